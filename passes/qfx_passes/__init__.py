@@ -1,0 +1,34 @@
+"""The passes that come with qfx: one family a file, in the order of the pipeline."""
+
+from __future__ import annotations
+
+from qfx.graph.verify import LEVEL_CHECKS
+from qfx.levels import Level
+from qfx_passes.annotate import Annotate
+from qfx_passes.bias import CorrectBias, RecordInputMeans
+from qfx_passes.canonicalize import Canonicalize
+from qfx_passes.fuse_bn import FuseConvBN
+from qfx_passes.fuse_post import FusePostOps
+from qfx_passes.lower import Lower, check_lowered
+from qfx_passes.observers import PlaceObservers, check_observed
+from qfx_passes.reference import Reference
+from qfx_passes.stubs import InsertStubs
+
+BUILTIN = (
+    Canonicalize,
+    FuseConvBN,
+    FusePostOps,
+    InsertStubs,
+    Annotate,
+    PlaceObservers,
+    RecordInputMeans,
+    CorrectBias,
+    Reference,
+    Lower,
+)
+"""Every pass of qfx; registered under the entry-point group ``qfx.passes``."""
+
+LEVEL_CHECKS[Level.OBSERVED] = check_observed
+LEVEL_CHECKS[Level.LOWERED] = check_lowered
+
+__all__ = [pass_type.__name__ for pass_type in BUILTIN]

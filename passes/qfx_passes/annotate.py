@@ -1,0 +1,343 @@
+"""annotate: decide which values are quantized, with what spec and which shared group.
+
+Nothing is inserted. Two sweeps over the graph, both linear:
+
+*Backwards*, operations that ask for integers (:class:`~qfx.backends.base.Demand`) demand them of
+their operands, and operations that pass values through hand a demand on to their own operands, so
+that a chain of reshapes before a convolution moves integers. A residual that a kernel adds as a
+post-op is demanded only where the kernel's result is wanted in integers by everyone.
+
+*Forwards*, operations that merely follow run in integers when all their inputs are handed out in
+integers anyway. So does the addition of a mask to attention scores, and softmax: what masks put in
+(-inf) no scale can represent.
+
+Values of one group (the inputs and the output of a concatenation, say) share their qparams; groups
+are kept by union-find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from qfx import vocab
+from qfx.backends.base import Backend, Demand, KernelRule, Output
+from qfx.backends.fitting import settled_weight, unfit
+from qfx.errors import ConfigError
+from qfx.graph import meta
+from qfx.pass_base import Pass, PassContext
+from qfx.quant.annotation import Annotation, Decision, Edge, annotate
+from qfx.quant.configuration import Choice, Configuration
+from qfx.quant.observers import FixedQParamsObserver
+from qfx.quant.qparams import QParams
+from qfx.quant.spec import QuantSpec
+from qfx.report.reasons import refusal
+from qfx.rewrite.pattern import Mismatch
+from qfx.vocab import Kind, OpDef, bound, is_op
+from qfx_passes.stubs import quantized_region
+
+QUANTIZED = Decision(True)
+
+
+class _Groups:
+    """Union-find over group numbers."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self.edges: dict[int, Edge] = {}
+
+    def new(self, spec: QuantSpec) -> int:
+        number = len(self._parent)
+        self._parent.append(number)
+        self.edges[number] = Edge(number, spec)
+        return number
+
+    def find(self, number: int) -> int:
+        while self._parent[number] != number:
+            self._parent[number] = self._parent[self._parent[number]]
+            number = self._parent[number]
+        return number
+
+    def union(self, a: int, b: int) -> None:
+        """Merge two groups; fixed qparams give way to observed ones."""
+        a, b = sorted((self.find(a), self.find(b)))
+        if a == b:
+            return
+        dropped = self.edges.pop(b)
+        if _is_fixed(self.edges[a].spec):
+            self.edges[a] = Edge(a, dropped.spec)
+        self._parent[b] = a
+
+    def fix(self, number: int, qparams: QParams) -> None:
+        """Give a group qparams that are known from the mathematics."""
+        number = self.find(number)
+        observer = FixedQParamsObserver.with_args(
+            scale=qparams.scale, zero_point=qparams.zero_point
+        )
+        self.edges[number] = Edge(number, replace(self.edges[number].spec, observer=observer))
+
+    def edge(self, number: int) -> Edge:
+        return self.edges[self.find(number)]
+
+
+class Annotate(Pass):
+    """Write an :class:`~qfx.quant.annotation.Annotation` on every operation."""
+
+    name = "annotate"
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        _Annotator(graph, ctx.get(Backend), ctx.get(Configuration)).run()
+
+
+class _Annotator:
+    def __init__(self, graph: fx.Graph, backend: Backend, configuration: Configuration) -> None:
+        self.graph = graph
+        self.backend = backend
+        self.configuration = configuration
+        self.region = quantized_region(graph)
+        self.groups = _Groups()
+        self.values: dict[fx.Node, dict[QuantSpec, int]] = {}  # quantized values and their groups
+        self.reads: dict[fx.Node, dict[fx.Node, int]] = {}  # integer operations and their operands
+        self.outputs: dict[fx.Node, int] = {}  # results handed out in integers only
+        self.rules: dict[fx.Node, tuple[KernelRule, Choice]] = {}
+        self.refused: dict[fx.Node, Decision] = {}
+
+    def run(self) -> None:
+        nodes = list(self.graph.nodes)
+        for node in nodes:
+            self._judge(node)
+        for node in reversed(nodes):
+            self._backward(node)
+        for node in nodes:
+            self._forward(node)
+        for node in nodes:
+            self._write(node)
+
+    # -- eligibility --------------------------------------------------------------------------
+    def _judge(self, node: fx.Node) -> None:
+        if not is_float_operation(node):
+            return
+        judged = self._eligible(node)
+        if isinstance(judged, Decision):
+            self.refused[node] = judged
+        else:
+            self.rules[node] = judged
+
+    def _eligible(self, node: fx.Node) -> tuple[KernelRule, Choice] | Decision:
+        op = operation_name(node)
+        if node.op == "call_module":
+            return refusal("opaque-module", op=op)
+        if not isinstance(node.target, OpDef):
+            return refusal("unknown-op", op=op)
+        if node not in self.region:
+            return refusal("outside-stubs")
+        choice = self.configuration.resolve(node)
+        if choice.qconfig is None:
+            return refusal(choice.reason, rule=choice.rule)
+        rule = self.backend.rule(node.target)
+        if rule is None:
+            return refusal("no-kernel", backend=self.backend.name, op=op)
+        misfit = unfit(choice.qconfig, rule.weight, self.backend)
+        if misfit is not None:
+            return self._not_honoured(node, choice, misfit)
+        return self._supported(node, rule) or (rule, choice)
+
+    def _not_honoured(self, node: fx.Node, choice: Choice, misfit: Mismatch) -> Decision:
+        self.configuration.warn(f"{meta.where(node)}: {misfit.reason} ({choice.rule})")
+        return refusal("config-unfit", detail=misfit.reason, rule=choice.rule)
+
+    def _supported(self, node: fx.Node, rule: KernelRule) -> Decision | None:
+        dtypes = {t.dtype for t in meta.float_tensors(meta.value_of(node))}
+        if dtypes != {torch.float32}:
+            return refusal("not-float32", detail=", ".join(map(str, dtypes)))
+        if rule.weight is not None:
+            for name in ("weight", "bias"):
+                if not is_constant(bound(node)[name]):
+                    return refusal("weight-not-constant", name=name)
+        mismatch = rule.supports(node) if rule.supports else None
+        if mismatch is not None:
+            return refusal("unsupported", detail=mismatch.reason, remedy="leave it float")
+        fault = self.backend.probe(rule.kernel, post_names(node)) if self.backend.probe else ""
+        return refusal("kernel-failed-probe", op=rule.kernel, detail=fault) if fault else None
+
+    # -- sweeps -------------------------------------------------------------------------------
+    def _backward(self, node: fx.Node) -> None:
+        if node not in self.rules:
+            return
+        rule, choice = self.rules[node]
+        if rule.demand is Demand.ASKS and not _masks_scores(node):
+            self._ask(node, rule, choice)
+        elif rule.demand is Demand.PULLS and node in self.values:
+            self._share(node, next(iter(self.values[node])))
+
+    def _ask(self, node: fx.Node, rule: KernelRule, choice: Choice) -> None:
+        assert choice.qconfig is not None
+        spec = choice.qconfig.activation
+        assert spec is not None
+        self._check_fixed(node, rule, choice)
+        all_integer = self._wanted_as_integer(node)
+        if rule.output in (Output.INTEGER, Output.FIXED):
+            self.outputs[node] = self._quantized(node, spec)
+        fixed = self._fixed(node, rule)
+        if fixed is not None and node in self.outputs:
+            self.groups.fix(self.outputs[node], fixed)
+        operands = list(float_operands(node, rule.operands))
+        if rule.output is Output.INTEGER or all_integer:
+            operands += list(post_operands(node))
+        self.reads[node] = {v: self._quantized(v, spec) for v in operands}
+
+    def _fixed(self, node: fx.Node, rule: KernelRule) -> QParams | None:
+        """The qparams that the last step of ``node`` (its own, or a post-op) fixes, if any."""
+        post = post_names(node)
+        last = self.backend.rule(vocab.lookup(post[-1])) if post else rule
+        return last.fixed if last is not None else None
+
+    def _wanted_as_integer(self, node: fx.Node) -> bool:
+        readers = [user for user in node.users if not asks_shape(user)]
+        return bool(readers) and all(node in self.reads.get(user, ()) for user in readers)
+
+    def _quantized(self, value: fx.Node, spec: QuantSpec) -> int:
+        groups = self.values.setdefault(value, {})
+        if spec not in groups:
+            groups[spec] = self.groups.new(spec)
+        return groups[spec]
+
+    def _share(self, node: fx.Node, spec: QuantSpec) -> None:
+        rule, _ = self.rules[node]
+        operands = list(float_operands(node, rule.operands))
+        if not operands:
+            return
+        group = self._quantized(node, spec)
+        self.reads[node] = {v: self._quantized(v, spec) for v in operands}
+        for number in self.reads[node].values():
+            self.groups.union(group, number)
+        self.outputs[node] = group
+
+    def _forward(self, node: fx.Node) -> None:
+        if node not in self.rules or node in self.reads:
+            return
+        rule, choice = self.rules[node]
+        operands = list(float_operands(node, rule.operands))
+        if not operands or any(v not in self.outputs for v in operands):
+            return
+        if rule.output is not Output.SHARED:
+            self._ask(node, rule, choice)
+            return
+        specs = {self.groups.edge(self.outputs[v]).spec for v in operands}
+        if len(specs) == 1:
+            self._share(node, specs.pop())
+
+    def _check_fixed(self, node: fx.Node, rule: KernelRule, choice: Choice) -> None:
+        if rule.output is not Output.FIXED or not choice.specific:
+            return
+        assert choice.qconfig is not None
+        assert choice.qconfig.activation is not None
+        if _is_fixed(choice.qconfig.activation):
+            return
+        raise ConfigError(
+            f"{meta.where(node)}: the output of {rule.op.name} has fixed qparams, but "
+            f"{choice.rule} asks for {choice.qconfig.activation}. Drop that rule, or set it to "
+            "None to leave the operation float."
+        )
+
+    # -- result -------------------------------------------------------------------------------
+    def _write(self, node: fx.Node) -> None:
+        if not is_float_operation(node):
+            return
+        if node not in self.reads:
+            annotate(node, Annotation(self._why_float(node)))
+            return
+        rule, choice = self.rules[node]
+        assert choice.qconfig is not None
+        output = self.outputs.get(node)
+        annotate(
+            node,
+            Annotation(
+                QUANTIZED,
+                {v.name: self.groups.edge(number) for v, number in self.reads[node].items()},
+                None if output is None else self.groups.edge(output),
+                self._weight_spec(node, rule, choice),
+            ),
+        )
+
+    def _weight_spec(self, node: fx.Node, rule: KernelRule, choice: Choice) -> QuantSpec | None:
+        if rule.weight is None:
+            return None
+        assert choice.qconfig is not None
+        assert choice.qconfig.weight is not None
+        spec = settled_weight(choice.qconfig.weight, rule.weight)
+        if choice.specific and spec.per_channel != choice.qconfig.weight.per_channel:
+            self.configuration.warn(
+                f"{meta.where(node)}: {rule.kernel} takes one weight scale per tensor, so "
+                f"per_channel of {choice.rule} has no effect"
+            )
+        return spec
+
+    def _why_float(self, node: fx.Node) -> Decision:
+        if node in self.refused:
+            return self.refused[node]
+        rule, _ = self.rules[node]
+        return refusal("float-is-free" if rule.demand is Demand.PULLS else "float-inputs")
+
+
+def _masks_scores(node: fx.Node) -> bool:
+    """Whether ``node`` adds a mask to attention scores: -inf, or -1e4, has no place in a scale."""
+    readers = (vocab.SOFTMAX, vocab.ATTENTION, vocab.ATTENTION_WEIGHTS)
+    return is_op(node, vocab.ADD) and any(is_op(user, *readers) for user in node.users)
+
+
+def _is_fixed(spec: QuantSpec) -> bool:
+    return not spec.dynamic and issubclass(spec.observer_class, FixedQParamsObserver)
+
+
+def asks_shape(node: fx.Node) -> bool:
+    """Whether ``node`` asks what is the same for a float value and the integers that stand for it."""
+    return is_op(node, vocab.SIZE, vocab.DIM, vocab.DEVICE)
+
+
+def is_float_operation(node: fx.Node) -> bool:
+    """Whether ``node`` computes with float tensors: what gets a decision and a site."""
+    if node.op not in ("call_function", "call_method", "call_module"):
+        return False
+    if isinstance(node.target, OpDef) and node.target.kind in (Kind.QUERY, Kind.STUB, Kind.QUANT):
+        return False
+    return meta.is_float_value(node)
+
+
+def operation_name(node: fx.Node) -> str:
+    """The operation as the user wrote it, else as the graph names it."""
+    sources = meta.origins(node)
+    if isinstance(node.target, OpDef):
+        return node.target.name
+    return sources[0].type_name if sources else str(node.target)
+
+
+def is_constant(value: object) -> bool:
+    """Whether an operand is a parameter or buffer, or left out."""
+    return value is None or (isinstance(value, fx.Node) and value.op == "get_attr")
+
+
+def float_operands(node: fx.Node, parameters: tuple[str, ...]) -> Iterator[fx.Node]:
+    """The distinct float-valued nodes among the named parameters of a canonical node."""
+    arguments = bound(node)
+    seen: dict[fx.Node, None] = {}
+    for parameter in parameters:
+        found = arguments.get(parameter)
+        for item in found if isinstance(found, (list, tuple)) else [found]:
+            if isinstance(item, fx.Node) and meta.is_float_value(item):
+                seen[item] = None
+    yield from seen
+
+
+def post_operands(node: fx.Node) -> Iterator[fx.Node]:
+    """The tensors that the post-ops of a node read: residuals."""
+    for _, *operands in bound(node).get("post", ()):
+        yield from (v for v in operands if isinstance(v, fx.Node))
+
+
+def post_names(node: fx.Node) -> tuple[str, ...]:
+    """The names of the post-ops of a node, in order."""
+    return tuple(name for name, *_ in bound(node).get("post", ()))

@@ -1,0 +1,283 @@
+"""lower: replace float operations between dequantize and quantize by the backend's kernels.
+
+One sweep in graph order over the reference form. A table keeps, for each float value, the integer
+tensor that stands for it (if any) and its qparams:
+
+    dequantize(q)                      stands for q
+    op that passes values through      stands for the same op on integers
+    quantize(v), v stands for q        is q itself: the pair cancels
+    kernel op, all operands integers   becomes the kernel; its result replaces the quantize that
+                                       follows, or the float value where the kernel hands out float
+
+What the backend's row declines stays float between dequantize and quantize, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.backends.base import Backend, KernelRule, Output, QuantizedWeight, Site
+from qfx.errors import VerifyError
+from qfx.graph import meta
+from qfx.graph.macs import macs
+from qfx.levels import Level
+from qfx.pass_base import Pass, PassContext
+from qfx.quant.annotation import Annotation, Kernel, annotate, annotation, mark_kernel
+from qfx.quant.qparams import QParams
+from qfx.report.reasons import refusal
+from qfx.rewrite.pattern import Mismatch
+from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import DEQUANTIZE, QUANTIZE, bound, is_op
+from qfx_passes.annotate import asks_shape, float_operands, operation_name, post_operands
+from qfx_passes.observers import observer_of
+
+
+class Lower(Pass):
+    """Emit the backend's kernels; a backend without any keeps the reference form."""
+
+    name = "lower"
+    requires = Level.REFERENCE
+    produces = Level.LOWERED
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        backend = ctx.get(Backend)
+        if backend.quantize is not None:
+            _Lowering(graph, backend, ctx.rewriter).run()
+
+
+@dataclass(frozen=True)
+class _Integers:
+    node: fx.Node
+    qparams: QParams
+
+
+class _Lowering:
+    """The sweep; also the :class:`~qfx.backends.base.Emitter` that rules write through."""
+
+    def __init__(self, graph: fx.Graph, backend: Backend, rw: Rewriter) -> None:
+        self.graph = graph
+        self.backend = backend
+        self.rw = rw
+        self.stands_for: dict[fx.Node, _Integers] = {}
+        self.qparams: dict[fx.Node, QParams] = {}
+        self._packed: dict[tuple[object, ...], str] = {}
+
+    def run(self) -> None:
+        for node in list(self.graph.nodes):
+            if node._erased:
+                continue
+            if is_op(node, QUANTIZE):
+                self._quantize(node)
+            elif is_op(node, DEQUANTIZE):
+                self._dequantize(node)
+            else:
+                self._operation(node)
+        self.graph.eliminate_dead_code()
+        for node in self.graph.nodes:
+            if node in self.stands_for and is_op(node, DEQUANTIZE):
+                self._write_dequantize(node)
+        if self.backend.finish is not None:
+            self.backend.finish(self.graph, self.rw)
+
+    # -- the four lines of the table ----------------------------------------------------------
+    def _dequantize(self, node: fx.Node) -> None:
+        integers = node.args[0]
+        assert isinstance(integers, fx.Node)
+        if integers in self.qparams:
+            self.stands_for[node] = _Integers(integers, self.qparams[integers])
+
+    def _quantize(self, node: fx.Node) -> None:
+        value, qparams = node.args[0], _qparams(node)
+        assert isinstance(value, fx.Node)
+        known = self.stands_for.get(value)
+        if known is not None and known.qparams == qparams:
+            self.rw.replace(node, known.node)
+            return
+        integers = node
+        if self.backend.quantize is not None:
+            with self.rw.at(node):
+                integers = self.backend.quantize(self, value, qparams)
+            self.rw.replace(node, integers)
+        self.qparams[integers] = qparams
+
+    def _operation(self, node: fx.Node) -> None:
+        if asks_shape(node):
+            self._query(node)
+        note = annotation(node)
+        if note is None or not note.decision.quantized:
+            return
+        rule = self.backend.rule(node.target)
+        assert rule is not None
+        operands = [*float_operands(node, rule.operands), *post_operands(node)]
+        inputs = {v: self.stands_for[v] for v in operands if v in self.stands_for}
+        if any(v not in inputs for v in float_operands(node, rule.operands)):
+            annotate(node, Annotation(refusal("float-inputs")))
+        elif rule.output is Output.SHARED:
+            self._share(node, rule, inputs)
+        else:
+            self._kernel(node, rule, inputs)
+
+    def _query(self, node: fx.Node) -> None:
+        """Integers have the shape of the float value; asking for it takes no dequantize."""
+        for value in node.all_input_nodes:
+            if value in self.stands_for:
+                node.replace_input_with(value, self.stands_for[value].node)
+
+    def _share(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]) -> None:
+        qparams = next(iter(inputs.values())).qparams
+        lowered = self._emit(node, rule, inputs, qparams)
+        if lowered is not None:
+            self.stands_for[node] = _Integers(lowered, qparams)
+            self.qparams[lowered] = qparams
+
+    def _kernel(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]) -> None:
+        queries = [user for user in node.users if asks_shape(user)]
+        readers = [user for user in node.users if user not in queries]
+        if len(readers) == 1 and is_op(readers[0], QUANTIZE):
+            following, qparams = readers[0], _qparams(readers[0])
+            lowered = self._emit(node, rule, inputs, qparams)
+            if lowered is not None:
+                for query in queries:
+                    query.replace_input_with(node, lowered)
+                self.rw.replace(following, lowered)
+                self.qparams[lowered] = qparams
+            return
+        lowered = self._emit(node, rule, inputs, None)
+        if lowered is not None:
+            self.rw.replace(node, lowered)
+
+    def _emit(
+        self,
+        node: fx.Node,
+        rule: KernelRule,
+        inputs: dict[fx.Node, _Integers],
+        output: QParams | None,
+    ) -> fx.Node | None:
+        arguments = bound(node)
+        site = Site(
+            node=node,
+            arguments=arguments,
+            inputs={v: (known.node, known.qparams) for v, known in inputs.items()},
+            output=output,
+            weight=self._weight(arguments.get("weight")) if rule.weight else None,
+            bias=self._bias(arguments.get("bias")) if rule.weight else None,
+        )
+        with self.rw.at(node):
+            lowered = rule.emit(self, site) if rule.emit else self._same_op(site)
+        if isinstance(lowered, Mismatch):
+            self._declined(node, lowered)
+            return None
+        mark_kernel(lowered, Kernel(rule.kernel, macs(node)))
+        return lowered
+
+    def _same_op(self, site: Site) -> fx.Node:
+        """The operation itself on integers: exact where values only move."""
+        node = site.node
+        assert not isinstance(node.target, str)
+        swap = {v: integers for v, (integers, _) in site.inputs.items()}
+        args: Any = fx.map_arg(node.args, lambda v: swap.get(v, v))
+        kwargs: Any = fx.map_arg(node.kwargs, lambda v: swap.get(v, v))
+        first, _ = next(iter(site.inputs.values()))
+        lowered = self.rw.call(node.target, *args, origins=(node,), **kwargs)
+        meta.set_value(lowered, _retyped(node, first))
+        return lowered
+
+    def _declined(self, node: fx.Node, mismatch: Mismatch) -> None:
+        decision = refusal(
+            "unsupported",
+            detail=f"{operation_name(node)}: {mismatch.reason}",
+            remedy="leave it float",
+        )
+        annotate(node, Annotation(decision))
+
+    def _write_dequantize(self, node: fx.Node) -> None:
+        if self.backend.dequantize is None:
+            return
+        known = self.stands_for[node]
+        with self.rw.at(node):
+            self.rw.replace(node, self.backend.dequantize(self, known.node, known.qparams))
+
+    # -- constants ----------------------------------------------------------------------------
+    def _weight(self, restored: object) -> QuantizedWeight:
+        assert isinstance(restored, fx.Node)
+        integers = restored.args[0]
+        assert isinstance(integers, fx.Node)
+        scale: Any
+        zero_point: Any
+        scale, zero_point = restored.args[1:3]
+        tensor = self.rw.tensor(integers)
+        bounds = torch.iinfo(tensor.dtype)
+        qparams = QParams(
+            self._value(scale),
+            self._value(zero_point),
+            tensor.dtype,
+            bounds.min,
+            bounds.max,
+            bound(restored)["axis"],
+        )
+        return QuantizedWeight(str(integers.target), tensor, qparams, scale, zero_point)
+
+    def _value(self, number: object) -> Any:
+        return self.rw.tensor(number) if isinstance(number, fx.Node) else number
+
+    def _bias(self, bias: object) -> Tensor | None:
+        return self.rw.tensor(bias) if isinstance(bias, fx.Node) else None
+
+    # -- what rules use -----------------------------------------------------------------------
+    def packed(self, key: tuple[object, ...], recipe: Callable[[], object]) -> fx.Node:
+        """A get_attr of a packed constant, made once per key."""
+        if key not in self._packed:
+            self._packed[key] = self.rw.attach("packed.weight", recipe())
+        return self.rw.attribute(self._packed[key])
+
+
+def _qparams(quantize: fx.Node) -> QParams:
+    """The per-tensor qparams that a QUANTIZE node holds."""
+    arguments = bound(quantize)
+    bounds = torch.iinfo(arguments["dtype"])
+    low, high = arguments["quant_min"], arguments["quant_max"]
+    return QParams(
+        arguments["scale"],
+        arguments["zero_point"],
+        arguments["dtype"],
+        bounds.min if low is None else low,
+        bounds.max if high is None else high,
+    )
+
+
+def _retyped(node: fx.Node, integers: fx.Node) -> meta.Value:
+    """What ``node`` yields when it runs on ``integers``, a tensor or a tuple of them."""
+    value = meta.value_of(integers)
+    first = value[0] if isinstance(value, (tuple, list)) else value
+    assert isinstance(first, meta.TensorInfo)
+    return _with_dtype(meta.value_of(node), first.dtype)
+
+
+def _with_dtype(value: meta.Value, dtype: torch.dtype) -> meta.Value:
+    if isinstance(value, meta.TensorInfo):
+        return meta.TensorInfo(value.shape, dtype)
+    if isinstance(value, tuple):
+        return tuple(_with_dtype(item, dtype) for item in value)
+    if isinstance(value, list):
+        return [_with_dtype(item, dtype) for item in value]
+    return value
+
+
+def check_lowered(graph_module: fx.GraphModule) -> None:
+    """Level LOWERED: no observer is left, and what is dequantized agrees with its quantize."""
+    for node in graph_module.graph.nodes:
+        if observer_of(node) is not None:
+            raise VerifyError(f"{meta.where(node)}: an observer is left", node=node.name)
+        source = node.args[0] if is_op(node, DEQUANTIZE) else None
+        if not isinstance(source, fx.Node) or not is_op(source, QUANTIZE):
+            continue
+        if source.args[1:3] != node.args[1:3]:
+            raise VerifyError(
+                f"{meta.where(node)} reads %{source.name} with other qparams than it has",
+                node=node.name,
+            )

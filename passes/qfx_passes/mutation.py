@@ -1,0 +1,313 @@
+"""Which in-place operations can be made functional, and what they are then.
+
+``y = f_(x)`` becomes ``y = f(x)``, and whatever reads ``x`` later reads ``y``. That is the same
+computation unless something else sees the memory of ``x`` change: another view of it that is read
+later, or a parameter or buffer that keeps it. Those are left as they were written.
+
+One forward sweep with union-find over nodes that share memory; each class knows its two latest
+readers, so that a decision costs constant time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from qfx import vocab
+from qfx.graph import meta
+from qfx.graph.source import torch_class
+from qfx.rewrite.pattern import Mismatch
+
+Target: TypeAlias = "str | Callable[..., Any]"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call as written, or what stands for it.
+
+    Attributes:
+        kind: "call_module", "call_function" or "call_method".
+        mutates: the operand that it works in place on, if any.
+    """
+
+    kind: str
+    target: Target
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    mutates: fx.Node | None = None
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
+    getattr(operator, f"i{name.strip('_')}"): getattr(operator, name)
+    for name in _words("add sub mul truediv floordiv mod pow and_ or_ xor lshift rshift matmul")
+}
+_MAY_ALIAS = _words(
+    "reshape reshape_as view view_as flatten unflatten contiguous to float double half type "
+    "type_as cpu cuda squeeze unsqueeze transpose permute t expand expand_as narrow select "
+    "detach dropout identity"
+)
+_METADATA = _words("squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ detach_")
+_NO_TWIN = _words("bernoulli_ resize_ set_ data_ requires_grad_ copy_ fill_ zero_")
+
+
+def read_call(node: fx.Node, module: nn.Module | None) -> Call:
+    """The call of ``node``, with what it mutates."""
+    call = Call(node.op, node.target, node.args, dict(node.kwargs))
+    base = _mutated(call, module)
+    if base is None or meta.tensor_info(base) is None:
+        return call
+    return replace(call, mutates=base)
+
+
+def functional(call: Call) -> Call | None:
+    """The same call, not in place; None if there is no such thing."""
+    name = _name(call)
+    if call.target is operator.setitem:
+        return replace(call, target=vocab.SETITEM)
+    if call.kind == "call_module":
+        return call  # the flag of the module is cleared
+    if not isinstance(call.target, str) and call.target in _OPERATORS:
+        return replace(call, target=_OPERATORS[call.target])
+    if "out" in call.kwargs or name in _NO_TWIN:
+        return None
+    if not name.endswith("_"):
+        return _without_flag(call)
+    holder = _holder(call)
+    twin = getattr(holder, name.removesuffix("_"), None)
+    if not callable(twin):
+        return None
+    target = name.removesuffix("_") if call.kind == "call_method" else twin
+    return replace(call, target=target)
+
+
+def _holder(call: Call) -> Any:
+    if call.kind == "call_method":
+        return torch.Tensor
+    return F if getattr(F, _name(call), None) is call.target else torch
+
+
+def _without_flag(call: Call) -> Call | None:
+    """``call`` without ``inplace=True``."""
+    kwargs = {k: v for k, v in call.kwargs.items() if k != "inplace"}
+    if len(kwargs) < len(call.kwargs):
+        return replace(call, kwargs=kwargs)
+    position = _flag_position(call)
+    if position is None:
+        return None
+    args = (*call.args[:position], False, *call.args[position + 1 :])
+    return replace(call, args=args)
+
+
+def _flag_position(call: Call) -> int | None:
+    if not inspect.isfunction(call.target):
+        return None
+    names = list(inspect.signature(call.target).parameters)
+    return names.index("inplace") if "inplace" in names else None
+
+
+def _name(call: Call) -> str:
+    return call.target if isinstance(call.target, str) else getattr(call.target, "__name__", "")
+
+
+def _mutated(call: Call, module: nn.Module | None) -> fx.Node | None:
+    first = call.args[0] if call.args else call.kwargs.get("input")
+    out = call.kwargs.get("out")
+    if isinstance(out, fx.Node):
+        return out
+    if not isinstance(first, fx.Node) or not _is_in_place(call, module):
+        return None
+    return first
+
+
+def _is_in_place(call: Call, module: nn.Module | None) -> bool:
+    if call.kind == "call_module":
+        known = module is not None and torch_class(module) is not None
+        return known and bool(getattr(module, "inplace", False)) and not _is_idle(module)
+    name = _name(call)
+    if call.target is operator.setitem or call.target in _OPERATORS:
+        return True
+    if isinstance(call.target, vocab.OpDef) or getattr(operator, name, None) is call.target:
+        return False
+    if name.endswith("_") and not name.endswith("__"):
+        return True
+    position = None if "inplace" in call.kwargs else _flag_position(call)
+    flag = call.kwargs.get("inplace")
+    if position is not None and len(call.args) > position:
+        flag = call.args[position]
+    return flag is True and call.kwargs.get("training") is not False
+
+
+def _is_idle(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.modules.dropout._DropoutNd) and not module.training
+
+
+# -- who shares memory -----------------------------------------------------------------------------
+@dataclass
+class _Memory:
+    """Nodes that share memory: the two that are read latest, and whether it outlives the call."""
+
+    latest: list[tuple[int, fx.Node]]
+    is_state: bool = False
+
+
+class Mutations:
+    """Decides for every in-place call of a captured graph; see the module.
+
+    Attributes:
+        made_functional: those that can be.
+        refused: for every other in-place node, why not.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self._graph_module = graph_module
+        self._position = {n: i for i, n in enumerate(graph_module.graph.nodes)}
+        self._last_read = {
+            n: max((self._position[u] for u in n.users), default=-1) for n in self._position
+        }
+        self._parent: dict[fx.Node, fx.Node] = {}
+        self._memory: dict[fx.Node, _Memory] = {}
+        self._now: dict[fx.Node, fx.Node] = {}
+        self._elements: dict[tuple[Any, int], fx.Node] = {}
+        self._module_calls: dict[str, int] = {}
+        self.made_functional: set[fx.Node] = set()
+        self.refused: dict[fx.Node, Mismatch] = {}
+        for node in graph_module.graph.nodes:
+            if node.op == "call_module":
+                calls = self._module_calls.get(str(node.target), 0)
+                self._module_calls[str(node.target)] = calls + 1
+        for node in graph_module.graph.nodes:
+            self._visit(node)
+
+    def _visit(self, node: fx.Node) -> None:
+        if node.op in ("placeholder", "get_attr", "output"):
+            self._own(node, is_state=node.op == "get_attr")
+            return
+        module = None
+        if node.op == "call_module":
+            module = self._graph_module.get_submodule(str(node.target))
+        call = read_call(node, module)
+        if call.mutates is not None:
+            self._visit_mutation(node, call, call.mutates)
+            return
+        self._own(node)
+        if self._is_element(node):
+            self._join(node, self._elements.setdefault(_element(node), node))
+            return
+        name = _name(call)
+        if meta.is_alias(node) or name in _MAY_ALIAS:
+            for operand in node.all_input_nodes:
+                self._join(node, self._current(operand))
+
+    def _is_element(self, node: fx.Node) -> bool:
+        """Whether ``node`` is one of several tensors that a call made, each with its own memory."""
+        if node.target is not operator.getitem or not isinstance(node.args[1], int):
+            return False
+        made = node.args[0]
+        assert isinstance(made, fx.Node)
+        if made.op == "placeholder" or meta.is_alias(made) or meta.tensor_info(made) is not None:
+            return False
+        return _length(made) > 0 and all(u.target is operator.getitem for u in made.users)
+
+    def _visit_mutation(self, node: fx.Node, call: Call, written: fx.Node) -> None:
+        base = self._current(written)
+        twin = functional(call)
+        reason = self._obstacle(node, call, base, twin)
+        if twin is None or reason is not None:
+            if reason is None:
+                reason = Mismatch("{0} has no functional twin", _name(call))
+            self.refused[node] = reason
+            self._own(node)
+            self._join(node, base)
+            return
+        self.made_functional.add(node)
+        self._last_read[node] = max(self._last_read[node], self._last_read[base])
+        self._now[base] = node
+        self._own(node)
+        if _name(call) in _METADATA:
+            self._join(node, base)
+
+    def _obstacle(
+        self, node: fx.Node, call: Call, base: fx.Node, twin: Call | None
+    ) -> Mismatch | None:
+        if _name(call) in _METADATA:
+            return None
+        memory = self._memory[self._find(base)]
+        if memory.is_state:
+            return Mismatch("{0} is a parameter or buffer, changed in place", base)
+        for position, other in memory.latest:
+            if other is not base and position > self._position[node]:
+                return Mismatch("{0} shares its memory and is read later", other)
+        if call.kind == "call_module" and self._module_calls[str(call.target)] > 1:
+            return None if self._is_known(call) else Mismatch("an in-place module called twice")
+        if twin is not None and twin.target is not vocab.SETITEM and not _keeps_dtype(node, base):
+            return Mismatch("the operands of {0} have other dtypes", _name(call))
+        return None
+
+    def _is_known(self, call: Call) -> bool:
+        """Whether the module becomes an operation of the vocabulary, which is never in place."""
+        kind = torch_class(self._graph_module.get_submodule(str(call.target)))
+        return any(kind in op.modules for op in vocab.ops())
+
+    def _current(self, node: fx.Node) -> fx.Node:
+        path = []
+        while node in self._now:
+            path.append(node)
+            node = self._now[node]
+        for passed in path:
+            self._now[passed] = node
+        return node
+
+    def _own(self, node: fx.Node, *, is_state: bool = False) -> None:
+        self._parent[node] = node
+        self._memory[node] = _Memory([(self._last_read[node], node)], is_state)
+
+    def _find(self, node: fx.Node) -> fx.Node:
+        root = node
+        while self._parent[root] is not root:
+            root = self._parent[root]
+        while self._parent[node] is not root:
+            self._parent[node], node = root, self._parent[node]
+        return root
+
+    def _join(self, node: fx.Node, other: fx.Node) -> None:
+        mine, theirs = self._find(node), self._find(other)
+        if mine is theirs:
+            return
+        ours = self._memory.pop(mine)
+        memory = self._memory[theirs]
+        latest = sorted((*memory.latest, *ours.latest), key=lambda entry: entry[0])
+        memory.latest = latest[-2:]
+        memory.is_state = memory.is_state or ours.is_state
+        self._parent[mine] = theirs
+
+
+def _element(node: fx.Node) -> tuple[Any, int]:
+    """What ``node`` reads an element of, and which, counted from the start."""
+    made, index = node.args
+    assert isinstance(index, int)
+    return made, index % _length(made)
+
+
+def _length(made: Any) -> int:
+    value = meta.value_of(made)
+    return len(value) if isinstance(value, (tuple, list)) else 0
+
+
+def _keeps_dtype(node: fx.Node, base: fx.Node) -> bool:
+    """Whether the functional result has the dtype of ``base``, as the one in place does."""
+    own = meta.tensor_info(base)
+    if own is None:
+        return True
+    infos = [meta.tensor_info(n) for n in node.all_input_nodes]
+    return all(i is None or torch.promote_types(own.dtype, i.dtype) == own.dtype for i in infos)

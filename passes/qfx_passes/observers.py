@@ -1,0 +1,120 @@
+"""place-observers: put one observer on every value that is annotated as quantized.
+
+A value that an integer kernel hands out is read through its observer by everyone; a value that is
+float until it is quantized is read through it by the integer operations only. The values of a
+group share one observer module, so their qparams agree by construction.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from qfx.errors import VerifyError
+from qfx.graph import meta
+from qfx.levels import Level
+from qfx.pass_base import Pass, PassContext
+from qfx.quant.annotation import Annotation, Edge, annotation
+from qfx.quant.observers import Observer
+from qfx.rewrite.rewriter import Rewriter
+
+
+class PlaceObservers(Pass):
+    """Insert the observers that the annotations ask for."""
+
+    name = "place-observers"
+    requires = Level.STUBBED
+    produces = Level.OBSERVED
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        _Placer(graph, ctx.rewriter).run()
+
+
+class _Placer:
+    def __init__(self, graph: fx.Graph, rw: Rewriter) -> None:
+        self.graph = graph
+        self.rw = rw
+        self.modules: dict[int, str] = {}
+        self.placed: dict[tuple[fx.Node, int], fx.Node] = {}
+
+    def run(self) -> None:
+        for node in list(self.graph.nodes):
+            note = annotation(node)
+            if note is None or not note.decision.quantized:
+                continue
+            self._read_observed(node, note)
+            if note.output is not None and meta.tensor_info(node) is not None:
+                self._hand_out_observed(node, note.output)
+
+    def _read_observed(self, node: fx.Node, note: Annotation) -> None:
+        for value in list(node.all_input_nodes):
+            edge = note.reads.get(value.name)
+            if edge is None or meta.tensor_info(value) is None:
+                continue
+            node.replace_input_with(value, self._observed(value, edge))
+
+    def _hand_out_observed(self, node: fx.Node, edge: Edge) -> None:
+        users = list(node.users)
+        if any(map(is_observer, users)) and (node, edge.group) not in self.placed:
+            return  # the pass ran before
+        observed = self._observed(node, edge)
+        for user in users:
+            if not is_observer(user):
+                user.replace_input_with(node, observed)
+
+    def _observed(self, value: fx.Node, edge: Edge) -> fx.Node:
+        key = (value, edge.group)
+        if key not in self.placed:
+            self.placed[key] = self._insert(value, edge)
+        return self.placed[key]
+
+    def _insert(self, value: fx.Node, edge: Edge) -> fx.Node:
+        with self.rw.at(_after(value)):
+            if edge.group in self.modules:
+                node = self.graph.call_module(self.modules[edge.group], (value,))
+                meta.copy_meta(node, value, rule=self.rw.pass_name)
+            else:
+                node = self.rw.call_module(
+                    f"observer_{edge.group}", edge.spec.make_observer(), value
+                )
+                self.modules[edge.group] = str(node.target)
+        meta.set_value(node, meta.value_of(value))
+        return node
+
+
+def _after(value: fx.Node) -> fx.Node:
+    """The node before which an observer of ``value`` goes; placeholders stay together."""
+    following = value.next
+    while value.op == "placeholder" and following.op == "placeholder":
+        following = following.next
+    return following
+
+
+def is_observer(node: fx.Node) -> bool:
+    """Whether ``node`` calls an observer."""
+    return observer_of(node) is not None
+
+
+def observer_of(node: fx.Node) -> Observer | None:
+    """The observer module that ``node`` calls, or None."""
+    if node.op != "call_module":
+        return None
+    owner = node.graph.owning_module
+    module = owner.get_submodule(str(node.target)) if owner is not None else None
+    return module if isinstance(module, Observer) else None
+
+
+def check_observed(graph_module: fx.GraphModule) -> None:
+    """Level OBSERVED: every quantized read goes through exactly one observer."""
+    for node in graph_module.graph.nodes:
+        observer = observer_of(node)
+        if observer is not None and is_observer(node.args[0]):
+            raise VerifyError(f"{meta.where(node)}: an observer reads another observer's result")
+        note = annotation(node)
+        if note is None or not note.decision.quantized:
+            continue
+        bare = [v for v in node.all_input_nodes if v.name in note.reads and meta.tensor_info(v)]
+        if bare:
+            raise VerifyError(
+                f"{meta.where(node)}: its operand %{bare[0].name} is to be quantized but has no "
+                "observer"
+            )

@@ -1,0 +1,36 @@
+"""The standard pipelines, as literal tuples: the table of contents of a quantization."""
+
+from __future__ import annotations
+
+from qfx.backends.base import Backend
+from qfx.pipeline import CALIBRATE, Pipeline
+from qfx_passes.annotate import Annotate
+from qfx_passes.bias import CorrectBias, RecordInputMeans
+from qfx_passes.canonicalize import Canonicalize
+from qfx_passes.fuse_bn import FuseConvBN
+from qfx_passes.fuse_post import FusePostOps
+from qfx_passes.lower import Lower
+from qfx_passes.observers import PlaceObservers
+from qfx_passes.reference import Reference
+from qfx_passes.stubs import InsertStubs
+
+
+def static(backend: str | Backend | None = None) -> Pipeline:
+    """Post-training static quantization; without a backend, that of the call."""
+    return Pipeline(
+        (
+            Canonicalize(),
+            FuseConvBN(),
+            FusePostOps(),
+            InsertStubs(),
+            Annotate(),
+            PlaceObservers(),
+            RecordInputMeans(),
+            CALIBRATE,
+            CorrectBias(),
+            Reference(),
+            Lower(),
+        ),
+        backend=backend,
+        method="static",
+    )

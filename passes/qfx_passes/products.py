@@ -1,0 +1,102 @@
+"""Other spellings of products: ``einsum`` and ``addmm`` as matmul and linear.
+
+    einsum("bhid,bhjd->bhij", q, k) = matmul(q, k')          addmm(b, x, W) = linear(x, W', b)
+
+An einsum is a matmul when each operand has one index of its own, one is summed over, and the rest
+(the batch) is common to both operands and the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from qfx import vocab
+from qfx.graph import meta
+from qfx.rewrite.pattern import Mismatch
+from qfx.rewrite.rewriter import Rewriter
+from qfx_passes.inference import infer
+from qfx_passes.mutation import Call
+
+
+def expand_product(
+    node: fx.Node, call: Call, rewriter: Rewriter, *, trainable: bool
+) -> fx.Node | Mismatch | None:
+    """The product that ``call`` computes; None if it is no such call, a Mismatch if it can't be."""
+    if call.target is torch.einsum:
+        return _expand_einsum(node, call, rewriter)
+    if call.target in (torch.addmm, "addmm"):
+        return _expand_addmm(node, call, rewriter, trainable=trainable)
+    return None
+
+
+def _expand_addmm(
+    node: fx.Node, call: Call, rewriter: Rewriter, *, trainable: bool
+) -> fx.Node | Mismatch:
+    names = ("input", "mat1", "mat2")
+    arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+    if any(arguments.get(scale, 1) != 1 for scale in ("alpha", "beta")) or "out" in arguments:
+        return Mismatch("addmm with a scale")
+    bias, source, weight = (arguments[name] for name in names)
+    info = meta.tensor_info(bias)
+    is_layer = weight.op == "get_attr" and bias.op == "get_attr" and info is not None
+    if not is_layer or trainable or info is None or len(info.shape) != 1:
+        product = _made(rewriter, node, vocab.MATMUL, source, weight)
+        return _made(rewriter, node, vocab.ADD, product, bias)
+    transposed = rewriter.tensor(weight).detach().t().contiguous()
+    constant = rewriter.constant(str(weight.target), transposed, origins=(node,))
+    return _made(rewriter, node, vocab.LINEAR, source, constant, bias)
+
+
+def _expand_einsum(node: fx.Node, call: Call, rewriter: Rewriter) -> fx.Node | Mismatch:
+    equation, *operands = call.args
+    if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
+        operands = list(operands[0])
+    terms = _terms(equation) if isinstance(equation, str) else None
+    if terms is None or len(operands) != 2:
+        return Mismatch("einsum of a form that is no matmul")
+    left, right, result = terms
+    batch = [i for i in result if i in left and i in right]
+    rows, columns = [i for i in left if i not in right], [i for i in right if i not in left]
+    summed = [i for i in left if i in right and i not in result]
+    free = rows + columns
+    if not len(rows) == len(columns) == len(summed) == 1 or not set(free) <= set(result):
+        return Mismatch("einsum {0} is no matmul", equation)
+    first = _permuted(rewriter, node, operands[0], left, batch + rows + summed)
+    second = _permuted(rewriter, node, operands[1], right, batch + summed + columns)
+    product = _made(rewriter, node, vocab.MATMUL, first, second)
+    made: fx.Node = _permuted(
+        rewriter, node, product, "".join(batch + rows + columns), list(result)
+    )
+    return made
+
+
+def _terms(equation: str) -> tuple[str, str, str] | None:
+    """The indices of two operands and of the result, if they are written out and distinct."""
+    operands, arrow, result = equation.replace(" ", "").partition("->")
+    left, comma, right = operands.partition(",")
+    terms = (left, right, result)
+    if not arrow or not comma or any(not t.isalpha() or len(set(t)) < len(t) for t in terms):
+        return None
+    return terms
+
+
+def _permuted(
+    rewriter: Rewriter, node: fx.Node, operand: Any, indices: str, wanted: list[str]
+) -> Any:
+    order = tuple(indices.index(i) for i in wanted)
+    if order == tuple(range(len(order))):
+        return operand
+    if order[:-2] == tuple(range(len(order) - 2)):
+        return _made(rewriter, node, vocab.TRANSPOSE, operand, dim0=-2, dim1=-1)
+    return _made(rewriter, node, vocab.PERMUTE, operand, dims=order)
+
+
+def _made(
+    rewriter: Rewriter, node: fx.Node, op: vocab.OpDef, *operands: Any, **attributes: Any
+) -> fx.Node:
+    new = rewriter.call(op, *operands, origins=(node,), **attributes)
+    meta.set_value(new, infer(new))
+    return new

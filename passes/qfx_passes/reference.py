@@ -1,0 +1,157 @@
+"""reference: turn observers into explicit quantize/dequantize, and weights into integers.
+
+    observer(x)  ->  dequantize(quantize(x, scale, zero_point), scale, zero_point)
+    @w           ->  dequantize(@w_int8, @w_scale, zero_point, axis=...)
+
+The result is the stable meaning of a quantized model: it runs anywhere in float arithmetic, it is
+what is saved and exported, and lowered forms are derived from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, fx
+
+from qfx.errors import CalibrationError
+from qfx.graph import meta
+from qfx.levels import Level
+from qfx.pass_base import Pass, PassContext
+from qfx.quant.annotation import annotation
+from qfx.quant.observers import Observer
+from qfx.quant.qparams import QParams, quantize_weight
+from qfx.quant.spec import QuantSpec
+from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import DEQUANT_STUB, DEQUANTIZE, QUANT_STUB, QUANTIZE, bound, is_op
+from qfx_passes.observers import observer_of
+
+
+class Reference(Pass):
+    """Replace observers by q/dq nodes and constant weights by integers."""
+
+    name = "reference"
+    requires = Level.OBSERVED
+    produces = Level.REFERENCE
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        _check_calibrated(graph)
+        weights = _Weights(ctx.rewriter)
+        for node in list(graph.nodes):
+            observer = observer_of(node)
+            if observer is not None:
+                _replace_observer(node, observer, ctx.rewriter)
+                continue
+            if is_op(node, QUANT_STUB, DEQUANT_STUB):
+                ctx.rewriter.replace(node, node.args[0])
+                continue
+            note = annotation(node)
+            if note is not None and note.decision.quantized and note.weight is not None:
+                weights.quantize(node, note.weight)
+
+
+def _check_calibrated(graph: fx.Graph) -> None:
+    unseen = [
+        f"  {meta.where(node)}"
+        for node in graph.nodes
+        if (observer := observer_of(node)) is not None and not observer.seen
+    ]
+    if unseen:
+        raise CalibrationError(
+            f"{len(unseen)} observer(s) have seen no data:\n"
+            + "\n".join(unseen)
+            + "\nRun qfx.calibrate(prepared, data) with inputs that reach them, or leave them "
+            "float."
+        )
+
+
+def _replace_observer(node: fx.Node, observer: Observer, rw: Rewriter) -> None:
+    value = node.args[0]
+    assert isinstance(value, fx.Node)
+    qparams = observer.qparams()
+    with rw.at(node):
+        integers = quantize_node(rw, value, qparams)
+        rw.replace(node, dequantize_node(rw, integers, qparams, value))
+
+
+def quantize_node(rw: Rewriter, value: fx.Node, qparams: QParams) -> fx.Node:
+    """QUANTIZE of ``value`` with per-tensor qparams."""
+    info = meta.tensor_info(value)
+    assert info is not None
+    return rw.call(
+        QUANTIZE,
+        value,
+        qparams.scale,
+        qparams.zero_point,
+        origins=(value,),
+        value=meta.TensorInfo(info.shape, qparams.dtype),
+        dtype=qparams.dtype,
+        quant_min=_unless(torch.iinfo(qparams.dtype).min, qparams.quant_min),
+        quant_max=_unless(torch.iinfo(qparams.dtype).max, qparams.quant_max),
+    )
+
+
+def _unless(bound: int, value: int) -> int | None:
+    """None where ``value`` is what the dtype has anyway."""
+    return None if value == bound else value
+
+
+def dequantize_node(rw: Rewriter, integers: fx.Node, qparams: QParams, like: fx.Node) -> fx.Node:
+    """DEQUANTIZE of ``integers``, yielding what ``like`` yields."""
+    return rw.call(
+        DEQUANTIZE,
+        integers,
+        qparams.scale,
+        qparams.zero_point,
+        origins=(like,),
+        value=meta.value_of(like),
+    )
+
+
+class _Weights:
+    """Quantizes each constant weight once per spec, however often it is read."""
+
+    def __init__(self, rw: Rewriter) -> None:
+        self.rw = rw
+        self.done: dict[tuple[str, QuantSpec], tuple[list[str], QParams]] = {}
+
+    def quantize(self, node: fx.Node, spec: QuantSpec) -> None:
+        weight = bound(node)["weight"]
+        assert isinstance(weight, fx.Node)
+        if is_op(weight, DEQUANTIZE):
+            return
+        with self.rw.at(node):
+            restored = self._restored(weight, spec)
+        node.replace_input_with(weight, restored)
+        if not weight.users:
+            self.rw.erase(weight)
+
+    def _restored(self, weight: fx.Node, spec: QuantSpec) -> fx.Node:
+        key = (str(weight.target), spec)
+        if key not in self.done:
+            integers, qparams = quantize_weight(self.rw.tensor(weight), spec)
+            names = [
+                str(self.rw.constant(f"{weight.target}_{part}", tensor, origins=(weight,)).target)
+                for part, tensor in _parts(integers, qparams)
+            ]
+            self.done[key] = names, qparams
+        names, qparams = self.done[key]
+        read = [self.rw.attribute(name, origins=(weight,)) for name in names]
+        numbers: Sequence[object] = read[1:] or (qparams.scale, qparams.zero_point)
+        return self.rw.call(
+            DEQUANTIZE,
+            read[0],
+            *numbers,
+            origins=(weight,),
+            value=meta.value_of(weight),
+            axis=qparams.axis,
+            group_size=qparams.group_size,
+        )
+
+
+def _parts(integers: Tensor, qparams: QParams) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a quantized weight is kept as, with the ends of their names."""
+    yield "q", integers
+    if isinstance(qparams.scale, Tensor) and isinstance(qparams.zero_point, Tensor):
+        yield "scale", qparams.scale
+        yield "zero_point", qparams.zero_point.to(integers.dtype)

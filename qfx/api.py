@@ -1,0 +1,240 @@
+"""quantize, prepare, calibrate, convert: the arrow of the design, in order.
+
+nn.Module -> capture -> passes before calibration -> calibrate -> passes after it -> QuantizedModel
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from qfx import pipelines
+from qfx.backends import resolve_backend
+from qfx.backends.base import Backend
+from qfx.checks import (
+    check_coverage,
+    check_device,
+    check_dtype,
+    check_example_inputs,
+    check_method,
+    check_mode,
+    check_types,
+)
+from qfx.errors import ConfigError, CoverageError
+from qfx.graph.clone import clone_graph_module
+from qfx.graph.history import History
+from qfx.graph.tracing import capture
+from qfx.levels import Level
+from qfx.manager import run_pipeline
+from qfx.pass_base import PassContext
+from qfx.pipeline import Pipeline
+from qfx.quant.calibration import run_calibration, run_example
+from qfx.quant.configuration import Configuration
+from qfx.quant.qconfig import QConfig, QConfigMapping
+from qfx.report.sites import QuantizationReport, build_report, size_bytes
+from qfx.runtime.quantized import PreparedModel, QuantizedModel, Settings
+
+
+@torch.inference_mode(False)  # tensors made in that mode can't be calibrated
+def quantize(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    method: str = "static",
+    calibration_data: Iterable[Any] | None = None,
+    qconfig: QConfig | QConfigMapping | None = None,
+    backend: str | Backend = "auto",
+    types: Iterable[type[nn.Module]] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    pipeline: Pipeline | None = None,
+    progress: bool | None = None,
+    min_coverage: float | None = None,
+) -> QuantizedModel:
+    """Quantize a model after training.
+
+    Args:
+        model: module in eval mode, on one device; never mutated.
+        example_inputs: a tensor, or a tuple of positional arguments, as the model takes them.
+        method: "static".
+        calibration_data: iterable of batches (a tensor, a tuple or list of positional arguments,
+            or a dict of keyword arguments each); ``example_inputs`` when None.
+        qconfig: what to quantize how; the backend's default when None.
+        backend: "auto", "x86", "fbgemm", "qnnpack", "reference", or a Backend.
+        types: quantize these module types and their functional twins only.
+        example_kwargs: keyword arguments that go with ``example_inputs``.
+        pipeline: passes to run in place of the method's own.
+        progress: show a progress bar; None shows one on a terminal.
+        min_coverage: least fraction of multiply-accumulates that must run in integers.
+
+    Returns:
+        A GraphModule with the signature and output structure of ``model``, with ``.report`` and
+        ``.history``.
+
+    Raises:
+        ConfigError: an argument is wrong, or the model is in training mode.
+        CaptureError: the model can't be traced.
+        CalibrationError: calibration data is empty, or holds NaN or infinity.
+        CoverageError: nothing was quantized, or less than ``min_coverage``.
+        BackendError: the backend is unknown or not available on this machine.
+    """
+    check_coverage(min_coverage)
+    prepared = prepare(
+        model,
+        example_inputs,
+        method=method,
+        qconfig=qconfig,
+        backend=backend,
+        types=types,
+        example_kwargs=example_kwargs,
+        pipeline=pipeline,
+    )
+    if calibration_data is None:
+        run_example(prepared)
+    else:
+        calibrate(prepared, calibration_data, progress=progress)
+    return _convert(prepared, min_coverage=min_coverage)
+
+
+@torch.inference_mode(False)
+def prepare(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    method: str = "static",
+    qconfig: QConfig | QConfigMapping | None = None,
+    backend: str | Backend = "auto",
+    types: Iterable[type[nn.Module]] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    pipeline: Pipeline | None = None,
+) -> PreparedModel:
+    """Capture a model and put observers in it; arguments and errors as for :func:`quantize`.
+
+    Returns:
+        A module that computes what ``model`` computes while its observers record ranges.
+    """
+    check_method(method)
+    types = check_types(types)
+    args, kwargs = check_example_inputs(example_inputs, example_kwargs)
+    check_mode(model, method)
+    check_device(model)
+    chosen = getattr(pipelines, method)() if pipeline is None else pipeline
+    target = resolve_backend(chosen.reconcile(backend))
+    check_dtype(model, args, kwargs)
+    before, after = chosen.split()
+    captured = capture(model, args, kwargs)
+    configuration = Configuration(captured, model, qconfig, target, method, types)
+    graph_module = clone_graph_module(captured)
+    ctx = PassContext(graph_module, example_inputs=args, example_kwargs=kwargs)
+    ctx.put(target, configuration)
+    history = History()
+    run_pipeline(graph_module, before, ctx, history)
+    settings = Settings(
+        method, target, configuration, after, args, kwargs, captured, size_bytes(model)
+    )
+    return PreparedModel(graph_module, history, settings)
+
+
+@torch.inference_mode(False)
+def calibrate(
+    prepared: PreparedModel,
+    data: Iterable[Any],
+    *,
+    steps: int | None = None,
+    progress: bool | None = None,
+) -> PreparedModel:
+    """Run calibration data through a prepared model; returns the same model.
+
+    Args:
+        prepared: from :func:`prepare`.
+        data: iterable of batches, as for :func:`quantize`.
+        steps: use at most so many batches.
+        progress: show a progress bar; None shows one on a terminal.
+
+    Raises:
+        ConfigError: data of no known form, or a batch that doesn't fit the model.
+        CalibrationError: no batch at all, or NaN or infinity in one, naming the site.
+    """
+    _check_prepared(prepared, "calibrate")
+    run_calibration(prepared, data, steps=steps, progress=progress)
+    return prepared
+
+
+@torch.inference_mode(False)
+def convert(prepared: PreparedModel, *, min_coverage: float | None = None) -> QuantizedModel:
+    """Turn a calibrated model into a quantized one; ``prepared`` stays as it is.
+
+    Raises:
+        CalibrationError: observers that have seen no data, each named.
+        CoverageError: nothing was quantized, or less than ``min_coverage``.
+    """
+    _check_prepared(prepared, "convert")
+    check_coverage(min_coverage)
+    return _convert(copy.deepcopy(prepared), min_coverage=min_coverage)
+
+
+def _check_prepared(prepared: object, taker: str) -> None:
+    if not isinstance(prepared, PreparedModel):
+        raise ConfigError(
+            f"{taker} takes what qfx.prepare returned, not a {type(prepared).__name__}. "
+            "Call qfx.prepare(model, example_inputs) first, or qfx.quantize for all in one."
+        )
+
+
+def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> QuantizedModel:
+    """Convert ``prepared`` and use it up."""
+    settings, history = prepared.settings, prepared.history
+    if settings.backend.cpu_only:
+        prepared.to("cpu")
+    ctx = PassContext(
+        prepared,
+        example_inputs=settings.example_inputs,
+        example_kwargs=dict(settings.example_kwargs),
+    )
+    ctx.put(settings.backend, settings.configuration)
+    to_reference, to_lowered = _at_reference(settings.rest)
+    run_pipeline(prepared, to_reference, ctx, history)
+    reference = clone_graph_module(prepared)
+    lowered = clone_graph_module(reference)
+    ctx.graph_module = lowered
+    run_pipeline(lowered, to_lowered, ctx, history)
+    report = build_report(
+        settings.captured,
+        reference,
+        lowered,
+        backend=settings.backend.name,
+        size_before=settings.size_before,
+        warnings=settings.configuration.warnings,
+    )
+    _check_coverage(report, min_coverage)
+    return QuantizedModel(
+        lowered,
+        reference,
+        report=report,
+        history=history,
+        backend=settings.backend.name,
+        cpu_only=settings.backend.cpu_only,
+    )
+
+
+def _at_reference(pipeline: Pipeline) -> tuple[Pipeline, Pipeline]:
+    """The passes up to the reference form, and those from it on."""
+    passes = pipeline.passes
+    produced = [i for i, p in enumerate(passes) if getattr(p, "produces", None) is Level.REFERENCE]
+    at = produced[-1] + 1 if produced else len(passes)
+    before = replace(pipeline, passes=passes[:at])
+    return before, replace(pipeline, passes=passes[at:], start=before.end)
+
+
+def _check_coverage(report: QuantizationReport, least: float | None) -> None:
+    if not any(site.decision == "quantized" for site in report.sites):
+        raise CoverageError(f"nothing was quantized\n{report}")
+    if least is not None and report.coverage is not None and report.coverage < least:
+        raise CoverageError(
+            f"{report.coverage:.1%} of the multiply-accumulates were quantized, and "
+            f"min_coverage={least} asks for {least:.1%}\n{report}"
+        )

@@ -1,0 +1,207 @@
+"""What a backend is: one table of kernel rules, and the defaults that go with it.
+
+Fusion, annotation, observer sharing and lowering all read this table, so adding an operation to a
+backend is adding one :class:`KernelRule`. A rule says three things: what the kernel accepts
+(operands, weight scheme, post-ops, a predicate), what it hands out (:class:`Output`), and how a
+call to it is written (``emit``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor, fx
+
+from qfx import vocab
+from qfx.quant.qparams import QParams
+from qfx.quant.spec import QConfig
+from qfx.rewrite.pattern import Mismatch
+from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import OpDef
+
+Chain = tuple[str, ...]
+
+
+class Output(Enum):
+    """What a kernel hands out."""
+
+    INTEGER = "integer"  # quantized with its own qparams, always
+    EITHER = "integer or float"  # float when a consumer wants float: no rounding, no dequantize
+    SHARED = "shares its input's qparams"  # values pass through: shapes, pools, joins
+    FIXED = "fixed qparams"  # the range is known from the mathematics: sigmoid
+
+
+class Demand(Enum):
+    """Whether an operation asks for integer inputs or only goes along with them."""
+
+    ASKS = "asks"  # pays for quantizing its inputs
+    PULLS = "pulls"  # quantized when its result is; costs no accuracy (shapes)
+    FOLLOWS = "follows"  # quantized when all its inputs are integers anyway
+
+
+@dataclass(frozen=True)
+class WeightRule:
+    """How a kernel takes its constant weight.
+
+    Attributes:
+        axis: output-channel axis, for per-channel scales.
+        per_channel: whether per-channel scales are accepted.
+    """
+
+    axis: int = 0
+    per_channel: bool = True
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A constant weight as the reference graph holds it.
+
+    Attributes:
+        name: qualified name of the integer buffer.
+        integers: int8 tensor.
+        qparams: per tensor or per channel.
+        scale, zero_point: the nodes that read them, where they are per channel.
+    """
+
+    name: str
+    integers: Tensor
+    qparams: QParams
+    scale: fx.Node | float
+    zero_point: fx.Node | int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One operation of the reference graph, ready to be lowered.
+
+    Attributes:
+        node: the float operation between dequantize and quantize.
+        arguments: its bound arguments by parameter name.
+        inputs: for each operand node that is at hand in integers, that node and its qparams.
+        output: qparams the result must have, or None for float.
+        weight: the constant weight, for kernels that have one.
+        bias: the float bias, or None.
+    """
+
+    node: fx.Node
+    arguments: Mapping[str, object]
+    inputs: Mapping[fx.Node, tuple[fx.Node, QParams]]
+    output: QParams | None
+    weight: QuantizedWeight | None
+    bias: Tensor | None
+
+
+class Emitter(Protocol):
+    """What a rule's ``emit`` may use to write its call."""
+
+    rw: Rewriter
+
+    def packed(self, key: tuple[object, ...], recipe: Callable[[], object]) -> fx.Node:
+        """A get_attr of a packed constant, made once per key."""
+        ...
+
+
+Emit = Callable[[Emitter, Site], "fx.Node | Mismatch"]
+Supports = Callable[[fx.Node], "Mismatch | None"]
+
+
+@dataclass(frozen=True)
+class KernelRule:
+    """One row of a backend's table.
+
+    Attributes:
+        op: the canonical operation.
+        kernel: name shown in reports.
+        demand: see :class:`Demand`.
+        output: see :class:`Output`.
+        operands: parameters that are quantized as activations; a list-valued one counts whole.
+        weight: how the constant weight is taken, or None if there is none.
+        post: chains of post-ops that the kernel computes.
+        fixed: qparams of the result, when ``output`` is FIXED.
+        supports: says why a given node can't use the kernel, or None.
+        emit: writes the call; None where the reference form itself is the kernel.
+    """
+
+    op: OpDef
+    kernel: str
+    demand: Demand = Demand.ASKS
+    output: Output = Output.INTEGER
+    operands: tuple[str, ...] = ("input",)
+    weight: WeightRule | None = None
+    post: tuple[Chain, ...] = ()
+    fixed: QParams | None = None
+    supports: Supports | None = None
+    emit: Emit | None = None
+
+
+MOVES = tuple(op for op in vocab.ops() if op.kind is vocab.Kind.SHAPE and op is not vocab.PAD)
+"""Operations whose result holds values of the input, moved, copied or dropped."""
+
+
+def pulls(
+    op: OpDef,
+    kernel: str,
+    emit: Emit | None = None,
+    *,
+    operands: tuple[str, ...] = ("input",),
+    supports: Supports | None = None,
+) -> KernelRule:
+    """The row of an operation that passes values through unchanged: shapes, joins, max pools."""
+    return KernelRule(
+        op, kernel, Demand.PULLS, Output.SHARED, operands, supports=supports, emit=emit
+    )
+
+
+def follows(
+    op: OpDef, kernel: str, emit: Emit | None = None, *, supports: Supports | None = None
+) -> KernelRule:
+    """The row of an operation that stays within its input's range: integers if those are."""
+    return KernelRule(op, kernel, Demand.FOLLOWS, Output.SHARED, supports=supports, emit=emit)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A target: its kernels, and what is quantized by default.
+
+    Attributes:
+        name: as given to ``backend=``.
+        rules: the table.
+        defaults: method -> default QConfig.
+        quantize, dequantize: write the boundary calls; None keeps the reference form.
+        probe: (kernel, post-ops) -> what is wrong with it on this machine, or "".
+        finish: last touches on the lowered graph, or None.
+        cpu_only: results live on the CPU.
+    """
+
+    name: str
+    rules: tuple[KernelRule, ...]
+    defaults: Mapping[str, QConfig]
+    quantize: Callable[[Emitter, fx.Node, QParams], fx.Node] | None = None
+    dequantize: Callable[[Emitter, fx.Node, QParams], fx.Node] | None = None
+    probe: Callable[[str, Chain], str] | None = None
+    finish: Callable[[fx.Graph, Rewriter], None] | None = None
+    cpu_only: bool = True
+    _by_op: dict[OpDef, KernelRule] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_op", {rule.op: rule for rule in self.rules})
+
+    def rule(self, op: object) -> KernelRule | None:
+        """The row of ``op``, or None if the backend has no kernel for it."""
+        return self._by_op.get(op) if isinstance(op, OpDef) else None
+
+    def post_ops(self, op: OpDef) -> tuple[Chain, ...]:
+        """The post-op chains that the kernel of ``op`` computes."""
+        rule = self._by_op.get(op)
+        return rule.post if rule else ()
+
+
+def saturates(qparams: QParams, low: float | None, high: float | None) -> bool:
+    """Whether rounding to ``qparams`` alone clamps values to [low, high]."""
+    bounds = torch.tensor([-torch.inf if low is None else low, torch.inf if high is None else high])
+    codes = qparams.quantize(bounds).tolist()
+    return bool(codes == [qparams.quant_min, qparams.quant_max])

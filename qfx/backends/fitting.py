@@ -1,0 +1,56 @@
+"""Whether specs fit a kernel, and the weight spec that a kernel makes of what was asked.
+
+Integer kernels take one scheme: uint8 activations per tensor, int8 symmetric weights per tensor or
+per output channel. The reference form takes any.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from qfx.backends.base import Backend, WeightRule
+from qfx.quant.spec import QConfig, QuantSpec
+from qfx.rewrite.pattern import Mismatch
+
+
+def unfit(qconfig: QConfig, rule: WeightRule | None, backend: Backend) -> Mismatch | None:
+    """Why ``backend`` can't honour a static ``qconfig``, or None."""
+    activation, weight = qconfig.activation, qconfig.weight
+    if activation is None or activation.dynamic or activation.dtype == torch.float16:
+        return Mismatch("static quantization needs an activation spec with integer codes")
+    if activation.per_channel:
+        return Mismatch("activations are quantized per tensor")
+    if rule is not None and weight is None:
+        return Mismatch("its QConfig has no weight spec")
+    if backend.quantize is None:
+        return None
+    if activation.dtype != torch.uint8:
+        return Mismatch(
+            "kernels of {0} take uint8 activations, not {1}", backend.name, activation.dtype
+        )
+    if rule is None or weight is None:
+        return None
+    if weight.dtype != torch.int8 or not weight.symmetric or weight.group_size is not None:
+        return Mismatch("kernels of {0} take symmetric int8 weights, not {1}", backend.name, weight)
+    return None
+
+
+def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
+    """``spec`` with the operation's channel axis, or per tensor where the kernel takes no more."""
+    if not spec.per_channel:
+        return spec
+    if not rule.per_channel:
+        low, high = spec.bounds
+        return QuantSpec(spec.dtype, symmetric=spec.symmetric, quant_min=low, quant_max=high)
+    if spec.axis is not None:
+        return spec
+    return QuantSpec(
+        spec.dtype,
+        symmetric=spec.symmetric,
+        per_channel=True,
+        observer=spec.observer,
+        axis=rule.axis,
+        group_size=spec.group_size,
+        quant_min=spec.quant_min,
+        quant_max=spec.quant_max,
+    )

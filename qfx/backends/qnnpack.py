@@ -1,0 +1,20 @@
+"""qnnpack: ARM CPUs through PyTorch's quantized dtypes; its kernels run on x86 too, slower."""
+
+from __future__ import annotations
+
+from qfx.backends import quantized_dtypes
+from qfx.backends.base import Backend
+from qfx.backends.defaults import static_default
+from qfx.backends.quantized_rules import quantized_rules
+
+
+def backend() -> Backend:
+    """The qnnpack backend."""
+    quantized_dtypes.silence_deprecation()
+    return Backend(
+        "qnnpack",
+        quantized_rules("qnnpack", transposed_per_channel=True),
+        {"static": static_default(reduce_range=False)},
+        quantize=quantized_dtypes.quantize,
+        dequantize=quantized_dtypes.dequantize,
+    )

@@ -1,0 +1,235 @@
+"""Kernels on PyTorch's quantized dtypes (``torch.ops.quantized.*``), shared by fbgemm and qnnpack.
+
+An integer value is a quint8 tensor that carries its qparams. Most kernels take the qparams of the
+result as their last two arguments; shape operations and pools keep those of their input. Weights
+and biases are packed once, under the engine of the backend; packed objects keep their engine.
+
+relu and clamp after a kernel cost nothing where the result's qparams cannot represent anything
+outside the bounds: saturation does them (:func:`~qfx.backends.base.saturates`).
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site, saturates
+from qfx.graph import meta
+from qfx.quant.qparams import QParams
+from qfx.rewrite.pattern import Mismatch
+
+_DTYPES = {torch.uint8: torch.quint8, torch.int8: torch.qint8}
+_ENGINE_LOCK = threading.Lock()
+
+
+@contextmanager
+def engine(name: str) -> Iterator[None]:
+    """Pack under engine ``name``; the process-wide setting is restored, and held by one thread."""
+    with _ENGINE_LOCK:
+        before = torch.backends.quantized.engine
+        torch.backends.quantized.engine = name
+        try:
+            yield
+        finally:
+            torch.backends.quantized.engine = before
+
+
+def silence_deprecation() -> None:
+    """Let PyTorch's once-per-process warning about quantized dtypes pass here, not in user code.
+
+    Choosing this backend is choosing those dtypes; the documentation of the backend says so.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zero = torch.zeros(1, dtype=torch.float32, device="cpu")
+        torch.quantize_per_tensor(zero, 1.0, 0, torch.quint8).dequantize()
+
+
+def output_of(site: Site) -> QParams:
+    """The qparams of a result that is always an integer."""
+    assert site.output is not None
+    return site.output
+
+
+def integer(site: Site, name: str = "input") -> fx.Node:
+    """The integer node that stands for a named operand."""
+    operand = site.arguments[name]
+    assert isinstance(operand, fx.Node)
+    return site.inputs[operand][0]
+
+
+def call(em: Emitter, site: Site, target: Callable[..., Any], *args: Any) -> fx.Node:
+    """A call of a kernel whose result is an integer tensor like the site's."""
+    info = meta.tensor_info(site.node)
+    assert info is not None
+    dtype = _DTYPES[site.output.dtype] if site.output else torch.quint8
+    return em.rw.call(target, *args, origins=(site.node,), value=meta.TensorInfo(info.shape, dtype))
+
+
+def quantize(em: Emitter, value: fx.Node, qparams: QParams) -> fx.Node:
+    """f32 -> quint8."""
+    info = meta.tensor_info(value)
+    assert info is not None
+    dtype = _DTYPES[qparams.dtype]
+    return em.rw.call(
+        torch.quantize_per_tensor,
+        value,
+        qparams.scale,
+        qparams.zero_point,
+        dtype,
+        origins=(value,),
+        value=meta.TensorInfo(info.shape, dtype),
+    )
+
+
+def dequantize(em: Emitter, integers: fx.Node, qparams: QParams) -> fx.Node:
+    """quint8 -> f32; the tensor knows its qparams."""
+    info = meta.tensor_info(integers)
+    assert info is not None
+    return em.rw.call_method(
+        "dequantize",
+        integers,
+        origins=(integers,),
+        value=meta.TensorInfo(info.shape, torch.float32),
+    )
+
+
+def quantized_weight(weight: QuantizedWeight) -> Tensor:
+    """The weight as a tensor of a quantized dtype."""
+    qparams = weight.qparams
+    if isinstance(qparams.scale, Tensor) and isinstance(qparams.zero_point, Tensor):
+        assert qparams.axis is not None
+        return torch._make_per_channel_quantized_tensor(
+            weight.integers, qparams.scale.double(), qparams.zero_point.long(), qparams.axis
+        )
+    return torch._make_per_tensor_quantized_tensor(
+        weight.integers, float(qparams.scale), int(qparams.zero_point)
+    )
+
+
+def clamped(em: Emitter, site: Site, y: fx.Node, post: Sequence[Any]) -> fx.Node:
+    """Apply a relu or clamp post-op to the integers ``y`` where saturation does not do it."""
+    low, high = (0.0, None) if post[0] == "relu" else (post[1], post[2])
+    if saturates(output_of(site), low, high):
+        return y
+    if low is not None and high is not None:
+        return call(em, site, torch.clamp, y, low, high)
+    return call(em, site, torch.relu, y) if low == 0.0 and high is None else y
+
+
+def packed_kernel(
+    name: str,
+    engine_name: str,
+    *,
+    with_relu: bool = True,
+    spatial: int = 0,
+    transposed: bool = False,
+) -> Emit:
+    """Emits ``quantized::name`` over a packed weight, with relu or clamp as post-op."""
+
+    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+        assert site.weight is not None
+        post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
+        relu = with_relu and post == (("relu",),)
+        output = output_of(site)
+        kernel = _overload(f"{name}_relu" if relu else name)
+        y = call(
+            em,
+            site,
+            kernel,
+            integer(site),
+            _pack(em, site, name, engine_name, spatial, transposed),
+            output.scale,
+            output.zero_point,
+        )
+        return y if relu or not post else clamped(em, site, y, post[0])
+
+    return emit
+
+
+def _overload(name: str) -> Callable[..., Any]:
+    packet = getattr(torch.ops.quantized, name)
+    overload: Callable[..., Any] = packet.new if "new" in packet.overloads() else packet.default
+    return overload
+
+
+def _pack(
+    em: Emitter, site: Site, name: str, engine_name: str, spatial: int, transposed: bool
+) -> fx.Node:
+    weight, arguments = site.weight, site.arguments
+    assert weight is not None
+    names = ["stride", "padding", "dilation"]
+    if transposed:
+        names.insert(2, "output_padding")
+    geometry = [_expand(arguments[n], spatial) for n in names] if spatial else []
+    tail = [*geometry, arguments["groups"]] if spatial else []
+    prepack = getattr(torch.ops.quantized, f"{name}_prepack")
+
+    def recipe() -> object:
+        with engine(engine_name):
+            return prepack(quantized_weight(weight), site.bias, *tail)
+
+    bias = site.arguments.get("bias")
+    key = (name, weight.name, bias.target if isinstance(bias, fx.Node) else None, str(tail))
+    return em.packed(key, recipe)
+
+
+def _expand(value: Any, spatial: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * spatial if len(values) == 1 else values
+
+
+def binary(name: str) -> Emit:
+    """Emits ``quantized::add`` or ``mul`` of two tensors, with relu as post-op.
+
+    A number, or an operand without qparams, is refused.
+    """
+
+    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+        post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
+        output = output_of(site)
+        kernel = getattr(torch.ops.quantized, f"{name}_relu" if post else name).default
+        operands = [_operand(em, site, n) for n in ("input", "other")]
+        return call(em, site, kernel, *operands, output.scale, output.zero_point)
+
+    return emit
+
+
+def _operand(em: Emitter, site: Site, name: str) -> fx.Node:
+    """A tensor operand in integers, or a number as a one-element quantized constant."""
+    operand = site.arguments[name]
+    if isinstance(operand, fx.Node):
+        return site.inputs[operand][0]
+    assert isinstance(operand, (int, float))
+    size, code = abs(float(operand)) or 1.0, (operand > 0) - (operand < 0)
+
+    def recipe() -> object:
+        codes = torch.tensor([code + 1], dtype=torch.uint8)
+        return torch._make_per_tensor_quantized_tensor(codes, size, 1)
+
+    return em.packed(("number", operand), recipe)
+
+
+def with_output(target: Callable[..., Any], *parameters: str) -> Emit:
+    """Emits a kernel of the input, the named arguments, and the result's scale and zero point."""
+
+    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+        output = output_of(site)
+        values = [site.arguments[p] for p in parameters]
+        return call(em, site, target, integer(site), *values, output.scale, output.zero_point)
+
+    return emit
+
+
+def two_sided(node: fx.Node) -> Mismatch | None:
+    """Whether a clamp has both bounds as numbers, which the kernels want."""
+    bounds = (node.kwargs.get("min"), node.kwargs.get("max"))
+    if any(not isinstance(b, (int, float)) for b in bounds):
+        return Mismatch("the quantized clamp needs two numbers as bounds")
+    return None

@@ -1,0 +1,296 @@
+"""The table of kernels on PyTorch's quantized dtypes, as rows for one packing engine.
+
+fbgemm and qnnpack run the same ``torch.ops.quantized`` kernels and differ in little: what an engine
+does not take is an argument here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from qfx import vocab
+from qfx.backends import quantized_dtypes as q
+from qfx.backends.base import (
+    MOVES,
+    Demand,
+    Emitter,
+    KernelRule,
+    Output,
+    Site,
+    WeightRule,
+    follows,
+    pulls,
+)
+from qfx.graph import meta
+from qfx.quant.qparams import QParams
+from qfx.rewrite.pattern import Mismatch
+
+_PROBABILITY = QParams(1 / 256, 0, torch.uint8, 0, 255)
+_SIGNED_UNIT = QParams(2 / 256, 128, torch.uint8, 0, 255)
+_RELU_CLAMP = (("relu",), ("clamp",))
+
+
+def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[KernelRule, ...]:
+    """The rows for ``engine``.
+
+    Args:
+        engine: name of the packing engine.
+        transposed_per_channel: whether transposed convolutions take a scale per output channel.
+    """
+    return (
+        *_convolutions(engine),
+        *_transposed(engine, transposed_per_channel),
+        *_products(engine),
+        *_norms(),
+        *_activations(),
+        *_pools(),
+        *(pulls(op, op.name) for op in MOVES if op is not vocab.ROLL),
+        pulls(vocab.PAD, "pad", supports=_pads),
+        *(pulls(op, op.name, operands=("tensors",)) for op in (vocab.CAT, vocab.STACK)),
+    )
+
+
+def _convolutions(engine: str) -> tuple[KernelRule, ...]:
+    ops = (vocab.CONV1D, vocab.CONV2D, vocab.CONV3D)
+    return tuple(
+        KernelRule(
+            op,
+            f"quantized.{op.name}",
+            weight=WeightRule(),
+            post=_RELU_CLAMP,
+            supports=_zero_padded,
+            emit=q.packed_kernel(op.name, engine, spatial=dims),
+        )
+        for dims, op in enumerate(ops, start=1)
+    )
+
+
+def _transposed(engine: str, per_channel: bool) -> tuple[KernelRule, ...]:
+    ops: tuple[vocab.OpDef, ...] = (
+        vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D,
+    )  # fmt: skip
+    if engine == "qnnpack":  # its conv_transpose3d is wrong by hundreds of steps (torch 2.13)
+        ops = ops[:2]
+    packing = "fbgemm" if engine == "x86" else engine  # oneDNN's is wrong unless 8 divides channels
+    return tuple(
+        KernelRule(
+            op,
+            f"quantized.{op.name}",
+            weight=WeightRule(axis=1, per_channel=per_channel),
+            post=_RELU_CLAMP,
+            emit=q.packed_kernel(op.name, packing, spatial=dims, with_relu=False, transposed=True),
+        )
+        for dims, op in enumerate(ops, start=1)
+    )
+
+
+def _products(engine: str) -> tuple[KernelRule, ...]:
+    both = ("input", "other")
+    return (
+        KernelRule(
+            vocab.LINEAR,
+            "quantized.linear",
+            weight=WeightRule(),
+            post=_RELU_CLAMP,
+            emit=q.packed_kernel("linear", engine),
+        ),
+        KernelRule(
+            vocab.MATMUL, "quantized.matmul", operands=both, supports=_equal_ranks, emit=_matmul
+        ),
+        KernelRule(
+            vocab.ADD,
+            "quantized.add",
+            operands=both,
+            post=(("relu",),),
+            supports=_plain_add,
+            emit=q.binary("add"),
+        ),
+        KernelRule(
+            vocab.MUL,
+            "quantized.mul",
+            operands=both,
+            post=(("relu",),),
+            supports=_tensor_or_number,
+            emit=q.binary("mul"),
+        ),
+    )
+
+
+def _norms() -> tuple[KernelRule, ...]:
+    ops = torch.ops.quantized
+    return (
+        KernelRule(
+            vocab.BATCH_NORM,
+            "quantized.batch_norm",
+            post=(("relu",),),
+            supports=_affine,
+            emit=_batch_norm,
+        ),
+        KernelRule(
+            vocab.LAYER_NORM,
+            "quantized.layer_norm",
+            emit=q.with_output(ops.layer_norm.default, "normalized_shape", "weight", "bias", "eps"),
+        ),
+        KernelRule(
+            vocab.GROUP_NORM,
+            "quantized.group_norm",
+            emit=q.with_output(ops.group_norm.default, "num_groups", "weight", "bias", "eps"),
+        ),
+        KernelRule(
+            vocab.INSTANCE_NORM,
+            "quantized.instance_norm",
+            emit=q.with_output(ops.instance_norm.default, "weight", "bias", "eps"),
+        ),
+    )
+
+
+def _activations() -> tuple[KernelRule, ...]:
+    # quantized.prelu is missing on purpose: it is wrong by dozens of steps (torch 2.13).
+    ops = torch.ops.quantized
+    return (
+        follows(vocab.RELU, "relu"),
+        follows(vocab.CLAMP, "clamp", supports=q.two_sided),
+        KernelRule(
+            vocab.HARDSWISH, "quantized.hardswish", emit=q.with_output(ops.hardswish.default)
+        ),
+        KernelRule(vocab.ELU, "quantized.elu", emit=_elu),
+        KernelRule(vocab.LEAKY_RELU, "quantized.leaky_relu", emit=_leaky_relu),
+        KernelRule(
+            vocab.SIGMOID,
+            "quantized.sigmoid",
+            output=Output.FIXED,
+            fixed=_PROBABILITY,
+            emit=q.with_output(ops.sigmoid.default),
+        ),
+        KernelRule(
+            vocab.HARDSIGMOID,
+            "hardsigmoid",
+            output=Output.FIXED,
+            fixed=_PROBABILITY,
+        ),
+        KernelRule(
+            vocab.TANH,
+            "tanh",
+            output=Output.FIXED,
+            fixed=_SIGNED_UNIT,
+        ),
+        KernelRule(
+            vocab.SOFTMAX,
+            "quantized.softmax",
+            Demand.FOLLOWS,  # what feeds it may hold the -inf of a mask
+            output=Output.FIXED,
+            fixed=_PROBABILITY,
+            emit=q.with_output(ops.softmax.default, "dim"),
+        ),
+    )
+
+
+def _pools() -> tuple[KernelRule, ...]:
+    averages = (
+        vocab.AVG_POOL1D, vocab.AVG_POOL2D, vocab.AVG_POOL3D,
+        vocab.ADAPTIVE_AVG_POOL1D, vocab.ADAPTIVE_AVG_POOL2D, vocab.ADAPTIVE_AVG_POOL3D,
+        vocab.MEAN,
+    )  # fmt: skip
+    return (
+        *(
+            pulls(op, op.name, supports=_no_indices)
+            for op in (vocab.MAX_POOL1D, vocab.MAX_POOL2D, vocab.MAX_POOL3D)
+        ),
+        *(follows(op, op.name) for op in averages),
+        follows(
+            vocab.INTERPOLATE,
+            "interpolate",
+            supports=_interpolates,
+        ),
+    )
+
+
+# -- what kernels take ------------------------------------------------------------------------
+def _zero_padded(node: fx.Node) -> Mismatch | None:
+    padding = node.kwargs.get("padding")
+    if isinstance(padding, str):
+        return Mismatch("padding={0!r} is not a number", padding)
+    if node.kwargs.get("padding_mode", "zeros") != "zeros":
+        return Mismatch("padding_mode={0!r} is not zeros", node.kwargs["padding_mode"])
+    return None
+
+
+def _equal_ranks(node: fx.Node) -> Mismatch | None:
+    infos = [meta.tensor_info(v) for v in node.all_input_nodes[:2]]
+    shapes = [i.shape for i in infos if i is not None]
+    if len(shapes) != 2 or shapes[0][:-2] != shapes[1][:-2] or len(shapes[0]) < 2:
+        return Mismatch("the quantized matmul needs two tensors with the same leading dims")
+    return None
+
+
+def _plain_add(node: fx.Node) -> Mismatch | None:
+    if node.kwargs.get("alpha", 1) != 1:
+        return Mismatch("alpha={0} is not 1", node.kwargs["alpha"])
+    return _tensor_or_number(node)
+
+
+def _tensor_or_number(node: fx.Node) -> Mismatch | None:
+    for operand in node.args:
+        if isinstance(operand, (int, float)) and not isinstance(operand, bool):
+            continue
+        if not isinstance(operand, fx.Node) or not meta.is_float_tensor(operand):
+            return Mismatch("an operand is neither a float tensor nor a number")
+    return None
+
+
+def _affine(node: fx.Node) -> Mismatch | None:
+    parameters = vocab.bound(node)
+    if parameters["weight"] is None or parameters["bias"] is None:
+        return Mismatch("the quantized batch_norm needs weight and bias")
+    return None
+
+
+def _no_indices(node: fx.Node) -> Mismatch | None:
+    return Mismatch("return_indices=True") if node.kwargs.get("return_indices") else None
+
+
+def _pads(node: fx.Node) -> Mismatch | None:
+    mode, value = node.kwargs.get("mode", "constant"), node.kwargs.get("value")
+    if mode not in ("constant", "reflect") or value not in (None, 0, 0.0):
+        return Mismatch(
+            "the quantized pad fills with zeros or reflects; asked: {0}, {1}", mode, value
+        )
+    return None
+
+
+def _interpolates(node: fx.Node) -> Mismatch | None:
+    info, mode = meta.tensor_info(node), node.kwargs.get("mode", "nearest")
+    rank = len(info.shape) if info else 0
+    if (rank, mode) not in ((4, "nearest"), (4, "bilinear"), (5, "nearest")):
+        return Mismatch("no quantized kernel for mode {0} of {1}-d tensors", mode, rank)
+    return None
+
+
+# -- calls that no pattern covers -------------------------------------------------------------
+def _matmul(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    output = q.output_of(site)
+    operands = (q.integer(site, "input"), q.integer(site, "other"))
+    kernel = torch.ops.quantized.matmul.default
+    return q.call(em, site, kernel, *operands, output.scale, output.zero_point)
+
+
+def _batch_norm(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    post, output = site.arguments["post"], q.output_of(site)
+    ops = torch.ops.quantized
+    kernel = ops.batch_norm_relu.default if post else ops.batch_norm.default
+    names = ("weight", "bias", "running_mean", "running_var", "eps")
+    values = [site.arguments[n] for n in names]
+    return q.call(em, site, kernel, q.integer(site), *values, output.scale, output.zero_point)
+
+
+def _elu(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    output = q.output_of(site)
+    tail = (output.scale, output.zero_point, site.arguments["alpha"])
+    return q.call(em, site, torch.ops.quantized.elu.default, q.integer(site), *tail)
+
+
+def _leaky_relu(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    output = q.output_of(site)
+    tail = (site.arguments["negative_slope"], False, output.scale, output.zero_point)
+    return q.call(em, site, torch.ops.quantized.leaky_relu.default, q.integer(site), *tail)

@@ -1,0 +1,93 @@
+"""x86: oneDNN's integer kernels on plain uint8/int8 tensors, the durable form and the default.
+
+No quantized dtype appears anywhere. Convolutions and linear layers run in integers; what has no
+integer kernel that pays runs in float, and kernels hand out float directly where a consumer wants
+it, so nothing is rounded for its own sake. Residual additions and activations are post-ops.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from qfx import vocab
+from qfx.backends import x86_emit, x86_moves
+from qfx.backends import x86_kernels as kernels
+from qfx.backends.base import MOVES, Backend, Chain, KernelRule, Output, WeightRule, pulls
+from qfx.backends.defaults import static_default
+from qfx.backends.hardware import needs_reduced_range
+from qfx.backends.probe import probe
+
+_CLAMPS: tuple[Chain, ...] = (("relu",), ("clamp",))
+_RESIDUAL: tuple[Chain, ...] = (("add",), ("add", "relu"))
+_CONV2D: tuple[Chain, ...] = (*_CLAMPS, ("hardswish",), ("silu",), *_RESIDUAL)
+_LINEAR: tuple[Chain, ...] = (*_CONV2D, ("gelu",), ("leaky_relu",), ("tanh",))
+
+_TRANSPOSED = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
+
+
+def backend() -> Backend:
+    """The x86 backend for this machine."""
+    return Backend(
+        "x86",
+        (*_layers(), *_shared()),
+        {"static": static_default(reduce_range=needs_reduced_range())},
+        quantize=x86_moves.quantize,
+        dequantize=x86_moves.dequantize,
+        probe=_probe,
+        finish=x86_moves.protect_accumulators,
+    )
+
+
+def _probe(kernel: str, post: Chain) -> str:
+    """What is wrong with a kernel here, whatever it hands out."""
+    inside = tuple(name for name in post if _computes(kernel, name))
+    verdicts = (probe(kernel, inside, dtype) for dtype in (torch.uint8, torch.float32))
+    return next((verdict.detail for verdict in verdicts if not verdict), "")
+
+
+def _computes(kernel: str, post_op: str) -> bool:
+    """Whether the kernel itself computes a post-op, rather than saturation or a call after it."""
+    own = {f"onednn.qconv{dims}d": names for dims, names in kernels.CONV_POST_OPS.items()}
+    return kernel not in own or kernels.POST_OP_NAMES.get(post_op, "none") in own[kernel]
+
+
+def _layers() -> tuple[KernelRule, ...]:
+    return (
+        KernelRule(
+            vocab.CONV1D, "onednn.qconv1d", output=Output.EITHER, weight=WeightRule(), post=_CLAMPS,
+            supports=x86_emit.numeric_padding, emit=x86_emit.conv(1),
+        ),
+        KernelRule(
+            vocab.CONV2D, "onednn.qconv2d", output=Output.EITHER, weight=WeightRule(), post=_CONV2D,
+            supports=x86_emit.numeric_padding, emit=x86_emit.conv(2),
+        ),
+        KernelRule(
+            vocab.CONV3D, "onednn.qconv3d", output=Output.EITHER, weight=WeightRule(), post=_CLAMPS,
+            supports=x86_emit.numeric_padding, emit=x86_emit.conv(3),
+        ),
+        *(
+            KernelRule(
+                op, f"onednn.qconv{dims}d", output=Output.EITHER, weight=WeightRule(axis=1),
+                post=_CLAMPS, supports=x86_emit.undilated, emit=x86_emit.conv_transpose(dims),
+            )
+            for dims, op in enumerate(_TRANSPOSED, start=1)
+        ),
+        KernelRule(
+            vocab.LINEAR, "onednn.qlinear", output=Output.EITHER, weight=WeightRule(), post=_LINEAR,
+            emit=x86_emit.linear,
+        ),
+    )  # fmt: skip
+
+
+def _shared() -> tuple[KernelRule, ...]:
+    return (
+        *(pulls(op, f"uint8 {op.name}") for op in MOVES),
+        *(pulls(op, f"uint8 {op.name}", operands=("tensors",)) for op in (vocab.CAT, vocab.STACK)),
+        pulls(
+            vocab.MAX_POOL2D,
+            "uint8 max_pool2d",
+            x86_moves.max_pool2d,
+            supports=x86_moves.plain_pool,
+        ),
+        pulls(vocab.PAD, "uint8 pad", x86_moves.pad, supports=x86_moves.zero_pad),
+    )

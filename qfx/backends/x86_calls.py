@@ -1,0 +1,104 @@
+"""The oneDNN calls that torch.compile can't take as they are, behind functions that it can.
+
+Inductor's lowering of ``onednn.qlinear_pointwise`` asserts that the packed weight is a constant of
+its own, which holds only under freezing; and ``aot_eager`` can't functionalize the "sum" forms,
+which overwrite their residual. So a compiled graph sees an opaque operation of the namespace
+``qfx`` with the same arguments, which calls the kernel when it runs; eager code calls the kernel at
+once. Argument orders are those of the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qfx.backends.x86_kernels import clone_channels_last
+
+_onednn = torch.ops.onednn
+_HEAD = "Tensor x, float x_scale, int x_zp, Tensor w, Tensor w_scale, Tensor w_zp"
+_OUTPUT = "float scale, int zp, ScalarType? dtype"
+_GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups"
+_LINEAR_TAIL = (
+    "float other_scale, int other_zp, str how, float alpha, str post, Scalar?[] args, str algorithm"
+)
+_CONV_TAIL = (
+    "float other_scale, int other_zp, str how, Scalar? alpha, str? post, Scalar?[] args,"
+    " str? algorithm"
+)
+_library = torch.library.Library("qfx", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def _define(
+    schema: str, kernel: Callable[..., Tensor], fake: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """Define ``qfx::<schema>``; the function that calls it, or the kernel itself in eager code."""
+    name = schema[: schema.index("(")]
+    _library.define(f"{schema} -> Tensor")  # type: ignore[no-untyped-call]
+    _library.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"qfx::{name}", fake, lib=_library)
+    operation: Callable[..., Tensor] = getattr(torch.ops.qfx, name).default
+    return operation
+
+
+def _sum(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``kernel`` on a copy of its seventh argument, the residual: a function without effects."""
+
+    def functional(*args: Any) -> Tensor:
+        return kernel(*args[:6], clone_channels_last(args[6]), *args[7:])
+
+    return functional
+
+
+def _like_residual(*args: Any) -> Tensor:
+    return torch.empty_like(args[6])
+
+
+def _like_residual_of(dtype: int) -> Callable[..., Tensor]:
+    return lambda *args: torch.empty_like(args[6], dtype=args[dtype])
+
+
+_qlinear = _define(
+    f"qlinear({_HEAD}, Tensor? bias, {_OUTPUT}, str post, Scalar?[] args, str algorithm)",
+    _onednn.qlinear_pointwise.default,
+    _onednn.qlinear_pointwise.default,
+)
+_qlinear_add = _define(
+    f"qlinear_add({_HEAD}, Tensor other, Tensor? bias, {_OUTPUT}, {_LINEAR_TAIL})",
+    _sum(_onednn.qlinear_pointwise.binary),
+    _like_residual_of(10),
+)
+_qconv2d_add = _define(
+    f"qconv2d_add({_HEAD}, Tensor other, Tensor? bias, {_GEOMETRY}, {_OUTPUT}, {_CONV_TAIL})",
+    _sum(_onednn.qconv2d_pointwise.binary),
+    _like_residual,
+)
+
+
+def linear(*args: Any) -> Tensor:
+    """``onednn.qlinear_pointwise.default``, compiled or not."""
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return _qlinear(*args)
+    result: Tensor = _onednn.qlinear_pointwise.default(*args)
+    return result
+
+
+def linear_add(*args: Any) -> Tensor:
+    """``onednn.qlinear_pointwise.binary``, compiled or not; in eager code overwrites the residual.
+
+    With "add" (float32 residual) nothing is overwritten.
+    """
+    if torch.compiler.is_compiling():
+        return _qlinear_add(*args)
+    result: Tensor = _onednn.qlinear_pointwise.binary(*args)
+    return result
+
+
+def conv2d_add(*args: Any) -> Tensor:
+    """``onednn.qconv2d_pointwise.binary``, compiled or not; eager, it overwrites the residual."""
+    if torch.compiler.is_compiling():
+        return _qconv2d_add(*args)
+    result: Tensor = _onednn.qconv2d_pointwise.binary(*args)
+    return result

@@ -1,0 +1,293 @@
+"""How calls of oneDNN's kernels on plain tensors are written (``torch.ops.onednn.*``).
+
+Activations are uint8, weights int8 and symmetric. A kernel computes, in real units,
+
+    y = post(x_scale * w_scale * sum((x - x_zp) * w) + bias)        q = clamp(round(y / scale) + zp)
+
+and hands out uint8, or y itself as float32. relu and clamp cost nothing where saturation does them
+(:func:`~qfx.backends.base.saturates`).
+
+The "sum" post-op adds a residual in place: it overwrites the residual, which is cloned first unless
+the kernel is its last reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx import vocab
+from qfx.backends import x86_calls as calls
+from qfx.backends import x86_kernels as kernels
+from qfx.backends import x86_transpose as transpose
+from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site, saturates
+from qfx.graph import meta
+from qfx.quant.qparams import QParams
+from qfx.rewrite.pattern import Mismatch
+
+_ops = torch.ops.onednn
+FLOAT = QParams(1.0, 0, torch.uint8, 0, 255)
+"""The qparams that kernels want to hear for a float result."""
+
+Step = tuple[Any, ...]
+
+
+def input_of(site: Site, name: str = "input") -> tuple[fx.Node, QParams]:
+    """The integer node of an operand and its qparams."""
+    operand = site.arguments[name]
+    assert isinstance(operand, fx.Node)
+    return site.inputs[operand]
+
+
+def conv(dims: int) -> Emit:
+    """Emits ``onednn.qconv{dims}d_pointwise``, or its binary form with a residual."""
+
+    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+        residual, unary = _post(site)
+        if residual is not None and site.output is not None:
+            return _sum_conv(em, site, residual, unary)
+        inside = unary if residual is None and _computes(dims, unary) else None
+        kernel = getattr(_ops, f"qconv{dims}d_pointwise").default
+        y = _call(em, site, kernel, *_conv_args(em, site, dims), *_attr(site, inside))
+        if residual is not None:
+            y = em.rw.call(vocab.ADD, y, residual, origins=(site.node,))
+        return y if inside is unary else _activation(em, site, y, unary)
+
+    return emit
+
+
+def conv_transpose(dims: int) -> Emit:
+    """Emits a transposed convolution as a convolution whose phases are woven together."""
+
+    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+        form = _Transposed(site, dims)
+        _, unary = _post(site)
+        inside = unary if _computes(dims, unary) else None
+        kernel = getattr(_ops, f"qconv{dims}d_pointwise").default
+        y = _call(em, site, kernel, *form.arguments(em), *_attr(site, inside))
+        y = y if inside is unary else _activation(em, site, y, unary)
+        return _call(em, site, transpose.weave, y, form.stride, form.padding, form.end)
+
+    return emit
+
+
+class _Transposed:
+    """The convolution that a transposed convolution is run as; see x86_transpose."""
+
+    def __init__(self, site: Site, dims: int) -> None:
+        names = ("stride", "padding", "output_padding")
+        self.site, self.weight = site, _weight(site)
+        self.groups: Any = site.arguments["groups"]
+        kernel = self.weight.integers.shape[2:]
+        self.stride, self.padding, extra = (expand(site.arguments[n], dims) for n in names)
+        self.taps = transpose.phase_taps(kernel, self.stride, self.padding, extra)
+        self.end = transpose.trim(kernel, self.stride, self.padding, extra, self.taps)
+
+    def arguments(self, em: Emitter) -> tuple[Any, ...]:
+        """The operands of the convolution up to the output dtype."""
+        qx, x = input_of(self.site)
+        ones, reach = [1] * len(self.taps), [j - 1 for j in self.taps]
+        scales, zero, shape = self._scales(), int(x.zero_point), _shape(qx)
+        geometry = (ones, reach, ones, self.groups)
+
+        def packed() -> object:
+            phases = transpose.phase_weight(
+                self.weight.integers, self.stride, self.taps, self.groups
+            )
+            return kernels.pack_conv(phases, scales, float(x.scale), zero, *geometry, shape)
+
+        key = ("conv_transpose", self.weight.name, str(self.stride), tuple(shape), zero == 0)
+        bias = None if self.site.bias is None else em.packed((*key, "bias"), self._bias)
+        return (
+            *(qx, x.scale, x.zero_point, em.packed(key, packed)),
+            em.packed((*key, "scales"), lambda: scales),
+            em.packed((*key, "zeros"), lambda: torch.zeros(scales.numel(), dtype=torch.int8)),
+            *(bias, *geometry, *_output(self.site)),
+        )
+
+    def _scales(self) -> Tensor:
+        """One scale per phase of each output channel."""
+        scales = torch.as_tensor(self.weight.qparams.scale, dtype=torch.float32).reshape(-1)
+        if scales.numel() > 1:
+            scales = scales.repeat(self.groups)
+        return transpose.per_phase(scales, self.stride)
+
+    def _bias(self) -> Tensor:
+        assert self.site.bias is not None
+        return self.site.bias.detach().repeat_interleave(prod(self.stride))
+
+
+def _computes(dims: int, unary: Step | None) -> bool:
+    return unary is not None and kernels.POST_OP_NAMES[unary[0]] in kernels.CONV_POST_OPS[dims]
+
+
+def _conv_args(em: Emitter, site: Site, dims: int, *accumulator: fx.Node) -> tuple[Any, ...]:
+    """The operands of a convolution up to the output dtype."""
+    qx, x = input_of(site)
+    geometry = [expand(site.arguments[n], dims) for n in ("stride", "padding", "dilation")]
+    groups: Any = site.arguments["groups"]
+    packed = _packed_conv(em, site, x, geometry, groups)
+    weight, bias = _weight(site), site.arguments["bias"]
+    scales = (weight.scale, weight.zero_point)
+    operands = (qx, x.scale, x.zero_point, packed, *scales, *accumulator, bias)
+    return (*operands, *geometry, groups, *_output(site))
+
+
+def _sum_conv(em: Emitter, site: Site, residual: fx.Node, unary: Step | None) -> fx.Node | Mismatch:
+    if residual not in site.inputs:
+        return Mismatch("the residual is not at hand in integers")
+    accumulator, qparams = site.inputs[residual]
+    args = _conv_args(em, site, 2, accumulator)
+    relu = None if _is_free(site, unary) or unary is None else unary[0]
+    tail: Step = (qparams.scale, qparams.zero_point, "sum", 1.0, relu, [], "")
+    return _call(em, site, calls.conv2d_add, *args, *tail)
+
+
+def linear(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    """Emits ``onednn.qlinear_pointwise``, or its binary form with a residual."""
+    qx, x = input_of(site)
+    weight = _weight(site)
+    shape = _shape(qx)
+
+    def recipe() -> object:
+        return kernels.pack_linear(weight.integers, shape)
+
+    packed = em.packed(("linear", weight.name, tuple(shape[1:])), recipe)
+    head = (qx, x.scale, x.zero_point, packed, weight.scale, weight.zero_point)
+    bias = site.arguments["bias"]
+    residual, unary = _post(site)
+    if residual is None:
+        return _call(em, site, calls.linear, *head, bias, *_output(site), *_attr(site, unary))
+    if site.output is not None and residual not in site.inputs:
+        return Mismatch("the residual is not at hand in integers")
+    accumulator, qparams = (residual, FLOAT) if site.output is None else site.inputs[residual]
+    tail: Step = (
+        qparams.scale,
+        qparams.zero_point,
+        "add" if site.output is None else "sum",  # "add" takes a float residual and leaves it be
+        1.0,
+        "none" if unary is None else unary[0],
+        [],
+        "",
+    )
+    return _call(em, site, calls.linear_add, *head, accumulator, bias, *_output(site), *tail)
+
+
+def numeric_padding(node: fx.Node) -> Mismatch | None:
+    """Refuse padding given by name, or other than with zeros."""
+    padding, mode = node.kwargs.get("padding"), node.kwargs.get("padding_mode", "zeros")
+    if isinstance(padding, str):
+        return Mismatch("padding={0!r} is not a number", padding)
+    return None if mode == "zeros" else Mismatch("padding_mode={0!r} is not zeros", mode)
+
+
+def undilated(node: fx.Node) -> Mismatch | None:
+    """Refuse transposed convolutions with dilation: their phases are no convolution."""
+    dilation: Any = node.kwargs.get("dilation", (1,))
+    values = [dilation] if isinstance(dilation, int) else dilation
+    return None if all(d == 1 for d in values) else Mismatch("dilation is {0}", dilation)
+
+
+# -- parts of calls ---------------------------------------------------------------------------
+def _call(em: Emitter, site: Site, kernel: Any, *args: Any) -> fx.Node:
+    info = meta.tensor_info(site.node)
+    assert info is not None
+    dtype = torch.float32 if site.output is None else site.output.dtype
+    return em.rw.call(kernel, *args, origins=(site.node,), value=meta.TensorInfo(info.shape, dtype))
+
+
+def _output(site: Site) -> tuple[Any, ...]:
+    output = site.output or FLOAT
+    dtype = torch.float32 if site.output is None else output.dtype
+    return output.scale, output.zero_point, dtype
+
+
+def _weight(site: Site) -> QuantizedWeight:
+    assert site.weight is not None
+    return site.weight
+
+
+def _packed_conv(
+    em: Emitter, site: Site, x: QParams, geometry: Sequence[list[int]], groups: int
+) -> fx.Node:
+    weight = _weight(site)
+    shape = _shape(input_of(site)[0])
+    scales = torch.as_tensor(weight.qparams.scale, dtype=torch.float32).reshape(-1)
+
+    def recipe() -> object:
+        return kernels.pack_conv(
+            weight.integers,
+            scales,
+            float(x.scale),
+            int(x.zero_point),
+            *(geometry[0], geometry[1], geometry[2]),
+            groups,
+            shape,
+        )
+
+    key = ("conv", weight.name, str(geometry), groups, tuple(shape), x.zero_point == 0)
+    return em.packed(key, recipe)
+
+
+def _shape(node: fx.Node) -> list[int]:
+    info = meta.tensor_info(node)
+    assert info is not None
+    return list(info.shape)
+
+
+def _post(site: Site) -> tuple[fx.Node | None, Step | None]:
+    """The residual, and the activation after it."""
+    post: Any = site.arguments["post"]
+    residual = post[0][1] if post and post[0][0] == "add" else None
+    rest = post[1:] if residual is not None else post
+    return residual, (rest[0] if rest else None)
+
+
+def _bounds(unary: Step) -> tuple[float | None, float | None]:
+    return (0.0, None) if unary[0] == "relu" else (unary[1], unary[2])
+
+
+def _is_free(site: Site, unary: Step | None) -> bool:
+    """Whether saturation does the activation."""
+    if site.output is None or unary is None or unary[0] not in ("relu", "clamp"):
+        return False
+    return saturates(site.output, *_bounds(unary))
+
+
+def _attr(site: Site, unary: Step | None) -> tuple[str, list[Any], str]:
+    """``attr, scalars, algorithm`` of a unary post-op."""
+    if unary is None or _is_free(site, unary):
+        return "none", [], ""
+    name, *scalars = unary
+    if name == "gelu":
+        return "gelu", [], scalars[0] if scalars else "none"
+    if name == "clamp":
+        far = torch.finfo(torch.float32).max
+        low, high = scalars
+        scalars = [-far if low is None else low, far if high is None else high]
+    return kernels.POST_OP_NAMES[name], scalars, ""
+
+
+def _activation(em: Emitter, site: Site, y: fx.Node, unary: Step | None) -> fx.Node:
+    """An activation that the kernel does not compute, applied to its result."""
+    if unary is None or _is_free(site, unary):
+        return y
+    if site.output is None:
+        op = vocab.lookup(unary[0])
+        names = [p for p in op.signature.parameters if p != "input"]
+        return em.rw.call(op, y, origins=(site.node,), **dict(zip(names, unary[1:], strict=False)))
+    ends = [site.output.quant_min, site.output.quant_max]
+    for i, bound in enumerate(_bounds(unary)):
+        if bound is not None:
+            ends[i] = int(site.output.quantize(torch.tensor(bound)))
+    info = meta.tensor_info(y)
+    return em.rw.call(torch.clamp, y, *ends, origins=(site.node,), value=info)
+
+
+def expand(value: Any, dims: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * dims if len(values) == 1 else values

@@ -1,0 +1,287 @@
+"""oneDNN's integer kernels on plain tensors: what they compute, packing, what goes between them.
+
+Measured with torch 2.13 on AVX512-VNNI against float64; re-checked per process by
+:mod:`qfx.backends.probe`. A convolution or linear kernel computes, in real units,
+
+    y = post(x_scale * w_scale * sum((x - x_zp) * w) + bias [+ (r - r_zp) * r_scale])
+    q = clamp(round(y / scale) + zp)
+
+and hands out q as uint8 or int8, or y itself as float32 (``scale`` must then be 1 and ``zp`` 0).
+:data:`CONV_POST_OPS` and :data:`LINEAR_POST_OPS` say which ``post`` each kernel takes. Facts that
+no signature shows:
+
+* Activations must be uint8. Convolutions refuse int8; linear takes it, 300 times slower.
+* One padding per dim. Padding stands for real zero, so its code is ``x_zp``.
+* The residual ("sum") is overwritten. It must be channels_last (4-d) or contiguous, have the
+  result's shape and dtype, and not be the input: another dtype gives garbage without an error.
+  After it only relu. Linear also has "add", which takes a float32 residual and leaves it alone.
+* A weight packed for one input serves any batch, spatial size and scale (see :func:`pack_conv`
+  for zero points).
+
+Quantizing here means one multiply-add against ``1.5 * 2**23 + zp``: adding it to a float below
+2**22 leaves the rounded integer in the low bits, so the conversion to uint8 is a truncation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+_onednn = torch.ops.onednn
+
+CONV_POST_OPS: Mapping[int, tuple[str, ...]] = {
+    1: ("none", "relu"),
+    2: ("none", "relu", "hardtanh", "hardswish", "swish"),
+    3: ("none",),
+}
+"""Spatial dims -> the ``attr`` names that ``onednn.qconv{n}d_pointwise`` computes exactly."""
+
+LINEAR_POST_OPS: tuple[str, ...] = (
+    *("none", "relu", "hardtanh", "hardswish", "swish", "gelu", "leaky_relu", "tanh"),
+)
+"""The ``post_op_name`` values that ``onednn.qlinear_pointwise`` computes exactly."""
+
+SUM_POST_OPS: tuple[str, ...] = ("none", "relu")
+"""What may follow a residual, in conv2d and linear alike; conv1d and conv3d take no residual."""
+
+POST_OP_NAMES: Mapping[str, str] = {
+    "relu": "relu",
+    "clamp": "hardtanh",
+    "hardswish": "hardswish",
+    "silu": "swish",
+    "gelu": "gelu",
+    "leaky_relu": "leaky_relu",
+    "tanh": "tanh",
+}
+"""Post-op of :data:`qfx.semantics.POST_OPS` -> oneDNN's name of it."""
+
+MAGIC = 12582912.0
+"""1.5 * 2**23: a float near it has a unit in the last place of exactly 1."""
+
+
+def pack_conv(
+    weight: Tensor,
+    w_scales: Tensor,
+    x_scale: float,
+    x_zero_point: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    x_shape: Sequence[int],
+) -> Tensor:
+    """Pack a convolution weight.
+
+    oneDNN packs differently for zero and nonzero ``x_zero_point``, and torch remembers the layout
+    per geometry for the whole process without that distinction: whichever comes first decides, and
+    the other kind reorders its weight in every call (up to 4 times slower). The batch size is part
+    of what it remembers and matters for nothing else, so the two kinds are packed for batch sizes
+    that differ.
+
+    Args:
+        weight: int8, (out, in / groups, *kernel), 1 to 3 spatial dims.
+        w_scales: float32, (out,) or (1,).
+        x_scale: scale of the input.
+        x_zero_point: zero point of the input, the one that calls will pass.
+        stride: one number per spatial dim.
+        padding: likewise.
+        dilation: likewise.
+        groups: number of groups.
+        x_shape: shape of a typical input, (batch, in, *spatial).
+
+    Returns:
+        An opaque tensor, for ``onednn.qconv*_pointwise``.
+    """
+    batch = 1 if x_zero_point == 0 else 2
+    shape = [batch, *x_shape[1:]]
+    packed: Tensor = _onednn.qconv_prepack(
+        weight,
+        w_scales.float(),
+        x_scale,
+        x_zero_point,
+        list(stride),
+        list(padding),
+        list(dilation),
+        groups,
+        shape,
+    )
+    return packed
+
+
+def pack_linear(weight: Tensor, x_shape: Sequence[int]) -> Tensor:
+    """Pack a linear weight.
+
+    Args:
+        weight: int8, (out, in).
+        x_shape: shape of a typical input, (..., in).
+
+    Returns:
+        An opaque tensor, for ``onednn.qlinear_pointwise``.
+    """
+    packed: Tensor = _onednn.qlinear_prepack(weight, [max(1, d) for d in x_shape])
+    return packed
+
+
+def quantize(
+    input: Tensor, scale: float, zero_point: int, quant_max: int = 255, quant_min: int = 0
+) -> Tensor:
+    """Quantize to uint8: a third of the time of the formula as written.
+
+    Equal to :func:`qfx.quant.ops.quantize` up to one step where ``input / scale`` lies within a
+    rounding error of a tie.
+
+    Args:
+        input: float32 (other float dtypes are converted), any shape and memory format.
+        scale: step size.
+        zero_point: the code of 0.0.
+        quant_max: upper bound of the result.
+        quant_min: lower bound.
+
+    Returns:
+        uint8, in the memory format of ``input``.
+    """
+    return round_to_codes(input.float(), 1.0 / scale, zero_point, quant_max, quant_min)
+
+
+def round_to_codes(
+    input: Tensor, factor: float, offset: float, quant_max: int = 255, quant_min: int = 0
+) -> Tensor:
+    """``clamp(round(input * factor + offset), quant_min, quant_max)`` as uint8.
+
+    Args:
+        input: float32.
+        factor: what to multiply by.
+        offset: what to add; a multiply-add more where it is no integer.
+        quant_max: upper bound of the result.
+        quant_min: lower bound.
+
+    Returns:
+        uint8, in the memory format of ``input``.
+    """
+    if torch.compiler.is_compiling():  # Inductor fuses this into one loop
+        return torch.round(input * factor + offset).clamp(quant_min, quant_max).to(torch.uint8)
+    if offset == int(offset):
+        return codes_of(torch.rsub(input, MAGIC + offset, alpha=-factor), quant_max, quant_min)
+    return codes_of(torch.rsub(input, offset, alpha=-factor).add_(MAGIC), quant_max, quant_min)
+
+
+def codes_of(shifted: Tensor, quant_max: int = 255, quant_min: int = 0) -> Tensor:
+    """The codes k of float32 values ``MAGIC + k``, clamped, as uint8; overwrites ``shifted``."""
+    if torch.compiler.is_compiling():
+        return (shifted - MAGIC).clamp(quant_min, quant_max).to(torch.uint8)
+    clamped = shifted.clamp_(MAGIC + quant_min, MAGIC + quant_max)
+    return clamped.view(torch.int32).to(torch.uint8)  # the low byte of each
+
+
+def quantize_rgbx(input: Tensor, scale: float, zero_point: int, quant_max: int = 255) -> Tensor:
+    """Quantize a 3-channel image straight into the memory format that convolutions read.
+
+    Transposing 150k codes from NCHW takes twice as long as quantizing them. Added up with weights
+    1, 256 and 65536, the codes of three planes lie side by side in one int32: channels_last, with
+    the exponent of ``2**23`` as a fourth channel, for a weight whose fourth channel is zeros.
+
+    Args:
+        input: float32 (batch, 3, height, width); pays for NCHW.
+        scale: step size.
+        zero_point: the code of 0.0.
+        quant_max: upper bound of the result.
+
+    Returns:
+        uint8 (batch, 4, height, width), channels_last; the fourth channel means nothing.
+    """
+    if torch.compiler.is_compiling() or not input.is_contiguous():
+        codes = quantize(input, scale, zero_point, quant_max)
+        return channels_last(torch.nn.functional.pad(codes, (0, 0, 0, 0, 0, 1)))
+    batch, _, height, width = input.shape
+    shifted = torch.rsub(input.float(), _UNIT + zero_point, alpha=-1.0 / scale)
+    bits = shifted.clamp_(_UNIT, _UNIT + quant_max).view(torch.int32)
+    pixels = torch.add(bits[:, 0], bits[:, 1], alpha=1 << 8).add_(bits[:, 2], alpha=1 << 16)
+    return pixels.view(torch.uint8).view(batch, height, width, 4).permute(0, 3, 1, 2)
+
+
+_UNIT = 8388608.0  # 2**23: floats from here up to 2**24 are integers, whose low 16 bits are free
+
+
+def dequantize(input: Tensor, scale: float, zero_point: int) -> Tensor:
+    """float32 of uint8 or int8 codes, bit for bit as :func:`qfx.quant.ops.dequantize`."""
+    if zero_point == 0:
+        return input.float().mul_(scale)
+    return input.float().sub_(zero_point).mul_(scale)
+
+
+def channels_last(input: Tensor) -> Tensor:
+    """``input`` in the memory format that kernels write: channels_last for 4 or 5 dims."""
+    return input.contiguous(memory_format=_FORMATS.get(input.dim(), torch.contiguous_format))
+
+
+def clone_channels_last(input: Tensor) -> Tensor:
+    """A copy that a "sum" kernel may overwrite."""
+    return input.clone(memory_format=_FORMATS.get(input.dim(), torch.contiguous_format))
+
+
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Max pooling of uint8 codes, exact.
+
+    Args:
+        input: uint8, (batch, channels, height, width); NCHW is copied to channels_last first,
+            which is 6 times faster than pooling it as it is.
+        kernel_size: as in ``F.max_pool2d``, like all that follow.
+        stride: the kernel size when empty.
+        padding: one number per dim.
+        dilation: one number per dim.
+        ceil_mode: whether windows may start in the padding.
+
+    Returns:
+        uint8, channels_last.
+    """
+    steps = list(stride) or list(kernel_size)
+    pooled: Tensor = torch.ops.quantized.max_pool2d(
+        channels_last(input), list(kernel_size), steps, list(padding), list(dilation), ceil_mode
+    )
+    return pooled
+
+
+def max_pool1d(
+    input: Tensor,
+    kernel_size: int,
+    stride: int | None = None,
+    padding: int = 0,
+    dilation: int = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Max pooling of uint8 codes (batch, channels, length), exact."""
+    step = kernel_size if stride is None else stride
+    wide = (input.unsqueeze(2), (1, kernel_size), (1, step), (0, padding), (1, dilation))
+    return max_pool2d(*wide, ceil_mode).squeeze(2)
+
+
+def batch_norm2d(
+    input: Tensor,
+    x_scale: float,
+    x_zero_point: int,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    scale: float,
+    zero_point: int,
+    relu: bool = False,
+) -> Tensor:
+    """Batch normalization of uint8 codes (batch, channels, height, width) to uint8, exact."""
+    codes: Tensor = _onednn.qbatch_norm2d.default(
+        input, x_scale, x_zero_point, weight, bias, mean, var, eps, scale, zero_point, torch.uint8
+    )
+    return codes.clamp_min_(zero_point) if relu and zero_point > 0 else codes

@@ -1,0 +1,151 @@
+"""What stands between x86 kernels: quantize, dequantize, pools, padding, and who owns a residual.
+
+All on plain uint8 and float32 tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from qfx import vocab
+from qfx.backends import x86_calls as calls
+from qfx.backends import x86_kernels as kernels
+from qfx.backends.base import Emitter, Site
+from qfx.backends.x86_emit import expand, input_of
+from qfx.graph import meta
+from qfx.quant.qparams import QParams
+from qfx.rewrite.pattern import Mismatch
+from qfx.rewrite.rewriter import Rewriter
+
+_ops = torch.ops.onednn
+
+
+def quantize(em: Emitter, value: fx.Node, qparams: QParams) -> fx.Node:
+    """f32 -> uint8 on plain tensors."""
+    info = meta.tensor_info(value)
+    assert info is not None
+    return em.rw.call(
+        kernels.quantize,
+        value,
+        qparams.scale,
+        qparams.zero_point,
+        qparams.quant_max,
+        origins=(value,),
+        value=meta.TensorInfo(info.shape, qparams.dtype),
+    )
+
+
+def dequantize(em: Emitter, integers: fx.Node, qparams: QParams) -> fx.Node:
+    """uint8 -> f32."""
+    info = meta.tensor_info(integers)
+    assert info is not None
+    return em.rw.call(
+        kernels.dequantize,
+        integers,
+        qparams.scale,
+        qparams.zero_point,
+        origins=(integers,),
+        value=meta.TensorInfo(info.shape, torch.float32),
+    )
+
+
+def max_pool2d(em: Emitter, site: Site) -> fx.Node:
+    """The one pooling kernel that takes plain uint8."""
+    qx, _ = input_of(site)
+    names = ("kernel_size", "stride", "padding", "dilation")
+    window = [_pair(site.arguments[n]) for n in names]
+    lowered = em.rw.call(
+        kernels.max_pool2d, qx, *window, site.arguments["ceil_mode"], origins=(site.node,)
+    )
+    return _as_codes(lowered, site)
+
+
+def _as_codes(lowered: fx.Node, site: Site) -> fx.Node:
+    """``lowered``, known to yield the codes of what the site yields."""
+    info = meta.tensor_info(site.node)
+    assert info is not None
+    meta.set_value(lowered, meta.TensorInfo(info.shape, torch.uint8))
+    return lowered
+
+
+def _pair(value: Any) -> list[int]:
+    return [] if value is None else expand(value, 2)
+
+
+def pad(em: Emitter, site: Site) -> fx.Node:
+    """Padding with the code of zero."""
+    qx, x = input_of(site)
+    mode: Any = site.arguments["mode"]
+    value = float(x.zero_point) if mode == "constant" else None
+    lowered = em.rw.call(F.pad, qx, site.arguments["pad"], mode, value, origins=(site.node,))
+    return _as_codes(lowered, site)
+
+
+def plain_pool(node: fx.Node) -> Mismatch | None:
+    """Refuse pools that yield indices, or take unbatched input."""
+    info = meta.tensor_info(node)
+    if node.kwargs.get("return_indices") or info is None:
+        return Mismatch("return_indices=True")
+    return None if len(info.shape) == 4 else Mismatch("the input is not batched")
+
+
+def zero_pad(node: fx.Node) -> Mismatch | None:
+    """Refuse to pad with anything but zeros: it might lie outside the range of the input."""
+    mode, value = node.kwargs.get("mode", "constant"), node.kwargs.get("value")
+    if mode != "constant" or not value:
+        return (
+            None if mode in ("constant", "reflect", "replicate") else Mismatch("mode is {0}", mode)
+        )
+    return Mismatch("it pads with {0}", value)
+
+
+def protect_accumulators(graph: fx.Graph, rw: Rewriter) -> None:
+    """Clone every residual that a "sum" kernel may not overwrite.
+
+    It may where the residual is a kernel's fresh result (channels_last, as "sum" wants it) that
+    nobody reads later and no view looks into.
+    """
+    for node in list(graph.nodes):
+        if node.target not in (calls.conv2d_add, calls.linear_add) or "add" in node.args:
+            continue
+        residual = node.args[_ACCUMULATOR]
+        assert isinstance(residual, fx.Node)
+        if _may_overwrite(residual, node):
+            continue
+        with rw.at(node):
+            copy = rw.call(kernels.clone_channels_last, residual, origins=(node,))
+        meta.set_value(copy, meta.value_of(residual))
+        node.update_arg(_ACCUMULATOR, copy)
+
+
+_ACCUMULATOR = 6
+"""Where the binary kernels take the residual."""
+
+_FRESH = frozenset(
+    (_ops.qconv2d_pointwise.default, calls.conv2d_add, calls.linear, calls.linear_add)
+)
+"""Kernels whose result is a tensor of its own, in the layout that "sum" wants."""
+
+_COPYING = frozenset(
+    (
+        *_FRESH,
+        _ops.qconv1d_pointwise.default,
+        _ops.qconv3d_pointwise.default,
+        kernels.dequantize,
+        kernels.max_pool2d,
+        kernels.clone_channels_last,
+        vocab.CAT,
+        vocab.STACK,
+    )
+)
+"""Readers whose result does not look into what they read."""
+
+
+def _may_overwrite(residual: fx.Node, by: fx.Node) -> bool:
+    if residual.target not in _FRESH or sum(v is residual for v in by.args) > 1:
+        return False
+    return all(u is by or (u < by and u.target in _COPYING) for u in residual.users)

@@ -1,0 +1,90 @@
+"""Checks of what users pass to the four calls of the API, before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qfx.errors import ConfigError
+
+METHODS = ("static",)
+
+
+def check_method(method: str) -> None:
+    """ConfigError unless ``method`` is one that exists."""
+    if method not in METHODS:
+        raise ConfigError(
+            f"method {method!r} does not exist; choose one of: {', '.join(map(repr, METHODS))}"
+        )
+
+
+def check_example_inputs(
+    example_inputs: object, example_kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword example arguments; a single value stands for a tuple of one."""
+    kwargs = dict(example_kwargs or {})
+    if isinstance(example_inputs, list):
+        raise ConfigError(
+            "example_inputs is a list; give a tensor, or a tuple of the positional arguments. "
+            "If the model takes one list, write example_inputs=(the_list,)."
+        )
+    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    if example_inputs is None and kwargs:
+        args = ()
+    return args, kwargs
+
+
+def check_mode(model: object, method: str) -> None:
+    """ConfigError unless ``model`` is a module in the mode that ``method`` wants."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"model is {type(model).__name__}, not a torch.nn.Module; wrap a function in a module"
+        )
+    if model.training:
+        raise ConfigError(
+            f"the model is in training mode, and method={method!r} quantizes what runs in "
+            "inference (batch-norm and dropout differ): call model.eval() first"
+        )
+
+
+def check_device(model: nn.Module) -> None:
+    """ConfigError if the model is spread over several devices."""
+    devices = sorted({str(t.device) for t in (*model.parameters(), *model.buffers())})
+    if len(devices) > 1:
+        raise ConfigError(
+            f"the model is spread over {', '.join(devices)}; move it to one of them with "
+            "model.to(...)"
+        )
+
+
+def check_dtype(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """ConfigError if the model computes in a dtype other than float32 throughout."""
+    tensors = (*model.parameters(), *model.buffers(), *args, *kwargs.values())
+    dtypes = {t.dtype for t in tensors if isinstance(t, Tensor) and t.dtype.is_floating_point}
+    if not dtypes or torch.float32 in dtypes:
+        return
+    found = ", ".join(sorted(map(str, dtypes)))
+    raise ConfigError(
+        f"the model computes in {found}; quantization starts from torch.float32: call "
+        "model.float() and give float32 example inputs"
+    )
+
+
+def check_coverage(least: object) -> None:
+    """ConfigError unless ``least`` is None or a fraction."""
+    if least is None or (isinstance(least, (int, float)) and 0 <= least <= 1):
+        return
+    raise ConfigError(f"min_coverage={least!r} is no fraction; choose a number from 0 to 1")
+
+
+def check_types(types: object) -> frozenset[type[nn.Module]] | None:
+    """``types`` as a set; ConfigError unless it is None or an iterable of module types."""
+    if types is None:
+        return None
+    kinds = list(types) if isinstance(types, Iterable) else []
+    if kinds and all(isinstance(k, type) and issubclass(k, nn.Module) for k in kinds):
+        return frozenset(kinds)
+    raise ConfigError(f"types={types!r} is no set of module types; write types={{nn.Linear, ...}}")

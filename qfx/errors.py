@@ -1,0 +1,101 @@
+"""Every error and warning that qfx raises. A message says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import fx
+
+
+class QfxError(Exception):
+    """Base of all errors of qfx."""
+
+
+class CaptureError(QfxError):
+    """The model could not be traced into a graph."""
+
+
+class ConfigError(QfxError, ValueError):
+    """An argument, option or configuration is wrong or contradicts another."""
+
+
+class PatternError(QfxError):
+    """A pattern or rewrite rule is malformed, or does not terminate."""
+
+
+class VerifyError(QfxError):
+    """A graph breaks an invariant of fx or of the level it claims to be at.
+
+    Attributes:
+        node: the name of the node at fault, if there is one.
+    """
+
+    def __init__(self, message: str, *, node: str | None = None) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+class PassError(QfxError):
+    """A pass raised, or left a graph that does not verify.
+
+    Attributes:
+        pass_name: the pass that failed.
+        rule: the rewrite rule at work, if any.
+        node: the name of the node at fault, if known.
+        graph_module: the graph of the last valid stage.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        pass_name: str,
+        rule: str | None = None,
+        node: str | None = None,
+        graph_module: fx.GraphModule | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.pass_name = pass_name
+        self.rule = rule
+        self.node = node
+        self.graph_module = graph_module
+
+
+class CalibrationError(QfxError):
+    """Calibration data is missing, empty, or holds values no scale can be derived from."""
+
+
+class CoverageError(QfxError):
+    """Less of the model was quantized than asked for, or nothing at all."""
+
+
+class BackendError(QfxError):
+    """A backend is unknown, unavailable on this machine, or cannot do what was asked."""
+
+
+class FormatError(QfxError):
+    """A file is not a qfx model, is damaged, or was made by an incompatible version."""
+
+
+class QfxWarning(UserWarning):
+    """Something the user asked for had no effect, or only in part."""
+
+
+_BETWEEN = ("qfx", "qfx_passes", "tqdm", "torch")
+
+
+def warn(message: str) -> None:
+    """Issue a :class:`QfxWarning` that points at the user's line, however deep the call."""
+    frame: FrameType | None = sys._getframe(1)
+    depth = 2
+    while frame is not None and _package(frame) in _BETWEEN:
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, QfxWarning, stacklevel=depth)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

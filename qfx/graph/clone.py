@@ -1,0 +1,63 @@
+"""Copies of graph modules: the graph always anew, the tensors shared or copied.
+
+Packed weights are opaque: they can't be copied or saved, and are never written to. Copies share
+them, and ``state_dict`` leaves them out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qfx.graph.leaves import copy_hooks
+
+
+def clone_graph_module(
+    graph_module: fx.GraphModule, *, deep: bool = False, memo: dict[int, Any] | None = None
+) -> fx.GraphModule:
+    """A plain GraphModule with a copy of the graph, node meta included.
+
+    Args:
+        graph_module: what to copy; any subclass of GraphModule.
+        deep: copy parameters, buffers and submodules too, instead of sharing them.
+        memo: as for ``__deepcopy__``.
+    """
+    graph = copy.deepcopy(graph_module.graph)
+    root = nn.Module()
+    memo = {} if memo is None else memo
+    if deep:
+        memo.update((id(value), value) for _, _, value in opaque_values(graph_module))
+    for registry in ("_parameters", "_buffers", "_modules"):
+        held = graph_module.__dict__[registry]
+        root.__dict__[registry] = copy.deepcopy(held, memo) if deep else held
+    root.training = graph_module.training
+    clone = fx.GraphModule(root, graph)
+    clone.meta = dict(graph_module.meta)
+    copy_hooks(graph_module, clone)
+    hide_opaque_values(clone)
+    return clone
+
+
+def hide_opaque_values(module: nn.Module) -> None:
+    """Keep packed weights out of ``state_dict``."""
+    for owner, name, value in list(opaque_values(module)):
+        if isinstance(value, Tensor):
+            owner._non_persistent_buffers_set.add(name)
+
+
+def opaque_values(module: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
+    """Each (owner, attribute, value) of a packed weight."""
+    for owner in module.modules():
+        for name, buffer in owner._buffers.items():
+            if buffer is not None and buffer.layout not in _PLAIN:
+                yield owner, name, buffer
+        for name, value in vars(owner).items():
+            if isinstance(value, torch.ScriptObject):
+                yield owner, name, value
+
+
+_PLAIN = (torch.strided, torch.sparse_coo, torch.sparse_csr)

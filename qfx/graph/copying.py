@@ -1,0 +1,151 @@
+"""The copy of a model that is traced, and what tracing must leave as it was."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeGuard
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from qfx.errors import CaptureError, ConfigError
+
+
+class Holder(nn.Module):
+    """Holds a model that is itself a leaf."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.training = module.training
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise unless ``model`` is a module that can be copied and traced at all."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"expected an nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(
+            "the model is compiled by TorchScript, which has no Python left to trace. "
+            "What to do: pass the original nn.Module."
+        )
+    if hasattr(model, "_orig_mod"):
+        raise CaptureError(
+            "the model is wrapped by torch.compile. What to do: pass model._orig_mod, and "
+            "compile the result."
+        )
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise CaptureError(
+            f"the model is wrapped in {type(model).__name__}. What to do: pass model.module."
+        )
+    lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise CaptureError(
+            f"parameter {lazy[0]!r} is not initialized yet (a lazy module). "
+            "What to do: run the model once before."
+        )
+    if model.training and any(map(_makes_weights, model._forward_pre_hooks.values())):
+        raise CaptureError(
+            "a hook of the model itself computes its weights (weight norm, spectral norm or "
+            "pruning), and the model is in training mode. What to do: make the hook permanent "
+            "(torch.nn.utils.remove_weight_norm and the like), or use "
+            "torch.nn.utils.parametrizations."
+        )
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy whose reparametrized weights are plain parameters where they are not trained."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()  # deepcopy refuses these
+    try:
+        root = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise CaptureError(
+            f"the model can't be deep-copied: {type(error).__name__}: {error}\n"
+            "What to do: make copy.deepcopy(model) work; usually a module keeps something that "
+            "can't be copied, such as a lock, a file or a generator."
+        ) from error
+    for module in list(root.modules()):
+        if not module.training:
+            _bake_weights(module)
+    return root
+
+
+def _makes_weights(hook: object) -> TypeGuard[WeightNorm | SpectralNorm | BasePruningMethod]:
+    return isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod))
+
+
+def _bake_weights(module: nn.Module) -> None:
+    """Replace weight norm, spectral norm, pruning and the like by the weight that they yield."""
+    if parametrize.is_parametrized(module):
+        _bake_parametrizations(module)
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if _makes_weights(hook):
+            hook.remove(module)
+            del module._forward_pre_hooks[key]
+
+
+def _bake_parametrizations(module: nn.Module) -> None:
+    """As ``parametrize.remove_parametrizations``, which would change the class of the original."""
+    lists = module.parametrizations
+    assert isinstance(lists, nn.ModuleDict)
+    values = {name: getattr(module, name).detach() for name in lists}
+    trained = {name: any(True for _ in lists[name].parameters()) for name in lists}
+    del module.parametrizations
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    for name, value in values.items():
+        if trained[name]:
+            module.register_parameter(name, nn.Parameter(value))
+        else:
+            module.register_buffer(name, value)
+
+
+@contextmanager
+def side_effects_undone(model: nn.Module) -> Iterator[None]:
+    """No gradients, no fast path of attention; random state restored."""
+    devices = {t.device.index for t in _tensors(model) if t.device.type == "cuda"}
+    python_state = random.getstate()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        random.setstate(python_state)
+
+
+@contextmanager
+def buffers_restored(root: nn.Module) -> Iterator[None]:
+    """Statistics that the run of the examples moves are put back."""
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in root.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, before in kept:
+            buffer.copy_(before)
+            module._buffers[name] = buffer
+
+
+def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()

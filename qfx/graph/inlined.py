@@ -1,0 +1,145 @@
+"""Library functions that plain fx can't trace, in a form that a graph can hold.
+
+torchvision hides these behind ``torch.fx.wrap`` because they branch on sizes. A branch would tie
+the graph to the sizes of the example; where that matters the function is written again without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.nn.modules import transformer
+
+_SWIN = "torchvision.models.swin_transformer"
+
+
+def shifted_window_attention(
+    input: Tensor,
+    qkv_weight: Tensor,
+    proj_weight: Tensor,
+    relative_position_bias: Tensor,
+    window_size: Sequence[int],
+    num_heads: int,
+    shift_size: Sequence[int],
+    attention_dropout: float = 0.0,
+    dropout: float = 0.0,
+    qkv_bias: Tensor | None = None,
+    proj_bias: Tensor | None = None,
+    logit_scale: Tensor | None = None,
+    training: bool = True,
+) -> Tensor:
+    """Attention in shifted windows (Liu et al. 2021, arXiv:2103.14030), as torchvision has it.
+
+    Where a window covers the whole map the shift is zero; here that is a number of the graph, not
+    a branch, and the mask of a shift by zero is zero. Arguments and result as in torchvision:
+    ``input`` is (N, H, W, C), and so is the result.
+    """
+    batch, height, width, channels = input.shape
+    rows, columns = window_size
+    right, below = -width % columns, -height % rows
+    x = F.pad(input, (0, 0, 0, right, 0, below))
+    full_height, full_width = height + below, width + right
+    shifts = (
+        shift_size[0] * (full_height > rows),
+        shift_size[1] * (full_width > columns),
+    )
+    is_shifted = sum(shift_size) > 0
+    if is_shifted:
+        x = torch.roll(x, shifts=(-shifts[0], -shifts[1]), dims=(1, 2))
+
+    down, across = full_height // rows, full_width // columns
+    x = x.reshape(batch, down, rows, across, columns, channels)
+    x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, channels)
+    if logit_scale is not None and qkv_bias is not None:
+        query_bias, key_bias, value_bias = qkv_bias.chunk(3)
+        qkv_bias = torch.cat([query_bias, torch.zeros_like(key_bias), value_bias])
+    qkv = torch.unflatten(F.linear(x, qkv_weight, qkv_bias), -1, (3, num_heads, -1))
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    if logit_scale is not None:
+        scores = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose(-2, -1)
+        scores = scores * torch.clamp(logit_scale, max=math.log(100.0)).exp()
+    else:
+        query = query * (channels // num_heads) ** -0.5
+        scores = query.matmul(key.transpose(-2, -1))
+    scores = scores + relative_position_bias
+    if is_shifted:
+        mask = _shift_mask(x, (full_height, full_width), (rows, columns), shifts)
+        scores = torch.unflatten(scores, 0, (-1, down * across)) + mask.unsqueeze(1)
+        scores = scores.flatten(0, 1)
+    weights = F.dropout(F.softmax(scores, dim=-1), p=attention_dropout, training=training)
+    x = weights.matmul(value).transpose(1, 2).flatten(-2)
+    x = F.dropout(F.linear(x, proj_weight, proj_bias), p=dropout, training=training)
+
+    x = x.reshape(batch, down, across, rows, columns, channels)
+    x = x.permute(0, 1, 3, 2, 4, 5).reshape(batch, full_height, full_width, channels)
+    if is_shifted:
+        x = torch.roll(x, shifts=shifts, dims=(1, 2))
+    return x[:, :height, :width, :].contiguous()
+
+
+def _shift_mask(
+    x: Tensor, size: tuple[int, int], window: tuple[int, int], shifts: tuple[int, int]
+) -> Tensor:
+    """(windows, tokens, tokens): -100 between tokens that the cyclic shift brought together."""
+    wrapped = [
+        (torch.arange(extent, device=x.device) >= extent - shift).to(x.dtype)
+        for extent, shift in zip(size, shifts, strict=True)
+    ]
+    region = 2 * wrapped[0].unsqueeze(1) + wrapped[1].unsqueeze(0)
+    (height, width), (rows, columns) = size, window
+    region = region.reshape(height // rows, rows, width // columns, columns)
+    region = region.permute(0, 2, 1, 3).reshape(-1, rows * columns)
+    differs = region.unsqueeze(1) != region.unsqueeze(2)
+    return differs.to(x.dtype) * -100.0
+
+
+@contextmanager
+def causal_hint_taken_as_given() -> Iterator[None]:
+    """Transformers don't look into a traced mask to see whether it is causal.
+
+    That is only a hint for faster kernels: the mask itself is applied in any case.
+    """
+    original = transformer._detect_is_causal_mask
+
+    def detect(mask: Any, is_causal: bool | None = None, size: Any = None) -> bool:
+        if isinstance(mask, fx.Proxy):
+            return bool(is_causal)
+        return original(mask, is_causal, size)
+
+    transformer._detect_is_causal_mask = detect
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = original
+
+
+REPLACEMENTS: dict[str, Callable[..., Any]] = {
+    f"{_SWIN}.shifted_window_attention": shifted_window_attention,
+}
+"""What is traced in place of a function, by its qualified name."""
+
+FACTORIES = (
+    torch.zeros,
+    torch.ones,
+    torch.full,
+    torch.empty,
+    torch.arange,
+    torch.linspace,
+    torch.eye,
+    torch.rand,
+    torch.randn,
+    torch.randint,
+    torch.tensor,
+    torch.as_tensor,
+    torch.finfo,
+)
+"""Functions that make tensors from numbers; they do not dispatch on proxies of their own."""
+
+TRANSPARENT = frozenset({f"{_SWIN}._patch_merging_pad", f"{_SWIN}._get_relative_position_bias"})
+"""Wrapped functions that trace as they are."""

@@ -1,0 +1,88 @@
+"""Which modules are recorded as one call, and which are traced through.
+
+Modules of PyTorch are leaves, except those that only compose others (containers, transformers);
+user modules are traced through. A module with hooks is a leaf, because tracing would run the hooks
+once and lose them. What is hooked to the model itself is hooked to its graph.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import fx, nn
+
+from qfx.graph.source import torch_class, type_name
+from qfx.stubs import is_stub
+
+_COMPOSITIONS = (
+    nn.Sequential,
+    nn.ModuleList,
+    nn.ModuleDict,
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+)
+_TRACED_PACKAGES = ("torch.nn.utils.", "torch.nn.parallel.")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+_HOOK_STATE = (
+    *_HOOKS,
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+    "_is_full_backward_hook",
+)
+
+
+def copy_hooks(source: nn.Module, target: nn.Module) -> None:
+    """Hook to ``target`` itself what is hooked to ``source`` itself."""
+    for name in _HOOK_STATE:
+        target.__dict__[name] = copy.copy(source.__dict__[name])
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything is hooked to the forward or backward of ``module``."""
+    return any(getattr(module, name, None) for name in _HOOKS)
+
+
+class LeafPolicy:
+    """Decides what is a leaf.
+
+    Args:
+        more: a predicate ``(module, path) -> bool`` that adds leaves of the user's own.
+    """
+
+    def __init__(self, more: Callable[[nn.Module, str], bool] | None = None) -> None:
+        self._more = more
+
+    def is_leaf(self, module: nn.Module, path: str) -> bool:
+        if has_hooks(module) or isinstance(module, torch.jit.ScriptModule) or is_stub(module):
+            return True
+        if self._more is not None and self._more(module, path):
+            return True
+        if isinstance(module, fx.GraphModule):
+            return False
+        kind = torch_class(module)
+        if kind is None or kind.__module__.startswith(_TRACED_PACKAGES):
+            return False
+        return kind not in _COMPOSITIONS
+
+    def note(self, module: nn.Module) -> str:
+        """Why a leaf has to stay a call of its module; "" when it need not."""
+        if has_hooks(module):
+            return "the module has hooks, which only run if it is called as it is"
+        if isinstance(module, torch.jit.ScriptModule):
+            return "the module is compiled by TorchScript"
+        if torch_class(module) is None and not is_stub(module):
+            return f"{type_name(type(module))} was asked to be kept whole"
+        return ""

@@ -1,0 +1,190 @@
+"""What qfx knows of a node, kept in ``node.meta``: where it comes from, and what it yields.
+
+Five keys, written only through this module:
+
+``qfx.origins``
+    The captured operations a node derives from, in graph order. A fused node has several.
+``qfx.value``
+    A :class:`TensorInfo` for a tensor, a nest of tuples, lists and dicts of them, or None for
+    anything that is not a tensor (a number, a shape).
+``qfx.rule``
+    "pass/rule" that made the node.
+``qfx.note``
+    Why the node was left as it was written, for the report.
+``qfx.alias``
+    True when the node yields (a view of) one of its operands, as seen with the example inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
+
+import torch
+from torch import fx
+
+ORIGINS = "qfx.origins"
+RULE = "qfx.rule"
+VALUE = "qfx.value"
+NOTE = "qfx.note"
+ALIAS = "qfx.alias"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One operation of the captured graph.
+
+    Attributes:
+        node: its name in the capture.
+        module_path: qualified name of the module whose forward held it ("" is the root).
+            For a leaf module (nn.Conv2d), the path of that module itself.
+        source: "file.py:12" of the user's line, or "" when unknown.
+        type_name: what was written: "torch.nn.modules.conv.Conv2d", "torch.add", "Tensor.relu".
+    """
+
+    node: str
+    module_path: str
+    source: str
+    type_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Shape and dtype of a tensor as seen with the example inputs."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+
+Value: TypeAlias = "TensorInfo | tuple[Value, ...] | list[Value] | dict[str, Value] | None"
+
+
+def describe(value: object) -> Value:
+    """The :data:`Value` that stands for a runtime value."""
+    if isinstance(value, torch.Tensor):
+        return TensorInfo(tuple(int(d) for d in value.shape), value.dtype)
+    if isinstance(value, tuple):
+        return tuple(describe(v) for v in value)
+    if isinstance(value, list):
+        return [describe(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): describe(v) for k, v in value.items()}
+    return None
+
+
+def origins(node: fx.Node) -> tuple[Origin, ...]:
+    """The captured operations that ``node`` derives from; empty for synthetic nodes."""
+    found: tuple[Origin, ...] = node.meta.get(ORIGINS, ())
+    return found
+
+
+def set_origins(node: fx.Node, sources: Iterable[Origin]) -> None:
+    """Set the provenance of ``node``; duplicates are dropped, order kept."""
+    node.meta[ORIGINS] = tuple(dict.fromkeys(sources))
+
+
+def value_of(node: fx.Node) -> Value:
+    """What ``node`` yields, or None if it is no tensor or unknown."""
+    value: Value = node.meta.get(VALUE)
+    return value
+
+
+def tensor_info(node: fx.Node) -> TensorInfo | None:
+    """Shape and dtype when ``node`` yields one tensor, else None."""
+    value = node.meta.get(VALUE)
+    return value if isinstance(value, TensorInfo) else None
+
+
+def set_value(node: fx.Node, value: Value) -> None:
+    node.meta[VALUE] = value
+
+
+def set_note(node: fx.Node, text: str) -> None:
+    """Say why ``node`` was left as it was written."""
+    node.meta[NOTE] = text
+
+
+def note_of(node: fx.Node) -> str:
+    """Why ``node`` was left as it was written, or "" if there is nothing to say."""
+    text: str = node.meta.get(NOTE, "")
+    return text
+
+
+def set_alias(node: fx.Node) -> None:
+    """Say that what ``node`` yields shares memory with one of its operands."""
+    node.meta[ALIAS] = True
+
+
+def is_alias(node: fx.Node) -> bool:
+    """Whether what ``node`` yields shares memory with one of its operands."""
+    return bool(node.meta.get(ALIAS, False))
+
+
+def is_float_tensor(node: fx.Node) -> bool:
+    """Whether ``node`` yields one floating-point tensor."""
+    info = tensor_info(node)
+    return info is not None and info.dtype.is_floating_point
+
+
+def float_tensors(value: Value) -> tuple[TensorInfo, ...]:
+    """Every floating-point tensor inside a value."""
+    if isinstance(value, TensorInfo):
+        return (value,) if value.dtype.is_floating_point else ()
+    if isinstance(value, dict):
+        return tuple(t for item in value.values() for t in float_tensors(item))
+    if isinstance(value, (tuple, list)):
+        return tuple(t for item in value for t in float_tensors(item))
+    return ()
+
+
+def is_float_value(node: fx.Node) -> bool:
+    """Whether ``node`` yields a floating-point tensor, alone or inside a tuple, list or dict."""
+    return bool(float_tensors(value_of(node)))
+
+
+def rule_of(node: fx.Node) -> str:
+    """The maker of this node, "pass/rule", or "" for a captured one."""
+    rule: str = node.meta.get(RULE, "")
+    return rule
+
+
+def module_path(node: fx.Node) -> str:
+    """Module path of the first origin, or ""."""
+    sources = origins(node)
+    return sources[0].module_path if sources else ""
+
+
+def source(node: fx.Node) -> str:
+    """Where the first origin that says so stands, "file:line", or ""."""
+    return next((o.source for o in origins(node) if o.source), "")
+
+
+def where(node: fx.Node) -> str:
+    """Human place of a node for messages: ``conv1 (layer1.0.conv1, model.py:12)``.
+
+    What a pass put behind an input says so: ``observer_0 (of input x)``.
+    """
+    parts = [p for p in (module_path(node), source(node)) if p]
+    if not parts and node.op != "placeholder":
+        parts += [f"of {_role(read)}" for read in node.all_input_nodes[:1]]
+    return f"{node.name} ({', '.join(parts)})" if parts else node.name
+
+
+def _role(node: fx.Node) -> str:
+    """An input or parameter by name, seen through nodes that no line of the user's stands for."""
+    if node.op in ("placeholder", "get_attr"):
+        return f"input {node.name}" if node.op == "placeholder" else str(node.target)
+    behind = node.all_input_nodes[:1]
+    return where(node) if source(node) or not behind else _role(behind[0])
+
+
+def copy_meta(target: fx.Node, *sources: fx.Node, rule: str) -> None:
+    """Give ``target`` the union of the origins of ``sources``, in order, and name its maker."""
+    set_origins(target, (o for s in sources for o in origins(s)))
+    target.meta[RULE] = rule

@@ -1,0 +1,345 @@
+"""The tracer: records what a model does with proxies that know their values.
+
+Every node is computed once, as it is recorded, from the example inputs: that gives its shape and
+dtype, and lets an operation that does not fit its inputs fail at the user's own line. The cost is
+one forward pass and a constant per node.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.node import map_aggregate
+from torch.utils import _pytree as pytree
+
+from qfx import vocab
+from qfx.errors import CaptureError, ConfigError
+from qfx.graph import meta, source
+from qfx.graph.decisions import DecidingTracer, node_failed
+from qfx.graph.examples import (
+    attribute_of,
+    example_of,
+    opened,
+    proxies_in,
+    storages,
+    tells_of_data,
+    tells_of_size,
+)
+from qfx.graph.inlined import (
+    FACTORIES,
+    REPLACEMENTS,
+    TRANSPARENT,
+    causal_hint_taken_as_given,
+)
+from qfx.graph.leaves import LeafPolicy
+from qfx.graph.patches import SeenThrough
+from qfx.graph.proxy import ValueProxy
+
+_ENDS = {"placeholder": "input", "output": "output"}
+
+
+class CaptureTracer(DecidingTracer):
+    """Traces one model with one set of example arguments.
+
+    Args:
+        leaves: which modules are recorded as one call.
+        keep_untraceable: record a child whose forward can't be traced as one call, too.
+
+    Attributes:
+        result: what the model yields for the example inputs.
+        failed_path: path of the module in which tracing failed.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, leaves: LeafPolicy, *, keep_untraceable: bool = False) -> None:
+        super().__init__(autowrap_modules=(math,), autowrap_functions=FACTORIES)
+        self._autowrap_search.append(torch)
+        self._leaves = leaves
+        self._keep_untraceable = keep_untraceable
+        self._thread = threading.get_ident()
+        self._running = False
+        self._attribute_names: dict[int, str] = {}
+        self._attribute_proxies: dict[str, ValueProxy] = {}
+        self._optional: list[fx.Node] = []
+        self._call: Callable[[nn.Module], Any] = _nothing
+        self._seen_through = SeenThrough()
+        self.result: Any = None
+        self.failed_path = ""
+
+    # -- entry -----------------------------------------------------------------------------------
+    def record(self, root: nn.Module, call: Callable[[nn.Module], Any]) -> fx.Graph:
+        """The graph of ``call(root)``, which makes its placeholders with :meth:`create_proxy`."""
+        self._call = call
+        for name, parameter in root.named_parameters():
+            self._attribute_names[id(parameter)] = name
+        for name, buffer in root.named_buffers():
+            self._attribute_names.setdefault(id(buffer), name)
+        with causal_hint_taken_as_given(), self._seen_through:
+            self._seen_through.show(type(root))
+            return self.trace(root)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: object = None
+    ) -> tuple[Any, list[Any]]:
+        def run(root: nn.Module) -> Any:
+            result = opened(self._call(root))
+            self.result = pytree.tree_map(example_of, result)
+            return result
+
+        return run, [self.root]
+
+    # -- modules and their attributes ------------------------------------------------------------
+    def _is_foreign(self) -> bool:
+        """Whether the call is none of ours: another thread, or the inside of a leaf."""
+        return self._running or threading.get_ident() != self._thread
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if self._is_foreign():
+            return forward(*args, **kwargs)
+        assert self.submodule_paths is not None
+        path = self.submodule_paths.get(m)
+        if path is None:
+            return forward(*args, **kwargs)
+        if self._leaves.is_leaf(m, path):
+            return self._record_leaf(m, path, args, kwargs, self._leaves.note(m))
+        return self._enter(m, path, forward, args, kwargs)
+
+    def _record_leaf(
+        self,
+        module: nn.Module,
+        path: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        note: str,
+    ) -> ValueProxy:
+        proxy: ValueProxy = self.create_proxy("call_module", path, args, kwargs)
+        if note:
+            meta.set_note(proxy.node, note)
+        return proxy
+
+    def _enter(
+        self,
+        module: nn.Module,
+        path: str,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        self._paths.append(path)
+        self._seen_through.show(type(module))
+        last = next(iter(reversed(self.graph.nodes)), None)
+        try:
+            return forward(*args, **kwargs)
+        except ConfigError:
+            raise  # the model itself fails: no reason to hide the child
+        except Exception as error:
+            self.failed_path = self.failed_path or path
+            if not self._keep_untraceable:
+                raise
+            self._roll_back(last)
+            note = str(error) if isinstance(error, CaptureError) else repr(error)
+        finally:
+            self._paths.pop()
+        self.failed_path = ""
+        return self._record_leaf(module, path, args, kwargs, note)
+
+    def _roll_back(self, last: fx.Node | None) -> None:
+        """Erase every node after ``last``."""
+        for node in reversed(self.graph.nodes):
+            if node is last:
+                break
+            self.graph.erase_node(node)
+            self._guarded.discard(node)
+        alive = {n for n, p in self._attribute_proxies.items() if not p.node._erased}
+        self._attribute_proxies = {n: self._attribute_proxies[n] for n in alive}
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if not isinstance(attr_val, torch.Tensor) or self._is_foreign():
+            return attr_val
+        name = self._attribute_names.get(id(attr_val))
+        return attr_val if name is None else self._attribute(name)
+
+    def _attribute(self, name: str) -> ValueProxy:
+        if name not in self._attribute_proxies:
+            self._attribute_proxies[name] = self.create_proxy("get_attr", name, (), {})
+        return self._attribute_proxies[name]
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        assert self.submodule_paths is not None
+        return self.submodule_paths[mod]
+
+    # -- nodes -----------------------------------------------------------------------------------
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if type(a) in (int, float, str, bool, type(None)):
+            return a
+        if isinstance(a, torch.Tensor) and id(a) in self._attribute_names:
+            return self._attribute(self._attribute_names[id(a)]).node
+        if isinstance(a, nn.Parameter):
+            self.refuse(
+                "a parameter that is not registered under the model",
+                "keep its module in an nn.ModuleList or nn.ModuleDict, not in a plain list",
+            )
+        if isinstance(a, dict) and is_dataclass(a):  # an output class of transformers
+            fields = {k: v for k, v in a.items() if v is not None}
+            return self.create_proxy("call_function", type(a), (), fields).node
+        if isinstance(a, tuple) and hasattr(a, "_fields"):
+            return self.create_proxy("call_function", type(a), tuple(a), {}).node
+        try:
+            return super().create_arg(a)
+        except NotImplementedError:
+            self.refuse(
+                f"a {type(a).__name__} where a graph holds only tensors, numbers, strings and "
+                "tuples, lists and dicts of them",
+                "pass its parts instead",
+            )
+
+    def create_node(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any = None,
+    ) -> fx.Node:
+        self.settle()
+        node = self.graph.create_node(kind, target, args, kwargs, name)
+        meta.set_origins(node, (self._origin(node),))
+        return node
+
+    def _origin(self, node: fx.Node) -> meta.Origin:
+        path, kind = self._paths[-1], "parameter"
+        if node.op in _ENDS:
+            return meta.Origin(node.name, "", "", _ENDS[node.op])
+        if node.op == "call_module":
+            path = str(node.target)
+            kind = source.type_name(type(self.root.get_submodule(path)))
+        elif node.op == "call_method":
+            kind = f"Tensor.{node.target}"
+        elif node.op == "call_function":
+            kind = source.qualified_name(node.target)
+        return meta.Origin(node.name, path, self._location(), kind)
+
+    def _location(self) -> str:
+        return source.location(self.user_frame(sys._getframe(2)))
+
+    def create_proxy(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any = None,
+        proxy_factory_fn: object = None,
+    ) -> Any:
+        if kind == "call_function":
+            name_of_target = source.qualified_name(target)
+            if name_of_target in REPLACEMENTS:
+                return REPLACEMENTS[name_of_target](*args, **kwargs)
+            if name_of_target in TRANSPARENT:
+                return target(*args, **kwargs)
+            if target is torch._assert and type(args[0]) is ValueProxy and not args[0].from_size:
+                return bool(args[0])  # about ranks: those of the inputs are guarded once
+        node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name)
+        try:
+            example = self._compute(node, args, kwargs)
+        except (CaptureError, ConfigError):
+            raise
+        except Exception as error:
+            raise node_failed(node, error) from error
+        meta.set_value(node, meta.describe(example))
+        operands = proxies_in((args, kwargs))
+        memory = storages(example)
+        if any(not memory.isdisjoint(each.storages) for each in operands):
+            meta.set_alias(node)
+        return ValueProxy(
+            node,
+            self,
+            example,
+            from_input=any(each.from_input for each in operands),
+            from_data=tells_of_data(node, args, operands),
+            from_size=tells_of_size(node, args, operands, example),
+            storages=memory,
+        )
+
+    def placeholder(self, name: str, default: tuple[Any, ...], example: Any) -> ValueProxy:
+        """A placeholder that stands for ``example``."""
+        node = self.create_node("placeholder", name, default, {})
+        meta.set_value(node, meta.describe(example))
+        is_tensor = isinstance(example, torch.Tensor)
+        return ValueProxy(
+            node,
+            self,
+            example,
+            from_input=True,
+            from_data=is_tensor,
+            from_size=not is_tensor,
+            storages=storages(example),
+        )
+
+    def element(self, proxy: ValueProxy, key: Any) -> ValueProxy:
+        """An element of a container argument; dropped at the end if nothing reads it."""
+        found: ValueProxy = self.create_proxy("call_function", operator.getitem, (proxy, key), {})
+        self._optional.append(found.node)
+        return found
+
+    def drop_unused(self) -> None:
+        """Erase reads of attributes and of container elements that nothing uses."""
+        for node in self.graph.nodes:
+            node.meta.pop("is_wrapped", None)  # fx would wrap the function for good
+        attributes = [p.node for p in self._attribute_proxies.values()]
+        for node in (*reversed(self._optional), *attributes):
+            if not node.users and not node._erased:
+                self.graph.erase_node(node)
+
+    # -- values ----------------------------------------------------------------------------------
+    def _compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if node.op == "get_attr":
+            return attribute_of(self.root, str(node.target))
+        if node.target is vocab.GUARD:
+            return None
+        values = map_aggregate(args, example_of)
+        named = map_aggregate(kwargs, example_of)
+        with self._plain_python():
+            if node.op == "call_method":
+                receiver, *rest = values
+                return getattr(receiver, str(node.target))(*rest, **named)
+            if node.op == "call_module":
+                return self.root.get_submodule(str(node.target))(*values, **named)
+            assert callable(node.target)
+            return node.target(*values, **named)
+
+    @contextmanager
+    def _plain_python(self) -> Iterator[None]:
+        """Calls inside are carried out, not recorded."""
+        self._running = True
+        try:
+            yield
+        finally:
+            self._running = False
+
+
+def _nothing(root: nn.Module) -> None:
+    """What is recorded before :meth:`CaptureTracer.record` says what."""
+
+
+CaptureTracer.entry = CaptureTracer.record.__code__

@@ -1,0 +1,185 @@
+"""Capture: from a model and example inputs to a graph that keeps what was written.
+
+The model is deep-copied and traced with proxies that know their values (:mod:`qfx.graph.tracer`).
+The graph has the signature of the model's ``forward``: every parameter is a placeholder, and
+arguments that the examples leave out, or that are no tensors or numbers, are fixed by a guard.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx, nn
+
+from qfx.errors import CaptureError, ConfigError
+from qfx.graph import arguments, meta, source
+from qfx.graph.copying import Holder, buffers_restored, check_model, copy_of, side_effects_undone
+from qfx.graph.decisions import place
+from qfx.graph.examples import alike
+from qfx.graph.leaves import LeafPolicy, copy_hooks
+from qfx.graph.tracer import CaptureTracer
+
+CAPTURE_LOCK = threading.RLock()
+"""Held while tracing: fx patches classes of the whole process."""
+
+_OPAQUE_ROOTS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+"""Models that do not trace, being leaves themselves."""
+
+
+def capture(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    leaf: Callable[[nn.Module, str], bool] | None = None,
+    keep_untraceable: bool = False,
+) -> fx.GraphModule:
+    """Trace ``model`` into a graph whose nodes carry origins, shapes and dtypes.
+
+    Args:
+        model: never mutated; the graph module holds a copy of its parameters.
+        example_inputs: positional arguments (one tensor may stand for a tuple of one). Tensors,
+            numbers, strings, None, and tuples, lists and dicts of them.
+        example_kwargs: keyword arguments.
+        leaf: ``(module, path) -> bool``, modules to record as one call beside PyTorch's own.
+        keep_untraceable: record a child whose forward can't be traced as one call of the child,
+            with a note; otherwise that is a CaptureError.
+
+    Returns:
+        A graph module with the signature of ``model.forward``, in the mode of the model. Sizes
+        stay symbolic; where the model's Python decides by them, the graph holds a guard.
+
+    Raises:
+        CaptureError: the model, or a copy of it, can't be captured.
+        ConfigError: the example inputs do not fit the model.
+    """
+    check_model(model)
+    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    kwargs = dict(example_kwargs or {})
+    bound = arguments.bind(model, *arguments.copy_tensors((args, kwargs)))
+    with CAPTURE_LOCK:
+        expected = _run(model, args, kwargs)
+        root, graph, result = _trace(model, bound, LeafPolicy(leaf), keep_untraceable, expected)
+        if not isinstance(expected, Exception) and not alike(result, expected):
+            _check_reproducible(expected, _run(model, args, kwargs))
+    return _graph_module(root, graph, type(model).__name__)
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a copy of the model yields for the example inputs; the exception if it raises one."""
+    root = copy_of(model)
+    with side_effects_undone(model):
+        try:
+            return root.forward(*arguments.copy_tensors(args), **arguments.copy_tensors(kwargs))
+        except Exception as error:
+            return error
+
+
+def _trace(
+    model: nn.Module,
+    bound: tuple[arguments.Argument, ...],
+    leaves: LeafPolicy,
+    keep_untraceable: bool,
+    expected: Any,
+) -> tuple[nn.Module, fx.Graph, Any]:
+    """The copy that was traced, its graph, and what it yields for the example inputs."""
+    tracer = CaptureTracer(leaves, keep_untraceable=keep_untraceable)
+    root = copy_of(model)
+    if isinstance(root, _OPAQUE_ROOTS):
+        root = Holder(root)
+    with side_effects_undone(model), buffers_restored(root):
+        try:
+            graph = tracer.record(root, lambda m: arguments.call(m, tracer, bound))
+        except (CaptureError, ConfigError):
+            raise
+        except Exception as error:
+            raise _explain(tracer, error, expected) from error
+    tracer.drop_unused()
+    return root, graph, tracer.result
+
+
+def _check_reproducible(first: Any, second: Any) -> None:
+    """Called when the graph yields something else than the model: is it the graph's fault?"""
+    if alike(first, second):
+        raise CaptureError(
+            "the captured graph does not compute what the model computes for the example inputs: "
+            "the model decides something in Python that tracing can't see (a type check, say). "
+            "What to do: find the module at fault by capturing its children one by one, and "
+            "write what it decides by with tensors, or keep that module float."
+        )
+
+
+def propagate_values(
+    graph_module: fx.GraphModule,
+    example_inputs: tuple[Any, ...],
+    example_kwargs: Mapping[str, Any] | None = None,
+) -> None:
+    """Run the graph once on the example inputs and set the Value of every node anew.
+
+    Buffers and random state are afterwards as they were.
+
+    Raises:
+        ConfigError: an operation raises on these inputs.
+    """
+    args = arguments.copy_tensors(example_inputs)
+    kwargs = arguments.copy_tensors(dict(example_kwargs or {}))
+    bound = inspect.signature(graph_module.forward).bind(*args, **kwargs)
+    bound.apply_defaults()
+    with side_effects_undone(graph_module), buffers_restored(graph_module):
+        _Values(graph_module, bound.arguments).run()
+
+
+class _Values(fx.Interpreter):
+    """Runs a graph and writes down what every node yields."""
+
+    def __init__(self, graph_module: fx.GraphModule, arguments: Mapping[str, Any]) -> None:
+        super().__init__(graph_module)
+        self.extra_traceback = False
+        self._arguments = arguments
+
+    def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._arguments[str(target).lstrip("*")]
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            result = super().run_node(n)
+        except Exception as error:
+            raise ConfigError(
+                f"{meta.where(n)}: raises on the example inputs: {error}\nWhat to do: pass example "
+                "inputs of the shapes and dtypes that the model takes."
+            ) from error
+        meta.set_value(n, meta.describe(result))
+        return result
+
+
+# -- results -------------------------------------------------------------------------------------
+def _graph_module(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
+    graph_module = fx.GraphModule(root, graph, name)
+    copy_hooks(root, graph_module)  # what is hooked to the model itself runs around the graph
+    for path, module in graph_module.named_modules():
+        original = root.get_submodule(path)
+        if original is module:
+            continue
+        module.training = original.training
+        unsaved = original._non_persistent_buffers_set & module._buffers.keys()
+        module._non_persistent_buffers_set.update(unsaved)
+    return graph_module
+
+
+def _explain(tracer: CaptureTracer, error: Exception, expected: Any) -> CaptureError | ConfigError:
+    """The error to raise when tracing raised ``error``: is it the model, or the tracing?"""
+    where = place(tracer.failed_path, source.raised_at(error.__traceback__, tracer.entry))
+    if isinstance(expected, Exception):
+        return ConfigError(
+            f"{where}: the model itself raises on the example inputs: "
+            f"{type(expected).__name__}: {expected}\n"
+            "What to do: pass example inputs of the shapes and dtypes that the model takes."
+        )
+    return CaptureError(
+        f"{where}: this can't be captured in a graph: {type(error).__name__}: {error}\n"
+        "What to do: write it with tensor operations; or move it into a child module, which is "
+        "then left as it is while the rest is quantized."
+    )

@@ -1,0 +1,20 @@
+"""The standard pipelines; their passes are in the package ``qfx_passes``, loaded on use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qfx.backends.base import Backend
+    from qfx.pipeline import Pipeline
+
+
+def static(backend: str | Backend | None = None) -> Pipeline:
+    """Post-training static quantization.
+
+    Args:
+        backend: what it is for; None inherits the backend of the call it is given to.
+    """
+    from qfx_passes import pipelines
+
+    return pipelines.static(backend)

@@ -1,0 +1,102 @@
+"""Which values are quantized and which operations read integers, as data on the nodes.
+
+Annotation comes before insertion: the ``annotate`` pass writes an :class:`Annotation` on every
+operation, ``place-observers`` and ``reference`` act on it, and the report reads it. A value (the
+result of a node) that is quantized belongs to a *group*; values of one group share their qparams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from qfx.quant.spec import QuantSpec
+
+_KEY = "qfx.annotation"
+
+
+@dataclass(frozen=True)
+class Edge:
+    """How one value is quantized.
+
+    Attributes:
+        group: values with the same number share one observer.
+        spec: dtype, scheme and observer.
+    """
+
+    group: int
+    spec: QuantSpec
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why an operation runs in integers or stays float.
+
+    Attributes:
+        quantized: whether it runs in integers.
+        reason: a short code, e.g. "no-kernel"; "" when quantized.
+        message: one sentence.
+        remedy: what the user can do, or "".
+    """
+
+    quantized: bool
+    reason: str = ""
+    message: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is decided for one operation.
+
+    Attributes:
+        decision: integers or float, and why.
+        reads: name of an operand node -> how the operation reads it, where it reads it quantized.
+        output: how its result is quantized when it is only ever handed out in integers.
+        weight: how its constant weight is quantized.
+    """
+
+    decision: Decision
+    reads: Mapping[str, Edge] = field(default_factory=dict)
+    output: Edge | None = None
+    weight: QuantSpec | None = None
+
+
+def annotation(node: fx.Node) -> Annotation | None:
+    """The annotation of ``node``, if it has one."""
+    found: Annotation | None = node.meta.get(_KEY)
+    return found
+
+
+def annotate(node: fx.Node, note: Annotation) -> None:
+    """Set the annotation of ``node``."""
+    node.meta[_KEY] = note
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What an integer node of a lowered graph runs.
+
+    Attributes:
+        name: the kernel, as reports show it.
+        macs: multiply-accumulates of one call with the example inputs.
+    """
+
+    name: str
+    macs: int
+
+
+_KERNEL = "qfx.kernel"
+
+
+def kernel_of(node: fx.Node) -> Kernel | None:
+    """The kernel that ``node`` runs, or None if it computes in float."""
+    found: Kernel | None = node.meta.get(_KERNEL)
+    return found
+
+
+def mark_kernel(node: fx.Node, kernel: Kernel) -> None:
+    """Say which kernel ``node`` runs."""
+    node.meta[_KERNEL] = kernel

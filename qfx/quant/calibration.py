@@ -1,0 +1,148 @@
+"""Calibration: run data through a prepared model while its observers record.
+
+A batch is a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+Elements beyond the number of example inputs are labels and are dropped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qfx.errors import CalibrationError, ConfigError, QfxError, warn
+from qfx.graph.meta import where
+from qfx.quant.observers import Observer
+from qfx.runtime.quantized import PreparedModel
+
+Batch = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def batches(data: object, positional: int) -> Iterator[Batch]:
+    """The batches of ``data`` as (args, kwargs), at most ``positional`` args each.
+
+    Raises:
+        ConfigError: ``data`` is a tensor or no iterable, or a batch is of no known form.
+    """
+    if isinstance(data, Tensor):
+        raise ConfigError(
+            "calibration data is one tensor; it must be an iterable of batches. "
+            "Write calibration_data=[tensor] for a single batch."
+        )
+    if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
+        raise ConfigError(
+            f"calibration data is {type(data).__name__}; it must be an iterable of batches "
+            "(a list or a DataLoader), each a tensor, a tuple of arguments or a dict of keywords."
+        )
+    warned = False
+    for number, item in enumerate(data):
+        args, kwargs = _batch(item, number)
+        if len(args) > positional and not kwargs:
+            if not warned:
+                warn(
+                    f"calibration batches have {len(args)} elements and the model takes "
+                    f"{positional}: the rest is taken for labels and dropped"
+                )
+            warned = True
+            args = args[:positional]
+        yield args, kwargs
+
+
+def _batch(item: object, number: int) -> Batch:
+    if isinstance(item, Tensor):
+        return (item,), {}
+    if isinstance(item, Mapping):
+        return (), {str(k): v for k, v in item.items()}
+    if isinstance(item, (tuple, list)):
+        return tuple(item), {}
+    raise ConfigError(
+        f"calibration batch {number} is {type(item).__name__}; it must be a tensor, a tuple or "
+        "list of positional arguments, or a dict of keyword arguments."
+    )
+
+
+def run_calibration(
+    prepared: PreparedModel, data: object, *, steps: int | None, progress: bool | None
+) -> None:
+    """Run ``data`` (at most ``steps`` batches) through ``prepared`` without gradients.
+
+    Raises:
+        ConfigError: ``data`` is of no known form, or a batch doesn't fit the model.
+        CalibrationError: there was no batch, or one holds NaN or infinity.
+    """
+    positional = len(prepared.settings.example_inputs)
+    chosen = itertools.islice(batches(data, positional), steps)
+    total = steps if steps is not None else _length(data)
+    shown = sys.stderr.isatty() if progress is None else progress
+    count = 0
+    with tqdm(chosen, total=total, desc="calibrating", disable=not shown) as bar:
+        for args, kwargs in bar:
+            _run_batch(prepared, args, kwargs, count)
+            count += 1
+    if count == 0:
+        raise CalibrationError(
+            "calibration data is empty: no batch came out of it. Give at least one representative "
+            "batch; an iterator that was already consumed yields nothing."
+        )
+
+
+def run_example(prepared: PreparedModel) -> None:
+    """Calibrate with the example inputs alone."""
+    settings = prepared.settings
+    _run_batch(prepared, settings.example_inputs, dict(settings.example_kwargs), 0)
+
+
+def _length(data: object) -> int | None:
+    try:
+        return len(data)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _run_batch(
+    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], number: int
+) -> None:
+    try:
+        with torch.no_grad():
+            prepared(*args, **kwargs)
+    except CalibrationError as error:
+        raise CalibrationError(
+            f"calibration batch {number}: {_site(prepared, error)}{error}"
+        ) from error
+    except QfxError:
+        raise
+    except Exception as error:
+        settings = prepared.settings
+        examples = _describe(settings.example_inputs, dict(settings.example_kwargs))
+        raise ConfigError(
+            f"calibration batch {number} does not fit the model: {type(error).__name__}: {error}\n"
+            f"It has {_describe(args, kwargs)}; the example inputs were {examples}."
+        ) from error
+
+
+def _site(prepared: PreparedModel, error: CalibrationError) -> str:
+    """Where the observer that raised stands: the traceback knows which one it was."""
+    frames = traceback.walk_tb(error.__traceback__)
+    raised = [o for frame, _ in frames if isinstance(o := frame.f_locals.get("self"), Observer)]
+    names = {name for name, module in prepared.named_modules() if raised and module is raised[0]}
+    node = next(
+        (n for n in prepared.graph.nodes if n.op == "call_module" and n.target in names), None
+    )
+    return f"at {where(node)}: " if node is not None else ""
+
+
+def _describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    shown = [_shape(a) for a in args] + [f"{k}={_shape(v)}" for k, v in kwargs.items()]
+    return f"({', '.join(shown)})"
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype}".removeprefix("torch.") + f"[{','.join(map(str, value.shape))}]"
+    return type(value).__name__

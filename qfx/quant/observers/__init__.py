@@ -1,0 +1,35 @@
+"""Observers: what watches values during calibration and chooses their quantization parameters.
+
+============================ ==========================================================
+"minmax"                     range of everything seen
+"moving_average_minmax"      exponential average of the ranges of batches (QAT)
+"histogram"                  the clip range of least squared quantization error
+"per_channel_minmax"         one range per channel, or per group of a channel
+"fixed"                      qparams known beforehand
+============================ ==========================================================
+
+A class of your own: subclass :class:`Observer` and give it to ``QuantSpec(observer=...)``; decorate
+it with :func:`register_observer` to call it by name and to save configurations that use it.
+"""
+
+from qfx.quant.observers.base import Observer
+from qfx.quant.observers.fixed import FixedQParamsObserver
+from qfx.quant.observers.histogram import HistogramObserver
+from qfx.quant.observers.minmax import (
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
+from qfx.quant.observers.registry import observer_class, observers, register_observer
+
+__all__ = [
+    "FixedQParamsObserver",
+    "HistogramObserver",
+    "MinMaxObserver",
+    "MovingAverageMinMaxObserver",
+    "Observer",
+    "PerChannelMinMaxObserver",
+    "observer_class",
+    "observers",
+    "register_observer",
+]

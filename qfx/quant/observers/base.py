@@ -1,0 +1,220 @@
+"""What every observer is: a module that hands its input through and remembers what it saw.
+
+All it remembers is in buffers, so ``state_dict``, ``deepcopy`` and ``.to(device)`` keep it.
+``a.merge(b)`` leaves in ``a`` what one observer would hold that had seen the data of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from qfx.errors import CalibrationError, ConfigError
+from qfx.quant.ops import dense_view
+from qfx.quant.qparams import QParams, choose_qparams
+
+if TYPE_CHECKING:
+    from qfx.quant.spec import QuantSpec
+
+_Self = TypeVar("_Self", bound="Observer")
+
+
+class Observer(nn.Module):
+    """Base of observers; a subclass writes :meth:`record`, :meth:`range` and :meth:`absorb`.
+
+    Args:
+        spec: how the observed tensor will be quantized.
+
+    Attributes:
+        per_channel: whether the class finds a range per channel (and per group), or one.
+        options: names of class attributes that :meth:`with_args` may set.
+        batches: how many tensors were recorded.
+        failed: whether the last tensor was refused, so that a caller can tell which site it was.
+    """
+
+    per_channel: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
+    recording: Tensor
+    batches: Tensor
+
+    def __init__(self, spec: QuantSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.failed = False
+        self.register_buffer("recording", torch.ones((), dtype=torch.bool))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    # -- for users of observers ------------------------------------------------------------------
+    @property
+    def enabled(self) -> bool:
+        """Whether the observer records; it hands its input through either way."""
+        return bool(self.recording)
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self.recording.fill_(value)
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is anything to choose qparams from."""
+        return bool(self.batches > 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Record ``x`` if enabled, and return it."""
+        if self.enabled:
+            self.observe(x)
+        return x
+
+    @torch.no_grad()
+    def observe(self, x: Tensor) -> None:
+        """Record ``x``; an empty tensor changes nothing.
+
+        Raises:
+            CalibrationError: ``x`` is not floating point, or holds NaN or infinite values; then
+                nothing of it is recorded.
+        """
+        self.failed = True
+        if not x.is_floating_point():
+            raise CalibrationError(
+                f"only floating-point tensors have a range to observe, not {x.dtype}"
+            )
+        if x.numel() > 0:
+            self.record(x.detach().float())
+            self.batches.add_(1)
+        self.failed = False
+
+    def qparams(self) -> QParams:
+        """Quantization parameters for what was seen.
+
+        Raises:
+            CalibrationError: nothing was seen.
+        """
+        if not self.seen:
+            raise CalibrationError(
+                "the observer has seen no data; run calibration data through the prepared model"
+            )
+        return choose_qparams(*self.range(), self.spec)
+
+    @torch.no_grad()
+    def merge(self: _Self, other: _Self) -> None:
+        """Take over what ``other``, an observer of the same class and spec, has seen.
+
+        Raises:
+            ConfigError: the two don't observe the same way.
+        """
+        if type(self) is not type(other) or self.spec != other.spec:
+            raise ConfigError(
+                f"can't merge {type(other).__name__} of {other.spec} into"
+                f" {type(self).__name__} of {self.spec}: merge observers of one kind"
+            )
+        if not other.seen:
+            return
+        self.absorb(other)
+        self.batches.add_(other.batches.to(self.batches.device))
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        fresh = type(self)(self.spec)
+        for name, buffer in fresh.named_buffers():
+            if name != "recording":
+                setattr(self, name, buffer.to(self.recording.device))
+
+    @classmethod
+    def with_args(cls: type[_Self], **options: Any) -> type[_Self]:
+        """This class with other options, e.g. ``MovingAverage.with_args(averaging_constant=0.1)``.
+
+        Equal options give the same class, so that specs made from them are equal.
+        """
+        unknown = sorted(set(options) - set(cls.options))
+        if unknown:
+            raise ConfigError(
+                f"{cls.__name__} has no option {', '.join(unknown)};"
+                f" it has {', '.join(cls.options) or 'none'}"
+            )
+        return _specialized(cls, tuple(sorted(options.items()))) if options else cls
+
+    @classmethod
+    def made_from(cls) -> tuple[type[Observer], tuple[tuple[str, Any], ...]]:
+        """The class that :meth:`with_args` was called on, and the options given; else itself."""
+        origin: type[Observer] = cls.__dict__.get("_made_from", cls)
+        return origin, cls.__dict__.get("_given", ())
+
+    # -- for subclasses --------------------------------------------------------------------------
+    @classmethod
+    def check(cls, spec: QuantSpec) -> None:
+        """Refuse a spec that this class can't serve; called when the spec is made."""
+        if cls.per_channel and not spec.per_channel:
+            raise ConfigError(
+                f"{cls.__name__} finds a range per channel: set per_channel=True,"
+                " or choose observer='minmax'"
+            )
+        if spec.per_channel and not cls.per_channel:
+            raise ConfigError(
+                f"{cls.__name__} finds one range for the whole tensor: set per_channel=False,"
+                " or choose observer='per_channel_minmax'"
+            )
+
+    def record(self, x: Tensor) -> None:
+        """Remember a non-empty float32 tensor."""
+        raise NotImplementedError
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value to represent."""
+        raise NotImplementedError
+
+    def absorb(self: _Self, other: _Self) -> None:
+        """Merge the state of ``other``, which has seen data."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take the shapes of the incoming state: per-channel buffers are empty before data."""
+        for name, buffer in self._buffers.items():
+            incoming = state_dict.get(prefix + name)
+            if buffer is not None and incoming is not None and incoming.shape != buffer.shape:
+                setattr(self, name, buffer.new_empty(incoming.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return repr(self.spec)
+
+
+def smallest_and_largest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """0-dim minimum and maximum of a non-empty tensor; CalibrationError if it is not all finite."""
+    low, high = torch.aminmax(dense_view(x))
+    require_finite(x, (low, high))
+    return low, high
+
+
+def require_finite(x: Tensor, extremes: Iterable[Tensor]) -> None:
+    """CalibrationError with counts unless the ``extremes`` of ``x`` (NaN propagates) are finite."""
+    if all(bool(e.isfinite().all()) for e in extremes):
+        return
+    nan, inf = int(x.isnan().sum()), int(x.isinf().sum())
+    raise CalibrationError(
+        f"{nan} NaN and {inf} infinite values among {x.numel()}: no scale can represent them;"
+        " look for an overflow or a division by zero upstream, or leave this operation float"
+    )
+
+
+_SPECIALIZED: dict[tuple[object, ...], type[Observer]] = {}
+
+
+def _specialized(cls: type[_Self], options: tuple[tuple[str, Any], ...]) -> type[_Self]:
+    """The one subclass of ``cls`` with ``options``, made when first asked for."""
+    origin, before = cls.made_from()
+    given = tuple(sorted({**dict(before), **dict(options)}.items()))
+    text = ", ".join(f"{k}={v!r}" for k, v in given)
+    body = {
+        **dict(given),
+        "__module__": cls.__module__,
+        "__doc__": cls.__doc__,
+        "_made_from": origin,
+        "_given": given,
+    }
+    made = type(f"{origin.__name__}({text})", (origin,), body)
+    return _SPECIALIZED.setdefault((origin, given), made)  # type: ignore[return-value]

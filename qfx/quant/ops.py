@@ -1,0 +1,307 @@
+"""Affine quantization arithmetic on plain tensors: the one place where it is written.
+
+    q = clamp(round(x * (1 / scale) + zero_point), quant_min, quant_max)
+    x' = (q - zero_point) * scale
+
+after Jacob et al. 2018 (arXiv:1712.05877). Integers are held in plain uint8, int8, int16 or int32
+tensors; PyTorch's quantized dtypes are not used. Public as ``qfx.ops``.
+
+Three choices fix the last bit, and every form of a quantized model follows them:
+
+* the reciprocal of the scale multiplies; nothing is divided;
+* the zero point is added *before* rounding, so ties go to the even code. Per tensor the product
+  and the sum are one fused multiply-add (on CPUs that have it), per channel they round apart.
+  This is what ``torch.quantize_per_tensor``, ``torch.quantize_per_channel`` and oneDNN compute;
+* half and bfloat16 are widened to float32 first, and codes beyond 24 bits are made in float64.
+
+0.0 maps to the zero point exactly, and quantize(dequantize(q)) == q. NaN gives an unspecified code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from qfx.errors import ConfigError
+
+_N = TypeVar("_N", int, float)
+
+MIN_SCALE = 2.0**-60
+"""Smallest scale chosen: small enough for any data, and the product of two is a normal float32."""
+
+_EXACT_IN_FLOAT32 = 2**24
+
+
+def quantize(
+    input: Tensor,
+    scale: Tensor | float,
+    zero_point: Tensor | int,
+    *,
+    dtype: torch.dtype = torch.uint8,
+    quant_min: int | None = None,
+    quant_max: int | None = None,
+    axis: int | None = None,
+    group_size: int | None = None,
+) -> Tensor:
+    """Quantize a float tensor.
+
+    Args:
+        input: float tensor of any shape.
+        scale: step size; a number, (C,) with ``axis``, or (C, G) with ``group_size``.
+        zero_point: the integer that stands for 0.0; shaped as ``scale``.
+        dtype: integer dtype of the result.
+        quant_min: smallest code; that of ``dtype`` when None.
+        quant_max: largest code; that of ``dtype`` when None.
+        axis: per-channel axis, or None for per-tensor.
+        group_size: so many consecutive values of a channel share one scale; None: all of them.
+
+    Returns:
+        Tensor of ``dtype``, with the shape and memory format of ``input``.
+    """
+    low, high = _bounds(dtype, quant_min, quant_max)
+    if group_size is not None:
+        groups = split_groups(input, axis, group_size)
+        steps = _steps(groups, _trailing(scale), _trailing(zero_point), low, high)
+        return join_groups(_stored(steps.clamp_(low, high), dtype), input, axis)
+    if axis is not None:
+        scale, zero_point = _along(scale, axis, input), _along(zero_point, axis, input)
+    steps = _steps(input, scale, zero_point, low, high)
+    return _stored(steps.clamp_(low, high), dtype)
+
+
+def dequantize(
+    input: Tensor,
+    scale: Tensor | float,
+    zero_point: Tensor | int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    axis: int | None = None,
+    group_size: int | None = None,
+) -> Tensor:
+    """The float tensor that integers stand for: ``(input - zero_point) * scale``.
+
+    Args:
+        input: integer tensor of any shape.
+        scale: as given to :func:`quantize`.
+        zero_point: as given to :func:`quantize`.
+        dtype: float dtype of the result; computed in float32 or wider.
+        axis: as given to :func:`quantize`.
+        group_size: as given to :func:`quantize`.
+    """
+    if group_size is not None:
+        groups = split_groups(input, axis, group_size)
+        values = _widened(groups, dtype)
+        values = _values(values, _trailing(scale), _trailing(zero_point), dtype)
+        return join_groups(values, input, axis)
+    if axis is not None:
+        scale, zero_point = _along(scale, axis, input), _along(zero_point, axis, input)
+    return _values(_widened(input, dtype), scale, zero_point, dtype)
+
+
+def fake_quantize(
+    input: Tensor,
+    scale: Tensor | float,
+    zero_point: Tensor | int,
+    *,
+    quant_min: int,
+    quant_max: int,
+    axis: int | None = None,
+) -> Tensor:
+    """``dequantize(quantize(input))``, bit for bit, with the straight-through gradient.
+
+    The gradient passes unchanged where the code lies within bounds, and is zero where it was
+    clamped (Jacob et al. 2018, section 3). ``scale`` and ``zero_point`` receive none.
+    """
+    if axis is not None:
+        scale, zero_point = _along(scale, axis, input), _along(zero_point, axis, input)
+    result: Tensor = _StraightThrough.apply(input, scale, zero_point, quant_min, quant_max)  # type: ignore[no-untyped-call]
+    return result
+
+
+def choose_qparams(
+    low: Tensor, high: Tensor, *, quant_min: int, quant_max: int, symmetric: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero point for values in [low, high].
+
+    Affine: ``scale = (high - low) / (quant_max - quant_min)`` over the range widened to hold 0.0,
+    ``zero_point = quant_min - round(low / scale)``. Symmetric: the zero point is the middle code,
+    and ``scale = max(-low, high)`` over half the number of steps (127.5 for int8: the largest
+    value then errs by half a step, as any other). Where a range is empty (all values are zero),
+    every scale is exact; the largest of the other channels is taken, or 1.0.
+
+    Args:
+        low: smallest values; float tensor of any shape.
+        high: largest values, of the same shape.
+        quant_min: smallest code.
+        quant_max: largest code.
+        symmetric: whether the zero point is the middle code.
+
+    Returns:
+        scale (float32, positive) and zero point (int32), shaped as ``low``.
+    """
+    wide = torch.float32 if low.device.type == "mps" else torch.float64
+    low, high = low.to(wide).clamp(max=0.0), high.to(wide).clamp(min=0.0)
+    if symmetric:
+        scale = torch.maximum(-low, high) / half_steps(quant_min, quant_max)
+    else:
+        scale = high / (quant_max - quant_min) - low / (quant_max - quant_min)
+    live = scale > 0
+    largest = torch.where(live, scale, 0.0).amax() if scale.numel() else scale.new_zeros(())
+    spare = torch.where(largest > 0, largest, torch.ones_like(largest))
+    scale = torch.where(live, scale.clamp(min=MIN_SCALE), spare).to(torch.float32)
+    if symmetric:
+        return scale, torch.full_like(scale, middle_code(quant_min, quant_max), dtype=torch.int32)
+    zero_point = quant_min - torch.round(low / scale.to(wide))
+    return scale, zero_point.clamp(quant_min, quant_max).to(torch.int32)
+
+
+def dynamic_qparams(
+    input: Tensor,
+    *,
+    dtype: torch.dtype = torch.uint8,
+    quant_min: int | None = None,
+    quant_max: int | None = None,
+    symmetric: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of ``input`` measured at run time, per tensor.
+
+    Returns:
+        0-dim float32 scale and 0-dim int32 zero point, as :func:`choose_qparams` gives for the
+        smallest and largest value; scale 1.0 for an empty tensor.
+    """
+    low, high = _bounds(dtype, quant_min, quant_max)
+    if input.numel() == 0:
+        smallest = largest = input.new_zeros((), dtype=torch.float32)
+    else:
+        smallest, largest = torch.aminmax(dense_view(input))
+    return choose_qparams(smallest, largest, quant_min=low, quant_max=high, symmetric=symmetric)
+
+
+def middle_code(quant_min: int, quant_max: int) -> int:
+    """The zero point of symmetric quantization: 0 where the bounds straddle it, else the middle."""
+    return 0 if quant_min < 0 < quant_max else (quant_min + quant_max + 1) // 2
+
+
+def half_steps(quant_min: int, quant_max: int) -> float:
+    """Steps between the middle code and the symmetric limit; half a step of clamping is free."""
+    middle = middle_code(quant_min, quant_max)
+    below, above = middle - quant_min, quant_max - middle
+    return float(below) if below == above else min(below, above) + 0.5
+
+
+def dense_view(input: Tensor) -> Tensor:
+    """All values of ``input`` as one dimension, in memory order: a view if there are no holes."""
+    if input.is_contiguous():
+        return input.reshape(-1)
+    strides = input.stride()
+    order = sorted(range(input.dim()), key=lambda d: (-strides[d], d))
+    return input.permute(order).reshape(-1)
+
+
+def split_groups(input: Tensor, axis: int | None, group_size: int) -> Tensor:
+    """View ``input`` as (C, G, group_size): the values of each channel, in order, by groups."""
+    if axis is None:
+        raise ConfigError("group_size needs the axis of the channels that are split in groups")
+    per_channel = input.numel() // max(input.shape[axis], 1)
+    if per_channel % group_size:
+        raise ConfigError(
+            f"group_size={group_size} does not divide the {per_channel} values of each channel of a"
+            f" weight of shape {tuple(input.shape)}; choose a divisor of {per_channel}"
+        )
+    return input.movedim(axis, 0).reshape(input.shape[axis], -1, group_size)
+
+
+def join_groups(groups: Tensor, like: Tensor, axis: int | None) -> Tensor:
+    """Undo :func:`split_groups` of a tensor shaped as ``like``."""
+    first = axis or 0
+    moved = like.movedim(first, 0)
+    return groups.reshape(moved.shape).movedim(0, first).contiguous()
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        scale: Tensor | float,
+        zero_point: Tensor | int,
+        low: int,
+        high: int,
+    ) -> Tensor:
+        steps = _steps(input, scale, zero_point, low, high)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward((steps >= low) & (steps <= high))
+        return _values(steps.clamp_(low, high), scale, zero_point, input.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None, None, None, None
+
+
+def _steps(
+    input: Tensor, scale: Tensor | float, zero_point: Tensor | int, low: int, high: int
+) -> Tensor:
+    """Rounded, unclamped codes as floats, in a tensor of our own."""
+    work = torch.float64 if input.dtype == torch.float64 else torch.float32
+    if max(-low, high) > _EXACT_IN_FLOAT32:
+        work = torch.float64
+    input = input.to(work)
+    if not isinstance(scale, Tensor) and not isinstance(zero_point, Tensor):
+        zero = torch.full((), float(zero_point), dtype=work, device=input.device)
+        return torch.add(zero, input, alpha=1.0 / scale).round_()
+    inverse = _tensor(scale, input).reciprocal()
+    zero = _tensor(zero_point, input)
+    if inverse.dim() == 0:
+        return torch.addcmul(zero, input, inverse).round_()
+    return (input * inverse).add_(zero).round_()
+
+
+def _stored(codes: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float codes as integers; on CPUs uint8 goes through int16, four times as fast."""
+    if dtype == torch.uint8 and codes.device.type == "cpu":
+        codes = codes.to(torch.int16)
+    return codes.to(dtype)
+
+
+def _widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
+    """Integer codes as floats that hold them exactly, in a tensor of our own."""
+    wide = dtype == torch.float64 or codes.dtype == torch.int32
+    return codes.to(torch.float64 if wide else torch.float32, copy=True)
+
+
+def _values(
+    values: Tensor, scale: Tensor | float, zero_point: Tensor | int, dtype: torch.dtype
+) -> Tensor:
+    """What float codes stand for; ``values`` is overwritten."""
+    if isinstance(zero_point, Tensor) or zero_point != 0:
+        values = values.sub_(zero_point)
+    return values.mul_(scale).to(dtype)
+
+
+def _tensor(value: Tensor | float, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def _bounds(dtype: torch.dtype, quant_min: int | None, quant_max: int | None) -> tuple[int, int]:
+    info = torch.iinfo(dtype)
+    return (
+        info.min if quant_min is None else quant_min,
+        info.max if quant_max is None else quant_max,
+    )
+
+
+def _along(values: Tensor | _N, axis: int, like: Tensor) -> Tensor | _N:
+    """Reshape per-channel values (C,) so that they broadcast along ``axis`` of ``like``."""
+    if not isinstance(values, Tensor) or values.dim() == 0:
+        return values
+    shape = [1] * like.dim()
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
+def _trailing(values: Tensor | _N) -> Tensor | _N:
+    """(C, G) -> (C, G, 1), to broadcast over the values of a group."""
+    return values.unsqueeze(-1) if isinstance(values, Tensor) else values

@@ -1,0 +1,197 @@
+"""Quantization parameters of one tensor: what turns its integers into numbers.
+
+Per tensor ``scale`` and ``zero_point`` are Python numbers, per channel (C,) tensors along ``axis``,
+group-wise (C, G) tensors. Scales are always representable in float32, so that a value survives any
+trip through a file, a graph or a kernel argument.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from qfx.errors import ConfigError
+from qfx.quant import ops
+
+if TYPE_CHECKING:
+    from qfx.quant.spec import QuantSpec
+
+
+@dataclass(frozen=True, eq=False)
+class QParams:
+    """Affine parameters: ``x = (q - zero_point) * scale``.
+
+    Attributes:
+        scale: step size, positive; a float, or a float32 tensor (C,) or (C, G).
+        zero_point: code of 0.0, within the bounds; an int, or an int32 tensor shaped as ``scale``.
+        dtype: integer dtype that holds the codes.
+        quant_min, quant_max: bounds of the codes, inclusive.
+        axis: channel axis, None per tensor.
+        group_size: values of a channel that share one scale, None for all of them.
+    """
+
+    scale: Tensor | float
+    zero_point: Tensor | int
+    dtype: torch.dtype
+    quant_min: int
+    quant_max: int
+    axis: int | None = None
+    group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        info = torch.iinfo(self.dtype)
+        if not info.min <= self.quant_min < self.quant_max <= info.max:
+            raise ConfigError(
+                f"bounds [{self.quant_min}, {self.quant_max}] are no range within {self.dtype},"
+                f" which holds [{info.min}, {info.max}]"
+            )
+        if isinstance(self.scale, Tensor) and isinstance(self.zero_point, Tensor):
+            self._check_tensors(self.scale, self.zero_point)
+        elif isinstance(self.scale, Tensor) or isinstance(self.zero_point, Tensor):
+            raise ConfigError("scale and zero_point must both be tensors, or both be numbers")
+        else:
+            self._check_numbers(self.scale, self.zero_point)
+
+    def _check_numbers(self, scale: float, zero_point: int) -> None:
+        rounded = float32(scale)
+        if not (math.isfinite(rounded) and rounded > 0):
+            raise ConfigError(f"scale must be a positive finite float32 number, not {scale!r}")
+        if self.axis is not None or self.group_size is not None:
+            raise ConfigError("qparams with an axis need tensors of one scale per channel")
+        if not self.quant_min <= zero_point <= self.quant_max:
+            raise ConfigError(
+                f"zero_point {zero_point} is outside the bounds"
+                f" [{self.quant_min}, {self.quant_max}]: 0.0 would have no code"
+            )
+        object.__setattr__(self, "scale", rounded)
+        object.__setattr__(self, "zero_point", int(zero_point))
+
+    def _check_tensors(self, scale: Tensor, zero: Tensor) -> None:
+        rank = 1 if self.group_size is None else 2
+        if self.axis is None or scale.dim() != rank or scale.shape != zero.shape:
+            raise ConfigError(
+                f"scale of shape {tuple(scale.shape)} and zero_point of shape"
+                f" {tuple(zero.shape)} do not fit axis={self.axis}, group_size={self.group_size}:"
+                " give (C,) per channel, (C, G) with groups"
+            )
+        if scale.dtype != torch.float32 or zero.dtype.is_floating_point:
+            raise ConfigError(f"scale must be float32 and zero_point integer, not {scale.dtype}")
+        if not bool(((scale > 0) & scale.isfinite()).all()):
+            raise ConfigError("every scale must be positive and finite")
+        if not bool(((zero >= self.quant_min) & (zero <= self.quant_max)).all()):
+            raise ConfigError(
+                f"a zero point is outside the bounds [{self.quant_min}, {self.quant_max}]"
+            )
+
+    def quantize(self, input: Tensor) -> Tensor:
+        """Integers of ``input``; see :func:`qfx.quant.ops.quantize`."""
+        return ops.quantize(
+            input,
+            self.scale,
+            self.zero_point,
+            dtype=self.dtype,
+            quant_min=self.quant_min,
+            quant_max=self.quant_max,
+            axis=self.axis,
+            group_size=self.group_size,
+        )
+
+    def dequantize(self, input: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The float tensor that integers stand for."""
+        return ops.dequantize(
+            input,
+            self.scale,
+            self.zero_point,
+            dtype=dtype,
+            axis=self.axis,
+            group_size=self.group_size,
+        )
+
+    def _numbers(self) -> tuple[object, ...]:
+        return (
+            self.scale.tolist() if isinstance(self.scale, Tensor) else self.scale,
+            self.zero_point.tolist() if isinstance(self.zero_point, Tensor) else self.zero_point,
+            self.dtype,
+            self.quant_min,
+            self.quant_max,
+            self.axis,
+            self.group_size,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, QParams):
+            return NotImplemented
+        return self is other or self._numbers() == other._numbers()
+
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.quant_min, self.quant_max, self.axis, self.group_size))
+
+    def __str__(self) -> str:
+        name = str(self.dtype).removeprefix("torch.")
+        if isinstance(self.scale, Tensor):
+            shape = ",".join(map(str, self.scale.shape))
+            return f"{name}[{self.quant_min}..{self.quant_max}] axis={self.axis} scales[{shape}]"
+        return (
+            f"{name}[{self.quant_min}..{self.quant_max}]"
+            f" scale={self.scale:.6g} zero_point={self.zero_point}"
+        )
+
+
+def float32(value: float) -> float:
+    """``value`` rounded to the nearest float32, as a Python float; inf when it is too large."""
+    try:
+        rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+    return rounded
+
+
+def choose_qparams(low: Tensor | float, high: Tensor | float, spec: QuantSpec) -> QParams:
+    """Quantization parameters under ``spec`` for values in [low, high].
+
+    Args:
+        low: smallest values: a number or 0-dim per tensor; (C,) per channel; (C, G) with groups.
+        high: largest values, likewise.
+        spec: dtype, bounds and scheme.
+
+    Returns:
+        Python numbers for a per-tensor spec, tensors on the device of ``low`` otherwise.
+    """
+    quant_min, quant_max = spec.bounds
+    scale, zero_point = ops.choose_qparams(
+        torch.as_tensor(low, dtype=torch.float32),
+        torch.as_tensor(high, dtype=torch.float32),
+        quant_min=quant_min,
+        quant_max=quant_max,
+        symmetric=spec.symmetric,
+    )
+    if not spec.per_channel:
+        numbers = float(scale.item()), int(zero_point.item())
+        return QParams(*numbers, spec.dtype, quant_min, quant_max)
+    axis = spec.channel_axis
+    return QParams(scale, zero_point, spec.dtype, quant_min, quant_max, axis, spec.group_size)
+
+
+def quantize_weight(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:
+    """Quantize a constant weight with what the observer of ``spec`` sees in it.
+
+    Args:
+        weight: float tensor.
+        spec: an integer weight spec; ``axis`` counts from 0 when it is None.
+
+    Returns:
+        Integers shaped as ``weight``, and their parameters.
+
+    Raises:
+        CalibrationError: the weight is empty or holds NaN or infinite values.
+        ConfigError: the axis or group size does not fit the weight.
+    """
+    observer = spec.make_observer().to(weight.device)
+    observer(weight.detach())
+    qparams = observer.qparams()
+    return qparams.quantize(weight.detach()), qparams

@@ -1,0 +1,59 @@
+"""Why an operation stays float: every reason code, with what it means and what to do about it.
+
+One table; decisions are made from it, and the documentation prints it.
+"""
+
+from __future__ import annotations
+
+from qfx.quant.annotation import Decision
+
+REASONS: dict[str, tuple[str, str]] = {
+    "unknown-op": (
+        "{op} is not in qfx's vocabulary of operations",
+        "write it with operations that are (see qfx.vocab), or leave it float",
+    ),
+    "opaque-module": (
+        "{op} is a module that is not looked into",
+        "nothing to do if float is fine; else replace it by layers that qfx knows",
+    ),
+    "outside-stubs": (
+        "it lies outside the region between QuantStub and DeQuantStub",
+        "move the stubs, or remove them to quantize the whole model",
+    ),
+    "qconfig-none": (
+        "the configuration leaves it float ({rule})",
+        "change that rule of the QConfigMapping",
+    ),
+    "not-in-types": ("its type is not among the types asked for", "add it to types="),
+    "no-kernel": ("backend {backend} has no integer kernel for {op}", "{remedy}"),
+    "unsupported": ("{detail}", "{remedy}"),
+    "kernel-failed-probe": (
+        "the kernel of {op} gave wrong results on this machine ({detail})",
+        "nothing to do: the float form is correct",
+    ),
+    "not-float32": (
+        "it computes in {detail}; integer kernels take float32 in and out",
+        "convert the model with model.float()",
+    ),
+    "weight-not-constant": (
+        "its {name} is computed by the graph, not a parameter or buffer",
+        "make the {name} a parameter, or use matmul and an addition",
+    ),
+    "float-inputs": (
+        "it only goes along with integers, and its inputs are float here",
+        "nothing to do: it would not pay",
+    ),
+    "float-is-free": (
+        "its neighbours hand out float directly, so integers would only cost accuracy",
+        "nothing to do: it would not pay",
+    ),
+    "config-unfit": ("{detail} ({rule})", "change the specs of that rule, or the backend"),
+    "removed": ("it does nothing in eval mode, or nobody reads it: it was dropped", ""),
+}
+
+
+def refusal(reason: str, **details: str) -> Decision:
+    """The decision to leave an operation float for ``reason``, a key of :data:`REASONS`."""
+    message, remedy = REASONS[reason]
+    details.setdefault("remedy", "choose another backend, or leave it float")
+    return Decision(False, reason, message.format(**details), remedy.format(**details))

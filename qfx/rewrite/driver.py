@@ -1,0 +1,161 @@
+"""Drives rules to a fixpoint: one sweep in graph order, then only what a rewrite may have changed.
+
+A rewrite can enable rules at the nodes it made, at readers up to the depth of the deepest pattern
+below, and near nodes that lost a reader (``users=1`` may hold now). Those are queued again, in
+graph order. Walking to the readers of a node that very many nodes read would make the whole
+quadratic, so such hubs are not walked; one more sweep at the end makes up for it.
+
+A loop is told from progress by generations: a node made by a rewrite that does not shrink the graph
+is one generation older than what it was made from. More generations than the graph had nodes to
+begin with cannot be progress.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+
+from torch import fx
+
+from qfx.errors import PatternError
+from qfx.graph import meta
+from qfx.rewrite.matcher import Matcher
+from qfx.rewrite.pattern import Mismatch
+from qfx.rewrite.rewriter import Rewriter
+from qfx.rewrite.rule import Match, NearMiss, RewriteRule
+
+_HUB = 32
+_SLACK = 100
+
+
+class _Worklist:
+    """Nodes to visit, in graph order, each at most once while it waits."""
+
+    def __init__(self, nodes: Iterable[fx.Node]) -> None:
+        self._heap = list(nodes)  # in graph order, hence a heap
+        self._waiting = set(self._heap)
+
+    def push(self, node: fx.Node) -> None:
+        if node not in self._waiting:
+            self._waiting.add(node)
+            heapq.heappush(self._heap, node)
+
+    def pop(self) -> fx.Node | None:
+        if not self._heap:
+            return None
+        node = heapq.heappop(self._heap)
+        self._waiting.discard(node)
+        return node
+
+
+class _Driver:
+    def __init__(self, rules: Sequence[RewriteRule], rewriter: Rewriter) -> None:
+        self.rewriter = rewriter
+        self.matcher = Matcher(rules, rewriter.graph_module)
+        self.near_misses: dict[tuple[str, str], NearMiss] = {}
+        self.generation: dict[fx.Node, int] = {}
+        self.limit = len(rewriter.graph.nodes) + _SLACK
+        self.skipped_hub = False
+        self.rewrites = 0
+
+    def run(self) -> None:
+        while self._sweep() and self.skipped_hub:
+            self.skipped_hub = False
+
+    def _sweep(self) -> bool:
+        """Visit every node and what rewrites queue; whether anything was rewritten."""
+        before = self.rewrites
+        worklist = _Worklist(self.rewriter.graph.nodes)
+        while (node := worklist.pop()) is not None:
+            while not node._erased and self._rewrite_at(node):
+                self._requeue(worklist)
+        return self.rewrites > before
+
+    def _rewrite_at(self, node: fx.Node) -> bool:
+        """Apply the first rule that does at ``node``."""
+        for rule in self.matcher.rules_for(node):
+            found = self.matcher.match(rule, node)
+            if isinstance(found, Match):
+                refusal = self._apply(rule, found)
+                if refusal is None:
+                    return True
+                self._remember(rule, node, refusal)
+            elif found is not None:
+                self._remember(rule, node, found)
+        return False
+
+    def _remember(self, rule: RewriteRule, node: fx.Node, why: Mismatch) -> None:
+        name = f"{self.rewriter.pass_name}/{rule.name}"
+        self.near_misses[name, node.name] = NearMiss(name, node.name, why)
+
+    def _apply(self, rule: RewriteRule, match: Match) -> Mismatch | None:
+        """Let ``rule`` rewrite ``match``; None, or why it would not."""
+        root, rewriter = match.root, self.rewriter
+        size = len(rewriter.graph.nodes)
+        with rewriter.applying(rule.name, match):
+            result = rule(match, rewriter)
+            if isinstance(result, Mismatch):
+                rewriter.rollback()
+                return result
+            if not isinstance(result, fx.Node):
+                raise PatternError(
+                    f"rule {rule.name} returned {type(result).__name__} at {meta.where(root)}; "
+                    'a rule returns the node that replaces the root, or Mismatch("why not")'
+                )
+            if result is root:
+                raise PatternError(
+                    f"rule {rule.name} returned the root of the match, {meta.where(root)}, as its "
+                    'own replacement; return a new node, or Mismatch("nothing to do")'
+                )
+            if not root._erased:
+                rewriter.replace(root, result)
+        self.rewrites += 1
+        self._age(rule, match, grew=len(rewriter.graph.nodes) >= size)
+        return None
+
+    def _age(self, rule: RewriteRule, match: Match, *, grew: bool) -> None:
+        oldest = max((self.generation.get(n, 0) for n in match.nodes), default=0) + grew
+        if oldest > self.limit:
+            raise PatternError(
+                f"rule {rule.name} of pass {self.rewriter.pass_name} does not terminate: after "
+                f"{self.rewrites} rewrites it still matches what it makes, at "
+                f"{meta.where(match.root)}. Let it return a Mismatch when there is nothing to gain."
+            )
+        for node in self.rewriter.touched:
+            if not node._erased and node not in self.generation:
+                self.generation[node] = oldest
+
+    def _requeue(self, worklist: _Worklist) -> None:
+        """Queue what the last rewrite may have enabled, to the depth of the rules."""
+        layer = dict.fromkeys(n for n in self.rewriter.touched if not n._erased)
+        seen = set(layer)
+        for _ in range(max(self.matcher.depth, 1)):
+            below: dict[fx.Node, None] = {}
+            for node in layer:
+                worklist.push(node)
+                if len(node.users) > _HUB:
+                    self.skipped_hub = True
+                    continue
+                below.update((u, None) for u in node.users if u not in seen)
+            seen.update(below)
+            layer = below
+
+
+def drive(rules: Sequence[RewriteRule], rewriter: Rewriter) -> list[NearMiss]:
+    """Apply ``rules`` until none applies; at one node the earlier rule goes first.
+
+    Args:
+        rules: the rules.
+        rewriter: the gate to the graph.
+
+    Returns:
+        The last near-miss of each rule at each node that still exists, in graph order.
+
+    Raises:
+        PatternError: a rule does not terminate, or returns neither a node nor a Mismatch.
+    """
+    driver = _Driver(rules, rewriter)
+    driver.run()
+    order = {node.name: i for i, node in enumerate(rewriter.graph.nodes)}
+    kept = [miss for miss in driver.near_misses.values() if miss.node in order]
+    return sorted(kept, key=lambda miss: order[miss.node])

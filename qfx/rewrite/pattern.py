@@ -1,0 +1,317 @@
+"""The pattern language: what a rule looks for, as data.
+
+    Op(vocab.RELU, Op(vocab.CONV2D, Any("x"), bind="conv", users=1))
+
+reads "a relu of a conv2d that nobody else reads". A pattern is rooted at the *last* operation and
+reaches upward through operands. Operands match a prefix of the positional arguments; keywords match
+attributes, whose defaults count when they are left out; anything that is not a pattern matches by
+equality, and a list or tuple matches a sequence of that length. Names bind: the same name twice
+must find the same node, or an equal literal.
+
+``users`` counts *reads*: ``add(y, y)`` reads ``y`` twice.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import fx, nn
+
+from qfx import vocab
+from qfx.errors import PatternError
+from qfx.vocab import OpDef
+
+Literal: TypeAlias = typing.Any
+"""What stands in an argument besides a node: a number, string, dtype, tuple, None."""
+
+COMMUTATIVE: frozenset[OpDef] = frozenset({vocab.ADD, vocab.MUL})
+"""Operations whose first two operands may be swapped (ADD only while it has no ``alpha``)."""
+
+ANY_ROOT: object = ("root", "any")
+ATTRIBUTE_ROOT: object = ("root", "get_attr")
+
+
+class Mismatch:
+    """Why a pattern or rule does not apply: falsy, formatted only when it is read.
+
+    Args:
+        text: a :meth:`str.format` template, e.g. ``"groups is {0}"``.
+        args: what fills it. A node shows as its name.
+        node: the node at fault, when it is not the root of the match.
+    """
+
+    __slots__ = ("_args", "_text", "node")
+
+    def __init__(self, text: str, *args: object, node: fx.Node | None = None) -> None:
+        self._text, self._args, self.node = text, args, node
+
+    @property
+    def reason(self) -> str:
+        """The formatted text."""
+        return self._text.format(*self._args) if self._args else self._text
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return self.reason
+
+    def __repr__(self) -> str:
+        return f"Mismatch({self.reason!r})"
+
+
+Where: TypeAlias = Callable[[fx.Node], "bool | Mismatch"]
+
+
+class Pattern:
+    """Base of all patterns."""
+
+    bind: str | None = None
+
+    def roots(self) -> Iterator[object]:
+        """Keys under which a matcher files a rule with this pattern as its root."""
+        raise NotImplementedError
+
+    def children(self) -> tuple[Pattern, ...]:
+        """Patterns of the operands and attributes."""
+        return ()
+
+    @property
+    def depth(self) -> int:
+        """How many operations lie on the longest path; 0 for a leaf."""
+        return max((c.depth for c in self.children()), default=0)
+
+
+def as_pattern(value: object) -> Pattern:
+    """``value`` as a pattern: itself, a :class:`Seq` of patterns, else a :class:`Const`."""
+    if isinstance(value, Pattern):
+        return value
+    if isinstance(value, (list, tuple)) and any(isinstance(v, Pattern) for v in value):
+        return Seq(tuple(as_pattern(v) for v in value))
+    return Const(value, exact=True)
+
+
+@dataclass(frozen=True)
+class Any(Pattern):
+    """Matches any node or literal."""
+
+    bind: str | None = None
+
+    def roots(self) -> Iterator[object]:
+        yield ANY_ROOT
+
+
+@dataclass(frozen=True)
+class Attr(Pattern):
+    """Matches a parameter, buffer or constant of the model (a ``get_attr`` node)."""
+
+    bind: str | None = None
+
+    def roots(self) -> Iterator[object]:
+        yield ATTRIBUTE_ROOT
+
+
+@dataclass(frozen=True)
+class Const(Pattern):
+    """Matches a literal: equal to ``value``, an instance of it (a type), or accepted by it.
+
+    ``Const(float)`` takes floats, ``Const((int, float))`` both, ``Const(lambda v: v > 0)`` what the
+    predicate accepts, ``Const(6.0)`` the number six. A bool is not taken for an int.
+    """
+
+    value: Literal
+    bind: str | None = None
+    exact: bool = False
+
+    def roots(self) -> Iterator[object]:
+        raise PatternError(
+            f"{self} cannot be the root of a pattern: a root is an operation. Wrap it in Op(...)."
+        )
+
+    def accepts(self, literal: Literal) -> bool:
+        """Whether ``literal`` (not a node) matches."""
+        if self.exact:
+            return same_literal(literal, self.value)
+        kinds = self.value if isinstance(self.value, tuple) else (self.value,)
+        if kinds and all(isinstance(k, type) for k in kinds):
+            return isinstance(literal, kinds) and (not isinstance(literal, bool) or bool in kinds)
+        if callable(self.value):
+            return bool(self.value(literal))
+        return same_literal(literal, self.value)
+
+    def __str__(self) -> str:
+        name = getattr(self.value, "__name__", None)
+        return name if isinstance(name, str) else repr(self.value)
+
+
+@dataclass(frozen=True)
+class Seq(Pattern):
+    """Matches a list or tuple item by item; written as a plain list of patterns."""
+
+    items: tuple[Pattern, ...]
+
+    def roots(self) -> Iterator[object]:
+        raise PatternError("a list cannot be the root of a pattern: a root is an operation")
+
+    def children(self) -> tuple[Pattern, ...]:
+        return self.items
+
+
+class OneOf(Pattern):
+    """Matches if any alternative does; they are tried in order."""
+
+    def __init__(self, *alternatives: Pattern) -> None:
+        if len(alternatives) < 2:
+            raise PatternError("OneOf needs two alternatives or more")
+        self.alternatives = tuple(as_pattern(a) for a in alternatives)
+
+    def roots(self) -> Iterator[object]:
+        for alternative in self.alternatives:
+            yield from alternative.roots()
+
+    def children(self) -> tuple[Pattern, ...]:
+        return self.alternatives
+
+    def __repr__(self) -> str:
+        return f"OneOf({', '.join(map(repr, self.alternatives))})"
+
+
+class Call(Pattern):
+    """What :class:`Op` and :class:`Module` share: operands, attributes, users and a predicate."""
+
+    def __init__(
+        self,
+        targets: tuple[object, ...],
+        operands: tuple[object, ...],
+        attributes: dict[str, object],
+        *,
+        bind: str | None,
+        users: int | None,
+        where: Where | None,
+    ) -> None:
+        if not targets:
+            raise PatternError("a pattern needs a target")
+        if users is not None and users < 0:
+            raise PatternError(f"users must be 0 or more, got {users}")
+        self.targets = targets
+        self.operands = tuple(as_pattern(o) for o in operands)
+        self.attributes = {name: as_pattern(a) for name, a in attributes.items()}
+        self.bind, self.users, self.where = bind, users, where
+
+    def roots(self) -> Iterator[object]:
+        yield from self.targets
+
+    def children(self) -> tuple[Pattern, ...]:
+        return (*self.operands, *self.attributes.values())
+
+    @property
+    def depth(self) -> int:
+        return 1 + super().depth
+
+    def swaps(self, node: fx.Node) -> bool:
+        """Whether the first two operands of ``node`` may match in either order."""
+        return False
+
+    def expected(self) -> str:
+        """The targets, for a message."""
+        return " or ".join(target_name(t) for t in self.targets)
+
+    def __repr__(self) -> str:
+        parts = [self.expected(), *map(repr, self.operands)]
+        parts += [f"{k}={v!r}" for k, v in self.attributes.items()]
+        parts += [f"bind={self.bind!r}"] if self.bind else []
+        parts += [f"users={self.users}"] if self.users is not None else []
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class Op(Call):
+    """Matches an operation.
+
+    Args:
+        target: a canonical operation, a Python function, a string (the name of a Tensor method),
+            or a tuple of those, any of which will do.
+        operands: patterns or literals for a prefix of the positional arguments.
+        bind: name under which the match keeps the node.
+        users: how often the result must be read, exactly.
+        where: a predicate over the node, which returns a bool or a :class:`Mismatch`.
+        commutative: whether the first two operands may be swapped; by default known for ADD, MUL.
+        attributes: patterns or literals for keyword arguments.
+    """
+
+    def __init__(
+        self,
+        target: object,
+        *operands: object,
+        bind: str | None = None,
+        users: int | None = None,
+        where: Where | None = None,
+        commutative: bool | None = None,
+        **attributes: object,
+    ) -> None:
+        targets = target if isinstance(target, tuple) else (target,)
+        for each in targets:
+            if isinstance(each, type) and issubclass(each, nn.Module):
+                raise PatternError(
+                    f"Op takes operations, functions and method names; for {each.__name__} write "
+                    f"Module({each.__name__}, ...), or match its canonical operation"
+                )
+            if not callable(each) and not isinstance(each, str):
+                raise PatternError(f"{each!r} is no operation, function or method name")
+        super().__init__(targets, operands, attributes, bind=bind, users=users, where=where)
+        self.commutative = commutative
+
+    def swaps(self, node: fx.Node) -> bool:
+        if self.commutative is not None:
+            return self.commutative
+        return node.target in COMMUTATIVE and "alpha" not in node.kwargs
+
+
+class Module(Call):
+    """Matches a ``call_module`` node as written, for passes that run before canonicalization.
+
+    The type must be exact: a subclass may compute something else. ``attributes`` match attributes
+    of the module (``Module(nn.ReLU, Any("x"), inplace=True)``).
+    """
+
+    def __init__(
+        self,
+        kind: type[nn.Module] | tuple[type[nn.Module], ...],
+        *operands: object,
+        bind: str | None = None,
+        users: int | None = None,
+        where: Where | None = None,
+        **attributes: object,
+    ) -> None:
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        for each in kinds:
+            if not (isinstance(each, type) and issubclass(each, nn.Module)):
+                raise PatternError(f"{each!r} is no nn.Module type")
+        super().__init__(kinds, operands, attributes, bind=bind, users=users, where=where)
+
+
+def same_literal(a: Literal, b: Literal) -> bool:
+    """Equality of literals: lists and tuples alike, but True is not 1."""
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(same_literal, a, b))
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    return bool(a == b)
+
+
+def target_name(target: object) -> str:
+    """Name of a target for messages: ``conv2d``, ``.relu()``, ``ReLU``."""
+    if isinstance(target, OpDef):
+        return target.name
+    if isinstance(target, str):
+        return f".{target}()"
+    return str(getattr(target, "__name__", target))
+
+
+def walk(pattern: Pattern) -> Iterator[Pattern]:
+    """``pattern`` and everything inside it."""
+    yield pattern
+    for child in pattern.children():
+        yield from walk(child)

@@ -1,0 +1,381 @@
+"""The only gate that mutates a graph: it keeps provenance, values and names, and removes what died.
+
+Every mutation costs time in proportion to the nodes it touches, never to the graph. A node that
+replaces exactly one node takes its name, so sites keep the names of the capture; one that fuses
+several is named after them (``conv1`` and ``relu`` become ``conv1_relu``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from qfx.errors import PatternError
+from qfx.graph import meta
+from qfx.rewrite.attributes import Attributes
+from qfx.rewrite.effects import has_effect as has_effect
+from qfx.rewrite.making import inherit, joined_name, without_defaults
+from qfx.rewrite.rule import Match
+from qfx.vocab import OpDef
+
+_UNSET: Any = object()
+
+
+@dataclass(frozen=True)
+class Event:
+    """One rewrite.
+
+    Attributes:
+        rule: "pass/rule", or "pass" when no rule was at work.
+        removed, added: names of the nodes that went and came.
+        source: "file:line" of what was rewritten, or "".
+    """
+
+    rule: str
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
+    source: str
+
+
+class Rewriter:
+    """Mutates the graph of ``graph_module`` on behalf of one pass.
+
+    Attributes:
+        graph: the graph.
+        events: what was done, in order.
+        rule: name of the rule at work, or None.
+        node: name of the node that the rule matched, or None.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, *, pass_name: str) -> None:
+        self.graph_module = graph_module
+        self.graph: fx.Graph = graph_module.graph
+        self.pass_name = pass_name
+        self.events: list[Event] = []
+        self.rule: str | None = None
+        self.node: str | None = None
+        self._attributes = Attributes(graph_module)
+        self._match: Match | None = None
+        self._point: fx.Node | None = None
+        self._fresh: dict[fx.Node, None] = {}  # created since the last event
+        self._named_after: dict[fx.Node, fx.Node] = {}
+        self._removed: list[str] = []
+        self._source = ""
+        self._touched: list[fx.Node] = []
+        self._mutations = 0
+
+    # -- where -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def at(self, node: fx.Node) -> Iterator[None]:
+        """Create nodes before ``node``; the default is the matched root, or the output.
+
+        It is the insertion point of the graph itself too. An exception leaves ``node`` for the
+        report.
+        """
+        outer, self._point = self._point, node
+        try:
+            with self.graph.inserting_before(node):
+                yield
+        except Exception:
+            self.node = self.node or node.name
+            raise
+        finally:
+            self._point = outer
+
+    @contextmanager
+    def applying(self, rule: str, match: Match) -> Iterator[None]:
+        """Work on behalf of a rule. An exception leaves ``rule`` and ``node`` for the report."""
+        self._flush()
+        self.rule, self.node, self._match = f"{self.pass_name}/{rule}", match.root.name, match
+        self._touched = []
+        with self.at(match.root):
+            yield
+        self._flush()
+        self.rule = self.node = self._match = None
+
+    # -- create ----------------------------------------------------------------------------------
+
+    def call(
+        self,
+        target: Callable[..., Any],
+        /,
+        *args: Any,
+        origins: Sequence[fx.Node] = (),
+        value: meta.Value = _UNSET,
+        **kwargs: Any,
+    ) -> fx.Node:
+        """A new ``call_function`` node.
+
+        Args:
+            target: an operation or a function.
+            args: operands; nodes, literals, and nests of them.
+            origins: the nodes it derives from; by default all nodes of the match, or outside a
+                rule what it reads.
+            value: what it yields; by default what the root of the match, or the last of
+                ``origins``, yields. An operation with a parameter ``value`` (pad) gets it instead.
+            kwargs: attributes. Those of an operation that equal its defaults are left out.
+        """
+        if (
+            value is not _UNSET
+            and isinstance(target, OpDef)
+            and "value" in target.signature.parameters
+        ):
+            kwargs["value"], value = value, _UNSET
+        return self._create("call_function", target, args, kwargs, origins, value)
+
+    def call_method(
+        self,
+        name: str,
+        /,
+        *args: Any,
+        origins: Sequence[fx.Node] = (),
+        value: meta.Value = _UNSET,
+        **kwargs: Any,
+    ) -> fx.Node:
+        """A new ``call_method`` node; see :meth:`call`."""
+        return self._create("call_method", name, args, kwargs, origins, value)
+
+    def call_module(
+        self,
+        name_hint: str,
+        module: nn.Module,
+        /,
+        *args: Any,
+        origins: Sequence[fx.Node] = (),
+        value: meta.Value = _UNSET,
+        **kwargs: Any,
+    ) -> fx.Node:
+        """Register ``module`` under a name like ``name_hint``, and a node that calls it."""
+        name = self._attributes.add_module(name_hint, module)
+        return self._create("call_module", name, args, kwargs, origins, value, name=name)
+
+    def constant(
+        self,
+        name_hint: str,
+        tensor: Tensor,
+        *,
+        trainable: bool = False,
+        origins: Sequence[fx.Node] = (),
+    ) -> fx.Node:
+        """Register ``tensor`` under a qualified name like ``name_hint``, and a node that reads it.
+
+        A buffer, or with ``trainable`` a parameter. Nothing is ever overwritten: a taken name gets
+        a number.
+        """
+        name = self._attributes.add_tensor(name_hint, tensor, trainable=trainable)
+        return self.attribute(name, origins=origins)
+
+    def attach(self, name_hint: str, value: object) -> str:
+        """Keep what only kernels understand (packed weights); it is no part of ``state_dict``.
+
+        Returns:
+            The qualified name, for :meth:`attribute`.
+        """
+        return self._attributes.add_opaque(name_hint, value)
+
+    def attribute(self, name: str, *, origins: Sequence[fx.Node] = ()) -> fx.Node:
+        """A node that reads the parameter, buffer or attribute called ``name``."""
+        value = meta.describe(self._attributes.get(name))
+        return self._create("get_attr", name, (), {}, origins, value, name=name)
+
+    def with_args(
+        self, node: fx.Node, *args: Any, origins: Sequence[fx.Node] = (), **kwargs: Any
+    ) -> fx.Node:
+        """A copy of ``node`` with other positional arguments (if any are given) and keywords."""
+        sources = origins or (() if self._match is not None else (node,))
+        value = meta.value_of(node) if self._match is None else _UNSET
+        positional = args or tuple(node.args)
+        keywords = {**node.kwargs, **kwargs}
+        return self._create(node.op, node.target, positional, keywords, sources, value)
+
+    # -- read ------------------------------------------------------------------------------------
+
+    def tensor(self, node: fx.Node) -> Tensor:
+        """The tensor that a ``get_attr`` node reads."""
+        if node.op != "get_attr":
+            raise PatternError(f"{meta.where(node)} is no parameter or constant: it is {node.op}")
+        value = self._attributes.get(str(node.target))
+        if not isinstance(value, Tensor):
+            raise PatternError(f"{meta.where(node)} holds {type(value).__name__}, not a tensor")
+        return value
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """The module that a ``call_module`` node calls."""
+        return self.graph_module.get_submodule(str(node.target))
+
+    # -- replace and erase -----------------------------------------------------------------------
+
+    def replace(self, old: fx.Node, new: fx.Node) -> None:
+        """Let all that read ``old`` read ``new``; erase ``old``, and its inputs if dead.
+
+        Nodes made for this very replacement keep reading ``old``, so a node can be wrapped:
+        ``replace(old, call(f, old))``.
+        """
+        if old is new:
+            raise PatternError(f"{meta.where(old)} cannot replace itself; return a new node")
+        self._mutations += 1
+        self._source = self._source or meta.source(old)
+        wrapping = self._fresh_ancestors(new)
+        for user in list(old.users):
+            if user not in wrapping:
+                user.replace_input_with(old, new)
+                self._touched.append(user)
+        namesake = self._named_after.get(new)
+        self._erase_dead(old, force=True)
+        if namesake is old and old._erased:
+            new.name = old.name
+        self._touched.append(new)
+        if self._match is None:
+            self._flush()
+
+    def erase(self, node: fx.Node) -> None:
+        """Erase ``node``, which nothing may read, and its inputs if that leaves them dead."""
+        if node._erased:
+            return
+        if node.users:
+            readers = ", ".join(f"%{u.name}" for u in node.users)
+            raise PatternError(
+                f"cannot erase {meta.where(node)}: still read by {readers}. Use replace(old, new)."
+            )
+        self._mutations += 1
+        self._source = self._source or meta.source(node)
+        self._erase_dead(node, force=True)
+        if self._match is None:
+            self._flush()
+
+    def finish(self) -> None:
+        """End the pass: drop constants, parameters and submodules that nothing uses any more."""
+        self._flush()
+        for node in list(self.graph.nodes):
+            if node.op == "get_attr" and not node.users:
+                self.graph.erase_node(node)
+        self._attributes.drop_orphans()
+
+    # -- for the driver --------------------------------------------------------------------------
+
+    @property
+    def touched(self) -> list[fx.Node]:
+        """Nodes made, rewired, or read less often by the rule at work."""
+        return self._touched
+
+    def rollback(self) -> None:
+        """Take back the nodes that a rule made before it returned a Mismatch."""
+        if self._mutations:
+            raise PatternError(
+                f"rule {self.rule} changed the graph at {self.node} and then returned a Mismatch; "
+                "decide first, then rewrite"
+            )
+        for node in reversed(self._fresh):
+            self.graph.erase_node(node)
+            self._named_after.pop(node, None)
+        self._fresh.clear()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _create(
+        self,
+        op: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        origins: Sequence[fx.Node],
+        value: meta.Value,
+        *,
+        name: str | None = None,
+    ) -> fx.Node:
+        given = tuple(origins) or (self._match.nodes if self._match is not None else ())
+        sources = given or tuple(_nodes_in(args))
+        if isinstance(target, OpDef):
+            kwargs = without_defaults(target, kwargs)
+        with self.graph.inserting_before(self._insertion_point()):
+            node: fx.Node = self.graph.create_node(
+                op, target, args, kwargs, name or joined_name(given)
+            )
+        meta.copy_meta(node, *sources, rule=self.rule or self.pass_name)
+        if value is _UNSET:
+            model = self._match.root if self._match is not None else next(reversed(given), None)
+            value = meta.value_of(model) if model is not None else None
+        meta.set_value(node, value)
+        inherit(node, sources)
+        compute = [s for s in given if s.op != "get_attr"]
+        if name is None and len(compute) == 1:
+            self._named_after[node] = compute[0]
+        self._fresh[node] = None
+        self._touched.append(node)
+        return node
+
+    def _insertion_point(self) -> fx.Node:
+        if self._point is not None:
+            if self._point._erased:
+                raise PatternError(
+                    f"{self._point.name}, before which nodes are to be made, is erased; make new "
+                    "nodes before you replace or erase the old one"
+                )
+            return self._point
+        last: fx.Node = next(iter(reversed(self.graph.nodes)))
+        if last.op != "output":
+            raise PatternError("the graph has no output; say where to insert: `with rw.at(node):`")
+        return last
+
+    def _fresh_ancestors(self, new: fx.Node) -> set[fx.Node]:
+        """Nodes of the current rewrite that ``new`` is computed from, itself included."""
+        found: set[fx.Node] = set()
+        stack = [new]
+        while stack:
+            node = stack.pop()
+            if node in self._fresh and node not in found:
+                found.add(node)
+                stack.extend(node.all_input_nodes)
+        return found
+
+    def _erase_dead(self, node: fx.Node, *, force: bool) -> None:
+        """Erase ``node`` if nothing reads it, then its inputs in turn."""
+        stack = [(node, force)]
+        while stack:
+            node, forced = stack.pop()
+            if node._erased or node.users or not (forced or self._may_vanish(node)):
+                continue
+            if node.op in ("placeholder", "output"):
+                continue
+            inputs = node.all_input_nodes
+            if node in self._fresh:
+                del self._fresh[node]
+            else:
+                self._removed.append(node.name)
+            self.graph.erase_node(node)
+            self._touched.extend(inputs)
+            stack.extend((i, False) for i in inputs)
+
+    def _may_vanish(self, node: fx.Node) -> bool:
+        """Whether a dead node has no effect; a node of the match is the rule's to remove."""
+        if self._match is not None and node in self._match.nodes:
+            return True
+        return not has_effect(node)
+
+    def _flush(self) -> None:
+        """Record what happened since the last event, if anything did."""
+        if self._removed or self._fresh:
+            added = tuple(n.name for n in self._fresh)
+            rule = self.rule or self.pass_name
+            source = self._source or next((meta.source(n) for n in self._fresh), "")
+            self.events.append(Event(rule, tuple(self._removed), added, source))
+        self._fresh.clear()
+        self._named_after.clear()
+        self._removed.clear()
+        self._source = ""
+        self._mutations = 0
+        if self._match is None:
+            self._touched = []
+
+
+def _nodes_in(args: tuple[Any, ...]) -> Iterator[fx.Node]:
+    for arg in args:
+        if isinstance(arg, fx.Node):
+            yield arg
+        elif isinstance(arg, (tuple, list)):
+            yield from _nodes_in(tuple(arg))

@@ -1,0 +1,108 @@
+"""Rules, and what comes of trying one: a match, or a near-miss with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import fx
+
+from qfx.errors import PatternError
+from qfx.rewrite.pattern import Literal, Mismatch, Pattern
+
+if TYPE_CHECKING:
+    from qfx.rewrite.rewriter import Rewriter
+
+
+class Match:
+    """Where a pattern matched.
+
+    Attributes:
+        root: the node that the root of the pattern matched.
+        nodes: every node matched by an Op, Module or Attr of the pattern, in graph order.
+    """
+
+    __slots__ = ("_bindings", "nodes", "root")
+
+    def __init__(
+        self, root: fx.Node, nodes: Iterable[fx.Node], bindings: dict[str, Literal]
+    ) -> None:
+        self.root = root
+        self.nodes: tuple[fx.Node, ...] = tuple(sorted(dict.fromkeys(nodes)))
+        self._bindings = bindings
+
+    def __getitem__(self, name: str) -> Any:
+        """The node or literal bound to ``name``; PatternError if the match bound none."""
+        try:
+            return self._bindings[name]
+        except KeyError:
+            known = ", ".join(sorted(self._bindings)) or "nothing"
+            raise PatternError(f"the match binds {known}, not {name!r}") from None
+
+    def get(self, name: str) -> fx.Node | None:
+        """The node bound to ``name``, or None if it is a literal or the match bound none."""
+        value = self._bindings.get(name)
+        return value if isinstance(value, fx.Node) else None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._bindings
+
+    def __repr__(self) -> str:
+        bound = ", ".join(f"{k}={v}" for k, v in self._bindings.items())
+        return f"Match({self.root}{', ' if bound else ''}{bound})"
+
+
+RuleFunction: TypeAlias = "Callable[[Match, Rewriter], fx.Node | Mismatch]"
+
+
+@dataclass(frozen=True)
+class RewriteRule:
+    """A pattern, and the function that builds what replaces the root of a match."""
+
+    pattern: Pattern
+    function: RuleFunction
+    name: str
+
+    def __post_init__(self) -> None:
+        tuple(self.pattern.roots())  # a pattern without a proper root fails here
+
+    def __call__(self, match: Match, rewriter: Rewriter) -> fx.Node | Mismatch:
+        return self.function(match, rewriter)
+
+
+def rewrite(pattern: Pattern, name: str | None = None) -> Callable[[RuleFunction], RewriteRule]:
+    """Make a rule of a function ``(match, rewriter) -> new node | Mismatch``.
+
+    Args:
+        pattern: where the function is called.
+        name: as shown in histories and errors; the name of the function by default.
+    """
+
+    def decorate(function: RuleFunction) -> RewriteRule:
+        given = name if name is not None else str(getattr(function, "__name__", "rule"))
+        return RewriteRule(pattern, function, given.lstrip("_"))
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """A rule that nearly applied.
+
+    Attributes:
+        rule: "pass/rule".
+        node: name of the node at the root of the attempt.
+        mismatch: why it did not.
+    """
+
+    rule: str
+    node: str
+    mismatch: Mismatch
+
+    @property
+    def reason(self) -> str:
+        return self.mismatch.reason
+
+    def __str__(self) -> str:
+        return f"{self.rule} at %{self.node}: {self.reason}"

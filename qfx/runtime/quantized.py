@@ -1,0 +1,153 @@
+"""What users hold: a model being prepared, and a quantized one.
+
+A :class:`QuantizedModel` owns two graphs. The *reference* graph (explicit quantize/dequantize on
+plain integer tensors) is its meaning; the graph that runs is derived from it by the backend's
+lowering and shares its tensors, plus packed weights that are opaque to copying and saving and are
+rebuilt from the integer weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qfx.errors import BackendError
+from qfx.graph.clone import clone_graph_module, hide_opaque_values
+from qfx.graph.leaves import copy_hooks
+
+if TYPE_CHECKING:
+    from qfx.backends.base import Backend
+    from qfx.graph.history import History
+    from qfx.pipeline import Pipeline
+    from qfx.quant.configuration import Configuration
+    from qfx.report.sites import QuantizationReport
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that prepare was told and convert needs.
+
+    Attributes:
+        method: "static", ...
+        backend: the target.
+        configuration: which operation gets which QConfig.
+        rest: the passes that convert runs.
+        example_inputs, example_kwargs: as given by the user.
+        captured: the graph as captured, for the report.
+        size_before: bytes of parameters and buffers of the user's model.
+    """
+
+    method: str
+    backend: Backend
+    configuration: Configuration
+    rest: Pipeline
+    example_inputs: tuple[Any, ...]
+    example_kwargs: Mapping[str, Any]
+    captured: fx.GraphModule
+    size_before: int
+
+
+class PreparedModel(fx.GraphModule):
+    """A model with observers in place: calibrate or train it, then ``qfx.convert`` it.
+
+    Attributes:
+        history: the stages so far.
+    """
+
+    history: History
+    settings: Settings
+
+    def __init__(self, graph_module: fx.GraphModule, history: History, settings: Settings) -> None:
+        super().__init__(graph_module, graph_module.graph)
+        copy_hooks(graph_module, self)
+        self.history = history
+        self.settings = settings
+        self.train(graph_module.training)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
+        result = PreparedModel(
+            clone_graph_module(self, deep=True, memo=memo),
+            copy.deepcopy(self.history),
+            self.settings,
+        )
+        memo[id(self)] = result
+        return result
+
+
+class QuantizedModel(fx.GraphModule):
+    """A quantized model: call it like the model that it was made from.
+
+    Attributes:
+        report: what was quantized, what was not, and why.
+        history: every stage from capture to lowering.
+        backend: name of the backend that it was lowered for.
+        reference: the explicit q/dq graph that it means.
+    """
+
+    report: QuantizationReport
+    history: History
+    backend: str
+
+    def __init__(
+        self,
+        lowered: fx.GraphModule,
+        reference: fx.GraphModule,
+        *,
+        report: QuantizationReport,
+        history: History,
+        backend: str,
+        cpu_only: bool,
+    ) -> None:
+        super().__init__(lowered, lowered.graph)
+        copy_hooks(lowered, self)
+        hide_opaque_values(self)
+        self.report = report
+        self.history = history
+        self.backend = backend
+        # Not a submodule: its tensors are already here, and state_dict names each tensor once.
+        self.__dict__["reference"] = reference
+        self.__dict__["_cpu_only"] = cpu_only
+        self.train(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModel:
+        reference: fx.GraphModule = self.__dict__["reference"]
+        result = QuantizedModel(
+            clone_graph_module(self, deep=True, memo=memo),
+            clone_graph_module(reference, deep=True, memo=memo),
+            report=self.report,
+            history=copy.deepcopy(self.history),
+            backend=self.backend,
+            cpu_only=self.__dict__["_cpu_only"],
+        )
+        memo[id(self)] = result
+        return result
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        if self.__dict__["_cpu_only"]:
+            self._refuse_moves(fn)
+        reference: fx.GraphModule = self.__dict__["reference"]
+        reference._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _refuse_moves(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """BackendError if ``fn`` would give tensors that the kernels can't take."""
+        wanted = "another device"
+        try:
+            probe = fn(torch.empty(0))
+        except Exception:  # a device that is not even there
+            probe = None
+        if probe is not None:
+            if (probe.device.type, probe.dtype) == ("cpu", torch.float32):
+                return
+            wanted = str(probe.dtype if probe.device.type == "cpu" else probe.device)
+        raise BackendError(
+            f"A model lowered for {self.backend} runs on the CPU on float32 inputs and cannot be "
+            f"moved to {wanted}. Quantize with backend='reference' for other devices, or "
+            "move the float model first."
+        )

@@ -1,0 +1,390 @@
+"""The closed vocabulary: every canonical operation, and every spelling that maps to it.
+
+A canonical operation (:class:`OpDef`) is itself the ``target`` of a ``call_function`` node, so
+patterns, passes and backend tables compare targets by identity: ``node.target is vocab.CONV2D``.
+Its Python signature fixes the canonical form: tensor operands by position, attributes by keyword,
+attributes at their default left out.
+
+Spellings are data, three columns per row: module types, functions, and Tensor methods. A trailing
+underscore or ``inplace=True`` is the same operation. Modules are read through the signature: an
+attribute of the module with a parameter's name supplies it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from qfx import semantics as s
+from qfx.quant import ops as affine
+
+
+class Kind(Enum):
+    """What an operation does to values; decides how quantization may treat it."""
+
+    MATMUL = "matmul"  # multiply-accumulates against weights or another tensor
+    ARITHMETIC = "arithmetic"  # elementwise of one or two operands, new range
+    ACTIVATION = "activation"  # elementwise of one operand
+    NORM = "norm"
+    POOL = "pool"  # output values lie within the range of the input
+    SHAPE = "shape"  # output values are input values, moved, copied or dropped
+    JOIN = "join"  # several tensors become one, values unchanged
+    REDUCE = "reduce"
+    QUANT = "quant"  # quantize and dequantize
+    STUB = "stub"
+    QUERY = "query"  # yields shapes and numbers, not tensors
+
+
+@dataclass(frozen=True, eq=False)
+class OpDef:
+    """A canonical operation; calling it runs it.
+
+    Attributes:
+        name: as printed in the IR.
+        function: the computation (:mod:`qfx.semantics` or torch itself).
+        kind: see :class:`Kind`.
+        modules, functions, methods: the spellings that mean this operation.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    kind: Kind
+    modules: tuple[type[nn.Module], ...] = ()
+    functions: tuple[Callable[..., Any], ...] = ()
+    methods: tuple[str, ...] = ()
+    signature: inspect.Signature = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "signature", inspect.signature(self.function))
+        object.__setattr__(self, "__name__", self.name.upper())
+        object.__setattr__(self, "__qualname__", self.name.upper())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __copy__(self) -> OpDef:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OpDef:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[str], OpDef], tuple[str]]:
+        return lookup, (self.name,)
+
+    @property
+    def takes_post(self) -> bool:
+        """Whether the operation can carry fused post-ops."""
+        return "post" in self.signature.parameters
+
+
+_BY_NAME: dict[str, OpDef] = {}
+
+
+def _op(
+    function: Callable[..., Any],
+    kind: Kind,
+    modules: tuple[type[nn.Module], ...] = (),
+    functions: tuple[Callable[..., Any], ...] = (),
+    methods: tuple[str, ...] = (),
+    *,
+    name: str = "",
+) -> OpDef:
+    op = OpDef(name or function.__name__, function, kind, modules, functions, methods)
+    _BY_NAME[op.name] = op
+    return op
+
+
+def lookup(name: str) -> OpDef:
+    """The operation called ``name``; KeyError if the vocabulary has none."""
+    return _BY_NAME[name]
+
+
+def ops() -> Iterator[OpDef]:
+    """Every operation, in the order of the table."""
+    return iter(_BY_NAME.values())
+
+
+def is_op(node: fx.Node, *which: OpDef) -> bool:
+    """Whether ``node`` is a canonical operation (one of ``which``, when given)."""
+    if node.op != "call_function" or not isinstance(node.target, OpDef):
+        return False
+    return not which or node.target in which
+
+
+def bound(node: fx.Node) -> dict[str, Any]:
+    """All arguments of a canonical node by parameter name, defaults filled in."""
+    assert isinstance(node.target, OpDef)
+    arguments = node.target.signature.bind(*node.args, **node.kwargs)
+    arguments.apply_defaults()
+    return dict(arguments.arguments)
+
+
+# -- multiply-accumulate -------------------------------------------------------------------------
+CONV1D = _op(s.conv1d, Kind.MATMUL, (nn.Conv1d,), (F.conv1d,), name="conv1d")
+CONV2D = _op(s.conv2d, Kind.MATMUL, (nn.Conv2d,), (F.conv2d,), name="conv2d")
+CONV3D = _op(s.conv3d, Kind.MATMUL, (nn.Conv3d,), (F.conv3d,), name="conv3d")
+CONV_TRANSPOSE1D = _op(
+    s.conv_transpose1d,
+    Kind.MATMUL,
+    (nn.ConvTranspose1d,),
+    (F.conv_transpose1d,),
+    name="conv_transpose1d",
+)
+CONV_TRANSPOSE2D = _op(
+    s.conv_transpose2d,
+    Kind.MATMUL,
+    (nn.ConvTranspose2d,),
+    (F.conv_transpose2d,),
+    name="conv_transpose2d",
+)
+CONV_TRANSPOSE3D = _op(
+    s.conv_transpose3d,
+    Kind.MATMUL,
+    (nn.ConvTranspose3d,),
+    (F.conv_transpose3d,),
+    name="conv_transpose3d",
+)
+LINEAR = _op(s.linear, Kind.MATMUL, (nn.Linear,), (F.linear,))
+MATMUL = _op(
+    s.matmul,
+    Kind.MATMUL,
+    (),
+    (torch.matmul, torch.bmm, torch.mm, operator.matmul),
+    ("matmul", "bmm", "mm"),
+)
+ATTENTION_WEIGHTS = _op(s.attention_weights, Kind.MATMUL)
+ADDITIVE_MASK = _op(s.additive_mask, Kind.ACTIVATION)
+ATTENTION = _op(s.attention, Kind.MATMUL, (), (F.scaled_dot_product_attention,))
+
+# -- arithmetic ----------------------------------------------------------------------------------
+ADD = _op(s.add, Kind.ARITHMETIC, (), (torch.add, operator.add, operator.iadd), ("add", "add_"))
+SUB = _op(s.sub, Kind.ARITHMETIC, (), (torch.sub, operator.sub, operator.isub), ("sub", "sub_"))
+MUL = _op(
+    s.mul,
+    Kind.ARITHMETIC,
+    (),
+    (torch.mul, torch.multiply, operator.mul, operator.imul),
+    ("mul", "mul_", "multiply"),
+)
+DIV = _op(
+    s.div,
+    Kind.ARITHMETIC,
+    (),
+    (
+        *(torch.div, torch.true_divide, torch.divide, operator.truediv, operator.itruediv),
+        *(torch.floor_divide, operator.floordiv, operator.ifloordiv),
+    ),
+    ("div", "div_", "divide", "floor_divide"),
+)
+
+# -- activations ---------------------------------------------------------------------------------
+RELU = _op(
+    s.relu,
+    Kind.ACTIVATION,
+    (nn.ReLU,),
+    (torch.relu, torch.relu_, F.relu, F.relu_),
+    ("relu", "relu_"),
+)
+CLAMP = _op(
+    s.clamp,
+    Kind.ACTIVATION,
+    (nn.ReLU6, nn.Hardtanh),
+    (torch.clamp, torch.clip, F.relu6, F.hardtanh, F.hardtanh_),
+    ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_max"),
+)
+LEAKY_RELU = _op(s.leaky_relu, Kind.ACTIVATION, (nn.LeakyReLU,), (F.leaky_relu, F.leaky_relu_))
+ELU = _op(s.elu, Kind.ACTIVATION, (nn.ELU,), (F.elu, F.elu_))
+HARDSWISH = _op(s.hardswish, Kind.ACTIVATION, (nn.Hardswish,), (F.hardswish,))
+SILU = _op(s.silu, Kind.ACTIVATION, (nn.SiLU,), (F.silu,))
+GELU = _op(s.gelu, Kind.ACTIVATION, (nn.GELU,), (F.gelu,))
+PRELU = _op(s.prelu, Kind.ACTIVATION, (nn.PReLU,), (F.prelu,), ("prelu",))
+SIGMOID = _op(
+    s.sigmoid,
+    Kind.ACTIVATION,
+    (nn.Sigmoid,),
+    (torch.sigmoid, torch.sigmoid_, F.sigmoid),
+    ("sigmoid", "sigmoid_"),
+)
+HARDSIGMOID = _op(s.hardsigmoid, Kind.ACTIVATION, (nn.Hardsigmoid,), (F.hardsigmoid,))
+TANH = _op(
+    s.tanh, Kind.ACTIVATION, (nn.Tanh,), (torch.tanh, torch.tanh_, F.tanh), ("tanh", "tanh_")
+)
+MISH = _op(s.mish, Kind.ACTIVATION, (nn.Mish,), (F.mish,))
+SOFTMAX = _op(s.softmax, Kind.ACTIVATION, (nn.Softmax,), (torch.softmax, F.softmax), ("softmax",))
+LOG_SOFTMAX = _op(
+    s.log_softmax,
+    Kind.ACTIVATION,
+    (nn.LogSoftmax,),
+    (torch.log_softmax, F.log_softmax),
+    ("log_softmax",),
+)
+
+# -- normalization (inference) -------------------------------------------------------------------
+BATCH_NORM = _op(
+    s.batch_norm, Kind.NORM, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), (F.batch_norm,)
+)
+LAYER_NORM = _op(s.layer_norm, Kind.NORM, (nn.LayerNorm,), (F.layer_norm,))
+GROUP_NORM = _op(s.group_norm, Kind.NORM, (nn.GroupNorm,), (F.group_norm,))
+INSTANCE_NORM = _op(
+    s.instance_norm,
+    Kind.NORM,
+    (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    (F.instance_norm,),
+)
+
+# -- pools and reductions ------------------------------------------------------------------------
+MAX_POOL1D = _op(
+    s.max_pool1d, Kind.POOL, (nn.MaxPool1d,), (F.max_pool1d, torch.max_pool1d), name="max_pool1d"
+)
+MAX_POOL2D = _op(
+    s.max_pool2d, Kind.POOL, (nn.MaxPool2d,), (F.max_pool2d, torch.max_pool2d), name="max_pool2d"
+)
+MAX_POOL3D = _op(
+    s.max_pool3d, Kind.POOL, (nn.MaxPool3d,), (F.max_pool3d, torch.max_pool3d), name="max_pool3d"
+)
+AVG_POOL1D = _op(s.avg_pool1d, Kind.POOL, (nn.AvgPool1d,), (F.avg_pool1d,), name="avg_pool1d")
+AVG_POOL2D = _op(s.avg_pool2d, Kind.POOL, (nn.AvgPool2d,), (F.avg_pool2d,), name="avg_pool2d")
+AVG_POOL3D = _op(s.avg_pool3d, Kind.POOL, (nn.AvgPool3d,), (F.avg_pool3d,), name="avg_pool3d")
+ADAPTIVE_AVG_POOL1D = _op(
+    s.adaptive_avg_pool1d,
+    Kind.POOL,
+    (nn.AdaptiveAvgPool1d,),
+    (F.adaptive_avg_pool1d,),
+    name="adaptive_avg_pool1d",
+)
+ADAPTIVE_AVG_POOL2D = _op(
+    s.adaptive_avg_pool2d,
+    Kind.POOL,
+    (nn.AdaptiveAvgPool2d,),
+    (F.adaptive_avg_pool2d,),
+    name="adaptive_avg_pool2d",
+)
+ADAPTIVE_AVG_POOL3D = _op(
+    s.adaptive_avg_pool3d,
+    Kind.POOL,
+    (nn.AdaptiveAvgPool3d,),
+    (F.adaptive_avg_pool3d,),
+    name="adaptive_avg_pool3d",
+)
+ADAPTIVE_MAX_POOL1D = _op(
+    s.adaptive_max_pool1d,
+    Kind.POOL,
+    (nn.AdaptiveMaxPool1d,),
+    (F.adaptive_max_pool1d,),
+    name="adaptive_max_pool1d",
+)
+ADAPTIVE_MAX_POOL2D = _op(
+    s.adaptive_max_pool2d,
+    Kind.POOL,
+    (nn.AdaptiveMaxPool2d,),
+    (F.adaptive_max_pool2d,),
+    name="adaptive_max_pool2d",
+)
+ADAPTIVE_MAX_POOL3D = _op(
+    s.adaptive_max_pool3d,
+    Kind.POOL,
+    (nn.AdaptiveMaxPool3d,),
+    (F.adaptive_max_pool3d,),
+    name="adaptive_max_pool3d",
+)
+INTERPOLATE = _op(
+    s.interpolate,
+    Kind.POOL,
+    (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+    (F.interpolate, F.upsample),
+)
+MEAN = _op(s.mean, Kind.REDUCE, (), (torch.mean,), ("mean",))
+SUM = _op(s.sum, Kind.REDUCE, (), (torch.sum,), ("sum",))
+AMAX = _op(s.amax, Kind.REDUCE, (), (torch.amax,), ("amax",))
+AMIN = _op(s.amin, Kind.REDUCE, (), (torch.amin,), ("amin",))
+
+# -- shape ---------------------------------------------------------------------------------------
+RESHAPE = _op(s.reshape, Kind.SHAPE, (), (torch.reshape,), ("reshape", "view"))
+FLATTEN = _op(s.flatten, Kind.SHAPE, (nn.Flatten,), (torch.flatten,), ("flatten",))
+UNFLATTEN = _op(s.unflatten, Kind.SHAPE, (nn.Unflatten,), (torch.unflatten,), ("unflatten",))
+PERMUTE = _op(s.permute, Kind.SHAPE, (), (torch.permute,), ("permute",))
+TRANSPOSE = _op(
+    s.transpose,
+    Kind.SHAPE,
+    (),
+    (torch.transpose, torch.swapaxes, torch.t),
+    ("transpose", "swapaxes", "t"),
+)
+SQUEEZE = _op(s.squeeze, Kind.SHAPE, (), (torch.squeeze,), ("squeeze", "squeeze_"))
+UNSQUEEZE = _op(s.unsqueeze, Kind.SHAPE, (), (torch.unsqueeze,), ("unsqueeze", "unsqueeze_"))
+CHUNK = _op(s.chunk, Kind.SHAPE, (), (torch.chunk,), ("chunk",))
+SPLIT = _op(s.split, Kind.SHAPE, (), (torch.split,), ("split",))
+UNBIND = _op(s.unbind, Kind.SHAPE, (), (torch.unbind,), ("unbind",))
+SELECT = _op(s.select, Kind.SHAPE, (), (torch.select,), ("select",))
+NARROW = _op(s.narrow, Kind.SHAPE, (), (torch.narrow,), ("narrow",))
+GETITEM = _op(s.getitem, Kind.SHAPE, (), (operator.getitem,))
+EXPAND = _op(s.expand, Kind.SHAPE, (), (), ("expand",))
+REPEAT = _op(s.repeat, Kind.SHAPE, (), (), ("repeat",))
+REPEAT_INTERLEAVE = _op(
+    s.repeat_interleave, Kind.SHAPE, (), (torch.repeat_interleave,), ("repeat_interleave",)
+)
+ROLL = _op(s.roll, Kind.SHAPE, (), (torch.roll,), ("roll",))
+FLIP = _op(s.flip, Kind.SHAPE, (), (torch.flip,), ("flip",))
+PIXEL_SHUFFLE = _op(s.pixel_shuffle, Kind.SHAPE, (nn.PixelShuffle,), (F.pixel_shuffle,))
+PIXEL_UNSHUFFLE = _op(s.pixel_unshuffle, Kind.SHAPE, (nn.PixelUnshuffle,), (F.pixel_unshuffle,))
+CHANNEL_SHUFFLE = _op(s.channel_shuffle, Kind.SHAPE, (nn.ChannelShuffle,), (F.channel_shuffle,))
+PAD = _op(
+    s.pad,
+    Kind.SHAPE,
+    (
+        nn.ZeroPad2d,
+        nn.ConstantPad1d,
+        nn.ConstantPad2d,
+        nn.ConstantPad3d,
+        nn.ReflectionPad1d,
+        nn.ReflectionPad2d,
+        nn.ReplicationPad1d,
+        nn.ReplicationPad2d,
+    ),
+    (F.pad,),
+)
+CONTIGUOUS = _op(s.contiguous, Kind.SHAPE, (), (), ("contiguous",))
+CLONE = _op(s.clone, Kind.SHAPE, (), (torch.clone,), ("clone",))
+
+# -- join ----------------------------------------------------------------------------------------
+CAT = _op(s.cat, Kind.JOIN, (), (torch.cat, torch.concat, torch.concatenate))
+STACK = _op(s.stack, Kind.JOIN, (), (torch.stack,))
+
+# -- mutation made functional ----------------------------------------------------------------------
+SETITEM = _op(s.setitem, Kind.JOIN)
+
+# -- queries (no tensor result) ------------------------------------------------------------------
+SIZE = _op(s.size, Kind.QUERY, (), (), ("size",))
+DIM = _op(s.dim, Kind.QUERY, (), (), ("dim", "ndimension"))
+DTYPE = _op(s.dtype, Kind.QUERY)
+DEVICE = _op(s.device, Kind.QUERY)
+GUARD = _op(s.guard, Kind.QUERY)
+fx.node.has_side_effect(GUARD)  # nothing reads a guard, yet it must stay
+
+# -- arithmetic of sizes and other plain numbers ---------------------------------------------------
+SCALARS: dict[Callable[..., Any], OpDef] = {
+    function: _op(function, Kind.QUERY, name=f"scalar_{function.__name__.strip('_')}")
+    for function in (
+        *(operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv),
+        *(operator.mod, operator.pow, operator.neg, operator.abs, operator.not_),
+        *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
+        *(operator.and_, operator.or_, math.sqrt, math.ceil, math.floor, math.exp),
+        len,
+    )
+}
+"""The operation for each function of numbers."""
+
+# -- stubs, quantize and dequantize --------------------------------------------------------------
+QUANT_STUB = _op(s.quant_stub, Kind.STUB)
+DEQUANT_STUB = _op(s.dequant_stub, Kind.STUB)
+QUANTIZE = _op(affine.quantize, Kind.QUANT)
+DEQUANTIZE = _op(affine.dequantize, Kind.QUANT)

@@ -1,0 +1,96 @@
+"""Kernel calls give the same codes eagerly and compiled, and compile without graph breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from qfx.backends import x86_calls as calls
+from qfx.backends import x86_kernels as kernels
+
+ZERO = torch.zeros(1, dtype=torch.int32)
+SCALES = torch.full((8,), 2e-3)
+
+
+def codes(*shape: int) -> Tensor:
+    return torch.randint(
+        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def weight(*shape: int) -> Tensor:
+    return (codes(*shape).int() - 128).to(torch.int8)
+
+
+LINEAR = kernels.pack_linear(weight(8, 8), (1, 8))
+GEOMETRY = ([1, 1], [1, 1], [1, 1], 1)
+CONV = kernels.pack_conv(weight(8, 8, 3, 3), SCALES, 0.05, 6, *GEOMETRY, (1, 8, 5, 5))
+
+
+def linear(x: Tensor) -> Tensor:
+    head = (x, 0.05, 6, LINEAR, SCALES, ZERO)
+    return calls.linear(*head, None, 1.0, 0, torch.float32, "gelu", [], "none")
+
+
+def linear_add(x: Tensor) -> Tensor:
+    residual = x.flip(0)
+    head = (x, 0.05, 6, LINEAR, SCALES, ZERO, residual, None)
+    return calls.linear_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "")
+
+
+def linear_add_float(x: Tensor) -> Tensor:
+    residual = x.flip(0).float()
+    head = (x, 0.05, 6, LINEAR, SCALES, ZERO, residual, None)
+    return calls.linear_add(*head, 1.0, 0, torch.float32, 1.0, 0, "add", 1.0, "none", [], "")
+
+
+def conv2d_add(x: Tensor) -> Tensor:
+    residual = kernels.clone_channels_last(x)
+    head = (x, 0.05, 6, CONV, SCALES, ZERO, residual, None, *GEOMETRY)
+    return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "")
+
+
+CASES = [
+    (linear, (3, 8)),
+    (linear, (2, 3, 8)),
+    (linear_add, (3, 8)),
+    (linear_add_float, (3, 8)),
+    (conv2d_add, (2, 8, 5, 5)),
+]
+
+
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+@pytest.mark.parametrize(("function", "shape"), CASES)
+def test_compiled_equals_eager(
+    function: Callable[[Tensor], Tensor], shape: tuple[int, ...], grad: Callable[[], torch.no_grad]
+) -> None:
+    torch._dynamo.reset()
+    with grad():
+        x = codes(*shape)
+        compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+        got, expected = compiled(x), function(x)
+    assert torch.equal(got, expected)
+    assert got.stride() == expected.stride()
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # Inductor's own
+def test_linear_goes_through_inductor() -> None:
+    torch._dynamo.reset()
+    x = codes(3, 8)
+    assert torch.equal(torch.compile(linear, fullgraph=True)(x), linear(x))
+
+
+def test_a_compiled_sum_leaves_the_residual_alone() -> None:
+    torch._dynamo.reset()
+
+    def function(x: Tensor, residual: Tensor) -> Tensor:
+        head = (x, 0.05, 6, CONV, SCALES, ZERO, residual, None, *GEOMETRY)
+        return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "none", [], "")
+
+    x, residual = codes(1, 8, 5, 5), kernels.channels_last(codes(1, 8, 5, 5))
+    before = residual.clone()
+    torch.compile(function, backend="aot_eager", fullgraph=True)(x, residual)
+    assert torch.equal(residual, before)

@@ -1,0 +1,124 @@
+"""The three commands: what they plan, reuse and print; nothing is timed here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import accuracy, cost, latency, table
+from benchmarks.accuracy import Result
+from benchmarks.coordinator import Timing
+from benchmarks.engines import ENGINES, Engine
+from benchmarks.worker import sqnr
+
+
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine("absent", "eager", "", "An absent peer", ("no_such_package",))
+    monkeypatch.setitem(ENGINES, "absent", engine)
+
+
+def test_sqnr_of_a_tenth_is_20_db() -> None:
+    signal = torch.tensor([3.0, -4.0])
+    assert sqnr(signal, 0.9 * signal) == pytest.approx(20.0, abs=1e-4)
+
+
+def test_table_is_aligned_markdown() -> None:
+    assert table.render(["what", "ms"], [["conv", "1.25"], ["relu", "10.50"]]) == (
+        "| what |    ms |\n"
+        "| ---- | ----: |\n"
+        "| conv |  1.25 |\n"
+        "| relu | 10.50 |"
+    )  # fmt: skip
+
+
+def test_every_engine_has_its_adapter() -> None:
+    folder = Path(accuracy.__file__).parent / "engines"
+    adapters = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert {engine.module for engine in ENGINES.values()} == adapters
+
+
+def test_latency_lists_what_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    absent(monkeypatch)
+    monkeypatch.setattr(latency, "Worker", lambda command: pytest.fail(f"started {command}"))
+    latency.main(["--models", "toy", "--engines", "absent", "--json", str(tmp_path / "l.json")])
+    assert "| An absent peer | not installed |" in capsys.readouterr().out
+    assert '"error": "not installed"' in (tmp_path / "l.json").read_text()
+
+
+def test_latency_table_has_medians_minima_and_ratios() -> None:
+    timings = {"eager": Timing([[0.004, 0.006]]), "qfx-x86": Timing([[0.001, 0.0015]])}
+    rows = latency.report("toy", timings, {}).splitlines()
+    assert [cell.strip() for cell in rows[2].split("|")[2:5]] == ["5.00", "4.00", "1.00"]
+    assert [cell.strip() for cell in rows[3].split("|")[2:5]] == ["1.25", "1.00", "4.00"]
+
+
+def test_accuracy_lists_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent(monkeypatch)
+    assert accuracy.measure("absent", "toy", threads=1) == Result(error="not installed")
+
+
+def test_accuracy_reuses_peers_and_measures_the_rest() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def measure(engine: str, model: str) -> Result:
+        asked.append((engine, model))
+        return Result(40.0, 0.99, 1.0)
+
+    known = {"toy": {"torch.ao": Result(30.0, 1.0, 2.0)}}
+    results = accuracy.run(["toy"], ["qfx-x86", "torch.ao"], known, measure)
+    assert asked == [("qfx-x86", "toy")]
+    row = accuracy.report(results, ["qfx-x86", "torch.ao"]).splitlines()[-1]
+    assert [cell.strip() for cell in row.split("|")[1:4]] == ["toy", "40.0 (99%)", "30.0 (100%)"]
+
+
+def test_accuracy_tries_failures_again(tmp_path: Path) -> None:
+    path = tmp_path / "peers.json"
+    good = Result(30.0, None, 2.0)
+    accuracy.save(path, {"toy": {"torch.ao": good, "openvino": Result(error="exit code 1")}})
+    assert accuracy.load(path) == {"toy": {"torch.ao": good}}
+    assert accuracy.load(tmp_path / "nothing.json") == {}
+
+
+def test_accuracy_never_reuses_qfx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "all.json"
+    accuracy.save(path, {"toy": {"qfx-x86": Result(1.0), "torch.ao": Result(30.0)}})
+    measured = Result(40.0, 1.0, 1.0)
+    monkeypatch.setattr(accuracy, "measure", lambda engine, model, threads: measured)
+    engines = ["--engines", "qfx-x86", "torch.ao"]
+    accuracy.main(["--models", "toy", *engines, "--reuse", str(path)])
+    assert accuracy.load(path) == {"toy": {"qfx-x86": measured, "torch.ao": Result(30.0)}}
+
+
+def test_cost_plan_runs_the_peer_only_where_feasible() -> None:
+    arguments = ["--graphs", "conv", "--sizes", "100", "200", "--peer-limit", "100"]
+    options = cost._parser().parse_args([*arguments, "--models", "toy"])
+    assert cost.plan(options) == [
+        ("conv:100", "qfx"),
+        ("conv:100", "torch.ao"),
+        ("conv:200", "qfx"),
+        ("toy", "qfx"),
+        ("toy", "torch.ao"),
+    ]
+
+
+def test_cost_tables() -> None:
+    steps = {"prepare": 1.0, "calibrate": 0.5, "convert": 0.5}
+    memory = {"base_bytes": 1e6, "peak_bytes": 3e6}
+    ours = {"steps": steps, "passes": {"fuse": 0.25}, "nodes": 1000, **memory}
+    costs = {"conv:1000 qfx": ours, "conv:1000 torch.ao": {"steps": steps, **memory}}
+    rows = [[c.strip() for c in r.split("|")] for r in cost.steps_report(costs).splitlines()]
+    assert rows[2][1:-1] == ["conv:1000 qfx", "1.00", "0.500", "0.500", "2.00", "2", "2000"]
+    assert rows[3][-2] == ""
+    assert cost.passes_report(costs).splitlines()[-1].split() == ["|", "fuse", "|", "0.250", "|"]
+
+
+def test_cost_reports_a_failed_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    failed = cost.measure("qfx", "conv:9", backend="x86", threads=1, repeats=3)
+    assert failed["error"].startswith("exit code 1")
+    assert "failed" in cost.steps_report({"conv:9 qfx": failed})

@@ -1,0 +1,141 @@
+"""One call that quantizes a small model and checks what every case promises.
+
+    quantized(model, x, "fbgemm", quantize=1, dequantize=1)
+
+The lowered graph has exactly so many quantize and dequantize nodes, its outputs are near the float
+model's (SQNR), and within one quantization step of the reference form's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+import qfx
+from qfx import vocab
+from qfx.backends import x86_kernels
+from qfx.quant.annotation import kernel_of
+from qfx.report.measures import sqnr
+
+BACKENDS = ("fbgemm", "x86", "reference")
+_QUANTIZE = (torch.quantize_per_tensor, x86_kernels.quantize, vocab.QUANTIZE)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    """Normal values that do not depend on, or touch, the global generator."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def seeded(make: Callable[..., nn.Module], *args: Any, seed: int = 0) -> nn.Module:
+    """``make(*args)`` in eval mode, with the same weights every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make(*args).eval()
+
+
+def is_quantize(node: fx.Node) -> bool:
+    return node.target in _QUANTIZE
+
+
+def is_dequantize(node: fx.Node) -> bool:
+    """Whether ``node`` dequantizes an activation (in the reference form weights are, too)."""
+    if node.target is vocab.DEQUANTIZE:
+        return bool(node.args[0].op != "get_attr")  # type: ignore[union-attr]
+    return node.target is x86_kernels.dequantize or (
+        node.op == "call_method" and node.target == "dequantize"
+    )
+
+
+def boundaries(graph_module: fx.GraphModule) -> tuple[int, int]:
+    """How many quantize and dequantize nodes a graph has."""
+    nodes = list(graph_module.graph.nodes)
+    return sum(map(is_quantize, nodes)), sum(map(is_dequantize, nodes))
+
+
+def kernels(qmodel: qfx.QuantizedModel) -> list[str]:
+    """The kernels of the lowered graph, in order, by the name of the function that is called."""
+    return [
+        getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+        for node in qmodel.graph.nodes
+        if kernel_of(node) is not None
+    ]
+
+
+def targets(graph_module: fx.GraphModule) -> list[Any]:
+    return [node.target for node in graph_module.graph.nodes if node.op.startswith("call_")]
+
+
+def tensors(value: object) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def step(qmodel: qfx.QuantizedModel) -> float:
+    """The largest step that an output of the reference form is rounded to (the last ones before)."""
+    output = next(iter(reversed(qmodel.reference.graph.nodes)))
+    seen: set[fx.Node] = set()
+    return max(_scales(output, seen), default=0.0)
+
+
+def _scales(node: fx.Node, seen: set[fx.Node]) -> Iterator[float]:
+    for operand in node.all_input_nodes:
+        if operand in seen:
+            continue
+        seen.add(operand)
+        if operand.target is vocab.QUANTIZE:
+            yield float(operand.args[1])  # type: ignore[arg-type]
+        else:
+            yield from _scales(operand, seen)
+
+
+def run(module: nn.Module, args: tuple[Any, ...]) -> Any:
+    with torch.no_grad():
+        return module(*copy.deepcopy(args))
+
+
+def quantized(
+    model: nn.Module,
+    inputs: Any,
+    backend: str,
+    *,
+    quantize: int | None = None,
+    dequantize: int | None = None,
+    bound: float = 30.0,
+    steps: float = 1.0,
+    **options: Any,
+) -> qfx.QuantizedModel:
+    """Quantize ``model`` and check the outcome.
+
+    Args:
+        model: in eval mode.
+        inputs: a tensor or a tuple of positional arguments.
+        backend: name of the backend.
+        quantize, dequantize: exact counts in the lowered graph.
+        bound: least SQNR against the float model, in dB.
+        steps: largest difference from the reference form, in steps of its outputs.
+        options: further arguments of ``qfx.quantize``.
+    """
+    args = inputs if isinstance(inputs, tuple) else (inputs,)
+    expected = run(model, args)
+    qmodel = qfx.quantize(model, inputs, backend=backend, **options)
+    counts = boundaries(qmodel)
+    if quantize is not None:
+        assert counts == (quantize, dequantize), f"{counts} in\n{listing(qmodel)}"
+    actual = run(qmodel, args)
+    assert pytree.tree_structure(actual) == pytree.tree_structure(expected)
+    quality = sqnr(expected, actual)
+    assert quality > bound, f"SQNR {quality:.1f} dB against float, in\n{listing(qmodel)}"
+    within = steps * step(qmodel) * 1.001 + 1e-6
+    for ours, theirs in zip(tensors(actual), tensors(run(qmodel.reference, args)), strict=True):
+        largest = float((ours.float() - theirs.float()).abs().max()) if ours.numel() else 0.0
+        assert largest <= within, f"{largest} from the reference, allowed {within}"
+    return qmodel
+
+
+def listing(graph_module: fx.GraphModule) -> str:
+    """The graph as text, for messages."""
+    return "\n".join(str(n.format_node()) for n in graph_module.graph.nodes if n.op != "get_attr")

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+import torch
+from torch import fx, nn
+
+from qfx import vocab
+from qfx.graph import meta
+from qfx.graph.diff import diff
+from qfx.graph.kinds import Look, look
+from qfx.graph.meta import Origin, TensorInfo
+from qfx.graph.snapshot import snapshot
+from tests.graph.views import Builder
+
+U8 = TensorInfo((1, 8, 32, 32), torch.uint8)
+
+
+class MinMaxObserver(nn.Module):
+    """Named like an observer; the drawing knows no more of it."""
+
+
+def quantized() -> fx.GraphModule:
+    """A block of two modules, the second with a constant made of a weight."""
+    b = Builder()
+    x = b.input("x")
+    q = b.call(vocab.QUANTIZE, x, 0.0123456789, 3, name="q", path="block.a", value=U8)
+    mm = b.call(vocab.LINEAR, q, b.weight("w"), name="mm", path="block.b")
+    relu = b.call(vocab.RELU, mm, name="relu", path="block.b", value=U8)
+    made = b.call(vocab.DEQUANTIZE, b.weight("v"), 1.0, 0, name="made", path="block.c")
+    last = b.call(vocab.LINEAR, relu, made, name="last", path="block.c", note='a%b <&> "q" \\n')
+    return b.done(b.call(vocab.TANH, last, name="tanh", origins=()))
+
+
+def kinds(gm: fx.GraphModule) -> dict[str, Look]:
+    view = snapshot(gm)
+    values = {r.name: r.value for r in view}
+    return {r.name: look(r, values) for r in view if r.op != "get_attr"}
+
+
+def test_colours_tell_kinds_and_integers() -> None:
+    assert kinds(quantized()) == {
+        "x": Look.BOUNDARY, "q": Look.QUANT, "mm": Look.INTEGER_MATMUL, "relu": Look.INTEGER,
+        "made": Look.QUANT, "last": Look.INTEGER_MATMUL, "tanh": Look.FLOAT,
+        "output": Look.BOUNDARY,
+    }  # fmt: skip
+
+
+def test_colours_of_modules() -> None:
+    b = Builder()
+    b.root.add_module("fc", nn.Linear(4, 4))
+    b.root.add_module("watch", MinMaxObserver())
+    y = b.graph.call_module("fc", (b.input("x"),))
+    found = kinds(b.done(b.graph.call_module("watch", (y,))))
+    assert (found["fc"], found["watch"]) == (Look.FLOAT_MATMUL, Look.OBSERVER)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        (torch.ops.aten.addmm.default, Look.FLOAT_MATMUL),
+        (torch.ops.aten.convolution.default, Look.FLOAT_MATMUL),
+        (torch.quantize_per_tensor, Look.QUANT),
+        (torch.addcmul, Look.FLOAT),
+    ],
+)
+def test_colours_of_what_is_not_in_the_vocabulary(target: object, kind: Look) -> None:
+    b = Builder()
+    assert kinds(b.done(b.call(target, b.input("x"), name="y")))["y"] is kind
+
+
+def test_drawing_has_legend_frames_edges_and_tooltips() -> None:
+    source = snapshot(quantized()).to_dot().source
+    for title in ("quantize, dequantize", "matmul, integer", "other, float"):
+        assert title in source
+    assert "matmul, float" not in source
+    assert re.search(r'subgraph "cluster_block.b" {\s+color=.* label=b ', source)
+    assert "model.py:12" in source
+    assert "0.0123456789, 3)" in source  # the tooltip is exact, the label rounded
+    assert "0.012346, 3<" in source
+    assert "w [" not in source  # parameters are not drawn
+
+
+def test_frame_of_one_node_or_of_a_shared_leaf_is_left_out() -> None:
+    b = Builder()
+    y = b.input("x")
+    for name in ("relu_a", "relu_b"):
+        y = b.call(vocab.RELU, y, name=name)
+        meta.set_origins(y, [Origin(name, "net.relu", "", "torch.nn.modules.activation.ReLU")])
+    y = b.call(vocab.TANH, y, name="tanh", path="alone")
+    clusters = re.findall(r"subgraph (\S+)", snapshot(b.done(y)).to_dot().source)
+    assert clusters == ["cluster_net"]
+
+
+def test_node_without_provenance_stands_with_its_operand() -> None:
+    b = Builder()
+    y = b.call(vocab.RELU, b.input("x"), name="relu", path="net")
+    y = b.call(vocab.TANH, y, name="synthetic", origins=())
+    source = snapshot(b.done(y)).to_dot().source
+    inside = source.split("subgraph cluster_net", 1)[1].split("}", 1)[0]
+    assert "synthetic [" in inside
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+@pytest.mark.parametrize("what", ["snapshot", "diff", "large", "empty diff"])
+def test_graphviz_accepts_every_drawing(what: str) -> None:
+    b = Builder()
+    y = b.input("x")
+    for i in range(500 if what == "large" else 3):
+        y = b.call(vocab.RELU, y, name=f"node{i}", path=f"block{i % 7}.x{i}")
+    chain = b.done(y)
+    drawing = {
+        "snapshot": lambda: snapshot(quantized()).to_dot(),
+        "diff": lambda: diff(chain, quantized()).to_dot(),
+        "large": lambda: snapshot(chain).to_dot(),
+        "empty diff": lambda: diff(chain, chain).to_dot(),
+    }[what]()
+    done = subprocess.run(
+        ["dot", "-Tcanon"], input=drawing.source, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_diff_drawing_says_what_a_changed_node_was() -> None:
+    def build(dim: int, target: object, read: str) -> fx.GraphModule:
+        b = Builder()
+        inputs = {"x": b.input("x"), "y": b.input("y")}
+        a = b.call(vocab.SOFTMAX, inputs["x"], name="a", dim=dim)
+        c = b.call(target, a, name="c")
+        return b.done(b.call(vocab.ADD, c, inputs[read], name="d"))
+
+    source = diff(build(1, vocab.RELU, "x"), build(2, vocab.TANH, "y")).to_dot().source
+    assert "was softmax(%x, dim=1)" in source
+    assert "was relu<" in source
+    assert "was add" not in source  # it reads another operand, which the edges show
+    assert "2 changed" not in source
+    assert "3 changed" in source

@@ -1,0 +1,72 @@
+"""Whole networks: they capture, all of them is canonical, and the numbers are the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qfx import vocab
+from qfx.vocab import OpDef
+from qfx_passes.canonicalize import Canonicalize
+from tests.support.checking import Result, run
+from tests.support.zoo import classifier, image_size
+
+MODELS = {
+    "squeezenet1_1": 96,
+    "shufflenet_v2_x0_5": 96,
+    "mobilenet_v3_small": 96,
+    "densenet121": 64,
+    "googlenet": 96,
+    "swin_t": 160,
+}
+"""Each with another image size than the one it is captured at."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def as_written(result: Result) -> set[str]:
+    """What is not in the vocabulary."""
+    kinds = ("call_function", "call_method", "call_module")
+    nodes = [n for n in result.graph_module.graph.nodes if n.op in kinds]
+    others = [n.target for n in nodes if not isinstance(n.target, OpDef)]
+    return {t if isinstance(t, str) else t.__name__ for t in others}
+
+
+def largest_error(result: Result, model: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        return float((result.graph_module(x) - model(x)).abs().max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_classifier_of_torchvision(name: str) -> None:
+    model, size = classifier(name), image_size(name)
+    result = run(Canonicalize(), model, torch.randn(2, 3, size, size))
+    assert as_written(result) <= {"arange", "ge", "ne", "to"}, "the mask of shifted windows"
+    assert largest_error(result, model, torch.randn(3, 3, size, size)) == 0
+    other = MODELS[name]
+    assert largest_error(result, model, torch.randn(1, 3, other, other)) == 0
+    guards = [n for n in result.graph_module.graph.nodes if n.target is vocab.GUARD]
+    assert not guards
+
+
+def test_a_vision_transformer_is_taken_apart() -> None:
+    torch.manual_seed(0)
+    from tests.support.zoo import torchvision_models
+
+    transformer = torchvision_models().vision_transformer.VisionTransformer
+    model = transformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
+    nn.init.normal_(model.heads.head.weight)
+    result = run(Canonicalize(), model, torch.randn(2, 3, 32, 32))
+    assert not as_written(result)
+    linear = [n for n in result.graph_module.graph.nodes if n.target is vocab.LINEAR]
+    assert len(linear) == 2 * 4 + 1
+    assert largest_error(result, model, torch.randn(3, 3, 32, 32)) < 1e-5

@@ -1,0 +1,430 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import fx, nn
+
+from qfx import vocab
+from qfx.errors import CalibrationError, ConfigError, PassError, PatternError, VerifyError
+from qfx.graph.history import History
+from qfx.graph.tracing import capture
+from qfx.graph.verify import LEVEL_CHECKS
+from qfx.instruments import Dump, Instrument, NumericCheck, Timing, sqnr
+from qfx.levels import Level
+from qfx.manager import run_passes, run_pipeline
+from qfx.pass_base import Pass, PassContext, PatternPass
+from qfx.pipeline import CALIBRATE
+from qfx.rewrite import Any, Match, Module, Op, Rewriter, rewrite
+
+X = torch.randn(1, 3, 8, 8)
+
+
+class ConvRelu(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.conv(x).relu()) + 1
+
+
+@rewrite(Op(vocab.RELU, Op(vocab.CONV2D, Any("x"), bind="conv", users=1)))
+def conv_relu(match: Match, rw: Rewriter) -> fx.Node:
+    return rw.with_args(match["conv"], post=(("relu",),))
+
+
+class FuseConvRelu(PatternPass):
+    name = "my-fuse"
+    patterns = (conv_relu,)
+
+
+@rewrite(Op("relu", Module(nn.Conv2d, Any("x"), bind="conv")))
+def written_relu(match: Match, rw: Rewriter) -> fx.Node:
+    return rw.call(torch.relu, match["conv"])
+
+
+class AsWritten(PatternPass):
+    name = "as-written"
+    patterns = (written_relu,)
+
+
+class Do(Pass):
+    """Runs a function, which is kept out of the options."""
+
+    name = "do"
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        self.action(graph, ctx)
+
+
+def do(action: Callable[[fx.Graph, PassContext], None]) -> Pass:
+    return type("Doing", (Do,), {"action": staticmethod(action)})()
+
+
+# -- run_passes ------------------------------------------------------------------------------------
+
+
+def test_canonical_patterns_fire_and_the_model_stays() -> None:
+    model = ConvRelu().eval()
+    state = copy.deepcopy(model.state_dict())
+    gm, history = run_passes(model, [FuseConvRelu()], X)
+    assert [s.name for s in history] == ["capture", "canonicalize", "my-fuse"]
+    assert history["my-fuse"].fired == {"my-fuse/conv_relu": 1}
+    assert "conv2d+relu" in history[-1].snapshot.to_text()
+    assert torch.equal(gm(X), model(X))
+    assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+    assert type(model) is ConvRelu
+
+
+def test_passes_over_the_model_as_written_come_before_canonicalization() -> None:
+    _, history = run_passes(ConvRelu(), [AsWritten, FuseConvRelu], X)
+    assert [s.name for s in history] == ["capture", "as-written", "canonicalize", "my-fuse"]
+    assert history["as-written"].fired == {"as-written/written_relu": 1}
+    assert history["my-fuse"].fired == {"my-fuse/conv_relu": 1}
+
+
+def test_nothing_is_canonicalized_for_passes_as_written_alone() -> None:
+    _, history = run_passes(ConvRelu(), [AsWritten()], X)
+    assert [s.name for s in history] == ["capture", "as-written"]
+
+
+def test_pass_without_levels_sees_the_canonical_graph() -> None:
+    seen = []
+    look = do(lambda graph, ctx: seen.extend(n.target for n in graph.nodes if vocab.is_op(n)))
+    run_passes(ConvRelu(), [look], X)
+    assert vocab.CONV2D in seen
+
+
+def test_stage_that_changes_nothing_is_recorded_and_shared() -> None:
+    _, history = run_passes(ConvRelu(), [do(lambda graph, ctx: None)], X)
+    assert history[-1].snapshot is history[-2].snapshot
+    assert history[-1].events == ()
+
+
+def test_code_is_generated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    gm = capture(ConvRelu(), (X,))
+    calls = []
+    monkeypatch.setattr(fx.GraphModule, "recompile", lambda self: calls.append(self))
+    run_pipeline(gm, [AsWritten(), do(lambda g, c: None)])
+    assert calls == [gm]
+
+
+def test_settings_reach_passes() -> None:
+    class Settings:
+        pass
+
+    class Derived(Settings):
+        pass
+
+    given = Derived()
+    found = []
+    run_passes(ConvRelu(), [do(lambda g, c: found.append(c.get(Settings)))], X, settings=[given])
+    assert found == [given]
+
+
+def test_missing_settings_are_named() -> None:
+    class Settings:
+        pass
+
+    with pytest.raises(ConfigError, match="pass do needs Settings settings, and none were given"):
+        run_passes(ConvRelu(), [do(lambda g, c: c.get(Settings) and None)], X)
+
+
+def test_marker_needs_splitting() -> None:
+    with pytest.raises(ConfigError, match=r"the marker `calibrate`.*split"):
+        run_pipeline(capture(ConvRelu(), (X,)), [CALIBRATE])
+
+
+# -- a pass that breaks the graph ------------------------------------------------------------------
+
+
+def remove_output(graph: fx.Graph, ctx: PassContext) -> None:
+    graph.erase_node(next(iter(reversed(graph.nodes))))
+
+
+def second_output(graph: fx.Graph, ctx: PassContext) -> None:
+    graph.create_node("output", "output", (next(iter(graph.nodes)),))
+
+
+def output_not_last(graph: fx.Graph, ctx: PassContext) -> None:
+    x = next(iter(graph.nodes))
+    graph.create_node("call_function", vocab.RELU, (x,))
+
+
+def node_named(graph: fx.Graph, name: str) -> fx.Node:
+    return next(n for n in graph.nodes if n.name == name)
+
+
+def dangling(graph: fx.Graph, ctx: PassContext) -> None:
+    sigmoid = node_named(graph, "sigmoid")
+    relu = sigmoid.args[0]
+    sigmoid.args = (node_named(graph, "conv"),)
+    graph.erase_node(relu)
+    sigmoid.args = (relu,)
+
+
+def cycle(graph: fx.Graph, ctx: PassContext) -> None:
+    conv = node_named(graph, "conv")
+    conv.replace_input_with(conv.args[0], node_named(graph, "sigmoid"))
+
+
+def wrong_arity(graph: fx.Graph, ctx: PassContext) -> None:
+    relu = node_named(graph, "relu")
+    relu.args = (*relu.args, 1, 2)
+
+
+def unknown_keyword(graph: fx.Graph, ctx: PassContext) -> None:
+    node_named(graph, "relu").kwargs = {"slope": 1}
+
+
+def overload_arity(graph: fx.Graph, ctx: PassContext) -> None:
+    node_named(graph, "relu").target = torch.ops.aten.add.Tensor
+
+
+def foreign_node(graph: fx.Graph, ctx: PassContext) -> None:
+    node_named(graph, "relu").args = (fx.Graph().placeholder("x"),)
+
+
+def missing_attribute(graph: fx.Graph, ctx: PassContext) -> None:
+    weight = node_named(graph, "conv").args[1]
+    weight.target = "conv.wait"
+
+
+def not_a_module(graph: fx.Graph, ctx: PassContext) -> None:
+    relu = node_named(graph, "relu")
+    with graph.inserting_before(relu):
+        graph.create_node("call_module", "conv.weight", relu.args)
+
+
+def same_name(graph: fx.Graph, ctx: PassContext) -> None:
+    node_named(graph, "relu").name = "sigmoid"
+
+
+def removed_input(graph: fx.Graph, ctx: PassContext) -> None:
+    x = next(iter(graph.nodes))
+    with graph.inserting_before(x):
+        x.replace_all_uses_with(graph.call_function(torch.rand, ((1, 3, 8, 8),)))
+    graph.erase_node(x)
+
+
+def other_outputs(graph: fx.Graph, ctx: PassContext) -> None:
+    output = next(iter(reversed(graph.nodes)))
+    output.args = ((output.args[0], output.args[0]),)
+
+
+def operand_by_keyword(graph: fx.Graph, ctx: PassContext) -> None:
+    relu = node_named(graph, "relu")
+    relu.args, relu.kwargs = (), {"input": relu.args[0]}
+
+
+def spelled_default(graph: fx.Graph, ctx: PassContext) -> None:
+    node_named(graph, "add").kwargs = {"alpha": 1}
+
+
+BROKEN = [
+    (remove_output, "the graph has no output", None),
+    (second_output, "the graph has 2 outputs: %output, %output_1", "output_1"),
+    (output_not_last, "the output is not the last node: relu_2 .* comes after it", "relu_2"),
+    (dangling, r"%sigmoid \(.*test_manager.py:\d+\) reads %relu, which has been erased", "sigmoid"),
+    (cycle, "reads %sigmoid before it is computed: they form a cycle, or the order", "conv"),
+    (wrong_arity, "does not fit relu: too many positional arguments", "relu"),
+    (unknown_keyword, "does not fit relu: got an unexpected keyword argument 'slope'", "relu"),
+    (overload_arity, "does not fit aten.add.Tensor: missing argument 'other'", "relu"),
+    (foreign_node, "reads %x, which belongs to another graph", "relu"),
+    (missing_attribute, "refers to 'conv.wait', which the model does not have", "conv_weight"),
+    (not_a_module, "calls 'conv.weight', which is a Parameter and no module", "conv_weight_1"),
+    (same_name, "shares its name with another node", "sigmoid"),
+    (removed_input, r"the inputs were \(x\) and are \(\) now", None),
+    (operand_by_keyword, "is not canonical: its operand input is given by keyword", "relu"),
+    (spelled_default, "is not canonical: alpha=1 is the default, leave it out", "add"),
+    (other_outputs, r"the output was \* and is \(\*, \*\) now", "output"),
+]
+
+
+@pytest.mark.parametrize(
+    ("action", "message", "node"), BROKEN, ids=lambda v: getattr(v, "__name__", "")
+)
+def test_broken_graph_is_caught(action, message: str, node: str | None) -> None:
+    model = ConvRelu().eval()
+    with pytest.raises(PassError, match=message) as caught:
+        run_passes(model, [FuseNothing(), do(action)], X)
+    error = caught.value
+    assert error.pass_name == "do"
+    assert error.node == node
+    assert isinstance(error.__cause__, VerifyError)
+    assert "What the pass changed since stage 2 fuse-nothing:" in str(error)
+    assert (f"The IR around %{node}" in str(error)) is (node is not None)
+    assert torch.equal(error.graph_module(X), model(X))
+
+
+class FuseNothing(PatternPass):
+    name = "fuse-nothing"
+
+
+def test_error_in_a_rule_names_rule_and_node_and_undoes_its_pass() -> None:
+    @rewrite(Op(vocab.SIGMOID, Any("x")))
+    def explode(match: Match, rw: Rewriter) -> fx.Node:
+        raise ZeroDivisionError("oops")
+
+    class Half(PatternPass):
+        name = "half"
+        patterns = (conv_relu, explode)
+
+    model = ConvRelu().eval()
+    with pytest.raises(PassError) as caught:
+        run_passes(model, [Half()], X)
+    error = caught.value
+    assert (error.pass_name, error.rule, error.node) == ("half", "explode", "sigmoid")
+    lines = str(error).splitlines()
+    assert lines[0] == "pass half (rule explode at %sigmoid) raised ZeroDivisionError: oops"
+    assert any(line.startswith("  > %sigmoid") for line in lines)
+    assert any(line.startswith("  + %conv_relu") for line in lines)
+    assert "conv2d(" in str(fx_text(error.graph_module))
+    assert torch.equal(error.graph_module(X), model(X))
+
+
+def fx_text(gm: fx.GraphModule) -> str:
+    from qfx.graph.snapshot import snapshot
+
+    return snapshot(gm).to_text()
+
+
+def test_rule_that_breaks_the_graph_is_named() -> None:
+    @rewrite(Op(vocab.SIGMOID, Any("x")))
+    def forget_operand(match: Match, rw: Rewriter) -> fx.Node:
+        return rw.call(vocab.ADD, match["x"])
+
+    class Breaks(PatternPass):
+        name = "breaks"
+        patterns = (forget_operand,)
+
+    with pytest.raises(PassError, match="missing a required argument: 'other'") as caught:
+        run_passes(ConvRelu(), [Breaks()], X)
+    assert (caught.value.rule, caught.value.node) == ("forget_operand", "sigmoid")
+
+
+def test_error_at_an_insertion_point_names_the_node() -> None:
+    def fail(graph: fx.Graph, ctx: PassContext) -> None:
+        with ctx.rewriter.at(node_named(graph, "sigmoid")):
+            raise RuntimeError("no")
+
+    with pytest.raises(PassError, match=r"pass do \(at %sigmoid\) raised RuntimeError: no"):
+        run_passes(ConvRelu(), [do(fail)], X)
+
+
+@pytest.mark.parametrize("kind", [CalibrationError, ConfigError, PatternError])
+def test_typed_errors_for_callers_pass_through(kind: type[Exception]) -> None:
+    def fail(graph: fx.Graph, ctx: PassContext) -> None:
+        raise kind("for the caller")
+
+    with pytest.raises(kind, match="for the caller"):
+        run_passes(ConvRelu(), [do(fail)], X)
+
+
+def test_level_predicate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_sigmoid(graph_module: fx.GraphModule) -> None:
+        for node in graph_module.graph.nodes:
+            if vocab.is_op(node, vocab.SIGMOID):
+                raise VerifyError("sigmoid at FUSED", node=node.name)
+
+    class Claims(FuseConvRelu):
+        name = "claims"
+        produces = Level.FUSED
+
+    run_passes(ConvRelu(), [Claims()], X)
+    monkeypatch.setitem(LEVEL_CHECKS, Level.FUSED, no_sigmoid)
+    with pytest.raises(PassError, match="sigmoid at FUSED"):
+        run_passes(ConvRelu(), [Claims()], X)
+
+
+def test_broken_graph_to_begin_with_is_nobodys_fault() -> None:
+    gm = capture(ConvRelu(), (X,))
+    gm.graph.erase_node(next(iter(reversed(gm.graph.nodes))))
+    with pytest.raises(VerifyError, match="no output"):
+        run_pipeline(gm, [FuseNothing()])
+
+
+# -- instruments -----------------------------------------------------------------------------------
+
+
+def test_instruments_are_told_in_order() -> None:
+    told = []
+
+    class Listener(Instrument):
+        def on_start(self, ctx, stage) -> None:
+            told.append(("start", stage.name))
+
+        def before_pass(self, step, ctx) -> None:
+            told.append(("before", step.name))
+
+        def after_pass(self, step, ctx, stage) -> None:
+            told.append(("after", stage.name))
+
+    timing = Timing()
+    run_passes(ConvRelu(), [AsWritten()], X, instruments=[Listener(), timing])
+    assert told == [("start", "capture"), ("before", "as-written"), ("after", "as-written")]
+    assert timing.seconds["as-written"] > 0
+    assert str(timing).startswith("as-written ")
+
+
+def test_dump_writes_each_stage(tmp_path) -> None:
+    _, history = run_passes(ConvRelu(), [FuseConvRelu()], X, instruments=[Dump(tmp_path / "ir")])
+    names = sorted(p.name for p in (tmp_path / "ir").iterdir())
+    assert names == ["00-capture.txt", "01-canonicalize.txt", "02-my-fuse.txt"]
+    assert history[2].snapshot.to_text() in (tmp_path / "ir" / "02-my-fuse.txt").read_text()
+
+
+def test_numeric_check_measures_against_the_stage_before() -> None:
+    def shift(graph: fx.Graph, ctx: PassContext) -> None:
+        add = node_named(graph, "add")
+        add.args = (add.args[0], 1.001)
+
+    check = NumericCheck()
+    run_passes(ConvRelu(), [FuseConvRelu(), do(shift)], X, instruments=[check])
+    assert check.sqnr["my-fuse"] == float("inf")
+    assert 55 < check.sqnr["do"] < 70  # 20 log10(1.5 / 0.001) is 63.5 dB
+    with pytest.raises(PassError, match=r"pass do changes what the model computes: 6\d.\d dB"):
+        run_passes(ConvRelu(), [do(shift)], X, instruments=[NumericCheck(min_sqnr=100)])
+
+
+def test_numeric_check_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout()).train()
+    random = torch.get_rng_state()
+    inputs = X.clone()
+    gm, _ = run_passes(model, [AsWritten()], inputs, instruments=[NumericCheck(min_sqnr=100)])
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(inputs, X)
+    assert int(gm.get_buffer("0.num_batches_tracked")) == 0
+
+
+def test_numeric_check_needs_inputs() -> None:
+    with pytest.raises(ConfigError, match="needs example inputs"):
+        run_pipeline(capture(ConvRelu(), (X,)), [], instruments=[NumericCheck()])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], float("inf")),
+        ([1.0, 0.0], [1.0, 0.1], 20.0),
+        ([1.0], [1.0, 1.0], -float("inf")),
+        ([0.0], [1.0], -float("inf")),
+        ([float("nan")], [float("nan")], float("inf")),
+        ([float("nan")], [1.0], -float("inf")),
+    ],
+)
+def test_sqnr(a: list[float], b: list[float], expected: float) -> None:
+    assert sqnr([torch.tensor(a)], [torch.tensor(b)]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sqnr_of_integers_is_all_or_nothing() -> None:
+    assert sqnr([torch.tensor([1, 2])], [torch.tensor([1, 3])]) == -float("inf")
+
+
+def test_history_goes_on_where_it_stopped() -> None:
+    gm = capture(ConvRelu(), (X,))
+    history = History()
+    run_pipeline(gm, [AsWritten()], None, history)
+    run_pipeline(gm, [AsWritten()], None, history)
+    assert [s.title for s in history] == ["0 capture", "1 as-written", "2 as-written"]

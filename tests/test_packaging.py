@@ -1,0 +1,149 @@
+"""What a wheel promises: a light import, no deprecated PyTorch, layers that stay apart, names."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import qfx
+
+ROOT = Path(qfx.__file__).resolve().parent.parent
+SOURCES = sorted([*ROOT.glob("qfx/**/*.py"), *ROOT.glob("passes/qfx_passes/**/*.py")])
+
+PUBLIC = {
+    *("quantize", "prepare", "calibrate", "convert"),
+    *("QConfig", "QConfigMapping", "QuantSpec", "QuantStub", "DeQuantStub"),
+    *("get_default_qconfig", "get_default_qconfig_mapping"),
+    *("QuantizedModel", "QuantizationReport", "History", "Stage", "Snapshot", "GraphDiff"),
+    *("snapshot", "diff", "backends", "ops", "vocab", "pipelines"),
+    *("Pass", "PatternPass", "rewrite", "Op", "Any", "Mismatch"),
+    *("run_passes", "get_pass", "list_passes"),
+    *("QfxWarning", "QfxError", "CaptureError", "ConfigError", "PatternError", "PassError"),
+    *("VerifyError", "CalibrationError", "CoverageError", "BackendError", "FormatError"),
+}
+
+# What `import torch` does not load, costs tens of milliseconds or more, and few calls need.
+HEAVY = (
+    "graphviz",
+    "hypothesis",
+    "networkx",
+    "onnx",
+    "qfx_passes",
+    "sympy",
+    "torch._dynamo",
+    "torch._inductor",
+    "torchvision",
+    "tqdm",
+)
+
+
+def loaded_by(statement: str) -> set[str]:
+    program = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    return set(json.loads(output.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def import_cost() -> set[str]:
+    """Modules that ``import qfx`` loads and ``import torch`` does not."""
+    path = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'passes')]}"
+    return loaded_by(f"{path}; import qfx") - loaded_by("import torch")
+
+
+def test_import_loads_nothing_heavy(import_cost: set[str]) -> None:
+    assert "qfx" in import_cost
+    assert import_cost.isdisjoint(HEAVY)
+
+
+def test_import_adds_nothing_of_torch_ao(import_cost: set[str]) -> None:
+    deprecated = ("torch.ao", "torch.quantization")
+    assert not [name for name in import_cost if name.startswith(deprecated)]
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """(absolute module name, whether at module level) of every import statement in a file."""
+    tree = ast.parse(path.read_text())
+    top_level = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in top_level) for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            yield from ((name, id(node) in top_level) for name in names)
+
+
+def offenders(forbidden: tuple[str, ...], *rooms: str, anywhere: bool = True) -> list[str]:
+    """Imports of ``forbidden`` packages in the files under ``rooms``; or at module level only."""
+    return [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in SOURCES
+        if any(path.is_relative_to(ROOT / room) for room in rooms)
+        for name, top in imports(path)
+        if (anywhere or top) and name.startswith(forbidden)
+    ]
+
+
+def test_no_source_imports_torch_ao() -> None:
+    assert len(SOURCES) > 20
+    assert offenders(("torch.ao", "torch.quantization"), "qfx", "passes") == []
+
+
+def test_no_source_reaches_for_torch_ao_by_attribute() -> None:
+    reached = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node) in {"torch.ao", "torch.quantization"}
+    ]
+    assert reached == []
+
+
+def test_passes_are_imported_by_the_framework_only_inside_functions() -> None:
+    assert offenders(("qfx_passes",), "qfx", anywhere=False) == []
+    users = {line.split()[0] for line in offenders(("qfx_passes",), "qfx")}
+    assert users <= {"qfx/api.py", "qfx/registry.py", "qfx/pipeline.py", "qfx/pipelines.py"}
+
+
+def test_graph_and_rewrite_know_nothing_of_quantization() -> None:
+    upper = ("qfx.quant", "qfx.backends", "qfx.report", "qfx.runtime", "qfx.api", "qfx_passes")
+    assert offenders(upper, "qfx/graph", "qfx/rewrite") == []
+
+
+def test_public_names() -> None:
+    assert set(qfx.__all__) >= PUBLIC
+    assert len(qfx.__all__) == len(set(qfx.__all__))
+    assert not [name for name in qfx.__all__ if not hasattr(qfx, name)]
+
+
+def test_dir_and_star_import_agree_with_all() -> None:
+    namespace: dict[str, object] = {}
+    exec("from qfx import *", namespace)
+    assert set(qfx.__all__) <= set(namespace) | {"__version__"}
+    assert set(qfx.__all__) <= set(dir(qfx))
+
+
+def test_unknown_attribute_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="quantise"):
+        qfx.quantise  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_package_is_typed() -> None:
+    assert (ROOT / "qfx" / "py.typed").exists()
+
+
+def test_built_in_passes_are_registered_as_anyone_elses() -> None:
+    declared = [entry for entry in entry_points(group="qfx.passes") if entry.name == "builtin"]
+    if not declared:
+        pytest.skip("qfx is not installed, only on the path")
+    names = {kind.name for kind in declared[0].load()}
+    assert names <= set(qfx.list_passes())
+    assert "fuse-conv-bn" in names

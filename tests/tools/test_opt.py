@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import qfx
+from tools import loading, opt
+
+MODEL = ["tests.tools.toy:ready", "--shape", "1,3,8,8"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert opt.main([*MODEL, *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_prints_the_ir_after_each_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(capsys, "--passes", "canonicalize, fuse-conv-bn")
+    heads = [line for line in printed.splitlines() if line.startswith("# stage")]
+    assert [h.split()[2].strip(":") for h in heads] == ["0", "1", "2"]
+    assert "%conv_bn" in printed
+
+
+def test_pass_without_effect_is_printed_on_request_only(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    twice = ("--passes", "canonicalize, fuse-conv-bn, fuse-conv-bn")
+    assert run(capsys, *twice).count("# stage") == 3
+    assert run(capsys, *twice, "--print", "all").count("# stage") == 4
+    assert run(capsys, *twice, "--print", "last").count("# stage") == 1
+    assert run(capsys, *twice, "--print", "none") == ""
+
+
+def test_diff_check_blame_and_dump(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    printed = run(
+        capsys, "--passes", "canonicalize, fuse-conv-bn", "--diff", "--check",
+        "--blame", "conv_bn", "--dump", str(tmp_path),
+    )  # fmt: skip
+    assert "# 1 canonicalize -> 2 fuse-conv-bn" in printed
+    assert "# check canonicalize: exact" in printed
+    assert "# check fuse-conv-bn: " in printed
+    assert "%conv, %bn -> %conv_bn\n" in printed
+    assert (tmp_path / "02-fuse-conv-bn.txt").exists()
+
+
+def test_backend_reaches_the_passes_that_read_its_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    passes = ("--passes", "canonicalize, fuse-conv-bn, fuse-post-ops", "--print", "last")
+    assert "conv2d+relu(" in run(capsys, *passes, "--backend", "reference")
+
+
+def test_unknown_pass_is_an_error_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert opt.main([*MODEL, "--passes", "fuse-conv-bm"]) == 1
+    assert "did you mean fuse-conv-bn" in capsys.readouterr().err
+
+
+def test_lists_installed_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        opt.main(["--list"])
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == list(qfx.list_passes())
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a, b", ["a", "b"]),
+        ("a{x=1, y=[2, 3]},b\nc", ["a{x=1, y=[2, 3]}", "b", "c"]),
+        (" a ,, ", ["a"]),
+    ],
+)
+def test_lists_of_passes_are_cut_outside_of_braces(text: str, parts: list[str]) -> None:
+    assert opt.split(text) == parts
+
+
+def test_inputs_of_every_kind() -> None:
+    assert loading.make_input("2,3").shape == (2, 3)
+    assert loading.make_input("").shape == ()
+    integers = loading.make_input("4:int64")
+    assert integers.dtype is torch.int64
+    assert set(integers.tolist()) <= {0, 1}
+
+
+def test_colours_are_for_terminals_only() -> None:
+    text = "# head\n- old\n+ new\n  %x = input   # note\n"
+    assert loading.colored(text, enabled=False) == text.rstrip("\n")
+    coloured = loading.colored(text, enabled=True).splitlines()
+    assert coloured[1] == "\033[31m- old\033[0m"
+    assert coloured[3] == "  %x = input\033[2m   # note\033[0m"
