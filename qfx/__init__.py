@@ -8,6 +8,8 @@ See README.md for the three ways of use: one call, passes of your own, and looki
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from qfx import backends, pipelines, vocab
 from qfx.api import calibrate, convert, prepare, quantize
 from qfx.backends.base import Backend
@@ -104,3 +106,19 @@ __all__ = [
     "snapshot",
     "vocab",
 ]
+
+if not TYPE_CHECKING:  # type checkers know the names from above
+
+    def __getattr__(name: str) -> object:
+        """What is planned says so; anything else does not exist."""
+        planned = {
+            "save": "Until then keep the float model and quantize it again.",
+            "load": "Until then keep the float model and quantize it again.",
+            "export_onnx": "qmodel.reference holds the q/dq graph that it will export.",
+            "compile": "torch.compile takes a quantized model.",
+            "freeze_observers": "It belongs to quantization-aware training.",
+            "freeze_batchnorm": "It belongs to quantization-aware training.",
+        }
+        if name in planned:
+            raise AttributeError(f"qfx {__version__} does not have {name} yet. {planned[name]}")
+        raise AttributeError(f"module 'qfx' has no attribute {name!r}")

@@ -6,9 +6,10 @@ nn.Module -> capture -> passes before calibration -> calibrate -> passes after i
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -30,8 +31,9 @@ from qfx.graph.clone import clone_graph_module
 from qfx.graph.history import History
 from qfx.graph.tracing import capture
 from qfx.levels import Level
-from qfx.manager import run_pipeline
+from qfx.manager import transform
 from qfx.pass_base import PassContext
+from qfx.patience import patiently
 from qfx.pipeline import Pipeline
 from qfx.quant.calibration import run_calibration, run_example
 from qfx.quant.configuration import Configuration
@@ -39,8 +41,22 @@ from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.report.sites import QuantizationReport, build_report, size_bytes
 from qfx.runtime.quantized import PreparedModel, QuantizedModel, Settings
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
-@torch.inference_mode(False)  # tensors made in that mode can't be calibrated
+
+def _undisturbed(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """``call`` outside inference mode, whose tensors can't be calibrated, and outside autocast."""
+
+    @functools.wraps(call)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+            return call(*args, **kwargs)
+
+    return called
+
+
+@_undisturbed
 def quantize(
     model: nn.Module,
     example_inputs: Any,
@@ -100,7 +116,8 @@ def quantize(
     return _convert(prepared, min_coverage=min_coverage)
 
 
-@torch.inference_mode(False)
+@_undisturbed
+@patiently
 def prepare(
     model: nn.Module,
     example_inputs: Any,
@@ -120,6 +137,7 @@ def prepare(
     check_method(method)
     types = check_types(types)
     args, kwargs = check_example_inputs(example_inputs, example_kwargs)
+    _check_float(model)
     check_mode(model, method)
     check_device(model)
     chosen = getattr(pipelines, method)() if pipeline is None else pipeline
@@ -132,14 +150,14 @@ def prepare(
     ctx = PassContext(graph_module, example_inputs=args, example_kwargs=kwargs)
     ctx.put(target, configuration)
     history = History()
-    run_pipeline(graph_module, before, ctx, history)
+    transform(graph_module, before, ctx, history)
     settings = Settings(
         method, target, configuration, after, args, kwargs, captured, size_bytes(model)
     )
     return PreparedModel(graph_module, history, settings)
 
 
-@torch.inference_mode(False)
+@_undisturbed
 def calibrate(
     prepared: PreparedModel,
     data: Iterable[Any],
@@ -164,7 +182,8 @@ def calibrate(
     return prepared
 
 
-@torch.inference_mode(False)
+@_undisturbed
+@patiently
 def convert(prepared: PreparedModel, *, min_coverage: float | None = None) -> QuantizedModel:
     """Turn a calibrated model into a quantized one; ``prepared`` stays as it is.
 
@@ -177,6 +196,12 @@ def convert(prepared: PreparedModel, *, min_coverage: float | None = None) -> Qu
     return _convert(copy.deepcopy(prepared), min_coverage=min_coverage)
 
 
+def _check_float(model: object) -> None:
+    if isinstance(model, (PreparedModel, QuantizedModel)):
+        done = "quantized" if isinstance(model, QuantizedModel) else "prepared"
+        raise ConfigError(f"the model is {done} already; start again from the float model")
+
+
 def _check_prepared(prepared: object, taker: str) -> None:
     if not isinstance(prepared, PreparedModel):
         raise ConfigError(
@@ -185,6 +210,7 @@ def _check_prepared(prepared: object, taker: str) -> None:
         )
 
 
+@patiently
 def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> QuantizedModel:
     """Convert ``prepared`` and use it up."""
     settings, history = prepared.settings, prepared.history
@@ -197,11 +223,11 @@ def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> Quantize
     )
     ctx.put(settings.backend, settings.configuration)
     to_reference, to_lowered = _at_reference(settings.rest)
-    run_pipeline(prepared, to_reference, ctx, history)
-    reference = clone_graph_module(prepared)
+    transform(prepared, to_reference, ctx, history)
+    reference = clone_graph_module(prepared, take=True)
     lowered = clone_graph_module(reference)
     ctx.graph_module = lowered
-    run_pipeline(lowered, to_lowered, ctx, history)
+    transform(lowered, to_lowered, ctx, history)
     report = build_report(
         settings.captured,
         reference,

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import fx
 
+from qfx.graph.lookup import Lookup
+
 
 class Checkpoint:
     """The state of a graph module's graph; tensors and modules are shared, not copied."""
@@ -21,10 +23,11 @@ class Checkpoint:
         self._nodes = [
             (n, n.op, n.target, n.args, n.kwargs, n.name, n.type, dict(n.meta)) for n in graph.nodes
         ]
+        lookup = Lookup(graph_module)
         self._attributes: dict[str, Any] = {}
         for _, op, target, *_ in self._nodes:
             if op in ("get_attr", "call_module") and target not in self._attributes:
-                self._attributes[str(target)] = _resolve(graph_module, str(target))
+                self._attributes[str(target)] = lookup.get(str(target))
 
     def restore(self) -> fx.GraphModule:
         """A new graph module with the graph as it was."""
@@ -38,9 +41,3 @@ class Checkpoint:
         restored = fx.GraphModule(self._attributes, graph)
         restored.training = self._training
         return restored
-
-
-def _resolve(owner: object, target: str) -> object:
-    for atom in target.split("."):
-        owner = getattr(owner, atom)
-    return owner

@@ -11,10 +11,15 @@ from torch import Tensor, nn
 from qfx.errors import ConfigError
 
 METHODS = ("static",)
+PLANNED = ("dynamic", "weight_only", "qat")
 
 
 def check_method(method: str) -> None:
     """ConfigError unless ``method`` is one that exists."""
+    if method in PLANNED:
+        raise ConfigError(
+            f"method {method!r} is not there yet; this version has: {', '.join(map(repr, METHODS))}"
+        )
     if method not in METHODS:
         raise ConfigError(
             f"method {method!r} does not exist; choose one of: {', '.join(map(repr, METHODS))}"
@@ -53,6 +58,11 @@ def check_mode(model: object, method: str) -> None:
 def check_device(model: nn.Module) -> None:
     """ConfigError if the model is spread over several devices."""
     devices = sorted({str(t.device) for t in (*model.parameters(), *model.buffers())})
+    if "meta" in devices:
+        raise ConfigError(
+            "the model is on the meta device, where tensors have no values to quantize; build it "
+            "on a real device and load its weights first"
+        )
     if len(devices) > 1:
         raise ConfigError(
             f"the model is spread over {', '.join(devices)}; move it to one of them with "

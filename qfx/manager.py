@@ -22,6 +22,7 @@ from qfx.graph.history import History, Stage
 from qfx.graph.snapshot import Snapshot, snapshot
 from qfx.graph.tracing import capture
 from qfx.graph.verify import Interface, verify
+from qfx.graph.working import WorkingGraphModule
 from qfx.instruments import Instrument
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext, PatternPass, as_pass
@@ -102,6 +103,19 @@ def run_pipeline(
         VerifyError: the graph is broken to begin with.
         PassError: a pass failed, or broke the graph.
     """
+    transform(graph_module, passes, ctx, history, instruments)
+    graph_module.recompile()
+    return graph_module
+
+
+def transform(
+    graph_module: fx.GraphModule,
+    passes: Pipeline | Sequence[Step],
+    ctx: PassContext | None = None,
+    history: History | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> None:
+    """:func:`run_pipeline` without the code, which only a WorkingGraphModule generates itself."""
     ctx = PassContext(graph_module) if ctx is None else ctx
     start = passes.start if isinstance(passes, Pipeline) else ctx.level
     pipeline = passes if isinstance(passes, Pipeline) else Pipeline(tuple(passes), start=start)
@@ -114,8 +128,6 @@ def run_pipeline(
                 "use qfx.quantize, or run the halves of pipeline.split() around it"
             )
         run.step(step)
-    graph_module.recompile()
-    return graph_module
 
 
 def offer_defaults(
@@ -191,6 +203,8 @@ class _Run:
         except Exception as error:
             raise self._failure(step, checkpoint, error) from error
         seconds = time.perf_counter() - began
+        if isinstance(self.graph_module, WorkingGraphModule):
+            self.graph_module.outdate()
         ctx.level = level
         events = tuple(ctx.rewriter.events)
         stage = Stage(len(self.history), step.name, self._snapshot(), events, seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import qfx
 from qfx import vocab
 from qfx.quant.observers import Observer
-from tests.cases.flow import BACKENDS, boundaries, quantized, randn, run, seeded, sqnr
+from tests.cases.flow import BACKENDS, quantized, randn, run, seeded, sqnr
 
 UINT8 = qfx.QuantSpec(torch.uint8)
 INT8 = qfx.QuantSpec(torch.int8, symmetric=True)
@@ -93,7 +93,11 @@ def test_tensors_as_batches() -> None:
 def test_keyword_model() -> None:
     a, b = AB
     by_kwargs = qfx.quantize(
-        seeded(TwoInputs), a, example_kwargs={"b": b}, backend="x86", calibration_data=[{"a": a, "b": b}]
+        seeded(TwoInputs),
+        a,
+        example_kwargs={"b": b},
+        backend="x86",
+        calibration_data=[{"a": a, "b": b}],
     )
     torch.testing.assert_close(
         by_kwargs(a, b=b), qfx.quantize(seeded(TwoInputs), AB, backend="x86")(a, b), rtol=0, atol=0
@@ -107,8 +111,8 @@ def test_labels_are_dropped_with_one_warning() -> None:
         qfx.quantize(net(), X, backend="x86", calibration_data=data)
     mine = [w for w in caught if issubclass(w.category, qfx.QfxWarning)]
     assert [str(w.message) for w in mine] == [
-        "calibration batches have 2 elements and the model takes 1: the rest is taken for labels and "
-        "dropped"
+        "calibration batches have 2 elements and the model takes 1: the rest is taken for labels "
+        "and dropped"
     ]
     assert mine[0].filename == __file__
 
@@ -122,7 +126,7 @@ def test_labels_are_dropped_with_one_warning() -> None:
         (7, qfx.ConfigError, "int; it must be an iterable of batches"),
         ({"x": X}, qfx.ConfigError, "dict; it must be an iterable of batches"),
         ([X, "text"], qfx.ConfigError, "calibration batch 1 is str"),
-        ([X, randn(2, 5, 8, 8)], qfx.ConfigError, r"batch 1 does not fit.*\n.*\[2,5,8,8\].*\[2,3,8"),
+        ([X, randn(2, 5, 8, 8)], qfx.ConfigError, r"batch 1 does not fit.*\n.*\[2,5,8,8\].*\[2,3"),
         ([{"y": X}], qfx.ConfigError, r"batch 0 does not fit.*\n.*y=float32"),
         ([()], qfx.ConfigError, "batch 0 does not fit"),
     ],
@@ -226,6 +230,17 @@ def test_other_float_dtypes_are_refused_by_name(backend: str, dtype: torch.dtype
 def test_model_that_is_no_module() -> None:
     with pytest.raises(qfx.ConfigError, match=r"function, not a torch\.nn\.Module; wrap"):
         qfx.quantize(lambda x: x, X)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("made", [qfx.quantize, qfx.prepare])
+def test_model_that_is_done_already(made: Any) -> None:
+    with pytest.raises(qfx.ConfigError, match="already; start again from the float model"):
+        qfx.quantize(made(net(), X, backend="reference"), X, backend="x86")
+
+
+def test_model_without_values() -> None:
+    with pytest.raises(qfx.ConfigError, match=r"meta device.*load its weights"):
+        qfx.quantize(net().to("meta"), X.to("meta"))
 
 
 def test_contradicting_spec_fails_when_it_is_made() -> None:
@@ -358,10 +373,32 @@ def test_global_state_is_as_before(backend: str, grad: bool) -> None:
         assert state() == before
 
 
-def test_works_in_inference_mode() -> None:
-    with torch.inference_mode():
+@pytest.mark.parametrize(
+    "context",
+    [torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)],
+    ids=["inference_mode", "autocast"],
+)
+def test_ambient_modes_change_nothing(context: Any) -> None:
+    expected = run(qfx.quantize(net(), X, backend="x86"), (X,))
+    with context():
         qmodel = qfx.quantize(net(), X, backend="x86")
-    assert sqnr(run(net(), (X,)), run(qmodel, (X,))) > 25
+        prepared = qfx.prepare(net(), X, backend="x86")
+    assert torch.equal(run(qmodel, (X,)), expected)
+    assert torch.equal(run(qfx.convert(qfx.calibrate(prepared, [X])), (X,)), expected)
+
+
+def test_modes_of_modules_are_kept() -> None:
+    """A model in eval mode may hold a module in training mode, and then means it."""
+    model = net()
+    model.bn.train()
+    model.drop.train()
+    before = state_of(model)
+    qmodel = qfx.quantize(model, X, backend="x86")
+    assert_untouched(model, before)
+    assert {s.node: s.reason for s in qmodel.report.sites}["bn"] == "opaque-module"
+    assert not torch.equal(run(qmodel, (X,)), run(qmodel, (X,)))
+    model.drop.eval()
+    assert sqnr(run(model, (X,)), run(qfx.quantize(model, X, backend="x86"), (X,))) > 25
 
 
 # -- the result -----------------------------------------------------------------------------------
@@ -626,6 +663,43 @@ def test_one_qconfig_for_everything() -> None:
     assert scale == pytest.approx((high - low) / 255, rel=1e-5)
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, "qnnpack"])
+def test_one_scale_for_the_whole_weight(backend: str) -> None:
+    qconfig = qfx.QConfig(UINT8, INT8)
+    qmodel = quantized(net(), X, backend, bound=25, qconfig=qconfig)
+    assert qmodel.report.coverage == 1.0
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm"])
+def test_weight_scales_along_another_axis(backend: str) -> None:
+    across = qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True, axis=1)
+    mapping = qfx.get_default_qconfig_mapping(backend).set_module_name(
+        "conv", qfx.QConfig(UINT8, across)
+    )
+    with pytest.warns(qfx.QfxWarning, match=r"set_module_name\('conv'\).*axis 0.*not axis 1"):
+        qmodel = qfx.quantize(net(), X, backend=backend, qconfig=mapping)
+    assert decisions(qmodel)["conv"] == "config-unfit"
+    assert decisions(qmodel)["fc"] == "quantized"
+
+
+def test_a_rule_that_fits_nothing_of_a_backend_is_told_once() -> None:
+    signed = qfx.QConfig(qfx.QuantSpec(torch.int8), INT8)
+    with (
+        pytest.warns(qfx.QfxWarning, match=r"set_global\(\).*uint8 activations") as caught,
+        pytest.raises(qfx.CoverageError, match="config-unfit"),
+    ):
+        qfx.quantize(net(), X, backend="x86", qconfig=signed)
+    assert len(caught) == 1
+    quantized(net(), X, "reference", bound=25, qconfig=signed)
+
+
+def test_qconfig_without_sides_leaves_float() -> None:
+    mapping = qfx.get_default_qconfig_mapping("x86").set_module_name("conv", qfx.QConfig())
+    assert decisions(qfx.quantize(net(), X, backend="x86", qconfig=mapping))["conv"] == (
+        "qconfig-none"
+    )
+
+
 # -- stubs ----------------------------------------------------------------------------------------
 class Stubbed(nn.Module):
     def __init__(self) -> None:
@@ -729,8 +803,32 @@ def test_pass_of_ones_own() -> None:
 
 
 # -- torch.compile --------------------------------------------------------------------------------
-def test_compiles() -> None:
-    qmodel = qfx.quantize(net(), X, backend="x86")
-    compiled = torch.compile(qmodel, backend="aot_eager")
-    with torch.no_grad():
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        x = F.max_pool2d(F.relu(self.second(x) + x), 2)
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_compiles(compiler: str) -> None:
+    qmodel = qfx.quantize(seeded(Residual), X, backend="x86")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        compiled = torch.compile(qmodel, backend=compiler)
         torch.testing.assert_close(compiled(X), qmodel(X), rtol=1e-5, atol=1e-5)
+    torch.compiler.reset()
+
+
+def test_exports() -> None:
+    qmodel = qfx.quantize(seeded(Residual), X, backend="x86")
+    with torch.no_grad():
+        exported = torch.export.export(qmodel, (X,)).module()
+        torch.testing.assert_close(exported(X), qmodel(X), rtol=1e-5, atol=1e-5)

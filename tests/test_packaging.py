@@ -11,6 +11,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import qfx
 
@@ -147,3 +149,17 @@ def test_built_in_passes_are_registered_as_anyone_elses() -> None:
     names = {kind.name for kind in declared[0].load()}
     assert names <= set(qfx.list_passes())
     assert "fuse-conv-bn" in names
+
+
+@pytest.mark.parametrize("name", ["save", "load", "export_onnx", "compile", "freeze_observers"])
+def test_what_is_planned_says_so(name: str) -> None:
+    assert name not in qfx.__all__
+    with pytest.raises(AttributeError, match=f"does not have {name} yet"):
+        getattr(qfx, name)
+
+
+@pytest.mark.parametrize("method", ["dynamic", "weight_only", "qat"])
+def test_planned_methods_say_so(method: str) -> None:
+    model = nn.Linear(2, 2).eval()
+    with pytest.raises(qfx.ConfigError, match=f"method '{method}' is not there yet"):
+        qfx.prepare(model, torch.ones(1, 2), method=method)

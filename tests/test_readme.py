@@ -30,16 +30,26 @@ def test_python_blocks_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
+    blocks = blocks_of("python")
+    assert len(blocks) == 7
     names = {"MyModel": MyModel, "batches": [torch.randn(2, 3, 224, 224) for _ in range(2)]}
     for number, block in enumerate(blocks, start=1):
-        exec(compile(block, f"README.md, Python block {number}", "exec"), names)
+        exec(compile(block, f"README-{number}.py", "exec"), names)
     printed = capsys.readouterr().out
-    assert "fuse-relu-relu" in printed
-    stage = names["qmodel"].history["fuse-relu-relu"]
-    assert sum(stage.fired.values()) == 1
+    assert "{'fuse-relu-relu/relu_twice': 1}" in printed
+    assert (tmp_path / "report.html").exists()
+    (shown,) = blocks_of("text")
+    assert without_sources(shown) == without_sources(f"{names['qblock'].report}\n")
     assert {path.suffix for path in (tmp_path / "stages").iterdir()} >= {".txt", ".dot", ".json"}
+
+
+def blocks_of(language: str) -> list[str]:
+    fences = rf"^```{language}\n(.*?)^```"
+    return re.findall(fences, README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def without_sources(report: str) -> str:
+    return re.sub(r" *(\S+:\d+|source|-+)$", "", report, flags=re.MULTILINE)
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 import qfx
 
-EPOCHS = 6
+EPOCHS = 4
 BATCH = 64
 TEST_IMAGES = 397
 CALIBRATION_BATCHES = 8
@@ -186,6 +186,7 @@ def write(quantized: qfx.QuantizedModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     quantized.history.dump(folder / "stages")
     (folder / "report.txt").write_text(f"{quantized.report}\n")
+    quantized.report.to_html(folder / "report.html")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{quantized.report}")
     write(quantized, folder)
     print(f"\nThe graph at every stage, and the diffs: {folder}/stages")
-    print(f"What was quantized, what was not, and why: {folder}/report.txt")
+    print(f"What was quantized, what was not, and why: {folder}/report.html (and .txt)")
 
 
 if __name__ == "__main__":

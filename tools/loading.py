@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.support.zoo import torchvision_models
+
 MODEL_HELP = """\
 package.module:factory, where the factory is called without arguments (or with those of --set) and
 returns an nn.Module; a module class or a ready module will do too. The current directory is
@@ -60,6 +62,8 @@ def build(spec: str, settings: dict[str, Any]) -> nn.Module:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
+        if module_name.partition(".")[0] == "torchvision":
+            torchvision_models()
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)

@@ -7,6 +7,7 @@ from qfx.levels import Level
 from qfx_passes.annotate import Annotate
 from qfx_passes.bias import CorrectBias, RecordInputMeans
 from qfx_passes.canonicalize import Canonicalize
+from qfx_passes.fold_constants import FoldConstants
 from qfx_passes.fuse_bn import FuseConvBN
 from qfx_passes.fuse_post import FusePostOps
 from qfx_passes.lower import Lower, check_lowered
@@ -16,6 +17,7 @@ from qfx_passes.stubs import InsertStubs
 
 BUILTIN = (
     Canonicalize,
+    FoldConstants,
     FuseConvBN,
     FusePostOps,
     InsertStubs,

@@ -20,6 +20,7 @@ from qfx.graph import meta
 from qfx.rewrite.pattern import COMMUTATIVE, Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import OpDef
+from qfx_passes.inference import infer
 
 Arguments: TypeAlias = "dict[str, Any]"
 
@@ -37,9 +38,11 @@ class Site:
 
     def pad(self, input: Any, spread: Sequence[int], mode: str = "constant") -> fx.Node:
         """A PAD of ``input`` before the call."""
-        return self.rewriter.call(
+        padded = self.rewriter.call(
             vocab.PAD, input, pad=tuple(spread), mode=mode, origins=(self.node,)
         )
+        meta.set_value(padded, infer(padded))
+        return padded
 
 
 class Held(str):

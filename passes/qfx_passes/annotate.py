@@ -4,7 +4,8 @@ Nothing is inserted. Two sweeps over the graph, both linear:
 
 *Backwards*, operations that ask for integers (:class:`~qfx.backends.base.Demand`) demand them of
 their operands, and operations that pass values through hand a demand on to their own operands, so
-that a chain of reshapes before a convolution moves integers. A residual that a kernel adds as a
+that a chain of reshapes before a convolution moves integers; not where float is at hand and someone
+else wants it, who would get it rounded. A residual that a kernel adds as a
 post-op is demanded only where the kernel's result is wanted in integers by everyone.
 
 *Forwards*, operations that merely follow run in integers when all their inputs are handed out in
@@ -18,69 +19,28 @@ are kept by union-find.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import fx
 
 from qfx import vocab
 from qfx.backends.base import Backend, Demand, KernelRule, Output
-from qfx.backends.fitting import settled_weight, unfit
+from qfx.backends.fitting import settled_weight, too_flat, unfit
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.pass_base import Pass, PassContext
-from qfx.quant.annotation import Annotation, Decision, Edge, annotate
+from qfx.quant.annotation import Annotation, Decision, annotate
 from qfx.quant.configuration import Choice, Configuration
-from qfx.quant.observers import FixedQParamsObserver
+from qfx.quant.groups import Groups, is_fixed
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
 from qfx.report.reasons import refusal
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import Kind, OpDef, bound, is_op
+from qfx_passes.overwritten import overwritten
 from qfx_passes.stubs import quantized_region
 
 QUANTIZED = Decision(True)
-
-
-class _Groups:
-    """Union-find over group numbers."""
-
-    def __init__(self) -> None:
-        self._parent: list[int] = []
-        self.edges: dict[int, Edge] = {}
-
-    def new(self, spec: QuantSpec) -> int:
-        number = len(self._parent)
-        self._parent.append(number)
-        self.edges[number] = Edge(number, spec)
-        return number
-
-    def find(self, number: int) -> int:
-        while self._parent[number] != number:
-            self._parent[number] = self._parent[self._parent[number]]
-            number = self._parent[number]
-        return number
-
-    def union(self, a: int, b: int) -> None:
-        """Merge two groups; fixed qparams give way to observed ones."""
-        a, b = sorted((self.find(a), self.find(b)))
-        if a == b:
-            return
-        dropped = self.edges.pop(b)
-        if _is_fixed(self.edges[a].spec):
-            self.edges[a] = Edge(a, dropped.spec)
-        self._parent[b] = a
-
-    def fix(self, number: int, qparams: QParams) -> None:
-        """Give a group qparams that are known from the mathematics."""
-        number = self.find(number)
-        observer = FixedQParamsObserver.with_args(
-            scale=qparams.scale, zero_point=qparams.zero_point
-        )
-        self.edges[number] = Edge(number, replace(self.edges[number].spec, observer=observer))
-
-    def edge(self, number: int) -> Edge:
-        return self.edges[self.find(number)]
 
 
 class Annotate(Pass):
@@ -98,12 +58,15 @@ class _Annotator:
         self.backend = backend
         self.configuration = configuration
         self.region = quantized_region(graph)
-        self.groups = _Groups()
+        self.overwritten = overwritten(graph)
+        self.told: set[tuple[str, str]] = set()
+        self.groups = Groups()
         self.values: dict[fx.Node, dict[QuantSpec, int]] = {}  # quantized values and their groups
         self.reads: dict[fx.Node, dict[fx.Node, int]] = {}  # integer operations and their operands
         self.outputs: dict[fx.Node, int] = {}  # results handed out in integers only
         self.rules: dict[fx.Node, tuple[KernelRule, Choice]] = {}
         self.refused: dict[fx.Node, Decision] = {}
+        self.integer_only: set[fx.Node] = set()  # results of kernels that never hand out float
 
     def run(self) -> None:
         nodes = list(self.graph.nodes)
@@ -125,6 +88,15 @@ class _Annotator:
             self.refused[node] = judged
         else:
             self.rules[node] = judged
+            if self._hands_out_integers(node, judged[0]):
+                self.integer_only.add(node)
+
+    def _hands_out_integers(self, node: fx.Node, rule: KernelRule) -> bool:
+        """Whether the result of ``node`` can only be integers, if its kernel is used."""
+        if rule.output is Output.SHARED:
+            operands = list(float_operands(node, rule.operands))
+            return bool(operands) and self.integer_only.issuperset(operands)
+        return rule.output is not Output.EITHER and rule.demand is Demand.ASKS
 
     def _eligible(self, node: fx.Node) -> tuple[KernelRule, Choice] | Decision:
         op = operation_name(node)
@@ -134,6 +106,9 @@ class _Annotator:
             return refusal("unknown-op", op=op)
         if node not in self.region:
             return refusal("outside-stubs")
+        for operand in node.all_input_nodes:
+            if operand in self.overwritten:
+                return refusal("overwritten", detail=meta.where(self.overwritten[operand]))
         choice = self.configuration.resolve(node)
         if choice.qconfig is None:
             return refusal(choice.reason, rule=choice.rule)
@@ -146,13 +121,23 @@ class _Annotator:
         return self._supported(node, rule) or (rule, choice)
 
     def _not_honoured(self, node: fx.Node, choice: Choice, misfit: Mismatch) -> Decision:
-        self.configuration.warn(f"{meta.where(node)}: {misfit.reason} ({choice.rule})")
+        told = (choice.rule, misfit.reason)  # once, however many operations a rule covers
+        if told not in self.told:
+            self.told.add(told)
+            text = f"{choice.rule} has no effect on {meta.where(node)}: {misfit.reason}"
+            self.configuration.warn(text)
         return refusal("config-unfit", detail=misfit.reason, rule=choice.rule)
 
     def _supported(self, node: fx.Node, rule: KernelRule) -> Decision | None:
         dtypes = {t.dtype for t in meta.float_tensors(meta.value_of(node))}
         if dtypes != {torch.float32}:
             return refusal("not-float32", detail=", ".join(map(str, dtypes)))
+        if rule.weight is not None and self.backend.quantize is not None:
+            rank = too_flat(node)
+            if rank is not None:
+                return refusal(
+                    "unsupported", detail=rank.reason, remedy="give it a batch dimension"
+                )
         if rule.weight is not None:
             for name in ("weight", "bias"):
                 if not is_constant(bound(node)[name]):
@@ -170,8 +155,13 @@ class _Annotator:
         rule, choice = self.rules[node]
         if rule.demand is Demand.ASKS and not _masks_scores(node):
             self._ask(node, rule, choice)
-        elif rule.demand is Demand.PULLS and node in self.values:
+        elif rule.demand is Demand.PULLS and self._is_pulled(node):
             self._share(node, next(iter(self.values[node])))
+
+    def _is_pulled(self, node: fx.Node) -> bool:
+        """Whether ``node`` is read in integers, and nobody would rather have it unrounded."""
+        only = node in self.integer_only or self._wanted_as_integer(node)
+        return node in self.values and only
 
     def _ask(self, node: fx.Node, rule: KernelRule, choice: Choice) -> None:
         assert choice.qconfig is not None
@@ -185,8 +175,10 @@ class _Annotator:
         if fixed is not None and node in self.outputs:
             self.groups.fix(self.outputs[node], fixed)
         operands = list(float_operands(node, rule.operands))
-        if rule.output is Output.INTEGER or all_integer:
-            operands += list(post_operands(node))
+        # A float result takes a float residual, unless that is quantized for others anyway:
+        # then dequantizing it is cheaper than having its maker hand out both.
+        whole = rule.output is Output.INTEGER or all_integer
+        operands += [v for v in post_operands(node) if whole or self._is_asked_for(v)]
         self.reads[node] = {v: self._quantized(v, spec) for v in operands}
 
     def _fixed(self, node: fx.Node, rule: KernelRule) -> QParams | None:
@@ -194,6 +186,14 @@ class _Annotator:
         post = post_names(node)
         last = self.backend.rule(vocab.lookup(post[-1])) if post else rule
         return last.fixed if last is not None else None
+
+    def _is_asked_for(self, value: fx.Node) -> bool:
+        """Whether some operation asks for ``value`` in integers as its main operand."""
+        askers = ((user, self.rules[user][0]) for user in value.users if user in self.rules)
+        return any(
+            rule.demand is Demand.ASKS and value in float_operands(user, rule.operands)
+            for user, rule in askers
+        )
 
     def _wanted_as_integer(self, node: fx.Node) -> bool:
         readers = [user for user in node.users if not asks_shape(user)]
@@ -214,6 +214,8 @@ class _Annotator:
         self.reads[node] = {v: self._quantized(v, spec) for v in operands}
         for number in self.reads[node].values():
             self.groups.union(group, number)
+        if len(self.reads[node]) > 1:
+            self.groups.mix(group)
         self.outputs[node] = group
 
     def _forward(self, node: fx.Node) -> None:
@@ -235,7 +237,7 @@ class _Annotator:
             return
         assert choice.qconfig is not None
         assert choice.qconfig.activation is not None
-        if _is_fixed(choice.qconfig.activation):
+        if is_fixed(choice.qconfig.activation):
             return
         raise ConfigError(
             f"{meta.where(node)}: the output of {rule.op.name} has fixed qparams, but "
@@ -289,13 +291,13 @@ def _masks_scores(node: fx.Node) -> bool:
     return is_op(node, vocab.ADD) and any(is_op(user, *readers) for user in node.users)
 
 
-def _is_fixed(spec: QuantSpec) -> bool:
-    return not spec.dynamic and issubclass(spec.observer_class, FixedQParamsObserver)
-
-
 def asks_shape(node: fx.Node) -> bool:
-    """Whether ``node`` asks what is the same for a float value and the integers that stand for it."""
-    return is_op(node, vocab.SIZE, vocab.DIM, vocab.DEVICE)
+    """Whether ``node`` asks what a float value and the integers that stand for it share."""
+    return (
+        isinstance(node.target, OpDef)
+        and node.target.kind is Kind.QUERY
+        and node.target is not vocab.DTYPE
+    )
 
 
 def is_float_operation(node: fx.Node) -> bool:

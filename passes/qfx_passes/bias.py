@@ -25,13 +25,14 @@ from qfx.graph import meta
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import annotation
 from qfx.quant.channel_mean import ChannelMean
-from qfx.quant.qparams import quantize_weight
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
 from qfx_passes.annotate import is_constant
+from qfx_passes.weights import QuantizedWeights, quantized_weights
 
-_CHANNEL_AXIS = {vocab.CONV1D: 1, vocab.CONV2D: 1, vocab.CONV3D: 1, vocab.LINEAR: -1}
+_CHANNEL_AXIS = {vocab.CONV1D: -2, vocab.CONV2D: -3, vocab.CONV3D: -4, vocab.LINEAR: -1}
+"""From the end: inputs may come without a batch."""
 
 
 class RecordInputMeans(Pass):
@@ -72,8 +73,9 @@ class CorrectBias(Pass):
                 if spec is not None and recorder.seen:
                     means[_layer(user, spec)][user] = recorder.mean()
             ctx.rewriter.replace(node, node.args[0])
+        weights = quantized_weights(ctx)
         for layer, of_node in means.items():
-            _correct(layer, of_node, ctx.rewriter)
+            _correct(layer, of_node, weights, ctx.rewriter)
 
 
 def _corrected_spec(node: fx.Node) -> QuantSpec | None:
@@ -103,13 +105,15 @@ def _layer(node: fx.Node, spec: QuantSpec) -> _Layer:
     return str(arguments["weight"].target), name, arguments.get("groups", 1), spec
 
 
-def _correct(layer: _Layer, means: Mapping[fx.Node, Tensor], rw: Rewriter) -> None:
+def _correct(
+    layer: _Layer, means: Mapping[fx.Node, Tensor], weights: QuantizedWeights, rw: Rewriter
+) -> None:
     """Give all calls of one layer the same new bias, so that they still share one."""
     first = next(iter(means))
     arguments = bound(first)
     weight = rw.tensor(arguments["weight"])
     weight_name, bias_name, groups, spec = layer
-    integers, qparams = quantize_weight(weight, spec)
+    integers, qparams = weights.get(weight, spec)
     error = qparams.dequantize(integers).double() - weight.double()
     mean = torch.stack(list(means.values())).double().mean(0)
     shift = mean_output_shift(error, mean, groups)

@@ -25,10 +25,11 @@ from qfx.pass_base import Pass, PassContext
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter, has_effect
 from qfx.stubs import is_dequant_stub, is_quant_stub
-from qfx.vocab import OpDef
+from qfx.vocab import OpDef, is_op
 from qfx_passes import attention, spellings
 from qfx_passes.adapters import ADAPTERS, Arguments, Held, Site
 from qfx_passes.mutation import Call, Mutations, functional, read_call
+from qfx_passes.overwritten import computed_roots
 from qfx_passes.products import expand_product
 
 
@@ -50,6 +51,7 @@ class Canonicalize(Pass):
         for node in list(graph.nodes):
             sweep.visit(node)
         _remove_dead(graph, ctx.rewriter)
+        _keep_layouts(graph, ctx.rewriter)
 
 
 # -- what the spellings mean, from the one table of the vocabulary ---------------------------------
@@ -317,3 +319,18 @@ def _remove_dead(graph: fx.Graph, rewriter: Rewriter) -> None:
         if node._erased or node.users or has_effect(node) or node.target is vocab.GUARD:
             continue
         rewriter.erase(node)
+
+
+def _keep_layouts(graph: fx.Graph, rewriter: Rewriter) -> None:
+    """Pin the memory format of results that views look into and something overwrites.
+
+    Kernels may hand out channels_last, of which a flatten is a copy, and no view any more.
+    """
+    for root in computed_roots(graph):
+        if meta.tensor_info(root) is None or all(is_op(u, vocab.CONTIGUOUS) for u in root.users):
+            continue
+        with rewriter.at(root.next):
+            pinned = rewriter.call(
+                vocab.CONTIGUOUS, root, origins=(root,), value=meta.value_of(root)
+            )
+            rewriter.replace(root, pinned)

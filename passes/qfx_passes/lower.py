@@ -30,6 +30,7 @@ from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Kernel, annotate, annotation, mark_kernel
 from qfx.quant.qparams import QParams
 from qfx.report.reasons import refusal
+from qfx.rewrite.effects import has_effect
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import DEQUANTIZE, QUANTIZE, bound, is_op
@@ -77,7 +78,7 @@ class _Lowering:
                 self._dequantize(node)
             else:
                 self._operation(node)
-        self.graph.eliminate_dead_code()
+        self.graph.eliminate_dead_code(has_effect)
         for node in self.graph.nodes:
             if node in self.stands_for and is_op(node, DEQUANTIZE):
                 self._write_dequantize(node)

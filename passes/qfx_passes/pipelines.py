@@ -7,6 +7,7 @@ from qfx.pipeline import CALIBRATE, Pipeline
 from qfx_passes.annotate import Annotate
 from qfx_passes.bias import CorrectBias, RecordInputMeans
 from qfx_passes.canonicalize import Canonicalize
+from qfx_passes.fold_constants import FoldConstants
 from qfx_passes.fuse_bn import FuseConvBN
 from qfx_passes.fuse_post import FusePostOps
 from qfx_passes.lower import Lower
@@ -20,6 +21,7 @@ def static(backend: str | Backend | None = None) -> Pipeline:
     return Pipeline(
         (
             Canonicalize(),
+            FoldConstants(),
             FuseConvBN(),
             FusePostOps(),
             InsertStubs(),

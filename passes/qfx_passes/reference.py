@@ -20,11 +20,12 @@ from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import annotation
 from qfx.quant.observers import Observer
-from qfx.quant.qparams import QParams, quantize_weight
+from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import DEQUANT_STUB, DEQUANTIZE, QUANT_STUB, QUANTIZE, bound, is_op
 from qfx_passes.observers import observer_of
+from qfx_passes.weights import QuantizedWeights, quantized_weights
 
 
 class Reference(Pass):
@@ -36,7 +37,7 @@ class Reference(Pass):
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         _check_calibrated(graph)
-        weights = _Weights(ctx.rewriter)
+        weights = _Weights(ctx.rewriter, quantized_weights(ctx))
         for node in list(graph.nodes):
             observer = observer_of(node)
             if observer is not None:
@@ -111,8 +112,9 @@ def dequantize_node(rw: Rewriter, integers: fx.Node, qparams: QParams, like: fx.
 class _Weights:
     """Quantizes each constant weight once per spec, however often it is read."""
 
-    def __init__(self, rw: Rewriter) -> None:
+    def __init__(self, rw: Rewriter, quantized: QuantizedWeights) -> None:
         self.rw = rw
+        self.quantized = quantized
         self.done: dict[tuple[str, QuantSpec], tuple[list[str], QParams]] = {}
 
     def quantize(self, node: fx.Node, spec: QuantSpec) -> None:
@@ -129,9 +131,9 @@ class _Weights:
     def _restored(self, weight: fx.Node, spec: QuantSpec) -> fx.Node:
         key = (str(weight.target), spec)
         if key not in self.done:
-            integers, qparams = quantize_weight(self.rw.tensor(weight), spec)
+            integers, qparams = self.quantized.get(self.rw.tensor(weight), spec)
             names = [
-                str(self.rw.constant(f"{weight.target}_{part}", tensor, origins=(weight,)).target)
+                self.rw.register(f"{weight.target}_{part}", tensor)
                 for part, tensor in _parts(integers, qparams)
             ]
             self.done[key] = names, qparams

@@ -38,7 +38,7 @@ def resolve_backend(backend: str | Backend) -> Backend:
     name = detect() if backend == "auto" else backend
     if name not in NAMES:
         close = difflib.get_close_matches(str(name), NAMES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else "."
         raise BackendError(
             f"unknown backend {name!r}{hint} Choose 'auto' or one of: {', '.join(map(repr, NAMES))}"
         )

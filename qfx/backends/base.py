@@ -9,7 +9,7 @@ call to it is written (``emit``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
@@ -201,7 +201,11 @@ class Backend:
 
 
 def saturates(qparams: QParams, low: float | None, high: float | None) -> bool:
-    """Whether rounding to ``qparams`` alone clamps values to [low, high]."""
+    """Whether rounding to ``qparams`` alone clamps values to [low, high].
+
+    Kernels saturate where the dtype ends, whatever narrower range the codes were meant to keep to.
+    """
+    ends = torch.iinfo(qparams.dtype)
     bounds = torch.tensor([-torch.inf if low is None else low, torch.inf if high is None else high])
-    codes = qparams.quantize(bounds).tolist()
-    return bool(codes == [qparams.quant_min, qparams.quant_max])
+    whole = replace(qparams, quant_min=ends.min, quant_max=ends.max)
+    return bool(whole.quantize(bounds).tolist() == [ends.min, ends.max])

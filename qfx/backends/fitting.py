@@ -7,17 +7,23 @@ per output channel. The reference form takes any.
 from __future__ import annotations
 
 import torch
+from torch import fx
 
 from qfx.backends.base import Backend, WeightRule
+from qfx.graph import meta
 from qfx.quant.spec import QConfig, QuantSpec
 from qfx.rewrite.pattern import Mismatch
+from qfx.vocab import bound
 
 
 def unfit(qconfig: QConfig, rule: WeightRule | None, backend: Backend) -> Mismatch | None:
     """Why ``backend`` can't honour a static ``qconfig``, or None."""
     activation, weight = qconfig.activation, qconfig.weight
     if activation is None or activation.dynamic or activation.dtype == torch.float16:
-        return Mismatch("static quantization needs an activation spec with integer codes")
+        return Mismatch(
+            "static quantization needs an activation spec with integer codes; dynamic and "
+            "weight-only are not there yet"
+        )
     if activation.per_channel:
         return Mismatch("activations are quantized per tensor")
     if rule is not None and weight is None:
@@ -32,6 +38,9 @@ def unfit(qconfig: QConfig, rule: WeightRule | None, backend: Backend) -> Mismat
         return None
     if weight.dtype != torch.int8 or not weight.symmetric or weight.group_size is not None:
         return Mismatch("kernels of {0} take symmetric int8 weights, not {1}", backend.name, weight)
+    if weight.axis not in (None, rule.axis):
+        text = "its kernel takes a weight scale per output channel (axis {0}), not axis {1}"
+        return Mismatch(text, rule.axis, weight.axis)
     return None
 
 
@@ -54,3 +63,12 @@ def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
         quant_min=spec.quant_min,
         quant_max=spec.quant_max,
     )
+
+
+def too_flat(node: fx.Node) -> Mismatch | None:
+    """Why a kernel that wants a batch dimension can't take the input of a layer, or None."""
+    arguments = bound(node)
+    info, weight = meta.tensor_info(arguments["input"]), meta.tensor_info(arguments["weight"])
+    if info is None or weight is None or len(info.shape) >= len(weight.shape):
+        return None
+    return Mismatch("its input has no batch dimension: {0}", list(info.shape))

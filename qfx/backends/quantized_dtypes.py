@@ -144,7 +144,7 @@ def packed_kernel(
             site,
             kernel,
             integer(site),
-            _pack(em, site, name, engine_name, spatial, transposed),
+            _pack(em, site, name, engine_name, spatial, transposed, relu),
             output.scale,
             output.zero_point,
         )
@@ -160,7 +160,13 @@ def _overload(name: str) -> Callable[..., Any]:
 
 
 def _pack(
-    em: Emitter, site: Site, name: str, engine_name: str, spatial: int, transposed: bool
+    em: Emitter,
+    site: Site,
+    name: str,
+    engine_name: str,
+    spatial: int,
+    transposed: bool,
+    relu: bool,
 ) -> fx.Node:
     weight, arguments = site.weight, site.arguments
     assert weight is not None
@@ -176,7 +182,9 @@ def _pack(
             return prepack(quantized_weight(weight), site.bias, *tail)
 
     bias = site.arguments.get("bias")
-    key = (name, weight.name, bias.target if isinstance(bias, fx.Node) else None, str(tail))
+    # What qnnpack packs clamps its result as the first call of it did, for ever.
+    clamps = relu and engine_name == "qnnpack"
+    key = (name, weight.name, bias.target if isinstance(bias, fx.Node) else None, str(tail), clamps)
     return em.packed(key, recipe)
 
 

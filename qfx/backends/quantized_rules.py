@@ -6,7 +6,11 @@ does not take is an argument here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import fx
 
 from qfx import vocab
@@ -14,6 +18,7 @@ from qfx.backends import quantized_dtypes as q
 from qfx.backends.base import (
     MOVES,
     Demand,
+    Emit,
     Emitter,
     KernelRule,
     Output,
@@ -79,9 +84,18 @@ def _transposed(engine: str, per_channel: bool) -> tuple[KernelRule, ...]:
             f"quantized.{op.name}",
             weight=WeightRule(axis=1, per_channel=per_channel),
             post=_RELU_CLAMP,
+            supports=_ungrouped if engine == "qnnpack" else None,
             emit=q.packed_kernel(op.name, packing, spatial=dims, with_relu=False, transposed=True),
         )
         for dims, op in enumerate(ops, start=1)
+    )
+
+
+def _ungrouped(node: fx.Node) -> Mismatch | None:
+    """Refuse groups: qnnpack wants a weight scale per channel of all groups, and reads zeros."""
+    groups = node.kwargs.get("groups", 1)
+    return (
+        None if groups == 1 else Mismatch("qnnpack takes no groups here, and there are {0}", groups)
     )
 
 
@@ -115,6 +129,20 @@ def _products(engine: str) -> tuple[KernelRule, ...]:
             emit=q.binary("mul"),
         ),
     )
+
+
+def _with_own_qparams(kernel: Callable[..., Any], own: QParams) -> Emit:
+    """Emits a kernel whose result has the qparams ``own``, whatever is asked for."""
+
+    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+        asked = q.output_of(site)
+        if (asked.scale, asked.zero_point) != (own.scale, own.zero_point):
+            return Mismatch(
+                "the kernel's scale is always {0}, and its group shares another", own.scale
+            )
+        return q.call(em, site, kernel, q.integer(site))
+
+    return emit
 
 
 def _norms() -> tuple[KernelRule, ...]:
@@ -168,12 +196,14 @@ def _activations() -> tuple[KernelRule, ...]:
             "hardsigmoid",
             output=Output.FIXED,
             fixed=_PROBABILITY,
+            emit=_with_own_qparams(F.hardsigmoid, _PROBABILITY),
         ),
         KernelRule(
             vocab.TANH,
             "tanh",
             output=Output.FIXED,
             fixed=_SIGNED_UNIT,
+            emit=_with_own_qparams(torch.tanh, _SIGNED_UNIT),
         ),
         KernelRule(
             vocab.SOFTMAX,

@@ -84,6 +84,12 @@ def _shared() -> tuple[KernelRule, ...]:
         *(pulls(op, f"uint8 {op.name}") for op in MOVES),
         *(pulls(op, f"uint8 {op.name}", operands=("tensors",)) for op in (vocab.CAT, vocab.STACK)),
         pulls(
+            vocab.MAX_POOL1D,
+            "uint8 max_pool2d",
+            x86_moves.max_pool1d,
+            supports=x86_moves.plain_pool,
+        ),
+        pulls(
             vocab.MAX_POOL2D,
             "uint8 max_pool2d",
             x86_moves.max_pool2d,

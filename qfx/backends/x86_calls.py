@@ -5,6 +5,10 @@ its own, which holds only under freezing; and ``aot_eager`` can't functionalize 
 which overwrite their residual. So a compiled graph sees an opaque operation of the namespace
 ``qfx`` with the same arguments, which calls the kernel when it runs; eager code calls the kernel at
 once. Argument orders are those of the kernels.
+
+"sum" reads and writes the residual as if it lay in memory like the result: another layout or shape
+gives garbage, or reads what is not its own. Layouts and batch sizes are known when it runs, so the
+residual is looked at in every call, and copied where it does not fit.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qfx.backends.x86_kernels import clone_channels_last
+from qfx.backends.x86_kernels import channels_last, clone_channels_last, clone_contiguous
 
 _onednn = torch.ops.onednn
 _HEAD = "Tensor x, float x_scale, int x_zp, Tensor w, Tensor w_scale, Tensor w_zp"
@@ -43,13 +47,33 @@ def _define(
     return operation
 
 
-def _sum(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``kernel`` on a copy of its seventh argument, the residual: a function without effects."""
+def _sum(call: Callable[..., Tensor], own: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """``call`` on a copy of its seventh argument, the residual: a function without effects."""
 
     def functional(*args: Any) -> Tensor:
-        return kernel(*args[:6], clone_channels_last(args[6]), *args[7:])
+        return call(*args[:6], own(args[6]), *args[7:])
 
     return functional
+
+
+def _add_to_conv2d(*args: Any) -> Tensor:
+    x, other = args[0], args[6]
+    if x.size(0) != other.size(0) or not other.is_contiguous(memory_format=torch.channels_last):
+        batch = max(x.size(0), other.size(0))
+        x, other = (t.expand(batch, *t.shape[1:]) for t in (x, other))
+        args = (x, *args[1:6], channels_last(other), *args[7:])
+    result: Tensor = _onednn.qconv2d_pointwise.binary(*args)
+    return result
+
+
+def _add_to_linear(*args: Any) -> Tensor:
+    x, other = args[0], args[6]
+    if x.shape[:-1] != other.shape[:-1] or not other.is_contiguous():
+        lead = torch.broadcast_shapes(x.shape[:-1], other.shape[:-1])  # type: ignore[no-untyped-call]
+        x, other = (t.expand(*lead, t.size(-1)) for t in (x, other))
+        args = (x, *args[1:6], other.contiguous(), *args[7:])
+    result: Tensor = _onednn.qlinear_pointwise.binary(*args)
+    return result
 
 
 def _like_residual(*args: Any) -> Tensor:
@@ -67,12 +91,12 @@ _qlinear = _define(
 )
 _qlinear_add = _define(
     f"qlinear_add({_HEAD}, Tensor other, Tensor? bias, {_OUTPUT}, {_LINEAR_TAIL})",
-    _sum(_onednn.qlinear_pointwise.binary),
+    _sum(_add_to_linear, clone_contiguous),
     _like_residual_of(10),
 )
 _qconv2d_add = _define(
     f"qconv2d_add({_HEAD}, Tensor other, Tensor? bias, {_GEOMETRY}, {_OUTPUT}, {_CONV_TAIL})",
-    _sum(_onednn.qconv2d_pointwise.binary),
+    _sum(_add_to_conv2d, clone_channels_last),
     _like_residual,
 )
 
@@ -92,13 +116,11 @@ def linear_add(*args: Any) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return _qlinear_add(*args)
-    result: Tensor = _onednn.qlinear_pointwise.binary(*args)
-    return result
+    return _add_to_linear(*args)
 
 
 def conv2d_add(*args: Any) -> Tensor:
     """``onednn.qconv2d_pointwise.binary``, compiled or not; eager, it overwrites the residual."""
     if torch.compiler.is_compiling():
         return _qconv2d_add(*args)
-    result: Tensor = _onednn.qconv2d_pointwise.binary(*args)
-    return result
+    return _add_to_conv2d(*args)

@@ -18,6 +18,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qfx import vocab
@@ -48,13 +49,11 @@ def conv(dims: int) -> Emit:
 
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         residual, unary = _post(site)
-        if residual is not None and site.output is not None:
+        if residual is not None:
             return _sum_conv(em, site, residual, unary)
-        inside = unary if residual is None and _computes(dims, unary) else None
+        inside = unary if _computes(dims, unary) else None
         kernel = getattr(_ops, f"qconv{dims}d_pointwise").default
         y = _call(em, site, kernel, *_conv_args(em, site, dims), *_attr(site, inside))
-        if residual is not None:
-            y = em.rw.call(vocab.ADD, y, residual, origins=(site.node,))
         return y if inside is unary else _activation(em, site, y, unary)
 
     return emit
@@ -128,19 +127,38 @@ def _computes(dims: int, unary: Step | None) -> bool:
 def _conv_args(em: Emitter, site: Site, dims: int, *accumulator: fx.Node) -> tuple[Any, ...]:
     """The operands of a convolution up to the output dtype."""
     qx, x = input_of(site)
+    qx = _pixels(em, site) or qx
     geometry = [expand(site.arguments[n], dims) for n in ("stride", "padding", "dilation")]
     groups: Any = site.arguments["groups"]
-    packed = _packed_conv(em, site, x, geometry, groups)
+    packed = _packed_conv(em, site, _shape(qx), x, geometry, groups)
     weight, bias = _weight(site), site.arguments["bias"]
-    scales = (weight.scale, weight.zero_point)
+    scales = _weight_qparams(em, weight)
     operands = (qx, x.scale, x.zero_point, packed, *scales, *accumulator, bias)
     return (*operands, *geometry, groups, *_output(site))
 
 
+def _pixels(em: Emitter, site: Site) -> fx.Node | None:
+    """For a convolution that alone reads a quantized 3-channel image: the image with 4 channels.
+
+    Quantizing straight into channels_last beats a transposition by the kernel, and a fourth channel
+    of zero weights is free.
+    """
+    qx, _ = input_of(site)
+    alone = all(set(reader.users) == {site.node} for reader in qx.users)
+    if qx.target is not kernels.quantize or not alone or site.arguments["groups"] != 1:
+        return None
+    batch, channels, *spatial = _shape(qx)
+    if channels != 3 or len(spatial) != 2:
+        return None
+    pixels = em.rw.call(kernels.quantize_rgbx, *qx.args, origins=(qx,))
+    meta.set_value(pixels, meta.TensorInfo((batch, 4, *spatial), torch.uint8))
+    return pixels
+
+
 def _sum_conv(em: Emitter, site: Site, residual: fx.Node, unary: Step | None) -> fx.Node | Mismatch:
-    if residual not in site.inputs:
+    if site.output is not None and residual not in site.inputs:
         return Mismatch("the residual is not at hand in integers")
-    accumulator, qparams = site.inputs[residual]
+    accumulator, qparams = (residual, FLOAT) if site.output is None else site.inputs[residual]
     args = _conv_args(em, site, 2, accumulator)
     relu = None if _is_free(site, unary) or unary is None else unary[0]
     tail: Step = (qparams.scale, qparams.zero_point, "sum", 1.0, relu, [], "")
@@ -157,7 +175,7 @@ def linear(em: Emitter, site: Site) -> fx.Node | Mismatch:
         return kernels.pack_linear(weight.integers, shape)
 
     packed = em.packed(("linear", weight.name, tuple(shape[1:])), recipe)
-    head = (qx, x.scale, x.zero_point, packed, weight.scale, weight.zero_point)
+    head = (qx, x.scale, x.zero_point, packed, *_weight_qparams(em, weight))
     bias = site.arguments["bias"]
     residual, unary = _post(site)
     if residual is None:
@@ -211,16 +229,32 @@ def _weight(site: Site) -> QuantizedWeight:
     return site.weight
 
 
+def _weight_qparams(em: Emitter, weight: QuantizedWeight) -> tuple[fx.Node, fx.Node]:
+    """Scale and zero point as tensors: per tensor, they are one-element constants."""
+    if isinstance(weight.scale, fx.Node) and isinstance(weight.zero_point, fx.Node):
+        return weight.scale, weight.zero_point
+    scale, zero = torch.tensor([weight.scale]), torch.tensor([weight.zero_point])
+    return (
+        em.packed((weight.name, "scale"), lambda: scale.to(torch.float32)),
+        em.packed((weight.name, "zero_point"), lambda: zero.to(torch.int8)),
+    )
+
+
 def _packed_conv(
-    em: Emitter, site: Site, x: QParams, geometry: Sequence[list[int]], groups: int
+    em: Emitter,
+    site: Site,
+    shape: list[int],
+    x: QParams,
+    geometry: Sequence[list[int]],
+    groups: int,
 ) -> fx.Node:
     weight = _weight(site)
-    shape = _shape(input_of(site)[0])
+    idle = shape[1] - weight.integers.shape[1] * groups  # channels beyond those of the weight
     scales = torch.as_tensor(weight.qparams.scale, dtype=torch.float32).reshape(-1)
 
     def recipe() -> object:
         return kernels.pack_conv(
-            weight.integers,
+            F.pad(weight.integers, [0, 0] * len(geometry[0]) + [0, idle]),
             scales,
             float(x.scale),
             int(x.zero_point),

@@ -97,7 +97,7 @@ def pack_conv(
     batch = 1 if x_zero_point == 0 else 2
     shape = [batch, *x_shape[1:]]
     packed: Tensor = _onednn.qconv_prepack(
-        weight,
+        weight.contiguous(),
         w_scales.float(),
         x_scale,
         x_zero_point,
@@ -120,13 +120,11 @@ def pack_linear(weight: Tensor, x_shape: Sequence[int]) -> Tensor:
     Returns:
         An opaque tensor, for ``onednn.qlinear_pointwise``.
     """
-    packed: Tensor = _onednn.qlinear_prepack(weight, [max(1, d) for d in x_shape])
+    packed: Tensor = _onednn.qlinear_prepack(weight.contiguous(), [max(1, d) for d in x_shape])
     return packed
 
 
-def quantize(
-    input: Tensor, scale: float, zero_point: int, quant_max: int = 255, quant_min: int = 0
-) -> Tensor:
+def quantize(input: Tensor, scale: float, zero_point: int, quant_max: int = 255) -> Tensor:
     """Quantize to uint8: a third of the time of the formula as written.
 
     Equal to :func:`qfx.quant.ops.quantize` up to one step where ``input / scale`` lies within a
@@ -137,42 +135,16 @@ def quantize(
         scale: step size.
         zero_point: the code of 0.0.
         quant_max: upper bound of the result.
-        quant_min: lower bound.
 
     Returns:
         uint8, in the memory format of ``input``.
     """
-    return round_to_codes(input.float(), 1.0 / scale, zero_point, quant_max, quant_min)
-
-
-def round_to_codes(
-    input: Tensor, factor: float, offset: float, quant_max: int = 255, quant_min: int = 0
-) -> Tensor:
-    """``clamp(round(input * factor + offset), quant_min, quant_max)`` as uint8.
-
-    Args:
-        input: float32.
-        factor: what to multiply by.
-        offset: what to add; a multiply-add more where it is no integer.
-        quant_max: upper bound of the result.
-        quant_min: lower bound.
-
-    Returns:
-        uint8, in the memory format of ``input``.
-    """
+    input, factor = input.float(), 1.0 / scale
     if torch.compiler.is_compiling():  # Inductor fuses this into one loop
-        return torch.round(input * factor + offset).clamp(quant_min, quant_max).to(torch.uint8)
-    if offset == int(offset):
-        return codes_of(torch.rsub(input, MAGIC + offset, alpha=-factor), quant_max, quant_min)
-    return codes_of(torch.rsub(input, offset, alpha=-factor).add_(MAGIC), quant_max, quant_min)
-
-
-def codes_of(shifted: Tensor, quant_max: int = 255, quant_min: int = 0) -> Tensor:
-    """The codes k of float32 values ``MAGIC + k``, clamped, as uint8; overwrites ``shifted``."""
-    if torch.compiler.is_compiling():
-        return (shifted - MAGIC).clamp(quant_min, quant_max).to(torch.uint8)
-    clamped = shifted.clamp_(MAGIC + quant_min, MAGIC + quant_max)
-    return clamped.view(torch.int32).to(torch.uint8)  # the low byte of each
+        return torch.round(input * factor + zero_point).clamp(0, quant_max).to(torch.uint8)
+    shifted = torch.rsub(input, MAGIC + zero_point, alpha=-factor)
+    codes = shifted.clamp_(MAGIC, MAGIC + quant_max).view(torch.int32)
+    return codes.to(torch.uint8)  # the low byte of each
 
 
 def quantize_rgbx(input: Tensor, scale: float, zero_point: int, quant_max: int = 255) -> Tensor:
@@ -221,6 +193,11 @@ def clone_channels_last(input: Tensor) -> Tensor:
     return input.clone(memory_format=_FORMATS.get(input.dim(), torch.contiguous_format))
 
 
+def clone_contiguous(input: Tensor) -> Tensor:
+    """A copy that a linear "sum" kernel may overwrite."""
+    return input.clone(memory_format=torch.contiguous_format)
+
+
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -265,23 +242,3 @@ def max_pool1d(
     step = kernel_size if stride is None else stride
     wide = (input.unsqueeze(2), (1, kernel_size), (1, step), (0, padding), (1, dilation))
     return max_pool2d(*wide, ceil_mode).squeeze(2)
-
-
-def batch_norm2d(
-    input: Tensor,
-    x_scale: float,
-    x_zero_point: int,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    eps: float,
-    scale: float,
-    zero_point: int,
-    relu: bool = False,
-) -> Tensor:
-    """Batch normalization of uint8 codes (batch, channels, height, width) to uint8, exact."""
-    codes: Tensor = _onednn.qbatch_norm2d.default(
-        input, x_scale, x_zero_point, weight, bias, mean, var, eps, scale, zero_point, torch.uint8
-    )
-    return codes.clamp_min_(zero_point) if relu and zero_point > 0 else codes

@@ -5,11 +5,12 @@ All on plain uint8 and float32 tensors.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.backends import x86_calls as calls
@@ -53,15 +54,26 @@ def dequantize(em: Emitter, integers: fx.Node, qparams: QParams) -> fx.Node:
     )
 
 
+def max_pool1d(em: Emitter, site: Site) -> fx.Node:
+    """Pooling of sequences, by the kernel for images."""
+    return _max_pool(em, site, kernels.max_pool1d, [w[0] if w else None for w in _window(site, 1)])
+
+
 def max_pool2d(em: Emitter, site: Site) -> fx.Node:
     """The one pooling kernel that takes plain uint8."""
+    return _max_pool(em, site, kernels.max_pool2d, _window(site, 2))
+
+
+def _max_pool(em: Emitter, site: Site, kernel: Any, window: list[Any]) -> fx.Node:
     qx, _ = input_of(site)
-    names = ("kernel_size", "stride", "padding", "dilation")
-    window = [_pair(site.arguments[n]) for n in names]
-    lowered = em.rw.call(
-        kernels.max_pool2d, qx, *window, site.arguments["ceil_mode"], origins=(site.node,)
-    )
+    lowered = em.rw.call(kernel, qx, *window, site.arguments["ceil_mode"], origins=(site.node,))
     return _as_codes(lowered, site)
+
+
+def _window(site: Site, dims: int) -> list[list[int]]:
+    """Kernel size, stride (empty: the kernel size), padding and dilation, a number per dim each."""
+    values = [site.arguments[n] for n in ("kernel_size", "stride", "padding", "dilation")]
+    return [[] if value is None else expand(value, dims) for value in values]
 
 
 def _as_codes(lowered: fx.Node, site: Site) -> fx.Node:
@@ -70,10 +82,6 @@ def _as_codes(lowered: fx.Node, site: Site) -> fx.Node:
     assert info is not None
     meta.set_value(lowered, meta.TensorInfo(info.shape, torch.uint8))
     return lowered
-
-
-def _pair(value: Any) -> list[int]:
-    return [] if value is None else expand(value, 2)
 
 
 def pad(em: Emitter, site: Site) -> fx.Node:
@@ -90,7 +98,8 @@ def plain_pool(node: fx.Node) -> Mismatch | None:
     info = meta.tensor_info(node)
     if node.kwargs.get("return_indices") or info is None:
         return Mismatch("return_indices=True")
-    return None if len(info.shape) == 4 else Mismatch("the input is not batched")
+    rank = 3 if node.target is vocab.MAX_POOL1D else 4
+    return None if len(info.shape) == rank else Mismatch("the input is not batched")
 
 
 def zero_pad(node: fx.Node) -> Mismatch | None:
@@ -110,17 +119,22 @@ def protect_accumulators(graph: fx.Graph, rw: Rewriter) -> None:
     nobody reads later and no view looks into.
     """
     for node in list(graph.nodes):
-        if node.target not in (calls.conv2d_add, calls.linear_add) or "add" in node.args:
+        if node.target not in _COPIES or "add" in node.args:
             continue
         residual = node.args[_ACCUMULATOR]
         assert isinstance(residual, fx.Node)
         if _may_overwrite(residual, node):
             continue
         with rw.at(node):
-            copy = rw.call(kernels.clone_channels_last, residual, origins=(node,))
+            copy = rw.call(_COPIES[node.target], residual, origins=(node,))
         meta.set_value(copy, meta.value_of(residual))
         node.update_arg(_ACCUMULATOR, copy)
 
+
+_COPIES: Mapping[Any, Callable[[Tensor], Tensor]] = {
+    calls.conv2d_add: kernels.clone_channels_last,
+    calls.linear_add: kernels.clone_contiguous,
+}
 
 _ACCUMULATOR = 6
 """Where the binary kernels take the residual."""
@@ -137,7 +151,7 @@ _COPYING = frozenset(
         _ops.qconv3d_pointwise.default,
         kernels.dequantize,
         kernels.max_pool2d,
-        kernels.clone_channels_last,
+        *_COPIES.values(),
         vocab.CAT,
         vocab.STACK,
     )
@@ -145,7 +159,13 @@ _COPYING = frozenset(
 """Readers whose result does not look into what they read."""
 
 
+def _is_fresh(node: fx.Node) -> bool:
+    if node.target is kernels.dequantize:
+        node = node.all_input_nodes[0]  # in the layout of its integers
+    return node.target in _FRESH
+
+
 def _may_overwrite(residual: fx.Node, by: fx.Node) -> bool:
-    if residual.target not in _FRESH or sum(v is residual for v in by.args) > 1:
+    if not _is_fresh(residual) or sum(v is residual for v in by.args) > 1:
         return False
     return all(u is by or (u < by and u.target in _COPYING) for u in residual.users)

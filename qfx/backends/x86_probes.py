@@ -202,30 +202,6 @@ def _images() -> Iterator[Tensor]:
         yield from _formats(_codes(1, channels, side, side))
 
 
-def _batch_norm(combination: Combination) -> Iterator[Trial]:
-    for codes in _images():
-        channels = _spread(0.5, 1.5, codes.shape[1])
-        statistics = (
-            channels,
-            channels - 1.0,
-            channels.flip(0),
-            channels,
-        )  # weight, bias, mean, var
-        weight, bias, mean, var = (s.double() for s in statistics)
-        exact = F.batch_norm((codes.double() - 63) * _X_SCALE, mean, var, weight, bias, eps=1e-5)
-
-        def run(
-            output: tuple[object, ...], codes: Tensor = codes, s: tuple[Tensor, ...] = statistics
-        ) -> Tensor:
-            scale, zero_point, dtype = output
-            result: Tensor = torch.ops.onednn.qbatch_norm2d.default(
-                codes, _X_SCALE, 63, *s, 1e-5, scale, zero_point, dtype
-            )
-            return result
-
-        yield _trial(f"{list(codes.shape)}", exact, combination.dtype, run)
-
-
 def _max_pool2d(combination: Combination) -> Iterator[Trial]:
     for codes in _images():
         got = kernels.max_pool2d(codes, (3, 3), (2, 2), (1, 1))
@@ -249,7 +225,6 @@ PROBES: Mapping[str, Probe] = {
     "onednn.qconv2d": partial(_layer_trials, partial(_convolutions, 2)),
     "onednn.qconv3d": partial(_layer_trials, partial(_convolutions, 3)),
     "onednn.qlinear": partial(_layer_trials, _linears),
-    "onednn.qbatch_norm2d": _batch_norm,
     "onednn.qadd": _qadd,
     "uint8 max_pool2d": _max_pool2d,
 }

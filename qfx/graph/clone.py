@@ -14,19 +14,25 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.graph.leaves import copy_hooks
+from qfx.graph.working import WorkingGraphModule
 
 
 def clone_graph_module(
-    graph_module: fx.GraphModule, *, deep: bool = False, memo: dict[int, Any] | None = None
-) -> fx.GraphModule:
-    """A plain GraphModule with a copy of the graph, node meta included.
+    graph_module: fx.GraphModule,
+    *,
+    deep: bool = False,
+    take: bool = False,
+    memo: dict[int, Any] | None = None,
+) -> WorkingGraphModule:
+    """A plain graph module with a copy of the graph, node meta included.
 
     Args:
         graph_module: what to copy; any subclass of GraphModule.
         deep: copy parameters, buffers and submodules too, instead of sharing them.
+        take: take over the graph itself instead of a copy; ``graph_module`` is used up.
         memo: as for ``__deepcopy__``.
     """
-    graph = copy.deepcopy(graph_module.graph)
+    graph = graph_module.graph if take else _copy_of(graph_module.graph)
     root = nn.Module()
     memo = {} if memo is None else memo
     if deep:
@@ -34,12 +40,30 @@ def clone_graph_module(
     for registry in ("_parameters", "_buffers", "_modules"):
         held = graph_module.__dict__[registry]
         root.__dict__[registry] = copy.deepcopy(held, memo) if deep else held
+    for owner, name, value in opaque_values(graph_module):
+        if owner is graph_module and name not in graph_module._buffers:
+            root.__dict__[name] = value
     root.training = graph_module.training
-    clone = fx.GraphModule(root, graph)
+    clone = WorkingGraphModule(root, graph)
     clone.meta = dict(graph_module.meta)
     copy_hooks(graph_module, clone)
     hide_opaque_values(clone)
     return clone
+
+
+def _copy_of(graph: fx.Graph) -> fx.Graph:
+    """``copy.deepcopy(graph)``, in half the time."""
+    copied = fx.Graph(tracer_cls=graph._tracer_cls)
+    now: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
+        made = copied.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+        made.args = fx.map_arg(node.args, now.__getitem__)
+        made.kwargs = fx.map_arg(node.kwargs, now.__getitem__)
+        made.meta = dict(node.meta)
+        now[node] = made
+    copied.set_codegen(copy.deepcopy(graph._codegen))
+    return copied
 
 
 def hide_opaque_values(module: nn.Module) -> None:
@@ -53,7 +77,7 @@ def opaque_values(module: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
     """Each (owner, attribute, value) of a packed weight."""
     for owner in module.modules():
         for name, buffer in owner._buffers.items():
-            if buffer is not None and buffer.layout not in _PLAIN:
+            if buffer is not None and (buffer.layout not in _PLAIN or buffer.is_quantized):
                 yield owner, name, buffer
         for name, value in vars(owner).items():
             if isinstance(value, torch.ScriptObject):

@@ -3,7 +3,8 @@
 convolution             output elements * weight elements per output channel
 transposed convolution  input elements * weight elements per input channel
 linear, matmul          output elements * contracted length
-attention               query rows * key rows * (query width + value width), per head
+attention               query rows * key rows * (query width + value width), per head;
+                        of the weights alone, without the value width
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ def macs(node: fx.Node) -> int:
         return 0
     if node.target is vocab.ATTENTION:
         return _attention(_info(arguments["query"]), _info(arguments["key"]), output)
+    if node.target is vocab.ATTENTION_WEIGHTS:
+        return output.numel * _info(arguments["query"]).shape[-1]
     if node.target is vocab.MATMUL:
         return output.numel * _info(arguments["input"]).shape[-1]
     weight = _info(arguments["weight"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from torch import fx, nn
@@ -21,6 +22,7 @@ from qfx.graph.decisions import place
 from qfx.graph.examples import alike
 from qfx.graph.leaves import LeafPolicy, copy_hooks
 from qfx.graph.tracer import CaptureTracer
+from qfx.graph.working import WorkingGraphModule
 
 CAPTURE_LOCK = threading.RLock()
 """Held while tracing: fx patches classes of the whole process."""
@@ -157,7 +159,7 @@ class _Values(fx.Interpreter):
 
 # -- results -------------------------------------------------------------------------------------
 def _graph_module(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
-    graph_module = fx.GraphModule(root, graph, name)
+    graph_module = WorkingGraphModule(root, graph, name)
     copy_hooks(root, graph_module)  # what is hooked to the model itself runs around the graph
     for path, module in graph_module.named_modules():
         original = root.get_submodule(path)
@@ -166,6 +168,9 @@ def _graph_module(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule
         module.training = original.training
         unsaved = original._non_persistent_buffers_set & module._buffers.keys()
         module._non_persistent_buffers_set.update(unsaved)
+    for node in graph.nodes:
+        if node.op == "get_attr" and meta.value_of(node) is None:  # a tensor that is no parameter
+            meta.set_value(node, meta.describe(attrgetter(str(node.target))(graph_module)))
     return graph_module
 
 

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from qfx.errors import VerifyError
 from qfx.graph import meta
+from qfx.graph.lookup import Lookup
 from qfx.graph.text import qualified_name
 from qfx.levels import Level
 from qfx.rewrite.attributes import orphans
@@ -123,10 +124,10 @@ class _Walk:
     """One walk in graph order."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
-        self.owner = graph_module
         self.graph = graph_module.graph
         self.seen: set[fx.Node] = set()
         self.names: set[str] = set()
+        self.lookup = Lookup(graph_module)
         self.resolved: dict[str, object] = {}
         self.fitting: set[tuple[object, int, tuple[str, ...]]] = set()
 
@@ -158,7 +159,7 @@ class _Walk:
     def _check_attribute(self, node: fx.Node) -> None:
         target = str(node.target)
         if target not in self.resolved:
-            self.resolved[target] = _resolve(self.owner, target)
+            self.resolved[target] = self.lookup.get(target)
         if self.resolved[target] is None:
             raise _fault(node, f"refers to {target!r}, which the model does not have")
         if node.op == "call_module" and not isinstance(self.resolved[target], nn.Module):
@@ -235,13 +236,6 @@ def _schema_misfit(called: torch._ops.OpOverload, node: fx.Node) -> str:
     given = {*positional[: len(node.args)], *node.kwargs}
     missing = [a.name for a in arguments if a.name not in given and not a.has_default_value()]
     return f"missing argument {missing[0]!r}" if missing else ""
-
-
-def _resolve(owner: nn.Module, target: str) -> object:
-    value: object = owner
-    for atom in target.split("."):
-        value = getattr(value, atom, None)
-    return value
 
 
 def _fault(node: fx.Node, what: str) -> VerifyError:

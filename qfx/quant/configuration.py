@@ -102,7 +102,9 @@ def _mapping(
 
 
 def _choice(resolution: Resolution) -> Choice:
-    rule = resolution.rule
+    rule, qconfig = resolution.rule, resolution.qconfig
+    if qconfig == QConfig():  # neither side: another way to say None
+        qconfig = None
     if rule is None:
-        return Choice(resolution.qconfig)
-    return Choice(resolution.qconfig, rule=rule.name, specific=rule.kind is not Kind.GLOBAL)
+        return Choice(qconfig)
+    return Choice(qconfig, rule=rule.name, specific=rule.kind is not Kind.GLOBAL)

@@ -163,6 +163,11 @@ def choose_qparams(low: Tensor | float, high: Tensor | float, spec: QuantSpec) -
         Python numbers for a per-tensor spec, tensors on the device of ``low`` otherwise.
     """
     quant_min, quant_max = spec.bounds
+    if not spec.per_channel and _is_wide(low):
+        numbers = _choose_numbers(
+            float32(float(low)), float32(float(high)), quant_min, quant_max, spec.symmetric
+        )
+        return QParams(*numbers, spec.dtype, quant_min, quant_max)
     scale, zero_point = ops.choose_qparams(
         torch.as_tensor(low, dtype=torch.float32),
         torch.as_tensor(high, dtype=torch.float32),
@@ -175,6 +180,28 @@ def choose_qparams(low: Tensor | float, high: Tensor | float, spec: QuantSpec) -
         return QParams(*numbers, spec.dtype, quant_min, quant_max)
     axis = spec.channel_axis
     return QParams(scale, zero_point, spec.dtype, quant_min, quant_max, axis, spec.group_size)
+
+
+def _is_wide(low: Tensor | float) -> bool:
+    """Whether :func:`qfx.quant.ops.choose_qparams` computes in float64, as Python does."""
+    return not isinstance(low, Tensor) or low.device.type != "mps"
+
+
+def _choose_numbers(
+    low: float, high: float, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[float, int]:
+    """:func:`qfx.quant.ops.choose_qparams` of one range, bit for bit, without twenty tensors."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    steps = quant_max - quant_min
+    if symmetric:
+        scale = max(-low, high) / ops.half_steps(quant_min, quant_max)
+    else:
+        scale = high / steps - low / steps
+    scale = float32(max(scale, ops.MIN_SCALE)) if scale > 0 else 1.0
+    if symmetric or not math.isfinite(scale):  # QParams refuses what is not finite
+        return scale, ops.middle_code(quant_min, quant_max)
+    zero_point = quant_min - round(low / scale)
+    return scale, min(max(zero_point, quant_min), quant_max)
 
 
 def quantize_weight(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import ConfigError
 from qfx.report import observation
 from qfx.report.measures import Error, cosine, error_of, sqnr
-from qfx.report.table import table
+from qfx.report.table import label, table
 from qfx.runtime.quantized import QuantizedModel
 
 __all__ = ["Comparison", "SiteNumerics", "compare", "cosine", "sqnr"]
@@ -47,6 +47,11 @@ class SiteNumerics:
     cosine: float
     max_error: float
 
+    @property
+    def label(self) -> str:
+        """Where it is in one word, as in the report."""
+        return label(self.node, self.module_path)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -73,7 +78,8 @@ class Comparison:
         return iter(self.sites)
 
     def __getitem__(self, node: str) -> SiteNumerics:
-        found = next((s for s in self.sites if s.node == node), None)
+        """The site of a node or label, as printed; ConfigError if there is none."""
+        found = next((s for s in self.sites if node in (s.node, s.label)), None)
         if found is None:
             raise ConfigError(
                 f"no site {node!r} was compared; there are: {', '.join(s.node for s in self.sites)}"
@@ -81,8 +87,9 @@ class Comparison:
         return found
 
     def __str__(self) -> str:
-        header = ("site", "SQNR dB", "cosine", "max error", "op", "decision", "module", "source")
-        return table(header, [_row(site) for site in (*self.worst_first, self.output)])
+        header = ("site", "SQNR dB", "cosine", "max error", "op", "decision", "source")
+        rows = [_row(site) for site in (*self.worst_first, self.output)]
+        return table(header, rows, right=header[1:4])
 
 
 def compare(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Comparison:
@@ -168,12 +175,11 @@ def _numbers(name: str, error: Error) -> SiteNumerics:
 
 def _row(site: SiteNumerics) -> tuple[str, ...]:
     return (
-        site.node,
+        site.label,
         f"{site.sqnr:.1f}",
         f"{site.cosine:.6f}",
         f"{site.max_error:.3g}",
         site.op,
         site.decision,
-        site.module_path,
         site.source,
     )

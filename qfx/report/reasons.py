@@ -35,6 +35,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "it computes in {detail}; integer kernels take float32 in and out",
         "convert the model with model.float()",
     ),
+    "overwritten": (
+        "what it reads is overwritten in place by {detail}",
+        "write that operation out of place",
+    ),
     "weight-not-constant": (
         "its {name} is computed by the graph, not a parameter or buffer",
         "make the {name} a parameter, or use matmul and an addition",
@@ -48,12 +52,15 @@ REASONS: dict[str, tuple[str, str]] = {
         "nothing to do: it would not pay",
     ),
     "config-unfit": ("{detail} ({rule})", "change the specs of that rule, or the backend"),
-    "removed": ("it does nothing in eval mode, or nobody reads it: it was dropped", ""),
+    "removed": (
+        "it is dropped: it does nothing in eval mode, is constant, or nobody reads it",
+        "",
+    ),
 }
 
 
 def refusal(reason: str, **details: str) -> Decision:
     """The decision to leave an operation float for ``reason``, a key of :data:`REASONS`."""
     message, remedy = REASONS[reason]
-    details.setdefault("remedy", "choose another backend, or leave it float")
+    details.setdefault("remedy", "nothing to do if float is fine; another backend may have one")
     return Decision(False, reason, message.format(**details), remedy.format(**details))

@@ -6,17 +6,21 @@ graph says which kernel runs each of them, or carries the decision to leave it f
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import fx, nn
 
 from qfx.graph import meta
 from qfx.graph.macs import macs
 from qfx.quant.annotation import Decision, Kernel, annotation, kernel_of
+from qfx.report.html import report_page
 from qfx.report.reasons import refusal
-from qfx.report.table import table
+from qfx.report.table import label
+from qfx.report.text import report_text
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Site:
         message: the reason in one sentence.
         remedy: what to do about it, or "".
         macs: its multiply-accumulates with the example inputs.
+        step: the node of the lowered graph that runs it when quantized, or ""; operations that
+            were fused have the same.
         region: the traced region that holds it.
     """
 
@@ -47,7 +53,18 @@ class Site:
     message: str
     remedy: str
     macs: int
+    step: str = ""
     region: str = "main"
+
+    @property
+    def label(self) -> str:
+        """Where it is in one word: ``layer1.0.conv1``, or ``layer1.0:add`` for a call."""
+        return label(self.node, self.module_path)
+
+    @property
+    def removed(self) -> bool:
+        """Whether it was float and is not there any more."""
+        return self.reason == "removed"
 
 
 @dataclass(frozen=True)
@@ -69,44 +86,39 @@ class QuantizationReport:
     backend: str
     warnings: tuple[str, ...] = ()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many operations are quantized, float and removed."""
+        status = Counter("removed" if s.removed else s.decision for s in self.sites)
+        return {key: status[key] for key in ("quantized", "float", "removed") if status[key]}
+
+    @property
+    def reasons(self) -> dict[tuple[str, str, str], list[Site]]:
+        """The sites that are not in integers by (reason, message, remedy), the most costly first.
+
+        Costly: by multiply-accumulates, then by number; those that were removed come last.
+        """
+        found: dict[tuple[str, str, str], list[Site]] = {}
+        for site in self.sites:
+            if site.reason:
+                found.setdefault((site.reason, site.message, site.remedy), []).append(site)
+        return dict(sorted(found.items(), key=lambda item: _cost(item[1])))
+
     def __str__(self) -> str:
-        return "\n".join((*self._summary(), "", self._table(), *self._notes()))
+        return report_text(self)
 
-    def _summary(self) -> Iterable[str]:
-        done = sum(site.decision == "quantized" for site in self.sites)
-        before, after = self.size_bytes
-        covered = "no MACs" if self.coverage is None else f"{self.coverage:.1%} of MACs"
-        yield f"Quantized for {self.backend}: {done} of {len(self.sites)} operations, {covered}"
-        smaller = before / max(after, 1)
-        yield f"Size: {_bytes(before)} -> {_bytes(after)} ({smaller:.1f} times smaller)"
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write the report as one page that needs nothing else, and return its path.
 
-    def _table(self) -> str:
-        rows = [
-            (
-                s.node,
-                s.op,
-                s.decision,
-                s.kernel or s.reason,
-                _count(s.macs),
-                s.module_path,
-                s.source,
-            )
-            for s in self.sites
-        ]
-        return table(
-            ("site", "op", "decision", "kernel / reason", "MACs", "module", "source"), rows
-        )
+        The page has a table to sort, search and filter; it loads nothing from a network.
+        """
+        page = Path(path)
+        page.write_text(report_page(self), encoding="utf-8")
+        return page
 
-    def _notes(self) -> Iterable[str]:
-        reasons = Counter((s.reason, s.message, s.remedy) for s in self.sites if s.reason)
-        if reasons:
-            yield ""
-            yield "Why float:"
-        for (reason, message, remedy), count in reasons.most_common():
-            advice = f" -> {remedy}" if remedy else ""
-            yield f"  {reason} ({count}): {message}{advice}"
-        for warning in self.warnings:
-            yield f"  warning: {warning}"
+
+def _cost(sites: Sequence[Site]) -> tuple[bool, int, int]:
+    return sites[0].removed, -sum(site.macs for site in sites), -len(sites)
 
 
 def build_report(
@@ -134,7 +146,7 @@ class _Outcomes:
     """What became of each captured operation."""
 
     def __init__(self, reference: fx.GraphModule, lowered: fx.GraphModule) -> None:
-        self.kernels: dict[str, str] = {}
+        self.kernels: dict[str, tuple[str, str]] = {}  # kernel, step
         self.decisions: dict[str, Decision] = {}
         self.macs: Counter[str] = Counter()
         self.total = 0
@@ -158,7 +170,7 @@ class _Outcomes:
             self.integer += kernel.macs
         for origin in meta.origins(node):
             if kernel is not None:
-                self.kernels.setdefault(origin.node, kernel.name)
+                self.kernels.setdefault(origin.node, (kernel.name, node.name))
             elif note is not None:
                 self.decisions.setdefault(origin.node, note.decision)
 
@@ -167,7 +179,7 @@ class _Outcomes:
 
     def site(self, node: fx.Node) -> Site:
         (origin,) = meta.origins(node)
-        kernel = self.kernels.get(node.name, "")
+        kernel, step = self.kernels.get(node.name, ("", ""))
         decision = self.decisions.get(node.name) or refusal("removed")
         if kernel:
             decision = Decision(True)
@@ -182,6 +194,7 @@ class _Outcomes:
             message=decision.message,
             remedy=decision.remedy,
             macs=self.macs[node.name],
+            step=step,
         )
 
 
@@ -193,11 +206,3 @@ def size_bytes(module: nn.Module) -> int:
     """Bytes of the distinct parameters and buffers of a module."""
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
-
-
-def _count(amount: int) -> str:
-    return f"{amount / 1e6:.1f}M" if amount else ""

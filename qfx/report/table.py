@@ -1,15 +1,52 @@
-"""Plain-text tables: columns as wide as their widest cell, numbers to the right."""
+"""Plain-text tables, and how sites and amounts are written in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format rows under a header; an empty string when there are no columns."""
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()
+) -> str:
+    """Format rows under a header.
+
+    Args:
+        header: names of the columns.
+        rows: cells, as many a row as there are columns.
+        right: names of the columns whose cells go to the right, as numbers do.
+    """
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    aligns = [">" if name in right else "<" for name in header]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        "  ".join(f"{c:{a}{w}}" for c, a, w in zip(line, aligns, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def label(node: str, module_path: str) -> str:
+    """A site in one word: ``layer1.0.conv1`` for a module, ``layer1.0:add`` for a call in one.
+
+    A module that is called again is ``layer1.0.relu:relu_1``.
+    """
+    flat, name = module_path.replace(".", "_"), node.lstrip("_")
+    if not module_path or name == flat:
+        return module_path or node
+    again = name.removeprefix(f"{flat}_")
+    if again != name and again.isdigit():
+        return f"{module_path}:{module_path.rpartition('.')[2]}_{again}"
+    return f"{module_path}:{node}"
+
+
+def amount(count: int) -> str:
+    """A count in three digits: 118M, 5.4M, 9.2k, 64."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            value = count / size
+            return f"{value:.0f}{unit}" if value >= 99.5 else f"{value:.1f}{unit}"
+    return str(count)
+
+
+def byte_count(count: int) -> str:
+    """A number of bytes: 2.62 MB, 14.1 kB."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from torch import Tensor, fx, nn
 
 from qfx.errors import PatternError
+from qfx.graph.lookup import Lookup
+
+_MISSING = object()
 
 
 class Attributes:
@@ -24,9 +27,9 @@ class Attributes:
         """What the qualified ``name`` refers to; PatternError if nothing."""
         value: object = self._root
         for atom in name.split("."):
-            if not hasattr(value, atom):
+            value = getattr(value, atom, _MISSING)
+            if value is _MISSING:
                 raise PatternError(f"the model has no attribute {name!r} (no {atom!r})")
-            value = getattr(value, atom)
         return value
 
     def add_tensor(self, hint: str, tensor: Tensor, *, trainable: bool) -> str:
@@ -99,20 +102,11 @@ def orphans(graph_module: fx.GraphModule) -> Iterator[tuple[nn.Module, str]]:
     A submodule is in use when a node calls it, or uses something inside it. What lies inside a
     module that is called is that module's own affair.
     """
-    called: set[int] = set()
-    used: set[tuple[int, str]] = set()
-    seen: set[tuple[str, str]] = set()
-    for node in graph_module.graph.nodes:
-        if node.op not in ("get_attr", "call_module") or (node.op, str(node.target)) in seen:
-            continue
-        seen.add((node.op, str(node.target)))
-        target: object = graph_module
-        for atom in str(node.target).split("."):
-            used.add((id(target), atom))
-            target = getattr(target, atom, None)
-        if isinstance(target, nn.Module):
-            called.add(id(target))
-    yield from _unused(graph_module, called, used, set())
+    lookup = Lookup(graph_module)
+    nodes = (n for n in graph_module.graph.nodes if n.op in ("get_attr", "call_module"))
+    targets = [lookup.get(name) for name in dict.fromkeys(str(n.target) for n in nodes)]
+    called = {id(target) for target in targets if isinstance(target, nn.Module)}
+    yield from _unused(graph_module, called, lookup.used, set())
 
 
 def _unused(

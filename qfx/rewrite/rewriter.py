@@ -167,8 +167,12 @@ class Rewriter:
         A buffer, or with ``trainable`` a parameter. Nothing is ever overwritten: a taken name gets
         a number.
         """
-        name = self._attributes.add_tensor(name_hint, tensor, trainable=trainable)
+        name = self.register(name_hint, tensor, trainable=trainable)
         return self.attribute(name, origins=origins)
+
+    def register(self, name_hint: str, tensor: Tensor, *, trainable: bool = False) -> str:
+        """:meth:`constant` without a node; returns the qualified name, for :meth:`attribute`."""
+        return self._attributes.add_tensor(name_hint, tensor, trainable=trainable)
 
     def attach(self, name_hint: str, value: object) -> str:
         """Keep what only kernels understand (packed weights); it is no part of ``state_dict``.
@@ -293,9 +297,9 @@ class Rewriter:
         if isinstance(target, OpDef):
             kwargs = without_defaults(target, kwargs)
         with self.graph.inserting_before(self._insertion_point()):
-            node: fx.Node = self.graph.create_node(
-                op, target, args, kwargs, name or joined_name(given)
-            )
+            # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
+            node: fx.Node = self.graph.create_node(op, target, name=name or joined_name(given))
+            node.args, node.kwargs = args, kwargs
         meta.copy_meta(node, *sources, rule=self.rule or self.pass_name)
         if value is _UNSET:
             model = self._match.root if self._match is not None else next(reversed(given), None)

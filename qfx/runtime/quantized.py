@@ -19,6 +19,8 @@ from torch import Tensor, fx, nn
 from qfx.errors import BackendError
 from qfx.graph.clone import clone_graph_module, hide_opaque_values
 from qfx.graph.leaves import copy_hooks
+from qfx.graph.working import WorkingGraphModule
+from qfx.runtime.constants import flatten_constants, pin_constants
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
@@ -52,7 +54,7 @@ class Settings:
     size_before: int
 
 
-class PreparedModel(fx.GraphModule):
+class PreparedModel(WorkingGraphModule):
     """A model with observers in place: calibrate or train it, then ``qfx.convert`` it.
 
     Attributes:
@@ -67,7 +69,7 @@ class PreparedModel(fx.GraphModule):
         copy_hooks(graph_module, self)
         self.history = history
         self.settings = settings
-        self.train(graph_module.training)
+        self.training = graph_module.training  # each child keeps its own mode
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
         result = PreparedModel(
@@ -79,7 +81,7 @@ class PreparedModel(fx.GraphModule):
         return result
 
 
-class QuantizedModel(fx.GraphModule):
+class QuantizedModel(WorkingGraphModule):
     """A quantized model: call it like the model that it was made from.
 
     Attributes:
@@ -103,16 +105,21 @@ class QuantizedModel(fx.GraphModule):
         backend: str,
         cpu_only: bool,
     ) -> None:
+        flatten_constants(lowered)
         super().__init__(lowered, lowered.graph)
         copy_hooks(lowered, self)
         hide_opaque_values(self)
+        pin_constants(self)
         self.report = report
         self.history = history
         self.backend = backend
         # Not a submodule: its tensors are already here, and state_dict names each tensor once.
         self.__dict__["reference"] = reference
         self.__dict__["_cpu_only"] = cpu_only
-        self.train(False)
+        self.training = False
+        for owned in (self, reference):
+            owned.requires_grad_(False)  # what is left of float parameters is for inference
+        self.recompile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModel:
         reference: fx.GraphModule = self.__dict__["reference"]
@@ -133,6 +140,7 @@ class QuantizedModel(fx.GraphModule):
         reference: fx.GraphModule = self.__dict__["reference"]
         reference._apply(fn, recurse)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        pin_constants(self)
         return self
 
     def _refuse_moves(self, fn: Callable[[Tensor], Tensor]) -> None:

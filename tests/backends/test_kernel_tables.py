@@ -1,7 +1,7 @@
 """Every row of every backend's table: its lowered form agrees with the reference form.
 
-fbgemm and qnnpack round once more than the reference where a bias becomes an int32 or a kernel keeps
-its own order of operations, so a result may be one step off; pure data movement is exact.
+fbgemm and qnnpack round once more than the reference where a bias becomes an int32 or a kernel
+keeps its own order of operations, so a result may be one step off; pure data movement is exact.
 """
 
 from __future__ import annotations
@@ -83,9 +83,15 @@ ROWS = [
     Row(vocab.AVG_POOL1D, after_conv(lambda x: F.avg_pool1d(x, 2), dims=1), SEQUENCE),
     Row(vocab.AVG_POOL2D, after_conv(lambda x: F.avg_pool2d(x, 2))),
     Row(vocab.AVG_POOL3D, after_conv(lambda x: F.avg_pool3d(x, 2), dims=3), VOLUME),
-    Row(vocab.ADAPTIVE_AVG_POOL1D, after_conv(lambda x: F.adaptive_avg_pool1d(x, 3), dims=1), SEQUENCE),
+    Row(
+        vocab.ADAPTIVE_AVG_POOL1D,
+        after_conv(lambda x: F.adaptive_avg_pool1d(x, 3), dims=1),
+        SEQUENCE,
+    ),
     Row(vocab.ADAPTIVE_AVG_POOL2D, after_conv(lambda x: F.adaptive_avg_pool2d(x, 3))),
-    Row(vocab.ADAPTIVE_AVG_POOL3D, after_conv(lambda x: F.adaptive_avg_pool3d(x, 2), dims=3), VOLUME),
+    Row(
+        vocab.ADAPTIVE_AVG_POOL3D, after_conv(lambda x: F.adaptive_avg_pool3d(x, 2), dims=3), VOLUME
+    ),
     Row(vocab.MEAN, after_conv(lambda x: x.mean((2, 3)))),
     Row(vocab.INTERPOLATE, after_conv(lambda x: F.interpolate(x, scale_factor=2))),
     Row(vocab.INTERPOLATE, after_conv(lambda x: F.interpolate(x, size=5, mode="bilinear"))),

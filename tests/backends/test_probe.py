@@ -42,7 +42,7 @@ def test_kernels_of_the_table_work_here(
     assert verdict.reason == ""
 
 
-@pytest.mark.parametrize("kernel", ["onednn.qbatch_norm2d", "uint8 max_pool2d"])
+@pytest.mark.parametrize("kernel", ["uint8 max_pool2d"])
 def test_uint8_kernels_work_here(kernel: str) -> None:
     assert probe(kernel), probe(kernel).detail
 

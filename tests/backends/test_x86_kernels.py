@@ -150,14 +150,7 @@ def test_dequantize_is_bit_identical(zero_point: int) -> None:
     assert torch.equal(got, ops.dequantize(q, 0.0187, zero_point))
 
 
-def test_round_to_codes_takes_any_offset() -> None:
-    q = codes(4096)
-    got = kernels.round_to_codes(q.float(), 0.731, -12.34, quant_max=127)
-    exact = torch.clamp(torch.round(q.double() * 0.731 - 12.34), 0, 127)
-    assert torch.equal(got.double(), exact)
-
-
-# -- pools and normalization ---------------------------------------------------------------------
+# -- pools --------------- ---------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation", "ceil_mode"),
     [
@@ -187,17 +180,6 @@ def test_max_pool1d() -> None:
     assert torch.equal(kernels.max_pool1d(q, 3, 2, 1).double(), F.max_pool1d(q.double(), 3, 2, 1))
 
 
-@pytest.mark.parametrize("relu", [False, True])
-def test_batch_norm2d(relu: bool) -> None:
-    q, weight, bias = codes(2, 17, 5, 5), floats(17), floats(17, seed=1)
-    mean, var = floats(17, seed=2), floats(17, seed=3).abs() + 0.5
-    got = kernels.batch_norm2d(q, 0.02, 120, weight, bias, mean, var, 1e-5, 0.05, 60, relu)
-    x, statistics = (q.double() - 120) * 0.02, (mean.double(), var.double())
-    y = F.batch_norm(x, *statistics, weight.double(), bias.double(), eps=1e-5)
-    assert steps_apart(got, ops.quantize(y.relu() if relu else y, 0.05, 60)) == 0
-
-
-# -- torch.compile ---------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "function",
     [

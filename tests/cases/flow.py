@@ -23,7 +23,12 @@ from qfx.quant.annotation import kernel_of
 from qfx.report.measures import sqnr
 
 BACKENDS = ("fbgemm", "x86", "reference")
-_QUANTIZE = (torch.quantize_per_tensor, x86_kernels.quantize, vocab.QUANTIZE)
+_QUANTIZE = (
+    torch.quantize_per_tensor,
+    x86_kernels.quantize,
+    x86_kernels.quantize_rgbx,
+    vocab.QUANTIZE,
+)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -75,7 +80,7 @@ def tensors(value: object) -> list[Tensor]:
 
 
 def step(qmodel: qfx.QuantizedModel) -> float:
-    """The largest step that an output of the reference form is rounded to (the last ones before)."""
+    """The largest step that outputs of the reference form, or what they derive from, have."""
     output = next(iter(reversed(qmodel.reference.graph.nodes)))
     seen: set[fx.Node] = set()
     return max(_scales(output, seen), default=0.0)

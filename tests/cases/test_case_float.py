@@ -7,15 +7,12 @@ from torch import Tensor, nn
 
 import qfx
 from tests.cases.flow import (
-    BACKENDS,
     boundaries,
     is_dequantize,
     is_quantize,
-    kernels,
     quantized,
     randn,
     seeded,
-    targets,
 )
 
 X = randn(2, 3, 8, 8)

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
-
 from tests.cases.flow import (
     BACKENDS,
     boundaries,

@@ -6,12 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from qfx import vocab
 from tests.cases.flow import (
     BACKENDS,
-    is_dequantize,
-    is_quantize,
-    listing,
     quantized,
     randn,
     run,

@@ -170,7 +170,7 @@ def test_average_pool_shares_qparams(backend: str, counts: tuple[int, int]) -> N
 
 
 def test_average_pool_stays_float_x86() -> None:
-    """No integer average pool there: the conv hands out float, and one quantize follows the pool."""
+    """No integer average pool there: the conv hands out float, a quantize follows the pool."""
     qmodel = quantized(seeded(PoolBetween), randn(2, 3, 10, 10), "x86", quantize=2, dequantize=0)
     pool = next(s for s in qmodel.report.sites if s.module_path == "pool")
     assert (pool.decision, pool.reason) == ("float", "no-kernel")

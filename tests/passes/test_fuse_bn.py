@@ -74,9 +74,9 @@ def test_keeps_padding_mode_and_names_the_fused_node() -> None:
         fired=1,
         atol=1e-6,
         after="""
-            %input_1 : f32[1,3,8,8] = input('input')
-            %_0_1    : f32[1,4,8,8] = pad(%input_1, pad=(1, 1, 1, 1), mode='circular')
-            %_0_3    : f32[1,4,8,8] = conv2d(%_0_1, @0.weight_1, @0.bias_1)
+            %input_1 : f32[1,3,8,8]   = input('input')
+            %_0_1    : f32[1,3,10,10] = pad(%input_1, pad=(1, 1, 1, 1), mode='circular')
+            %_0_3    : f32[1,4,8,8]   = conv2d(%_0_1, @0.weight_1, @0.bias_1)
             return %_0_3
         """,
     )

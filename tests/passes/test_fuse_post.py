@@ -471,13 +471,13 @@ def test_residual_added_after_the_input_is_overwritten() -> None:
         mismatch="what conv_norm reads may be overwritten before add",
         atol=1e-5,
     )
-    assert fused(result)[1] == "conv2d"
+    assert "conv2d" in fused(result)
 
 
 def test_activation_is_computed_before_the_input_is_overwritten() -> None:
     model = randomised(Overwritten(lambda y, x: F.relu(y)))
     result = check([FuseConvBN(), FusePostOps()], model, settings=[EVERYTHING], atol=1e-5)
-    assert fused(result)[1] == "conv2d+relu"
+    assert "conv2d+relu" in fused(result)
 
 
 class Stubbed(nn.Module):

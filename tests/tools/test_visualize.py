@@ -31,15 +31,15 @@ def test_chosen_stages_and_a_difference(tmp_path: Path, capsys: pytest.CaptureFi
     arguments += ["--stages", "0", "fuse-conv-bn", "--diff", "canonicalize", "fuse-conv-bn"]
     assert visualize.main(arguments) == 0
     assert [p.name for p in sorted(tmp_path.glob("0*.txt"))] == [
-        "00-capture.txt", "02-fuse-conv-bn.txt",
+        "00-capture.txt", "03-fuse-conv-bn.txt",
     ]  # fmt: skip
     printed = capsys.readouterr().out
-    assert "# 1 canonicalize -> 2 fuse-conv-bn" in printed
+    assert "# 1 canonicalize -> 3 fuse-conv-bn" in printed
     assert "- %bn" in printed
-    assert (tmp_path / "diff-1-canonicalize--2-fuse-conv-bn.dot").exists()
+    assert (tmp_path / "diff-1-canonicalize--3-fuse-conv-bn.dot").exists()
     page = (tmp_path / "index.html").read_text()
     assert 'src="00-capture.txt"' in page
-    assert "diffs/02-fuse-conv-bn.txt" in page
+    assert "diffs/03-fuse-conv-bn.txt" in page
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")

@@ -16,6 +16,7 @@ histogram's own error. So the result is never worse than min/max on what was see
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Histogram:
     low: float
     high: float
 
+    @cached_property
     def edges(self) -> Tensor:
         """(2 * B + 1,) borders of the bins, none beyond the smallest and largest value or 0."""
         half = self.counts.numel() // 2
@@ -102,7 +104,7 @@ def expected_error(
         (K,) float64.
     """
     filled = histogram.counts.nonzero().squeeze(1)
-    edges = histogram.edges()
+    edges = histogram.edges
     left, width = edges[filled], edges[filled + 1] - edges[filled]
     points = torch.cat([left + width / 4, left + width * (3 / 4)])
     weights = histogram.counts[filled].double().repeat(2) / 2
@@ -117,27 +119,36 @@ def expected_error(
 
 
 class _Moments:
-    """Prefix sums over a histogram, and E(a, b) from them."""
+    """Prefix sums over a histogram, and E(a, b) from them.
+
+    Attributes:
+        edges: (2 * B + 1,) borders of the bins.
+        sums: (4, 2 * B + 1) counts, first and second moments, and counts that are rounded, of what
+            precedes each edge.
+    """
 
     def __init__(self, histogram: Histogram) -> None:
         counts = histogram.counts.double()
-        self.edges = histogram.edges()
+        self.edges = histogram.edges
         self.zero = counts.numel() // 2
         centers = (self.edges[1:] + self.edges[:-1]) / 2
         rounded = counts.clone()
         rounded[self.zero - 1 : self.zero + 1] = 0
         columns = (counts, counts * centers, counts * centers.square(), rounded)
-        self.sums = torch.stack([_before(column) for column in columns])
+        self.sums = counts.new_zeros(len(columns), counts.numel() + 1)
+        for column, before in zip(columns, self.sums, strict=True):
+            torch.cumsum(column, 0, out=before[1:])
 
     def affine_candidates(self, steps: int) -> tuple[Tensor, Tensor]:
         """The best pairs (a, b) of the grid."""
         lows = _grid(self._first(), self.zero)
         highs = _grid(self.zero, self._last())
         low, high = self.edges[lows], self.edges[highs]
-        step = (high.unsqueeze(0) - low.unsqueeze(1)) / steps
+        # In place: every pair has a number here, and fresh memory costs more than arithmetic.
+        error = (high.unsqueeze(0) - low.unsqueeze(1)).div_(steps).square_()
         inside = self.sums[3][highs].unsqueeze(0) - self.sums[3][lows].unsqueeze(1)
         clipped = self._below(lows).unsqueeze(1) + self._above(highs).unsqueeze(0)
-        error = (clipped + step.square() * inside / 12).flatten()
+        error = error.mul_(inside).div_(12).add_(clipped).flatten()
         best = error.topk(min(_FINALISTS, error.numel()), largest=False).indices
         return low[best // highs.numel()], high[best % highs.numel()]
 
@@ -171,11 +182,6 @@ class _Moments:
         at = self.edges[index]
         error: Tensor = at.square() * count - 2 * at * first + second
         return error.clamp_(min=0)
-
-
-def _before(column: Tensor) -> Tensor:
-    """(n + 1,) sums of what precedes each edge."""
-    return torch.cat([column.new_zeros(1), column.cumsum(0)])
 
 
 def _grid(first: int, last: int) -> Tensor:

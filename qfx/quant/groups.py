@@ -1,0 +1,73 @@
+"""Groups of values that share their qparams, kept by union-find."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qfx.quant.annotation import Edge
+from qfx.quant.observers import FixedQParamsObserver
+from qfx.quant.qparams import QParams
+from qfx.quant.spec import QuantSpec
+
+
+class Groups:
+    """Union-find over group numbers."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self.edges: dict[int, Edge] = {}
+        self._mixed: set[int] = set()  # groups of values that several operations make
+
+    def new(self, spec: QuantSpec) -> int:
+        number = len(self._parent)
+        self._parent.append(number)
+        self.edges[number] = Edge(number, spec)
+        return number
+
+    def find(self, number: int) -> int:
+        while self._parent[number] != number:
+            self._parent[number] = self._parent[self._parent[number]]
+            number = self._parent[number]
+        return number
+
+    def union(self, a: int, b: int) -> None:
+        """Merge two groups; fixed qparams give way to observed ones."""
+        a, b = sorted((self.find(a), self.find(b)))
+        if a == b:
+            return
+        dropped = self.edges.pop(b)
+        if is_fixed(self.edges[a].spec):
+            self.edges[a] = Edge(a, dropped.spec)
+        self._parent[b] = a
+        if b in self._mixed:
+            self._mixed.add(a)
+
+    def mix(self, number: int) -> None:
+        """Note that a group holds values of several makers, whose ranges differ."""
+        self._mixed.add(self.find(number))
+
+    def fix(self, number: int, qparams: QParams) -> None:
+        """Give a group qparams that are known from the mathematics of its one maker."""
+        number = self.find(number)
+        if number in self._mixed:
+            return
+        observer = FixedQParamsObserver.with_args(
+            scale=qparams.scale, zero_point=qparams.zero_point
+        )
+        spec = replace(
+            self.edges[number].spec,
+            observer=observer,
+            dtype=qparams.dtype,
+            symmetric=False,
+            quant_min=qparams.quant_min,  # a narrower range would clip what the scale covers
+            quant_max=qparams.quant_max,
+        )
+        self.edges[number] = Edge(number, spec)
+
+    def edge(self, number: int) -> Edge:
+        return self.edges[self.find(number)]
+
+
+def is_fixed(spec: QuantSpec) -> bool:
+    """Whether the qparams of ``spec`` are known without data."""
+    return not spec.dynamic and issubclass(spec.observer_class, FixedQParamsObserver)

@@ -1,0 +1,72 @@
+"""The report as a table for a terminal.
+
+A row a site. What was fused into the operation of the row above it begins with ``+``; what was
+fused into an operation further up names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from qfx.report.table import amount, byte_count, table
+
+if TYPE_CHECKING:
+    from qfx.report.sites import QuantizationReport, Site
+
+_HEADER = ("site", "operation", "runs as", "MACs", "source")
+
+
+def report_text(report: QuantizationReport) -> str:
+    """The whole report: a summary, the table, and the reasons with their remedies."""
+    return "\n".join((*summary(report), "", _table(report), *_notes(report)))
+
+
+def summary(report: QuantizationReport) -> Iterator[str]:
+    """How much was quantized, and what it does to the size; three lines."""
+    covered = "no MACs" if report.coverage is None else f"{report.coverage:.1%} of MACs"
+    yield f"Quantized for {report.backend}: {covered} quantized"
+    counts = report.counts
+    yield "Operations: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+    before, after = report.size_bytes
+    ratio = f"{before / max(after, 1):.1f} times smaller"
+    yield f"Size: {byte_count(before)} -> {byte_count(after)} ({ratio})"
+
+
+def heads(sites: Iterable[Site]) -> dict[str, Site]:
+    """For every step of the lowered graph, the first site that it runs."""
+    found: dict[str, Site] = {}
+    for site in sites:
+        if site.step:
+            found.setdefault(site.step, site)
+    return found
+
+
+def _table(report: QuantizationReport) -> str:
+    first, above = heads(report.sites), ""
+    rows = []
+    for site in report.sites:
+        head = first.get(site.step, site)
+        fused = head is not site
+        runs_as = site.kernel or (site.reason if site.removed else f"float: {site.reason}")
+        if fused and above != site.step:
+            runs_as = f"{runs_as} of {head.label}"
+        plus = "+ " if fused and above == site.step else ""
+        macs = amount(site.macs) if site.macs else ""
+        rows.append((site.label, f"{plus}{site.op}", runs_as, macs, site.source))
+        above = above if site.removed else site.step  # what was dropped interrupts no chain
+    return table(_HEADER, rows, right=("MACs",))
+
+
+def _notes(report: QuantizationReport) -> Iterator[str]:
+    if report.reasons:
+        yield ""
+        yield "Why not in integers:"
+    for (reason, message, remedy), sites in report.reasons.items():
+        yield f"  {reason} ({len(sites)}): {message}"
+        if remedy:
+            yield f"    -> {remedy}"
+    if report.warnings:
+        yield ""
+    for warning in report.warnings:
+        yield f"warning: {warning}"

@@ -1,0 +1,100 @@
+"""A working graph module generates code when it is needed, and not before."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+import torch
+from torch import fx, nn
+
+from qfx.graph.clone import clone_graph_module
+from qfx.graph.working import WorkingGraphModule
+
+X = torch.tensor([-1.0, 2.0])
+
+
+def plus_relu() -> WorkingGraphModule:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(graph.call_function(torch.relu, (x,)))
+    return WorkingGraphModule(nn.Module(), graph)
+
+
+def doubled(module: WorkingGraphModule) -> None:
+    output = next(iter(reversed(module.graph.nodes)))
+    with module.graph.inserting_before(output):
+        output.args = (module.graph.call_function(torch.add, (output.args[0], output.args[0])),)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[fx.GraphModule]:
+    """The modules whose code was generated."""
+    found: list[fx.GraphModule] = []
+    generate = fx.GraphModule.recompile
+
+    def recompile(self: fx.GraphModule) -> object:
+        found.append(self)
+        return generate(self)
+
+    monkeypatch.setattr(fx.GraphModule, "recompile", recompile)
+    return found
+
+
+def test_code_is_generated_by_the_first_call_only(compiled: list[fx.GraphModule]) -> None:
+    module = plus_relu()
+    assert not compiled
+    assert module(X).tolist() == module(X).tolist() == [0.0, 2.0]
+    assert compiled == [module]
+
+
+def test_outdated_code_is_not_run() -> None:
+    module = plus_relu()
+    module(X)
+    doubled(module)
+    assert module(X).tolist() == [0.0, 2.0], "as for any GraphModule"
+    module.outdate()
+    assert module(X).tolist() == [0.0, 4.0]
+
+
+def test_code_and_signature_are_those_of_the_graph() -> None:
+    module = plus_relu()
+    assert list(inspect.signature(module.forward).parameters) == ["x"]
+    doubled(module)
+    module.outdate()
+    assert "torch.add" in module.code
+
+
+def test_one_module_does_not_change_another() -> None:
+    first, second = plus_relu(), plus_relu()
+    first(X)
+    doubled(second)
+    second.outdate()
+    assert (first(X).tolist(), second(X).tolist()) == ([0.0, 2.0], [0.0, 4.0])
+
+
+def test_pickle_keeps_what_it_computes() -> None:
+    again = pickle.loads(pickle.dumps(plus_relu()))
+    assert again(X).tolist() == [0.0, 2.0]
+
+
+def test_clone_takes_the_graph_over() -> None:
+    module = plus_relu()
+    graph = module.graph
+    clone = clone_graph_module(module, take=True)
+    assert clone.graph is graph
+    assert graph.owning_module is clone
+
+
+def test_clone_copies_names_order_and_meta() -> None:
+    module = plus_relu()
+    for number, node in enumerate(module.graph.nodes):
+        node.meta["number"] = [number]
+    clone = clone_graph_module(module)
+    pairs = list(zip(module.graph.nodes, clone.graph.nodes, strict=True))
+    assert [str(a) for a, _ in pairs] == [str(b) for _, b in pairs]
+    assert [str(a.args) for a, _ in pairs] == [str(b.args) for _, b in pairs]
+    assert all(a is not b and a.meta is not b.meta for a, b in pairs)
+    assert [b.meta["number"] for _, b in pairs] == [[0], [1], [2]]
+    clone.graph.lint()

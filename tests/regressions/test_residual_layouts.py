@@ -1,0 +1,94 @@
+"""Residuals that lie in memory otherwise than the result: "sum" kernels took them as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qfx
+from tests.cases.flow import randn, seeded, sqnr
+
+X = randn(2, 4, 8, 8)
+Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Residual(nn.Module):
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(8, 8)
+        self.last, self.last_conv = nn.Linear(8, 8), nn.Conv2d(4, 4, 3, padding=1)
+        self.how = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self, x)
+
+
+def conv_result_float(m: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = m.conv(x)
+    return m.linear(y) + y
+
+
+def conv_result(m: nn.Module, x: Tensor) -> Tensor:
+    return m.last(conv_result_float(m, x))
+
+
+def linear_read_twice(m: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = m.last(x)
+    return m.last(m.linear(y) + y) * y
+
+
+def permuted_input(m: nn.Module, x: Tensor) -> Tensor:
+    return m.linear(x) + x.permute(0, 1, 3, 2)
+
+
+def linear_result(m: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = m.linear(x)
+    return m.conv(y) + y
+
+
+def linear_result_integer(m: nn.Module, x: Tensor) -> Tensor:
+    return m.last_conv(linear_result(m, x))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        *(conv_result_float, conv_result, linear_read_twice, permuted_input),
+        *(linear_result, linear_result_integer),
+    ],
+)
+def test_residual_of_another_layout(forward: Forward) -> None:
+    model = seeded(Residual, forward)
+    qmodel = qfx.quantize(model, X, backend="x86")
+    for x in (X, X.to(memory_format=torch.channels_last), X[:1]):
+        assert sqnr(model(x), qmodel(x)) > 25
+
+
+class TwoBranches(nn.Module):
+    def __init__(self, first: nn.Module, second: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.last = first, second, last
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        total: Tensor = self.last(self.first(x) + self.second(y))
+        return total
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (seeded(lambda: TwoBranches(*(nn.Linear(8, 8) for _ in range(3)))), (1, 8)),
+        (seeded(lambda: TwoBranches(*(nn.Conv2d(4, 4, 1) for _ in range(3)))), (1, 4, 8, 8)),
+    ],
+)
+def test_batches_that_broadcast_only_later(model: nn.Module, shape: tuple[int, ...]) -> None:
+    data = [tuple(randn(*shape, seed=2 * i + j) for j in (0, 1)) for i in range(4)]
+    qmodel = qfx.quantize(model, data[0], backend="x86", calibration_data=data)
+    many, one = torch.cat([x for x, _ in data]), data[0][1]
+    for pair in ((many, one), (one, many), (many, many)):
+        expected = model(*pair)
+        assert qmodel(*pair).shape == expected.shape
+        assert sqnr(expected, qmodel(*pair)) > 15

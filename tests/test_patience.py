@@ -1,0 +1,34 @@
+"""The garbage collector rests, and works again afterwards."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from qfx.patience import collector_resting
+
+
+def test_rests_meanwhile_and_nested() -> None:
+    assert gc.isenabled()
+    with collector_resting():
+        with collector_resting():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_works_again_after_an_error() -> None:
+    with pytest.raises(KeyError), collector_resting():
+        raise KeyError
+    assert gc.isenabled()
+
+
+def test_stays_off_where_it_was_off() -> None:
+    gc.disable()
+    try:
+        with collector_resting():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
