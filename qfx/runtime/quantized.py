@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -142,6 +142,13 @@ class QuantizedModel(WorkingGraphModule):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         pin_constants(self)
         return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: packed weights and scales are no part of ``state_dict``."""
+        raise BackendError(
+            "load_state_dict can't restore a quantized model: its packed weights and scales are "
+            "part of the graph. Load the float model's state and quantize it again."
+        )
 
     def _refuse_moves(self, fn: Callable[[Tensor], Tensor]) -> None:
         """BackendError if ``fn`` would give tensors that the kernels can't take."""

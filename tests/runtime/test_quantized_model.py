@@ -1,0 +1,48 @@
+"""What users hold after quantizing: state, copies and constants."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import qfx
+
+
+def _quantized(backend: str) -> tuple[qfx.QuantizedModel, torch.Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    return qfx.quantize(model, x, backend=backend), x
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
+def test_load_state_dict_is_refused(backend: str) -> None:
+    model, _ = _quantized(backend)
+    with pytest.raises(qfx.BackendError, match="quantize it again"):
+        model.load_state_dict(model.state_dict())
+
+
+def test_constants_are_read_without_getattr() -> None:
+    model, _ = _quantized("x86")
+    read = {str(n.target) for n in model.graph.nodes if n.op == "get_attr"}
+    assert read
+    assert read <= set(vars(model))
+    assert all("." not in name for name in read)
+
+
+def test_nothing_requires_grad() -> None:
+    model, x = _quantized("x86")
+    assert not any(p.requires_grad for p in (*model.parameters(), *model.reference.parameters()))
+    assert not model(x).requires_grad
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
+def test_a_copy_shares_no_plain_tensor(backend: str) -> None:
+    model, x = _quantized(backend)
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied(x), model(x))
+    mine = {t.data_ptr() for t in model.reference.state_dict().values()}
+    assert not mine & {t.data_ptr() for t in copied.reference.state_dict().values()}
