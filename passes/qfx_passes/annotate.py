@@ -101,7 +101,8 @@ class _Annotator:
     def _eligible(self, node: fx.Node) -> tuple[KernelRule, Choice] | Decision:
         op = operation_name(node)
         if node.op == "call_module":
-            return refusal("opaque-module", op=op)
+            note = meta.note_of(node)
+            return refusal("opaque-module", op=op, note=f": {note}" if note else "")
         if not isinstance(node.target, OpDef):
             return refusal("unknown-op", op=op)
         if node not in self.region:

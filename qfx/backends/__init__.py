@@ -11,15 +11,17 @@ from qfx.errors import BackendError
 
 NAMES = ("x86", "fbgemm", "qnnpack", "reference")
 
+_X86_ONLY = ("x86", "fbgemm")  # PyTorch's ARM builds have a onednn engine, too
 _ENGINES = {"x86": "onednn", "fbgemm": "fbgemm", "qnnpack": "qnnpack"}
 
 
 def available() -> tuple[str, ...]:
     """Names of the backends whose kernels this PyTorch and machine have."""
-    import torch
+    from qfx.backends.hardware import hardware
 
-    engines = torch.backends.quantized.supported_engines
-    return tuple(n for n in NAMES if n not in _ENGINES or _ENGINES[n] in engines)
+    here = hardware()
+    names = (n for n in NAMES if n not in _ENGINES or _ENGINES[n] in here.engines)
+    return tuple(n for n in names if here.is_x86 or n not in _X86_ONLY)
 
 
 def detect() -> str:
@@ -43,9 +45,10 @@ def resolve_backend(backend: str | Backend) -> Backend:
             f"unknown backend {name!r}{hint} Choose 'auto' or one of: {', '.join(map(repr, NAMES))}"
         )
     if name not in available():
+        cpu = " and an x86 CPU" if name in _X86_ONLY else ""
         raise BackendError(
-            f"backend {name!r} needs PyTorch's {_ENGINES[name]} engine, which this build lacks. "
-            f"Available here: {', '.join(available())}"
+            f"backend {name!r} needs PyTorch's {_ENGINES[name]} engine{cpu}; this machine lacks "
+            f"that. Available here: {', '.join(available())}"
         )
     return _load(name)
 

@@ -14,7 +14,6 @@ from functools import cache
 import torch
 
 X86_MACHINES = frozenset(("x86_64", "amd64", "i386", "i686"))
-ARM_MACHINES = frozenset(("aarch64", "arm64", "armv7l", "armv8l"))
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,6 @@ class Hardware:
     @property
     def is_x86(self) -> bool:
         return self.machine in X86_MACHINES
-
-    @property
-    def is_arm(self) -> bool:
-        return self.machine in ARM_MACHINES
 
     @property
     def reduce_range(self) -> bool:

@@ -90,15 +90,6 @@ class QuantSpec:
             raise ConfigError(f"{self} is measured at run time or not at all: it has no observer")
         return registry.observer_class(self.observer)
 
-    @property
-    def observer_name(self) -> str:
-        """Registered name of the observer (of the class its options were given to), or ""."""
-        if self.observer is None:
-            return ""
-        origin, _ = self.observer_class.made_from()
-        name = registry.name_or_class(origin)
-        return name if isinstance(name, str) else origin.__name__
-
     def make_observer(self) -> Observer:
         """A new observer for a tensor quantized this way."""
         return self.observer_class(self)

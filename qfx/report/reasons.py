@@ -13,7 +13,7 @@ REASONS: dict[str, tuple[str, str]] = {
         "write it with operations that are (see qfx.vocab), or leave it float",
     ),
     "opaque-module": (
-        "{op} is a module that is not looked into",
+        "{op} is a module that is not looked into{note}",
         "nothing to do if float is fine; else replace it by layers that qfx knows",
     ),
     "outside-stubs": (
