@@ -41,7 +41,11 @@ def backend() -> Backend:
 def _probe(kernel: str, post: Chain) -> str:
     """What is wrong with a kernel here, whatever it hands out."""
     inside = tuple(name for name in post if _computes(kernel, name))
-    verdicts = (probe(kernel, inside, dtype) for dtype in (torch.uint8, torch.float32))
+    called = [kernel]
+    if kernel == "onednn.qconv2d" and "add" in post:
+        called.append("onednn.qlinear")  # what adds a residual to a 1x1 convolution
+    dtypes = (torch.uint8, torch.float32)
+    verdicts = (probe(name, inside, dtype) for name in called for dtype in dtypes)
     return next((verdict.detail for verdict in verdicts if not verdict), "")
 
 

@@ -50,7 +50,8 @@ def conv(dims: int) -> Emit:
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         residual, unary = _post(site)
         if residual is not None:
-            return _sum_conv(em, site, residual, unary)
+            add = _sum_pointwise if _is_pointwise(site) else _sum_conv
+            return add(em, site, residual, unary)
         inside = unary if _computes(dims, unary) else None
         kernel = getattr(_ops, f"qconv{dims}d_pointwise").default
         y = _call(em, site, kernel, *_conv_args(em, site, dims), *_attr(site, inside))
@@ -165,21 +166,51 @@ def _sum_conv(em: Emitter, site: Site, residual: fx.Node, unary: Step | None) ->
     return _call(em, site, calls.conv2d_add, *args, *tail)
 
 
+def _is_pointwise(site: Site) -> bool:
+    """Whether a 2-d convolution is a linear layer on every pixel."""
+    stride, padding = (expand(site.arguments[n], 2) for n in ("stride", "padding"))
+    taps = list(_weight(site).integers.shape[2:])
+    return taps == stride == [1, 1] and padding == [0, 0] and site.arguments["groups"] == 1
+
+
+def _sum_pointwise(
+    em: Emitter, site: Site, residual: fx.Node, unary: Step | None
+) -> fx.Node | Mismatch:
+    batch, channels, height, width = _shape(input_of(site)[0])
+    head = _linear_head(em, site, [batch, height, width, channels])
+    return _add_linear(em, site, calls.pointwise_add, head, residual, unary)
+
+
 def linear(em: Emitter, site: Site) -> fx.Node | Mismatch:
     """Emits ``onednn.qlinear_pointwise``, or its binary form with a residual."""
+    head = _linear_head(em, site, _shape(input_of(site)[0]))
+    residual, unary = _post(site)
+    if residual is not None:
+        return _add_linear(em, site, calls.linear_add, head, residual, unary)
+    bias, attr = site.arguments["bias"], _attr(site, unary)
+    return _call(em, site, calls.linear, *head, bias, *_output(site), *attr)
+
+
+def _linear_head(em: Emitter, site: Site, shape: list[int]) -> tuple[Any, ...]:
+    """The operands of a linear kernel, for an input of ``shape`` (..., in), up to the residual."""
     qx, x = input_of(site)
     weight = _weight(site)
-    shape = _shape(qx)
 
     def recipe() -> object:
-        return kernels.pack_linear(weight.integers, shape)
+        return kernels.pack_linear(weight.integers.flatten(1), shape)
 
     packed = em.packed(("linear", weight.name, tuple(shape[1:])), recipe)
-    head = (qx, x.scale, x.zero_point, packed, *_weight_qparams(em, weight))
-    bias = site.arguments["bias"]
-    residual, unary = _post(site)
-    if residual is None:
-        return _call(em, site, calls.linear, *head, bias, *_output(site), *_attr(site, unary))
+    return (qx, x.scale, x.zero_point, packed, *_weight_qparams(em, weight))
+
+
+def _add_linear(
+    em: Emitter,
+    site: Site,
+    kernel: Any,
+    head: tuple[Any, ...],
+    residual: fx.Node,
+    unary: Step | None,
+) -> fx.Node | Mismatch:
     if site.output is not None and residual not in site.inputs:
         return Mismatch("the residual is not at hand in integers")
     accumulator, qparams = (residual, FLOAT) if site.output is None else site.inputs[residual]
@@ -188,11 +219,12 @@ def linear(em: Emitter, site: Site) -> fx.Node | Mismatch:
         qparams.zero_point,
         "add" if site.output is None else "sum",  # "add" takes a float residual and leaves it be
         1.0,
-        "none" if unary is None else unary[0],
+        "none" if unary is None or _is_free(site, unary) else unary[0],
         [],
         "",
     )
-    return _call(em, site, calls.linear_add, *head, accumulator, bias, *_output(site), *tail)
+    bias = site.arguments["bias"]
+    return _call(em, site, kernel, *head, accumulator, bias, *_output(site), *tail)
 
 
 def numeric_padding(node: fx.Node) -> Mismatch | None:

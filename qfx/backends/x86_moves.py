@@ -133,6 +133,7 @@ def protect_accumulators(graph: fx.Graph, rw: Rewriter) -> None:
 
 _COPIES: Mapping[Any, Callable[[Tensor], Tensor]] = {
     calls.conv2d_add: kernels.clone_channels_last,
+    calls.pointwise_add: kernels.clone_channels_last,
     calls.linear_add: kernels.clone_contiguous,
 }
 
@@ -140,7 +141,10 @@ _ACCUMULATOR = 6
 """Where the binary kernels take the residual."""
 
 _FRESH = frozenset(
-    (_ops.qconv2d_pointwise.default, calls.conv2d_add, calls.linear, calls.linear_add)
+    (
+        *(_ops.qconv2d_pointwise.default, calls.conv2d_add, calls.pointwise_add),
+        *(calls.linear, calls.linear_add),
+    )
 )
 """Kernels whose result is a tensor of its own, in the layout that "sum" wants."""
 

@@ -16,10 +16,11 @@ Forward = Callable[[nn.Module, Tensor], Tensor]
 
 
 class Residual(nn.Module):
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, kernel: int) -> None:
         super().__init__()
-        self.conv, self.linear = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(8, 8)
-        self.last, self.last_conv = nn.Linear(8, 8), nn.Conv2d(4, 4, 3, padding=1)
+        self.conv = nn.Conv2d(4, 4, kernel, padding=kernel // 2)
+        self.last_conv = nn.Conv2d(4, 4, kernel, padding=kernel // 2)
+        self.linear, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
         self.how = forward
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,15 +54,22 @@ def linear_result_integer(m: nn.Module, x: Tensor) -> Tensor:
     return m.last_conv(linear_result(m, x))
 
 
+def conv_after_shuffle(m: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = m.conv(x)
+    shuffled = y.view(y.shape[0], 2, 2, 8, 8).transpose(1, 2).flatten(1, 2)
+    return m.last_conv(m.conv(shuffled) + y)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize(
     "forward",
     [
         *(conv_result_float, conv_result, linear_read_twice, permuted_input),
-        *(linear_result, linear_result_integer),
+        *(linear_result, linear_result_integer, conv_after_shuffle),
     ],
 )
-def test_residual_of_another_layout(forward: Forward) -> None:
-    model = seeded(Residual, forward)
+def test_residual_of_another_layout(forward: Forward, kernel: int) -> None:
+    model = seeded(Residual, forward, kernel)
     qmodel = qfx.quantize(model, X, backend="x86")
     for x in (X, X.to(memory_format=torch.channels_last), X[:1]):
         assert sqnr(model(x), qmodel(x)) > 25
