@@ -5,7 +5,6 @@ nn.Module -> capture -> passes before calibration -> calibrate -> passes after i
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -193,7 +192,7 @@ def convert(prepared: PreparedModel, *, min_coverage: float | None = None) -> Qu
     """
     _check_prepared(prepared, "convert")
     check_coverage(min_coverage)
-    return _convert(copy.deepcopy(prepared), min_coverage=min_coverage)
+    return _convert(prepared.copy_to_convert(), min_coverage=min_coverage)
 
 
 def _check_float(model: object) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor, fx, nn
 
+from qfx.rewrite.attributes import Attributes
+
 
 def flatten_constants(graph_module: fx.GraphModule) -> None:
     """Move what ``get_attr`` nodes read to the root of ``graph_module``, in place."""
@@ -21,7 +23,8 @@ def flatten_constants(graph_module: fx.GraphModule) -> None:
         if target not in names:
             names[target] = _move(graph_module, target)
         node.target = names[target]
-    graph_module.delete_all_unused_submodules()
+    # fx's own delete_all_unused_submodules is quadratic in the graph.
+    Attributes(graph_module).drop_orphans()
 
 
 def pin_constants(graph_module: fx.GraphModule) -> None:

@@ -20,6 +20,7 @@ from qfx.errors import BackendError
 from qfx.graph.clone import clone_graph_module, hide_opaque_values
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.working import WorkingGraphModule
+from qfx.quant.observers import Observer
 from qfx.runtime.constants import flatten_constants, pin_constants
 
 if TYPE_CHECKING:
@@ -70,6 +71,17 @@ class PreparedModel(WorkingGraphModule):
         self.history = history
         self.settings = settings
         self.training = graph_module.training  # each child keeps its own mode
+
+    def copy_to_convert(self) -> PreparedModel:
+        """A copy for conversion to use up; it shares the observers, which conversion only reads.
+
+        They hold most of what a prepared model holds. Observers of another device than the CPU are
+        copied all the same: for backends of the CPU, conversion moves them.
+        """
+        observers = [m for m in self.modules() if isinstance(m, Observer)]
+        stay = (o for o in observers if o.batches.device.type == "cpu")
+        copied: PreparedModel = copy.deepcopy(self, {id(o): o for o in stay})
+        return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
         result = PreparedModel(
