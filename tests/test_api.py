@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import qfx
@@ -233,6 +234,29 @@ def test_model_that_is_done_already(made: Any) -> None:
 def test_model_without_values() -> None:
     with pytest.raises(qfx.ConfigError, match=r"meta device.*load its weights"):
         qfx.quantize(net().to("meta"), X.to("meta"))
+
+
+def test_model_with_values_in_part() -> None:
+    model = net()
+    model.fc.to("meta")
+    with pytest.raises(
+        qfx.ConfigError, match=r"fc\.weight is on the meta device.*load its weights"
+    ):
+        qfx.quantize(model, X)
+    assert {t.device.type for t in model.parameters()} == {"cpu", "meta"}
+
+
+@pytest.mark.parametrize("made", [qfx.quantize, qfx.prepare])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_model_on_two_devices(backend: str, made: Any) -> None:
+    model = net()
+    with FakeTensorMode():  # stands for a device that this machine need not have
+        model.bn.register_buffer("running_mean", torch.zeros(4, device="cuda"))
+    before = dict(model.named_buffers())
+    message = r"spread over cpu \(conv\.weight\) and cuda:0 \(bn\.running_mean\); move it"
+    with pytest.raises(qfx.ConfigError, match=message):
+        made(model, X, backend=backend)
+    assert all(t is before[name] for name, t in model.named_buffers())
 
 
 def test_contradicting_spec_fails_when_it_is_made() -> None:
@@ -731,7 +755,7 @@ def test_report() -> None:
     assert conv.macs == 2 * 4 * 64 * 27
     assert (gelu.decision, gelu.kernel, gelu.reason) == ("float", "", "no-kernel")
     assert gelu.module_path == "act"
-    assert gelu.source == "tests/test_api.py:37"
+    assert gelu.source == "tests/test_api.py:38"
     assert gelu.message
     assert gelu.remedy
     assert (drop.decision, drop.reason) == ("float", "removed")
