@@ -19,6 +19,7 @@ import qfx
 from qfx import vocab
 from qfx.quant.observers import Observer
 from tests.cases.flow import BACKENDS, quantized, randn, run, seeded, sqnr
+from tests.support.untouched import assert_untouched, state_of
 
 UINT8 = qfx.QuantSpec(torch.uint8)
 INT8 = qfx.QuantSpec(torch.int8, symmetric=True)
@@ -276,32 +277,6 @@ def test_broken_pass_keeps_the_last_valid_graph() -> None:
 
 
 # -- the model is never mutated -------------------------------------------------------------------
-def state_of(model: nn.Module) -> dict[str, Any]:
-    """Everything about a model that a call might touch; tensors as clones, by identity too."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {
-        "tensors": {name: tensor.detach().clone() for name, tensor in named},
-        "identities": {name: id(tensor) for name, tensor in named},
-        "versions": {name: tensor._version for name, tensor in named},
-        "grads": {name: (t.requires_grad, t.grad) for name, t in model.named_parameters()},
-        "training": {name: m.training for name, m in model.named_modules()},
-        "modules": {name: id(m) for name, m in model.named_modules()},
-        "hooks": {
-            name: [dict(v) for k, v in vars(m).items() if k.endswith("_hooks") and v]
-            for name, m in model.named_modules()
-        },
-        "attributes": {name: sorted(vars(m)) for name, m in model.named_modules()},
-    }
-
-
-def assert_untouched(model: nn.Module, before: dict[str, Any]) -> None:
-    after = state_of(model)
-    for name, tensor in before.pop("tensors").items():
-        assert torch.equal(tensor, after["tensors"][name]), name
-    after.pop("tensors")
-    assert after == before
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_model_is_never_mutated(backend: str) -> None:
     model = net()
@@ -755,7 +730,7 @@ def test_report() -> None:
     assert conv.macs == 2 * 4 * 64 * 27
     assert (gelu.decision, gelu.kernel, gelu.reason) == ("float", "", "no-kernel")
     assert gelu.module_path == "act"
-    assert gelu.source == "tests/test_api.py:38"
+    assert gelu.source == "tests/test_api.py:39"
     assert gelu.message
     assert gelu.remedy
     assert (drop.decision, drop.reason) == ("float", "removed")
