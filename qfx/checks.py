@@ -56,17 +56,20 @@ def check_mode(model: object, method: str) -> None:
 
 
 def check_device(model: nn.Module) -> None:
-    """ConfigError if the model is spread over several devices."""
-    devices = sorted({str(t.device) for t in (*model.parameters(), *model.buffers())})
-    if "meta" in devices:
+    """ConfigError if the model is spread over several devices, or has tensors without values."""
+    homes: dict[torch.device, str] = {}  # and a tensor that lives there
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        homes.setdefault(tensor.device, name)
+    for device, name in homes.items():
+        if device.type == "meta":
+            raise ConfigError(
+                f"{name} is on the meta device, where tensors have no values to quantize; build "
+                "the model on a real device and load its weights first"
+            )
+    if len(homes) > 1:
+        found = " and ".join(f"{device} ({name})" for device, name in homes.items())
         raise ConfigError(
-            "the model is on the meta device, where tensors have no values to quantize; build it "
-            "on a real device and load its weights first"
-        )
-    if len(devices) > 1:
-        raise ConfigError(
-            f"the model is spread over {', '.join(devices)}; move it to one of them with "
-            "model.to(...)"
+            f"the model is spread over {found}; move it to one of them with model.to(...)"
         )
 
 

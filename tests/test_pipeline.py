@@ -1,10 +1,14 @@
 import dataclasses
+import sys
 from enum import Enum
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+import qfx
 from qfx import registry
 from qfx.errors import ConfigError, QfxWarning
 from qfx.levels import Level
@@ -235,6 +239,50 @@ def test_installed_passes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BUNDLE = (Fuse, Needy)
+
+
+def test_a_distribution_on_the_path_brings_its_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "acme_passes-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-passes\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[qfx.passes]\nacme = acme_passes:PASSES\n")
+    (tmp_path / "acme_passes.py").write_text(ACME)
+    assert "acme-flip" not in registry.list_passes()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "acme_passes", raising=False)
+    assert "acme-flip" in registry.list_passes()
+    step = registry.parse_pass("acme-flip{times=3}")
+    assert str(step) == "acme-flip{times=3}"
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.randn(2, 4)
+    pipeline = qfx.pipelines.static().insert_after("canonicalize", step)
+    qmodel = qfx.quantize(model, x, backend="reference", pipeline=pipeline)
+    flips = [n for n in qmodel.graph.nodes if n.target is qfx.vocab.FLIP]
+    assert len(flips) == 6
+    _, history = qfx.run_passes(model, [qfx.get_pass("acme-flip")()], x)
+    assert history[-1].name == "acme-flip"
+
+
+ACME = """
+import qfx
+from qfx import vocab
+from qfx.graph import meta
+
+class Flip(qfx.Pass):
+    name = "acme-flip"
+    times: int = 2
+
+    def run(self, graph, ctx):
+        rw = ctx.rewriter
+        for node in [n for n in graph.nodes if vocab.is_op(n, vocab.LINEAR)]:
+            value = meta.value_of(node)
+            for _ in range(2 * self.times):
+                with rw.at(node.next):
+                    rw.replace(node, rw.call(vocab.FLIP, node, dims=(0,), value=value))
+
+PASSES = (Flip,)
+"""
 
 
 @pytest.mark.parametrize(

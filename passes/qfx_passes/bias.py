@@ -9,13 +9,19 @@ calibration it is known, and the bias absorbs it:
 after Nagel et al. 2019 (arXiv:1906.04721, section 4.2), with empirical means. Padding is neglected:
 border pixels see fewer taps than the sum over the kernel assumes. A layer that is called several
 times keeps one bias: the means of its calls are averaged.
+
+Where all inputs are zero the weights don't matter, however they are rounded: the output is the
+bias, exactly, and the shift would be an error. It is a small one, except where the bias is zero:
+then a zero vector would become one with a direction of its own, and what only looks at directions
+(cosine attention, over tokens that were padded with zeros) would take it at full length. So a layer
+that saw such inputs keeps the zeros of its bias.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -24,7 +30,7 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import annotation
-from qfx.quant.channel_mean import ChannelMean
+from qfx.quant.channel_mean import ChannelMean, Reach
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
@@ -41,20 +47,21 @@ class RecordInputMeans(Pass):
     name = "record-input-means"
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        recorders: dict[fx.Node, fx.Node] = {}
+        recorders: dict[tuple[fx.Node, int, Reach | None], fx.Node] = {}
         for node in list(graph.nodes):
             if _corrected_spec(node) is None:
                 continue
             observed = bound(node)["input"]
             if _recorder_of(observed) is not None:
                 continue
-            if observed not in recorders:
+            key = (observed, _CHANNEL_AXIS[node.target], _watched(node, ctx.rewriter))
+            if key not in recorders:
                 with ctx.rewriter.at(observed.next):
-                    recorder = ChannelMean(_CHANNEL_AXIS[node.target])
+                    recorder = ChannelMean(*key[1:])
                     made = ctx.rewriter.call_module("input_mean", recorder, observed)
                 meta.set_value(made, meta.value_of(observed))
-                recorders[observed] = made
-            node.replace_input_with(observed, recorders[observed])
+                recorders[key] = made
+            node.replace_input_with(observed, recorders[key])
 
 
 class CorrectBias(Pass):
@@ -63,7 +70,7 @@ class CorrectBias(Pass):
     name = "correct-bias"
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        means: dict[_Layer, dict[fx.Node, Tensor]] = defaultdict(dict)
+        means: dict[_Layer, dict[fx.Node, _Seen]] = defaultdict(dict)
         for node in list(graph.nodes):
             recorder = _recorder_of(node)
             if recorder is None:
@@ -71,7 +78,8 @@ class CorrectBias(Pass):
             for user in list(node.users):
                 spec = _corrected_spec(user)
                 if spec is not None and recorder.seen:
-                    means[_layer(user, spec)][user] = recorder.mean()
+                    seen = _Seen(recorder.mean(), bool(recorder.silent > 0))
+                    means[_layer(user, spec)][user] = seen
             ctx.rewriter.replace(node, node.args[0])
         weights = quantized_weights(ctx)
         for layer, of_node in means.items():
@@ -86,12 +94,32 @@ def _corrected_spec(node: fx.Node) -> QuantSpec | None:
     return note.weight if note is not None and note.decision.quantized else None
 
 
+def _watched(node: fx.Node, rw: Rewriter) -> Reach | None:
+    """How ``node`` reads its input, if zeros in there would matter: if its bias has zeros."""
+    arguments = bound(node)
+    bias = arguments["bias"]
+    if isinstance(bias, fx.Node) and bool((rw.tensor(bias) != 0).all()):
+        return None
+    if is_op(node, vocab.LINEAR):
+        return Reach()
+    kernel = rw.tensor(arguments["weight"]).shape[2:]
+    geometry = (tuple(arguments[name]) for name in ("stride", "padding", "dilation"))
+    return Reach(tuple(kernel), *geometry)
+
+
 def _recorder_of(node: fx.Node) -> ChannelMean | None:
     owner = node.graph.owning_module
     if node.op != "call_module" or owner is None:
         return None
     module = owner.get_submodule(str(node.target))
     return module if isinstance(module, ChannelMean) else None
+
+
+class _Seen(NamedTuple):
+    """What calibration found in the inputs of one call."""
+
+    mean: Tensor
+    silent: bool  # whether some output read zeros only
 
 
 _Layer: TypeAlias = "tuple[str, str | None, int, QuantSpec]"
@@ -106,23 +134,27 @@ def _layer(node: fx.Node, spec: QuantSpec) -> _Layer:
 
 
 def _correct(
-    layer: _Layer, means: Mapping[fx.Node, Tensor], weights: QuantizedWeights, rw: Rewriter
+    layer: _Layer, calls: Mapping[fx.Node, _Seen], weights: QuantizedWeights, rw: Rewriter
 ) -> None:
     """Give all calls of one layer the same new bias, so that they still share one."""
-    first = next(iter(means))
+    first = next(iter(calls))
     arguments = bound(first)
     weight = rw.tensor(arguments["weight"])
     weight_name, bias_name, groups, spec = layer
     integers, qparams = weights.get(weight, spec)
     error = qparams.dequantize(integers).double() - weight.double()
-    mean = torch.stack(list(means.values())).double().mean(0)
+    mean = torch.stack([seen.mean for seen in calls.values()]).double().mean(0)
     shift = mean_output_shift(error, mean, groups)
     old = arguments["bias"]
     bias = rw.tensor(old) if isinstance(old, fx.Node) else torch.zeros_like(shift)
+    if any(seen.silent for seen in calls.values()):
+        shift = torch.where(bias == 0, 0.0, shift)
+    if not shift.any():
+        return
     hint = bias_name or weight_name.rpartition("weight")[0] + "bias"
     with rw.at(first):
         made = rw.constant(hint, (bias.double() - shift).to(weight.dtype), origins=(first,))
-    for node in means:
+    for node in calls:
         replaced = node.args[2] if len(node.args) > 2 else None
         with rw.at(node):
             read = made if node is first else rw.attribute(str(made.target), origins=(node,))

@@ -76,12 +76,21 @@ def _add_to_linear(*args: Any) -> Tensor:
     return result
 
 
-def _like_residual(*args: Any) -> Tensor:
-    return torch.empty_like(args[6])
+def _fake_conv2d_add(*args: Any) -> Tensor:
+    """What :func:`_add_to_conv2d` returns, without values: one of the two may have batch 1."""
+    x, other = args[0], args[6]
+    (batch,) = torch.broadcast_shapes(x.shape[:1], other.shape[:1])  # type: ignore[no-untyped-call]
+    shape = (batch, *other.shape[1:])
+    result: Tensor = other.new_empty(shape).contiguous(memory_format=torch.channels_last)
+    return result
 
 
-def _like_residual_of(dtype: int) -> Callable[..., Tensor]:
-    return lambda *args: torch.empty_like(args[6], dtype=args[dtype])
+def _fake_linear_add(*args: Any) -> Tensor:
+    """What :func:`_add_to_linear` returns, without values."""
+    x, other, dtype = args[0], args[6], args[10]
+    lead = torch.broadcast_shapes(x.shape[:-1], other.shape[:-1])  # type: ignore[no-untyped-call]
+    result: Tensor = other.new_empty((*lead, other.size(-1)), dtype=dtype)
+    return result
 
 
 _qlinear = _define(
@@ -92,12 +101,12 @@ _qlinear = _define(
 _qlinear_add = _define(
     f"qlinear_add({_HEAD}, Tensor other, Tensor? bias, {_OUTPUT}, {_LINEAR_TAIL})",
     _sum(_add_to_linear, clone_contiguous),
-    _like_residual_of(10),
+    _fake_linear_add,
 )
 _qconv2d_add = _define(
     f"qconv2d_add({_HEAD}, Tensor other, Tensor? bias, {_GEOMETRY}, {_OUTPUT}, {_CONV_TAIL})",
     _sum(_add_to_conv2d, clone_channels_last),
-    _like_residual,
+    _fake_conv2d_add,
 )
 
 

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which positions of its input one position of a layer's output reads; by default, its own.
+
+    Args:
+        kernel: extents of a convolution's kernel; empty for a linear layer.
+        stride, padding, dilation: as of the convolution.
+    """
+
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+
+    def reads(self, live: Tensor) -> Tensor:
+        """Where the output reads a live position; ``live`` is bool, with one channel."""
+        if not self.kernel:
+            return live
+        taps = torch.ones(1, 1, *self.kernel, device=live.device)
+        geometry: Sequence[Any] = (self.stride, self.padding, self.dilation)
+        return _CONVOLUTIONS[len(self.kernel)](live.to(taps.dtype), taps, None, *geometry) > 0
 
 
 class ChannelMean(nn.Module):
@@ -13,20 +41,25 @@ class ChannelMean(nn.Module):
 
     Args:
         axis: channel axis; negative counts from the end.
+        reach: with it, outputs that read zeros only are counted.
 
     Attributes:
         total: (C,) float64 sums; empty before data.
         count: values per channel so far.
+        silent: outputs so far that read zeros only.
     """
 
     total: Tensor
     count: Tensor
+    silent: Tensor
 
-    def __init__(self, axis: int) -> None:
+    def __init__(self, axis: int, reach: Reach | None = None) -> None:
         super().__init__()
         self.axis = axis
+        self.reach = reach
         self.register_buffer("total", torch.zeros(0, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("silent", torch.zeros((), dtype=torch.int64))
 
     @property
     def seen(self) -> bool:
@@ -49,6 +82,10 @@ class ChannelMean(nn.Module):
             self.total = torch.zeros_like(sums)
         self.total.add_(sums)
         self.count.add_(x.numel() // channels)
+        if self.reach is not None:
+            live = (x != 0).any(self.axis, keepdim=True)
+            if not live.all():
+                self.silent.add_((~self.reach.reads(live)).sum())
         return x
 
     def _load_from_state_dict(

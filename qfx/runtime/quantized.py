@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import BackendError
@@ -22,6 +21,7 @@ from qfx.graph.leaves import copy_hooks
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.observers import Observer
 from qfx.runtime.constants import flatten_constants, pin_constants
+from qfx.runtime.dtypes import explain_dtypes, probe_conversion, refuse_conversion
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
@@ -92,6 +92,10 @@ class PreparedModel(WorkingGraphModule):
         memo[id(self)] = result
         return result
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        refuse_conversion(probe_conversion(fn), "prepared")
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
 
 class QuantizedModel(WorkingGraphModule):
     """A quantized model: call it like the model that it was made from.
@@ -146,9 +150,23 @@ class QuantizedModel(WorkingGraphModule):
         memo[id(self)] = result
         return result
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model.
+
+        Raises:
+            ConfigError: it can't run on inputs in a float dtype that it was not made for.
+        """
+        try:
+            return super().__call__(*args, **kwargs)
+        except RuntimeError as error:
+            explain_dtypes(self.graph, args, kwargs, error)
+            raise
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        made = probe_conversion(fn)
+        refuse_conversion(made, "quantized")
         if self.__dict__["_cpu_only"]:
-            self._refuse_moves(fn)
+            self._refuse_moves(made)
         reference: fx.GraphModule = self.__dict__["reference"]
         reference._apply(fn, recurse)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -162,19 +180,12 @@ class QuantizedModel(WorkingGraphModule):
             "part of the graph. Load the float model's state and quantize it again."
         )
 
-    def _refuse_moves(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """BackendError if ``fn`` would give tensors that the kernels can't take."""
-        wanted = "another device"
-        try:
-            probe = fn(torch.empty(0))
-        except Exception:  # a device that is not even there
-            probe = None
-        if probe is not None:
-            if (probe.device.type, probe.dtype) == ("cpu", torch.float32):
-                return
-            wanted = str(probe.dtype if probe.device.type == "cpu" else probe.device)
+    def _refuse_moves(self, made: Tensor | None) -> None:
+        """BackendError if a conversion ``made`` tensors where the kernels can't take them."""
+        if made is not None and made.device.type == "cpu":
+            return
+        wanted = "another device" if made is None else str(made.device)
         raise BackendError(
-            f"A model lowered for {self.backend} runs on the CPU on float32 inputs and cannot be "
-            f"moved to {wanted}. Quantize with backend='reference' for other devices, or "
-            "move the float model first."
+            f"A model lowered for {self.backend} runs on the CPU and cannot be moved to {wanted}. "
+            "Quantize with backend='reference' for other devices, or move the float model first."
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from qfx.backends import x86_calls as calls
 from qfx.backends import x86_kernels as kernels
@@ -81,6 +82,62 @@ def test_compiled_equals_eager(
         got, expected = compiled(x), function(x)
     assert torch.equal(got, expected)
     assert got.stride() == expected.stride()
+
+
+def broadcast_linear(x: Tensor, residual: Tensor) -> Tensor:
+    head = (x, 0.05, 6, LINEAR, SCALES, ZERO, residual, None)
+    return calls.linear_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "")
+
+
+def broadcast_linear_float(x: Tensor, residual: Tensor) -> Tensor:
+    head = (x, 0.05, 6, LINEAR, SCALES, ZERO, residual.float(), None)
+    return calls.linear_add(*head, 1.0, 0, torch.float32, 1.0, 0, "add", 1.0, "none", [], "")
+
+
+def broadcast_conv2d(x: Tensor, residual: Tensor) -> Tensor:
+    head = (x, 0.05, 6, CONV, SCALES, ZERO, residual, None, *GEOMETRY)
+    return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "")
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("function", "x", "residual"),
+    [
+        (broadcast_linear, (3, 8), (1, 8)),
+        (broadcast_linear, (1, 8), (3, 8)),
+        (broadcast_linear, (2, 3, 8), (2, 1, 8)),
+        (broadcast_linear, (2, 1, 8), (1, 3, 8)),
+        (broadcast_linear_float, (3, 8), (1, 8)),
+        (broadcast_linear_float, (2, 3, 8), (2, 3, 8)),
+        (broadcast_conv2d, (2, 8, 5, 5), (1, 8, 5, 5)),
+        (broadcast_conv2d, (1, 8, 5, 5), (2, 8, 5, 5)),
+        (broadcast_conv2d, (2, 8, 5, 5), (2, 8, 5, 5)),  # NCHW: the result is channels_last
+    ],
+)
+def test_compilers_know_the_shape_of_a_sum_that_broadcasts(
+    function: Callable[..., Tensor],
+    x: tuple[int, ...],
+    residual: tuple[int, ...],
+    dynamic: bool,
+) -> None:
+    torch._dynamo.reset()
+    seen: list[Tensor] = []
+
+    def keep(graph_module: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
+        with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            seen.append(graph_module(*(mode.from_tensor(t) for t in examples))[0])
+        return graph_module.forward
+
+    operands = codes(*x), codes(*residual)
+    expected = function(operands[0], operands[1].clone())
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    got = compiled(*operands)
+    assert torch.equal(got, expected)
+    assert got.stride() == expected.stride()
+    torch._dynamo.reset()
+    torch.compile(function, backend=keep, fullgraph=True)(*operands)
+    (fake,) = seen
+    assert (fake.shape, fake.stride(), fake.dtype) == (got.shape, got.stride(), got.dtype)
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # Inductor's own

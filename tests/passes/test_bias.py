@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
@@ -78,3 +79,69 @@ def test_channel_means_add_up_over_batches() -> None:
     for part in (x[:1], x[1:], x[:0]):
         assert recorder(part) is part
     torch.testing.assert_close(recorder.mean(), x.double().mean((0, 2)), rtol=0, atol=1e-7)
+
+
+class PaddedTokens(nn.Module):
+    """Cosine similarity of tokens, some of them padding: the heart of Swin V2's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(32, 16)
+        with torch.no_grad():
+            self.project.bias[8:] = 0.0  # the keys
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key = self.project(F.pad(x, (0, 0, 0, 3))).chunk(2, -1)
+        return F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose(-2, -1)
+
+
+@torch.no_grad()
+def _projection_bias(model: nn.Module, x: Tensor) -> tuple[Tensor, qfx.QuantizedModel]:
+    quantized = qfx.quantize(model, x, backend="reference")
+    node = next(n for n in quantized.graph.nodes if vocab.is_op(n, vocab.LINEAR, vocab.CONV2D))
+    bias = vocab.bound(node)["bias"]
+    return getattr(quantized, str(bias.target)) if bias is not None else torch.zeros(0), quantized
+
+
+def test_zero_inputs_keep_zero_outputs() -> None:
+    torch.manual_seed(0)
+    model, x = PaddedTokens().eval(), torch.rand(2, 5, 32) + 1.0
+    bias, quantized = _projection_bias(model, x)
+    assert torch.equal(bias[8:], torch.zeros(8))
+    assert not torch.equal(bias[:8], model.project.bias[:8])  # no zeros to keep: corrected
+    exact, similarities = model(x), quantized(x)
+    assert torch.equal(similarities[..., 5:], torch.zeros(2, 8, 3))
+    torch.testing.assert_close(similarities, exact, rtol=0, atol=0.05)
+
+
+def test_zeros_of_a_bias_are_corrected_where_no_input_is_zero() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 16, bias=False)).eval()
+    x = torch.rand(2, 5, 32) + 1.0
+    x[..., :31] *= torch.rand(2, 5, 31) > 0.5  # zeros, but no vector of zeros
+    assert _projection_bias(model, x)[0].all()
+    x[0, 0] = 0.0
+    assert _projection_bias(model, x)[0].numel() == 0
+
+
+@pytest.mark.parametrize(("edge", "kept"), [(3, True), (2, False)])
+def test_a_convolution_must_see_zeros_under_its_whole_kernel(edge: int, kept: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=(1, 0), bias=False)).eval()
+    x = torch.rand(1, 3, 8, 8) + 0.5
+    x[..., 4 : 4 + edge, 4:7] = 0.0
+    assert (_projection_bias(model, x)[0].numel() == 0) is kept
+
+
+def test_a_value_read_along_two_axes_has_two_means() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 4, 1), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.conv(x), self.linear(x)
+
+    model, x = Both().eval(), torch.rand(2, 3, 6, 8)
+    quantized = qfx.quantize(model, x, backend="reference")
+    for exact, result in zip(model(x), quantized(x), strict=True):
+        torch.testing.assert_close(result, exact, rtol=0, atol=0.02)
