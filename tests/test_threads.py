@@ -57,9 +57,13 @@ def test_backends_and_faults_side_by_side() -> None:
     engine = torch.backends.quantized.engine
     backends = ("x86", "fbgemm", "reference", "qnnpack", "fbgemm")
     backends = tuple(b for b in backends if b in qfx.backends.available())
-    expected = {b: qfx.quantize(seeded(Net), X, backend=b) for b in backends}
-    calls = [lambda b=b: qfx.quantize(seeded(Net), X, backend=b) for b in backends]
-    *results, error = at_once([*calls, lambda: qfx.quantize(seeded(Net), X[:, :2])])
+    models = [seeded(Net) for _ in backends]  # here: seeding is of the process
+    expected = {b: qfx.quantize(m, X, backend=b) for m, b in zip(models, backends, strict=True)}
+    calls: list[Callable[[], Any]] = [
+        lambda m=m, b=b: qfx.quantize(m, X, backend=b)  # type: ignore[misc]
+        for m, b in zip(models, backends, strict=True)
+    ]
+    *results, error = at_once([*calls, lambda: qfx.quantize(models[0], X[:, :2])])
     for backend, qmodel in zip(backends, results, strict=True):
         same(qmodel, expected[backend])
     assert isinstance(error, qfx.ConfigError)
