@@ -23,6 +23,7 @@ from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site, saturates
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
+from qfx.vocab import bound
 
 _DTYPES = {torch.uint8: torch.quint8, torch.int8: torch.qint8}
 _ENGINE_LOCK = threading.Lock()
@@ -130,11 +131,16 @@ def packed_kernel(
     with_relu: bool = True,
     spatial: int = 0,
     transposed: bool = False,
+    depthwise: str | None = None,
 ) -> Emit:
-    """Emits ``quantized::name`` over a packed weight, with relu or clamp as post-op."""
+    """Emits ``quantized::name`` over a packed weight, with relu or clamp as post-op.
+
+    ``depthwise`` is the engine that packs convolutions of one channel a group, if another.
+    """
 
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         assert site.weight is not None
+        packing = depthwise if depthwise and is_depthwise(site.node) else engine_name
         post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
         relu = with_relu and post == (("relu",),)
         output = output_of(site)
@@ -144,13 +150,20 @@ def packed_kernel(
             site,
             kernel,
             integer(site),
-            _pack(em, site, name, engine_name, spatial, transposed, relu),
+            _pack(em, site, name, packing, spatial, transposed, relu),
             output.scale,
             output.zero_point,
         )
         return y if relu or not post else clamped(em, site, y, post[0])
 
     return emit
+
+
+def is_depthwise(node: fx.Node) -> bool:
+    """Whether a convolution has groups, of one input channel each."""
+    weight = bound(node)["weight"]
+    info = meta.tensor_info(weight) if isinstance(weight, fx.Node) else None
+    return bound(node).get("groups", 1) > 1 and info is not None and info.shape[1] == 1
 
 
 def _overload(name: str) -> Callable[..., Any]:
