@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from qfx import vocab
 from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site, saturates
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
@@ -65,12 +66,15 @@ def integer(site: Site, name: str = "input") -> fx.Node:
     return site.inputs[operand][0]
 
 
-def call(em: Emitter, site: Site, target: Callable[..., Any], *args: Any) -> fx.Node:
+def call(
+    em: Emitter, site: Site, target: Callable[..., Any], *args: Any, **attributes: Any
+) -> fx.Node:
     """A call of a kernel whose result is an integer tensor like the site's."""
     info = meta.tensor_info(site.node)
     assert info is not None
     dtype = _DTYPES[site.output.dtype] if site.output else torch.quint8
-    return em.rw.call(target, *args, origins=(site.node,), value=meta.TensorInfo(info.shape, dtype))
+    value = meta.TensorInfo(info.shape, dtype)
+    return em.rw.call(target, *args, origins=(site.node,), value=value, **attributes)
 
 
 def quantize(em: Emitter, value: fx.Node, qparams: QParams) -> fx.Node:
@@ -235,6 +239,17 @@ def _operand(em: Emitter, site: Site, name: str) -> fx.Node:
         return torch._make_per_tensor_quantized_tensor(codes, size, 1)
 
     return em.packed(("number", operand), recipe)
+
+
+def cat(em: Emitter, site: Site) -> fx.Node:
+    """Concatenation; ``quantized::cat`` where an input has other qparams than the result."""
+    output, dim = output_of(site), site.arguments["dim"]
+    tensors: Any = site.arguments["tensors"]
+    integers = [site.inputs[tensor][0] for tensor in tensors]
+    if all(qparams == output for _, qparams in site.inputs.values()):
+        return call(em, site, vocab.CAT, integers, dim=dim)
+    kernel = torch.ops.quantized.cat.default
+    return call(em, site, kernel, integers, dim, output.scale, output.zero_point)
 
 
 def with_output(target: Callable[..., Any], *parameters: str) -> Emit:

@@ -7,6 +7,7 @@ does not take is an argument here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[Kerne
         *_pools(),
         *(pulls(op, op.name) for op in MOVES if op is not vocab.ROLL),
         pulls(vocab.PAD, "pad", supports=_pads),
-        *(pulls(op, op.name, operands=("tensors",)) for op in (vocab.CAT, vocab.STACK)),
+        replace(pulls(vocab.CAT, "cat", q.cat, operands=("tensors",)), requantizes=True),
+        pulls(vocab.STACK, "stack", operands=("tensors",)),
     )
 
 
