@@ -10,6 +10,7 @@ from qfx_passes.canonicalize import Canonicalize
 from qfx_passes.fold_constants import FoldConstants
 from qfx_passes.fuse_bn import FuseConvBN
 from qfx_passes.fuse_post import FusePostOps
+from qfx_passes.joins import SettleJoins
 from qfx_passes.lower import Lower, check_lowered
 from qfx_passes.observers import PlaceObservers, check_observed
 from qfx_passes.reference import Reference
@@ -24,6 +25,7 @@ BUILTIN = (
     Annotate,
     PlaceObservers,
     RecordInputMeans,
+    SettleJoins,
     CorrectBias,
     Reference,
     Lower,

@@ -12,13 +12,12 @@ post-op is demanded only where the kernel's result is wanted in integers by ever
 integers anyway. So does the addition of a mask to attention scores, and softmax: what masks put in
 (-inf) no scale can represent.
 
-Values of one group (the inputs and the output of a concatenation, say) share their qparams; groups
-are kept by union-find.
+Values of one group (the input and the output of a pool, say) share their qparams; groups are kept
+by union-find. A kernel that can requantize what it joins shares only with what is made for it
+alone (see :mod:`qfx_passes.joins`).
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import fx
@@ -36,7 +35,17 @@ from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
 from qfx.report.reasons import refusal
 from qfx.rewrite.pattern import Mismatch
-from qfx.vocab import Kind, OpDef, bound, is_op
+from qfx.vocab import OpDef, bound, is_op
+from qfx_passes.joins import made_for
+from qfx_passes.operands import (
+    asks_shape,
+    float_operands,
+    is_constant,
+    is_float_operation,
+    operation_name,
+    post_names,
+    post_operands,
+)
 from qfx_passes.overwritten import overwritten
 from qfx_passes.stubs import quantized_region
 
@@ -213,8 +222,9 @@ class _Annotator:
             return
         group = self._quantized(node, spec)
         self.reads[node] = {v: self._quantized(v, spec) for v in operands}
-        for number in self.reads[node].values():
-            self.groups.union(group, number)
+        for value, number in self.reads[node].items():
+            if not rule.requantizes or made_for(node, value, self.backend):
+                self.groups.union(group, number)
         if len(self.reads[node]) > 1:
             self.groups.mix(group)
         self.outputs[node] = group
@@ -290,57 +300,3 @@ def _masks_scores(node: fx.Node) -> bool:
     """Whether ``node`` adds a mask to attention scores: -inf, or -1e4, has no place in a scale."""
     readers = (vocab.SOFTMAX, vocab.ATTENTION, vocab.ATTENTION_WEIGHTS)
     return is_op(node, vocab.ADD) and any(is_op(user, *readers) for user in node.users)
-
-
-def asks_shape(node: fx.Node) -> bool:
-    """Whether ``node`` asks what a float value and the integers that stand for it share."""
-    return (
-        isinstance(node.target, OpDef)
-        and node.target.kind is Kind.QUERY
-        and node.target is not vocab.DTYPE
-    )
-
-
-def is_float_operation(node: fx.Node) -> bool:
-    """Whether ``node`` computes with float tensors: what gets a decision and a site."""
-    if node.op not in ("call_function", "call_method", "call_module"):
-        return False
-    if isinstance(node.target, OpDef) and node.target.kind in (Kind.QUERY, Kind.STUB, Kind.QUANT):
-        return False
-    return meta.is_float_value(node)
-
-
-def operation_name(node: fx.Node) -> str:
-    """The operation as the user wrote it, else as the graph names it."""
-    sources = meta.origins(node)
-    if isinstance(node.target, OpDef):
-        return node.target.name
-    return sources[0].type_name if sources else str(node.target)
-
-
-def is_constant(value: object) -> bool:
-    """Whether an operand is a parameter or buffer, or left out."""
-    return value is None or (isinstance(value, fx.Node) and value.op == "get_attr")
-
-
-def float_operands(node: fx.Node, parameters: tuple[str, ...]) -> Iterator[fx.Node]:
-    """The distinct float-valued nodes among the named parameters of a canonical node."""
-    arguments = bound(node)
-    seen: dict[fx.Node, None] = {}
-    for parameter in parameters:
-        found = arguments.get(parameter)
-        for item in found if isinstance(found, (list, tuple)) else [found]:
-            if isinstance(item, fx.Node) and meta.is_float_value(item):
-                seen[item] = None
-    yield from seen
-
-
-def post_operands(node: fx.Node) -> Iterator[fx.Node]:
-    """The tensors that the post-ops of a node read: residuals."""
-    for _, *operands in bound(node).get("post", ()):
-        yield from (v for v in operands if isinstance(v, fx.Node))
-
-
-def post_names(node: fx.Node) -> tuple[str, ...]:
-    """The names of the post-ops of a node, in order."""
-    return tuple(name for name, *_ in bound(node).get("post", ()))

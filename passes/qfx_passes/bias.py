@@ -34,7 +34,7 @@ from qfx.quant.channel_mean import ChannelMean, Reach
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
-from qfx_passes.annotate import is_constant
+from qfx_passes.operands import is_constant
 from qfx_passes.weights import QuantizedWeights, quantized_weights
 
 _CHANNEL_AXIS = {vocab.CONV1D: -2, vocab.CONV2D: -3, vocab.CONV3D: -4, vocab.LINEAR: -1}

@@ -34,8 +34,8 @@ from qfx.rewrite.effects import has_effect
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import DEQUANTIZE, QUANTIZE, bound, is_op
-from qfx_passes.annotate import asks_shape, float_operands, operation_name, post_operands
 from qfx_passes.observers import observer_of
+from qfx_passes.operands import asks_shape, float_operands, operation_name, post_operands
 
 
 class Lower(Pass):
@@ -118,7 +118,7 @@ class _Lowering:
         inputs = {v: self.stands_for[v] for v in operands if v in self.stands_for}
         if any(v not in inputs for v in float_operands(node, rule.operands)):
             annotate(node, Annotation(refusal("float-inputs")))
-        elif rule.output is Output.SHARED:
+        elif rule.output is Output.SHARED and not self._requantizes(node, rule, inputs):
             self._share(node, rule, inputs)
         else:
             self._kernel(node, rule, inputs)
@@ -129,8 +129,19 @@ class _Lowering:
             if value in self.stands_for:
                 node.replace_input_with(value, self.stands_for[value].node)
 
+    def _requantizes(
+        self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]
+    ) -> bool:
+        """Whether the result of ``node`` is to have other qparams than some of its inputs."""
+        asked = [_qparams(user) for user in node.users if is_op(user, QUANTIZE)]
+        given = (known.qparams for known in inputs.values())
+        return rule.requantizes and any(qparams != own for own in given for qparams in asked)
+
     def _share(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]) -> None:
-        qparams = next(iter(inputs.values())).qparams
+        qparams, *others = (known.qparams for known in inputs.values())
+        if any(other != qparams for other in others):
+            self._declined(node, Mismatch("its operands have different qparams"))
+            return
         lowered = self._emit(node, rule, inputs, qparams)
         if lowered is not None:
             self.stands_for[node] = _Integers(lowered, qparams)

@@ -10,6 +10,7 @@ from qfx_passes.canonicalize import Canonicalize
 from qfx_passes.fold_constants import FoldConstants
 from qfx_passes.fuse_bn import FuseConvBN
 from qfx_passes.fuse_post import FusePostOps
+from qfx_passes.joins import SettleJoins
 from qfx_passes.lower import Lower
 from qfx_passes.observers import PlaceObservers
 from qfx_passes.reference import Reference
@@ -29,6 +30,7 @@ def static(backend: str | Backend | None = None) -> Pipeline:
             PlaceObservers(),
             RecordInputMeans(),
             CALIBRATE,
+            SettleJoins(),
             CorrectBias(),
             Reference(),
             Lower(),

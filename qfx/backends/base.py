@@ -122,6 +122,7 @@ class KernelRule:
         weight: how the constant weight is taken, or None if there is none.
         post: chains of post-ops that the kernel computes.
         fixed: qparams of the result, when ``output`` is FIXED.
+        requantizes: whether a kernel that shares takes inputs of other qparams than its result's.
         supports: says why a given node can't use the kernel, or None.
         emit: writes the call; None where the reference form itself is the kernel.
     """
@@ -134,6 +135,7 @@ class KernelRule:
     weight: WeightRule | None = None
     post: tuple[Chain, ...] = ()
     fixed: QParams | None = None
+    requantizes: bool = False
     supports: Supports | None = None
     emit: Emit | None = None
 

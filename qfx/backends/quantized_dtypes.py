@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from qfx import vocab
 from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site, saturates
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
+from qfx.vocab import bound
 
 _DTYPES = {torch.uint8: torch.quint8, torch.int8: torch.qint8}
 _ENGINE_LOCK = threading.Lock()
@@ -64,12 +66,15 @@ def integer(site: Site, name: str = "input") -> fx.Node:
     return site.inputs[operand][0]
 
 
-def call(em: Emitter, site: Site, target: Callable[..., Any], *args: Any) -> fx.Node:
+def call(
+    em: Emitter, site: Site, target: Callable[..., Any], *args: Any, **attributes: Any
+) -> fx.Node:
     """A call of a kernel whose result is an integer tensor like the site's."""
     info = meta.tensor_info(site.node)
     assert info is not None
     dtype = _DTYPES[site.output.dtype] if site.output else torch.quint8
-    return em.rw.call(target, *args, origins=(site.node,), value=meta.TensorInfo(info.shape, dtype))
+    value = meta.TensorInfo(info.shape, dtype)
+    return em.rw.call(target, *args, origins=(site.node,), value=value, **attributes)
 
 
 def quantize(em: Emitter, value: fx.Node, qparams: QParams) -> fx.Node:
@@ -130,11 +135,16 @@ def packed_kernel(
     with_relu: bool = True,
     spatial: int = 0,
     transposed: bool = False,
+    depthwise: str | None = None,
 ) -> Emit:
-    """Emits ``quantized::name`` over a packed weight, with relu or clamp as post-op."""
+    """Emits ``quantized::name`` over a packed weight, with relu or clamp as post-op.
+
+    ``depthwise`` is the engine that packs convolutions of one channel a group, if another.
+    """
 
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         assert site.weight is not None
+        packing = depthwise if depthwise and is_depthwise(site.node) else engine_name
         post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
         relu = with_relu and post == (("relu",),)
         output = output_of(site)
@@ -144,13 +154,20 @@ def packed_kernel(
             site,
             kernel,
             integer(site),
-            _pack(em, site, name, engine_name, spatial, transposed, relu),
+            _pack(em, site, name, packing, spatial, transposed, relu),
             output.scale,
             output.zero_point,
         )
         return y if relu or not post else clamped(em, site, y, post[0])
 
     return emit
+
+
+def is_depthwise(node: fx.Node) -> bool:
+    """Whether a convolution has groups, of one input channel each."""
+    weight = bound(node)["weight"]
+    info = meta.tensor_info(weight) if isinstance(weight, fx.Node) else None
+    return bound(node).get("groups", 1) > 1 and info is not None and info.shape[1] == 1
 
 
 def _overload(name: str) -> Callable[..., Any]:
@@ -222,6 +239,17 @@ def _operand(em: Emitter, site: Site, name: str) -> fx.Node:
         return torch._make_per_tensor_quantized_tensor(codes, size, 1)
 
     return em.packed(("number", operand), recipe)
+
+
+def cat(em: Emitter, site: Site) -> fx.Node:
+    """Concatenation; ``quantized::cat`` where an input has other qparams than the result."""
+    output, dim = output_of(site), site.arguments["dim"]
+    tensors: Any = site.arguments["tensors"]
+    integers = [site.inputs[tensor][0] for tensor in tensors]
+    if all(qparams == output for _, qparams in site.inputs.values()):
+        return call(em, site, vocab.CAT, integers, dim=dim)
+    kernel = torch.ops.quantized.cat.default
+    return call(em, site, kernel, integers, dim, output.scale, output.zero_point)
 
 
 def with_output(target: Callable[..., Any], *parameters: str) -> Emit:

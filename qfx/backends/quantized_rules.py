@@ -7,6 +7,7 @@ does not take is an argument here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,13 +28,13 @@ from qfx.backends.base import (
     follows,
     pulls,
 )
+from qfx.backends.quantized_convs import RELU_CLAMP, convolutions, transposed
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
 
 _PROBABILITY = QParams(1 / 256, 0, torch.uint8, 0, 255)
 _SIGNED_UNIT = QParams(2 / 256, 128, torch.uint8, 0, 255)
-_RELU_CLAMP = (("relu",), ("clamp",))
 
 
 def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[KernelRule, ...]:
@@ -44,58 +45,16 @@ def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[Kerne
         transposed_per_channel: whether transposed convolutions take a scale per output channel.
     """
     return (
-        *_convolutions(engine),
-        *_transposed(engine, transposed_per_channel),
+        *convolutions(engine),
+        *transposed(engine, transposed_per_channel),
         *_products(engine),
         *_norms(),
         *_activations(),
         *_pools(),
         *(pulls(op, op.name) for op in MOVES if op is not vocab.ROLL),
         pulls(vocab.PAD, "pad", supports=_pads),
-        *(pulls(op, op.name, operands=("tensors",)) for op in (vocab.CAT, vocab.STACK)),
-    )
-
-
-def _convolutions(engine: str) -> tuple[KernelRule, ...]:
-    ops = (vocab.CONV1D, vocab.CONV2D, vocab.CONV3D)
-    return tuple(
-        KernelRule(
-            op,
-            f"quantized.{op.name}",
-            weight=WeightRule(),
-            post=_RELU_CLAMP,
-            supports=_zero_padded,
-            emit=q.packed_kernel(op.name, engine, spatial=dims),
-        )
-        for dims, op in enumerate(ops, start=1)
-    )
-
-
-def _transposed(engine: str, per_channel: bool) -> tuple[KernelRule, ...]:
-    ops: tuple[vocab.OpDef, ...] = (
-        vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D,
-    )  # fmt: skip
-    if engine == "qnnpack":  # its conv_transpose3d is wrong by hundreds of steps (torch 2.13)
-        ops = ops[:2]
-    packing = "fbgemm" if engine == "x86" else engine  # oneDNN's is wrong unless 8 divides channels
-    return tuple(
-        KernelRule(
-            op,
-            f"quantized.{op.name}",
-            weight=WeightRule(axis=1, per_channel=per_channel),
-            post=_RELU_CLAMP,
-            supports=_ungrouped if engine == "qnnpack" else None,
-            emit=q.packed_kernel(op.name, packing, spatial=dims, with_relu=False, transposed=True),
-        )
-        for dims, op in enumerate(ops, start=1)
-    )
-
-
-def _ungrouped(node: fx.Node) -> Mismatch | None:
-    """Refuse groups: qnnpack wants a weight scale per channel of all groups, and reads zeros."""
-    groups = node.kwargs.get("groups", 1)
-    return (
-        None if groups == 1 else Mismatch("qnnpack takes no groups here, and there are {0}", groups)
+        replace(pulls(vocab.CAT, "cat", q.cat, operands=("tensors",)), requantizes=True),
+        pulls(vocab.STACK, "stack", operands=("tensors",)),
     )
 
 
@@ -106,7 +65,7 @@ def _products(engine: str) -> tuple[KernelRule, ...]:
             vocab.LINEAR,
             "quantized.linear",
             weight=WeightRule(),
-            post=_RELU_CLAMP,
+            post=RELU_CLAMP,
             emit=q.packed_kernel("linear", engine),
         ),
         KernelRule(
@@ -237,15 +196,6 @@ def _pools() -> tuple[KernelRule, ...]:
 
 
 # -- what kernels take ------------------------------------------------------------------------
-def _zero_padded(node: fx.Node) -> Mismatch | None:
-    padding = node.kwargs.get("padding")
-    if isinstance(padding, str):
-        return Mismatch("padding={0!r} is not a number", padding)
-    if node.kwargs.get("padding_mode", "zeros") != "zeros":
-        return Mismatch("padding_mode={0!r} is not zeros", node.kwargs["padding_mode"])
-    return None
-
-
 def _equal_ranks(node: fx.Node) -> Mismatch | None:
     infos = [meta.tensor_info(v) for v in node.all_input_nodes[:2]]
     shapes = [i.shape for i in infos if i is not None]

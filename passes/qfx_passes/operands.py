@@ -1,0 +1,65 @@
+"""What a canonical node reads, and what kind of operation it is: what several passes ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx
+
+from qfx import vocab
+from qfx.graph import meta
+from qfx.vocab import Kind, OpDef, bound
+
+
+def asks_shape(node: fx.Node) -> bool:
+    """Whether ``node`` asks what a float value and the integers that stand for it share."""
+    return (
+        isinstance(node.target, OpDef)
+        and node.target.kind is Kind.QUERY
+        and node.target is not vocab.DTYPE
+    )
+
+
+def is_float_operation(node: fx.Node) -> bool:
+    """Whether ``node`` computes with float tensors: what gets a decision and a site."""
+    if node.op not in ("call_function", "call_method", "call_module"):
+        return False
+    if isinstance(node.target, OpDef) and node.target.kind in (Kind.QUERY, Kind.STUB, Kind.QUANT):
+        return False
+    return meta.is_float_value(node)
+
+
+def operation_name(node: fx.Node) -> str:
+    """The operation as the user wrote it, else as the graph names it."""
+    sources = meta.origins(node)
+    if isinstance(node.target, OpDef):
+        return node.target.name
+    return sources[0].type_name if sources else str(node.target)
+
+
+def is_constant(value: object) -> bool:
+    """Whether an operand is a parameter or buffer, or left out."""
+    return value is None or (isinstance(value, fx.Node) and value.op == "get_attr")
+
+
+def float_operands(node: fx.Node, parameters: tuple[str, ...]) -> Iterator[fx.Node]:
+    """The distinct float-valued nodes among the named parameters of a canonical node."""
+    arguments = bound(node)
+    seen: dict[fx.Node, None] = {}
+    for parameter in parameters:
+        found = arguments.get(parameter)
+        for item in found if isinstance(found, (list, tuple)) else [found]:
+            if isinstance(item, fx.Node) and meta.is_float_value(item):
+                seen[item] = None
+    yield from seen
+
+
+def post_operands(node: fx.Node) -> Iterator[fx.Node]:
+    """The tensors that the post-ops of a node read: residuals."""
+    for _, *operands in bound(node).get("post", ()):
+        yield from (v for v in operands if isinstance(v, fx.Node))
+
+
+def post_names(node: fx.Node) -> tuple[str, ...]:
+    """The names of the post-ops of a node, in order."""
+    return tuple(name for name, *_ in bound(node).get("post", ()))
