@@ -18,6 +18,7 @@ steps creep up is cut, too.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from dataclasses import replace
 
@@ -39,7 +40,7 @@ class SettleJoins(Pass):
     requires = Level.OBSERVED
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        settlement, backend = _Settlement(graph), ctx.get(Backend)
+        settlement, backend = _Settlement(ctx.graph_module), ctx.get(Backend)
         for node in graph.nodes:
             rule, note = backend.rule(node.target), annotation(node)
             if rule is not None and rule.requantizes and note is not None:
@@ -63,10 +64,12 @@ def made_for(join: fx.Node, value: fx.Node, backend: Backend) -> bool:
 class _Settlement:
     """Merges observers; which nodes call which is looked up once."""
 
-    def __init__(self, graph: fx.Graph) -> None:
-        self.graph = graph
+    def __init__(self, owner: fx.GraphModule) -> None:
+        self.owner = owner
+        self.graph = owner.graph
+        self.copied: set[str] = set()
         self.calls: dict[str, list[fx.Node]] = defaultdict(list)
-        for node in graph.nodes:
+        for node in self.graph.nodes:
             if observer_of(node) is not None:
                 self.calls[str(node.target)].append(node)
         self.scales: dict[str, float] = {}
@@ -113,8 +116,12 @@ class _Settlement:
         mine, theirs = observer_of(value), observer_of(output)
         assert mine is not None
         assert theirs is not None
-        theirs.merge(mine)
         dropped, kept = str(value.target), str(output.target)
+        if kept not in self.copied:  # observers may be those of a model that others hold, too
+            theirs = copy.deepcopy(theirs)
+            self.owner.set_submodule(kept, theirs)
+            self.copied.add(kept)
+        theirs.merge(mine)
         for call in self.calls[dropped]:
             call.target = kept
         self.calls[kept] += self.calls.pop(dropped)

@@ -183,8 +183,10 @@ def test_the_prepared_model_is_left_alone() -> None:
     prepared = qfx.prepare(seeded(Beside, 1.2), X, backend="fbgemm")
     qfx.calibrate(prepared, [X])
     before = qfx.snapshot(prepared).to_text()
+    state = {name: tensor.clone() for name, tensor in prepared.state_dict().items()}
     first, second = qfx.convert(prepared), qfx.convert(prepared)
     assert qfx.snapshot(prepared).to_text() == before
+    assert all(torch.equal(tensor, state[name]) for name, tensor in prepared.state_dict().items())
     assert torch.equal(first(X), second(X))
 
 
