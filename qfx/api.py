@@ -75,7 +75,8 @@ def quantize(
     Args:
         model: module in eval mode, on one device; never mutated.
         example_inputs: a tensor, or a tuple of positional arguments, as the model takes them.
-        method: "static".
+        method: "static", "dynamic" (activations are measured when the model runs) or
+            "weight_only" (activations stay float).
         calibration_data: iterable of batches (a tensor, a tuple or list of positional arguments,
             or a dict of keyword arguments each); ``example_inputs`` when None.
         qconfig: what to quantize how; the backend's default when None.
@@ -108,10 +109,10 @@ def quantize(
         example_kwargs=example_kwargs,
         pipeline=pipeline,
     )
-    if calibration_data is None:
-        run_example(prepared)
-    else:
+    if calibration_data is not None:
         calibrate(prepared, calibration_data, progress=progress)
+    elif prepared.has_observers:
+        run_example(prepared)
     return _convert(prepared, min_coverage=min_coverage)
 
 

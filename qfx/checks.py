@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qfx.backends.base import METHODS
 from qfx.errors import ConfigError
 
-METHODS = ("static",)
-PLANNED = ("dynamic", "weight_only", "qat")
+PLANNED = ("qat",)
 
 
 def check_method(method: str) -> None:

@@ -18,3 +18,25 @@ def static(backend: str | Backend | None = None) -> Pipeline:
     from qfx_passes import pipelines
 
     return pipelines.static(backend)
+
+
+def dynamic(backend: str | Backend | None = None) -> Pipeline:
+    """Dynamic quantization: integer weights, activations measured at run time.
+
+    Args:
+        backend: what it is for; None inherits the backend of the call it is given to.
+    """
+    from qfx_passes import pipelines
+
+    return pipelines.dynamic(backend)
+
+
+def weight_only(backend: str | Backend | None = None) -> Pipeline:
+    """Weight-only quantization: integer weights, float activations.
+
+    Args:
+        backend: what it is for; None inherits the backend of the call it is given to.
+    """
+    from qfx_passes import pipelines
+
+    return pipelines.weight_only(backend)

@@ -414,4 +414,5 @@ SCALARS: dict[Callable[..., Any], OpDef] = {
 QUANT_STUB = _op(s.quant_stub, Kind.STUB)
 DEQUANT_STUB = _op(s.dequant_stub, Kind.STUB)
 QUANTIZE = _op(affine.quantize, Kind.QUANT)
+DYNAMIC_QPARAMS = _op(affine.dynamic_qparams, Kind.QUANT)
 DEQUANTIZE = _op(affine.dequantize, Kind.QUANT)

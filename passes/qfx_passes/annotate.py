@@ -32,7 +32,7 @@ from qfx.quant.annotation import Annotation, Decision, annotate
 from qfx.quant.configuration import Choice, Configuration
 from qfx.quant.groups import Groups, is_fixed
 from qfx.quant.qparams import QParams
-from qfx.quant.spec import QuantSpec
+from qfx.quant.spec import QConfig, QuantSpec
 from qfx.report.reasons import refusal
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef, bound, is_op
@@ -73,6 +73,9 @@ class _Annotator:
         self.values: dict[fx.Node, dict[QuantSpec, int]] = {}  # quantized values and their groups
         self.reads: dict[fx.Node, dict[fx.Node, int]] = {}  # integer operations and their operands
         self.outputs: dict[fx.Node, int] = {}  # results handed out in integers only
+        self.measured: dict[fx.Node, dict[QuantSpec, int]] = {}
+        # Operations that are not static, float in and out, and what they quantize when they run:
+        self.at_run_time: dict[fx.Node, dict[fx.Node, int]] = {}
         self.rules: dict[fx.Node, tuple[KernelRule, Choice]] = {}
         self.refused: dict[fx.Node, Decision] = {}
         self.integer_only: set[fx.Node] = set()  # results of kernels that never hand out float
@@ -122,10 +125,11 @@ class _Annotator:
         choice = self.configuration.resolve(node)
         if choice.qconfig is None:
             return refusal(choice.reason, rule=choice.rule)
-        rule = self.backend.rule(node.target)
-        if rule is None:
-            return refusal("no-kernel", backend=self.backend.name, op=op)
-        misfit = unfit(choice.qconfig, rule.weight, self.backend)
+        rule, method = self.backend.rule(node.target), choice.qconfig.method
+        if rule is None or (method not in rule.methods and not choice.specific):
+            code = "no-kernel" if method == "static" else f"not-{method}".replace("_", "-")
+            return refusal(code, backend=self.backend.name, op=op)
+        misfit = unfit(choice.qconfig, rule, self.backend)
         if misfit is not None:
             return self._not_honoured(node, choice, misfit)
         return self._supported(node, rule) or (rule, choice)
@@ -163,10 +167,26 @@ class _Annotator:
         if node not in self.rules:
             return
         rule, choice = self.rules[node]
-        if rule.demand is Demand.ASKS and not _masks_scores(node):
+        assert choice.qconfig is not None
+        if choice.qconfig.method != "static":
+            self._quantize_at_run_time(node, rule, choice.qconfig)
+        elif rule.demand is Demand.ASKS and not _masks_scores(node):
             self._ask(node, rule, choice)
         elif rule.demand is Demand.PULLS and self._is_pulled(node):
             self._share(node, next(iter(self.values[node])))
+
+    def _quantize_at_run_time(self, node: fx.Node, rule: KernelRule, qconfig: QConfig) -> None:
+        """Let a layer take and hand out float: nothing is asked of its neighbours."""
+        spec = qconfig.activation
+        operands = () if spec is None else float_operands(node, rule.operands)
+        self.at_run_time[node] = {v: self._measured(v, spec) for v in operands if spec is not None}
+
+    def _measured(self, value: fx.Node, spec: QuantSpec) -> int:
+        """The number of a value that is measured: once, however many layers read it."""
+        groups = self.measured.setdefault(value, {})
+        if spec not in groups:
+            groups[spec] = self.groups.new(spec)
+        return groups[spec]
 
     def _is_pulled(self, node: fx.Node) -> bool:
         """Whether ``node`` is read in integers, and nobody would rather have it unrounded."""
@@ -230,7 +250,7 @@ class _Annotator:
         self.outputs[node] = group
 
     def _forward(self, node: fx.Node) -> None:
-        if node not in self.rules or node in self.reads:
+        if node not in self.rules or node in self.reads or node in self.at_run_time:
             return
         rule, choice = self.rules[node]
         operands = list(float_operands(node, rule.operands))
@@ -260,7 +280,8 @@ class _Annotator:
     def _write(self, node: fx.Node) -> None:
         if not is_float_operation(node):
             return
-        if node not in self.reads:
+        reads = self.reads.get(node, self.at_run_time.get(node))
+        if reads is None:
             annotate(node, Annotation(self._why_float(node)))
             return
         rule, choice = self.rules[node]
@@ -270,7 +291,7 @@ class _Annotator:
             node,
             Annotation(
                 QUANTIZED,
-                {v.name: self.groups.edge(number) for v, number in self.reads[node].items()},
+                {v.name: self.groups.edge(number) for v, number in reads.items()},
                 None if output is None else self.groups.edge(output),
                 self._weight_spec(node, rule, choice),
             ),

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qfx.backends.base import Backend, KernelRule, Output, QuantizedWeight, Site
+from qfx.backends.base import Backend, KernelRule, Measured, Output, QuantizedWeight, Site
 from qfx.errors import VerifyError
 from qfx.graph import meta
 from qfx.graph.macs import macs
@@ -54,7 +54,7 @@ class Lower(Pass):
 @dataclass(frozen=True)
 class _Integers:
     node: fx.Node
-    qparams: QParams
+    qparams: QParams | Measured
 
 
 class _Lowering:
@@ -65,7 +65,7 @@ class _Lowering:
         self.backend = backend
         self.rw = rw
         self.stands_for: dict[fx.Node, _Integers] = {}
-        self.qparams: dict[fx.Node, QParams] = {}
+        self.qparams: dict[fx.Node, QParams | Measured] = {}
         self._packed: dict[tuple[object, ...], str] = {}
 
     def run(self) -> None:
@@ -93,8 +93,12 @@ class _Lowering:
             self.stands_for[node] = _Integers(integers, self.qparams[integers])
 
     def _quantize(self, node: fx.Node) -> None:
-        value, qparams = node.args[0], _qparams(node)
+        value = node.args[0]
         assert isinstance(value, fx.Node)
+        if isinstance(node.args[1], fx.Node):
+            self._measure(node, value)
+            return
+        qparams = _qparams(node)
         known = self.stands_for.get(value)
         if known is not None and known.qparams == qparams:
             self.rw.replace(node, known.node)
@@ -103,6 +107,18 @@ class _Lowering:
         if self.backend.quantize is not None:
             with self.rw.at(node):
                 integers = self.backend.quantize(self, value, qparams)
+            self.rw.replace(node, integers)
+        self.qparams[integers] = qparams
+
+    def _measure(self, node: fx.Node, value: fx.Node) -> None:
+        """Quantize ``value`` with what it measures, unless kernels do that themselves."""
+        scale, zero_point = node.args[1:3]
+        assert isinstance(scale, fx.Node)
+        assert isinstance(zero_point, fx.Node)
+        integers, qparams = node, Measured(scale, zero_point, bound(node)["dtype"])
+        if self.backend.measure is not None:
+            with self.rw.at(node):
+                integers, qparams = self.backend.measure(self, value, node)
             self.rw.replace(node, integers)
         self.qparams[integers] = qparams
 
@@ -116,7 +132,9 @@ class _Lowering:
         assert rule is not None
         operands = [*float_operands(node, rule.operands), *post_operands(node)]
         inputs = {v: self.stands_for[v] for v in operands if v in self.stands_for}
-        if any(v not in inputs for v in float_operands(node, rule.operands)):
+        if note.method != "static":
+            self._float_kernel(node, rule, note.method, inputs)
+        elif any(v not in inputs for v in float_operands(node, rule.operands)):
             annotate(node, Annotation(refusal("float-inputs")))
         elif rule.output is Output.SHARED and not self._requantizes(node, rule, inputs):
             self._share(node, rule, inputs)
@@ -142,10 +160,19 @@ class _Lowering:
         if any(other != qparams for other in others):
             self._declined(node, Mismatch("its operands have different qparams"))
             return
+        assert isinstance(qparams, QParams)
         lowered = self._emit(node, rule, inputs, qparams)
         if lowered is not None:
             self.stands_for[node] = _Integers(lowered, qparams)
             self.qparams[lowered] = qparams
+
+    def _float_kernel(
+        self, node: fx.Node, rule: KernelRule, method: str, inputs: dict[fx.Node, _Integers]
+    ) -> None:
+        """Emit a kernel that takes and hands out float; inside, it computes with integers."""
+        lowered = self._emit(node, rule, inputs, None, method)
+        if lowered is not None:
+            self.rw.replace(node, lowered)
 
     def _kernel(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]) -> None:
         queries = [user for user in node.users if asks_shape(user)]
@@ -169,6 +196,7 @@ class _Lowering:
         rule: KernelRule,
         inputs: dict[fx.Node, _Integers],
         output: QParams | None,
+        method: str = "static",
     ) -> fx.Node | None:
         arguments = bound(node)
         site = Site(
@@ -180,7 +208,8 @@ class _Lowering:
             bias=self._bias(arguments.get("bias")) if rule.weight else None,
         )
         with self.rw.at(node):
-            lowered = rule.emit(self, site) if rule.emit else self._same_op(site)
+            emit = rule.emit_of(method)
+            lowered = emit(self, site) if emit else self._same_op(site)
         if isinstance(lowered, Mismatch):
             self._declined(node, lowered)
             return None
@@ -208,9 +237,9 @@ class _Lowering:
         annotate(node, Annotation(decision))
 
     def _write_dequantize(self, node: fx.Node) -> None:
-        if self.backend.dequantize is None:
-            return
         known = self.stands_for[node]
+        if self.backend.dequantize is None or is_op(known.node, QUANTIZE):
+            return
         with self.rw.at(node):
             self.rw.replace(node, self.backend.dequantize(self, known.node, known.qparams))
 
@@ -231,6 +260,7 @@ class _Lowering:
             bounds.min,
             bounds.max,
             bound(restored)["axis"],
+            bound(restored)["group_size"],
         )
         return QuantizedWeight(str(integers.target), tensor, qparams, scale, zero_point)
 

@@ -48,7 +48,7 @@ class _Placer:
     def _read_observed(self, node: fx.Node, note: Annotation) -> None:
         for value in list(node.all_input_nodes):
             edge = note.reads.get(value.name)
-            if edge is None or meta.tensor_info(value) is None:
+            if edge is None or edge.spec.dynamic or meta.tensor_info(value) is None:
                 continue
             node.replace_input_with(value, self._observed(value, edge))
 
@@ -68,7 +68,7 @@ class _Placer:
         return self.placed[key]
 
     def _insert(self, value: fx.Node, edge: Edge) -> fx.Node:
-        with self.rw.at(_after(value)):
+        with self.rw.at(after(value)):
             if edge.group in self.modules:
                 node = self.graph.call_module(self.modules[edge.group], (value,))
                 meta.copy_meta(node, value, rule=self.rw.pass_name)
@@ -81,7 +81,7 @@ class _Placer:
         return node
 
 
-def _after(value: fx.Node) -> fx.Node:
+def after(value: fx.Node) -> fx.Node:
     """The node before which an observer of ``value`` goes; placeholders stay together."""
     following = value.next
     while value.op == "placeholder" and following.op == "placeholder":
@@ -112,7 +112,8 @@ def check_observed(graph_module: fx.GraphModule) -> None:
         note = annotation(node)
         if note is None or not note.decision.quantized:
             continue
-        bare = [v for v in node.all_input_nodes if v.name in note.reads and meta.tensor_info(v)]
+        observed = {name for name, edge in note.reads.items() if not edge.spec.dynamic}
+        bare = [v for v in node.all_input_nodes if v.name in observed and meta.tensor_info(v)]
         if bare:
             raise VerifyError(
                 f"{meta.where(node)}: its operand %{bare[0].name} is to be quantized but has no "

@@ -38,3 +38,36 @@ def static(backend: str | Backend | None = None) -> Pipeline:
         backend=backend,
         method="static",
     )
+
+
+def dynamic(backend: str | Backend | None = None) -> Pipeline:
+    """Activations are measured when the model runs; what has static specs is calibrated all the
+    same.
+    """
+    return _without_statistics(backend, "dynamic")
+
+
+def weight_only(backend: str | Backend | None = None) -> Pipeline:
+    """Only weights are quantized; what has static specs is calibrated all the same."""
+    return _without_statistics(backend, "weight_only")
+
+
+def _without_statistics(backend: str | Backend | None, method: str) -> Pipeline:
+    """The passes of methods that need no data."""
+    return Pipeline(
+        (
+            Canonicalize(),
+            FoldConstants(),
+            FuseConvBN(),
+            FusePostOps(),
+            InsertStubs(),
+            Annotate(),
+            PlaceObservers(),
+            CALIBRATE,
+            SettleJoins(),
+            Reference(),
+            Lower(),
+        ),
+        backend=backend,
+        method=method,
+    )

@@ -1,6 +1,7 @@
 """reference: turn observers into explicit quantize/dequantize, and weights into integers.
 
     observer(x)  ->  dequantize(quantize(x, scale, zero_point), scale, zero_point)
+    x, dynamic   ->  the same, with scale, zero_point = dynamic_qparams(x)
     @w           ->  dequantize(@w_int8, @w_scale, zero_point, axis=...)
 
 The result is the stable meaning of a quantized model: it runs anywhere in float arithmetic, it is
@@ -18,13 +19,22 @@ from qfx.errors import CalibrationError
 from qfx.graph import meta
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
-from qfx.quant.annotation import annotation
+from qfx.quant.annotation import Annotation, Edge, annotation
 from qfx.quant.observers import Observer
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
-from qfx.vocab import DEQUANT_STUB, DEQUANTIZE, QUANT_STUB, QUANTIZE, bound, is_op
-from qfx_passes.observers import observer_of
+from qfx.vocab import (
+    DEQUANT_STUB,
+    DEQUANTIZE,
+    DYNAMIC_QPARAMS,
+    GETITEM,
+    QUANT_STUB,
+    QUANTIZE,
+    bound,
+    is_op,
+)
+from qfx_passes.observers import after, observer_of
 from qfx_passes.weights import QuantizedWeights, quantized_weights
 
 
@@ -38,17 +48,21 @@ class Reference(Pass):
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         _check_calibrated(graph)
         weights = _Weights(ctx.rewriter, quantized_weights(ctx))
+        measured = _Measured(ctx.rewriter)
         for node in list(graph.nodes):
             observer = observer_of(node)
             if observer is not None:
                 _replace_observer(node, observer, ctx.rewriter)
                 continue
+            note = annotation(node)
+            if note is None or not note.decision.quantized:
+                continue
+            measured.quantize(node, note)
+            if note.weight is not None:
+                weights.quantize(node, note.weight)
+        for node in list(graph.nodes):  # last: annotations know what they read by name
             if is_op(node, QUANT_STUB, DEQUANT_STUB):
                 ctx.rewriter.replace(node, node.args[0])
-                continue
-            note = annotation(node)
-            if note is not None and note.decision.quantized and note.weight is not None:
-                weights.quantize(node, note.weight)
 
 
 def _check_calibrated(graph: fx.Graph) -> None:
@@ -107,6 +121,57 @@ def dequantize_node(rw: Rewriter, integers: fx.Node, qparams: QParams, like: fx.
         origins=(like,),
         value=meta.value_of(like),
     )
+
+
+class _Measured:
+    """Quantizes what is measured at run time: each value once per spec."""
+
+    def __init__(self, rw: Rewriter) -> None:
+        self.rw = rw
+        self.done: dict[tuple[fx.Node, int], fx.Node] = {}
+
+    def quantize(self, node: fx.Node, note: Annotation) -> None:
+        for value in list(node.all_input_nodes):
+            edge = _edge_of(value, note)
+            if edge is None or not edge.spec.dynamic:
+                continue
+            key = value, edge.group
+            if key not in self.done:
+                with self.rw.at(after(value)):
+                    self.done[key] = self._restored(value, edge.spec)
+            node.replace_input_with(value, self.done[key])
+
+    def _restored(self, value: fx.Node, spec: QuantSpec) -> fx.Node:
+        info = meta.tensor_info(value)
+        assert info is not None
+        low, high = spec.bounds
+        limits = torch.iinfo(spec.dtype)
+        codes: dict[str, object] = {
+            "dtype": spec.dtype,
+            "quant_min": _unless(limits.min, low),
+            "quant_max": _unless(limits.max, high),
+        }
+        numbers = (meta.TensorInfo((), torch.float32), meta.TensorInfo((), torch.int32))
+        pair = self.rw.call(
+            DYNAMIC_QPARAMS, value, origins=(value,), value=numbers, symmetric=spec.symmetric,
+            **codes,
+        )  # fmt: skip
+        qparams = [
+            self.rw.call(GETITEM, pair, i, origins=(value,), value=number)
+            for i, number in enumerate(numbers)
+        ]
+        shaped = meta.TensorInfo(info.shape, spec.dtype)
+        integers = self.rw.call(QUANTIZE, value, *qparams, origins=(value,), value=shaped, **codes)
+        return self.rw.call(DEQUANTIZE, integers, *qparams, origins=(value,), value=info)
+
+
+def _edge_of(value: fx.Node, note: Annotation) -> Edge | None:
+    """How ``value``, or what it is the quantized form of, is read."""
+    while value.name not in note.reads and is_op(value, QUANTIZE, DEQUANTIZE):
+        source = value.args[0]
+        assert isinstance(source, fx.Node)
+        value = source
+    return note.reads.get(value.name)
 
 
 class _Weights:

@@ -75,13 +75,28 @@ class QuantizedWeight:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Qparams of one tensor that are measured when the model runs.
+
+    Attributes:
+        scale, zero_point: the nodes that yield them.
+        dtype: of the codes.
+    """
+
+    scale: fx.Node
+    zero_point: fx.Node
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
 class Site:
     """One operation of the reference graph, ready to be lowered.
 
     Attributes:
         node: the float operation between dequantize and quantize.
         arguments: its bound arguments by parameter name.
-        inputs: for each operand node that is at hand in integers, that node and its qparams.
+        inputs: for each operand node that is at hand in integers, that node and its qparams; for
+            kernels that quantize their input themselves, the float node.
         output: qparams the result must have, or None for float.
         weight: the constant weight, for kernels that have one.
         bias: the float bias, or None.
@@ -89,7 +104,7 @@ class Site:
 
     node: fx.Node
     arguments: Mapping[str, object]
-    inputs: Mapping[fx.Node, tuple[fx.Node, QParams]]
+    inputs: Mapping[fx.Node, tuple[fx.Node, QParams | Measured]]
     output: QParams | None
     weight: QuantizedWeight | None
     bias: Tensor | None
@@ -125,6 +140,9 @@ class KernelRule:
         requantizes: whether a kernel that shares takes inputs of other qparams than its result's.
         supports: says why a given node can't use the kernel, or None.
         emit: writes the call; None where the reference form itself is the kernel.
+        methods: what it serves: activations quantized with known qparams ("static"), measured at
+            run time ("dynamic"), or not at all ("weight_only"); see :data:`METHODS`.
+        emit_dynamic, emit_weight_only: write the calls of those methods.
     """
 
     op: OpDef
@@ -138,7 +156,18 @@ class KernelRule:
     requantizes: bool = False
     supports: Supports | None = None
     emit: Emit | None = None
+    methods: tuple[str, ...] = ("static",)
+    emit_dynamic: Emit | None = None
+    emit_weight_only: Emit | None = None
 
+    def emit_of(self, method: str) -> Emit | None:
+        """What writes the call for a method."""
+        emits = {"dynamic": self.emit_dynamic, "weight_only": self.emit_weight_only}
+        return emits.get(method, self.emit)
+
+
+METHODS = ("static", "dynamic", "weight_only")
+"""Every way to quantize an operation after training."""
 
 MOVES = tuple(op for op in vocab.ops() if op.kind is vocab.Kind.SHAPE and op is not vocab.PAD)
 """Operations whose result holds values of the input, moved, copied or dropped."""
@@ -174,6 +203,8 @@ class Backend:
         rules: the table.
         defaults: method -> default QConfig.
         quantize, dequantize: write the boundary calls; None keeps the reference form.
+        measure: writes the call that quantizes a value with the qparams that it measures, given
+            also the QUANTIZE of the reference form; None where kernels do that themselves.
         probe: (kernel, post-ops) -> what is wrong with it on this machine, or "".
         finish: last touches on the lowered graph, or None.
         cpu_only: results live on the CPU.
@@ -183,7 +214,8 @@ class Backend:
     rules: tuple[KernelRule, ...]
     defaults: Mapping[str, QConfig]
     quantize: Callable[[Emitter, fx.Node, QParams], fx.Node] | None = None
-    dequantize: Callable[[Emitter, fx.Node, QParams], fx.Node] | None = None
+    dequantize: Callable[[Emitter, fx.Node, QParams | Measured], fx.Node] | None = None
+    measure: Callable[[Emitter, fx.Node, fx.Node], tuple[fx.Node, Measured]] | None = None
     probe: Callable[[str, Chain], str] | None = None
     finish: Callable[[fx.Graph, Rewriter], None] | None = None
     cpu_only: bool = True

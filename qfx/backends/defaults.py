@@ -1,4 +1,17 @@
-"""The default QConfig of each backend and method: one table."""
+"""The default QConfig of each method, the same table for every backend.
+
+=============  ==============================  =====================================
+method         activations                     weights
+=============  ==============================  =====================================
+static         uint8 affine per tensor,        int8 symmetric per output channel
+               histogram observer
+dynamic        uint8 affine per tensor,        int8 symmetric per output channel
+               measured at run time
+weight_only    float                           int8 symmetric per output channel
+=============  ==============================  =====================================
+
+Weights leave out the code -128, so that a weight and its negative have the same magnitude.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +20,18 @@ import torch
 from qfx.quant.spec import QConfig, QuantSpec
 
 
-def static_default(*, reduce_range: bool) -> QConfig:
-    """uint8 affine activations per tensor, int8 symmetric weights per channel.
+def defaults(*, reduce_range: bool) -> dict[str, QConfig]:
+    """The default QConfig of each method.
 
     Args:
         reduce_range: keep activations to 7 bits, for kernels that saturate sums of u8*s8 products.
     """
-    return QConfig(
-        activation=QuantSpec(
-            torch.uint8, observer="histogram", quant_max=127 if reduce_range else None
-        ),
-        weight=QuantSpec(torch.int8, symmetric=True, per_channel=True, quant_min=-127),
-    )
+    highest = 127 if reduce_range else None
+    observed = QuantSpec(torch.uint8, observer="histogram", quant_max=highest)
+    measured = QuantSpec(torch.uint8, dynamic=True, quant_max=highest)
+    weight = QuantSpec(torch.int8, symmetric=True, per_channel=True, quant_min=-127)
+    return {
+        "static": QConfig(activation=observed, weight=weight),
+        "dynamic": QConfig(activation=measured, weight=weight),
+        "weight_only": QConfig(weight=weight),
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qfx.backends import quantized_dtypes
 from qfx.backends.base import Backend
-from qfx.backends.defaults import static_default
+from qfx.backends.defaults import defaults
 from qfx.backends.hardware import needs_reduced_range
 from qfx.backends.quantized_rules import quantized_rules
 
@@ -15,7 +15,7 @@ def backend() -> Backend:
     return Backend(
         "fbgemm",
         quantized_rules("x86", transposed_per_channel=False),
-        {"static": static_default(reduce_range=needs_reduced_range())},
+        defaults(reduce_range=needs_reduced_range()),
         quantize=quantized_dtypes.quantize,
         dequantize=quantized_dtypes.dequantize,
     )

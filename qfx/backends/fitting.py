@@ -9,28 +9,26 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from qfx.backends.base import Backend, WeightRule
+from qfx.backends.base import Backend, KernelRule, WeightRule
 from qfx.graph import meta
 from qfx.quant.spec import QConfig, QuantSpec
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import bound
 
 
-def unfit(qconfig: QConfig, rule: WeightRule | None, backend: Backend) -> Mismatch | None:
-    """Why ``backend`` can't honour a static ``qconfig``, or None."""
-    activation, weight = qconfig.activation, qconfig.weight
-    if activation is None or activation.dynamic or activation.dtype == torch.float16:
-        return Mismatch(
-            "static quantization needs an activation spec with integer codes; dynamic and "
-            "weight-only are not there yet"
-        )
-    if activation.per_channel:
+def unfit(qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | None:
+    """Why the kernel of ``row`` can't honour ``qconfig``, or None."""
+    activation, weight, rule = qconfig.activation, qconfig.weight, row.weight
+    if qconfig.method not in row.methods:
+        text = "{0} is not quantized in the way that its QConfig asks for ({1}), only: {2}"
+        return Mismatch(text, row.kernel, qconfig.method, ", ".join(row.methods))
+    if activation is not None and activation.per_channel:
         return Mismatch("activations are quantized per tensor")
     if rule is not None and weight is None:
         return Mismatch("its QConfig has no weight spec")
     if backend.quantize is None:
         return None
-    if activation.dtype != torch.uint8:
+    if activation is not None and activation.dtype != torch.uint8:
         return Mismatch(
             "kernels of {0} take uint8 activations, not {1}", backend.name, activation.dtype
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qfx.backends import quantized_dtypes
 from qfx.backends.base import Backend
-from qfx.backends.defaults import static_default
+from qfx.backends.defaults import defaults
 from qfx.backends.quantized_rules import quantized_rules
 
 
@@ -14,7 +14,7 @@ def backend() -> Backend:
     return Backend(
         "qnnpack",
         quantized_rules("qnnpack", transposed_per_channel=True),
-        {"static": static_default(reduce_range=False)},
+        defaults(reduce_range=False),
         quantize=quantized_dtypes.quantize,
         dequantize=quantized_dtypes.dequantize,
     )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site, saturates
+from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -93,7 +93,7 @@ def quantize(em: Emitter, value: fx.Node, qparams: QParams) -> fx.Node:
     )
 
 
-def dequantize(em: Emitter, integers: fx.Node, qparams: QParams) -> fx.Node:
+def dequantize(em: Emitter, integers: fx.Node, qparams: QParams | Measured) -> fx.Node:
     """quint8 -> f32; the tensor knows its qparams."""
     info = meta.tensor_info(integers)
     assert info is not None
@@ -154,7 +154,7 @@ def packed_kernel(
             site,
             kernel,
             integer(site),
-            _pack(em, site, name, packing, spatial, transposed, relu),
+            packed_weight(em, site, name, packing, spatial, transposed, relu),
             output.scale,
             output.zero_point,
         )
@@ -176,15 +176,16 @@ def _overload(name: str) -> Callable[..., Any]:
     return overload
 
 
-def _pack(
+def packed_weight(
     em: Emitter,
     site: Site,
     name: str,
     engine_name: str,
-    spatial: int,
-    transposed: bool,
-    relu: bool,
+    spatial: int = 0,
+    transposed: bool = False,
+    relu: bool = False,
 ) -> fx.Node:
+    """A read of the packed weight and bias of ``site``, for ``quantized::name``."""
     weight, arguments = site.weight, site.arguments
     assert weight is not None
     names = ["stride", "padding", "dilation"]

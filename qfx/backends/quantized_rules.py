@@ -16,6 +16,7 @@ from torch import fx
 
 from qfx import vocab
 from qfx.backends import quantized_dtypes as q
+from qfx.backends import quantized_dynamic as dynamic
 from qfx.backends.base import (
     MOVES,
     Demand,
@@ -67,6 +68,8 @@ def _products(engine: str) -> tuple[KernelRule, ...]:
             weight=WeightRule(),
             post=RELU_CLAMP,
             emit=q.packed_kernel("linear", engine),
+            methods=("static", "dynamic"),
+            emit_dynamic=dynamic.linear(engine),
         ),
         KernelRule(
             vocab.MATMUL, "quantized.matmul", operands=both, supports=_equal_ranks, emit=_matmul

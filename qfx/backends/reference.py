@@ -9,6 +9,7 @@ import torch
 
 from qfx import vocab
 from qfx.backends.base import (
+    METHODS,
     MOVES,
     Backend,
     Chain,
@@ -19,7 +20,7 @@ from qfx.backends.base import (
     follows,
     pulls,
 )
-from qfx.backends.defaults import static_default
+from qfx.backends.defaults import defaults
 from qfx.quant.qparams import QParams
 
 _PROBABILITY = QParams(1 / 256, 0, torch.uint8, 0, 255)
@@ -47,7 +48,7 @@ def backend() -> Backend:
     return Backend(
         "reference",
         (*_matmuls(), *_elementwise(), *_fixed(), *_shared()),
-        {"static": static_default(reduce_range=False)},
+        defaults(reduce_range=False),
         cpu_only=False,
     )
 
@@ -56,8 +57,14 @@ def _matmuls() -> tuple[KernelRule, ...]:
     plain = (vocab.CONV1D, vocab.CONV2D, vocab.CONV3D, vocab.LINEAR)
     transposed = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
     return (
-        *(KernelRule(op, "reference", weight=WeightRule(), post=_POST) for op in plain),
-        *(KernelRule(op, "reference", weight=WeightRule(axis=1), post=_POST) for op in transposed),
+        *(
+            KernelRule(op, "reference", weight=WeightRule(), post=_POST, methods=METHODS)
+            for op in plain
+        ),
+        *(
+            KernelRule(op, "reference", weight=WeightRule(axis=1), post=_POST, methods=METHODS)
+            for op in transposed
+        ),
         KernelRule(vocab.MATMUL, "reference", operands=("input", "other")),
     )
 

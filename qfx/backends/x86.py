@@ -7,13 +7,15 @@ it, so nothing is rounded for its own sake. Residual additions and activations a
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from qfx import vocab
-from qfx.backends import x86_emit, x86_moves
+from qfx.backends import x86_dynamic, x86_emit, x86_moves
 from qfx.backends import x86_kernels as kernels
-from qfx.backends.base import MOVES, Backend, Chain, KernelRule, Output, WeightRule, pulls
-from qfx.backends.defaults import static_default
+from qfx.backends.base import MOVES, Backend, Chain, Emit, KernelRule, Output, WeightRule, pulls
+from qfx.backends.defaults import defaults
 from qfx.backends.hardware import needs_reduced_range
 from qfx.backends.probe import probe
 
@@ -30,9 +32,10 @@ def backend() -> Backend:
     return Backend(
         "x86",
         (*_layers(), *_shared()),
-        {"static": static_default(reduce_range=needs_reduced_range())},
+        defaults(reduce_range=needs_reduced_range()),
         quantize=x86_moves.quantize,
         dequantize=x86_moves.dequantize,
+        measure=x86_dynamic.measure,
         probe=_probe,
         finish=x86_moves.protect_accumulators,
     )
@@ -55,17 +58,23 @@ def _computes(kernel: str, post_op: str) -> bool:
     return kernel not in own or kernels.POST_OP_NAMES.get(post_op, "none") in own[kernel]
 
 
+def _measurable(op: vocab.OpDef, kernel: str, *, emit: Emit, **row: Any) -> KernelRule:
+    """The row of a kernel that takes qparams as arguments, so that they may be measured."""
+    methods = ("static", "dynamic")
+    return KernelRule(op, kernel, emit=emit, emit_dynamic=emit, methods=methods, **row)
+
+
 def _layers() -> tuple[KernelRule, ...]:
     return (
-        KernelRule(
+        _measurable(
             vocab.CONV1D, "onednn.qconv1d", output=Output.EITHER, weight=WeightRule(), post=_CLAMPS,
             supports=x86_emit.numeric_padding, emit=x86_emit.conv(1),
         ),
-        KernelRule(
+        _measurable(
             vocab.CONV2D, "onednn.qconv2d", output=Output.EITHER, weight=WeightRule(), post=_CONV2D,
             supports=x86_emit.numeric_padding, emit=x86_emit.conv(2),
         ),
-        KernelRule(
+        _measurable(
             vocab.CONV3D, "onednn.qconv3d", output=Output.EITHER, weight=WeightRule(), post=_CLAMPS,
             supports=x86_emit.numeric_padding, emit=x86_emit.conv(3),
         ),
@@ -76,7 +85,7 @@ def _layers() -> tuple[KernelRule, ...]:
             )
             for dims, op in enumerate(_TRANSPOSED, start=1)
         ),
-        KernelRule(
+        _measurable(
             vocab.LINEAR, "onednn.qlinear", output=Output.EITHER, weight=WeightRule(), post=_LINEAR,
             emit=x86_emit.linear,
         ),

@@ -23,6 +23,7 @@ from qfx.backends.x86_kernels import channels_last, clone_channels_last, clone_c
 
 _onednn = torch.ops.onednn
 _HEAD = "Tensor x, float x_scale, int x_zp, Tensor w, Tensor w_scale, Tensor w_zp"
+_MEASURED_HEAD = "Tensor x, Tensor x_scale, Tensor x_zp, Tensor w, Tensor w_scale, Tensor w_zp"
 _OUTPUT = "float scale, int zp, ScalarType? dtype"
 _GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups"
 _LINEAR_TAIL = (
@@ -35,16 +36,37 @@ _CONV_TAIL = (
 _library = torch.library.Library("qfx", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
-def _define(
-    schema: str, kernel: Callable[..., Tensor], fake: Callable[..., Tensor]
-) -> Callable[..., Tensor]:
-    """Define ``qfx::<schema>``; the function that calls it, or the kernel itself in eager code."""
+def define(
+    schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], returns: str = "Tensor"
+) -> Callable[..., Any]:
+    """Define ``qfx::<schema>``; the function that calls it."""
     name = schema[: schema.index("(")]
-    _library.define(f"{schema} -> Tensor")  # type: ignore[no-untyped-call]
+    _library.define(f"{schema} -> {returns}")  # type: ignore[no-untyped-call]
     _library.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"qfx::{name}", fake, lib=_library)
-    operation: Callable[..., Tensor] = getattr(torch.ops.qfx, name).default
+    operation: Callable[..., Any] = getattr(torch.ops.qfx, name).default
     return operation
+
+
+def _define(
+    name: str, tail: str, kernel: Callable[..., Tensor], fake: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """Define ``qfx::name`` for qparams of the input that are numbers, or tensors of one number.
+
+    Compiled code measures tensors; the kernels want numbers.
+    """
+
+    def at_numbers(x: Tensor, scale: Tensor, zero_point: Tensor, *rest: Any) -> Tensor:
+        return kernel(x, float(scale), int(zero_point), *rest)
+
+    numbers = define(f"{name}({_HEAD}, {tail})", kernel, fake)
+    tensors = define(f"{name}_measured({_MEASURED_HEAD}, {tail})", at_numbers, fake)
+
+    def call(*args: Any) -> Tensor:
+        result: Tensor = (tensors if isinstance(args[1], Tensor) else numbers)(*args)
+        return result
+
+    return call
 
 
 def _sum(call: Callable[..., Tensor], own: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -93,21 +115,81 @@ def _fake_linear_add(*args: Any) -> Tensor:
     return result
 
 
+def _fake_linear(*args: Any) -> Tensor:
+    """What ``qlinear_pointwise`` returns, without values; packed weights are (in, out)."""
+    x, w, dtype = args[0], args[3], args[9]
+    result: Tensor = x.new_empty((*x.shape[:-1], w.shape[-1]), dtype=dtype)
+    return result
+
+
 _qlinear = _define(
-    f"qlinear({_HEAD}, Tensor? bias, {_OUTPUT}, str post, Scalar?[] args, str algorithm)",
+    "qlinear",
+    f"Tensor? bias, {_OUTPUT}, str post, Scalar?[] args, str algorithm",
     _onednn.qlinear_pointwise.default,
-    _onednn.qlinear_pointwise.default,
+    _fake_linear,
 )
 _qlinear_add = _define(
-    f"qlinear_add({_HEAD}, Tensor other, Tensor? bias, {_OUTPUT}, {_LINEAR_TAIL})",
+    "qlinear_add",
+    f"Tensor other, Tensor? bias, {_OUTPUT}, {_LINEAR_TAIL}",
     _sum(_add_to_linear, clone_contiguous),
     _fake_linear_add,
 )
 _qconv2d_add = _define(
-    f"qconv2d_add({_HEAD}, Tensor other, Tensor? bias, {_GEOMETRY}, {_OUTPUT}, {_CONV_TAIL})",
+    "qconv2d_add",
+    f"Tensor other, Tensor? bias, {_GEOMETRY}, {_OUTPUT}, {_CONV_TAIL}",
     _sum(_add_to_conv2d, clone_channels_last),
     _fake_conv2d_add,
 )
+
+
+def _fake_conv(*args: Any) -> Tensor:
+    """What ``qconv*_pointwise`` returns, without values."""
+    (x, _, _, w, *_), (stride, padding, dilation) = args, args[7:10]
+    kernel = w.shape[2:]
+    spatial = [
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
+    ]
+    made: Tensor = x.new_empty((x.shape[0], args[4].numel(), *spatial), dtype=args[13])
+    return channels_last(made)
+
+
+_CONVOLUTIONS = {dims: getattr(_onednn, f"qconv{dims}d_pointwise").default for dims in (1, 2, 3)}
+_qconvs = {
+    dims: _define(
+        f"qconv{dims}d",
+        f"Tensor? bias, {_GEOMETRY}, {_OUTPUT}, str post, Scalar?[] args, str? algorithm",
+        kernel,
+        _fake_conv,
+    )
+    for dims, kernel in _CONVOLUTIONS.items()
+}
+
+
+def conv(dims: int) -> Callable[..., Tensor]:
+    """``onednn.qconv{dims}d_pointwise`` for measured qparams, compiled or not."""
+    return (conv1d, conv2d, conv3d)[dims - 1]
+
+
+def conv1d(*args: Any) -> Tensor:
+    """``onednn.qconv1d_pointwise.default``, compiled or not."""
+    return _conv(1, args)
+
+
+def conv2d(*args: Any) -> Tensor:
+    """``onednn.qconv2d_pointwise.default``, compiled or not."""
+    return _conv(2, args)
+
+
+def conv3d(*args: Any) -> Tensor:
+    """``onednn.qconv3d_pointwise.default``, compiled or not."""
+    return _conv(3, args)
+
+
+def _conv(dims: int, args: tuple[Any, ...]) -> Tensor:
+    kernel = _qconvs[dims] if torch.compiler.is_compiling() else _CONVOLUTIONS[dims]
+    result: Tensor = kernel(*args)
+    return result
 
 
 def linear(*args: Any) -> Tensor:

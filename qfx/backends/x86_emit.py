@@ -25,7 +25,7 @@ from qfx import vocab
 from qfx.backends import x86_calls as calls
 from qfx.backends import x86_kernels as kernels
 from qfx.backends import x86_transpose as transpose
-from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site, saturates
+from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -37,11 +37,18 @@ FLOAT = QParams(1.0, 0, torch.uint8, 0, 255)
 Step = tuple[Any, ...]
 
 
-def input_of(site: Site, name: str = "input") -> tuple[fx.Node, QParams]:
+def input_of(site: Site, name: str = "input") -> tuple[fx.Node, QParams | Measured]:
     """The integer node of an operand and its qparams."""
     operand = site.arguments[name]
     assert isinstance(operand, fx.Node)
     return site.inputs[operand]
+
+
+def known_input(site: Site) -> tuple[fx.Node, QParams]:
+    """As :func:`input_of`, for operations that take no measured qparams."""
+    qx, x = input_of(site)
+    assert isinstance(x, QParams)
+    return qx, x
 
 
 def conv(dims: int) -> Emit:
@@ -53,7 +60,8 @@ def conv(dims: int) -> Emit:
             add = _sum_pointwise if _is_pointwise(site) else _sum_conv
             return add(em, site, residual, unary)
         inside = unary if _computes(dims, unary) else None
-        kernel = getattr(_ops, f"qconv{dims}d_pointwise").default
+        known = isinstance(input_of(site)[1], QParams)
+        kernel = getattr(_ops, f"qconv{dims}d_pointwise").default if known else calls.conv(dims)
         y = _call(em, site, kernel, *_conv_args(em, site, dims), *_attr(site, inside))
         return y if inside is unary else _activation(em, site, y, unary)
 
@@ -89,7 +97,7 @@ class _Transposed:
 
     def arguments(self, em: Emitter) -> tuple[Any, ...]:
         """The operands of the convolution up to the output dtype."""
-        qx, x = input_of(self.site)
+        qx, x = known_input(self.site)
         ones, reach = [1] * len(self.taps), [j - 1 for j in self.taps]
         scales, zero, shape = self._scales(), int(x.zero_point), _shape(qx)
         geometry = (ones, reach, ones, self.groups)
@@ -276,11 +284,12 @@ def _packed_conv(
     em: Emitter,
     site: Site,
     shape: list[int],
-    x: QParams,
+    x: QParams | Measured,
     geometry: Sequence[list[int]],
     groups: int,
 ) -> fx.Node:
     weight = _weight(site)
+    x_scale, zero_point = _packing_numbers(x)
     idle = shape[1] - weight.integers.shape[1] * groups  # channels beyond those of the weight
     scales = torch.as_tensor(weight.qparams.scale, dtype=torch.float32).reshape(-1)
 
@@ -288,15 +297,19 @@ def _packed_conv(
         return kernels.pack_conv(
             F.pad(weight.integers, [0, 0] * len(geometry[0]) + [0, idle]),
             scales,
-            float(x.scale),
-            int(x.zero_point),
+            *(x_scale, zero_point),
             *(geometry[0], geometry[1], geometry[2]),
             groups,
             shape,
         )
 
-    key = ("conv", weight.name, str(geometry), groups, tuple(shape), x.zero_point == 0)
+    key = ("conv", weight.name, str(geometry), groups, tuple(shape), zero_point == 0)
     return em.packed(key, recipe)
+
+
+def _packing_numbers(x: QParams | Measured) -> tuple[float, int]:
+    """The qparams to pack for; what is measured seldom has zero point 0."""
+    return (1.0, 1) if isinstance(x, Measured) else (float(x.scale), int(x.zero_point))
 
 
 def _shape(node: fx.Node) -> list[int]:

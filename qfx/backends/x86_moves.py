@@ -15,8 +15,8 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.backends import x86_calls as calls
 from qfx.backends import x86_kernels as kernels
-from qfx.backends.base import Emitter, Site
-from qfx.backends.x86_emit import expand, input_of
+from qfx.backends.base import Emitter, Measured, Site
+from qfx.backends.x86_emit import expand, known_input
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -40,7 +40,7 @@ def quantize(em: Emitter, value: fx.Node, qparams: QParams) -> fx.Node:
     )
 
 
-def dequantize(em: Emitter, integers: fx.Node, qparams: QParams) -> fx.Node:
+def dequantize(em: Emitter, integers: fx.Node, qparams: QParams | Measured) -> fx.Node:
     """uint8 -> f32."""
     info = meta.tensor_info(integers)
     assert info is not None
@@ -65,7 +65,7 @@ def max_pool2d(em: Emitter, site: Site) -> fx.Node:
 
 
 def _max_pool(em: Emitter, site: Site, kernel: Any, window: list[Any]) -> fx.Node:
-    qx, _ = input_of(site)
+    qx, _ = known_input(site)
     lowered = em.rw.call(kernel, qx, *window, site.arguments["ceil_mode"], origins=(site.node,))
     return _as_codes(lowered, site)
 
@@ -86,7 +86,7 @@ def _as_codes(lowered: fx.Node, site: Site) -> fx.Node:
 
 def pad(em: Emitter, site: Site) -> fx.Node:
     """Padding with the code of zero."""
-    qx, x = input_of(site)
+    qx, x = known_input(site)
     mode: Any = site.arguments["mode"]
     value = float(x.zero_point) if mode == "constant" else None
     lowered = em.rw.call(F.pad, qx, site.arguments["pad"], mode, value, origins=(site.node,))

@@ -63,6 +63,16 @@ class Annotation:
     output: Edge | None = None
     weight: QuantSpec | None = None
 
+    @property
+    def method(self) -> str:
+        """How it is quantized: "static", "dynamic" or "weight_only"; of no meaning where it isn't.
+
+        Only what is weight-only quantizes a weight and reads nothing in integers.
+        """
+        if any(edge.spec.dynamic for edge in self.reads.values()):
+            return "dynamic"
+        return "static" if self.reads or self.weight is None else "weight_only"
+
 
 def annotation(node: fx.Node) -> Annotation | None:
     """The annotation of ``node``, if it has one."""

@@ -164,7 +164,7 @@ def choose_qparams(low: Tensor | float, high: Tensor | float, spec: QuantSpec) -
     """
     quant_min, quant_max = spec.bounds
     if not spec.per_channel and _is_wide(low):
-        numbers = _choose_numbers(
+        numbers = choose_numbers(
             float32(float(low)), float32(float(high)), quant_min, quant_max, spec.symmetric
         )
         return QParams(*numbers, spec.dtype, quant_min, quant_max)
@@ -187,7 +187,7 @@ def _is_wide(low: Tensor | float) -> bool:
     return not isinstance(low, Tensor) or low.device.type != "mps"
 
 
-def _choose_numbers(
+def choose_numbers(
     low: float, high: float, quant_min: int, quant_max: int, symmetric: bool
 ) -> tuple[float, int]:
     """:func:`qfx.quant.ops.choose_qparams` of one range, bit for bit, without twenty tensors."""

@@ -246,6 +246,13 @@ class QConfig:
                 " make both torch.float16 or both integer, or leave activation=None (weight-only)"
             )
 
+    @property
+    def method(self) -> str:
+        """What it asks for: "static", "dynamic" or "weight_only"."""
+        if self.activation is None:
+            return "weight_only"
+        return "dynamic" if self.activation.dynamic else "static"
+
     def to_dict(self) -> dict[str, Json]:
         """Plain JSON types; see :meth:`from_dict`."""
         return {

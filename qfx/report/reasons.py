@@ -26,6 +26,14 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "not-in-types": ("its type is not among the types asked for", "add it to types="),
     "no-kernel": ("backend {backend} has no integer kernel for {op}", "{remedy}"),
+    "not-dynamic": (
+        "dynamic quantization is for layers with weights; backend {backend} has no kernel for {op}",
+        "nothing to do if float is fine; else try method='static'",
+    ),
+    "not-weight-only": (
+        "backend {backend} keeps no weight of {op} in integers",
+        "nothing to do if float is fine; else try another method",
+    ),
     "unsupported": ("{detail}", "{remedy}"),
     "kernel-failed-probe": (
         "the kernel of {op} gave wrong results on this machine ({detail})",

@@ -72,6 +72,11 @@ class PreparedModel(WorkingGraphModule):
         self.settings = settings
         self.training = graph_module.training  # each child keeps its own mode
 
+    @property
+    def has_observers(self) -> bool:
+        """Whether anything is to be calibrated: not if all is dynamic or weight-only."""
+        return any(isinstance(module, Observer) for module in self.modules())
+
     def copy_to_convert(self) -> PreparedModel:
         """A copy for conversion to use up; it shares the observers, which conversion only reads.
 

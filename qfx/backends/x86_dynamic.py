@@ -1,0 +1,93 @@
+"""Quantizing with qparams that are measured when the model runs, on plain tensors.
+
+    scale, zero_point = choose_qparams(min(x), max(x))        q = quantize(x, scale, zero_point)
+
+One call does both, and hands out the codes with the two numbers for the kernels that read them. In
+compiled code the numbers are tensors, since their values are not known when it is compiled.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.backends import x86_kernels as kernels
+from qfx.backends.base import Emitter, Measured
+from qfx.backends.x86_calls import define
+from qfx.graph import meta
+from qfx.quant import ops
+from qfx.quant.qparams import choose_numbers
+from qfx.vocab import bound
+
+Numbers = tuple[Tensor, Any, Any]
+
+
+def quantize_dynamic(
+    input: Tensor, quant_min: int = 0, quant_max: int = 255, symmetric: bool = False
+) -> Numbers:
+    """Measure the range of a tensor, and quantize it to uint8.
+
+    Args:
+        input: float32, any shape and memory format.
+        quant_min: smallest code.
+        quant_max: largest code.
+        symmetric: whether the zero point is the middle code.
+
+    Returns:
+        uint8 codes in the memory format of ``input``, scale and zero point: numbers, or in compiled
+        code tensors. The codes of NaN are unspecified.
+    """
+    if torch.compiler.is_compiling():
+        compiled: Numbers = _compiled(input, quant_min, quant_max, symmetric)
+        return compiled
+    if input.numel() == 0:
+        return input.to(torch.uint8), 1.0, quant_min
+    low, high = torch.aminmax(ops.dense_view(input))
+    scale, zero_point = choose_numbers(low.item(), high.item(), quant_min, quant_max, symmetric)
+    return kernels.quantize(input, scale, zero_point, quant_max), scale, zero_point
+
+
+def _measured(input: Tensor, *codes: Any) -> tuple[Tensor, Tensor, Tensor]:
+    quantized, scale, zero_point = quantize_dynamic(input, *codes)
+    return quantized, torch.tensor(scale), torch.tensor(zero_point)
+
+
+def _fake(input: Tensor, *codes: Any) -> tuple[Tensor, Tensor, Tensor]:
+    numbers = input.new_empty(()), input.new_empty((), dtype=torch.int64)
+    return torch.empty_like(input, dtype=torch.uint8), *numbers
+
+
+_compiled = define(
+    "quantize_dynamic(Tensor input, int quant_min, int quant_max, bool symmetric)",
+    _measured,
+    _fake,
+    "(Tensor, Tensor, Tensor)",
+)
+
+
+def measure(em: Emitter, value: fx.Node, quantize: fx.Node) -> tuple[fx.Node, Measured]:
+    """Emits the call, given the QUANTIZE of the reference form, and picks its results apart."""
+    info, arguments = meta.tensor_info(value), bound(quantize)
+    pair = arguments["scale"].args[0]
+    assert info is not None
+    codes = meta.TensorInfo(info.shape, torch.uint8)
+    quantized = em.rw.call(
+        quantize_dynamic,
+        value,
+        *(_or(arguments["quant_min"], 0), _or(arguments["quant_max"], 255)),
+        bound(pair)["symmetric"],
+        origins=(value,),
+        value=(codes, None, None),
+    )
+    parts = [
+        em.rw.call(operator.getitem, quantized, i, origins=(value,), value=part)
+        for i, part in enumerate((codes, None, None))
+    ]
+    return parts[0], Measured(parts[1], parts[2], torch.uint8)
+
+
+def _or(bound: int | None, otherwise: int) -> int:
+    return otherwise if bound is None else bound

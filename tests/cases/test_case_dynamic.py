@@ -1,0 +1,154 @@
+"""Dynamic quantization: layers that take and hand out float, and measure what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import qfx
+from qfx import vocab
+from qfx.backends import x86_calls as calls
+from qfx.backends.x86_dynamic import quantize_dynamic
+from tests.cases.flow import randn, run, seeded, sqnr, targets
+
+BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
+
+
+class Functional(nn.Module):
+    """Spellings of linear with keyword arguments only, and one layer called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(input=x, weight=self.a.weight, bias=self.a.bias).relu()
+        return self.b(y) + self.b(x)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.down(F.gelu(self.up(self.norm(x)))))
+
+
+def layers(*made: nn.Module) -> nn.Module:
+    return nn.Sequential(*made)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: layers(nn.Linear(8, 4)), (5, 8)),
+    "linear+relu": (lambda: layers(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)), (2, 5, 8)),
+    "linear+relu6": (lambda: layers(nn.Linear(8, 16), nn.ReLU6()), (2, 5, 8)),
+    "linear+tanh": (lambda: layers(nn.Linear(8, 16), nn.Tanh(), nn.Dropout(0.5)), (2, 8)),
+    "functional": (Functional, (3, 8)),
+    "residual": (Residual, (2, 3, 8)),
+    "conv1d": (lambda: layers(nn.Conv1d(4, 8, 3, padding=1), nn.ReLU()), (2, 4, 9)),
+    "conv2d+bn": (lambda: layers(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), (2, 4, 9, 9)),
+    "conv2d, grouped": (lambda: layers(nn.Conv2d(8, 8, 3, stride=2, groups=4)), (2, 8, 9, 9)),
+    "conv3d": (lambda: layers(nn.Conv3d(4, 8, 3)), (2, 4, 5, 5, 5)),
+    "attention": (lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (2, 5, 16)),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_are_measured_at_run_time(name: str, backend: str) -> None:
+    make, shape = MODELS[name]
+    model, x = seeded(make), randn(*shape)
+    qmodel = qfx.quantize(model, x, method="dynamic", backend=backend)
+    assert qmodel.report.coverage == pytest.approx(1.0, abs=0.2 if name == "attention" else 0)
+    for inputs in (x, 5 * x, x[:1]):  # no range was fixed, and no batch size
+        expected, actual = run(model, (inputs,)), run(qmodel, (inputs,))
+        assert actual.dtype == torch.float32
+        assert sqnr(expected, actual) > 30
+        assert sqnr(run(qmodel.reference, (inputs,)), actual) > 35
+
+
+def test_a_value_is_measured_once_for_all_its_readers() -> None:
+    class Projections(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+
+    qmodel = qfx.quantize(seeded(Projections), randn(2, 5, 8), method="dynamic", backend="x86")
+    assert targets(qmodel.reference).count(vocab.DYNAMIC_QPARAMS) == 1
+    assert targets(qmodel).count(quantize_dynamic) == 1
+    assert targets(qmodel).count(calls.linear) == 3
+
+
+def test_no_data_is_run_and_nothing_is_left_to_calibrate() -> None:
+    x = randn(2, 8)
+    prepared = qfx.prepare(nn.Linear(8, 8).eval(), x, method="dynamic", backend="x86")
+    assert not prepared.has_observers
+    qmodel = qfx.convert(prepared)
+    assert qmodel.report.sites[0].kernel == "onednn.qlinear"
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm"])
+def test_methods_mix_in_one_model(backend: str) -> None:
+    """A static convolution hands out float to a dynamic layer; a third stays float."""
+    model = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 4)
+        )
+    )
+    static = qfx.get_default_qconfig(backend)
+    dynamic = qfx.get_default_qconfig(backend, "dynamic")
+    mapping = qfx.QConfigMapping().set_global(static).set_module_name("3", dynamic)
+    mapping.set_module_name("4", None)
+    x = randn(2, 3, 8, 8)
+    for method in ("static", "dynamic"):
+        qmodel = qfx.quantize(model, x, backend=backend, qconfig=mapping, method=method)
+        by_path = {site.module_path: site for site in qmodel.report.sites}
+        assert [by_path[p].decision for p in ("0", "3", "4")] == ["quantized", "quantized", "float"]
+        assert by_path["4"].reason == "qconfig-none"
+        assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 30
+        scales = [node for node in qmodel.graph.nodes if "dynamic" in str(node.target)]
+        assert len(scales) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_has_no_weights_says_why_it_stays_float(backend: str) -> None:
+    qmodel = qfx.quantize(seeded(Residual), randn(2, 3, 8), method="dynamic", backend=backend)
+    (norm,) = (s for s in qmodel.report.sites if s.module_path == "norm")
+    assert (norm.decision, norm.reason) == ("float", "not-dynamic")
+
+
+def test_static_only_kernels_refuse_measured_qparams_by_name() -> None:
+    """A rule that names an operation is an order: what it can't do is a warning."""
+    dynamic = qfx.get_default_qconfig("x86", "dynamic")
+    mapping = qfx.get_default_qconfig_mapping("x86").set_object_type(nn.ConvTranspose2d, dynamic)
+    model = nn.Sequential(nn.ConvTranspose2d(4, 4, 3), nn.Conv2d(4, 4, 3)).eval()
+    with pytest.warns(qfx.QfxWarning, match=r"set_object_type.*has no effect.*only: static"):
+        qmodel = qfx.quantize(model, randn(1, 4, 5, 5), backend="x86", qconfig=mapping)
+    assert qmodel.report.sites[0].reason == "config-unfit"
+
+
+@pytest.mark.parametrize("name", ["linear+relu", "residual", "conv2d+bn", "attention"])
+def test_compiled_code_measures_too(name: str) -> None:
+    make, shape = MODELS[name]
+    model, x = seeded(make), randn(*shape)
+    qmodel = qfx.quantize(model, x, method="dynamic", backend="x86")
+    compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(x), qmodel(x))
+
+
+def test_empty_and_constant_inputs() -> None:
+    model = seeded(lambda: nn.Linear(8, 4))
+    qmodel = qfx.quantize(model, randn(2, 8), method="dynamic", backend="x86")
+    assert run(qmodel, (torch.zeros(0, 8),)).shape == (0, 4)
+    for value in (0.0, 3.0, -3.0):
+        x = torch.full((2, 8), value)
+        assert (run(model, (x,)) - run(qmodel, (x,))).abs().max() < 0.05
