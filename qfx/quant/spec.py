@@ -43,7 +43,9 @@ class QuantSpec:
         axis: channel axis; None leaves it to the operation (0 for most weights).
         group_size: so many consecutive values of a channel share a scale; needs ``per_channel``.
         dynamic: qparams are measured at run time, for every input anew; activations only.
-        quant_min, quant_max: bounds of the codes; None stands for those of ``dtype``.
+        quant_min, quant_max: bounds of the codes; None stands for those of ``dtype``. 4 bits are
+            torch.int8 with [-8, 7], or torch.uint8 with [0, 15].
+        power_of_two: scales are rounded up to powers of two.
 
     Raises:
         ConfigError: the fields contradict each other; the message says what to change.
@@ -58,6 +60,7 @@ class QuantSpec:
     dynamic: bool = False
     quant_min: int | None = None
     quant_max: int | None = None
+    power_of_two: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -142,7 +145,7 @@ class QuantSpec:
             raise ConfigError(
                 f"dtype must be a torch.dtype such as torch.uint8, not {self.dtype!r}"
             )
-        for name in ("symmetric", "per_channel", "dynamic"):
+        for name in ("symmetric", "per_channel", "dynamic", "power_of_two"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ConfigError(f"{name} must be True or False, not {value!r}")

@@ -78,6 +78,8 @@ def test_symmetric_unsigned_centres_on_the_middle_code() -> None:
         ({"dtype": torch.float16, "symmetric": True}, "leave it out"),
         ({"dtype": torch.float16, "quant_max": 3}, "leave it out"),
         ({"dtype": torch.uint8, "symmetric": 1}, "must be True or False"),
+        ({"dtype": torch.uint8, "power_of_two": 2}, "must be True or False"),
+        ({"dtype": torch.float16, "power_of_two": True}, "leave it out"),
         ({"dtype": torch.uint8, "quant_max": 127.0}, "must be an integer"),
     ],
 )
@@ -90,6 +92,12 @@ def test_fixed_qparams_out_of_bounds() -> None:
     observer = FixedQParamsObserver.with_args(scale=1 / 256, zero_point=200)
     with pytest.raises(ConfigError, match="outside the bounds"):
         QuantSpec(torch.uint8, observer=observer, quant_max=127)
+
+
+def test_a_fixed_scale_that_is_no_power_of_two() -> None:
+    observer = FixedQParamsObserver.with_args(scale=0.3, zero_point=0)
+    with pytest.raises(ConfigError, match=r"choose 0\.5, or power_of_two=False"):
+        QuantSpec(torch.uint8, observer=observer, power_of_two=True)
 
 
 def test_float16_has_no_bounds() -> None:
@@ -132,6 +140,7 @@ def test_halves_are_dynamic_or_weight_only() -> None:
         QuantSpec(torch.int8, symmetric=True, per_channel=True, axis=1, group_size=4),
         QuantSpec(torch.uint8, dynamic=True, quant_max=127),
         QuantSpec(torch.float16),
+        QuantSpec(torch.int16, symmetric=True, power_of_two=True),
         QuantSpec(torch.uint8, observer=HistogramObserver.with_args(bins=4096)),
     ],
 )
