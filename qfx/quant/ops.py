@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from qfx.errors import ConfigError
+from qfx.quant.layout import dense_view, join_groups, split_groups
 
 _N = TypeVar("_N", int, float)
 
@@ -214,35 +214,6 @@ def next_power_of_two(scale: float) -> float:
     """The smallest power of two that is no smaller than a positive ``scale``."""
     mantissa, exponent = math.frexp(scale)
     return scale if mantissa == 0.5 or math.isinf(scale) else math.ldexp(1.0, exponent)
-
-
-def dense_view(input: Tensor) -> Tensor:
-    """All values of ``input`` as one dimension, in memory order: a view if there are no holes."""
-    if input.is_contiguous():
-        return input.reshape(-1)
-    strides = input.stride()
-    order = sorted(range(input.dim()), key=lambda d: (-strides[d], d))
-    return input.permute(order).reshape(-1)
-
-
-def split_groups(input: Tensor, axis: int | None, group_size: int) -> Tensor:
-    """View ``input`` as (C, G, group_size): the values of each channel, in order, by groups."""
-    if axis is None:
-        raise ConfigError("group_size needs the axis of the channels that are split in groups")
-    per_channel = input.numel() // max(input.shape[axis], 1)
-    if per_channel % group_size:
-        raise ConfigError(
-            f"group_size={group_size} does not divide the {per_channel} values of each channel of a"
-            f" weight of shape {tuple(input.shape)}; choose a divisor of {per_channel}"
-        )
-    return input.movedim(axis, 0).reshape(input.shape[axis], -1, group_size)
-
-
-def join_groups(groups: Tensor, like: Tensor, axis: int | None) -> Tensor:
-    """Undo :func:`split_groups` of a tensor shaped as ``like``."""
-    first = axis or 0
-    moved = like.movedim(first, 0)
-    return groups.reshape(moved.shape).movedim(0, first).contiguous()
 
 
 class _StraightThrough(torch.autograd.Function):

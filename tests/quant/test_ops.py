@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qfx.errors import ConfigError
 from qfx.quant import ops
 from qfx.quant.qparams import float32
 
@@ -283,11 +282,6 @@ def test_groups_along_another_axis() -> None:
     assert torch.equal(codes.transpose(0, 1), swapped)
 
 
-def test_group_size_must_divide() -> None:
-    with pytest.raises(ConfigError, match="does not divide the 5 values"):
-        ops.split_groups(torch.zeros(2, 5), 0, 2)
-
-
 def test_fake_quantize_is_quantize_then_dequantize() -> None:
     for x, scale, zero, axis in (
         (values(1, 500) * 0.02, 0.02, 7, None),
@@ -312,15 +306,6 @@ def test_empty_tensors() -> None:
     assert ops.quantize(x, 0.1, 0).shape == (0, 3)
     scale, zero = ops.dynamic_qparams(x)
     assert (float(scale), int(zero)) == (1.0, 0)
-
-
-def test_dense_view_copies_only_where_there_are_holes() -> None:
-    x = torch.randn(2, 3, 4, 5)
-    for dense in (x, x.to(memory_format=torch.channels_last), x.permute(3, 1, 0, 2)):
-        flat = ops.dense_view(dense)
-        assert flat.data_ptr() == dense.data_ptr()
-        assert torch.equal(flat.sort().values, x.flatten().sort().values)
-    assert torch.equal(ops.dense_view(x[..., ::2]), x[..., ::2].flatten())
 
 
 def test_traces_under_export() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import CalibrationError, ConfigError
-from qfx.quant.ops import dense_view
+from qfx.quant.layout import dense_view
 from qfx.quant.qparams import QParams, choose_qparams
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from qfx.quant.layout import dense_view
 from qfx.quant.observers.base import Observer, smallest_and_largest
 from qfx.quant.observers.clipping import Histogram, best_range
 from qfx.quant.observers.registry import register_observer
-from qfx.quant.ops import dense_view
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
+from qfx.quant.layout import split_groups
 from qfx.quant.observers.base import Observer, require_finite, smallest_and_largest
 from qfx.quant.observers.registry import register_observer
-from qfx.quant.ops import split_groups
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
