@@ -3,7 +3,9 @@
 ============================ ==========================================================
 "minmax"                     range of everything seen
 "moving_average_minmax"      exponential average of the ranges of batches (QAT)
-"histogram"                  the clip range of least squared quantization error
+"histogram", "mse"           the clip range of least squared quantization error
+"percentile"                 the range without the outermost values
+"entropy"                    the clip range of least Kullback-Leibler divergence
 "per_channel_minmax"         one range per channel, or per group of a channel
 "fixed"                      qparams known beforehand
 ============================ ==========================================================
@@ -13,6 +15,7 @@ it with :func:`register_observer` to call it by name and to save configurations 
 """
 
 from qfx.quant.observers.base import Observer
+from qfx.quant.observers.entropy import EntropyObserver
 from qfx.quant.observers.fixed import FixedQParamsObserver
 from qfx.quant.observers.histogram import HistogramObserver
 from qfx.quant.observers.minmax import (
@@ -20,15 +23,18 @@ from qfx.quant.observers.minmax import (
     MovingAverageMinMaxObserver,
     PerChannelMinMaxObserver,
 )
+from qfx.quant.observers.percentile import PercentileObserver
 from qfx.quant.observers.registry import observer_class, observers, register_observer
 
 __all__ = [
+    "EntropyObserver",
     "FixedQParamsObserver",
     "HistogramObserver",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
     "Observer",
     "PerChannelMinMaxObserver",
+    "PercentileObserver",
     "observer_class",
     "observers",
     "register_observer",
