@@ -14,6 +14,7 @@ from torch import fx
 
 from qfx.backends.base import Backend, WeightRule
 from qfx.graph import meta
+from qfx.quant.observers.registry import per_tensor_twin
 from qfx.quant.spec import QConfig, QuantSpec
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import bound
@@ -76,7 +77,8 @@ def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
     if not spec.per_channel:
         return spec
     if not rule.per_channel:
-        return replace(spec, per_channel=False, axis=None, group_size=None, observer=None)
+        twin = per_tensor_twin(spec.observer_class)
+        return replace(spec, per_channel=False, axis=None, group_size=None, observer=twin)
     return spec if spec.axis is not None else replace(spec, axis=rule.axis)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,6 +73,18 @@ def test_the_reference_form_takes_any_spec(net: Net, x: Tensor) -> None:
     assert int16 > int8 + 40  # 8 bits more are 48 dB
     assert int8 - 6.1 < sqnr(net, x, POWER_OF_TWO) < int8  # at most a step twice as wide
     assert int8 - 24.1 < sqnr(net, x, INT4) < sqnr(net, x, INT4_GROUPS) < int8  # 6 dB a bit
+
+
+def test_every_observer_runs_from_a_configuration(net: Net, x: Tensor) -> None:
+    weight = INT4_GROUPS.weight
+    assert weight is not None
+    least = replace(weight, observer="per_channel_mse")
+    plain = sqnr(net, x, INT4_GROUPS)
+    for observer in ("histogram", "mse", "percentile", "entropy", "moving_average_minmax"):
+        activation = QuantSpec(torch.uint8, observer=observer)
+        assert sqnr(net, x, QConfig(activation, least)) > plain + 0.5
+    averaged = replace(weight, observer="moving_average_per_channel_minmax")
+    assert sqnr(net, x, QConfig(INT8.activation, averaged)) == plain  # a weight is seen once
 
 
 def test_powers_of_two_reach_the_graph(net: Net, x: Tensor) -> None:

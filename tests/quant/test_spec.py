@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,10 @@ from qfx.quant.observers import (
     HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
+    Observer,
+    PercentileObserver,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
 )
 from qfx.quant.spec import QConfig, QuantSpec
 
@@ -103,8 +107,31 @@ def test_a_fixed_scale_that_is_no_power_of_two() -> None:
 def test_float16_has_no_bounds() -> None:
     with pytest.raises(ConfigError, match="no bounds"):
         _ = QuantSpec(torch.float16).bounds
-    with pytest.raises(ConfigError, match="no observer"):
-        QuantSpec(torch.uint8, dynamic=True).make_observer()
+
+
+@pytest.mark.parametrize(
+    "spec", [QuantSpec(torch.uint8, dynamic=True), QuantSpec(torch.float16)], ids=str
+)
+def test_what_is_not_observed_has_a_placeholder(spec: QuantSpec) -> None:
+    assert spec.observer_class is PlaceholderObserver
+    assert replace(spec, observer="placeholder") == replace(spec, observer=None) == spec
+    with pytest.raises(ConfigError, match="leave observer out"):
+        replace(spec, observer="histogram")
+    with pytest.raises(ConfigError, match="these codes need a scale"):
+        QuantSpec(torch.uint8, observer="placeholder")
+
+
+@pytest.mark.parametrize(
+    ("observer", "message"),
+    [
+        (PercentileObserver.with_args(percentile=50), "choose 50 < percentile <= 100"),
+        (PercentileObserver.with_args(percentile=100.1), "choose 50 < percentile <= 100"),
+        (MovingAverageMinMaxObserver.with_args(averaging_constant=0), "choose 0 < averaging"),
+    ],
+)
+def test_options_that_mean_nothing(observer: type[Observer], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        QuantSpec(torch.uint8, observer=observer)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +169,8 @@ def test_halves_are_dynamic_or_weight_only() -> None:
         QuantSpec(torch.float16),
         QuantSpec(torch.int16, symmetric=True, power_of_two=True),
         QuantSpec(torch.uint8, observer=HistogramObserver.with_args(bins=4096)),
+        QuantSpec(torch.uint8, observer=PercentileObserver.with_args(percentile=99.9)),
+        QuantSpec(torch.int8, symmetric=True, per_channel=True, observer="per_channel_mse"),
     ],
 )
 def test_survives_json(spec: QuantSpec) -> None:

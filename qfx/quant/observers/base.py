@@ -30,12 +30,17 @@ class Observer(nn.Module):
 
     Attributes:
         per_channel: whether the class finds a range per channel (and per group), or one.
+        per_tensor: of a per-channel class, the name of the one that does the same per tensor, for
+            kernels that take no more.
+        measures: whether the class finds qparams at all.
         options: names of class attributes that :meth:`with_args` may set.
         batches: how many tensors were recorded.
         failed: whether the last tensor was refused, so that a caller can tell which site it was.
     """
 
     per_channel: ClassVar[bool] = False
+    per_tensor: ClassVar[str] = "minmax"
+    measures: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
     recording: Tensor
     batches: Tensor
