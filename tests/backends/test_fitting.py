@@ -124,6 +124,14 @@ def test_groups_that_do_not_divide_are_a_reason(net: Net, x: Tensor) -> None:
     assert (reasons["first"], reasons["head"]) == ("", "config-unfit")
 
 
+def test_kernels_take_powers_of_two(net: Net, x: Tensor) -> None:
+    if "x86" not in qfx.backends.available():
+        pytest.skip("no x86 here")
+    qmodel = qfx.quantize(net, x, backend="x86", qconfig=POWER_OF_TWO)
+    assert qmodel.report.coverage == 1.0
+    torch.testing.assert_close(qmodel(x), qmodel.reference(x))
+
+
 def test_4_bit_weights_without_groups_run_on_int8_kernels(net: Net, x: Tensor) -> None:
     if "x86" not in qfx.backends.available():
         pytest.skip("no x86 here")

@@ -125,6 +125,9 @@ def test_what_is_not_observed_has_a_placeholder(spec: QuantSpec) -> None:
     ("observer", "message"),
     [
         (PercentileObserver.with_args(percentile=50), "choose 50 < percentile <= 100"),
+        (PercentileObserver.with_args(percentile="all"), "choose 50 < percentile <= 100"),
+        (HistogramObserver.with_args(bins=4), "choose an integer from 16"),
+        (HistogramObserver.with_args(bins=100.0), "choose an integer from 16"),
         (PercentileObserver.with_args(percentile=100.1), "choose 50 < percentile <= 100"),
         (MovingAverageMinMaxObserver.with_args(averaging_constant=0), "choose 0 < averaging"),
     ],

@@ -188,6 +188,11 @@ class Observer(nn.Module):
         return repr(self.spec)
 
 
+def is_number(value: object) -> bool:
+    """Whether an option is a number; what a configuration file holds may be anything."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def smallest_and_largest(x: Tensor) -> tuple[Tensor, Tensor]:
     """0-dim minimum and maximum of a non-empty tensor; CalibrationError if it is not all finite."""
     low, high = torch.aminmax(dense_view(x))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from qfx.errors import ConfigError
 from qfx.quant.layout import dense_view
 from qfx.quant.observers.base import Observer, smallest_and_largest
 from qfx.quant.observers.clipping import best_range
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
 
 _FINEST = -100  # exponent of the narrowest bins
+_FEWEST, _MOST = 16, 2**20  # bins on each side of zero
 _CHUNK = 2**17  # values counted at a time: what they need stays in the cache
 
 
@@ -53,6 +55,15 @@ class HistogramObserver(Observer):
         self.register_buffer("exponent", torch.tensor(_FINEST))
         self.register_buffer("min_val", torch.tensor(float("inf")))
         self.register_buffer("max_val", torch.tensor(float("-inf")))
+
+    @classmethod
+    def check(cls, spec: QuantSpec) -> None:
+        super().check(spec)
+        if not isinstance(cls.bins, int) or not _FEWEST <= cls.bins <= _MOST:
+            raise ConfigError(
+                f"bins={cls.bins!r} can't tell ranges apart, or can't be held; choose an integer"
+                f" from {_FEWEST} to {_MOST}"
+            )
 
     def record(self, x: Tensor) -> None:
         values = dense_view(x)

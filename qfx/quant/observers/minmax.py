@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
-from qfx.quant.observers.base import Observer, smallest_and_largest
+from qfx.quant.observers.base import Observer, is_number, smallest_and_largest
 from qfx.quant.observers.registry import register_observer
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
 
 def check_averaging_constant(constant: float) -> None:
     """ConfigError unless ``constant`` is the share that a batch can have in an average."""
-    if not 0 < constant <= 1:
+    if not is_number(constant) or not 0 < constant <= 1:
         raise ConfigError(
-            f"averaging_constant={constant} is no share of the newest batch;"
+            f"averaging_constant={constant!r} is no share of the newest batch;"
             " choose 0 < averaging_constant <= 1, such as 0.01"
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
+from qfx.quant.observers.base import is_number
 from qfx.quant.observers.distribution import Histogram
 from qfx.quant.observers.histogram import HistogramObserver
 from qfx.quant.observers.registry import register_observer
@@ -34,9 +35,9 @@ class PercentileObserver(HistogramObserver):
     @classmethod
     def check(cls, spec: QuantSpec) -> None:
         super().check(spec)
-        if not 50 < cls.percentile <= 100:
+        if not is_number(cls.percentile) or not 50 < cls.percentile <= 100:
             raise ConfigError(
-                f"percentile={cls.percentile} leaves nothing to quantize, or is none;"
+                f"percentile={cls.percentile!r} leaves nothing to quantize, or is none;"
                 " choose 50 < percentile <= 100, such as 99.99"
             )
 
