@@ -24,7 +24,7 @@ from torch import fx
 
 from qfx import vocab
 from qfx.backends.base import Backend, Demand, KernelRule, Output
-from qfx.backends.fitting import settled_weight, too_flat, unfit
+from qfx.backends.fitting import settled_weight, too_flat, uneven_groups, unfit
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.pass_base import Pass, PassContext
@@ -130,6 +130,8 @@ class _Annotator:
             code = "no-kernel" if method == "static" else f"not-{method}".replace("_", "-")
             return refusal(code, backend=self.backend.name, op=op)
         misfit = unfit(choice.qconfig, rule, self.backend)
+        if misfit is None and rule.weight is not None:
+            misfit = uneven_groups(node, choice.qconfig.weight, rule.weight)
         if misfit is not None:
             return self._not_honoured(node, choice, misfit)
         return self._supported(node, rule) or (rule, choice)

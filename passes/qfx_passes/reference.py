@@ -154,7 +154,7 @@ class _Measured:
         numbers = (meta.TensorInfo((), torch.float32), meta.TensorInfo((), torch.int32))
         pair = self.rw.call(
             DYNAMIC_QPARAMS, value, origins=(value,), value=numbers, symmetric=spec.symmetric,
-            **codes,
+            power_of_two=spec.power_of_two, **codes,
         )  # fmt: skip
         qparams = [
             self.rw.call(GETITEM, pair, i, origins=(value,), value=number)

@@ -6,11 +6,15 @@ per output channel. The reference form takes any.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import torch
 from torch import fx
 
 from qfx.backends.base import Backend, KernelRule, WeightRule
 from qfx.graph import meta
+from qfx.quant.observers.registry import per_tensor_twin
 from qfx.quant.spec import QConfig, QuantSpec
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import bound
@@ -30,16 +34,40 @@ def unfit(qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | Non
         return None
     if activation is not None and activation.dtype != torch.uint8:
         return Mismatch(
-            "kernels of {0} take uint8 activations, not {1}", backend.name, activation.dtype
+            "kernels of {0} take uint8 activations, not {1}; the reference form takes any",
+            backend.name,
+            activation.dtype,
         )
     if rule is None or weight is None:
         return None
     if weight.dtype != torch.int8 or not weight.symmetric or weight.group_size is not None:
-        return Mismatch("kernels of {0} take symmetric int8 weights, not {1}", backend.name, weight)
+        return Mismatch(
+            "kernels of {0} take symmetric int8 weights, not {1}; the reference form takes any",
+            backend.name,
+            weight,
+        )
     if weight.axis not in (None, rule.axis):
         text = "its kernel takes a weight scale per output channel (axis {0}), not axis {1}"
         return Mismatch(text, rule.axis, weight.axis)
     return None
+
+
+def uneven_groups(node: fx.Node, spec: QuantSpec | None, rule: WeightRule) -> Mismatch | None:
+    """Why the constant weight of ``node`` can't be split in groups as ``spec`` asks, or None."""
+    info = meta.tensor_info(bound(node)["weight"])
+    if spec is None or spec.group_size is None or info is None or not rule.per_channel:
+        return None
+    shape = list(info.shape)
+    axis = rule.axis if spec.axis is None else spec.axis
+    per_channel = math.prod(shape) // max(shape[axis], 1)
+    if per_channel % spec.group_size == 0:
+        return None
+    return Mismatch(
+        "group_size={0} does not divide the {1} values of each channel of its weight {2}",
+        spec.group_size,
+        per_channel,
+        shape,
+    )
 
 
 def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
@@ -47,20 +75,9 @@ def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
     if not spec.per_channel:
         return spec
     if not rule.per_channel:
-        low, high = spec.bounds
-        return QuantSpec(spec.dtype, symmetric=spec.symmetric, quant_min=low, quant_max=high)
-    if spec.axis is not None:
-        return spec
-    return QuantSpec(
-        spec.dtype,
-        symmetric=spec.symmetric,
-        per_channel=True,
-        observer=spec.observer,
-        axis=rule.axis,
-        group_size=spec.group_size,
-        quant_min=spec.quant_min,
-        quant_max=spec.quant_max,
-    )
+        twin = per_tensor_twin(spec.observer_class)
+        return replace(spec, per_channel=False, axis=None, group_size=None, observer=twin)
+    return spec if spec.axis is not None else replace(spec, axis=rule.axis)
 
 
 def too_flat(node: fx.Node) -> Mismatch | None:

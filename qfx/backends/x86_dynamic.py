@@ -18,7 +18,7 @@ from qfx.backends import x86_kernels as kernels
 from qfx.backends.base import Emitter, Measured
 from qfx.backends.x86_calls import define
 from qfx.graph import meta
-from qfx.quant import ops
+from qfx.quant.layout import dense_view
 from qfx.quant.qparams import choose_numbers
 from qfx.vocab import bound
 
@@ -26,7 +26,11 @@ Numbers = tuple[Tensor, Any, Any]
 
 
 def quantize_dynamic(
-    input: Tensor, quant_min: int = 0, quant_max: int = 255, symmetric: bool = False
+    input: Tensor,
+    quant_min: int = 0,
+    quant_max: int = 255,
+    symmetric: bool = False,
+    power_of_two: bool = False,
 ) -> Numbers:
     """Measure the range of a tensor, and quantize it to uint8.
 
@@ -35,18 +39,26 @@ def quantize_dynamic(
         quant_min: smallest code.
         quant_max: largest code.
         symmetric: whether the zero point is the middle code.
+        power_of_two: whether the scale is a power of two.
 
     Returns:
         uint8 codes in the memory format of ``input``, scale and zero point: numbers, or in compiled
         code tensors. The codes of NaN are unspecified.
     """
     if torch.compiler.is_compiling():
-        compiled: Numbers = _compiled(input, quant_min, quant_max, symmetric)
+        compiled: Numbers = _compiled(input, quant_min, quant_max, symmetric, power_of_two)
         return compiled
     if input.numel() == 0:
         return input.to(torch.uint8), 1.0, quant_min
-    low, high = torch.aminmax(ops.dense_view(input))
-    scale, zero_point = choose_numbers(low.item(), high.item(), quant_min, quant_max, symmetric)
+    low, high = torch.aminmax(dense_view(input))
+    scale, zero_point = choose_numbers(
+        low.item(),
+        high.item(),
+        quant_min,
+        quant_max,
+        symmetric=symmetric,
+        power_of_two=power_of_two,
+    )
     return kernels.quantize(input, scale, zero_point, quant_max), scale, zero_point
 
 
@@ -61,7 +73,8 @@ def _fake(input: Tensor, *codes: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 _compiled = define(
-    "quantize_dynamic(Tensor input, int quant_min, int quant_max, bool symmetric)",
+    "quantize_dynamic(Tensor input, int quant_min, int quant_max, bool symmetric,"
+    " bool power_of_two)",
     _measured,
     _fake,
     "(Tensor, Tensor, Tensor)",
@@ -71,14 +84,14 @@ _compiled = define(
 def measure(em: Emitter, value: fx.Node, quantize: fx.Node) -> tuple[fx.Node, Measured]:
     """Emits the call, given the QUANTIZE of the reference form, and picks its results apart."""
     info, arguments = meta.tensor_info(value), bound(quantize)
-    pair = arguments["scale"].args[0]
+    measured = bound(arguments["scale"].args[0])
     assert info is not None
     codes = meta.TensorInfo(info.shape, torch.uint8)
     quantized = em.rw.call(
         quantize_dynamic,
         value,
         *(_or(arguments["quant_min"], 0), _or(arguments["quant_max"], 255)),
-        bound(pair)["symmetric"],
+        *(measured["symmetric"], measured["power_of_two"]),
         origins=(value,),
         value=(codes, None, None),
     )

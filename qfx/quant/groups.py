@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from qfx.quant import ops
 from qfx.quant.annotation import Edge
 from qfx.quant.observers import FixedQParamsObserver
 from qfx.quant.qparams import QParams
@@ -51,11 +52,14 @@ class Groups:
         number = self.find(number)
         if number in self._mixed:
             return
+        spec = self.edges[number].spec
+        if _codes(*spec.bounds) > _codes(qparams.quant_min, qparams.quant_max):
+            qparams = _finer(qparams, spec)
         observer = FixedQParamsObserver.with_args(
             scale=qparams.scale, zero_point=qparams.zero_point
         )
         spec = replace(
-            self.edges[number].spec,
+            spec,
             observer=observer,
             dtype=qparams.dtype,
             symmetric=False,
@@ -71,3 +75,20 @@ class Groups:
 def is_fixed(spec: QuantSpec) -> bool:
     """Whether the qparams of ``spec`` are known without data."""
     return not spec.dynamic and issubclass(spec.observer_class, FixedQParamsObserver)
+
+
+def _codes(quant_min: int, quant_max: int) -> int:
+    return quant_max - quant_min + 1
+
+
+def _finer(qparams: QParams, spec: QuantSpec) -> QParams:
+    """The range of per-tensor ``qparams``, in as many codes as ``spec`` has."""
+    assert isinstance(qparams.scale, float)
+    assert isinstance(qparams.zero_point, int)
+    low, high = spec.bounds
+    share = _codes(qparams.quant_min, qparams.quant_max) / _codes(low, high)
+    scale = qparams.scale * share
+    if spec.power_of_two:
+        scale = ops.next_power_of_two(scale)
+    smallest = (qparams.quant_min - qparams.zero_point) * qparams.scale
+    return QParams(scale, low - round(smallest / scale), spec.dtype, low, high)

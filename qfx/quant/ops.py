@@ -19,12 +19,13 @@ Three choices fix the last bit, and every form of a quantized model follows them
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from qfx.errors import ConfigError
+from qfx.quant.layout import dense_view, join_groups, split_groups
 
 _N = TypeVar("_N", int, float)
 
@@ -121,7 +122,13 @@ def fake_quantize(
 
 
 def choose_qparams(
-    low: Tensor, high: Tensor, *, quant_min: int, quant_max: int, symmetric: bool = False
+    low: Tensor,
+    high: Tensor,
+    *,
+    quant_min: int,
+    quant_max: int,
+    symmetric: bool = False,
+    power_of_two: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Scale and zero point for values in [low, high].
 
@@ -129,7 +136,8 @@ def choose_qparams(
     ``zero_point = quant_min - round(low / scale)``. Symmetric: the zero point is the middle code,
     and ``scale = max(-low, high)`` over half the number of steps (127.5 for int8: the largest
     value then errs by half a step, as any other). Where a range is empty (all values are zero),
-    every scale is exact; the largest of the other channels is taken, or 1.0.
+    every scale is exact; the largest of the other channels is taken, or 1.0. A power of two is the
+    scale rounded up to the next 2^e (e an integer), so that nothing more is clipped.
 
     Args:
         low: smallest values; float tensor of any shape.
@@ -137,6 +145,7 @@ def choose_qparams(
         quant_min: smallest code.
         quant_max: largest code.
         symmetric: whether the zero point is the middle code.
+        power_of_two: whether scales are powers of two: shifts, on hardware without multipliers.
 
     Returns:
         scale (float32, positive) and zero point (int32), shaped as ``low``.
@@ -151,6 +160,8 @@ def choose_qparams(
     largest = torch.where(live, scale, 0.0).amax() if scale.numel() else scale.new_zeros(())
     spare = torch.where(largest > 0, largest, torch.ones_like(largest))
     scale = torch.where(live, scale.clamp(min=MIN_SCALE), spare).to(torch.float32)
+    if power_of_two:
+        scale = _next_power_of_two(scale)
     if symmetric:
         return scale, torch.full_like(scale, middle_code(quant_min, quant_max), dtype=torch.int32)
     zero_point = quant_min - torch.round(low / scale.to(wide))
@@ -164,6 +175,7 @@ def dynamic_qparams(
     quant_min: int | None = None,
     quant_max: int | None = None,
     symmetric: bool = False,
+    power_of_two: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Scale and zero point of ``input`` measured at run time, per tensor.
 
@@ -176,7 +188,14 @@ def dynamic_qparams(
         smallest = largest = input.new_zeros((), dtype=torch.float32)
     else:
         smallest, largest = torch.aminmax(dense_view(input))
-    return choose_qparams(smallest, largest, quant_min=low, quant_max=high, symmetric=symmetric)
+    return choose_qparams(
+        smallest,
+        largest,
+        quant_min=low,
+        quant_max=high,
+        symmetric=symmetric,
+        power_of_two=power_of_two,
+    )
 
 
 def middle_code(quant_min: int, quant_max: int) -> int:
@@ -191,33 +210,10 @@ def half_steps(quant_min: int, quant_max: int) -> float:
     return float(below) if below == above else min(below, above) + 0.5
 
 
-def dense_view(input: Tensor) -> Tensor:
-    """All values of ``input`` as one dimension, in memory order: a view if there are no holes."""
-    if input.is_contiguous():
-        return input.reshape(-1)
-    strides = input.stride()
-    order = sorted(range(input.dim()), key=lambda d: (-strides[d], d))
-    return input.permute(order).reshape(-1)
-
-
-def split_groups(input: Tensor, axis: int | None, group_size: int) -> Tensor:
-    """View ``input`` as (C, G, group_size): the values of each channel, in order, by groups."""
-    if axis is None:
-        raise ConfigError("group_size needs the axis of the channels that are split in groups")
-    per_channel = input.numel() // max(input.shape[axis], 1)
-    if per_channel % group_size:
-        raise ConfigError(
-            f"group_size={group_size} does not divide the {per_channel} values of each channel of a"
-            f" weight of shape {tuple(input.shape)}; choose a divisor of {per_channel}"
-        )
-    return input.movedim(axis, 0).reshape(input.shape[axis], -1, group_size)
-
-
-def join_groups(groups: Tensor, like: Tensor, axis: int | None) -> Tensor:
-    """Undo :func:`split_groups` of a tensor shaped as ``like``."""
-    first = axis or 0
-    moved = like.movedim(first, 0)
-    return groups.reshape(moved.shape).movedim(0, first).contiguous()
+def next_power_of_two(scale: float) -> float:
+    """The smallest power of two that is no smaller than a positive ``scale``."""
+    mantissa, exponent = math.frexp(scale)
+    return scale if mantissa == 0.5 or math.isinf(scale) else math.ldexp(1.0, exponent)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -257,6 +253,13 @@ def _steps(
     if inverse.dim() == 0:
         return torch.addcmul(zero, input, inverse).round_()
     return (input * inverse).add_(zero).round_()
+
+
+def _next_power_of_two(scale: Tensor) -> Tensor:
+    """:func:`next_power_of_two` of float32 scales; by their exponents, as log2 would round."""
+    mantissa, exponent = torch.frexp(scale)
+    kept = (mantissa == 0.5) | scale.isinf()
+    return torch.where(kept, scale, torch.ldexp(torch.ones_like(scale), exponent))
 
 
 def _stored(codes: Tensor, dtype: torch.dtype) -> Tensor:

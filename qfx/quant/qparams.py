@@ -165,7 +165,12 @@ def choose_qparams(low: Tensor | float, high: Tensor | float, spec: QuantSpec) -
     quant_min, quant_max = spec.bounds
     if not spec.per_channel and _is_wide(low):
         numbers = choose_numbers(
-            float32(float(low)), float32(float(high)), quant_min, quant_max, spec.symmetric
+            float32(float(low)),
+            float32(float(high)),
+            quant_min,
+            quant_max,
+            symmetric=spec.symmetric,
+            power_of_two=spec.power_of_two,
         )
         return QParams(*numbers, spec.dtype, quant_min, quant_max)
     scale, zero_point = ops.choose_qparams(
@@ -174,6 +179,7 @@ def choose_qparams(low: Tensor | float, high: Tensor | float, spec: QuantSpec) -
         quant_min=quant_min,
         quant_max=quant_max,
         symmetric=spec.symmetric,
+        power_of_two=spec.power_of_two,
     )
     if not spec.per_channel:
         numbers = float(scale.item()), int(zero_point.item())
@@ -188,7 +194,13 @@ def _is_wide(low: Tensor | float) -> bool:
 
 
 def choose_numbers(
-    low: float, high: float, quant_min: int, quant_max: int, symmetric: bool
+    low: float,
+    high: float,
+    quant_min: int,
+    quant_max: int,
+    *,
+    symmetric: bool = False,
+    power_of_two: bool = False,
 ) -> tuple[float, int]:
     """:func:`qfx.quant.ops.choose_qparams` of one range, bit for bit, without twenty tensors."""
     low, high = min(low, 0.0), max(high, 0.0)
@@ -198,6 +210,8 @@ def choose_numbers(
     else:
         scale = high / steps - low / steps
     scale = float32(max(scale, ops.MIN_SCALE)) if scale > 0 else 1.0
+    if power_of_two:
+        scale = ops.next_power_of_two(scale)
     if symmetric or not math.isfinite(scale):  # QParams refuses what is not finite
         return scale, ops.middle_code(quant_min, quant_max)
     zero_point = quant_min - round(low / scale)

@@ -28,6 +28,8 @@ _INSTEAD = {
     "torch.uint4": "use torch.uint8 with quant_min=0, quant_max=15",
 }
 
+_PLACEHOLDER = "placeholder"
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
@@ -39,11 +41,14 @@ class QuantSpec:
         dtype: torch.uint8, int8, int16 or int32; torch.float16 keeps weights as halves.
         symmetric: zero point in the middle (0 for signed codes) instead of fitted to the data.
         per_channel: one scale per channel along ``axis``.
-        observer: class or registered name; None stands for the plain min/max one.
+        observer: class or registered name; None stands for the plain min/max one, and for
+            "placeholder" where nothing is observed (``dynamic``, torch.float16).
         axis: channel axis; None leaves it to the operation (0 for most weights).
         group_size: so many consecutive values of a channel share a scale; needs ``per_channel``.
         dynamic: qparams are measured at run time, for every input anew; activations only.
-        quant_min, quant_max: bounds of the codes; None stands for those of ``dtype``.
+        quant_min, quant_max: bounds of the codes; None stands for those of ``dtype``. 4 bits are
+            torch.int8 with [-8, 7], or torch.uint8 with [0, 15].
+        power_of_two: scales are rounded up to powers of two.
 
     Raises:
         ConfigError: the fields contradict each other; the message says what to change.
@@ -58,9 +63,12 @@ class QuantSpec:
     dynamic: bool = False
     quant_min: int | None = None
     quant_max: int | None = None
+    power_of_two: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()
+        if self.is_unobserved:
+            self._settle_placeholder()
         if self.dtype == torch.float16:
             self._check_half()
             return
@@ -84,11 +92,14 @@ class QuantSpec:
         return (self.axis or 0) if self.per_channel else None
 
     @property
+    def is_unobserved(self) -> bool:
+        """Whether no observer could find qparams: they are measured at run time, or not needed."""
+        return self.dynamic or self.dtype == torch.float16
+
+    @property
     def observer_class(self) -> type[Observer]:
-        """The class of ``observer``; ConfigError where nothing is observed."""
-        if self.observer is None:
-            raise ConfigError(f"{self} is measured at run time or not at all: it has no observer")
-        return registry.observer_class(self.observer)
+        """The class of ``observer``, the placeholder where nothing is observed."""
+        return registry.observer_class(self.observer or _PLACEHOLDER)
 
     def make_observer(self) -> Observer:
         """A new observer for a tensor quantized this way."""
@@ -142,7 +153,7 @@ class QuantSpec:
             raise ConfigError(
                 f"dtype must be a torch.dtype such as torch.uint8, not {self.dtype!r}"
             )
-        for name in ("symmetric", "per_channel", "dynamic"):
+        for name in ("symmetric", "per_channel", "dynamic", "power_of_two"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ConfigError(f"{name} must be True or False, not {value!r}")
@@ -194,13 +205,20 @@ class QuantSpec:
                 "dynamic=True measures whole tensors at run time; set per_channel=False"
             )
 
+    def _settle_placeholder(self) -> None:
+        """None is how the placeholder is written down."""
+        if self.observer is None:
+            return
+        if registry.observer_class(self.observer).measures:
+            why = "measures at run time" if self.dynamic else "has no scale"
+            what = "dynamic=True" if self.dynamic else str(self.dtype)
+            raise ConfigError(
+                f"{what} {why}, so an observer would never be asked; leave observer out"
+            )
+        object.__setattr__(self, "observer", None)
+
     def _settle_observer(self) -> None:
-        if self.dynamic:
-            if self.observer is not None:
-                raise ConfigError(
-                    "dynamic=True measures at run time, so an observer would never be asked;"
-                    " leave observer out"
-                )
+        if self.is_unobserved:
             return
         observer = self.observer
         if observer is None:

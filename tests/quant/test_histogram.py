@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qfx.quant.observers import HistogramObserver
-from qfx.quant.observers.clipping import Histogram, best_range, expected_error
+from qfx.quant.observers.clipping import best_range
+from qfx.quant.observers.distribution import Histogram, expected_error
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
 
@@ -36,6 +37,10 @@ SCHEMES = {
     "symmetric": QuantSpec(torch.int8, symmetric=True, observer="histogram"),
     "4 bits": QuantSpec(torch.int8, observer="histogram", quant_min=-8, quant_max=7),
     "16 bits": QuantSpec(torch.int16, symmetric=True, observer="histogram"),
+    "powers of two": QuantSpec(torch.uint8, observer="histogram", power_of_two=True),
+    "symmetric powers of two": QuantSpec(
+        torch.int8, symmetric=True, observer="histogram", power_of_two=True
+    ),
 }
 
 
@@ -52,7 +57,11 @@ def squared_error(x: Tensor, qparams: QParams) -> float:
 
 def minmax(x: Tensor, spec: QuantSpec) -> QParams:
     plain = QuantSpec(
-        spec.dtype, symmetric=spec.symmetric, quant_min=spec.quant_min, quant_max=spec.quant_max
+        spec.dtype,
+        symmetric=spec.symmetric,
+        quant_min=spec.quant_min,
+        quant_max=spec.quant_max,
+        power_of_two=spec.power_of_two,
     ).make_observer()
     plain(x)
     return plain.qparams()
@@ -80,6 +89,25 @@ def test_close_to_the_best_of_a_fine_search(name: str, scheme: str) -> None:
         for j in range(4, 41, 2)
     )
     assert squared_error(x, watching.qparams()) <= best * 1.02
+
+
+@pytest.mark.parametrize("name", ["normal", "laplace", "outlier", "gelu"])
+def test_the_best_of_all_powers_of_two(name: str) -> None:
+    x, spec = DISTRIBUTIONS[name], SCHEMES["powers of two"]
+    watching = observer(spec)
+    watching(x)
+    plain = minmax(x, spec)
+    assert isinstance(plain.scale, float)
+    best = min(
+        squared_error(x, QParams(plain.scale / 2**halvings, zero, torch.uint8, 0, 255))
+        for halvings in range(5)
+        for zero in range(0, 256, 3)
+    )
+    assert squared_error(x, watching.qparams()) <= best * 1.05
+
+
+def test_mse_is_another_name() -> None:
+    assert QuantSpec(torch.uint8, observer="mse") == SCHEMES["affine"]
 
 
 def test_counts_are_exact() -> None:
@@ -129,8 +157,7 @@ def test_few_values_are_kept_whole() -> None:
     counts = torch.zeros(16, dtype=torch.int64)
     counts[10] = 5
     histogram = Histogram(counts, 1.0, 0.0, 2.5)
-    whole = best_range(histogram, quant_min=0, quant_max=255, symmetric=False)
-    assert whole == (0.0, 2.5)
+    assert best_range(histogram, SCHEMES["affine"]) == (0.0, 2.5)
 
 
 def test_expected_error_of_steps_finer_than_bins() -> None:

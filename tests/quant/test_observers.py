@@ -17,6 +17,7 @@ from qfx.quant.observers import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     Observer,
+    PercentileObserver,
     observer_class,
     observers,
     register_observer,
@@ -28,13 +29,25 @@ SPECS = {
     "minmax": QuantSpec(torch.uint8, observer="minmax"),
     "moving_average_minmax": QuantSpec(torch.uint8, observer="moving_average_minmax"),
     "histogram": QuantSpec(torch.uint8, observer="histogram"),
+    "mse": QuantSpec(torch.int8, symmetric=True, observer="mse"),
+    "percentile": QuantSpec(torch.uint8, observer=PercentileObserver.with_args(percentile=90)),
+    "entropy": QuantSpec(torch.uint8, observer="entropy"),
     "per_channel_minmax": QuantSpec(torch.int8, symmetric=True, per_channel=True, axis=1),
+    "moving_average_per_channel_minmax": QuantSpec(
+        torch.int8, per_channel=True, axis=1, observer="moving_average_per_channel_minmax"
+    ),
+    "per_channel_mse": QuantSpec(
+        torch.int8, symmetric=True, per_channel=True, axis=1, observer="per_channel_mse"
+    ),
     "fixed": QuantSpec(
         torch.uint8, observer=FixedQParamsObserver.with_args(scale=1 / 256, zero_point=0)
     ),
+    "placeholder": QuantSpec(torch.uint8, dynamic=True),
 }
-DATA_DRIVEN = [name for name in SPECS if name != "fixed"]
-EXACT = ["minmax", "histogram", "per_channel_minmax"]
+DATA_DRIVEN = [name for name in SPECS if name not in ("fixed", "placeholder")]
+AVERAGES = [name for name in DATA_DRIVEN if "average" in name or name == "per_channel_mse"]
+EXACT = [name for name in DATA_DRIVEN if name not in AVERAGES]
+BYTES_OF_A_HISTOGRAM = 2 * 2048 * 8
 
 batches = st.lists(
     st.lists(st.floats(-1e6, 1e6, width=32, allow_subnormal=False), min_size=6, max_size=6).map(
@@ -57,7 +70,14 @@ def state(observer: Observer) -> dict[str, list[float]]:
 
 
 def test_every_registered_observer_is_tested_here() -> None:
-    assert set(SPECS) <= set(observers())
+    builtin = {n for n, cls in observers().items() if cls.__module__.startswith("qfx.")}
+    assert set(SPECS) == builtin
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_no_observer_of_a_tensor_holds_more_than_a_histogram(name: str) -> None:
+    held = sum(b.nbytes for b in fed(name, [torch.randn(2, 3)]).buffers())
+    assert held <= BYTES_OF_A_HISTOGRAM + 64
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -99,6 +119,16 @@ def test_merge_of_averages_weighs_by_batches() -> None:
     assert (float(low), float(high)) == (0.0, 3.0)
 
 
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages_of_as_many_batches_merge_by_halves(name: str) -> None:
+    first, second = torch.randn(2, 3), 5 * torch.randn(2, 3)
+    merged, one, two = fed(name, [first]), fed(name, [first]), fed(name, [second])
+    merged.merge(two)
+    assert int(merged.batches) == 2
+    for mean, a, b in zip(merged.range(), one.range(), two.range(), strict=True):
+        torch.testing.assert_close(mean, (a + b) / 2)
+
+
 def test_merge_refuses_another_kind() -> None:
     with pytest.raises(ConfigError, match="merge observers of one kind"):
         fed("minmax", []).merge(fed("histogram", []))
@@ -116,7 +146,8 @@ def test_state_dict_and_copies_keep_everything(name: str) -> None:
     copied = copy.deepcopy(observer)
     for other in (loaded, copied):
         assert state(other) == state(observer)
-        assert other.qparams() == observer.qparams()
+        if name != "placeholder":
+            assert other.qparams() == observer.qparams()
         assert not other.enabled
     copied.enabled = True
     copied(torch.full((2, 3), 1e3))
@@ -127,7 +158,7 @@ def test_state_loads_inside_a_module() -> None:
     make = lambda: nn.Sequential(fed("per_channel_minmax", []), fed("histogram", []))  # noqa: E731
     used, fresh = make(), make()
     used(torch.randn(2, 3))
-    fresh.load_state_dict(used.state_dict())
+    assert fresh.load_state_dict(used.state_dict()).missing_keys == []
     assert fresh[0].qparams() == used[0].qparams()
 
 
@@ -198,10 +229,27 @@ def test_moving_average() -> None:
     assert [float(v) for v in observer.range()] == [-2.0, 3.0]
 
 
-def test_per_channel_counts_may_not_change() -> None:
-    observer = fed("per_channel_minmax", [torch.randn(2, 3)])
+@pytest.mark.parametrize("name", [name for name in SPECS if "per_channel" in name])
+def test_per_channel_counts_may_not_change(name: str) -> None:
+    observer = fed(name, [torch.randn(2, 3)])
+    before = state(observer)
     with pytest.raises(ConfigError, match="axis of fixed size"):
         observer(torch.randn(2, 4))
+    with pytest.raises(ConfigError, match="axis of fixed size"):
+        observer.merge(fed(name, [torch.randn(2, 4)]))
+    assert state(observer) == before
+
+
+def test_a_placeholder_needs_no_data_and_has_no_qparams() -> None:
+    half = QuantSpec(torch.float16)
+    for observer in (fed("placeholder", []), half.make_observer()):
+        x = torch.tensor([float("nan")])
+        assert observer(x) is x
+        assert observer.seen
+        with pytest.raises(ConfigError, match="no qparams to ask for"):
+            observer.qparams()
+        with pytest.raises(ConfigError, match="no qparams to ask for"):
+            observer.range()
 
 
 def test_fixed_needs_no_data() -> None:

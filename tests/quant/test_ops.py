@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qfx.errors import ConfigError
 from qfx.quant import ops
 from qfx.quant.qparams import float32
 
@@ -164,6 +165,45 @@ def test_reduced_range_uses_half_the_codes() -> None:
     assert (float(scale), int(zero)) == (float32(2 / 127), 64)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    low=st.floats(-(2.0**100), 2.0**100, width=32),
+    high=st.floats(-(2.0**100), 2.0**100, width=32),
+    symmetric=st.booleans(),
+)
+def test_powers_of_two_are_the_next_above(low: float, high: float, symmetric: bool) -> None:
+    choose = partial(
+        ops.choose_qparams,
+        *(torch.tensor(v) for v in sorted((low, high))),
+        quant_min=-128,
+        quant_max=127,
+        symmetric=symmetric,
+    )
+    (plain, _), (scale, zero) = choose(), choose(power_of_two=True)
+    assert math.frexp(float(scale))[0] == 0.5
+    assert float(plain) <= float(scale) < 2 * float(plain)
+    assert -128 <= int(zero) <= 127
+    assert ops.next_power_of_two(float(plain)) == float(scale)
+
+
+@pytest.mark.parametrize("exponent", [-149, -126, -60, -1, 0, 1, 127])
+def test_a_power_of_two_stays(exponent: int) -> None:
+    scale = math.ldexp(1.0, exponent)
+    assert ops.next_power_of_two(scale) == scale
+    assert ops.next_power_of_two(scale * 0.75) == scale
+    assert float(ops._next_power_of_two(torch.tensor(scale))) == scale
+
+
+def test_power_of_two_per_channel_and_at_run_time() -> None:
+    high = torch.tensor([127.0, 0.0, 100.0])
+    scale, _ = ops.choose_qparams(
+        -high, high, quant_min=-127, quant_max=127, symmetric=True, power_of_two=True
+    )
+    assert scale.tolist() == [1.0, 1.0, 1.0]
+    measured, zero = ops.dynamic_qparams(torch.tensor([-1.0, 2.0]), power_of_two=True)
+    assert (float(measured), int(zero)) == (2**-6, 64)
+
+
 def test_dead_channel_takes_the_scale_of_a_live_one() -> None:
     high = torch.tensor([127.0, 0.0, 254.0])
     scale, zero = ops.choose_qparams(-high, high, quant_min=-127, quant_max=127, symmetric=True)
@@ -242,11 +282,6 @@ def test_groups_along_another_axis() -> None:
     assert torch.equal(codes.transpose(0, 1), swapped)
 
 
-def test_group_size_must_divide() -> None:
-    with pytest.raises(ConfigError, match="does not divide the 5 values"):
-        ops.split_groups(torch.zeros(2, 5), 0, 2)
-
-
 def test_fake_quantize_is_quantize_then_dequantize() -> None:
     for x, scale, zero, axis in (
         (values(1, 500) * 0.02, 0.02, 7, None),
@@ -271,15 +306,6 @@ def test_empty_tensors() -> None:
     assert ops.quantize(x, 0.1, 0).shape == (0, 3)
     scale, zero = ops.dynamic_qparams(x)
     assert (float(scale), int(zero)) == (1.0, 0)
-
-
-def test_dense_view_copies_only_where_there_are_holes() -> None:
-    x = torch.randn(2, 3, 4, 5)
-    for dense in (x, x.to(memory_format=torch.channels_last), x.permute(3, 1, 0, 2)):
-        flat = ops.dense_view(dense)
-        assert flat.data_ptr() == dense.data_ptr()
-        assert torch.equal(flat.sort().values, x.flatten().sort().values)
-    assert torch.equal(ops.dense_view(x[..., ::2]), x[..., ::2].flatten())
 
 
 def test_traces_under_export() -> None:

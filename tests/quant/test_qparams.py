@@ -142,19 +142,31 @@ def test_weights_that_cannot_be_quantized(
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("power_of_two", [False, True])
 @pytest.mark.parametrize("bounds", [(0, 255), (0, 127), (-128, 127), (-127, 127), (-8, 7)])
 def test_one_range_gets_what_the_tensor_arithmetic_gives(
-    symmetric: bool, bounds: tuple[int, int]
+    symmetric: bool, power_of_two: bool, bounds: tuple[int, int]
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     size = 10.0 ** torch.randint(-22, 30, (2, 200), generator=generator)
     low, high = torch.randn(2, 200, generator=generator) * size
     low[:10], high[5:15] = 0.0, 0.0
     dtype = torch.uint8 if bounds[0] == 0 else torch.int8
-    spec = QuantSpec(dtype, symmetric=symmetric, quant_min=bounds[0], quant_max=bounds[1])
+    spec = QuantSpec(
+        dtype,
+        symmetric=symmetric,
+        quant_min=bounds[0],
+        quant_max=bounds[1],
+        power_of_two=power_of_two,
+    )
     for a, b in zip(low, high, strict=True):
         scale, zero_point = ops.choose_qparams(
-            a, b, quant_min=bounds[0], quant_max=bounds[1], symmetric=symmetric
+            a,
+            b,
+            quant_min=bounds[0],
+            quant_max=bounds[1],
+            symmetric=symmetric,
+            power_of_two=power_of_two,
         )
         found = choose_qparams(a, b, spec)
         assert (found.scale, found.zero_point) == (scale.item(), zero_point.item())

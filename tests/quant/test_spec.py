@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,10 @@ from qfx.quant.observers import (
     HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
+    Observer,
+    PercentileObserver,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
 )
 from qfx.quant.spec import QConfig, QuantSpec
 
@@ -78,6 +82,8 @@ def test_symmetric_unsigned_centres_on_the_middle_code() -> None:
         ({"dtype": torch.float16, "symmetric": True}, "leave it out"),
         ({"dtype": torch.float16, "quant_max": 3}, "leave it out"),
         ({"dtype": torch.uint8, "symmetric": 1}, "must be True or False"),
+        ({"dtype": torch.uint8, "power_of_two": 2}, "must be True or False"),
+        ({"dtype": torch.float16, "power_of_two": True}, "leave it out"),
         ({"dtype": torch.uint8, "quant_max": 127.0}, "must be an integer"),
     ],
 )
@@ -92,11 +98,43 @@ def test_fixed_qparams_out_of_bounds() -> None:
         QuantSpec(torch.uint8, observer=observer, quant_max=127)
 
 
+def test_a_fixed_scale_that_is_no_power_of_two() -> None:
+    observer = FixedQParamsObserver.with_args(scale=0.3, zero_point=0)
+    with pytest.raises(ConfigError, match=r"choose 0\.5, or power_of_two=False"):
+        QuantSpec(torch.uint8, observer=observer, power_of_two=True)
+
+
 def test_float16_has_no_bounds() -> None:
     with pytest.raises(ConfigError, match="no bounds"):
         _ = QuantSpec(torch.float16).bounds
-    with pytest.raises(ConfigError, match="no observer"):
-        QuantSpec(torch.uint8, dynamic=True).make_observer()
+
+
+@pytest.mark.parametrize(
+    "spec", [QuantSpec(torch.uint8, dynamic=True), QuantSpec(torch.float16)], ids=str
+)
+def test_what_is_not_observed_has_a_placeholder(spec: QuantSpec) -> None:
+    assert spec.observer_class is PlaceholderObserver
+    assert replace(spec, observer="placeholder") == replace(spec, observer=None) == spec
+    with pytest.raises(ConfigError, match="leave observer out"):
+        replace(spec, observer="histogram")
+    with pytest.raises(ConfigError, match="these codes need a scale"):
+        QuantSpec(torch.uint8, observer="placeholder")
+
+
+@pytest.mark.parametrize(
+    ("observer", "message"),
+    [
+        (PercentileObserver.with_args(percentile=50), "choose 50 < percentile <= 100"),
+        (PercentileObserver.with_args(percentile="all"), "choose 50 < percentile <= 100"),
+        (HistogramObserver.with_args(bins=4), "choose an integer from 16"),
+        (HistogramObserver.with_args(bins=100.0), "choose an integer from 16"),
+        (PercentileObserver.with_args(percentile=100.1), "choose 50 < percentile <= 100"),
+        (MovingAverageMinMaxObserver.with_args(averaging_constant=0), "choose 0 < averaging"),
+    ],
+)
+def test_options_that_mean_nothing(observer: type[Observer], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        QuantSpec(torch.uint8, observer=observer)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +170,10 @@ def test_halves_are_dynamic_or_weight_only() -> None:
         QuantSpec(torch.int8, symmetric=True, per_channel=True, axis=1, group_size=4),
         QuantSpec(torch.uint8, dynamic=True, quant_max=127),
         QuantSpec(torch.float16),
+        QuantSpec(torch.int16, symmetric=True, power_of_two=True),
         QuantSpec(torch.uint8, observer=HistogramObserver.with_args(bins=4096)),
+        QuantSpec(torch.uint8, observer=PercentileObserver.with_args(percentile=99.9)),
+        QuantSpec(torch.int8, symmetric=True, per_channel=True, observer="per_channel_mse"),
     ],
 )
 def test_survives_json(spec: QuantSpec) -> None:

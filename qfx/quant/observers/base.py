@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import CalibrationError, ConfigError
-from qfx.quant.ops import dense_view
+from qfx.quant.layout import dense_view
 from qfx.quant.qparams import QParams, choose_qparams
 
 if TYPE_CHECKING:
@@ -30,12 +30,17 @@ class Observer(nn.Module):
 
     Attributes:
         per_channel: whether the class finds a range per channel (and per group), or one.
+        per_tensor: of a per-channel class, the name of the one that does the same per tensor, for
+            kernels that take no more.
+        measures: whether the class finds qparams at all.
         options: names of class attributes that :meth:`with_args` may set.
         batches: how many tensors were recorded.
         failed: whether the last tensor was refused, so that a caller can tell which site it was.
     """
 
     per_channel: ClassVar[bool] = False
+    per_tensor: ClassVar[str] = "minmax"
+    measures: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
     recording: Tensor
     batches: Tensor
@@ -181,6 +186,11 @@ class Observer(nn.Module):
 
     def extra_repr(self) -> str:
         return repr(self.spec)
+
+
+def is_number(value: object) -> bool:
+    """Whether an option is a number; what a configuration file holds may be anything."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def smallest_and_largest(x: Tensor) -> tuple[Tensor, Tensor]:

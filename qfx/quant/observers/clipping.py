@@ -11,72 +11,54 @@ first and second moments, E costs O(1) per candidate, so all pairs of a grid of 
 evaluated at once. The best of them, and the whole range, are then quantized with their real scale
 and zero point, bin by bin; the whole range is left only for a gain that is more than the
 histogram's own error. So the result is never worse than min/max on what was seen.
+
+Powers of two leave few scales to choose from, so all of these, with zero points on a grid, are
+evaluated bin by bin.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qfx.quant import ops
+from qfx.quant.observers.distribution import Histogram, expected_error, spaced
+
+if TYPE_CHECKING:
+    from qfx.quant.spec import QuantSpec
 
 _GRID = 160  # candidate edges on each side of zero
 _FINALISTS = 12  # candidates that are evaluated with their real scale and zero point
 _GAIN = 0.99  # error must fall below this share of min/max's: a histogram knows no better
-_MIN_BINS_PER_STEP = 1.0
+_HALVINGS = 6  # powers of two below the whole range's
+_ZERO_POINTS = 33  # candidates for each power of two
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """Counts over bins of equal width on both sides of zero.
+def best_range(histogram: Histogram, spec: QuantSpec) -> tuple[float, float]:
+    """The range [a, b], a <= 0 <= b, that errs least when what was seen is quantized.
 
-    Attributes:
-        counts: (2 * B,) integers; bin ``B + i`` counts values in [i * width, (i + 1) * width).
-        width: of a bin.
-        low, high: smallest and largest value seen.
-    """
-
-    counts: Tensor
-    width: float
-    low: float
-    high: float
-
-    @cached_property
-    def edges(self) -> Tensor:
-        """(2 * B + 1,) borders of the bins, none beyond the smallest and largest value or 0."""
-        half = self.counts.numel() // 2
-        borders = torch.arange(-half, half + 1, dtype=torch.float64) * self.width
-        return borders.clamp(min(self.low, 0.0), max(self.high, 0.0))
-
-
-def best_range(
-    histogram: Histogram, *, quant_min: int, quant_max: int, symmetric: bool
-) -> tuple[float, float]:
-    """The range [a, b], a <= 0 <= b, within what was seen, that errs least when quantized.
+    It lies within what was seen, up to the next power of two where the spec asks for that.
 
     Args:
         histogram: what was seen, on the CPU.
-        quant_min: smallest code.
-        quant_max: largest code.
-        symmetric: whether the zero point is the middle code.
+        spec: the codes: bounds, symmetry, powers of two.
     """
-    whole = (min(histogram.low, 0.0), max(histogram.high, 0.0))
-    steps = quant_max - quant_min
-    bins = (whole[1] - whole[0]) / histogram.width
-    if bins < _MIN_BINS_PER_STEP * steps:
+    whole = histogram.whole
+    if not histogram.resolves(spec):
         return whole
-    moments = _Moments(histogram)
-    if symmetric:
-        low, high = moments.symmetric_candidates(ops.half_steps(quant_min, quant_max))
-    else:
-        low, high = moments.affine_candidates(steps)
+    low, high = _candidates(histogram, spec)
     low = torch.cat([low.new_tensor([whole[0]]), low])
     high = torch.cat([high.new_tensor([whole[1]]), high])
+    quant_min, quant_max = spec.bounds
     scale, zero_point = ops.choose_qparams(
-        low, high, quant_min=quant_min, quant_max=quant_max, symmetric=symmetric
+        low,
+        high,
+        quant_min=quant_min,
+        quant_max=quant_max,
+        symmetric=spec.symmetric,
+        power_of_two=spec.power_of_two,
     )
     errors = expected_error(histogram, scale, zero_point, quant_min, quant_max)
     best = int(errors.argmin())
@@ -85,37 +67,36 @@ def best_range(
     return float(low[best]), float(high[best])
 
 
-def expected_error(
-    histogram: Histogram, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int
-) -> Tensor:
-    """Sum of squared errors of quantizing what the histogram counts, for K pairs of qparams.
+def _candidates(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """(K,) low and high ends of the ranges that are worth a closer look."""
+    if spec.power_of_two:
+        return _power_of_two_candidates(histogram, spec)
+    quant_min, quant_max = spec.bounds
+    moments = _Moments(histogram)
+    if spec.symmetric:
+        return moments.symmetric_candidates(ops.half_steps(quant_min, quant_max))
+    return moments.affine_candidates(quant_max - quant_min)
 
-    Every bin stands for its two quarter points; where a step is finer than a bin, rounding
-    errs by its mean, s^2 / 12.
 
-    Args:
-        histogram: what was seen.
-        scale: (K,) candidates.
-        zero_point: (K,) candidates.
-        quant_min: smallest code.
-        quant_max: largest code.
-
-    Returns:
-        (K,) float64.
-    """
-    filled = histogram.counts.nonzero().squeeze(1)
-    edges = histogram.edges
-    left, width = edges[filled], edges[filled + 1] - edges[filled]
-    points = torch.cat([left + width / 4, left + width * (3 / 4)])
-    weights = histogram.counts[filled].double().repeat(2) / 2
-    step = scale.double().unsqueeze(1)
-    zero = zero_point.double().unsqueeze(1)
-    codes = (points / step + zero).round_()
-    inside = (codes >= quant_min) & (codes <= quant_max)
-    errors = codes.clamp_(quant_min, quant_max).sub_(zero).mul_(step).sub_(points).square_()
-    fine = inside & (step < histogram.width)
-    errors = torch.where(fine, step.square() / 12, errors)
-    return errors @ weights
+def _power_of_two_candidates(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """The ranges whose scales are powers of two: half the whole range's, a quarter, and so on."""
+    quant_min, quant_max = spec.bounds
+    low, high = (torch.tensor(end, dtype=torch.float64) for end in histogram.whole)
+    largest, _ = ops.choose_qparams(
+        low,
+        high,
+        quant_min=quant_min,
+        quant_max=quant_max,
+        symmetric=spec.symmetric,
+        power_of_two=True,
+    )
+    scale = (largest.double() * 0.5 ** torch.arange(_HALVINGS + 1)).clamp(min=ops.MIN_SCALE)
+    if spec.symmetric:
+        limit = scale * ops.half_steps(quant_min, quant_max)
+        return -limit, limit
+    zero_point = spaced(quant_min, quant_max, _ZERO_POINTS).double().repeat(scale.numel())
+    scale = scale.repeat_interleave(zero_point.numel() // scale.numel())
+    return (quant_min - zero_point) * scale, (quant_max - zero_point) * scale
 
 
 class _Moments:
@@ -141,8 +122,8 @@ class _Moments:
 
     def affine_candidates(self, steps: int) -> tuple[Tensor, Tensor]:
         """The best pairs (a, b) of the grid."""
-        lows = _grid(self._first(), self.zero)
-        highs = _grid(self.zero, self._last())
+        lows = spaced(self._first(), self.zero, _GRID)
+        highs = spaced(self.zero, self._last(), _GRID)
         low, high = self.edges[lows], self.edges[highs]
         # In place: every pair has a number here, and fresh memory costs more than arithmetic.
         error = (high.unsqueeze(0) - low.unsqueeze(1)).div_(steps).square_()
@@ -155,7 +136,7 @@ class _Moments:
     def symmetric_candidates(self, half_steps: float) -> tuple[Tensor, Tensor]:
         """The best pairs (-t, t) of the grid; both are cut at what was seen."""
         reach = max(self.zero - self._first(), self._last() - self.zero)
-        distance = _grid(0, reach)[1:]
+        distance = spaced(0, reach, _GRID)[1:]
         lows, highs = self.zero - distance, self.zero + distance
         limit = torch.maximum(-self.edges[lows], self.edges[highs])
         inside = self.sums[3][highs] - self.sums[3][lows]
@@ -182,9 +163,3 @@ class _Moments:
         at = self.edges[index]
         error: Tensor = at.square() * count - 2 * at * first + second
         return error.clamp_(min=0)
-
-
-def _grid(first: int, last: int) -> Tensor:
-    """At most ``_GRID`` indices from ``first`` to ``last``, both included."""
-    count = min(last - first + 1, _GRID)
-    return torch.linspace(first, last, count, dtype=torch.float64).round_().long()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
+from qfx.quant import ops
 from qfx.quant.observers.base import Observer
 from qfx.quant.observers.registry import register_observer
 from qfx.quant.qparams import QParams
@@ -50,7 +52,13 @@ class FixedQParamsObserver(Observer):
                 "observer 'fixed' needs qparams: give"
                 " FixedQParamsObserver.with_args(scale=..., zero_point=...)"
             )
-        return QParams(cls.scale, cls.zero_point, spec.dtype, *spec.bounds)
+        qparams = QParams(cls.scale, cls.zero_point, spec.dtype, *spec.bounds)
+        if spec.power_of_two and math.frexp(cls.scale)[0] != 0.5:
+            raise ConfigError(
+                f"the fixed scale {cls.scale} is no power of two, which the spec asks for;"
+                f" choose {ops.next_power_of_two(cls.scale)}, or power_of_two=False"
+            )
+        return qparams
 
     @property
     def seen(self) -> bool:

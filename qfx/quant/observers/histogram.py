@@ -1,5 +1,8 @@
 """The observer of distributions: a histogram that grows with its data, and a search over it.
 
+Here the search is for the least squared error; subclasses search the same histogram for percentiles
+(:mod:`~qfx.quant.observers.percentile`) or least divergence (:mod:`~qfx.quant.observers.entropy`).
+
 Bins have the width 2^e and their borders at multiples of it, so 0 is a border. When a value lies
 beyond the last bin, e grows and neighbouring bins add up in pairs: no count is ever split. Hence
 the histogram of some data is the same whatever the batches and their order, and merging two is
@@ -15,27 +18,31 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from qfx.errors import ConfigError
+from qfx.quant.layout import dense_view
 from qfx.quant.observers.base import Observer, smallest_and_largest
-from qfx.quant.observers.clipping import Histogram, best_range
+from qfx.quant.observers.clipping import best_range
+from qfx.quant.observers.distribution import Histogram
 from qfx.quant.observers.registry import register_observer
-from qfx.quant.ops import dense_view
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
 
 _FINEST = -100  # exponent of the narrowest bins
+_FEWEST, _MOST = 16, 2**20  # bins on each side of zero
 _CHUNK = 2**17  # values counted at a time: what they need stays in the cache
 
 
+@register_observer("mse")
 @register_observer("histogram")
 class HistogramObserver(Observer):
-    """The clip range of least squared quantization error, per tensor.
+    """The clip range of least squared quantization error, per tensor: "histogram", or "mse".
 
     See :mod:`qfx.quant.observers.clipping` for the objective. The option ``bins`` (2048) is how
     many bins there are on each side of zero; at least half of them lie within the data.
     """
 
-    options = ("bins",)
+    options: ClassVar[tuple[str, ...]] = ("bins",)
     bins: ClassVar[int] = 2048
     histogram: Tensor
     exponent: Tensor
@@ -48,6 +55,15 @@ class HistogramObserver(Observer):
         self.register_buffer("exponent", torch.tensor(_FINEST))
         self.register_buffer("min_val", torch.tensor(float("inf")))
         self.register_buffer("max_val", torch.tensor(float("-inf")))
+
+    @classmethod
+    def check(cls, spec: QuantSpec) -> None:
+        super().check(spec)
+        if not isinstance(cls.bins, int) or not _FEWEST <= cls.bins <= _MOST:
+            raise ConfigError(
+                f"bins={cls.bins!r} can't tell ranges apart, or can't be held; choose an integer"
+                f" from {_FEWEST} to {_MOST}"
+            )
 
     def record(self, x: Tensor) -> None:
         values = dense_view(x)
@@ -62,18 +78,17 @@ class HistogramObserver(Observer):
         self._widen(low, high)
 
     def range(self) -> tuple[Tensor, Tensor]:
-        low, high = best_range(
-            Histogram(
-                self.histogram.cpu(),
-                math.ldexp(1.0, int(self.exponent)),
-                self.min_val.item(),
-                self.max_val.item(),
-            ),
-            quant_min=self.spec.bounds[0],
-            quant_max=self.spec.bounds[1],
-            symmetric=self.spec.symmetric,
-        )
+        low, high = self.search(self.seen_values())
         return torch.tensor(low), torch.tensor(high)
+
+    def seen_values(self) -> Histogram:
+        """What was seen, on the CPU."""
+        width = math.ldexp(1.0, int(self.exponent))
+        return Histogram(self.histogram.cpu(), width, self.min_val.item(), self.max_val.item())
+
+    def search(self, histogram: Histogram) -> tuple[float, float]:
+        """The range to represent, given what was seen; what subclasses choose anew."""
+        return best_range(histogram, self.spec)
 
     def absorb(self, other: HistogramObserver) -> None:
         self._grow(int(other.exponent))

@@ -60,6 +60,13 @@ def observer_class(observer: type[Observer] | str) -> type[Observer]:
     )
 
 
+def per_tensor_twin(cls: type[Observer]) -> type[Observer]:
+    """What does per tensor what ``cls`` does per channel, with the options that both have."""
+    origin, options = cls.made_from()
+    twin = observer_class(origin.per_tensor)
+    return twin.with_args(**{k: v for k, v in options if k in twin.options})
+
+
 def name_or_class(cls: type[Observer]) -> type[Observer] | str:
     """The registered name of ``cls``, or the class itself if it has none."""
     return next((name for name, known in _CLASSES.items() if known is cls), cls)
