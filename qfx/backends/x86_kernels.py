@@ -162,7 +162,12 @@ def quantize_rgbx(input: Tensor, scale: float, zero_point: int, quant_max: int =
 
     Returns:
         uint8 (batch, 4, height, width), channels_last; the fourth channel means nothing.
+
+    Raises:
+        ValueError: another number of dims or channels.
     """
+    if input.dim() != 4 or input.shape[1] != 3:
+        raise ValueError(f"expected images (batch, 3, height, width), got {list(input.shape)}")
     if torch.compiler.is_compiling() or not input.is_contiguous():
         codes = quantize(input, scale, zero_point, quant_max)
         return channels_last(torch.nn.functional.pad(codes, (0, 0, 0, 0, 0, 1)))

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor, fx, nn
 
-from qfx.errors import BackendError
+from qfx.errors import BackendError, FormatError, QfxError
 from qfx.graph.clone import clone_graph_module, hide_opaque_values
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.observers import Observer
 from qfx.runtime.constants import flatten_constants, pin_constants
-from qfx.runtime.dtypes import explain_dtypes, probe_conversion, refuse_conversion
+from qfx.runtime.dtypes import probe_conversion, refuse_conversion
+from qfx.runtime.inputs import explain_failure
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
@@ -97,6 +98,12 @@ class PreparedModel(WorkingGraphModule):
         memo[id(self)] = result
         return result
 
+    def __reduce__(self) -> NoReturn:
+        raise FormatError(
+            "a prepared model can't be pickled (torch.save pickles). Save its state_dict(), and "
+            "load that into what qfx.prepare makes of the same model."
+        )
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         refuse_conversion(probe_conversion(fn), "prepared")
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
@@ -159,13 +166,21 @@ class QuantizedModel(WorkingGraphModule):
         """Run the model.
 
         Raises:
-            ConfigError: it can't run on inputs in a float dtype that it was not made for.
+            ConfigError: it can't run on inputs of a dtype or shape that it was not made for.
         """
         try:
             return super().__call__(*args, **kwargs)
-        except RuntimeError as error:
-            explain_dtypes(self.graph, args, kwargs, error)
+        except QfxError:
             raise
+        except Exception as error:
+            explain_failure(self.graph, args, kwargs, error)
+            raise
+
+    def __reduce__(self) -> NoReturn:
+        raise FormatError(
+            "a quantized model can't be pickled (torch.save pickles): packed weights are opaque. "
+            "Keep the float model and how it was quantized, and quantize it again."
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         made = probe_conversion(fn)
