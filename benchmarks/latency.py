@@ -1,6 +1,8 @@
-"""Latency of qfx and its peers, interleaved: medians, minima and ratios.
+r"""Latency of qfx and its peers, interleaved: medians, minima and ratios.
 
     python -m benchmarks.latency --models resnet50 mobilenet_v2 --batch 1 --threads 2
+    python -m benchmarks.latency --models bert_base bert_base_linears \
+        --engines eager qfx-x86-dynamic qfx-fbgemm-dynamic torch.ao-dynamic
 
 Every engine runs in a process of its own and is woken in turns, so that no two compute at once
 and no thread pool disturbs another. "x eager" is the median over the rounds of eager's median
@@ -30,7 +32,9 @@ from benchmarks.coordinator import (
 from benchmarks.engines import ENGINES
 
 BASELINE = "eager"
-TIMED = [name for name in ENGINES if name != "qfx-reference"]  # float arithmetic, never fast
+TIMED = [  # by default: static quantization, and not the q/dq form, whose arithmetic is float
+    name for name in ENGINES if name != "qfx-reference" and not name.endswith("-dynamic")
+]
 
 
 def measure(

@@ -8,10 +8,13 @@ their errors do not show. Both are randomised here, with fixed seeds.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
+
+from benchmarks import encoder
 
 CLASSIFIERS = (
     "resnet18",
@@ -58,21 +61,24 @@ def build(name: str, *, seed: int = 0) -> nn.Module:
     """A model in eval mode with seeded random weights.
 
     Args:
-        name: "toy" (a few convolutions, for tests of the harness) or a torchvision model.
+        name: "toy" (a few convolutions, for tests of the harness), "bert_base" (an encoder of that
+            shape), "bert_base_linears" (its linear layers alone), or a torchvision model.
         seed: seed of weights and batch-norm statistics.
 
     Raises:
         ValueError: torchvision has no model of that name.
     """
     torch.manual_seed(seed)
-    model = _toy() if name == "toy" else _torchvision_model(name)
+    model = _OWN[name]() if name in _OWN else _torchvision_model(name)
     randomise(model, seed=seed)
     return model.eval()
 
 
 def images(name: str, batch: int, *, seed: int) -> Tensor:
-    """Standard-normal images: f32[batch, 3, S, S]."""
+    """Standard-normal inputs: f32[batch, 3, S, S], or f32[batch, tokens, width] for encoders."""
     generator = torch.Generator().manual_seed(seed)
+    if name.startswith("bert"):
+        return torch.randn(batch, encoder.TOKENS, encoder.WIDTH, generator=generator)
     size = image_size(name)
     return torch.randn(batch, 3, size, size, generator=generator)
 
@@ -118,3 +124,10 @@ def _toy() -> nn.Module:
 
     tail: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)]
     return nn.Sequential(*block(3, 8), *block(8, 16), *tail)
+
+
+_OWN: dict[str, Callable[[], nn.Module]] = {
+    "toy": _toy,
+    "bert_base": encoder.encoder,
+    "bert_base_linears": encoder.linears,
+}

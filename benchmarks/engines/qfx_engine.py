@@ -10,13 +10,15 @@ from benchmarks.engines import Built, Workload
 
 
 def build(workload: Workload, variant: str) -> Built:
-    """Quantize with the defaults of backend ``variant`` ("x86" or "fbgemm")."""
+    """Quantize with the defaults of ``variant``: a backend, and perhaps "-dynamic"."""
     torch.set_num_threads(workload.threads)
+    backend, _, method = variant.partition("-")
     model = qfx.quantize(
         workload.model,
         workload.example,
-        calibration_data=workload.calibration,
-        backend=variant,
+        method=method or "static",
+        calibration_data=None if method else workload.calibration,
+        backend=backend,
         progress=False,
     )
 

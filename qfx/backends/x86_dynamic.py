@@ -50,16 +50,17 @@ def quantize_dynamic(
         return compiled
     if input.numel() == 0:
         return input.to(torch.uint8), 1.0, quant_min
-    low, high = torch.aminmax(dense_view(input))
+    low, high = (end.item() for end in torch.aminmax(dense_view(input)))
     scale, zero_point = choose_numbers(
-        low.item(),
-        high.item(),
-        quant_min,
-        quant_max,
-        symmetric=symmetric,
-        power_of_two=power_of_two,
+        low, high, quant_min, quant_max, symmetric=symmetric, power_of_two=power_of_two
     )
-    return kernels.quantize(input, scale, zero_point, quant_max), scale, zero_point
+    # Codes are monotonic in values, so that those of the ends say whether any must be clamped:
+    # seldom, and it is a third of the time.
+    inside = (
+        quant_min - 0.49 < low / scale + zero_point <= high / scale + zero_point < quant_max + 0.49
+    )
+    limit = None if inside else quant_max
+    return kernels.quantize(input, scale, zero_point, limit), scale, zero_point
 
 
 def _measured(input: Tensor, *codes: Any) -> tuple[Tensor, Tensor, Tensor]:

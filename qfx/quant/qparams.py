@@ -212,7 +212,7 @@ def choose_numbers(
     scale = float32(max(scale, ops.MIN_SCALE)) if scale > 0 else 1.0
     if power_of_two:
         scale = ops.next_power_of_two(scale)
-    if symmetric or not math.isfinite(scale):  # QParams refuses what is not finite
+    if symmetric or not math.isfinite(scale + low):  # QParams refuses what is not finite
         return scale, ops.middle_code(quant_min, quant_max)
     zero_point = quant_min - round(low / scale)
     return scale, min(max(zero_point, quant_min), quant_max)

@@ -1,0 +1,59 @@
+"""A Transformer encoder of BERT-base's shape (12 layers, width 768), and its linear layers alone.
+
+After Devlin et al. 2019 (arXiv:1810.04805): post-norm layers, 12 heads, GELU. Takes the embedded
+tokens, f32[N, T, 768], so that all that is timed is the encoder.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYERS, WIDTH, HEADS, INNER = 12, 768, 12, 3072
+TOKENS = 128
+
+
+class Layer(nn.Module):
+    """Self-attention and a feed-forward network, each with a residual and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.output = nn.Linear(WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f32[N, T, 768] to f32[N, T, 768]."""
+        heads = (
+            part(x).unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        x = self.norm1(x + self.output(mixed))
+        return self.norm2(x + self.down(F.gelu(self.up(x))))  # type: ignore[no-any-return]
+
+
+class Linears(nn.Module):
+    """The linear layers of a :class:`Layer`, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.output = nn.Linear(WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f32[N, T, 768] to f32[N, T, 768]; query, key and value read the same, as in BERT."""
+        mixed = self.query(x) + self.key(x) + self.value(x)
+        return self.down(self.up(self.output(mixed)))  # type: ignore[no-any-return]
+
+
+def encoder() -> nn.Module:
+    """All twelve layers."""
+    return nn.Sequential(*(Layer() for _ in range(LAYERS)))
+
+
+def linears() -> nn.Module:
+    """The linear layers of all twelve."""
+    return nn.Sequential(*(Linears() for _ in range(LAYERS)))

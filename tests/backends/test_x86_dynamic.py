@@ -1,0 +1,44 @@
+"""Measuring and quantizing in one call: the same codes as the reference form, and none wraps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qfx import ops
+from qfx.backends.x86_dynamic import quantize_dynamic
+
+ENDS = st.floats(-1e6, 1e6, allow_nan=False, width=32)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ENDS, ENDS, st.booleans(), st.booleans(), st.sampled_from([(0, 255), (0, 127), (0, 15)]))
+def test_codes_are_those_of_the_reference(
+    a: float, b: float, symmetric: bool, power_of_two: bool, bounds: tuple[int, int]
+) -> None:
+    x = torch.cat([torch.linspace(min(a, b), max(a, b), 257), torch.tensor([a, b])])
+    codes, scale, zero_point = quantize_dynamic(x, *bounds, symmetric, power_of_two)
+    expected_scale, expected_zero = ops.dynamic_qparams(
+        x, quant_min=bounds[0], quant_max=bounds[1], symmetric=symmetric, power_of_two=power_of_two
+    )
+    assert (scale, zero_point) == (float(expected_scale), int(expected_zero))
+    expected = ops.quantize(x, scale, zero_point, quant_min=bounds[0], quant_max=bounds[1])
+    assert (codes.int() - expected.int()).abs().max() <= 1
+    assert codes.max() <= bounds[1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_does_not_raise(value: float) -> None:
+    """Float models run on such inputs too; what comes out means nothing either way."""
+    codes, _, _ = quantize_dynamic(torch.tensor([1.0, value, -1.0]))
+    assert codes.shape == (3,)
+
+
+def test_memory_format_is_kept() -> None:
+    x = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    codes, scale, zero_point = quantize_dynamic(x)
+    assert codes.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(codes, quantize_dynamic(x.contiguous())[0])
+    assert (scale, zero_point) == quantize_dynamic(x.contiguous())[1:]
