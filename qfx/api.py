@@ -234,6 +234,7 @@ def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> Quantize
         lowered,
         backend=settings.backend.name,
         size_before=settings.size_before,
+        history=history,
         warnings=settings.configuration.warnings,
     )
     _check_coverage(report, min_coverage)
