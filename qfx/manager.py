@@ -189,7 +189,7 @@ class _Run:
         ctx = self.ctx
         for instrument in self.instruments:
             instrument.before_pass(step, ctx)
-        checkpoint = Checkpoint(self.graph_module)
+        checkpoint, known = Checkpoint(self.graph_module), len(ctx.near_misses)
         ctx.rewriter = Rewriter(self.graph_module, pass_name=step.name)
         began = time.perf_counter()
         try:
@@ -209,8 +209,14 @@ class _Run:
         if isinstance(self.graph_module, WorkingGraphModule):
             self.graph_module.outdate()
         ctx.level = level
-        events = tuple(ctx.rewriter.events)
-        stage = Stage(len(self.history), step.name, self._snapshot(), events, seconds)
+        stage = Stage(
+            len(self.history),
+            step.name,
+            self._snapshot(),
+            tuple(ctx.rewriter.events),
+            seconds,
+            tuple(ctx.near_misses[known:]),
+        )
         self.history.append(stage)
         for instrument in self.instruments:
             instrument.after_pass(step, ctx, stage)

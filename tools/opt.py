@@ -55,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--blame", metavar="NODE", help="print the history of a node")
     found.add_argument(
+        "--why", action="store_true", help="print where rules nearly applied, and why they did not"
+    )
+    found.add_argument(
         "--dump", type=Path, metavar="DIR", help="write every stage as text, DOT and JSON"
     )
     return found
@@ -86,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     for stage in choose(history, arguments.what):
         show(history, stage, diff=arguments.diff)
+    if arguments.why:
+        print("\n".join(f"# why not: {miss}" for stage in history for miss in stage.near_misses))
     for name, ratio in check.sqnr.items():
         print(f"# check {name}: {'exact' if ratio == float('inf') else f'{ratio:.1f} dB SQNR'}")
     if blame is not None:

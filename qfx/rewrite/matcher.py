@@ -95,6 +95,11 @@ class Matcher:
             return node.target
         return ("root", node.op)
 
+    def untried(self) -> list[RewriteRule]:
+        """Rules for whose root :meth:`rules_for` has not seen a node."""
+        seen = {p.ANY_ROOT, *self._by_key}
+        return [r for r in self._rules if seen.isdisjoint(r.pattern.roots())]
+
     def submodule(self, node: fx.Node) -> nn.Module:
         """The module that a ``call_module`` node calls."""
         target = str(node.target)

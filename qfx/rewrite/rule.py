@@ -86,23 +86,22 @@ def rewrite(pattern: Pattern, name: str | None = None) -> Callable[[RuleFunction
     return decorate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NearMiss:
-    """A rule that nearly applied.
+    """A rule that nearly applied, or that found nothing to try; holds no live node.
 
     Attributes:
         rule: "pass/rule".
-        node: name of the node at the root of the attempt.
-        mismatch: why it did not.
+        node: name of the node at the root of the attempt; "" where there was nothing to try.
+        reason: why it did not.
+        source: "file:line" of that node, or "".
     """
 
     rule: str
     node: str
-    mismatch: Mismatch
-
-    @property
-    def reason(self) -> str:
-        return self.mismatch.reason
+    reason: str
+    source: str = ""
 
     def __str__(self) -> str:
-        return f"{self.rule} at %{self.node}: {self.reason}"
+        at = f" at %{self.node}" if self.node else ""
+        return f"{self.rule}{at}: {self.reason}{f'   # {self.source}' if self.source else ''}"

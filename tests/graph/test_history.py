@@ -124,6 +124,16 @@ def test_text_has_the_head_of_the_style_guide() -> None:
     assert lines[2].startswith("%x ")
 
 
+def test_a_stage_prints_as_its_graph() -> None:
+    stages = history()
+    assert str(stages["fuse-conv-relu"]).splitlines()[:2] == [
+        "# stage 2: fuse-conv-relu",
+        "#   fuse-conv-relu/conv_relu x1",
+    ]
+    assert str(stages[0]).endswith(stages[0].snapshot.to_text())
+    assert stages.to_text() == stages.to_text(4)
+
+
 def test_table() -> None:
     assert str(history()).splitlines() == [
         "stage             nodes  change                  rules fired",
