@@ -23,6 +23,7 @@ from qfx.checks import (
     check_example_inputs,
     check_method,
     check_mode,
+    check_pipeline,
     check_types,
 )
 from qfx.errors import ConfigError, CoverageError
@@ -136,6 +137,7 @@ def prepare(
     """
     check_method(method)
     types = check_types(types)
+    check_pipeline(pipeline, method)
     args, kwargs = check_example_inputs(example_inputs, example_kwargs)
     _check_float(model)
     check_mode(model, method)

@@ -146,10 +146,10 @@ class History:
         return self._step(self[a])
 
     def blame(self, node_name: str) -> Blame:
-        """How a node came to be: source line, then each pass and rule, up to this node.
+        """How a node came to be: source line, then each pass and rule, and what became of it.
 
         Args:
-            node_name: a node of any stage; the last stage that has it counts.
+            node_name: a node of any stage (the last that has it counts), or a site of the report.
 
         Raises:
             ConfigError: if no stage has it.

@@ -17,12 +17,12 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.history import History
+from qfx.graph.labels import label
 from qfx.graph.macs import macs
 from qfx.graph.removal import removers
 from qfx.quant.annotation import Decision, Kernel, annotation, kernel_of
 from qfx.report.html import report_page
 from qfx.report.reasons import refusal, removal
-from qfx.report.table import label
 from qfx.report.text import report_text
 from qfx.vocab import is_op
 

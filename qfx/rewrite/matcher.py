@@ -111,7 +111,7 @@ class Matcher:
         """Try ``rule`` at ``node``: the match, the reason of a near-miss, or None."""
         attempt = _Attempt()
         if self._solve((rule.pattern, node, None), attempt):
-            return Match(node, attempt.nodes, attempt.bindings)
+            return Match(node, attempt.nodes, attempt.bindings, rule.name)
         near = attempt.best_is_near or attempt.best_operations > 1
         return attempt.best if near else None
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import qfx
 from qfx import vocab
-from qfx.report.table import amount, byte_count, label, table
+from qfx.graph.labels import label
+from qfx.report.table import amount, byte_count, table
 
 
 class Block(nn.Module):
