@@ -100,3 +100,8 @@ def test_why_says_where_a_rule_nearly_applied(capsys: pytest.CaptureFixture[str]
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("# why not: fuse-conv-bn/fold-batch-norm at %bn: layer: expected 1 user")
     assert "toy.py:" in line
+
+
+def test_the_list_shows_no_markup() -> None:
+    doc = "Write an :class:`~qfx.quant.Annotation` on ``x``, see :func:`run`."
+    assert opt.plain(doc) == "Write an Annotation on x, see run."
