@@ -69,6 +69,12 @@ REASONS: dict[str, tuple[str, str]] = {
 }
 
 
+def elsewhere(backends: tuple[str, ...]) -> str:
+    """What to do about an operation that has a kernel on ``backends`` only."""
+    there = f"there is one for {' and '.join(backends)}" if backends else "nor has any other here"
+    return f"nothing to do if float is fine; {there}"
+
+
 def refusal(reason: str, **details: str) -> Decision:
     """The decision to leave an operation float for ``reason``, a key of :data:`REASONS`."""
     message, remedy = REASONS[reason]

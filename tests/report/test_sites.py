@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import qfx
 from qfx import vocab
 from qfx.graph.labels import label
+from qfx.report.reasons import elsewhere
 from qfx.report.table import amount, byte_count, table
 
 
@@ -195,3 +196,11 @@ def test_a_pipeline_without_annotate_says_so() -> None:
     pipeline = qfx.pipelines.static(backend="reference").without("annotate")
     with pytest.raises(qfx.ConfigError, match=r"put the pass annotate.* before it"):
         qfx.quantize(Net().eval(), torch.randn(2, 3, 8, 8), pipeline=pipeline)
+
+
+def test_a_missing_kernel_names_the_backends_that_have_one() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Softplus()).eval()
+    sites = qfx.quantize(model, torch.randn(3, 4), backend="x86").report.sites
+    assert "fbgemm" in sites[1].remedy
+    assert sites[2].reason in ("no-kernel", "unknown-op", "opaque-module")
+    assert elsewhere(()) == "nothing to do if float is fine; nor has any other here"
