@@ -23,6 +23,7 @@ from qfx.checks import (
     check_example_inputs,
     check_method,
     check_mode,
+    check_pipeline,
     check_types,
 )
 from qfx.errors import ConfigError, CoverageError
@@ -136,6 +137,7 @@ def prepare(
     """
     check_method(method)
     types = check_types(types)
+    check_pipeline(pipeline, method)
     args, kwargs = check_example_inputs(example_inputs, example_kwargs)
     _check_float(model)
     check_mode(model, method)
@@ -234,6 +236,7 @@ def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> Quantize
         lowered,
         backend=settings.backend.name,
         size_before=settings.size_before,
+        history=history,
         warnings=settings.configuration.warnings,
     )
     _check_coverage(report, min_coverage)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qfx.backends.base import METHODS
 from qfx.errors import ConfigError
+from qfx.pipeline import Pipeline
 
 PLANNED = ("qat",)
 
@@ -24,6 +25,17 @@ def check_method(method: str) -> None:
         raise ConfigError(
             f"method {method!r} does not exist; choose one of: {', '.join(map(repr, METHODS))}"
         )
+
+
+def check_pipeline(pipeline: object, method: str) -> None:
+    """ConfigError unless ``pipeline`` is None or a Pipeline."""
+    if pipeline is None or isinstance(pipeline, Pipeline):
+        return
+    raise ConfigError(
+        f"pipeline is {type(pipeline).__name__}, not a qfx.Pipeline. To add a pass to the method's "
+        f'own: qfx.pipelines.{method}().insert_after("canonicalize", MyPass()); to write a whole '
+        "pipeline: qfx.Pipeline((MyPass(), ...)). Passes alone run with qfx.run_passes."
+    )
 
 
 def check_example_inputs(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from torch import fx
 
-from qfx.errors import VerifyError
+from qfx.errors import ConfigError, VerifyError
 from qfx.graph import meta
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Edge, annotation
 from qfx.quant.observers import Observer
 from qfx.rewrite.rewriter import Rewriter
+from qfx_passes.operands import is_float_operation
 
 
 class PlaceObservers(Pass):
@@ -26,6 +27,11 @@ class PlaceObservers(Pass):
     produces = Level.OBSERVED
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        if not any(map(annotation, graph.nodes)) and any(map(is_float_operation, graph.nodes)):
+            raise ConfigError(
+                f"{self.name}: no operation is annotated, so there is nothing to observe; put the "
+                "pass annotate, which decides what is quantized, before it in the pipeline"
+            )
         _Placer(graph, ctx.rewriter).run()
 
 
