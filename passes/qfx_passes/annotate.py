@@ -42,6 +42,7 @@ from qfx_passes.operands import (
     float_operands,
     is_constant,
     is_float_operation,
+    is_lookup,
     operation_name,
     post_names,
     post_operands,
@@ -127,12 +128,13 @@ class _Annotator:
             return refusal(choice.reason, rule=choice.rule)
         rule, method = self.backend.rule(node.target), choice.qconfig.method
         if rule is None or (method not in rule.methods and not choice.specific):
-            code = "no-kernel" if method == "static" else f"not-{method}".replace("_", "-")
+            named = rule is not None and is_lookup(node)
+            code = f"not-{method}".replace("_", "-") if method != "static" or named else "no-kernel"
             return refusal(code, backend=self.backend.name, op=op)
-        misfit = unfit(choice.qconfig, rule, self.backend)
+        misfit = unfit(node, choice.qconfig, rule, self.backend)
         if misfit is not None:
             return self._not_honoured(node, choice, misfit)
-        return self._supported(node, rule) or (rule, choice)
+        return self._supported(node, rule, method) or (rule, choice)
 
     def _not_honoured(self, node: fx.Node, choice: Choice, misfit: Mismatch) -> Decision:
         told = (choice.rule, misfit.reason)  # once, however many operations a rule covers
@@ -142,11 +144,12 @@ class _Annotator:
             self.configuration.warn(text)
         return refusal("config-unfit", detail=misfit.reason, rule=choice.rule)
 
-    def _supported(self, node: fx.Node, rule: KernelRule) -> Decision | None:
+    def _supported(self, node: fx.Node, rule: KernelRule, method: str) -> Decision | None:
         dtypes = {t.dtype for t in meta.float_tensors(meta.value_of(node))}
         if dtypes != {torch.float32}:
             return refusal("not-float32", detail=", ".join(map(str, dtypes)))
-        if rule.weight is not None and self.backend.quantize is not None:
+        batched = rule.weight is not None and self.backend.quantize is not None
+        if batched and method != "weight_only" and not is_lookup(node):
             rank = too_flat(node)
             if rank is not None:
                 return refusal(
@@ -154,12 +157,14 @@ class _Annotator:
                 )
         if rule.weight is not None:
             for name in ("weight", "bias"):
-                if not is_constant(bound(node)[name]):
+                if not is_constant(bound(node).get(name)):
                     return refusal("weight-not-constant", name=name)
         mismatch = rule.supports(node) if rule.supports else None
         if mismatch is not None:
             return refusal("unsupported", detail=mismatch.reason, remedy="leave it float")
-        fault = self.backend.probe(rule.kernel, post_names(node)) if self.backend.probe else ""
+        if self.backend.probe is None or method == "weight_only":  # emit chooses among kernels
+            return None
+        fault = self.backend.probe(rule.kernel, post_names(node))
         return refusal("kernel-failed-probe", op=rule.kernel, detail=fault) if fault else None
 
     # -- sweeps -------------------------------------------------------------------------------
@@ -178,6 +183,8 @@ class _Annotator:
     def _quantize_at_run_time(self, node: fx.Node, rule: KernelRule, qconfig: QConfig) -> None:
         """Let a layer take and hand out float: nothing is asked of its neighbours."""
         spec = qconfig.activation
+        if spec is not None and spec.dtype == torch.float16:
+            spec = None  # halves are those of the weight: kernels sum up in float32
         operands = () if spec is None else float_operands(node, rule.operands)
         self.at_run_time[node] = {v: self._measured(v, spec) for v in operands if spec is not None}
 

@@ -1,7 +1,8 @@
 """Whether specs fit a kernel, and the weight spec that a kernel makes of what was asked.
 
 Integer kernels take one scheme: uint8 activations per tensor, int8 symmetric weights per tensor or
-per output channel. The reference form takes any.
+per output channel. Weights that are only kept in integers may be affine, uint8, or in groups. The
+reference form takes any.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from qfx.backends.base import Backend, KernelRule, WeightRule
 from qfx.graph import meta
 from qfx.quant.spec import QConfig, QuantSpec
 from qfx.rewrite.pattern import Mismatch
-from qfx.vocab import bound
+from qfx.vocab import Kind, bound
 
 
-def unfit(qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | None:
-    """Why the kernel of ``row`` can't honour ``qconfig``, or None."""
+def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | None:
+    """Why the kernel of ``row`` can't honour ``qconfig`` at ``node``, or None."""
     activation, weight, rule = qconfig.activation, qconfig.weight, row.weight
     if qconfig.method not in row.methods:
         text = "{0} is not quantized in the way that its QConfig asks for ({1}), only: {2}"
@@ -26,8 +27,17 @@ def unfit(qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | Non
         return Mismatch("activations are quantized per tensor")
     if rule is not None and weight is None:
         return Mismatch("its QConfig has no weight spec")
+    if rule is not None and weight is not None:
+        misfit = _unfit_weight(node, weight, rule)
+        if misfit is not None or weight.dtype == torch.float16:
+            return misfit
     if backend.quantize is None:
         return None
+    if rule is not None and weight is not None:
+        if row.op.kind is Kind.LOOKUP and not weight.per_channel:
+            return Mismatch("rows have a scale each: set per_channel=True, not {0}", weight)
+        if row.op.kind is Kind.LOOKUP or activation is None:
+            return _unfit_stored(weight, rule)
     if activation is not None and activation.dtype != torch.uint8:
         return Mismatch(
             "kernels of {0} take uint8 activations, not {1}", backend.name, activation.dtype
@@ -36,15 +46,43 @@ def unfit(qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | Non
         return None
     if weight.dtype != torch.int8 or not weight.symmetric or weight.group_size is not None:
         return Mismatch("kernels of {0} take symmetric int8 weights, not {1}", backend.name, weight)
-    if weight.axis not in (None, rule.axis):
-        text = "its kernel takes a weight scale per output channel (axis {0}), not axis {1}"
-        return Mismatch(text, rule.axis, weight.axis)
+    return _unfit_axis(weight, rule)
+
+
+def _unfit_weight(node: fx.Node, weight: QuantSpec, rule: WeightRule) -> Mismatch | None:
+    """Why no form of the weight of ``node`` can be made as its spec says, or None."""
+    if weight.dtype == torch.float16:
+        kept = "its weight can't be kept in float16, only in integers"
+        return None if rule.halves else Mismatch(kept)
+    read = bound(node)["weight"]
+    info = meta.tensor_info(read) if isinstance(read, fx.Node) else None
+    if weight.group_size is None or info is None:
+        return None
+    axis = rule.axis if weight.axis is None else weight.axis
+    count = info.numel // max(1, info.shape[axis]) if axis < len(info.shape) else 0
+    if count % weight.group_size:
+        text = "group_size={0} does not divide the {1} values of each channel of its weight"
+        return Mismatch(text, weight.group_size, count)
     return None
+
+
+def _unfit_stored(weight: QuantSpec, rule: WeightRule) -> Mismatch | None:
+    """Why a weight that only is kept in integers can't be kept so, or None."""
+    if weight.dtype not in (torch.int8, torch.uint8):
+        return Mismatch("weights are kept as int8 or uint8, not {0}", weight.dtype)
+    return _unfit_axis(weight, rule)
+
+
+def _unfit_axis(weight: QuantSpec, rule: WeightRule) -> Mismatch | None:
+    if weight.axis in (None, rule.axis):
+        return None
+    text = "its kernel takes a weight scale per output channel (axis {0}), not axis {1}"
+    return Mismatch(text, rule.axis, weight.axis)
 
 
 def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
     """``spec`` with the operation's channel axis, or per tensor where the kernel takes no more."""
-    if not spec.per_channel:
+    if not spec.per_channel or spec.dtype == torch.float16:
         return spec
     if not rule.per_channel:
         low, high = spec.bounds

@@ -34,7 +34,8 @@ class Site:
         op: the operation as written, e.g. "Conv2d".
         decision: "quantized" or "float".
         kernel: the integer kernel that runs it, or "".
-        reason: code of :data:`qfx.report.reasons.REASONS`, or "" when quantized.
+        reason: code of :data:`qfx.report.reasons.REASONS`; "" when quantized, unless that is not
+            all there is to say ("slow-kernel").
         message: the reason in one sentence.
         remedy: what to do about it, or "".
         macs: its multiply-accumulates with the example inputs.
@@ -146,7 +147,7 @@ class _Outcomes:
     """What became of each captured operation."""
 
     def __init__(self, reference: fx.GraphModule, lowered: fx.GraphModule) -> None:
-        self.kernels: dict[str, tuple[str, str]] = {}  # kernel, step
+        self.kernels: dict[str, tuple[Kernel, str]] = {}  # with its step
         self.decisions: dict[str, Decision] = {}
         self.macs: Counter[str] = Counter()
         self.total = 0
@@ -170,7 +171,7 @@ class _Outcomes:
             self.integer += kernel.macs
         for origin in meta.origins(node):
             if kernel is not None:
-                self.kernels.setdefault(origin.node, (kernel.name, node.name))
+                self.kernels.setdefault(origin.node, (kernel, node.name))
             elif note is not None:
                 self.decisions.setdefault(origin.node, note.decision)
 
@@ -179,17 +180,17 @@ class _Outcomes:
 
     def site(self, node: fx.Node) -> Site:
         (origin,) = meta.origins(node)
-        kernel, step = self.kernels.get(node.name, ("", ""))
+        kernel, step = self.kernels.get(node.name, (None, ""))
         decision = self.decisions.get(node.name) or refusal("removed")
-        if kernel:
-            decision = Decision(True)
+        if kernel is not None:
+            decision = kernel.decision
         return Site(
             node=node.name,
             module_path=origin.module_path,
             source=origin.source,
             op=origin.type_name.rpartition(".")[2],
             decision="quantized" if kernel else "float",
-            kernel=kernel,
+            kernel=kernel.name if kernel else "",
             reason=decision.reason,
             message=decision.message,
             remedy=decision.remedy,
