@@ -24,7 +24,7 @@ from torch import fx
 
 from qfx import vocab
 from qfx.backends.base import Backend, Demand, KernelRule, Output
-from qfx.backends.fitting import settled_weight, too_flat, unfit
+from qfx.backends.fitting import in_float, settled_weight, too_flat, unfit
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.pass_base import Pass, PassContext
@@ -134,7 +134,7 @@ class _Annotator:
         misfit = unfit(node, choice.qconfig, rule, self.backend)
         if misfit is not None:
             return self._not_honoured(node, choice, misfit)
-        return self._supported(node, rule, method) or (rule, choice)
+        return self._supported(node, rule, choice.qconfig) or (rule, choice)
 
     def _not_honoured(self, node: fx.Node, choice: Choice, misfit: Mismatch) -> Decision:
         told = (choice.rule, misfit.reason)  # once, however many operations a rule covers
@@ -144,12 +144,12 @@ class _Annotator:
             self.configuration.warn(text)
         return refusal("config-unfit", detail=misfit.reason, rule=choice.rule)
 
-    def _supported(self, node: fx.Node, rule: KernelRule, method: str) -> Decision | None:
+    def _supported(self, node: fx.Node, rule: KernelRule, qconfig: QConfig) -> Decision | None:
         dtypes = {t.dtype for t in meta.float_tensors(meta.value_of(node))}
         if dtypes != {torch.float32}:
             return refusal("not-float32", detail=", ".join(map(str, dtypes)))
         batched = rule.weight is not None and self.backend.quantize is not None
-        if batched and method != "weight_only" and not is_lookup(node):
+        if batched and not in_float(qconfig) and not is_lookup(node):
             rank = too_flat(node)
             if rank is not None:
                 return refusal(
@@ -162,7 +162,7 @@ class _Annotator:
         mismatch = rule.supports(node) if rule.supports else None
         if mismatch is not None:
             return refusal("unsupported", detail=mismatch.reason, remedy="leave it float")
-        if self.backend.probe is None or method == "weight_only":  # emit chooses among kernels
+        if self.backend.probe is None or in_float(qconfig):  # emit chooses among kernels
             return None
         fault = self.backend.probe(rule.kernel, post_names(node))
         return refusal("kernel-failed-probe", op=rule.kernel, detail=fault) if fault else None
@@ -182,9 +182,7 @@ class _Annotator:
 
     def _quantize_at_run_time(self, node: fx.Node, rule: KernelRule, qconfig: QConfig) -> None:
         """Let a layer take and hand out float: nothing is asked of its neighbours."""
-        spec = qconfig.activation
-        if spec is not None and spec.dtype == torch.float16:
-            spec = None  # halves are those of the weight: kernels sum up in float32
+        spec = None if in_float(qconfig) else qconfig.activation
         operands = () if spec is None else float_operands(node, rule.operands)
         self.at_run_time[node] = {v: self._measured(v, spec) for v in operands if spec is not None}
 

@@ -10,7 +10,9 @@ dynamic        uint8 affine per tensor,        int8 symmetric per output channel
 weight_only    float                           int8 symmetric per output channel
 =============  ==============================  =====================================
 
-Weights leave out the code -128, so that a weight and its negative have the same magnitude.
+Embeddings have no activations: dynamic and weight_only keep their rows in integers alike, and
+static leaves them float. Weights leave out the code -128, so that a weight and its negative have
+the same magnitude.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) ->
     if rule is not None and weight is not None:
         if row.op.kind is Kind.LOOKUP and not weight.per_channel:
             return Mismatch("rows have a scale each: set per_channel=True, not {0}", weight)
-        if row.op.kind is Kind.LOOKUP or activation is None:
+        if row.op.kind is Kind.LOOKUP or in_float(qconfig):
             return _unfit_stored(weight, rule)
     if activation is not None and activation.dtype != torch.uint8:
         return Mismatch(
@@ -47,6 +47,11 @@ def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) ->
     if weight.dtype != torch.int8 or not weight.symmetric or weight.group_size is not None:
         return Mismatch("kernels of {0} take symmetric int8 weights, not {1}", backend.name, weight)
     return _unfit_axis(weight, rule)
+
+
+def in_float(qconfig: QConfig) -> bool:
+    """Whether activations stay as they are: dynamic float16 says how kernels keep the weight."""
+    return qconfig.activation is None or qconfig.activation.dtype == torch.float16
 
 
 def _unfit_weight(node: fx.Node, weight: QuantSpec, rule: WeightRule) -> Mismatch | None:

@@ -8,7 +8,6 @@ Embeddings read the rows that they need, so integers cost them nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -125,13 +124,16 @@ def _fault(kernel: PackedKernel, form: Form) -> str:
     return "" if as_fast else "is slower than float here"
 
 
-def _contest(kernel: PackedKernel, form: Form) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Calls of the kernel and of float at the shapes of the site."""
+def _contest(kernel: PackedKernel, form: Form) -> speed.Contest:
+    """The kernel and float at the shapes of the site."""
     x = torch.ones(form.rows, form.inputs, device="cpu")
     weight = torch.ones(form.outputs, form.inputs, device="cpu")
     constants = kernel.pack(form)
-    kernel_call = partial(kernel.run, x, *constants, form.bias)
-    return kernel_call, partial(F.linear, x, weight, form.bias)
+    return speed.Contest(
+        lambda rows: kernel.run(x[:rows], *constants, form.bias),
+        partial(F.linear, x, weight, form.bias),
+        form.rows,
+    )
 
 
 def _packed(em: Emitter, site: Site, kernel: PackedKernel, form: Form) -> fx.Node:

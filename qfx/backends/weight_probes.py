@@ -21,6 +21,7 @@ from qfx.quant.qparams import QParams
 
 _STEP = 1e-3
 _SHAPES = ((1, 16, 64), (3, 32, 128), (17, 16, 256), (16, 48, 512))  # rows, outputs, inputs
+_ODD_SHAPES = ((1, 1, 1), (3, 5, 7), (2, 17, 31), (1, 8, 24))
 
 
 def _ramp(low: int, high: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -41,13 +42,13 @@ def _quantized(outputs: int, inputs: int, codes: Tensor, group: int | None) -> Q
     zero = torch.zeros(shape, dtype=torch.int32)
     if codes.dtype == torch.uint8:
         zero = _ramp(0, 15, shape, torch.int32)
-    low, high = int(codes.min()), int(codes.max())
-    qparams = QParams(scale, zero, codes.dtype, low, high, 0, group)
+    ends = torch.iinfo(codes.dtype)
+    qparams = QParams(scale, zero, codes.dtype, ends.min, ends.max, 0, group)
     return QuantizedWeight("probe", codes, qparams, 1.0, 0)
 
 
 def _forms(kernel: PackedKernel) -> Iterator[Form]:
-    for rows, outputs, inputs in _SHAPES:
+    for rows, outputs, inputs in (*_SHAPES, *(() if kernel is INT4 else _ODD_SHAPES)):
         bias = _spread(outputs)
         shape = (outputs, inputs)
         if kernel in (ONEDNN_HALF, FBGEMM_HALF):

@@ -75,8 +75,9 @@ class QuantizationReport:
     Attributes:
         sites: one per float operation of the captured graph, in graph order.
         coverage: fraction of the model's multiply-accumulates that run in integer kernels; None for
-            a model without any.
-        size_bytes: bytes of parameters, buffers and qparams (before, after), unpacked.
+            a model without any. What is made float in front of its operation counts as float here.
+        size_bytes: bytes of parameters, buffers and qparams (before, after), as the reference form
+            holds them: kernels' own layouts don't count, and a 4-bit code counts half a byte.
         backend: name of the backend.
         warnings: settings that had no effect.
     """
