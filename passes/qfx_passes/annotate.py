@@ -19,6 +19,8 @@ alone (see :mod:`qfx_passes.joins`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import fx
 
@@ -48,6 +50,7 @@ from qfx_passes.operands import (
     post_operands,
 )
 from qfx_passes.overwritten import overwritten
+from qfx_passes.rows import Rows
 from qfx_passes.stubs import quantized_region
 
 QUANTIZED = Decision(True)
@@ -69,6 +72,7 @@ class _Annotator:
         self.configuration = configuration
         self.region = quantized_region(graph)
         self.overwritten = overwritten(graph)
+        self.rows = Rows(graph)
         self.told: set[tuple[str, str]] = set()
         self.groups = Groups()
         self.values: dict[fx.Node, dict[QuantSpec, int]] = {}  # quantized values and their groups
@@ -124,6 +128,7 @@ class _Annotator:
             if operand in self.overwritten:
                 return refusal("overwritten", detail=meta.where(self.overwritten[operand]))
         choice = self.configuration.resolve(node)
+        choice = replace(choice, qconfig=self.rows.settled(node, choice.qconfig))
         if choice.qconfig is None:
             return refusal(choice.reason, rule=choice.rule)
         rule, method = self.backend.rule(node.target), choice.qconfig.method

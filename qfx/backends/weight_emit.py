@@ -3,7 +3,7 @@
 A linear layer takes the first of its backend's kernels that fits, that the probe finds right and
 that is no slower than float at the shapes of the site. Else its weight is made float in front of
 the operation (:mod:`qfx.backends.weight_kernels`): small all the same, reason ``slow-kernel``.
-Embeddings read the rows that they need, so integers cost them nothing.
+Embeddings make only those rows float that they read.
 """
 
 from __future__ import annotations

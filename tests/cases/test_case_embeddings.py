@@ -152,6 +152,30 @@ def test_static_leaves_embeddings_float_and_says_what_to_do() -> None:
     assert [s.decision for s in mixed.report.sites] == ["quantized", "quantized"]
 
 
+@pytest.mark.parametrize("method", ["dynamic", "weight_only"])
+def test_rows_are_affine_by_default_and_pay_on_skewed_rows(method: str) -> None:
+    """Values of one sign use all codes: 6 dB for one more bit."""
+    model = seeded(lambda: nn.Embedding(ROWS, WIDTH))
+    with torch.no_grad():
+        model.weight.abs_()
+    x = tokens(3, 9)
+    ours = qfx.quantize(model, x, method=method, backend="x86")
+    symmetric = qfx.quantize(model, x, method="weight_only", qconfig=signed(8), backend="x86")
+    expected = run(model, (x,))
+    assert sqnr(expected, run(ours, (x,))) > sqnr(expected, run(symmetric, (x,))) + 5
+
+
+def test_a_configuration_may_say_how_rows_are_kept() -> None:
+    layers = QuantSpec(torch.int8, symmetric=True, per_channel=True)
+    qconfig = QConfig(weight=layers, rows=affine(4).weight)
+    assert QConfig.from_dict(qconfig.to_dict()) == qconfig
+    model = seeded(lambda: nn.Sequential(nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, 8)))
+    qmodel = qfx.quantize(model, tokens(3), method="weight_only", qconfig=qconfig, backend="x86")
+    kernels = [site.kernel for site in qmodel.report.sites]
+    assert kernels[0] == "4-bit rows"
+    assert "4-bit" not in kernels[1]
+
+
 # -- what runs -----------------------------------------------------------------------------------
 KERNELS = {
     ("x86", 8, "embedding"): "int8 rows",
@@ -198,6 +222,17 @@ def test_copies_and_compiled_code(name: str, config: str) -> None:
     with torch.no_grad():
         assert torch.equal(copy.deepcopy(qmodel)(*inputs), qmodel(*inputs))
         assert torch.allclose(compiled(*inputs), qmodel(*inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["fbgemm", "qnnpack", "reference"])
+@pytest.mark.parametrize("config", ["int8", "int4", "uint4, groups", "float16"])
+def test_copies_of_packed_parameters(config: str, backend: str) -> None:
+    make, inputs = MODELS["mean, offsets"]
+    qconfig, _ = CONFIGS[config]
+    qmodel = qfx.quantize(
+        seeded(make), inputs, method="weight_only", qconfig=qconfig, backend=backend
+    )
+    assert torch.equal(run(copy.deepcopy(qmodel), inputs), run(qmodel, inputs))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
