@@ -92,6 +92,49 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, post: P
     return apply_post(F.linear(input, weight, bias), post)
 
 
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    *,
+    padding_idx: int | None = None,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """The rows (*, width) of ``weight`` (rows, width) that integers (*) name.
+
+    What comes by keyword says how gradients are made; the result does not depend on it.
+    """
+    return F.embedding(
+        input, weight, padding_idx, scale_grad_by_freq=scale_grad_by_freq, sparse=sparse
+    )
+
+
+def embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    per_sample_weights: Tensor | None = None,
+    *,
+    mode: str = "mean",
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Sums, means or maxima (bags, width) over the rows that the integers of each bag name."""
+    return F.embedding_bag(
+        input,
+        weight,
+        offsets,
+        scale_grad_by_freq=scale_grad_by_freq,
+        mode=mode,
+        sparse=sparse,
+        per_sample_weights=per_sample_weights,
+        include_last_offset=include_last_offset,
+        padding_idx=padding_idx,
+    )
+
+
 def matmul(input: Tensor, other: Tensor, *, post: Post = ()) -> Tensor:
     return apply_post(torch.matmul(input, other), post)
 

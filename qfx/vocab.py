@@ -27,6 +27,7 @@ from torch import fx, nn
 
 from qfx import semantics as s
 from qfx.quant import ops as affine
+from qfx.quant import packing
 
 
 class Kind(Enum):
@@ -35,6 +36,7 @@ class Kind(Enum):
     MATMUL = "matmul"  # multiply-accumulates against weights or another tensor
     ARITHMETIC = "arithmetic"  # elementwise of one or two operands, new range
     ACTIVATION = "activation"  # elementwise of one operand
+    LOOKUP = "lookup"  # picks rows of a weight by integers, and perhaps pools them
     NORM = "norm"
     POOL = "pool"  # output values lie within the range of the input
     SHAPE = "shape"  # output values are input values, moved, copied or dropped
@@ -191,6 +193,10 @@ MATMUL = _op(
 ATTENTION_WEIGHTS = _op(s.attention_weights, Kind.MATMUL)
 ADDITIVE_MASK = _op(s.additive_mask, Kind.ACTIVATION)
 ATTENTION = _op(s.attention, Kind.MATMUL, (), (F.scaled_dot_product_attention,))
+
+# -- lookup --------------------------------------------------------------------------------------
+EMBEDDING = _op(s.embedding, Kind.LOOKUP, (nn.Embedding,), (F.embedding, torch.embedding))
+EMBEDDING_BAG = _op(s.embedding_bag, Kind.LOOKUP, (nn.EmbeddingBag,), (F.embedding_bag,))
 
 # -- arithmetic ----------------------------------------------------------------------------------
 ADD = _op(s.add, Kind.ARITHMETIC, (), (torch.add, operator.add, operator.iadd), ("add", "add_"))
@@ -416,3 +422,5 @@ DEQUANT_STUB = _op(s.dequant_stub, Kind.STUB)
 QUANTIZE = _op(affine.quantize, Kind.QUANT)
 DYNAMIC_QPARAMS = _op(affine.dynamic_qparams, Kind.QUANT)
 DEQUANTIZE = _op(affine.dequantize, Kind.QUANT)
+UNPACK = _op(packing.unpack, Kind.QUANT)
+WIDEN = _op(packing.widen, Kind.QUANT)

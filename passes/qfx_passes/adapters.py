@@ -205,6 +205,12 @@ def _reduce(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     return None
 
 
+def _lookup(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
+    if arguments.pop("max_norm", None) is None:
+        return None
+    return Mismatch("max_norm overwrites the weight whenever the model runs")
+
+
 def _shape(name: str) -> Callable[[OpDef, Arguments, Site], Mismatch | None]:
     def adapt(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
         value = arguments.get(name)
@@ -319,6 +325,7 @@ ADAPTERS: dict[OpDef, Adapter] = {
     **dict.fromkeys((vocab.MEAN, vocab.SUM, vocab.AMAX, vocab.AMIN), _reduce),
     **dict.fromkeys((vocab.ADD, vocab.SUB, vocab.MUL), _arithmetic),
     **dict.fromkeys((vocab.CAT, vocab.STACK), _join),
+    **dict.fromkeys((vocab.EMBEDDING, vocab.EMBEDDING_BAG), _lookup),
     vocab.DIV: _divide,
     vocab.CLAMP: _clamp,
     vocab.BATCH_NORM: _batch_norm,

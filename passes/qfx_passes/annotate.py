@@ -19,13 +19,15 @@ alone (see :mod:`qfx_passes.joins`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import fx
 
 from qfx import vocab
 from qfx.backends import others_with
 from qfx.backends.base import Backend, Demand, KernelRule, Output
-from qfx.backends.fitting import settled_weight, too_flat, uneven_groups, unfit
+from qfx.backends.fitting import in_float, settled_weight, too_flat, unfit
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.pass_base import Pass, PassContext
@@ -43,11 +45,13 @@ from qfx_passes.operands import (
     float_operands,
     is_constant,
     is_float_operation,
+    is_lookup,
     operation_name,
     post_names,
     post_operands,
 )
 from qfx_passes.overwritten import overwritten
+from qfx_passes.rows import Rows
 from qfx_passes.stubs import quantized_region
 
 QUANTIZED = Decision(True)
@@ -69,6 +73,7 @@ class _Annotator:
         self.configuration = configuration
         self.region = quantized_region(graph)
         self.overwritten = overwritten(graph)
+        self.rows = Rows(graph)
         self.told: set[tuple[str, str]] = set()
         self.groups = Groups()
         self.values: dict[fx.Node, dict[QuantSpec, int]] = {}  # quantized values and their groups
@@ -124,19 +129,19 @@ class _Annotator:
             if operand in self.overwritten:
                 return refusal("overwritten", detail=meta.where(self.overwritten[operand]))
         choice = self.configuration.resolve(node)
+        choice = replace(choice, qconfig=self.rows.settled(node, choice.qconfig))
         if choice.qconfig is None:
             return refusal(choice.reason, rule=choice.rule)
         rule, method = self.backend.rule(node.target), choice.qconfig.method
         if rule is None or (method not in rule.methods and not choice.specific):
-            code = "no-kernel" if method == "static" else f"not-{method}".replace("_", "-")
+            named = rule is not None and is_lookup(node)
+            code = f"not-{method}".replace("_", "-") if method != "static" or named else "no-kernel"
             others = others_with(node.target, self.backend.name)
             return refusal(code, backend=self.backend.name, op=op, remedy=elsewhere(others))
-        misfit = unfit(choice.qconfig, rule, self.backend)
-        if misfit is None and rule.weight is not None:
-            misfit = uneven_groups(node, choice.qconfig.weight, rule.weight)
+        misfit = unfit(node, choice.qconfig, rule, self.backend)
         if misfit is not None:
             return self._not_honoured(node, choice, misfit)
-        return self._supported(node, rule) or (rule, choice)
+        return self._supported(node, rule, choice.qconfig) or (rule, choice)
 
     def _not_honoured(self, node: fx.Node, choice: Choice, misfit: Mismatch) -> Decision:
         told = (choice.rule, misfit.reason)  # once, however many operations a rule covers
@@ -146,11 +151,12 @@ class _Annotator:
             self.configuration.warn(text)
         return refusal("config-unfit", detail=misfit.reason, rule=choice.rule)
 
-    def _supported(self, node: fx.Node, rule: KernelRule) -> Decision | None:
+    def _supported(self, node: fx.Node, rule: KernelRule, qconfig: QConfig) -> Decision | None:
         dtypes = {t.dtype for t in meta.float_tensors(meta.value_of(node))}
         if dtypes != {torch.float32}:
             return refusal("not-float32", detail=", ".join(map(str, dtypes)))
-        if rule.weight is not None and self.backend.quantize is not None:
+        batched = rule.weight is not None and self.backend.quantize is not None
+        if batched and not in_float(qconfig) and not is_lookup(node):
             rank = too_flat(node)
             if rank is not None:
                 return refusal(
@@ -158,12 +164,14 @@ class _Annotator:
                 )
         if rule.weight is not None:
             for name in ("weight", "bias"):
-                if not is_constant(bound(node)[name]):
+                if not is_constant(bound(node).get(name)):
                     return refusal("weight-not-constant", name=name)
         mismatch = rule.supports(node) if rule.supports else None
         if mismatch is not None:
             return refusal("unsupported", detail=mismatch.reason, remedy="leave it float")
-        fault = self.backend.probe(rule.kernel, post_names(node)) if self.backend.probe else ""
+        if self.backend.probe is None or in_float(qconfig):  # emit chooses among kernels
+            return None
+        fault = self.backend.probe(rule.kernel, post_names(node))
         return refusal("kernel-failed-probe", op=rule.kernel, detail=fault) if fault else None
 
     # -- sweeps -------------------------------------------------------------------------------
@@ -181,7 +189,7 @@ class _Annotator:
 
     def _quantize_at_run_time(self, node: fx.Node, rule: KernelRule, qconfig: QConfig) -> None:
         """Let a layer take and hand out float: nothing is asked of its neighbours."""
-        spec = qconfig.activation
+        spec = None if in_float(qconfig) else qconfig.activation
         operands = () if spec is None else float_operands(node, rule.operands)
         self.at_run_time[node] = {v: self._measured(v, spec) for v in operands if spec is not None}
 

@@ -27,13 +27,21 @@ from qfx.graph import meta
 from qfx.graph.macs import macs
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
-from qfx.quant.annotation import Annotation, Kernel, annotate, annotation, mark_kernel
+from qfx.quant.annotation import (
+    Annotation,
+    Kernel,
+    annotate,
+    annotation,
+    kernel_of,
+    mark_kernel,
+)
+from qfx.quant.packing import unpack
 from qfx.quant.qparams import QParams
 from qfx.report.reasons import refusal
 from qfx.rewrite.effects import has_effect
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
-from qfx.vocab import DEQUANTIZE, QUANTIZE, bound, is_op
+from qfx.vocab import DEQUANTIZE, QUANTIZE, UNPACK, WIDEN, bound, is_op
 from qfx_passes.observers import observer_of
 from qfx_passes.operands import asks_shape, float_operands, operation_name, post_operands
 
@@ -213,7 +221,8 @@ class _Lowering:
         if isinstance(lowered, Mismatch):
             self._declined(node, lowered)
             return None
-        mark_kernel(lowered, Kernel(rule.kernel, macs(node)))
+        if kernel_of(lowered) is None:  # else emit had a choice of kernels, and said so
+            mark_kernel(lowered, Kernel(rule.kernel, macs(node)))
         return lowered
 
     def _same_op(self, site: Site) -> fx.Node:
@@ -244,14 +253,21 @@ class _Lowering:
             self.rw.replace(node, self.backend.dequantize(self, known.node, known.qparams))
 
     # -- constants ----------------------------------------------------------------------------
-    def _weight(self, restored: object) -> QuantizedWeight:
+    def _weight(self, restored: object) -> QuantizedWeight | None:
         assert isinstance(restored, fx.Node)
-        integers = restored.args[0]
+        if is_op(restored, WIDEN):
+            return None
+        codes = integers = restored.args[0]
+        assert isinstance(codes, fx.Node)
+        if is_op(codes, UNPACK):
+            integers = codes.args[0]
         assert isinstance(integers, fx.Node)
         scale: Any
         zero_point: Any
         scale, zero_point = restored.args[1:3]
         tensor = self.rw.tensor(integers)
+        if integers is not codes:
+            tensor = unpack(tensor, dtype=bound(codes)["dtype"])
         bounds = torch.iinfo(tensor.dtype)
         qparams = QParams(
             self._value(scale),

@@ -29,6 +29,11 @@ def is_float_operation(node: fx.Node) -> bool:
     return meta.is_float_value(node)
 
 
+def is_lookup(node: fx.Node) -> bool:
+    """Whether ``node`` picks rows of a weight: it reads no activations."""
+    return isinstance(node.target, OpDef) and node.target.kind is Kind.LOOKUP
+
+
 def operation_name(node: fx.Node) -> str:
     """The operation as the user wrote it, else as the graph names it."""
     sources = meta.origins(node)

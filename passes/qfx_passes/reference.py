@@ -3,14 +3,14 @@
     observer(x)  ->  dequantize(quantize(x, scale, zero_point), scale, zero_point)
     x, dynamic   ->  the same, with scale, zero_point = dynamic_qparams(x)
     @w           ->  dequantize(@w_int8, @w_scale, zero_point, axis=...)
+                     dequantize(unpack(@w_4bit), ...)     for codes of 4 bits
+                     widen(@w_half)                       for float16
 
 The result is the stable meaning of a quantized model: it runs anywhere in float arithmetic, it is
 what is saved and exported, and lowered forms are derived from it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -31,11 +31,18 @@ from qfx.vocab import (
     GETITEM,
     QUANT_STUB,
     QUANTIZE,
+    UNPACK,
+    WIDEN,
     bound,
     is_op,
 )
 from qfx_passes.observers import after, observer_of
-from qfx_passes.weights import QuantizedWeights, quantized_weights
+from qfx_passes.weights import (
+    QuantizedWeights,
+    StoredWeight,
+    quantized_weights,
+    stored_weight,
+)
 
 
 class Reference(Pass):
@@ -180,12 +187,13 @@ class _Weights:
     def __init__(self, rw: Rewriter, quantized: QuantizedWeights) -> None:
         self.rw = rw
         self.quantized = quantized
-        self.done: dict[tuple[str, QuantSpec], tuple[list[str], QParams]] = {}
+        # By the tensor rather than its name: tied weights have two. It is held, so that its id is.
+        self.done: dict[tuple[int, QuantSpec], tuple[list[str], StoredWeight, Tensor]] = {}
 
     def quantize(self, node: fx.Node, spec: QuantSpec) -> None:
         weight = bound(node)["weight"]
         assert isinstance(weight, fx.Node)
-        if is_op(weight, DEQUANTIZE):
+        if is_op(weight, DEQUANTIZE, WIDEN):
             return
         with self.rw.at(node):
             restored = self._restored(weight, spec)
@@ -194,31 +202,29 @@ class _Weights:
             self.rw.erase(weight)
 
     def _restored(self, weight: fx.Node, spec: QuantSpec) -> fx.Node:
-        key = (str(weight.target), spec)
+        tensor = self.rw.tensor(weight)
+        key = (id(tensor), spec)
         if key not in self.done:
-            integers, qparams = self.quantized.get(self.rw.tensor(weight), spec)
+            form = stored_weight(tensor, spec, self.quantized)
             names = [
-                self.rw.register(f"{weight.target}_{part}", tensor)
-                for part, tensor in _parts(integers, qparams)
+                self.rw.register(f"{weight.target}_{part}", kept)
+                for part, kept in form.parts.items()
             ]
-            self.done[key] = names, qparams
-        names, qparams = self.done[key]
-        read = [self.rw.attribute(name, origins=(weight,)) for name in names]
-        numbers: Sequence[object] = read[1:] or (qparams.scale, qparams.zero_point)
+            self.done[key] = names, form, tensor
+        names, form, _ = self.done[key]
+        codes, *numbers = (self.rw.attribute(name, origins=(weight,)) for name in names)
+        value, qparams = meta.value_of(weight), form.qparams
+        if qparams is None:
+            return self.rw.call(WIDEN, codes, origins=(weight,), value=value)
+        if "q4" in form.parts:
+            plain = meta.TensorInfo(tuple(tensor.shape), qparams.dtype)
+            codes = self.rw.call(UNPACK, codes, dtype=qparams.dtype, origins=(weight,), value=plain)
         return self.rw.call(
             DEQUANTIZE,
-            read[0],
-            *numbers,
+            codes,
+            *(numbers or (qparams.scale, qparams.zero_point)),
             origins=(weight,),
-            value=meta.value_of(weight),
+            value=value,
             axis=qparams.axis,
             group_size=qparams.group_size,
         )
-
-
-def _parts(integers: Tensor, qparams: QParams) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a quantized weight is kept as, with the ends of their names."""
-    yield "q", integers
-    if isinstance(qparams.scale, Tensor) and isinstance(qparams.zero_point, Tensor):
-        yield "scale", qparams.scale
-        yield "zero_point", qparams.zero_point.to(integers.dtype)

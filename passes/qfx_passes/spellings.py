@@ -27,6 +27,7 @@ _ORDERS: dict[Any, str] = {
     F.scaled_dot_product_attention: "query key value attn_mask dropout_p is_causal scale",
     "clamp_min": "input min",
     "clamp_max": "input max",
+    torch.embedding: "weight input padding_idx scale_grad_by_freq sparse",
     F.adaptive_max_pool1d: "input output_size return_indices",
     F.adaptive_max_pool2d: "input output_size return_indices",
     F.adaptive_max_pool3d: "input output_size return_indices",
@@ -58,6 +59,7 @@ _SYNONYMS = {
     "self": "input",
     "tensor": "input",
     "x": "input",
+    "indices": "input",
     "mat2": "other",
     "axis": "dim",
     "axis0": "dim0",
@@ -69,7 +71,7 @@ _SYNONYMS = {
     "sizes": "size",
 }
 
-_IGNORED = frozenset({"inplace", "_stacklevel", "momentum"})
+_IGNORED = frozenset({"inplace", "_stacklevel", "momentum", "norm_type"})
 _EXPECTED: dict[str, tuple[Any, ...]] = {
     "out": (None,),
     "dtype": (None,),
@@ -83,6 +85,7 @@ _EXPECTED: dict[str, tuple[Any, ...]] = {
     "running_mean": (None,),
     "running_var": (None,),
     "size_average": (None,),
+    "max_norm": (None,),
 }
 """Arguments that an operation does not have, and the values that mean nothing."""
 
@@ -176,6 +179,7 @@ def _pad_attributes(op: OpDef, module: nn.Module) -> Arguments:
 _ALSO_READ: dict[OpDef, tuple[str, ...]] = {
     vocab.CLAMP: ("min_val", "max_val"),
     vocab.UNFLATTEN: ("unflattened_size",),
+    **dict.fromkeys((vocab.EMBEDDING, vocab.EMBEDDING_BAG), ("max_norm",)),
     **dict.fromkeys(CONVOLUTIONS + TRANSPOSED, ("padding_mode",)),
     **dict.fromkeys(ADAPTIVE, ("return_indices",)),
 }

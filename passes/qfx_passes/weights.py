@@ -1,10 +1,20 @@
-"""Constant weights in integers: correct-bias and reference ask for the same ones."""
+"""Constant weights in integers: correct-bias and reference ask for the same ones.
+
+What is kept of a weight, by the end of its name: ``q`` codes, ``q4`` two 4-bit codes a byte,
+``half`` float16; ``scale`` and ``zero_point`` where there is more than one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
+from qfx.errors import CalibrationError
 from qfx.pass_base import PassContext
+from qfx.quant import packing
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.quant.spec import QuantSpec
 
@@ -34,3 +44,40 @@ def quantized_weights(ctx: PassContext) -> QuantizedWeights:
     if not ctx.has(QuantizedWeights):
         ctx.put(QuantizedWeights())
     return ctx.get(QuantizedWeights)
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """What is kept of a weight.
+
+    Attributes:
+        parts: the end of a name -> the tensor.
+        qparams: None for halves.
+    """
+
+    parts: Mapping[str, Tensor]
+    qparams: QParams | None
+
+
+def stored_weight(weight: Tensor, spec: QuantSpec, quantized: QuantizedWeights) -> StoredWeight:
+    """What is kept of ``weight`` under ``spec``: two codes a byte where they fit."""
+    if spec.dtype == torch.float16:
+        return StoredWeight({"half": _half(weight.detach())}, None)
+    integers, qparams = quantized.get(weight, spec)
+    bounds = (spec.dtype, qparams.quant_min, qparams.quant_max)
+    parts = {"q": integers}
+    if packing.packs(tuple(integers.shape), *bounds):
+        parts = {"q4": packing.pack(integers)}
+    if isinstance(qparams.scale, Tensor) and isinstance(qparams.zero_point, Tensor):
+        parts |= {"scale": qparams.scale, "zero_point": qparams.zero_point.to(integers.dtype)}
+    return StoredWeight(parts, qparams)
+
+
+def _half(weight: Tensor) -> Tensor:
+    half = weight.half()
+    if bool(half.isfinite().all()):
+        return half
+    raise CalibrationError(
+        f"a weight holds values up to {float(weight.abs().max()):g}, and float16 ends at 65504: "
+        "keep it in integers, or leave that layer float"
+    )

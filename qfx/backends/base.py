@@ -50,10 +50,12 @@ class WeightRule:
     Attributes:
         axis: output-channel axis, for per-channel scales.
         per_channel: whether per-channel scales are accepted.
+        halves: whether it may be kept in float16.
     """
 
     axis: int = 0
     per_channel: bool = True
+    halves: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class QuantizedWeight:
 
     Attributes:
         name: qualified name of the integer buffer.
-        integers: int8 tensor.
+        integers: the codes, unpacked.
         qparams: per tensor or per channel.
         scale, zero_point: the nodes that read them, where they are per channel.
     """
@@ -98,7 +100,7 @@ class Site:
         inputs: for each operand node that is at hand in integers, that node and its qparams; for
             kernels that quantize their input themselves, the float node.
         output: qparams the result must have, or None for float.
-        weight: the constant weight, for kernels that have one.
+        weight: the constant weight, for kernels that have one; None where it is kept in halves.
         bias: the float bias, or None.
     """
 
@@ -168,6 +170,9 @@ class KernelRule:
 
 METHODS = ("static", "dynamic", "weight_only")
 """Every way to quantize an operation after training."""
+
+RUN_TIME = METHODS[1:]
+"""The methods under which an operation takes and hands out float."""
 
 MOVES = tuple(op for op in vocab.ops() if op.kind is vocab.Kind.SHAPE and op is not vocab.PAD)
 """Operations whose result holds values of the input, moved, copied or dropped."""

@@ -10,6 +10,8 @@ dynamic        uint8 affine per tensor,        int8 symmetric per output channel
 weight_only    float                           int8 symmetric per output channel
 =============  ==============================  =====================================
 
+Embeddings have no activations: dynamic and weight_only keep their rows alike, uint8 affine with a
+scale per row (as the layer has it, where a layer shares the weight), and static leaves them float.
 Weights leave out the code -128, so that a weight and its negative have the same magnitude.
 """
 
@@ -30,8 +32,9 @@ def defaults(*, reduce_range: bool) -> dict[str, QConfig]:
     observed = QuantSpec(torch.uint8, observer="histogram", quant_max=highest)
     measured = QuantSpec(torch.uint8, dynamic=True, quant_max=highest)
     weight = QuantSpec(torch.int8, symmetric=True, per_channel=True, quant_min=-127)
+    rows = QuantSpec(torch.uint8, per_channel=True)
     return {
         "static": QConfig(activation=observed, weight=weight),
-        "dynamic": QConfig(activation=measured, weight=weight),
-        "weight_only": QConfig(weight=weight),
+        "dynamic": QConfig(activation=measured, weight=weight, rows=rows),
+        "weight_only": QConfig(weight=weight, rows=rows),
     }

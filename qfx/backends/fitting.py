@@ -1,7 +1,8 @@
 """Whether specs fit a kernel, and the weight spec that a kernel makes of what was asked.
 
 Integer kernels take one scheme: uint8 activations per tensor, int8 symmetric weights per tensor or
-per output channel. The reference form takes any.
+per output channel. Weights that are only kept in integers may be affine, uint8, or in groups. The
+reference form takes any.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from qfx.graph import meta
 from qfx.quant.observers.registry import per_tensor_twin
 from qfx.quant.spec import QConfig, QuantSpec
 from qfx.rewrite.pattern import Mismatch
-from qfx.vocab import bound
+from qfx.vocab import Kind, bound
 
 
-def unfit(qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | None:
-    """Why the kernel of ``row`` can't honour ``qconfig``, or None."""
+def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | None:
+    """Why the kernel of ``row`` can't honour ``qconfig`` at ``node``, or None."""
     activation, weight, rule = qconfig.activation, qconfig.weight, row.weight
     if qconfig.method not in row.methods:
         text = "{0} is not quantized in the way that its QConfig asks for ({1}), only: {2}"
@@ -30,8 +31,17 @@ def unfit(qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | Non
         return Mismatch("activations are quantized per tensor")
     if rule is not None and weight is None:
         return Mismatch("its QConfig has no weight spec")
+    if rule is not None and weight is not None:
+        misfit = _unfit_weight(node, weight, rule)
+        if misfit is not None or weight.dtype == torch.float16:
+            return misfit
     if backend.quantize is None:
         return None
+    if rule is not None and weight is not None:
+        if row.op.kind is Kind.LOOKUP and not weight.per_channel:
+            return Mismatch("rows have a scale each: set per_channel=True, not {0}", weight)
+        if row.op.kind is Kind.LOOKUP or in_float(qconfig):
+            return _unfit_stored(weight, rule)
     if activation is not None and activation.dtype != torch.uint8:
         return Mismatch(
             "kernels of {0} take uint8 activations, not {1}; the reference form takes any",
@@ -46,16 +56,27 @@ def unfit(qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | Non
             backend.name,
             weight,
         )
-    if weight.axis not in (None, rule.axis):
-        text = "its kernel takes a weight scale per output channel (axis {0}), not axis {1}"
-        return Mismatch(text, rule.axis, weight.axis)
-    return None
+    return _unfit_axis(weight, rule)
 
 
-def uneven_groups(node: fx.Node, spec: QuantSpec | None, rule: WeightRule) -> Mismatch | None:
+def in_float(qconfig: QConfig) -> bool:
+    """Whether activations stay as they are: dynamic float16 says how kernels keep the weight."""
+    return qconfig.activation is None or qconfig.activation.dtype == torch.float16
+
+
+def _unfit_weight(node: fx.Node, weight: QuantSpec, rule: WeightRule) -> Mismatch | None:
+    """Why no form of the weight of ``node`` can be made as its spec says, or None."""
+    if weight.dtype == torch.float16:
+        kept = "its weight can't be kept in float16, only in integers"
+        return None if rule.halves else Mismatch(kept)
+    return _uneven_groups(node, weight, rule)
+
+
+def _uneven_groups(node: fx.Node, spec: QuantSpec, rule: WeightRule) -> Mismatch | None:
     """Why the constant weight of ``node`` can't be split in groups as ``spec`` asks, or None."""
-    info = meta.tensor_info(bound(node)["weight"])
-    if spec is None or spec.group_size is None or info is None or not rule.per_channel:
+    read = bound(node)["weight"]
+    info = meta.tensor_info(read) if isinstance(read, fx.Node) else None
+    if spec.group_size is None or info is None or not rule.per_channel:
         return None
     shape = list(info.shape)
     axis = rule.axis if spec.axis is None else spec.axis
@@ -70,9 +91,23 @@ def uneven_groups(node: fx.Node, spec: QuantSpec | None, rule: WeightRule) -> Mi
     )
 
 
+def _unfit_stored(weight: QuantSpec, rule: WeightRule) -> Mismatch | None:
+    """Why a weight that only is kept in integers can't be kept so, or None."""
+    if weight.dtype not in (torch.int8, torch.uint8):
+        return Mismatch("weights are kept as int8 or uint8, not {0}", weight.dtype)
+    return _unfit_axis(weight, rule)
+
+
+def _unfit_axis(weight: QuantSpec, rule: WeightRule) -> Mismatch | None:
+    if weight.axis in (None, rule.axis):
+        return None
+    text = "its kernel takes a weight scale per output channel (axis {0}), not axis {1}"
+    return Mismatch(text, rule.axis, weight.axis)
+
+
 def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
     """``spec`` with the operation's channel axis, or per tensor where the kernel takes no more."""
-    if not spec.per_channel:
+    if not spec.per_channel or spec.dtype == torch.float16:
         return spec
     if not rule.per_channel:
         twin = per_tensor_twin(spec.observer_class)

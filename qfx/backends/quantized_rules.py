@@ -17,7 +17,10 @@ from torch import fx
 from qfx import vocab
 from qfx.backends import quantized_dtypes as q
 from qfx.backends import quantized_dynamic as dynamic
+from qfx.backends import quantized_embeddings, weight_emit
+from qfx.backends import weight_packs as packs
 from qfx.backends.base import (
+    METHODS,
     MOVES,
     Demand,
     Emit,
@@ -49,6 +52,7 @@ def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[Kerne
         *convolutions(engine),
         *transposed(engine, transposed_per_channel),
         *_products(engine),
+        *quantized_embeddings.lookups(engine),
         *_norms(),
         *_activations(),
         *_pools(),
@@ -65,11 +69,12 @@ def _products(engine: str) -> tuple[KernelRule, ...]:
         KernelRule(
             vocab.LINEAR,
             "quantized.linear",
-            weight=WeightRule(),
+            weight=WeightRule(halves=True),
             post=RELU_CLAMP,
             emit=q.packed_kernel("linear", engine),
-            methods=("static", "dynamic"),
+            methods=METHODS,
             emit_dynamic=dynamic.linear(engine),
+            emit_weight_only=_weight_only(engine),
         ),
         KernelRule(
             vocab.MATMUL, "quantized.matmul", operands=both, supports=_equal_ranks, emit=_matmul
@@ -91,6 +96,12 @@ def _products(engine: str) -> tuple[KernelRule, ...]:
             emit=q.binary("mul"),
         ),
     )
+
+
+def _weight_only(engine: str) -> Emit:
+    """Linear layers over weights in few bits; only fbgemm packs halves."""
+    halves = () if engine == "qnnpack" else (packs.FBGEMM_HALF,)
+    return weight_emit.linear(packs.INT8, packs.INT4, *halves)
 
 
 def _with_own_qparams(kernel: Callable[..., Any], own: QParams) -> Emit:

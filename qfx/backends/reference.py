@@ -11,6 +11,7 @@ from qfx import vocab
 from qfx.backends.base import (
     METHODS,
     MOVES,
+    RUN_TIME,
     Backend,
     Chain,
     Demand,
@@ -47,7 +48,7 @@ def backend() -> Backend:
     """The reference backend."""
     return Backend(
         "reference",
-        (*_matmuls(), *_elementwise(), *_fixed(), *_shared()),
+        (*_matmuls(), *_lookups(), *_elementwise(), *_fixed(), *_shared()),
         defaults(reduce_range=False),
         cpu_only=False,
     )
@@ -58,14 +59,25 @@ def _matmuls() -> tuple[KernelRule, ...]:
     transposed = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
     return (
         *(
-            KernelRule(op, "reference", weight=WeightRule(), post=_POST, methods=METHODS)
+            KernelRule(op, "reference", weight=_weight(), post=_POST, methods=METHODS)
             for op in plain
         ),
         *(
-            KernelRule(op, "reference", weight=WeightRule(axis=1), post=_POST, methods=METHODS)
+            KernelRule(op, "reference", weight=_weight(axis=1), post=_POST, methods=METHODS)
             for op in transposed
         ),
         KernelRule(vocab.MATMUL, "reference", operands=("input", "other")),
+    )
+
+
+def _weight(axis: int = 0) -> WeightRule:
+    return WeightRule(axis, halves=True)
+
+
+def _lookups() -> tuple[KernelRule, ...]:
+    return tuple(
+        KernelRule(op, "reference", operands=(), weight=_weight(), methods=RUN_TIME)
+        for op in (vocab.EMBEDDING, vocab.EMBEDDING_BAG)
     )
 
 

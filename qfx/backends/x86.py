@@ -12,9 +12,20 @@ from typing import Any
 import torch
 
 from qfx import vocab
-from qfx.backends import x86_dynamic, x86_emit, x86_moves
+from qfx.backends import weight_emit, x86_dynamic, x86_emit, x86_moves
+from qfx.backends import weight_packs as packs
 from qfx.backends import x86_kernels as kernels
-from qfx.backends.base import MOVES, Backend, Chain, Emit, KernelRule, Output, WeightRule, pulls
+from qfx.backends.base import (
+    METHODS,
+    MOVES,
+    Backend,
+    Chain,
+    Emit,
+    KernelRule,
+    Output,
+    WeightRule,
+    pulls,
+)
 from qfx.backends.defaults import defaults
 from qfx.backends.hardware import needs_reduced_range
 from qfx.backends.probe import probe
@@ -31,7 +42,7 @@ def backend() -> Backend:
     """The x86 backend for this machine."""
     return Backend(
         "x86",
-        (*_layers(), *_shared()),
+        (*_layers(), *weight_emit.lookups(), *_shared()),
         defaults(reduce_range=needs_reduced_range()),
         quantize=x86_moves.quantize,
         dequantize=x86_moves.dequantize,
@@ -85,9 +96,10 @@ def _layers() -> tuple[KernelRule, ...]:
             )
             for dims, op in enumerate(_TRANSPOSED, start=1)
         ),
-        _measurable(
-            vocab.LINEAR, "onednn.qlinear", output=Output.EITHER, weight=WeightRule(), post=_LINEAR,
-            emit=x86_emit.linear,
+        KernelRule(
+            vocab.LINEAR, "onednn.qlinear", output=Output.EITHER, weight=WeightRule(halves=True),
+            post=_LINEAR, emit=x86_emit.linear, methods=METHODS, emit_dynamic=x86_emit.linear,
+            emit_weight_only=weight_emit.linear(packs.INT8, packs.INT4, packs.ONEDNN_HALF),
         ),
     )  # fmt: skip
 

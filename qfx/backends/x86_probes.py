@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qfx.backends import weight_probes
 from qfx.backends import x86_kernels as kernels
 from qfx.backends.hardware import needs_reduced_range
 from qfx.backends.trials import SIZES, Combination, Probe, Trial
@@ -227,5 +228,6 @@ PROBES: Mapping[str, Probe] = {
     "onednn.qlinear": partial(_layer_trials, _linears),
     "onednn.qadd": _qadd,
     "uint8 max_pool2d": _max_pool2d,
+    **weight_probes.PROBES,
 }
 """How each kernel is tried, by its name in backend tables."""

@@ -91,11 +91,13 @@ class Kernel:
 
     Attributes:
         name: the kernel, as reports show it.
-        macs: multiply-accumulates of one call with the example inputs.
+        macs: multiply-accumulates of one call with the example inputs that are done in integers.
+        decision: why it is no better, where there is more to say than "quantized".
     """
 
     name: str
     macs: int
+    decision: Decision = field(default_factory=lambda: Decision(True))
 
 
 _KERNEL = "qfx.kernel"

@@ -228,24 +228,26 @@ class QuantSpec:
         chosen.check(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QConfig:
     """How one operation is quantized; None leaves that side float.
 
     Attributes:
         activation: inputs and results.
         weight: constant weights.
+        rows: weights of embeddings, unless a layer shares them; None: as ``weight``.
     """
 
     activation: QuantSpec | None = None
     weight: QuantSpec | None = None
+    rows: QuantSpec | None = None
 
     def __post_init__(self) -> None:
-        for name in ("activation", "weight"):
+        for name in ("activation", "weight", "rows"):
             side = getattr(self, name)
             if side is not None and not isinstance(side, QuantSpec):
                 raise ConfigError(f"QConfig.{name} must be a QuantSpec or None, not {side!r}")
-        if self.weight is not None and self.weight.dynamic:
+        if any(side is not None and side.dynamic for side in (self.weight, self.rows)):
             raise ConfigError(
                 "weights don't change at run time: dynamic=True belongs to the activation spec"
             )
@@ -264,6 +266,10 @@ class QConfig:
                 " make both torch.float16 or both integer, or leave activation=None (weight-only)"
             )
 
+    def __repr__(self) -> str:
+        rows = "" if self.rows is None else f", rows={self.rows!r}"
+        return f"QConfig(activation={self.activation!r}, weight={self.weight!r}{rows})"
+
     @property
     def method(self) -> str:
         """What it asks for: "static", "dynamic" or "weight_only"."""
@@ -273,18 +279,19 @@ class QConfig:
 
     def to_dict(self) -> dict[str, Json]:
         """Plain JSON types; see :meth:`from_dict`."""
-        return {
-            "activation": None if self.activation is None else self.activation.to_dict(),
-            "weight": None if self.weight is None else self.weight.to_dict(),
-        }
+        sides = {"activation": self.activation, "weight": self.weight, "rows": self.rows}
+        if self.rows is None:
+            del sides["rows"]
+        return {name: None if side is None else side.to_dict() for name, side in sides.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Json]) -> QConfig:
         """The configuration that :meth:`to_dict` wrote; ConfigError if it is none."""
-        if set(data) - {"activation", "weight"}:
+        names = ("activation", "weight", "rows")
+        if set(data) - set(names):
             raise ConfigError(f"not a QConfig: {dict(data)}")
         sides: list[QuantSpec | None] = []
-        for name in ("activation", "weight"):
+        for name in names:
             side = data.get(name)
             if side is not None and not isinstance(side, Mapping):
                 raise ConfigError(f"not a QConfig: {name} is {side!r}")

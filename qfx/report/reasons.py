@@ -27,6 +27,11 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "not-in-types": ("its type is not among the types asked for", "add it to types="),
     "no-kernel": ("backend {backend} has no integer kernel for {op}", "{remedy}"),
+    "not-static": (
+        "{op} reads no activations; only its weight can be quantized",
+        "give it a configuration of its own: set_object_type(..., "
+        "qfx.get_default_qconfig(backend, 'weight_only'))",
+    ),
     "not-dynamic": (
         "dynamic quantization is for layers with weights; backend {backend} has no kernel for {op}",
         "nothing to do if float is fine; else try method='static'",
@@ -64,6 +69,10 @@ REASONS: dict[str, tuple[str, str]] = {
     "undecided": (
         "a pass made it anew after annotate, which decides what is quantized",
         "put that pass before annotate in the pipeline",
+    ),
+    "slow-kernel": (
+        "its weight is kept in {kept} and made float in front of {op}: {detail}",
+        "nothing to do if size is what counts; for speed, method='dynamic' computes in integers",
     ),
     "removed": ("{detail}", "{remedy}"),
 }

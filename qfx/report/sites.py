@@ -38,7 +38,8 @@ class Site:
         op: the operation as written, e.g. "Conv2d".
         decision: "quantized" or "float".
         kernel: the integer kernel that runs it, or "".
-        reason: code of :data:`qfx.report.reasons.REASONS`, or "" when quantized.
+        reason: code of :data:`qfx.report.reasons.REASONS`; "" when quantized, unless that is not
+            all there is to say ("slow-kernel").
         message: the reason in one sentence.
         remedy: what to do about it, or "".
         macs: its multiply-accumulates with the example inputs.
@@ -78,8 +79,9 @@ class QuantizationReport:
     Attributes:
         sites: one per float operation of the captured graph, in graph order.
         coverage: fraction of the model's multiply-accumulates that run in integer kernels; None for
-            a model without any.
-        size_bytes: bytes of parameters, buffers and qparams (before, after), unpacked.
+            a model without any. What is made float in front of its operation counts as float here.
+        size_bytes: bytes of parameters, buffers and qparams (before, after), as the reference form
+            holds them: kernels' own layouts don't count, and a 4-bit code counts half a byte.
         backend: name of the backend.
         warnings: settings that had no effect.
     """
@@ -156,7 +158,7 @@ class _Outcomes:
     """What became of each captured operation."""
 
     def __init__(self, reference: fx.GraphModule, lowered: fx.GraphModule) -> None:
-        self.kernels: dict[str, tuple[str, str]] = {}  # kernel, step
+        self.kernels: dict[str, tuple[Kernel, str]] = {}  # with its step
         self.decisions: dict[str, Decision] = {}
         self.macs: Counter[str] = Counter()
         self.total = 0
@@ -184,7 +186,7 @@ class _Outcomes:
             self.undecided.add(meta.origins(node)[-1].node)
         for origin in meta.origins(node):
             if kernel is not None:
-                self.kernels.setdefault(origin.node, (kernel.name, node.name))
+                self.kernels.setdefault(origin.node, (kernel, node.name))
             elif note is not None:
                 self.decisions.setdefault(origin.node, note.decision)
 
@@ -197,17 +199,17 @@ class _Outcomes:
 
     def site(self, node: fx.Node) -> Site:
         (origin,) = meta.origins(node)
-        kernel, step = self.kernels.get(node.name, ("", ""))
+        kernel, step = self.kernels.get(node.name, (None, ""))
         decision = self.decisions.get(node.name) or self._without_decision(node.name)
-        if kernel:
-            decision = Decision(True)
+        if kernel is not None:
+            decision = kernel.decision
         return Site(
             node=node.name,
             module_path=origin.module_path,
             source=origin.source,
             op=origin.type_name.rpartition(".")[2],
             decision="quantized" if kernel else "float",
-            kernel=kernel,
+            kernel=kernel.name if kernel else "",
             reason=decision.reason,
             message=decision.message,
             remedy=decision.remedy,

@@ -1,4 +1,4 @@
-"""The three commands: what they plan, reuse and print; nothing is timed here."""
+"""The four commands: what they plan, reuse and print; nothing is timed here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accuracy, cost, latency, table
+from benchmarks import accuracy, cost, latency, table, weights
 from benchmarks.accuracy import Result
 from benchmarks.coordinator import Timing
 from benchmarks.engines import ENGINES, Engine
@@ -122,3 +122,12 @@ def test_cost_reports_a_failed_run(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = cost.measure("qfx", "conv:9", backend="x86", threads=1, repeats=3)
     assert failed["error"].startswith("exit code 1")
     assert "failed" in cost.steps_report({"conv:9 qfx": failed})
+
+
+def test_weights_lists_every_way_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    weights.main(["--shapes", "2x32x64", "2x8x24", "--rounds", "1"])
+    wide, narrow = capsys.readouterr().out.split("\n\n")[:2]
+    assert "| _weight_int4pack_mm_for_cpu " in wide
+    assert "| 4-bit, widened in blocks " in wide
+    assert "int4" not in narrow
+    assert "| _weight_int8pack_mm " in narrow

@@ -1,0 +1,253 @@
+"""How calls over weights that are only kept in few bits are written, for every backend.
+
+A linear layer takes the first of its backend's kernels that fits, that the probe finds right and
+that is no slower than float at the shapes of the site. Else its weight is made float in front of
+the operation (:mod:`qfx.backends.weight_kernels`): small all the same, reason ``slow-kernel``.
+Embeddings make only those rows float that they read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from qfx.backends import embedding_rows, speed, weight_kernels
+from qfx.backends.base import RUN_TIME, Emit, Emitter, KernelRule, Site, WeightRule
+from qfx.backends.probe import probe
+from qfx.backends.weight_packs import Form, PackedKernel
+from qfx.graph import meta
+from qfx.graph.macs import macs
+from qfx.quant.annotation import Kernel, mark_kernel
+from qfx.report.reasons import refusal
+from qfx.rewrite.pattern import Mismatch
+from qfx.vocab import EMBEDDING, EMBEDDING_BAG, UNPACK, WIDEN, OpDef, bound, is_op
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A weight as the reference graph keeps it, by the nodes that read it.
+
+    Attributes:
+        codes: integers, two 4-bit codes a byte where ``packed`` says their dtype, or halves.
+        scale, zero_point: nodes or numbers; the zero point is None where it is zero everywhere.
+        group_size: values of a channel that share a scale.
+    """
+
+    codes: fx.Node
+    packed: torch.dtype | None = None
+    scale: Any = None
+    zero_point: Any = None
+    group_size: int | None = None
+
+    @classmethod
+    def of(cls, em: Emitter, site: Site) -> Kept:
+        """What ``site`` reads its weight from."""
+        restored: Any = site.arguments["weight"]
+        codes = restored.args[0]
+        if is_op(restored, WIDEN):
+            return cls(codes)
+        packed = bound(codes)["dtype"] if is_op(codes, UNPACK) else None
+        scale, zero = restored.args[1:3]
+        value = em.rw.tensor(zero) if isinstance(zero, fx.Node) else torch.tensor(zero)
+        return cls(
+            codes if packed is None else codes.args[0],
+            packed,
+            scale,
+            zero if bool(value.any()) else None,
+            bound(restored)["group_size"],
+        )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of :mod:`qfx.backends.weight_kernels` that say how to read it."""
+        named = {"group_size": self.group_size, "packed": self.packed}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def bits(self) -> str:
+        """How it is kept, for reports."""
+        if self.scale is None:
+            return "float16"
+        return "int8" if self.packed is None else "4-bit"
+
+
+# -- linear layers -------------------------------------------------------------------------------
+def linear(*kernels: PackedKernel) -> Emit:
+    """Emits the first of ``kernels`` that pays, or a float layer over the restored weight."""
+
+    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+        kept, form = Kept.of(em, site), _form(em, site)
+        faults = []
+        for kernel in (k for k in kernels if k.kept == kept.bits):
+            fault = _fault(kernel, form)
+            if not fault:
+                return _packed(em, site, kernel, form)
+            faults.append(f"{kernel.name} {fault}")
+        return _widened(em, site, kept, "; ".join(faults) or "there is no kernel for it")
+
+    return emit
+
+
+def _form(em: Emitter, site: Site) -> Form:
+    input, weight = site.arguments["input"], site.arguments["weight"]
+    assert isinstance(input, fx.Node)
+    assert isinstance(weight, fx.Node)
+    read, shaped = meta.tensor_info(input), meta.tensor_info(weight)
+    assert read is not None
+    assert shaped is not None
+    outputs, inputs = shaped.shape
+    kept, halves = weight.args[0], None
+    assert isinstance(kept, fx.Node)
+    if site.weight is None:
+        halves = em.rw.tensor(kept)
+    name = str(kept.target) if site.weight is None else site.weight.name
+    rows = read.numel // max(1, inputs)
+    return Form(name, rows, outputs, inputs, site.weight, halves, site.bias)
+
+
+def _fault(kernel: PackedKernel, form: Form) -> str:
+    """Why ``kernel`` is not used for a layer, or ""."""
+    misfit = kernel.unfit(form)
+    if misfit:
+        return misfit
+    verdict = probe(kernel.name, (), torch.float32)
+    if not verdict:
+        return f"gives wrong results here: {verdict.detail}"
+    group = None if form.quantized is None else form.quantized.qparams.group_size
+    key = (kernel.name, form.rows, form.outputs, form.inputs, group)
+    as_fast = speed.no_slower(key, partial(_contest, kernel, form))
+    return "" if as_fast else "is slower than float here"
+
+
+def _contest(kernel: PackedKernel, form: Form) -> speed.Contest:
+    """The kernel and float at the shapes of the site."""
+    x = torch.ones(form.rows, form.inputs, device="cpu")
+    weight = torch.ones(form.outputs, form.inputs, device="cpu")
+    constants = kernel.pack(form)
+    return speed.Contest(
+        lambda rows: kernel.run(x[:rows], *constants, form.bias),
+        partial(F.linear, x, weight, form.bias),
+        form.rows,
+    )
+
+
+def _packed(em: Emitter, site: Site, kernel: PackedKernel, form: Form) -> fx.Node:
+    constants = kernel.pack(form)
+    read = [
+        value
+        if isinstance(value, int)
+        else em.packed((kernel.name, form.name, i), lambda value=value: value)  # type: ignore[misc]
+        for i, value in enumerate(constants)
+    ]
+    y = call(em, site, kernel.run, site.arguments["input"], *read, site.arguments["bias"])
+    mark_kernel(y, Kernel(kernel.name, macs(site.node)))
+    return y
+
+
+def _widened(em: Emitter, site: Site, kept: Kept, detail: str) -> fx.Node:
+    """The float layer behind a weight that is made float; it adds nothing to the coverage."""
+    input, bias = site.arguments["input"], site.arguments["bias"]
+    if kept.scale is None:
+        y = call(em, site, weight_kernels.linear_half, input, kept.codes, bias)
+    else:
+        numbers = (kept.codes, kept.scale, kept.zero_point)
+        y = call(em, site, weight_kernels.linear, input, *numbers, bias, **kept.options)
+    why = refusal("slow-kernel", kept=kept.bits, op=site.node.target.name, detail=detail)  # type: ignore[union-attr]
+    mark_kernel(y, Kernel(f"dequantized {kept.bits} weight", 0, replace(why, quantized=True)))
+    return y
+
+
+def call(em: Emitter, site: Site, function: Any, *args: Any, **options: Any) -> fx.Node:
+    """A call that yields what the site yields, with its post-ops as one more keyword."""
+    post: Any = site.arguments.get("post", ())
+    if post:
+        options["post"] = post
+    value = meta.value_of(site.node)
+    return em.rw.call(function, *args, origins=(site.node,), value=value, **options)
+
+
+# -- lookups -------------------------------------------------------------------------------------
+def lookups(one: Emit | None = None, bag: Emit | None = None) -> tuple[KernelRule, ...]:
+    """The table's rows of both embeddings; on plain tensors unless told how to write them."""
+
+    def row(op: OpDef, emit: Emit) -> KernelRule:
+        return KernelRule(
+            op, "integer rows", operands=(), weight=WeightRule(halves=True), methods=RUN_TIME,
+            emit_weight_only=emit,
+        )  # fmt: skip
+
+    return row(EMBEDDING, one or embedding), row(EMBEDDING_BAG, bag or embedding_bag)
+
+
+def embedding(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    """Emits a lookup of integer rows, scaled."""
+    kept = Kept.of(em, site)
+    numbers = (kept.codes, kept.scale, kept.zero_point)
+    function = weight_kernels.embedding
+    y = call(em, site, function, site.arguments["input"], *numbers, **kept.options)
+    mark_kernel(y, Kernel(f"{kept.bits} rows", 0))
+    return y
+
+
+def embedding_bag(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    """Emits the kernel of packed rows where it computes the bag, else a lookup and float pools."""
+    kept = Kept.of(em, site)
+    bits = bits_of_rows(site, kept)
+    if bits and probe(embedding_rows.NAMES[bits], (), torch.float32):
+        return _rows(em, site, bits)
+    names = ("mode", "include_last_offset", "padding_idx")
+    told = {name: site.arguments[name] for name in names}
+    operands = (site.arguments["offsets"], site.arguments["per_sample_weights"])
+    numbers = (kept.codes, kept.scale, kept.zero_point, *operands)
+    function = weight_kernels.embedding_bag
+    y = call(em, site, function, site.arguments["input"], *numbers, **told, **kept.options)
+    mark_kernel(y, Kernel(f"{kept.bits} rows, float pool", 0))
+    return y
+
+
+def bits_of_rows(site: Site, kept: Kept) -> int:
+    """For which kernel of packed rows the bag of ``site`` is made, or 0."""
+    pools = site.arguments["mode"] != "max" and site.arguments["padding_idx"] is None
+    if not pools or kept.scale is None or kept.group_size is not None:
+        return 0
+    return 8 if kept.packed is None else 4
+
+
+def _rows(em: Emitter, site: Site, bits: int) -> fx.Node:
+    weight = site.weight
+    assert weight is not None
+
+    def recipe() -> object:
+        codes, scale, zero = from_zero(weight.integers, weight.qparams, bits)
+        return embedding_rows.pack_rows(codes, scale, zero, bits)
+
+    rows = em.packed((embedding_rows.NAMES[bits], weight.name), recipe)
+    y = bag_call(em, site, embedding_rows.sum_of_rows, rows, bits)
+    mark_kernel(y, Kernel(embedding_rows.NAMES[bits], 0))
+    return y
+
+
+def bag_call(em: Emitter, site: Site, function: Any, packed: fx.Node, bits: int) -> fx.Node:
+    """A call of a kernel of packed rows for the bag of ``site``."""
+    names = ("input", "offsets", "per_sample_weights")
+    input, *bags = (site.arguments[name] for name in names)
+    told = {name: site.arguments[name] for name in ("mode", "include_last_offset")}
+    return call(em, site, function, input, packed, *bags, bits=bits, **told)
+
+
+def from_zero(
+    codes: torch.Tensor, qparams: Any, bits: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """uint8 codes from 0 on, scales, and zero points of such codes, per row."""
+    middle = 2 ** (bits - 1) if codes.dtype == torch.int8 else 0
+    shifted = (codes.to(torch.int16) + middle).to(torch.uint8)
+    return (
+        shifted,
+        torch.as_tensor(qparams.scale),
+        torch.as_tensor(qparams.zero_point).int() + middle,
+    )

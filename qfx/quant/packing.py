@@ -1,0 +1,61 @@
+"""Weights in fewer bits than PyTorch's integer dtypes have: two 4-bit codes a byte, and halves.
+
+Byte j of a packed row of K codes holds code j in its low bits and code j + K/2 in its high bits, so
+that both halves of a row are unpacked by one operation each, whatever the groups that share scales.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qfx.errors import ConfigError
+
+_WIDTHS = {torch.int8: (-8, 7), torch.uint8: (0, 15)}
+
+
+def packs(shape: tuple[int, ...], dtype: torch.dtype, quant_min: int, quant_max: int) -> bool:
+    """Whether codes fit in 4 bits, and lie in a matrix whose rows have an even length."""
+    low, high = _WIDTHS.get(dtype, (0, 0))
+    return low <= quant_min and quant_max <= high and len(shape) == 2 and shape[1] % 2 == 0
+
+
+def pack(codes: Tensor) -> Tensor:
+    """Two 4-bit codes a byte.
+
+    Args:
+        codes: int8 in -8..7 or uint8 in 0..15, (rows, columns) with an even number of columns.
+
+    Returns:
+        uint8, (rows, columns / 2).
+    """
+    if codes.dim() != 2 or codes.shape[1] % 2:
+        raise ConfigError(f"can't pack codes of shape {tuple(codes.shape)} in pairs along rows")
+    low, high = codes.view(torch.uint8).chunk(2, dim=1)
+    return low.bitwise_and(15).bitwise_or_(high << 4)
+
+
+def unpack(input: Tensor, *, dtype: torch.dtype = torch.int8) -> Tensor:
+    """Undo :func:`pack`.
+
+    Args:
+        input: uint8, (rows, columns / 2).
+        dtype: int8 for codes in -8..7, uint8 for 0..15.
+
+    Returns:
+        Codes of ``dtype``, (rows, columns).
+    """
+    if dtype == torch.uint8:
+        return torch.cat((input.bitwise_and(15), input >> 4), dim=-1)
+    shifted = torch.cat((input << 4, input), dim=-1).view(torch.int8)
+    return shifted >> 4  # arithmetic: keeps the sign
+
+
+def shifted(input: Tensor) -> Tensor:
+    """The signed codes of packed rows times 16, which saves a pass over them."""
+    return torch.cat((input << 4, input.bitwise_and(0xF0)), dim=-1).view(torch.int8)
+
+
+def widen(input: Tensor) -> Tensor:
+    """float32 of halves, exact."""
+    return input.float()

@@ -1,0 +1,360 @@
+"""Embeddings and bags: rows in 8 and 4 bits, dynamic and weight-only, on every backend."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import qfx
+from qfx import QConfig, QuantSpec, vocab
+from qfx.backends import embedding_rows, weight_emit
+from qfx_passes.canonicalize import Canonicalize
+from tests.cases.flow import run, seeded, sqnr, targets
+from tests.support.checking import run as run_pass
+
+BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
+ROWS, WIDTH = 50, 64
+
+
+def signed(bits: int, **more: Any) -> QConfig:
+    ends = {"quant_min": -(2 ** (bits - 1)), "quant_max": 2 ** (bits - 1) - 1}
+    spec = QuantSpec(torch.int8, symmetric=True, per_channel=True, **ends, **more)
+    return QConfig(weight=spec)
+
+
+def affine(bits: int, **more: Any) -> QConfig:
+    top = 2**bits - 1
+    return QConfig(
+        weight=QuantSpec(torch.uint8, per_channel=True, quant_min=0, quant_max=top, **more)
+    )
+
+
+CONFIGS: dict[str, tuple[QConfig, float]] = {  # with the SQNR that they reach at least
+    "int8": (signed(8), 35),
+    "uint8": (affine(8), 35),
+    "int4": (signed(4), 15),
+    "uint4": (affine(4), 15),
+    "int4, groups": (signed(4, group_size=32), 15),
+    "uint4, groups": (affine(4, group_size=32), 15),
+    "float16": (QConfig(weight=QuantSpec(torch.float16)), 60),
+}
+
+
+def tokens(*shape: int, seed: int = 0, dtype: torch.dtype = torch.int64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, ROWS, shape, generator=generator, dtype=dtype)
+
+
+class Bag(nn.Module):
+    """A bag by flat indices and offsets, with weights where it sums."""
+
+    def __init__(self, mode: str, *, weighted: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(ROWS, WIDTH, mode=mode, **options)
+        self.weighted = weighted
+
+    def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
+        weights = torch.linspace(0.5, 2, x.numel()).view(x.shape) if self.weighted else None
+        return self.bag(x, offsets, per_sample_weights=weights)
+
+
+class Functional(nn.Module):
+    """Spellings that read one table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(ROWS, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.embedding(x, weight=self.table).sum(1)
+        return y + F.embedding_bag(x, self.table, mode="sum") + torch.embedding(self.table, x)[:, 0]
+
+
+OFFSETS = torch.tensor([0, 3, 3, 7])  # the second bag is empty
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
+    "embedding": (lambda: nn.Embedding(ROWS, WIDTH), (tokens(3, 5),)),
+    "padded embedding": (lambda: nn.Embedding(ROWS, WIDTH, padding_idx=0), (tokens(2, 3, 4),)),
+    "sum": (lambda: Bag("sum"), (tokens(4, 6),)),
+    "mean": (lambda: Bag("mean"), (tokens(4, 6),)),
+    "max": (lambda: Bag("max"), (tokens(4, 6),)),
+    "sum, offsets": (lambda: Bag("sum"), (tokens(9), OFFSETS)),
+    "mean, offsets": (lambda: Bag("mean"), (tokens(9), OFFSETS)),
+    "max, offsets": (lambda: Bag("max"), (tokens(9), OFFSETS)),
+    "mean, last offset": (
+        lambda: Bag("mean", include_last_offset=True),
+        (tokens(9), torch.tensor([0, 3, 3, 9])),
+    ),
+    "weighted": (lambda: Bag("sum", weighted=True), (tokens(4, 6),)),
+    "weighted, offsets": (lambda: Bag("sum", weighted=True), (tokens(9), OFFSETS)),
+    "sum, padded": (lambda: Bag("sum", padding_idx=3), (tokens(4, 30),)),
+    "mean, padded": (lambda: Bag("mean", padding_idx=-2), (tokens(4, 30),)),
+    "int32": (
+        lambda: Bag("mean"),
+        (tokens(9, dtype=torch.int32), OFFSETS.to(torch.int32)),
+    ),
+    "functional": (Functional, (tokens(4, 6),)),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_are_kept_in_few_bits(name: str, config: str, backend: str) -> None:
+    (make, inputs), (qconfig, bound) = MODELS[name], CONFIGS[config]
+    model = seeded(make)
+    qmodel = qfx.quantize(model, inputs, method="weight_only", qconfig=qconfig, backend=backend)
+    looked_up = [s for s in qmodel.report.sites if "embedding" in s.op.lower()]
+    assert looked_up
+    assert {s.decision for s in looked_up} == {"quantized"}
+    assert qmodel.report.coverage is None
+    expected, actual = run(model, inputs), run(qmodel, inputs)
+    assert actual.dtype == torch.float32
+    assert sqnr(expected, actual) > bound
+    # 4-bit kernels keep scales as halves; the others sum the same numbers in another order.
+    assert sqnr(run(qmodel.reference, inputs), actual) > (60 if "4" in config else 100)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_embedding_before_linear_is_dynamic(backend: str) -> None:
+    model = seeded(lambda: nn.Sequential(nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, 8)))
+    x = tokens(3, 5)
+    qmodel = qfx.quantize(model, x, method="dynamic", backend=backend)
+    assert [s.decision for s in qmodel.report.sites] == ["quantized", "quantized"]
+    assert qmodel.report.coverage == 1.0
+    for inputs in (x, tokens(1, 2), tokens(7, 4, 3)):
+        assert sqnr(run(model, (inputs,)), run(qmodel, (inputs,))) > 35
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_to_multiply_is_no_failure(backend: str) -> None:
+    qmodel = qfx.quantize(
+        seeded(lambda: nn.Embedding(ROWS, WIDTH)), tokens(3), method="dynamic", backend=backend
+    )
+    assert qmodel.report.coverage is None
+    assert run(qmodel, (torch.zeros(0, 2, dtype=torch.int64),)).shape == (0, 2, WIDTH)
+
+
+def test_static_leaves_embeddings_float_and_says_what_to_do() -> None:
+    model = nn.Sequential(nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, 8)).eval()
+    qmodel = qfx.quantize(model, tokens(3, 5), backend="x86")
+    embedding, _ = qmodel.report.sites
+    assert (embedding.decision, embedding.reason) == ("float", "not-static")
+    assert "weight_only" in embedding.remedy
+    mapping = qfx.get_default_qconfig_mapping("x86")
+    mapping.set_object_type(nn.Embedding, qfx.get_default_qconfig("x86", "weight_only"))
+    mixed = qfx.quantize(model, tokens(3, 5), backend="x86", qconfig=mapping)
+    assert [s.decision for s in mixed.report.sites] == ["quantized", "quantized"]
+
+
+@pytest.mark.parametrize("method", ["dynamic", "weight_only"])
+def test_rows_are_affine_by_default_and_pay_on_skewed_rows(method: str) -> None:
+    """Values of one sign use all codes: 6 dB for one more bit."""
+    model = seeded(lambda: nn.Embedding(ROWS, WIDTH))
+    with torch.no_grad():
+        model.weight.abs_()
+    x = tokens(3, 9)
+    ours = qfx.quantize(model, x, method=method, backend="x86")
+    symmetric = qfx.quantize(model, x, method="weight_only", qconfig=signed(8), backend="x86")
+    expected = run(model, (x,))
+    assert sqnr(expected, run(ours, (x,))) > sqnr(expected, run(symmetric, (x,))) + 5
+
+
+def test_a_configuration_may_say_how_rows_are_kept() -> None:
+    layers = QuantSpec(torch.int8, symmetric=True, per_channel=True)
+    qconfig = QConfig(weight=layers, rows=affine(4).weight)
+    assert QConfig.from_dict(qconfig.to_dict()) == qconfig
+    model = seeded(lambda: nn.Sequential(nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, 8)))
+    qmodel = qfx.quantize(model, tokens(3), method="weight_only", qconfig=qconfig, backend="x86")
+    kernels = [site.kernel for site in qmodel.report.sites]
+    assert kernels[0] == "4-bit rows"
+    assert "4-bit" not in kernels[1]
+
+
+# -- what runs -----------------------------------------------------------------------------------
+KERNELS = {
+    ("x86", 8, "embedding"): "int8 rows",
+    ("x86", 4, "embedding"): "4-bit rows",
+    ("x86", 8, "mean"): "quantized.embedding_bag_byte_rowwise_offsets",
+    ("x86", 4, "mean"): "quantized.embedding_bag_4bit_rowwise_offsets",
+    ("x86", 8, "max"): "int8 rows, float pool",
+    ("fbgemm", 8, "embedding"): "quantized.embedding_byte",
+    ("fbgemm", 4, "embedding"): "quantized.embedding_4bit",
+    ("fbgemm", 8, "mean"): "quantized.embedding_bag_byte",
+    ("qnnpack", 4, "mean"): "quantized.embedding_bag_4bit",
+    ("fbgemm", 4, "max"): "4-bit rows, float pool",
+}
+
+
+@pytest.mark.parametrize(("backend", "bits", "name"), KERNELS)
+def test_kernels(backend: str, bits: int, name: str) -> None:
+    make, inputs = MODELS[name]
+    qmodel = qfx.quantize(
+        seeded(make), inputs, method="weight_only", qconfig=signed(bits), backend=backend
+    )
+    assert [s.kernel for s in qmodel.report.sites] == [KERNELS[backend, bits, name]]
+
+
+def test_a_wrong_kernel_of_rows_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_emit, "probe", lambda *_: False)
+    make, inputs = MODELS["sum, offsets"]
+    model = seeded(make)
+    qmodel = qfx.quantize(model, inputs, method="weight_only", backend="x86")
+    assert qmodel.report.sites[0].kernel == "int8 rows, float pool"
+    assert sqnr(run(model, inputs), run(qmodel, inputs)) > 35
+
+
+@pytest.mark.parametrize("name", ["embedding", "mean, offsets", "weighted", "mean, padded"])
+@pytest.mark.parametrize("config", ["int8", "uint4", "int4, groups"])
+def test_copies_and_compiled_code(name: str, config: str) -> None:
+    make, inputs = MODELS[name]
+    model = seeded(make)
+    qmodel = qfx.quantize(
+        model, inputs, method="weight_only", qconfig=CONFIGS[config][0], backend="x86"
+    )
+    torch._dynamo.reset()
+    compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(copy.deepcopy(qmodel)(*inputs), qmodel(*inputs))
+        assert torch.allclose(compiled(*inputs), qmodel(*inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["fbgemm", "qnnpack", "reference"])
+@pytest.mark.parametrize("config", ["int8", "int4", "uint4, groups", "float16"])
+def test_copies_of_packed_parameters(config: str, backend: str) -> None:
+    make, inputs = MODELS["mean, offsets"]
+    qconfig, _ = CONFIGS[config]
+    qmodel = qfx.quantize(
+        seeded(make), inputs, method="weight_only", qconfig=qconfig, backend=backend
+    )
+    assert torch.equal(run(copy.deepcopy(qmodel), inputs), run(qmodel, inputs))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_indices_out_of_range_are_errors(backend: str) -> None:
+    for name in ("embedding", "sum"):
+        make, inputs = MODELS[name]
+        qmodel = qfx.quantize(seeded(make), inputs, method="weight_only", backend=backend)
+        with pytest.raises((IndexError, RuntimeError)):
+            run(qmodel, (torch.full_like(inputs[0], ROWS),))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_empty_bags_of_packed_rows(bits: int) -> None:
+    codes = torch.arange(12, dtype=torch.uint8).view(3, 4)
+    zero = torch.ones(3, dtype=torch.int32)
+    rows = embedding_rows.pack_rows(codes, torch.full((3,), 0.5), zero, bits)
+    none = torch.zeros(2, 0, dtype=torch.int64)
+    assert torch.equal(embedding_rows.sum_of_rows(none, rows, bits=bits), torch.zeros(2, 4))
+
+
+# -- sizes ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("bits", "each"), [(8, WIDTH + 5), (4, WIDTH // 2 + 5)])
+def test_sizes_count_half_a_byte_for_4_bits(bits: int, each: int) -> None:
+    """A row: its codes, a float32 scale, a zero point of one byte."""
+    model = seeded(lambda: nn.Embedding(ROWS, WIDTH))
+    qmodel = qfx.quantize(
+        model, tokens(3), method="weight_only", qconfig=signed(bits), backend="x86"
+    )
+    assert qmodel.report.size_bytes == (4 * ROWS * WIDTH, ROWS * each)
+    state = qmodel.state_dict()  # what runs has no use for zero points that are zero
+    assert sum(t.numel() * t.element_size() for t in state.values()) == ROWS * (each - 1)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, ROWS, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.gelu(self.embed(x)))
+
+
+@pytest.mark.parametrize("method", ["dynamic", "weight_only"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tied_weights_are_stored_once(backend: str, method: str) -> None:
+    model, x = seeded(Tied), tokens(3, 5)
+    qmodel = qfx.quantize(model, x, method=method, backend=backend)
+    assert qmodel.report.size_bytes == (4 * ROWS * WIDTH, ROWS * (WIDTH + 5))
+    assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 35
+    assert model.out.weight is model.embed.weight
+
+
+def test_tied_weights_of_other_specs_are_stored_twice() -> None:
+    model, x = seeded(Tied), tokens(3, 5)
+    mapping = qfx.QConfigMapping().set_global(signed(8)).set_object_type(nn.Embedding, signed(4))
+    qmodel = qfx.quantize(model, x, method="weight_only", qconfig=mapping, backend="x86")
+    assert qmodel.report.size_bytes[1] == ROWS * (WIDTH + 5 + WIDTH // 2 + 5)
+    assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 15
+
+
+def test_rows_of_odd_width_stay_a_byte_a_code() -> None:
+    model = seeded(lambda: nn.Embedding(ROWS, 7))
+    for backend in BACKENDS:
+        qmodel = qfx.quantize(
+            model, tokens(3), method="weight_only", qconfig=signed(4), backend=backend
+        )
+        assert qmodel.report.size_bytes[1] == ROWS * (7 + 5)
+        assert sqnr(run(model, (tokens(3),)), run(qmodel, (tokens(3),))) > 15
+
+
+def test_the_state_of_a_prepared_model_round_trips() -> None:
+    x = tokens(3, 5)
+    models = [seeded(Tied, seed=seed) for seed in (0, 1)]
+    prepared, other = (qfx.prepare(m, x, method="dynamic", backend="x86") for m in models)
+    other.load_state_dict(prepared.state_dict())
+    assert torch.equal(run(qfx.convert(other), (x,)), run(qfx.convert(prepared), (x,)))
+
+
+# -- what is refused -----------------------------------------------------------------------------
+UNFIT = {
+    "per tensor": (QConfig(weight=QuantSpec(torch.int8)), "rows have a scale each"),
+    "group": (signed(4, group_size=48), "group_size=48 does not divide the 64 values"),
+    "axis": (signed(8, axis=1), "axis 0.*not axis 1"),
+    "int16": (QConfig(weight=QuantSpec(torch.int16, per_channel=True)), "int8 or uint8"),
+}
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
+@pytest.mark.parametrize("name", UNFIT)
+def test_unfit_configurations_are_told_once(name: str, backend: str) -> None:
+    qconfig, message = UNFIT[name]
+    mapping = qfx.QConfigMapping().set_global(signed(8))
+    mapping.set_object_type(nn.Embedding, qconfig)
+    model = seeded(
+        lambda: nn.Sequential(nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, ROWS), nn.ReLU())
+    )
+    with pytest.warns(qfx.QfxWarning, match=message) as caught:
+        qmodel = qfx.quantize(
+            model, tokens(3), method="weight_only", qconfig=mapping, backend=backend
+        )
+    assert len(caught) == 1
+    assert qmodel.report.sites[0].reason == "config-unfit"
+    assert sqnr(run(model, (tokens(3),)), run(qmodel, (tokens(3),))) > 35
+
+
+def test_a_renormalized_weight_stays_as_written() -> None:
+    model = nn.Sequential(nn.Embedding(ROWS, WIDTH, max_norm=1.0), nn.Linear(WIDTH, 4)).eval()
+    qmodel = qfx.quantize(model, tokens(3), method="dynamic", backend="x86")
+    assert qmodel.report.sites[0].reason == "opaque-module"
+    assert "max_norm" in qmodel.report.sites[0].message
+
+
+def test_spellings_keep_what_gradients_need() -> None:
+    made = nn.Embedding(ROWS, WIDTH, padding_idx=1, sparse=True, scale_grad_by_freq=True).eval()
+    graph = run_pass(Canonicalize(), made, (tokens(3),)).graph_module.graph
+    (node,) = (n for n in graph.nodes if n.target is vocab.EMBEDDING)
+    assert node.kwargs == {"padding_idx": 1, "sparse": True, "scale_grad_by_freq": True}
+    assert node.args[1].target == "weight"
+
+
+def test_every_functional_spelling_is_one_operation() -> None:
+    graph = run_pass(Canonicalize(), seeded(Functional), (tokens(4, 6),)).graph_module
+    assert targets(graph).count(vocab.EMBEDDING) == 2
+    assert targets(graph).count(vocab.EMBEDDING_BAG) == 1
