@@ -35,16 +35,18 @@ from qfx.quant.qparams import QParams
 from qfx.quant.spec import QConfig, QuantSpec
 from qfx.report.reasons import refusal
 from qfx.rewrite.pattern import Mismatch
-from qfx.vocab import OpDef, bound, is_op
+from qfx.vocab import OpDef, is_op
 from qfx_passes.joins import made_for
 from qfx_passes.operands import (
     asks_shape,
+    bias_operands,
     float_operands,
     is_constant,
     is_float_operation,
     operation_name,
     post_names,
     post_operands,
+    weight_operands,
 )
 from qfx_passes.overwritten import overwritten
 from qfx_passes.stubs import quantized_region
@@ -128,7 +130,8 @@ class _Annotator:
         rule, method = self.backend.rule(node.target), choice.qconfig.method
         if rule is None or (method not in rule.methods and not choice.specific):
             code = "no-kernel" if method == "static" else f"not-{method}".replace("_", "-")
-            return refusal(code, backend=self.backend.name, op=op)
+            other = {} if rule is None else {"remedy": f"try method={rule.methods[0]!r}"}
+            return refusal(code, backend=self.backend.name, op=op, **other)
         misfit = unfit(choice.qconfig, rule, self.backend)
         if misfit is not None:
             return self._not_honoured(node, choice, misfit)
@@ -153,8 +156,8 @@ class _Annotator:
                     "unsupported", detail=rank.reason, remedy="give it a batch dimension"
                 )
         if rule.weight is not None:
-            for name in ("weight", "bias"):
-                if not is_constant(bound(node)[name]):
+            for name, values in (("weight", weight_operands(node)), ("bias", bias_operands(node))):
+                if not all(map(is_constant, values)):
                     return refusal("weight-not-constant", name=name)
         mismatch = rule.supports(node) if rule.supports else None
         if mismatch is not None:

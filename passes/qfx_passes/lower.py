@@ -35,7 +35,13 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import DEQUANTIZE, QUANTIZE, bound, is_op
 from qfx_passes.observers import observer_of
-from qfx_passes.operands import asks_shape, float_operands, operation_name, post_operands
+from qfx_passes.operands import (
+    asks_shape,
+    float_operands,
+    operation_name,
+    post_operands,
+    weight_operands,
+)
 
 
 class Lower(Pass):
@@ -204,7 +210,7 @@ class _Lowering:
             arguments=arguments,
             inputs={v: (known.node, known.qparams) for v, known in inputs.items()},
             output=output,
-            weight=self._weight(arguments.get("weight")) if rule.weight else None,
+            weights=tuple(map(self._weight, weight_operands(node))) if rule.weight else (),
             bias=self._bias(arguments.get("bias")) if rule.weight else None,
         )
         with self.rw.at(node):

@@ -66,6 +66,8 @@ def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
 def too_flat(node: fx.Node) -> Mismatch | None:
     """Why a kernel that wants a batch dimension can't take the input of a layer, or None."""
     arguments = bound(node)
+    if "weight" not in arguments:  # recurrent layers run without one
+        return None
     info, weight = meta.tensor_info(arguments["input"]), meta.tensor_info(arguments["weight"])
     if info is None or weight is None or len(info.shape) >= len(weight.shape):
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from qfx import vocab
-from qfx.backends import x86_dynamic, x86_emit, x86_moves
+from qfx.backends import x86_dynamic, x86_emit, x86_moves, x86_recurrent_emit
 from qfx.backends import x86_kernels as kernels
 from qfx.backends.base import MOVES, Backend, Chain, Emit, KernelRule, Output, WeightRule, pulls
 from qfx.backends.defaults import defaults
@@ -31,7 +31,7 @@ def backend() -> Backend:
     """The x86 backend for this machine."""
     return Backend(
         "x86",
-        (*_layers(), *_shared()),
+        (*_layers(), *_recurrent(), *_shared()),
         defaults(reduce_range=needs_reduced_range()),
         quantize=x86_moves.quantize,
         dequantize=x86_moves.dequantize,
@@ -89,6 +89,16 @@ def _layers() -> tuple[KernelRule, ...]:
             vocab.LINEAR, "onednn.qlinear", output=Output.EITHER, weight=WeightRule(), post=_LINEAR,
             emit=x86_emit.linear,
         ),
+    )  # fmt: skip
+
+
+def _recurrent() -> tuple[KernelRule, ...]:
+    return tuple(
+        KernelRule(
+            op, "onednn.qlinear, by step", output=Output.EITHER, weight=WeightRule(),
+            methods=("dynamic",), emit_dynamic=x86_recurrent_emit.layer(op),
+        )
+        for op in vocab.RECURRENT
     )  # fmt: skip
 
 

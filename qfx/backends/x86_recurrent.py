@@ -1,0 +1,297 @@
+"""Recurrent layers on oneDNN's linear kernel, plain tensors only.
+
+    gates     = x_codes W_ih + b                       the whole sequence, one call a direction
+    gates[t] += h_codes W_hh                           "sum" in place, one call a step and direction
+    h, c      = cell(gates[t], h, c)                   both directions in the same calls
+
+The reverse direction reads the sequence backwards, so step t is the same place for both. Biases
+are added with the input's part; of a GRU, that of the new gate with the hidden part, where the
+reset gate multiplies it. A step is some 15 calls of 1-20 us (the kernel: 20 us at least), so gates
+lie where as few as possible do: those of an LSTM are packed as i, f, o, g.
+
+Where no initial state is given, it is zero, and so is its product in the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from qfx.backends.x86_calls import define
+from qfx.backends.x86_dynamic import quantize_dynamic
+
+_linear = torch.ops.onednn.qlinear_pointwise.default
+_add_to = torch.ops.onednn.qlinear_pointwise.binary
+_FLOAT = (1.0, 0, torch.float32)
+_PLAIN: tuple[Any, ...] = ("none", [], "")
+_IN_PLACE = (*_FLOAT, 1.0, 0, "sum", 1.0, *_PLAIN)
+
+PARTS = 7
+"""Tensors of a layer and direction: packed W_ih, its scales, the bias of the gates, packed W_hh,
+its scales, the bias of a GRU's new gate, zero points."""
+
+Codes: TypeAlias = "tuple[int, int, bool]"
+"""Smallest and largest code, symmetric: how hidden states are measured."""
+
+State: TypeAlias = "Sequence[Tensor]"
+
+
+class _Cell:
+    """Steps through the gates of one layer.
+
+    Attributes:
+        h: hidden state, (directions, batch, hidden), or None at first if it is zero.
+        hidden: all hidden states, (length, directions, batch, hidden).
+    """
+
+    gates_per_unit = 1
+
+    def __init__(self, gates: Tensor, hx: State | None, bias: Tensor) -> None:
+        length, ways, batch, width = gates.shape
+        self.size = width // self.gates_per_unit
+        self.h = None if hx is None else hx[0]
+        self.hidden = gates.new_empty(length, ways, batch, self.size)
+        self.rows = self.hidden.unbind(0)
+
+    def step(self, t: int) -> None:
+        raise NotImplementedError
+
+    def last(self) -> tuple[Tensor, ...]:
+        """The final states."""
+        assert self.h is not None
+        return (self.h,)
+
+
+class _Lstm(_Cell):
+    gates_per_unit = 4
+
+    def __init__(self, gates: Tensor, hx: State | None, bias: Tensor) -> None:
+        super().__init__(gates, hx, bias)
+        size = self.size
+        self.sigmoids = gates[..., : 3 * size].unbind(0)
+        self.tanhs = gates[..., 3 * size :].unbind(0)
+        self.i, self.f, self.o = (gates[..., k * size : (k + 1) * size].unbind(0) for k in range(3))
+        self.c = torch.zeros_like(self.rows[0]) if hx is None else hx[1].clone()
+
+    def step(self, t: int) -> None:
+        self.sigmoids[t].sigmoid_()
+        self.c.mul_(self.f[t]).addcmul_(self.i[t], self.tanhs[t].tanh_())
+        self.h = torch.mul(self.o[t], self.c.tanh(), out=self.rows[t])
+
+    def last(self) -> tuple[Tensor, ...]:
+        return (*super().last(), self.c)
+
+
+class _Gru(_Cell):
+    gates_per_unit = 3
+
+    def __init__(self, gates: Tensor, hx: State | None, bias: Tensor) -> None:
+        super().__init__(gates, hx, bias)
+        size = self.size
+        new = gates[..., 2 * size :]
+        self.of_input, self.new = new.clone().unbind(0), new.unbind(0)
+        new.copy_(bias)
+        self.sigmoids = gates[..., : 2 * size].unbind(0)
+        self.r, self.z = gates[..., :size].unbind(0), gates[..., size : 2 * size].unbind(0)
+
+    def step(self, t: int) -> None:
+        self.sigmoids[t].sigmoid_()
+        new = torch.addcmul(self.of_input[t], self.r[t], self.new[t]).tanh_()
+        before = torch.zeros_like(new) if self.h is None else self.h
+        self.h = torch.lerp(new, before, self.z[t], out=self.rows[t])
+
+
+class _Tanh(_Cell):
+    def __init__(self, gates: Tensor, hx: State | None, bias: Tensor) -> None:
+        super().__init__(gates, hx, bias)
+        self.gates = gates.unbind(0)
+
+    def step(self, t: int) -> None:
+        self.h = torch.tanh(self.gates[t], out=self.rows[t])
+
+
+class _Relu(_Tanh):
+    def step(self, t: int) -> None:
+        self.h = torch.clamp(self.gates[t], min=0, out=self.rows[t])
+
+
+_CELLS: dict[str, type[_Cell]] = {"lstm": _Lstm, "gru": _Gru, "tanh": _Tanh, "relu": _Relu}
+
+
+def _layer(
+    kind: str,
+    x: tuple[Tensor, float, int],
+    parts: Sequence[Sequence[Tensor]],
+    hx: State | None,
+    codes: Codes,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One layer on codes (length, batch, features) with their scale and zero point."""
+    gates = _project(x, parts)
+    cell = _CELLS[kind](gates, hx, _new_bias(parts))
+    rows = gates.flatten(0, 1).unbind(0)
+    ways = len(parts)
+    recurrent = [(p[3], p[4], p[6]) for p in parts]
+    for t in range(gates.shape[0]):
+        if cell.h is not None:
+            quantized, scale, zero_point = quantize_dynamic(cell.h, *codes)
+            for way, packed in enumerate(recurrent):
+                row = rows[t * ways + way]
+                _add_to(quantized[way], scale, zero_point, *packed, row, None, *_IN_PLACE)
+        cell.step(t)
+    y = cell.hidden
+    if ways == 1:
+        return y.squeeze(1), cell.last()
+    return torch.cat([y[:, 0], y[:, 1].flip(0)], -1), cell.last()
+
+
+def _project(x: tuple[Tensor, float, int], parts: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The input's part of the gates: (length, directions, batch, gates)."""
+    codes, scale, zero_point = x
+    made = []
+    for way, (weight, scales, bias, *_, zeros) in enumerate(parts):
+        read = codes.flip(0) if way else codes
+        made.append(_linear(read, scale, zero_point, weight, scales, zeros, bias, *_FLOAT, *_PLAIN))
+    return made[0].unsqueeze(1) if len(made) == 1 else torch.stack(made, 1)
+
+
+def _new_bias(parts: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The bias of the hidden part of a GRU's new gate: (directions, 1, hidden)."""
+    return torch.stack([p[5] for p in parts]).unsqueeze(1)
+
+
+@torch.no_grad()
+def _run(
+    x: Tensor,
+    scale: float,
+    zero_point: int,
+    parts: Sequence[Tensor],
+    hx: State,
+    kind: str,
+    num_layers: int,
+    low: int,
+    high: int,
+    symmetric: bool,
+) -> tuple[Tensor, ...]:
+    """All layers on codes (length, batch, features).
+
+    Args:
+        x: uint8.
+        scale: of ``x``.
+        zero_point: of ``x``.
+        parts: :data:`PARTS` tensors of each layer and direction in turn.
+        hx: initial states, (layers * directions, batch, hidden) each; none if they are zero.
+        kind: "lstm", "gru", "tanh", "relu".
+        num_layers: number of layers.
+        low: smallest code of what is measured.
+        high: largest code.
+        symmetric: whether the zero point is the middle code.
+
+    Returns:
+        The sequence (length, batch, directions * hidden), and the final states.
+    """
+    codes = low, high, symmetric
+    each = [parts[i : i + PARTS] for i in range(0, len(parts), PARTS)]
+    ways = len(each) // num_layers
+    y, last = x, []
+    for first in range(0, len(each), ways):
+        own = slice(first, first + ways)
+        source = quantize_dynamic(y, *codes) if first else (x, scale, zero_point)
+        y, final = _layer(kind, source, each[own], [s[own] for s in hx] or None, codes)
+        last.append(final)
+    return (y, *(torch.cat(states) for states in zip(*last, strict=True)))
+
+
+# -- as calls of a graph ---------------------------------------------------------------------------
+def _at_numbers(x: Tensor, scale: Tensor, zero_point: Tensor, *rest: Any) -> list[Tensor]:
+    return list(_run(x, float(scale), int(zero_point), *rest))
+
+
+def _fake(x: Tensor, scale: Tensor, zero_point: Tensor, *rest: Any) -> list[Tensor]:
+    """What :func:`_run` returns, without values; packed weights are (in, out)."""
+    parts, _, kind = rest[:3]
+    (length, batch, _), size, rows = x.shape, parts[3].shape[0], len(parts) // PARTS
+    states = 2 if kind == "lstm" else 1
+    ways = rows // rest[3]
+    y = x.new_empty((length, batch, ways * size), dtype=torch.float32)
+    return [y, *(y.new_empty(rows, batch, size) for _ in range(states))]
+
+
+_compiled = define(
+    "qrecurrent(Tensor x, Tensor x_scale, Tensor x_zp, Tensor[] parts, Tensor[] hx, str kind,"
+    " int num_layers, int low, int high, bool symmetric)",
+    _at_numbers,
+    _fake,
+    "Tensor[]",
+)
+
+
+def _states(hx: Any) -> list[Tensor]:
+    if hx is None:
+        return []
+    return [hx] if isinstance(hx, Tensor) else list(hx)
+
+
+def sequence(
+    x: Tensor,
+    scale: Any,
+    zero_point: Any,
+    parts: Sequence[Tensor],
+    hx: Any,
+    kind: str,
+    num_layers: int,
+    batch_first: bool,
+    *codes: Any,
+) -> tuple[Tensor, Any]:
+    """``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` on codes, compiled or not, with or without a batch.
+
+    Args:
+        x: uint8, shaped as the module takes it.
+        scale: of ``x``.
+        zero_point: of ``x``.
+        parts: as :func:`_run`.
+        hx: initial states as the module takes them, or None.
+        kind: as :func:`_run`.
+        num_layers: number of layers.
+        batch_first: as in the module.
+        codes: as :func:`_run`.
+
+    Returns:
+        What the module returns.
+    """
+    run, states, batched = _runner(), _states(hx), x.dim() == 3
+    if not batched:
+        x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
+    elif batch_first:
+        x = x.transpose(0, 1)
+    y, *last = run(x.contiguous(), scale, zero_point, parts, states, kind, num_layers, *codes)
+    if not batched:
+        y, last = y.squeeze(1), [s.squeeze(1) for s in last]
+    elif batch_first:
+        y = y.transpose(0, 1)
+    return y, tuple(last) if kind == "lstm" else last[0]
+
+
+def cell(
+    x: Tensor,
+    scale: Any,
+    zero_point: Any,
+    parts: Sequence[Tensor],
+    hx: Any,
+    kind: str,
+    *codes: Any,
+) -> Any:
+    """``nn.LSTMCell``, ``nn.GRUCell`` or ``nn.RNNCell`` on codes: a sequence of one step."""
+    run, states, batched = _runner(), _states(hx), x.dim() == 2
+    if not batched:
+        x, states = x.unsqueeze(0), [s.unsqueeze(0) for s in states]
+    steps = x.contiguous().unsqueeze(0), scale, zero_point
+    _, *last = run(*steps, parts, [s.unsqueeze(0) for s in states], kind, 1, *codes)
+    made = tuple(s.squeeze(0) if batched else s.squeeze(0).squeeze(0) for s in last)
+    return made if kind == "lstm" else made[0]
+
+
+def _runner() -> Any:
+    return _compiled if torch.compiler.is_compiling() else _run
