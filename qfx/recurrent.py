@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from qfx.errors import ConfigError
 from qfx.quant import ops
 
 Codes: TypeAlias = "tuple[torch.dtype, int, int, bool]"
@@ -152,6 +153,9 @@ def _sequence(
     if not batched:
         input, batch_first = input.unsqueeze(1), False
         hx = None if hx is None else tuple(s.unsqueeze(1) for s in hx)
+    length, batch, _ = input.transpose(0, 1).shape if batch_first else input.shape
+    rows = num_layers * (2 if bidirectional else 1)
+    check(length, hx or (), (rows, batch, weights[1].shape[1]))
     y, *last = run(input, weights, biases, hx, num_layers, bidirectional, batch_first)
     return (y, *last) if batched else (y.squeeze(1), *(s.squeeze(1) for s in last))
 
@@ -171,8 +175,29 @@ def _unbatched(
         hx = (input.new_zeros(rows.shape[0], weights[1].shape[1]),) * states
     elif not batched:
         hx = tuple(s.unsqueeze(0) for s in hx)
+    check(1, hx, (rows.shape[0], weights[1].shape[1]))
     made = run(rows, weights, biases, hx)
     return made if batched else tuple(s.squeeze(0) for s in made)
+
+
+def check(length: int, states: Sequence[Tensor], shape: tuple[int, ...]) -> None:
+    """Refuse what PyTorch's modules refuse: no step at all, and initial states of another shape.
+
+    Args:
+        length: of the sequence.
+        states: initial states.
+        shape: that each of them must have.
+    """
+    if length == 0:
+        raise ConfigError(
+            "a recurrent layer was called with a sequence of no steps; give it at least one"
+        )
+    for state in states:
+        if tuple(state.shape) != shape:
+            raise ConfigError(
+                f"a recurrent layer was called with an initial state of shape {tuple(state.shape)}"
+                f" where it takes {shape}; give it one row for each input of the batch"
+            )
 
 
 def pairs(parts: Sequence[Any]) -> list[tuple[Any, Any]]:

@@ -17,6 +17,7 @@ from torch import fx
 from qfx import vocab
 from qfx.backends import quantized_dtypes as q
 from qfx.backends import quantized_dynamic as dynamic
+from qfx.backends import quantized_recurrent as recurrent
 from qfx.backends.base import (
     MOVES,
     Demand,
@@ -49,6 +50,7 @@ def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[Kerne
         *convolutions(engine),
         *transposed(engine, transposed_per_channel),
         *_products(engine),
+        *_recurrent(engine),
         *_norms(),
         *_activations(),
         *_pools(),
@@ -90,6 +92,19 @@ def _products(engine: str) -> tuple[KernelRule, ...]:
             supports=_tensor_or_number,
             emit=q.binary("mul"),
         ),
+    )
+
+
+def _recurrent(engine: str) -> tuple[KernelRule, ...]:
+    return tuple(
+        KernelRule(
+            op,
+            f"quantized_{op.name.removesuffix('_cell')}",
+            weight=WeightRule(),
+            methods=("dynamic",),
+            emit_dynamic=recurrent.layer(op, engine),
+        )
+        for op in recurrent.OPS
     )
 
 

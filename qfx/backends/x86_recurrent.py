@@ -22,6 +22,8 @@ from torch import Tensor
 
 from qfx.backends.x86_calls import define
 from qfx.backends.x86_dynamic import quantize_dynamic
+from qfx.quant.qparams import choose_numbers
+from qfx.recurrent import check
 
 _linear = torch.ops.onednn.qlinear_pointwise.default
 _add_to = torch.ops.onednn.qlinear_pointwise.binary
@@ -135,8 +137,8 @@ def _layer(
     ways = len(parts)
     recurrent = [(p[3], p[4], p[6]) for p in parts]
     for t in range(gates.shape[0]):
-        if cell.h is not None:
-            quantized, scale, zero_point = quantize_dynamic(cell.h, *codes)
+        if cell.h is not None and cell.h.numel():
+            quantized, scale, zero_point = _measured(cell.h, codes)
             for way, packed in enumerate(recurrent):
                 row = rows[t * ways + way]
                 _add_to(quantized[way], scale, zero_point, *packed, row, None, *_IN_PLACE)
@@ -147,13 +149,30 @@ def _layer(
     return torch.cat([y[:, 0], y[:, 1].flip(0)], -1), cell.last()
 
 
+def _measured(h: Tensor, codes: Codes) -> tuple[Tensor, float, int]:
+    """:func:`~qfx.backends.x86_dynamic.quantize_dynamic` in as few calls as possible.
+
+    The scale is that of the largest value, so nothing is to be clamped where codes are rounded a
+    little less than a half up: they end below ``high + 1``, and are cut off. That errs by 0.001
+    steps more than rounding does.
+    """
+    least, most = torch.aminmax(h)
+    scale, zero_point = choose_numbers(least.item(), most.item(), *codes)
+    shifted = torch.rsub(h, zero_point + _LESS_THAN_HALF, alpha=-1.0 / scale)
+    return shifted.to(torch.uint8), scale, zero_point
+
+
+_LESS_THAN_HALF = 0.499
+
+
 def _project(x: tuple[Tensor, float, int], parts: Sequence[Sequence[Tensor]]) -> Tensor:
     """The input's part of the gates: (length, directions, batch, gates)."""
     codes, scale, zero_point = x
     made = []
     for way, (weight, scales, bias, *_, zeros) in enumerate(parts):
         read = codes.flip(0) if way else codes
-        made.append(_linear(read, scale, zero_point, weight, scales, zeros, bias, *_FLOAT, *_PLAIN))
+        y = _linear(read, scale, zero_point, weight, scales, zeros, bias, *_FLOAT, *_PLAIN)
+        made.append(y.reshape(*codes.shape[:2], bias.numel()))  # an empty batch loses a dimension
     return made[0].unsqueeze(1) if len(made) == 1 else torch.stack(made, 1)
 
 
@@ -193,6 +212,8 @@ def _run(
         The sequence (length, batch, directions * hidden), and the final states.
     """
     codes = low, high, symmetric
+    rows = len(parts) // PARTS, x.shape[1], parts[3].shape[0]  # packed weights are (in, out)
+    check(x.shape[0], hx, rows)  # a kernel would read and write beyond them
     each = [parts[i : i + PARTS] for i in range(0, len(parts), PARTS)]
     ways = len(each) // num_layers
     y, last = x, []
