@@ -1,4 +1,4 @@
-"""The three commands: what they plan, reuse and print; nothing is timed here."""
+"""The commands: what they plan, reuse and print; nothing is timed here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accuracy, cost, latency, table
+from benchmarks import accuracy, cost, latency, recurrent, table
 from benchmarks.accuracy import Result
 from benchmarks.coordinator import Timing
 from benchmarks.engines import ENGINES, Engine
@@ -122,3 +122,23 @@ def test_cost_reports_a_failed_run(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = cost.measure("qfx", "conv:9", backend="x86", threads=1, repeats=3)
     assert failed["error"].startswith("exit code 1")
     assert "failed" in cost.steps_report({"conv:9 qfx": failed})
+
+
+def test_recurrent_times_in_turns_and_prints_ratios_and_decibels(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[str] = []
+
+    def form(name: str, factor: float) -> object:
+        def run(x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor]]:
+            calls.append(name)
+            return factor * x, (factor * x,)
+
+        return run
+
+    made = {recurrent.FLOAT: form("float", 1.0), "other": form("other", 0.9)}
+    monkeypatch.setattr(recurrent, "forms", lambda model, x: made)
+    results = recurrent.compare("gru", 4, 1, 3, rounds=2)
+    assert calls[:8] == ["float", "float", "other", "other"] * 2
+    assert results["other"].output_db == pytest.approx(20.0, abs=1e-3)
+    assert "| other " in recurrent.report("gru 4", results)
