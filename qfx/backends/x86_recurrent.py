@@ -1,20 +1,25 @@
 """Recurrent layers on oneDNN's linear kernel, plain tensors only.
 
     gates     = x_codes W_ih + b                       the whole sequence, one call a direction
-    gates[t] += h_codes W_hh                           "sum" in place, one call a step and direction
+    gates[t] += h_codes W_hh                           a call a step
     h, c      = cell(gates[t], h, c)                   both directions in the same calls
 
 The reverse direction reads the sequence backwards, so step t is the same place for both. Biases
 are added with the input's part; of a GRU, that of the new gate with the hidden part, where the
-reset gate multiplies it. A step is some 15 calls of 1-20 us (the kernel: 20 us at least), so gates
-lie where as few as possible do: those of an LSTM are packed as i, f, o, g.
+reset gate multiplies it. A step is some 15 calls of 1-20 us (the kernel: 20 us at least), which is
+all of the time below some hundred hidden units, where float layers are faster. So gates lie where
+as few calls as possible do: those of an LSTM are packed as i, f, o, g.
+
+Two directions are multiplied in one call for small batches: the hidden states of both by the
+weights of both, of which the products of one with the other's are thrown away. The weights are read
+once all the same, and reading them is what takes the time; at batch 16 it does not pay any more.
 
 Where no initial state is given, it is zero, and so is its product in the first step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -32,8 +37,8 @@ _PLAIN: tuple[Any, ...] = ("none", [], "")
 _IN_PLACE = (*_FLOAT, 1.0, 0, "sum", 1.0, *_PLAIN)
 
 PARTS = 7
-"""Tensors of a layer and direction: packed W_ih, its scales, the bias of the gates, packed W_hh,
-its scales, the bias of a GRU's new gate, zero points."""
+"""Tensors of a layer and direction: packed W_ih, its scales, the bias of the gates, packed W_hh (or
+that of both directions), its scales, the bias of a GRU's new gate, zero points."""
 
 Codes: TypeAlias = "tuple[int, int, bool]"
 """Smallest and largest code, symmetric: how hidden states are measured."""
@@ -133,20 +138,49 @@ def _layer(
     """One layer on codes (length, batch, features) with their scale and zero point."""
     gates = _project(x, parts)
     cell = _CELLS[kind](gates, hx, _new_bias(parts))
-    rows = gates.flatten(0, 1).unbind(0)
-    ways = len(parts)
-    recurrent = [(p[3], p[4], p[6]) for p in parts]
+    add = _adder(gates, parts)
     for t in range(gates.shape[0]):
         if cell.h is not None and cell.h.numel():
-            quantized, scale, zero_point = _measured(cell.h, codes)
-            for way, packed in enumerate(recurrent):
-                row = rows[t * ways + way]
-                _add_to(quantized[way], scale, zero_point, *packed, row, None, *_IN_PLACE)
+            add(t, *_measured(cell.h, codes))
         cell.step(t)
     y = cell.hidden
-    if ways == 1:
+    if len(parts) == 1:
         return y.squeeze(1), cell.last()
     return torch.cat([y[:, 0], y[:, 1].flip(0)], -1), cell.last()
+
+
+Adder: TypeAlias = "Callable[[int, Tensor, float, int], None]"
+"""Adds the hidden part of step t, given codes (directions, batch, hidden) and their qparams."""
+
+
+def _adder(gates: Tensor, parts: Sequence[Sequence[Tensor]]) -> Adder:
+    """What adds to ``gates`` with weights packed by direction, or with those of both as one."""
+    joint = parts[0][3].shape[1] != gates.shape[-1]  # packed weights are (in, out)
+    return _joint_adder(gates, parts[0]) if joint else _separate_adder(gates, parts)
+
+
+def _joint_adder(gates: Tensor, part: Sequence[Tensor]) -> Adder:
+    packed, steps = (part[3], part[4], part[6]), gates.unbind(0)
+    _, ways, batch, width = gates.shape
+    # Row (direction, batch) of the product, and of it the columns of that direction:
+    size, strides = (ways, batch, width), ((batch * ways + 1) * width, ways * width, 1)
+
+    def add(t: int, codes: Tensor, scale: float, zero_point: int) -> None:
+        y = _linear(codes.flatten(0, 1), scale, zero_point, *packed, None, *_FLOAT, *_PLAIN)
+        steps[t].add_(y.as_strided(size, strides))
+
+    return add
+
+
+def _separate_adder(gates: Tensor, parts: Sequence[Sequence[Tensor]]) -> Adder:
+    packed = [(p[3], p[4], p[6]) for p in parts]
+    rows = [step.unbind(0) for step in gates.unbind(0)]
+
+    def add(t: int, codes: Tensor, scale: float, zero_point: int) -> None:
+        for own, each, row in zip(packed, codes.unbind(0), rows[t], strict=True):
+            _add_to(each, scale, zero_point, *own, row, None, *_IN_PLACE)
+
+    return add
 
 
 def _measured(h: Tensor, codes: Codes) -> tuple[Tensor, float, int]:

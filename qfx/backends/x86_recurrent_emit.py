@@ -16,6 +16,9 @@ from qfx.backends.x86_emit import input_of
 from qfx.graph import meta
 from qfx.recurrent import pairs
 
+JOINT_BATCH = 8
+"""Largest batch of the example inputs for which the directions of a layer are packed as one."""
+
 _KINDS = {
     **dict.fromkeys((vocab.LSTM, vocab.LSTM_CELL), "lstm"),
     **dict.fromkeys((vocab.GRU, vocab.GRU_CELL), "gru"),
@@ -48,33 +51,49 @@ def _parts(em: Emitter, site: Site, kind: str) -> Iterator[fx.Node]:
     biases: Any = site.arguments["biases"]
     weights = pairs(site.weights)
     of_direction: list[tuple[fx.Node, ...]] = [*pairs(biases)] or [()] * len(weights)
-    for (of_input, of_hidden), nodes in zip(weights, of_direction, strict=True):
+    ways = 2 if _is_joint(site) else 1
+    for i, ((of_input, _), nodes) in enumerate(zip(weights, of_direction, strict=True)):
         names = tuple(str(node.target) for node in nodes)
         tensors = [em.rw.tensor(node) for node in nodes]
         bias, new = _biases(kind, tensors, of_input.integers.shape[0])
-        key = ("recurrent", kind, of_input.name, of_hidden.name, *names)
-        yield from _weight(em, kind, of_input)
+        key = ("recurrent", kind, of_input.name, *names)
+        first = i - i % ways
+        yield from _weight(em, kind, [of_input])
         yield em.packed((*key, "bias"), _constant(_ordered(kind, bias)))
-        yield from _weight(em, kind, of_hidden)
+        yield from _weight(em, kind, [w for _, w in weights[first : first + ways]])
         yield em.packed((*key, "new"), _constant(new))
         yield em.packed(("recurrent", "zeros"), _constant(torch.zeros(1, dtype=torch.int8)))
+
+
+def _is_joint(site: Site) -> bool:
+    """Whether both directions are packed as one."""
+    info = meta.tensor_info(input_of(site)[0])
+    assert info is not None
+    batch = info.shape[0 if site.arguments.get("batch_first") else 1]
+    small = len(info.shape) == 2 or batch <= JOINT_BATCH
+    return bool(site.arguments.get("bidirectional")) and small
 
 
 def _constant(value: Tensor) -> Callable[[], object]:
     return lambda: value
 
 
-def _weight(em: Emitter, kind: str, weight: QuantizedWeight) -> Iterator[fx.Node]:
-    """A packed weight, and its scales."""
+def _weight(em: Emitter, kind: str, weights: list[QuantizedWeight]) -> Iterator[fx.Node]:
+    """Weights packed as one, and their scales."""
 
     def packed() -> object:
-        return kernels.pack_linear(_ordered(kind, weight.integers), [1, weight.integers.shape[1]])
+        integers = torch.cat([_ordered(kind, w.integers) for w in weights])
+        return kernels.pack_linear(integers, [len(weights), integers.shape[1]])
 
-    key = ("recurrent", kind, weight.name)
+    key = ("recurrent", kind, *(w.name for w in weights))
     yield em.packed(key, packed)
+    yield em.packed((*key, "scales"), _constant(torch.cat([_scales(kind, w) for w in weights])))
+
+
+def _scales(kind: str, weight: QuantizedWeight) -> Tensor:
+    """One scale per row, in the order of :func:`_ordered`."""
     scales = torch.as_tensor(weight.qparams.scale, dtype=torch.float32).reshape(-1)
-    ordered = scales if scales.numel() == 1 else _ordered(kind, scales)
-    yield em.packed((*key, "scales"), _constant(ordered))
+    return _ordered(kind, scales.expand(weight.integers.shape[0]))
 
 
 def _ordered(kind: str, rows: Tensor) -> Tensor:

@@ -171,6 +171,19 @@ def test_weights_per_tensor(backend: str) -> None:
     check(layer, qmodel, randn(5, 2, 8))
 
 
+@pytest.mark.parametrize("batch", [2, 9])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_directions_are_packed_as_one_for_small_batches(kind: str, batch: int) -> None:
+    """Either form runs any batch."""
+    layer = seeded(lambda: LAYERS[kind](8, 16, 2, bidirectional=True))
+    qmodel = dynamic(layer, randn(5, batch, 8))
+    (call,) = (n for n in qmodel.graph.nodes if n.target is x86_recurrent.sequence)
+    recurrent = {part.target for part in call.args[3][3 :: x86_recurrent.PARTS]}
+    assert len(recurrent) == (2 if batch == 2 else 4)
+    for other in (1, 2, 20):
+        check(layer, qmodel, randn(3, other, 8))
+
+
 def test_activations_of_seven_bits() -> None:
     default = qfx.get_default_qconfig("x86", "dynamic")
     spec = qfx.QuantSpec(torch.uint8, dynamic=True, symmetric=True, quant_max=127)
@@ -222,8 +235,9 @@ def test_copies_sizes_and_stages() -> None:
 def test_compiled_code_gives_the_same(kind: str) -> None:
     layer = seeded(lambda: Wrapped(LAYERS[kind](8, 16, 2, bidirectional=True), 32))
     cell = seeded(lambda: CELLS[kind](8, 16))
-    for model, x in ((layer, randn(5, 2, 8)), (cell, randn(2, 8))):
+    for model, x in ((layer, randn(5, 2, 8)), (layer, randn(5, 9, 8)), (cell, randn(2, 8))):
         qmodel = dynamic(model, x)
+        torch._dynamo.reset()  # counts recompilations of whatever is compiled
         compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
         with torch.no_grad():
             assert all(map(torch.equal, tensors(compiled(x)), tensors(qmodel(x))))
