@@ -19,7 +19,7 @@ from qfx.backends import quantized_dtypes as q
 from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
 from qfx.backends.hardware import needs_reduced_range
 from qfx.graph import meta
-from qfx.recurrent import pairs
+from qfx.recurrent_steps import pairs
 
 _ops = torch.ops.quantized
 

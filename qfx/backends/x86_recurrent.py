@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from qfx.backends.x86_calls import define
+from qfx.backends.x86_cells import CELLS, State
 from qfx.backends.x86_dynamic import quantize_dynamic
 from qfx.quant.qparams import choose_numbers
 from qfx.recurrent import check
@@ -43,90 +44,6 @@ that of both directions), its scales, the bias of a GRU's new gate, zero points.
 Codes: TypeAlias = "tuple[int, int, bool]"
 """Smallest and largest code, symmetric: how hidden states are measured."""
 
-State: TypeAlias = "Sequence[Tensor]"
-
-
-class _Cell:
-    """Steps through the gates of one layer.
-
-    Attributes:
-        h: hidden state, (directions, batch, hidden), or None at first if it is zero.
-        hidden: all hidden states, (length, directions, batch, hidden).
-    """
-
-    gates_per_unit = 1
-
-    def __init__(self, gates: Tensor, hx: State | None, bias: Tensor) -> None:
-        length, ways, batch, width = gates.shape
-        self.size = width // self.gates_per_unit
-        self.h = None if hx is None else hx[0]
-        self.hidden = gates.new_empty(length, ways, batch, self.size)
-        self.rows = self.hidden.unbind(0)
-
-    def step(self, t: int) -> None:
-        raise NotImplementedError
-
-    def last(self) -> tuple[Tensor, ...]:
-        """The final states."""
-        assert self.h is not None
-        return (self.h,)
-
-
-class _Lstm(_Cell):
-    gates_per_unit = 4
-
-    def __init__(self, gates: Tensor, hx: State | None, bias: Tensor) -> None:
-        super().__init__(gates, hx, bias)
-        size = self.size
-        self.sigmoids = gates[..., : 3 * size].unbind(0)
-        self.tanhs = gates[..., 3 * size :].unbind(0)
-        self.i, self.f, self.o = (gates[..., k * size : (k + 1) * size].unbind(0) for k in range(3))
-        self.c = torch.zeros_like(self.rows[0]) if hx is None else hx[1].clone()
-
-    def step(self, t: int) -> None:
-        self.sigmoids[t].sigmoid_()
-        self.c.mul_(self.f[t]).addcmul_(self.i[t], self.tanhs[t].tanh_())
-        self.h = torch.mul(self.o[t], self.c.tanh(), out=self.rows[t])
-
-    def last(self) -> tuple[Tensor, ...]:
-        return (*super().last(), self.c)
-
-
-class _Gru(_Cell):
-    gates_per_unit = 3
-
-    def __init__(self, gates: Tensor, hx: State | None, bias: Tensor) -> None:
-        super().__init__(gates, hx, bias)
-        size = self.size
-        new = gates[..., 2 * size :]
-        self.of_input, self.new = new.clone().unbind(0), new.unbind(0)
-        new.copy_(bias)
-        self.sigmoids = gates[..., : 2 * size].unbind(0)
-        self.r, self.z = gates[..., :size].unbind(0), gates[..., size : 2 * size].unbind(0)
-
-    def step(self, t: int) -> None:
-        self.sigmoids[t].sigmoid_()
-        new = torch.addcmul(self.of_input[t], self.r[t], self.new[t]).tanh_()
-        before = torch.zeros_like(new) if self.h is None else self.h
-        self.h = torch.lerp(new, before, self.z[t], out=self.rows[t])
-
-
-class _Tanh(_Cell):
-    def __init__(self, gates: Tensor, hx: State | None, bias: Tensor) -> None:
-        super().__init__(gates, hx, bias)
-        self.gates = gates.unbind(0)
-
-    def step(self, t: int) -> None:
-        self.h = torch.tanh(self.gates[t], out=self.rows[t])
-
-
-class _Relu(_Tanh):
-    def step(self, t: int) -> None:
-        self.h = torch.clamp(self.gates[t], min=0, out=self.rows[t])
-
-
-_CELLS: dict[str, type[_Cell]] = {"lstm": _Lstm, "gru": _Gru, "tanh": _Tanh, "relu": _Relu}
-
 
 def _layer(
     kind: str,
@@ -137,7 +54,7 @@ def _layer(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer on codes (length, batch, features) with their scale and zero point."""
     gates = _project(x, parts)
-    cell = _CELLS[kind](gates, hx, _new_bias(parts))
+    cell = CELLS[kind](gates, hx, _new_bias(parts))
     add = _adder(gates, parts)
     for t in range(gates.shape[0]):
         if cell.h is not None and cell.h.numel():

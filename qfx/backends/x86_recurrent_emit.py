@@ -14,7 +14,7 @@ from qfx.backends import x86_recurrent as recurrent
 from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
 from qfx.backends.x86_emit import input_of
 from qfx.graph import meta
-from qfx.recurrent import pairs
+from qfx.recurrent_steps import pairs
 
 JOINT_BATCH = 8
 """Largest batch of the example inputs for which the directions of a layer are packed as one."""

@@ -192,6 +192,32 @@ def test_activations_of_seven_bits() -> None:
     check(layer, dynamic(layer, randn(5, 2, 8), **options), randn(5, 2, 8), bound=25.0)
 
 
+def test_rules_name_recurrent_modules_as_any_other() -> None:
+    """A dynamic LSTM in a static model; what is left out by type or by name stays float."""
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.LSTM(8, 16), nn.GRU(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.second(self.first(x)[0])[0])
+
+    model, x = seeded(Stack), randn(5, 2, 8)
+    spec = qfx.get_default_qconfig("x86", "dynamic")
+    mixed = qfx.get_default_qconfig_mapping("x86").set_object_type(nn.LSTM, spec)
+    without = qfx.get_default_qconfig_mapping("x86", "dynamic").set_module_name("second", None)
+    calls: list[tuple[dict[str, Any], list[str]]] = [
+        ({"qconfig": mixed}, ["", "no-kernel", ""]),
+        ({"qconfig": without, "method": "dynamic"}, ["", "qconfig-none", ""]),
+        ({"types": {nn.LSTM}, "method": "dynamic"}, ["", "not-in-types", "not-in-types"]),
+    ]
+    for options, reasons in calls:
+        qmodel = qfx.quantize(model, x, backend="x86", **options)
+        assert [s.reason for s in qmodel.report.sites if s.macs] == reasons
+        assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 25
+
+
 # -- the graph -------------------------------------------------------------------------------------
 def test_one_operation_reads_weights_under_their_own_names() -> None:
     layer = seeded(lambda: Wrapped(nn.LSTM(8, 16, 2, bidirectional=True), 32))
