@@ -1,4 +1,5 @@
-"""Comparisons of qfx with its peers: ``latency``, ``accuracy`` and ``cost``, each a command.
+"""Comparisons of qfx with its peers: ``latency``, ``accuracy``, ``cost`` and ``recurrent``,
+each a command.
 
 Nothing here is imported by qfx or by its installed package.
 """

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from qfx import recurrent
 from qfx import semantics as s
 from qfx.quant import ops as affine
 from qfx.quant import packing
@@ -193,6 +194,12 @@ MATMUL = _op(
 ATTENTION_WEIGHTS = _op(s.attention_weights, Kind.MATMUL)
 ADDITIVE_MASK = _op(s.additive_mask, Kind.ACTIVATION)
 ATTENTION = _op(s.attention, Kind.MATMUL, (), (F.scaled_dot_product_attention,))
+LSTM = _op(recurrent.lstm, Kind.MATMUL, (nn.LSTM,))
+GRU = _op(recurrent.gru, Kind.MATMUL, (nn.GRU,))
+RNN = _op(recurrent.rnn, Kind.MATMUL, (nn.RNN,))
+LSTM_CELL = _op(recurrent.lstm_cell, Kind.MATMUL, (nn.LSTMCell,))
+GRU_CELL = _op(recurrent.gru_cell, Kind.MATMUL, (nn.GRUCell,))
+RNN_CELL = _op(recurrent.rnn_cell, Kind.MATMUL, (nn.RNNCell,))
 
 # -- lookup --------------------------------------------------------------------------------------
 EMBEDDING = _op(s.embedding, Kind.LOOKUP, (nn.Embedding,), (F.embedding, torch.embedding))
@@ -424,3 +431,10 @@ DYNAMIC_QPARAMS = _op(affine.dynamic_qparams, Kind.QUANT)
 DEQUANTIZE = _op(affine.dequantize, Kind.QUANT)
 UNPACK = _op(packing.unpack, Kind.QUANT)
 WIDEN = _op(packing.widen, Kind.QUANT)
+
+
+# -- groups of operations ------------------------------------------------------------------------
+SEQUENCES = (LSTM, GRU, RNN)
+CELLS = (LSTM_CELL, GRU_CELL, RNN_CELL)
+RECURRENT = (*SEQUENCES, *CELLS)
+"""Layers with a hidden state: several weights, and activations that are measured inside."""

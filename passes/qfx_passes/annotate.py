@@ -38,10 +38,11 @@ from qfx.quant.qparams import QParams
 from qfx.quant.spec import QConfig, QuantSpec
 from qfx.report.reasons import elsewhere, refusal
 from qfx.rewrite.pattern import Mismatch
-from qfx.vocab import OpDef, bound, is_op
+from qfx.vocab import OpDef, is_op
 from qfx_passes.joins import made_for
 from qfx_passes.operands import (
     asks_shape,
+    bias_operands,
     float_operands,
     is_constant,
     is_float_operation,
@@ -49,6 +50,7 @@ from qfx_passes.operands import (
     operation_name,
     post_names,
     post_operands,
+    weight_operands,
 )
 from qfx_passes.overwritten import overwritten
 from qfx_passes.rows import Rows
@@ -136,8 +138,10 @@ class _Annotator:
         if rule is None or (method not in rule.methods and not choice.specific):
             named = rule is not None and is_lookup(node)
             code = f"not-{method}".replace("_", "-") if method != "static" or named else "no-kernel"
-            others = others_with(node.target, self.backend.name)
-            return refusal(code, backend=self.backend.name, op=op, remedy=elsewhere(others))
+            remedy = elsewhere(others_with(node.target, self.backend.name))
+            if rule is not None and not named:
+                remedy = f"try method={rule.methods[0]!r}"
+            return refusal(code, backend=self.backend.name, op=op, remedy=remedy)
         misfit = unfit(node, choice.qconfig, rule, self.backend)
         if misfit is not None:
             return self._not_honoured(node, choice, misfit)
@@ -163,8 +167,8 @@ class _Annotator:
                     "unsupported", detail=rank.reason, remedy="give it a batch dimension"
                 )
         if rule.weight is not None:
-            for name in ("weight", "bias"):
-                if not is_constant(bound(node).get(name)):
+            for name, values in (("weight", weight_operands(node)), ("bias", bias_operands(node))):
+                if not all(map(is_constant, values)):
                     return refusal("weight-not-constant", name=name)
         mismatch = rule.supports(node) if rule.supports else None
         if mismatch is not None:

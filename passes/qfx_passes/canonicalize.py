@@ -26,7 +26,7 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter, has_effect
 from qfx.stubs import is_dequant_stub, is_quant_stub
 from qfx.vocab import OpDef, is_op
-from qfx_passes import attention, spellings
+from qfx_passes import attention, recurrent, spellings
 from qfx_passes.adapters import ADAPTERS, Arguments, Held, Site
 from qfx_passes.mutation import Call, Mutations, functional, read_call
 from qfx_passes.overwritten import computed_roots
@@ -37,8 +37,8 @@ class Canonicalize(Pass):
     """Bring a captured graph into the closed vocabulary.
 
     Attributes:
-        trainable: keep as modules what behaves differently in training (batch norm, dropout), for
-            quantization-aware training.
+        trainable: keep as modules what behaves differently in training (batch norm, dropout,
+            recurrent layers), for quantization-aware training.
     """
 
     name = "canonicalize"
@@ -58,7 +58,11 @@ class Canonicalize(Pass):
 _MODULES: dict[type[nn.Module], OpDef] = {m: op for op in vocab.ops() for m in op.modules}
 _FUNCTIONS: dict[Any, OpDef] = {f: op for op in vocab.ops() for f in op.functions}
 _METHODS: dict[str, OpDef] = {m: op for op in vocab.ops() for m in op.methods}
-_TRAINING_MODULES = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+_ADAPTERS = {**ADAPTERS, **dict.fromkeys(vocab.RECURRENT, recurrent.adapt)}
+_TRAINING_MODULES = (
+    *(nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd),
+    *(nn.RNNBase, nn.RNNCellBase),
+)
 _DROPOUTS = frozenset(
     {
         *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout),
@@ -187,7 +191,7 @@ class _Sweep:
 
     def _finish(self, node: fx.Node, op: OpDef, arguments: Arguments | Mismatch) -> fx.Node | None:
         if not isinstance(arguments, Mismatch):
-            adapt = ADAPTERS.get(op)
+            adapt = _ADAPTERS.get(op)
             failed = None if adapt is None else adapt(op, arguments, Site(node, self._rewriter))
             if failed is None:
                 return self._call(node, op, arguments)
@@ -254,15 +258,20 @@ class _Sweep:
                 if name in arguments:
                     attributes[name] = arguments[name]
                 continue
-            value = arguments.get(name, parameter.default)
-            if isinstance(value, Held):
-                value = self._rewriter.attribute(f"{node.target}.{value}", origins=(node,))
-            operands.append(value)
+            operands.append(self._read(node, arguments.get(name, parameter.default)))
         while operands and operands[-1] is None:
             operands.pop()
         new = self._rewriter.call(op, *operands, origins=(node,), **attributes)
         self._rewriter.replace(node, new)
         return new
+
+    def _read(self, node: fx.Node, value: Any) -> Any:
+        """``value``, with what the module of ``node`` holds read from it."""
+        if isinstance(value, Held):
+            return self._rewriter.attribute(f"{node.target}.{value}", origins=(node,))
+        if isinstance(value, tuple) and any(isinstance(item, Held) for item in value):
+            return tuple(self._read(node, item) for item in value)
+        return value
 
 
 def _is_idle_module(module: nn.Module) -> bool:

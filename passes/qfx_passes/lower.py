@@ -14,7 +14,7 @@ What the backend's row declines stays float between dequantize and quantize, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,13 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import DEQUANTIZE, QUANTIZE, UNPACK, WIDEN, bound, is_op
 from qfx_passes.observers import observer_of
-from qfx_passes.operands import asks_shape, float_operands, operation_name, post_operands
+from qfx_passes.operands import (
+    asks_shape,
+    float_operands,
+    operation_name,
+    post_operands,
+    weight_operands,
+)
 
 
 class Lower(Pass):
@@ -212,7 +218,7 @@ class _Lowering:
             arguments=arguments,
             inputs={v: (known.node, known.qparams) for v, known in inputs.items()},
             output=output,
-            weight=self._weight(arguments.get("weight")) if rule.weight else None,
+            weights=tuple(self._weights(node)) if rule.weight else (),
             bias=self._bias(arguments.get("bias")) if rule.weight else None,
         )
         with self.rw.at(node):
@@ -253,6 +259,10 @@ class _Lowering:
             self.rw.replace(node, self.backend.dequantize(self, known.node, known.qparams))
 
     # -- constants ----------------------------------------------------------------------------
+    def _weights(self, node: fx.Node) -> Iterator[QuantizedWeight]:
+        kept = map(self._weight, weight_operands(node))
+        yield from (weight for weight in kept if weight is not None)
+
     def _weight(self, restored: object) -> QuantizedWeight | None:
         assert isinstance(restored, fx.Node)
         if is_op(restored, WIDEN):

@@ -47,6 +47,18 @@ def is_constant(value: object) -> bool:
     return value is None or (isinstance(value, fx.Node) and value.op == "get_attr")
 
 
+def weight_operands(node: fx.Node) -> tuple[object, ...]:
+    """The weights of a layer: one, or of a recurrent layer several."""
+    arguments = bound(node)
+    return tuple(arguments["weights"] if "weights" in arguments else (arguments["weight"],))
+
+
+def bias_operands(node: fx.Node) -> tuple[object, ...]:
+    """The biases of a layer, or None where it has none; of a recurrent layer several, or none."""
+    arguments = bound(node)
+    return tuple(arguments["biases"] if "biases" in arguments else (arguments.get("bias"),))
+
+
 def float_operands(node: fx.Node, parameters: tuple[str, ...]) -> Iterator[fx.Node]:
     """The distinct float-valued nodes among the named parameters of a canonical node."""
     arguments = bound(node)

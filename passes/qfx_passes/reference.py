@@ -5,6 +5,7 @@
     @w           ->  dequantize(@w_int8, @w_scale, zero_point, axis=...)
                      dequantize(unpack(@w_4bit), ...)     for codes of 4 bits
                      widen(@w_half)                       for float16
+    recurrent op ->  the same op, measured=(dtype, low, high, symmetric): its hidden state, likewise
 
 The result is the stable meaning of a quantized model: it runs anywhere in float arithmetic, it is
 what is saved and exported, and lowered forms are derived from it.
@@ -31,12 +32,13 @@ from qfx.vocab import (
     GETITEM,
     QUANT_STUB,
     QUANTIZE,
+    RECURRENT,
     UNPACK,
     WIDEN,
-    bound,
     is_op,
 )
 from qfx_passes.observers import after, observer_of
+from qfx_passes.operands import weight_operands
 from qfx_passes.weights import (
     QuantizedWeights,
     StoredWeight,
@@ -65,6 +67,8 @@ class Reference(Pass):
             if note is None or not note.decision.quantized:
                 continue
             measured.quantize(node, note)
+            if is_op(node, *RECURRENT):
+                _measure_inside(node, note)
             if note.weight is not None:
                 weights.quantize(node, note.weight)
         for node in list(graph.nodes):  # last: annotations know what they read by name
@@ -172,6 +176,12 @@ class _Measured:
         return self.rw.call(DEQUANTIZE, integers, *qparams, origins=(value,), value=info)
 
 
+def _measure_inside(node: fx.Node, note: Annotation) -> None:
+    """Let a recurrent layer round its hidden state as it rounds its input."""
+    spec = next(edge.spec for edge in note.reads.values())
+    node.update_kwarg("measured", (spec.dtype, *spec.bounds, spec.symmetric))
+
+
 def _edge_of(value: fx.Node, note: Annotation) -> Edge | None:
     """How ``value``, or what it is the quantized form of, is read."""
     while value.name not in note.reads and is_op(value, QUANTIZE, DEQUANTIZE):
@@ -191,15 +201,15 @@ class _Weights:
         self.done: dict[tuple[int, QuantSpec], tuple[list[str], StoredWeight, Tensor]] = {}
 
     def quantize(self, node: fx.Node, spec: QuantSpec) -> None:
-        weight = bound(node)["weight"]
-        assert isinstance(weight, fx.Node)
-        if is_op(weight, DEQUANTIZE, WIDEN):
-            return
-        with self.rw.at(node):
-            restored = self._restored(weight, spec)
-        node.replace_input_with(weight, restored)
-        if not weight.users:
-            self.rw.erase(weight)
+        for weight in dict.fromkeys(weight_operands(node)):
+            assert isinstance(weight, fx.Node)
+            if is_op(weight, DEQUANTIZE, WIDEN):
+                continue
+            with self.rw.at(node):
+                restored = self._restored(weight, spec)
+            node.replace_input_with(weight, restored)
+            if not weight.users:
+                self.rw.erase(weight)
 
     def _restored(self, weight: fx.Node, spec: QuantSpec) -> fx.Node:
         tensor = self.rw.tensor(weight)

@@ -20,6 +20,7 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
+from qfx_passes import recurrent
 from qfx_passes.adapters import ADAPTIVE, CONVOLUTIONS, TRANSPOSED, Arguments, Held
 
 # -- which arguments a spelling takes, where torch does not tell or differs ------------------------
@@ -185,4 +186,5 @@ _ALSO_READ: dict[OpDef, tuple[str, ...]] = {
 }
 _MODULE_ATTRIBUTES: dict[OpDef, Callable[[OpDef, nn.Module], Arguments]] = {
     vocab.PAD: _pad_attributes,
+    **dict.fromkeys(vocab.RECURRENT, recurrent.attributes),
 }

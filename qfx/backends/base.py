@@ -100,7 +100,8 @@ class Site:
         inputs: for each operand node that is at hand in integers, that node and its qparams; for
             kernels that quantize their input themselves, the float node.
         output: qparams the result must have, or None for float.
-        weight: the constant weight, for kernels that have one; None where it is kept in halves.
+        weights: the constant weights: one for most kernels, several for recurrent layers; none
+            where they are kept in halves.
         bias: the float bias, or None.
     """
 
@@ -108,8 +109,13 @@ class Site:
     arguments: Mapping[str, object]
     inputs: Mapping[fx.Node, tuple[fx.Node, QParams | Measured]]
     output: QParams | None
-    weight: QuantizedWeight | None
+    weights: tuple[QuantizedWeight, ...]
     bias: Tensor | None
+
+    @property
+    def weight(self) -> QuantizedWeight | None:
+        """The first weight, for kernels that have one."""
+        return self.weights[0] if self.weights else None
 
 
 class Emitter(Protocol):

@@ -18,7 +18,7 @@ from qfx.graph import meta
 from qfx.quant.observers.registry import per_tensor_twin
 from qfx.quant.spec import QConfig, QuantSpec
 from qfx.rewrite.pattern import Mismatch
-from qfx.vocab import Kind, bound
+from qfx.vocab import RECURRENT, Kind, bound
 
 
 def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | None:
@@ -29,6 +29,8 @@ def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) ->
         return Mismatch(text, row.kernel, qconfig.method, ", ".join(row.methods))
     if activation is not None and activation.per_channel:
         return Mismatch("activations are quantized per tensor")
+    if activation is not None and activation.power_of_two and row.op in RECURRENT:
+        return Mismatch("hidden states are not measured in powers of two")
     if rule is not None and weight is None:
         return Mismatch("its QConfig has no weight spec")
     if rule is not None and weight is not None:
@@ -74,9 +76,15 @@ def _unfit_weight(node: fx.Node, weight: QuantSpec, rule: WeightRule) -> Mismatc
 
 def _uneven_groups(node: fx.Node, spec: QuantSpec, rule: WeightRule) -> Mismatch | None:
     """Why the constant weight of ``node`` can't be split in groups as ``spec`` asks, or None."""
-    read = bound(node)["weight"]
-    info = meta.tensor_info(read) if isinstance(read, fx.Node) else None
-    if spec.group_size is None or info is None or not rule.per_channel:
+    arguments = bound(node)
+    reads = arguments.get("weights", (arguments.get("weight"),))
+    infos = (meta.tensor_info(read) for read in reads if isinstance(read, fx.Node))
+    misfits = (_uneven(info, spec, rule) for info in infos if info is not None)
+    return next((misfit for misfit in misfits if misfit is not None), None)
+
+
+def _uneven(info: meta.TensorInfo, spec: QuantSpec, rule: WeightRule) -> Mismatch | None:
+    if spec.group_size is None or not rule.per_channel:
         return None
     shape = list(info.shape)
     axis = rule.axis if spec.axis is None else spec.axis
@@ -118,6 +126,8 @@ def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
 def too_flat(node: fx.Node) -> Mismatch | None:
     """Why a kernel that wants a batch dimension can't take the input of a layer, or None."""
     arguments = bound(node)
+    if "weight" not in arguments:  # recurrent layers run without one
+        return None
     info, weight = meta.tensor_info(arguments["input"]), meta.tensor_info(arguments["weight"])
     if info is None or weight is None or len(info.shape) >= len(weight.shape):
         return None

@@ -18,6 +18,7 @@ from qfx import vocab
 from qfx.backends import quantized_dtypes as q
 from qfx.backends import quantized_dynamic as dynamic
 from qfx.backends import quantized_embeddings, weight_emit
+from qfx.backends import quantized_recurrent as recurrent
 from qfx.backends import weight_packs as packs
 from qfx.backends.base import (
     METHODS,
@@ -53,6 +54,7 @@ def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[Kerne
         *transposed(engine, transposed_per_channel),
         *_products(engine),
         *quantized_embeddings.lookups(engine),
+        *_recurrent(engine),
         *_norms(),
         *_activations(),
         *_pools(),
@@ -102,6 +104,19 @@ def _weight_only(engine: str) -> Emit:
     """Linear layers over weights in few bits; only fbgemm packs halves."""
     halves = () if engine == "qnnpack" else (packs.FBGEMM_HALF,)
     return weight_emit.linear(packs.INT8, packs.INT4, *halves)
+
+
+def _recurrent(engine: str) -> tuple[KernelRule, ...]:
+    return tuple(
+        KernelRule(
+            op,
+            f"quantized_{op.name.removesuffix('_cell')}",
+            weight=WeightRule(),
+            methods=("dynamic",),
+            emit_dynamic=recurrent.layer(op, engine),
+        )
+        for op in recurrent.OPS
+    )
 
 
 def _with_own_qparams(kernel: Callable[..., Any], own: QParams) -> Emit:

@@ -67,6 +67,10 @@ def _matmuls() -> tuple[KernelRule, ...]:
             for op in transposed
         ),
         KernelRule(vocab.MATMUL, "reference", operands=("input", "other")),
+        *(
+            KernelRule(op, "reference", weight=WeightRule(), methods=("dynamic",))
+            for op in vocab.RECURRENT
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from qfx import vocab
-from qfx.backends import weight_emit, x86_dynamic, x86_emit, x86_moves
+from qfx.backends import weight_emit, x86_dynamic, x86_emit, x86_moves, x86_recurrent_emit
 from qfx.backends import weight_packs as packs
 from qfx.backends import x86_kernels as kernels
 from qfx.backends.base import (
@@ -42,7 +42,7 @@ def backend() -> Backend:
     """The x86 backend for this machine."""
     return Backend(
         "x86",
-        (*_layers(), *weight_emit.lookups(), *_shared()),
+        (*_layers(), *_recurrent(), *weight_emit.lookups(), *_shared()),
         defaults(reduce_range=needs_reduced_range()),
         quantize=x86_moves.quantize,
         dequantize=x86_moves.dequantize,
@@ -101,6 +101,16 @@ def _layers() -> tuple[KernelRule, ...]:
             post=_LINEAR, emit=x86_emit.linear, methods=METHODS, emit_dynamic=x86_emit.linear,
             emit_weight_only=weight_emit.linear(packs.INT8, packs.INT4, packs.ONEDNN_HALF),
         ),
+    )  # fmt: skip
+
+
+def _recurrent() -> tuple[KernelRule, ...]:
+    return tuple(
+        KernelRule(
+            op, "onednn.qlinear, by step", output=Output.EITHER, weight=WeightRule(),
+            methods=("dynamic",), emit_dynamic=x86_recurrent_emit.layer(op),
+        )
+        for op in vocab.RECURRENT
     )  # fmt: skip
 
 

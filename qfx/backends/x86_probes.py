@@ -203,6 +203,25 @@ def _images() -> Iterator[Tensor]:
         yield from _formats(_codes(1, channels, side, side))
 
 
+def _accumulations(combination: Combination) -> Iterator[Trial]:
+    """The linear kernel, adding to float32 values where they are; whatever it is to hand out."""
+    for layer in _linears():
+        exact = layer.exact()
+        residual = _residual(exact, torch.float32)
+
+        def run(
+            output: tuple[object, ...], layer: _Layer = layer, residual: Tensor = residual
+        ) -> Tensor:
+            packed = kernels.pack_linear(layer.weight, list(layer.codes.shape))
+            head = [layer.codes, _X_SCALE, layer.zero_point, packed, layer.scales, _ZERO]
+            sums = residual.clone()
+            tail = [*output, 1.0, 0, "sum", 1.0, "none", [], ""]
+            torch.ops.onednn.qlinear_pointwise.binary(*head, sums, layer.bias, *tail)
+            return sums
+
+        yield _trial(layer.case, exact + residual.double(), torch.float32, run)
+
+
 def _max_pool2d(combination: Combination) -> Iterator[Trial]:
     for codes in _images():
         got = kernels.max_pool2d(codes, (3, 3), (2, 2), (1, 1))
@@ -226,6 +245,7 @@ PROBES: Mapping[str, Probe] = {
     "onednn.qconv2d": partial(_layer_trials, partial(_convolutions, 2)),
     "onednn.qconv3d": partial(_layer_trials, partial(_convolutions, 3)),
     "onednn.qlinear": partial(_layer_trials, _linears),
+    "onednn.qlinear, by step": _accumulations,
     "onednn.qadd": _qadd,
     "uint8 max_pool2d": _max_pool2d,
     **weight_probes.PROBES,

@@ -5,9 +5,12 @@ transposed convolution  input elements * weight elements per input channel
 linear, matmul          output elements * contracted length
 attention               query rows * key rows * (query width + value width), per head;
                         of the weights alone, without the value width
+recurrent               steps * batch * elements of all weights
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import fx
 
@@ -23,6 +26,8 @@ def macs(node: fx.Node) -> int:
     if not isinstance(node.target, OpDef) or node.target.kind is not Kind.MATMUL:
         return 0
     arguments = bound(node)
+    if node.target in vocab.RECURRENT:
+        return _recurrent(_info(arguments["input"]), arguments["weights"])
     output = tensor_info(node)
     if output is None:
         return 0
@@ -40,6 +45,11 @@ def macs(node: fx.Node) -> int:
 
 def _attention(query: TensorInfo, key: TensorInfo, output: TensorInfo) -> int:
     return output.numel // output.shape[-1] * key.shape[-2] * (query.shape[-1] + output.shape[-1])
+
+
+def _recurrent(input: TensorInfo, weights: Sequence[object]) -> int:
+    rows = input.numel // max(1, input.shape[-1])
+    return rows * sum(_info(weight).numel for weight in weights)
 
 
 def _info(node: object) -> TensorInfo:

@@ -1,4 +1,4 @@
-"""The four commands: what they plan, reuse and print; nothing is timed here."""
+"""The commands: what they plan, reuse and print; nothing is timed here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accuracy, cost, latency, table, weights
+from benchmarks import accuracy, cost, latency, recurrent, table, weights
 from benchmarks.accuracy import Result
 from benchmarks.coordinator import Timing
 from benchmarks.engines import ENGINES, Engine
@@ -131,3 +131,23 @@ def test_weights_lists_every_way_that_fits(capsys: pytest.CaptureFixture[str]) -
     assert "| 4-bit, widened in blocks " in wide
     assert "int4" not in narrow
     assert "| _weight_int8pack_mm " in narrow
+
+
+def test_recurrent_times_in_turns_and_prints_ratios_and_decibels(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[str] = []
+
+    def form(name: str, factor: float) -> object:
+        def run(x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor]]:
+            calls.append(name)
+            return factor * x, (factor * x,)
+
+        return run
+
+    made = {recurrent.FLOAT: form("float", 1.0), "other": form("other", 0.9)}
+    monkeypatch.setattr(recurrent, "forms", lambda model, x: made)
+    results = recurrent.compare("gru", 4, 1, 3, rounds=2)
+    assert calls[:8] == ["float", "float", "other", "other"] * 2
+    assert results["other"].output_db == pytest.approx(20.0, abs=1e-3)
+    assert "| other " in recurrent.report("gru 4", results)

@@ -690,8 +690,7 @@ def test_a_module_with_hooks_stays() -> None:
 @pytest.mark.parametrize(
     ("module", "inputs"),
     [
-        (nn.LSTM(3, 4), image(5, 2, 3)),
-        (nn.GRU(3, 4, batch_first=True), image(2, 5, 3)),
+        (nn.LSTM(3, 4, proj_size=2), image(5, 2, 3)),
         (nn.Embedding(5, 3, max_norm=1.0), torch.tensor([1, 4])),
         (nn.EmbeddingBag(5, 3, max_norm=1.0), torch.tensor([[1, 4]])),
     ],

@@ -1,0 +1,390 @@
+"""Dynamic quantization of recurrent layers: LSTM, GRU, RNN and their cells."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
+from torch.utils import _pytree as pytree
+
+import qfx
+from qfx import vocab
+from qfx.backends import x86_recurrent
+from qfx.graph.macs import macs
+from tests.cases.flow import randn, run, seeded, sqnr, targets, tensors
+
+BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
+LAYERS: dict[str, type[nn.Module]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+CELLS: dict[str, type[nn.Module]] = {
+    "lstm": nn.LSTMCell,
+    "gru": nn.GRUCell,
+    "rnn": nn.RNNCell,
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "deep": {"num_layers": 3, "dropout": 0.5},
+    "both ways": {"num_layers": 2, "bidirectional": True},
+    "batch first": {"batch_first": True, "bidirectional": True},
+    "no biases": {"bias": False, "num_layers": 2},
+}
+AGREE = 45.0
+"""Decibels between the kernels and the reference form: the same codes, but for ties."""
+
+
+class Wrapped(nn.Module):
+    """A layer whose results are read in part, with a linear layer behind."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        y, state = self.layer(x)
+        return self.head(y), state
+
+
+def state_of(kind: str, *shape: int) -> Any:
+    h, c = randn(*shape, seed=1).tanh(), randn(*shape, seed=2)
+    return (h, c) if kind == "lstm" else h
+
+
+def check(model: nn.Module, qmodel: qfx.QuantizedModel, *args: Any, bound: float = 30.0) -> None:
+    """Structure, shapes and values: near float, and as the reference form."""
+    expected, actual, meant = (run(m, args) for m in (model, qmodel, qmodel.reference))
+    assert pytree.tree_structure(actual) == pytree.tree_structure(expected)
+    for ours, theirs in zip(tensors(actual), tensors(expected), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, torch.float32)
+        assert sqnr(theirs, ours) > bound
+    assert sqnr(meant, actual) > AGREE
+
+
+def dynamic(model: nn.Module, *args: Any, backend: str = "x86", **options: Any) -> Any:
+    return qfx.quantize(model, args, method="dynamic", backend=backend, **options)
+
+
+def has_kernel(kind: str, backend: str) -> bool:
+    return kind != "rnn" or backend in ("x86", "reference")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layers(kind: str, options: str, backend: str) -> None:
+    if not has_kernel(kind, backend):
+        pytest.skip("a near-miss, below")
+    layer = seeded(lambda: LAYERS[kind](8, 16, **OPTIONS[options]))
+    x = randn(5, 3, 8)
+    qmodel = dynamic(layer, x, backend=backend)
+    assert qmodel.report.coverage == 1.0
+    (site,) = (s for s in qmodel.report.sites if s.macs)
+    assert (site.decision, site.op) == ("quantized", LAYERS[kind].__name__)
+    check(layer, qmodel, x)
+    for other in (randn(9, 1, 8), 5 * x, x[:1], x[:, 0]):  # other lengths, batches, none, scales
+        check(layer, qmodel, other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_initial_states(kind: str, batched: bool, backend: str) -> None:
+    if not has_kernel(kind, backend):
+        pytest.skip("a near-miss, below")
+    layer = seeded(lambda: LAYERS[kind](8, 16, 2, bidirectional=True, batch_first=True))
+    args = (randn(2, 5, 8), state_of(kind, 4, 2, 16))
+    if not batched:
+        args = (args[0][0], pytree.tree_map(lambda s: s[:, 0], args[1]))
+    check(layer, dynamic(layer, *args, backend=backend), *args)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells(kind: str, bias: bool, backend: str) -> None:
+    if not has_kernel(kind, backend):
+        pytest.skip("a near-miss, below")
+    cell = seeded(lambda: CELLS[kind](8, 16, bias))
+    x, state = randn(3, 8), state_of(kind, 3, 16)
+    qmodel = dynamic(cell, x, backend=backend)
+    assert qmodel.report.coverage == 1.0
+    check(cell, qmodel, x)
+    check(cell, qmodel, x[0])
+    with_state = dynamic(cell, x, state, backend=backend)
+    check(cell, with_state, x, state)
+    check(cell, with_state, x[0], pytree.tree_map(lambda s: s[0], state))
+
+
+@pytest.mark.parametrize("make", [nn.RNN, nn.RNNCell])
+def test_relu_as_nonlinearity(make: type[nn.Module]) -> None:
+    layer = seeded(lambda: make(8, 16, nonlinearity="relu"))
+    check(layer, dynamic(layer, randn(5, 8)), randn(5, 8))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_decoder_that_loops_over_a_cell(backend: str) -> None:
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.LSTMCell(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, c = self.cell(x)
+            for _ in range(3):
+                h, c = self.cell(self.head(h), (h, c))
+            return h
+
+    model = seeded(Decoder)
+    qmodel = dynamic(model, randn(2, 8), backend=backend)
+    check(model, qmodel, randn(2, 8))
+    integers = [t for t in qmodel.reference.state_dict().values() if t.dtype == torch.int8]
+    assert len([t for t in integers if t.dim() == 2]) == 3  # each weight once, however often read
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_states_are_handed_from_layer_to_layer(backend: str) -> None:
+    class Autoencoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = nn.LSTM(8, 16), nn.LSTM(8, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            _, state = self.encoder(x)
+            y, (h, _) = self.decoder(x, state)
+            return y + h
+
+    model = seeded(Autoencoder)
+    check(model, dynamic(model, randn(5, 2, 8), backend=backend), randn(4, 3, 8))
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm"])
+def test_weights_per_tensor(backend: str) -> None:
+    weight = qfx.QuantSpec(torch.int8, symmetric=True, quant_min=-127)
+    activation = qfx.get_default_qconfig(backend, "dynamic").activation
+    layer = seeded(lambda: nn.LSTM(8, 16, 2))
+    options = {"qconfig": qfx.QConfig(activation=activation, weight=weight)}
+    qmodel = dynamic(layer, randn(5, 2, 8), backend=backend, **options)
+    check(layer, qmodel, randn(5, 2, 8))
+
+
+@pytest.mark.parametrize("batch", [2, 9])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_directions_are_packed_as_one_for_small_batches(kind: str, batch: int) -> None:
+    """Either form runs any batch."""
+    layer = seeded(lambda: LAYERS[kind](8, 16, 2, bidirectional=True))
+    qmodel = dynamic(layer, randn(5, batch, 8))
+    (call,) = (n for n in qmodel.graph.nodes if n.target is x86_recurrent.sequence)
+    recurrent = {part.target for part in call.args[3][3 :: x86_recurrent.PARTS]}
+    assert len(recurrent) == (2 if batch == 2 else 4)
+    for other in (1, 2, 20):
+        check(layer, qmodel, randn(3, other, 8))
+
+
+def test_activations_of_seven_bits() -> None:
+    default = qfx.get_default_qconfig("x86", "dynamic")
+    spec = qfx.QuantSpec(torch.uint8, dynamic=True, symmetric=True, quant_max=127)
+    layer = seeded(lambda: nn.GRU(8, 16, 2))
+    options = {"qconfig": qfx.QConfig(activation=spec, weight=default.weight)}
+    check(layer, dynamic(layer, randn(5, 2, 8), **options), randn(5, 2, 8), bound=25.0)
+
+
+def test_rules_name_recurrent_modules_as_any_other() -> None:
+    """A dynamic LSTM in a static model; what is left out by type or by name stays float."""
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.LSTM(8, 16), nn.GRU(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.second(self.first(x)[0])[0])
+
+    model, x = seeded(Stack), randn(5, 2, 8)
+    spec = qfx.get_default_qconfig("x86", "dynamic")
+    mixed = qfx.get_default_qconfig_mapping("x86").set_object_type(nn.LSTM, spec)
+    without = qfx.get_default_qconfig_mapping("x86", "dynamic").set_module_name("second", None)
+    calls: list[tuple[dict[str, Any], list[str]]] = [
+        ({"qconfig": mixed}, ["", "no-kernel", ""]),
+        ({"qconfig": without, "method": "dynamic"}, ["", "qconfig-none", ""]),
+        ({"types": {nn.LSTM}, "method": "dynamic"}, ["", "not-in-types", "not-in-types"]),
+    ]
+    for options, reasons in calls:
+        qmodel = qfx.quantize(model, x, backend="x86", **options)
+        assert [s.reason for s in qmodel.report.sites if s.macs] == reasons
+        assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 25
+
+
+# -- the graph -------------------------------------------------------------------------------------
+def test_one_operation_reads_weights_under_their_own_names() -> None:
+    layer = seeded(lambda: Wrapped(nn.LSTM(8, 16, 2, bidirectional=True), 32))
+    prepared = qfx.prepare(layer, randn(5, 3, 8), method="dynamic", backend="x86")
+    assert prepared.state_dict().keys() == layer.state_dict().keys()
+    (node,) = (n for n in prepared.graph.nodes if n.target is vocab.LSTM)
+    assert [str(w.target) for w in node.args[1]] == [
+        f"layer.weight_{part}_l{depth}{way}"
+        for depth in range(2)
+        for way in ("", "_reverse")
+        for part in ("ih", "hh")
+    ]
+    assert node.kwargs == {"num_layers": 2, "bidirectional": True}
+    assert macs(node) == 5 * 3 * (2 * 4 * 16 * (8 + 16) + 2 * 4 * 16 * (32 + 16))
+
+
+def test_reference_form_says_how_hidden_states_are_rounded() -> None:
+    layer = seeded(lambda: nn.GRU(8, 16))
+    reference = dynamic(layer, randn(5, 3, 8)).reference
+    (node,) = (n for n in reference.graph.nodes if n.target is vocab.GRU)
+    assert node.kwargs["measured"] == (torch.uint8, 0, 255, False)
+    assert all(w.target is vocab.DEQUANTIZE for w in node.args[1])
+    assert targets(reference).count(vocab.DYNAMIC_QPARAMS) == 1
+
+
+def test_copies_sizes_and_stages() -> None:
+    layer = seeded(lambda: Wrapped(nn.LSTM(32, 64, 2, bidirectional=True), 128))
+    x = randn(5, 2, 32)
+    qmodel = dynamic(layer, x)
+    before, after = qmodel.report.size_bytes
+    assert before / after > 3.5
+    copied = copy.deepcopy(qmodel)
+    assert all(map(torch.equal, tensors(run(copied, (x,))), tensors(run(qmodel, (x,)))))
+    assert copied.report.sites == qmodel.report.sites
+    assert "lstm(" in qmodel.history["reference"].snapshot.to_text()
+    assert [s.stage for s in qmodel.history.blame("layer").steps][-1] == "lower"
+    assert str(qfx.compare(layer, qmodel, [(x,)]))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_compiled_code_gives_the_same(kind: str) -> None:
+    layer = seeded(lambda: Wrapped(LAYERS[kind](8, 16, 2, bidirectional=True), 32))
+    cell = seeded(lambda: CELLS[kind](8, 16))
+    for model, x in ((layer, randn(5, 2, 8)), (layer, randn(5, 9, 8)), (cell, randn(2, 8))):
+        qmodel = dynamic(model, x)
+        torch._dynamo.reset()  # counts recompilations of whatever is compiled
+        compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
+        with torch.no_grad():
+            assert all(map(torch.equal, tensors(compiled(x)), tensors(qmodel(x))))
+
+
+# -- near-misses -----------------------------------------------------------------------------------
+def head_and(layer: nn.Module, width: int = 16) -> nn.Module:
+    return seeded(lambda: Wrapped(layer, width))
+
+
+def reason_of(qmodel: qfx.QuantizedModel) -> tuple[str, str]:
+    (site,) = (s for s in qmodel.report.sites if s.module_path == "layer")
+    return site.reason, site.message
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"), [("static", "no-kernel"), ("weight_only", "not-weight-only")]
+)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_other_methods_leave_it_float(kind: str, method: str, reason: str) -> None:
+    model, x = head_and(LAYERS[kind](8, 16)), randn(5, 2, 8)
+    qmodel = qfx.quantize(
+        model, x, method=method, backend="reference" if method == "weight_only" else "x86"
+    )
+    (site,) = (s for s in qmodel.report.sites if s.module_path == "layer")
+    assert (site.decision, site.reason) == ("float", reason)
+    if method == "static":
+        assert site.remedy == "try method='dynamic'"
+    for ours, theirs in zip(tensors(run(qmodel, (x,))), tensors(run(model, (x,))), strict=True):
+        assert sqnr(theirs, ours) > 30
+
+
+def test_projected_states_stay_float() -> None:
+    model = head_and(nn.LSTM(8, 16, proj_size=4), 4)
+    qmodel = dynamic(model, randn(5, 2, 8))
+    reason, message = reason_of(qmodel)
+    assert reason == "opaque-module"
+    assert "proj_size=4" in message
+
+
+def test_dropout_in_training_stays_as_it_is() -> None:
+    model = head_and(nn.LSTM(8, 16, 2, dropout=0.5))
+    model.layer.train()
+    reason, message = reason_of(dynamic(model, randn(5, 2, 8)))
+    assert reason == "opaque-module"
+    assert "drops out" in message
+
+
+def test_packed_sequences_stay_float() -> None:
+    class OnPacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.LSTM(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Any) -> Tensor:
+            _, (h, _) = self.layer(x)
+            return self.head(h[-1])
+
+    model, x = seeded(OnPacked), pack_sequence([randn(4, 8), randn(2, 8)])
+    qmodel = dynamic(model, x)
+    reason, message = reason_of(qmodel)
+    assert reason == "opaque-module"
+    assert "PackedSequence" in message
+    assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 30
+
+
+@pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
+def test_plain_rnns_have_no_quantized_kernel(backend: str) -> None:
+    qmodel = dynamic(head_and(nn.RNN(8, 16)), randn(5, 2, 8), backend=backend)
+    assert reason_of(qmodel)[0] == "not-dynamic"
+
+
+def test_computed_weights_stay_float() -> None:
+    """What an op reads must be constant; a state may be anything."""
+
+    class Learned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.start = nn.GRU(8, 16), nn.Parameter(torch.zeros(1, 1, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, _ = self.layer(x, torch.tanh(self.start).expand(1, x.shape[1], 16).contiguous())
+            return F.relu(y)
+
+    model = seeded(Learned)
+    check(model, dynamic(model, randn(5, 2, 8)), randn(4, 3, 8))
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.LSTMCell])
+def test_trainable_canonicalization_keeps_the_module(make: Callable[..., nn.Module]) -> None:
+    gm, _ = qfx.run_passes(
+        seeded(lambda: make(8, 16)),
+        [qfx.get_pass("canonicalize")(trainable=True)],
+        (randn(5, 8),),
+    )
+    assert vocab.LSTM not in targets(gm)
+    assert vocab.LSTM_CELL not in targets(gm)
+
+
+@pytest.mark.parametrize("backend", ["x86", "reference"])
+def test_what_modules_refuse_is_refused(backend: str) -> None:
+    layer = seeded(lambda: nn.GRU(8, 16, 2))
+    state = state_of("gru", 2, 3, 16)
+    qmodel = dynamic(layer, randn(5, 3, 8), state, backend=backend)
+    with pytest.raises(qfx.ConfigError, match=r"\(2, 1, 16\) where it takes \(2, 3, 16\)"):
+        qmodel(randn(5, 3, 8), state[:, :1])
+    with pytest.raises(qfx.ConfigError, match="no steps"):
+        qmodel(torch.zeros(0, 3, 8), state)
+
+
+def test_a_batch_of_nothing() -> None:
+    layer = seeded(lambda: nn.LSTM(8, 16, 2, bidirectional=True))
+    y, (h, c) = run(dynamic(layer, randn(5, 3, 8)), (torch.zeros(5, 0, 8),))
+    assert (y.shape, h.shape, c.shape) == ((5, 0, 32), (4, 0, 16), (4, 0, 16))
+
+
+def test_codes_made_in_few_calls_are_within_a_thousandth_of_rounding() -> None:
+    for seed, scale in enumerate((1e-30, 1e-3, 1.0, 50.0, 0.0)):
+        for codes in ((0, 255, False), (0, 127, False), (0, 255, True)):
+            x = randn(2, 3, 1000, seed=seed) * scale
+            made, step, zero = x86_recurrent._measured(x, codes)
+            error = (made.double() - (x.double() / step + zero)).abs().max()
+            assert error <= 0.502
+            assert int(made.max()) <= codes[1]
