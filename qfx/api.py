@@ -25,7 +25,7 @@ from qfx.checks import (
     check_mode,
     check_types,
 )
-from qfx.errors import ConfigError, CoverageError
+from qfx.errors import ConfigError, CoverageError, warn
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.history import History
 from qfx.graph.tracing import capture
@@ -263,4 +263,10 @@ def _check_coverage(report: QuantizationReport, least: float | None) -> None:
         raise CoverageError(
             f"{report.coverage:.1%} of the multiply-accumulates were quantized, and "
             f"min_coverage={least} asks for {least:.1%}\n{report}"
+        )
+    if least is not None and report.unknown:
+        labels = ", ".join(site.label for site in report.unknown[:3])
+        warn(
+            f"min_coverage={least} does not count {len(report.unknown)} operation(s) whose work "
+            f"can't be known: {labels}. They stay float; see qmodel.report."
         )

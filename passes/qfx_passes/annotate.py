@@ -27,6 +27,7 @@ from qfx.backends.base import Backend, Demand, KernelRule, Output
 from qfx.backends.fitting import settled_weight, too_flat, uneven_groups, unfit
 from qfx.errors import ConfigError
 from qfx.graph import meta
+from qfx.graph.leaves import has_hooks
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Decision, annotate
 from qfx.quant.configuration import Choice, Configuration
@@ -113,8 +114,7 @@ class _Annotator:
     def _eligible(self, node: fx.Node) -> tuple[KernelRule, Choice] | Decision:
         op = operation_name(node)
         if node.op == "call_module":
-            note = meta.note_of(node)
-            return refusal("opaque-module", op=op, note=f": {note}" if note else "")
+            return _opaque(node)
         if not isinstance(node.target, OpDef):
             return refusal("unknown-op", op=op)
         if node not in self.region:
@@ -317,6 +317,20 @@ class _Annotator:
             return self.refused[node]
         rule, _ = self.rules[node]
         return refusal("float-is-free" if rule.demand is Demand.PULLS else "float-inputs")
+
+
+def _opaque(node: fx.Node) -> Decision:
+    """Why a module that is still called as it is stays float, and what to do about it."""
+    note, remedy = meta.note_of(node), "replace it by layers that qfx knows"
+    owner = node.graph.owning_module
+    if owner is not None and has_hooks(owner.get_submodule(str(node.target))):
+        remedy = "remove the hook"
+    return refusal(
+        "opaque-module",
+        op=operation_name(node),
+        note=f": {note}" if note else "",
+        remedy=f"nothing to do if float is fine; else {remedy}",
+    )
 
 
 def _masks_scores(node: fx.Node) -> bool:

@@ -14,7 +14,7 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "opaque-module": (
         "{op} is a module that is not looked into{note}",
-        "nothing to do if float is fine; else replace it by layers that qfx knows",
+        "{remedy}",
     ),
     "outside-stubs": (
         "it lies outside the region between QuantStub and DeQuantStub",

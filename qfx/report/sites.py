@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from qfx.graph import meta
 from qfx.graph.macs import macs
+from qfx.graph.opaque_macs import opaque_macs
 from qfx.quant.annotation import Decision, Kernel, annotation, kernel_of
 from qfx.report.html import report_page
 from qfx.report.reasons import refusal
@@ -37,10 +38,11 @@ class Site:
         reason: code of :data:`qfx.report.reasons.REASONS`, or "" when quantized.
         message: the reason in one sentence.
         remedy: what to do about it, or "".
-        macs: its multiply-accumulates with the example inputs.
+        macs: its multiply-accumulates with the example inputs; 0 where they are unknown.
         step: the node of the lowered graph that runs it when quantized, or ""; operations that
             were fused have the same.
         region: the traced region that holds it.
+        unknown_macs: whether its work is unknown: a module that can't be run without values, say.
     """
 
     node: str
@@ -55,6 +57,7 @@ class Site:
     macs: int
     step: str = ""
     region: str = "main"
+    unknown_macs: bool = False
 
     @property
     def label(self) -> str:
@@ -73,8 +76,8 @@ class QuantizationReport:
 
     Attributes:
         sites: one per float operation of the captured graph, in graph order.
-        coverage: fraction of the model's multiply-accumulates that run in integer kernels; None for
-            a model without any.
+        coverage: fraction of the model's multiply-accumulates that run in integer kernels, float
+            modules included; None for a model without any. What :attr:`unknown` lists is left out.
         size_bytes: bytes of parameters, buffers and qparams (before, after), unpacked.
         backend: name of the backend.
         warnings: settings that had no effect.
@@ -91,6 +94,11 @@ class QuantizationReport:
         """How many operations are quantized, float and removed."""
         status = Counter("removed" if s.removed else s.decision for s in self.sites)
         return {key: status[key] for key in ("quantized", "float", "removed") if status[key]}
+
+    @property
+    def unknown(self) -> tuple[Site, ...]:
+        """The sites whose work is unknown, and which coverage therefore leaves out."""
+        return tuple(site for site in self.sites if site.unknown_macs)
 
     @property
     def reasons(self) -> dict[tuple[str, str, str], list[Site]]:
@@ -149,18 +157,24 @@ class _Outcomes:
         self.kernels: dict[str, tuple[str, str]] = {}  # kernel, step
         self.decisions: dict[str, Decision] = {}
         self.macs: Counter[str] = Counter()
+        self.unknown: set[str] = set()
         self.total = 0
         self.integer = 0
+        self.opaque = opaque_macs(reference)
         for node in reference.graph.nodes:
             self._count(node)
         for node in lowered.graph.nodes:
             self._record(node)
 
     def _count(self, node: fx.Node) -> None:
-        amount = macs(node)
+        amount = self.opaque.get(node, macs(node))
+        origin = meta.origins(node)[:1]
+        if amount is None:
+            self.unknown.update(each.node for each in origin)
+            return
         self.total += amount
-        for origin in meta.origins(node)[:1]:
-            self.macs[origin.node] += amount
+        for each in origin:
+            self.macs[each.node] += amount
 
     def _record(self, node: fx.Node) -> None:
         kernel, note = kernel_of(node), annotation(node)
@@ -195,6 +209,7 @@ class _Outcomes:
             remedy=decision.remedy,
             macs=self.macs[node.name],
             step=step,
+            unknown_macs=node.name in self.unknown,
         )
 
 
