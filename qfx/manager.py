@@ -17,6 +17,7 @@ from torch import fx, nn
 from qfx.backends import Backend, resolve_backend
 from qfx.checkpoint import Checkpoint
 from qfx.errors import ConfigError, PassError, QfxError, VerifyError
+from qfx.graph.adoption import adopt
 from qfx.graph.diff import GraphDiff
 from qfx.graph.history import History, Stage
 from qfx.graph.snapshot import Snapshot, snapshot
@@ -194,6 +195,7 @@ class _Run:
         try:
             step.run(self.graph_module.graph, ctx)
             ctx.rewriter.finish()
+            adopt(self.graph_module, checkpoint.arguments, step.name)
             level = ctx.level if step.produces is None else max(ctx.level, step.produces)
             self._verify(level)
         except QfxError as error:

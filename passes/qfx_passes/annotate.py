@@ -51,6 +51,8 @@ from qfx_passes.overwritten import overwritten
 from qfx_passes.stubs import quantized_region
 
 QUANTIZED = Decision(True)
+_UNKNOWN_INPUT = "the shape of what it reads is unknown: a pass made that, and did not say"
+_GIVE_VALUES = "in that pass, make nodes with ctx.rewriter.call(..., value=...)"
 
 
 class Annotate(Pass):
@@ -158,6 +160,8 @@ class _Annotator:
             for name in ("weight", "bias"):
                 if not is_constant(bound(node)[name]):
                     return refusal("weight-not-constant", name=name)
+        if not any(True for _ in float_operands(node, rule.operands)):
+            return refusal("unsupported", detail=_UNKNOWN_INPUT, remedy=_GIVE_VALUES)
         mismatch = rule.supports(node) if rule.supports else None
         if mismatch is not None:
             return refusal("unsupported", detail=mismatch.reason, remedy="leave it float")
