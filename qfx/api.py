@@ -23,6 +23,7 @@ from qfx.checks import (
     check_example_inputs,
     check_method,
     check_mode,
+    check_pipeline,
     check_types,
 )
 from qfx.errors import ConfigError, CoverageError, warn
@@ -143,6 +144,7 @@ def prepare(
     chosen = getattr(pipelines, method)() if pipeline is None else pipeline
     target = resolve_backend(chosen.reconcile(backend))
     check_dtype(model, args, kwargs)
+    check_pipeline(chosen)
     before, after = chosen.split()
     captured = capture(model, args, kwargs)
     configuration = Configuration(captured, model, qconfig, target, method, types)

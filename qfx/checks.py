@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from qfx.backends.base import METHODS
 from qfx.errors import ConfigError
+from qfx.levels import Level
+from qfx.pipeline import CALIBRATE, Pipeline
 
 PLANNED = ("qat",)
 
@@ -40,6 +42,18 @@ def check_example_inputs(
     if example_inputs is None and kwargs:
         args = ()
     return args, kwargs
+
+
+def check_pipeline(pipeline: Pipeline) -> None:
+    """ConfigError if ``pipeline`` never stops to calibrate on its way to the reference form."""
+    if CALIBRATE in pipeline.passes or pipeline.end < Level.REFERENCE:
+        return
+    readers = (p.name for p in pipeline.passes if getattr(p, "requires", None) == Level.OBSERVED)
+    raise ConfigError(
+        "the pipeline has no step `calibrate`, where data runs through the model before its "
+        "observers are read. Put it back: pipeline.insert_before("
+        f'"{next(readers, "reference")}", qfx.pipeline.CALIBRATE)'
+    )
 
 
 def check_mode(model: object, method: str) -> None:

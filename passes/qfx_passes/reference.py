@@ -34,7 +34,7 @@ from qfx.vocab import (
     bound,
     is_op,
 )
-from qfx_passes.observers import after, observer_of
+from qfx_passes.observers import after, observer_of, recorder_of
 from qfx_passes.weights import QuantizedWeights, quantized_weights
 
 
@@ -53,6 +53,9 @@ class Reference(Pass):
             observer = observer_of(node)
             if observer is not None:
                 _replace_observer(node, observer, ctx.rewriter)
+                continue
+            if recorder_of(node) is not None:  # nobody asked what it recorded
+                ctx.rewriter.replace(node, node.args[0])
                 continue
             note = annotation(node)
             if note is None or not note.decision.quantized:
