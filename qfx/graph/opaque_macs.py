@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from qfx.graph import meta
+from qfx.graph.containers import makes_container
 from qfx.graph.valueless import Unknown, Valueless
 from qfx.vocab import OpDef
 
@@ -38,9 +39,9 @@ def opaque_macs(graph_module: fx.GraphModule) -> dict[fx.Node, int | None]:
 
 
 def _is_opaque(node: fx.Node) -> bool:
-    if not node.op.startswith("call_") or isinstance(node.target, (OpDef, type)):
+    if not node.op.startswith("call_") or isinstance(node.target, OpDef):
         return False
-    return node.target not in _IDLE and meta.is_float_value(node)
+    return node.target not in _IDLE and not makes_container(node) and meta.is_float_value(node)
 
 
 def _work(node: fx.Node, valueless: Valueless) -> int | None:

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch.utils import _pytree as pytree
 from qfx import vocab
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta, source
+from qfx.graph.containers import is_record, is_special, parts
 from qfx.graph.decisions import DecidingTracer, node_failed
 from qfx.graph.examples import (
     attribute_of,
@@ -94,9 +94,22 @@ class CaptureTracer(DecidingTracer):
         def run(root: nn.Module) -> Any:
             result = opened(self._call(root))
             self.result = pytree.tree_map(example_of, result)
-            return result
+            return self._returned(result)
 
         return run, [self.root]
+
+    def _returned(self, value: Any) -> Any:
+        """``value`` with containers of other types than a graph holds made by calls."""
+        if type(value) in (tuple, list):
+            return type(value)(map(self._returned, value))
+        if type(value) is dict:
+            return {key: self._returned(item) for key, item in value.items()}
+        if is_record(value) and isinstance(value, tuple):
+            return type(value)(*map(self._returned, value))
+        if is_record(value) or not is_special(value):
+            return value  # create_arg knows what to do
+        make, arguments = parts(value)
+        return self.create_proxy("call_function", make, self._returned(arguments), {})
 
     # -- modules and their attributes ------------------------------------------------------------
     def _is_foreign(self) -> bool:
@@ -197,10 +210,10 @@ class CaptureTracer(DecidingTracer):
                 "a parameter that is not registered under the model",
                 "keep its module in an nn.ModuleList or nn.ModuleDict, not in a plain list",
             )
-        if isinstance(a, dict) and is_dataclass(a):  # an output class of transformers
+        if isinstance(a, dict) and is_record(a):  # an output class of transformers
             fields = {k: v for k, v in a.items() if v is not None}
             return self.create_proxy("call_function", type(a), (), fields).node
-        if isinstance(a, tuple) and hasattr(a, "_fields"):
+        if isinstance(a, tuple) and is_record(a):
             return self.create_proxy("call_function", type(a), tuple(a), {}).node
         try:
             return super().create_arg(a)

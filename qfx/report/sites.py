@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import fx, nn
 
 from qfx.graph import meta
+from qfx.graph.containers import makes_container
 from qfx.graph.macs import macs
 from qfx.graph.opaque_macs import opaque_macs
 from qfx.quant.annotation import Decision, Kernel, annotation, kernel_of
@@ -214,7 +215,9 @@ class _Outcomes:
 
 
 def _is_site(node: fx.Node) -> bool:
-    return node.op.startswith("call_") and meta.is_float_value(node) and bool(meta.origins(node))
+    if not node.op.startswith("call_") or makes_container(node):
+        return False
+    return meta.is_float_value(node) and bool(meta.origins(node))
 
 
 def size_bytes(module: nn.Module) -> int:
