@@ -21,6 +21,7 @@ from qfx.graph.copying import Holder, buffers_restored, check_model, copy_of, si
 from qfx.graph.decisions import place
 from qfx.graph.examples import alike
 from qfx.graph.leaves import LeafPolicy, copy_hooks
+from qfx.graph.signature import keep_keyword_only
 from qfx.graph.tracer import CaptureTracer
 from qfx.graph.working import WorkingGraphModule
 
@@ -100,6 +101,7 @@ def _trace(
         except Exception as error:
             raise _explain(tracer, error, expected) from error
     tracer.drop_unused()
+    keep_keyword_only(graph, [each.parameter for each in bound])
     return root, graph, tracer.result
 
 
