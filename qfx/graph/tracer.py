@@ -32,6 +32,7 @@ from qfx.graph.examples import (
     proxies_in,
     storages,
     tells_of_data,
+    tells_of_layout,
     tells_of_size,
 )
 from qfx.graph.inlined import (
@@ -291,6 +292,7 @@ class CaptureTracer(DecidingTracer):
             from_input=any(each.from_input for each in operands),
             from_data=tells_of_data(node, args, operands),
             from_size=tells_of_size(node, args, operands, example),
+            from_layout=tells_of_layout(node, args, operands, example),
             storages=memory,
         )
 
