@@ -133,7 +133,8 @@ def prepare(
     """Capture a model and put observers in it; arguments and errors as for :func:`quantize`.
 
     Returns:
-        A module that computes what ``model`` computes while its observers record ranges.
+        A module that computes what ``model`` computes while its observers record ranges; its
+        ``eval()`` stops the recording, its ``train()`` resumes it.
     """
     check_method(method)
     types = check_types(types)
@@ -156,7 +157,8 @@ def prepare(
     settings = Settings(
         method, target, configuration, after, args, kwargs, captured, size_bytes(model)
     )
-    return PreparedModel(graph_module, history, settings)
+    prepared = PreparedModel(graph_module, history, settings)
+    return prepared if method == "qat" else prepared.train()
 
 
 @_undisturbed

@@ -79,7 +79,8 @@ def _check_calibrated(graph: fx.Graph) -> None:
             f"{len(unseen)} observer(s) have seen no data:\n"
             + "\n".join(unseen)
             + "\nRun qfx.calibrate(prepared, data) with inputs that reach them, or leave them "
-            "float."
+            "float. (A loop of your own records until prepared.eval(), and again after "
+            "prepared.train().)"
         )
 
 

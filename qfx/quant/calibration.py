@@ -81,7 +81,8 @@ def run_calibration(
     total = steps if steps is not None else _length(data)
     shown = sys.stderr.isatty() if progress is None else progress
     count = 0
-    with tqdm(chosen, total=total, desc="calibrating", disable=not shown) as bar:
+    bar = tqdm(chosen, total=total, desc="calibrating", disable=not shown)
+    with prepared.calibrating(), bar:
         for args, kwargs in bar:
             _run_batch(prepared, args, kwargs, count)
             count += 1

@@ -9,7 +9,8 @@ rebuilt from the integer weights.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +20,7 @@ from qfx.errors import BackendError, FormatError, QfxError
 from qfx.graph.clone import clone_graph_module, hide_opaque_values
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.working import WorkingGraphModule
+from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
 from qfx.runtime.constants import flatten_constants, pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
@@ -56,8 +58,15 @@ class Settings:
     size_before: int
 
 
+RECORDERS = (Observer, ChannelMean)
+
+
 class PreparedModel(WorkingGraphModule):
     """A model with observers in place: calibrate or train it, then ``qfx.convert`` it.
+
+    Made for calibration (any method but "qat"), its training flag says whether what runs through it
+    is recorded: ``train()``, as it comes from ``qfx.prepare``, records, and ``eval()`` stops that.
+    Its layers run as in inference either way. ``qfx.calibrate`` records whatever the flag says.
 
     Attributes:
         history: the stages so far.
@@ -77,6 +86,27 @@ class PreparedModel(WorkingGraphModule):
     def has_observers(self) -> bool:
         """Whether anything is to be calibrated: not if all is dynamic or weight-only."""
         return any(isinstance(module, Observer) for module in self.modules())
+
+    def train(self, mode: bool = True) -> PreparedModel:
+        """Record what runs through, or stop; before quantization-aware training, as usual."""
+        if self.settings.method == "qat":
+            super().train(mode)
+            return self
+        self.training = mode
+        for module in self.modules():
+            if isinstance(module, RECORDERS):
+                module.train(mode)
+        return self
+
+    @contextmanager
+    def calibrating(self) -> Iterator[None]:
+        """Record what runs through, whatever the training flag says, which is put back."""
+        before = self.training
+        self.train()
+        try:
+            yield
+        finally:
+            self.train(before)
 
     def copy_to_convert(self) -> PreparedModel:
         """A copy for conversion to use up; it shares the observers, which conversion only reads.
@@ -144,8 +174,8 @@ class QuantizedModel(WorkingGraphModule):
         # Not a submodule: its tensors are already here, and state_dict names each tensor once.
         self.__dict__["reference"] = reference
         self.__dict__["_cpu_only"] = cpu_only
-        self.training = False
         for owned in (self, reference):
+            owned.training = False  # each child keeps its own mode
             owned.requires_grad_(False)  # what is left of float parameters is for inference
         self.recompile()
 
