@@ -21,6 +21,7 @@ from qfx.graph.copying import Holder, buffers_restored, check_model, copy_of, si
 from qfx.graph.decisions import place
 from qfx.graph.examples import alike
 from qfx.graph.leaves import LeafPolicy, copy_hooks
+from qfx.graph.naming import rename_reserved
 from qfx.graph.signature import keep_keyword_only
 from qfx.graph.tracer import CaptureTracer
 from qfx.graph.working import WorkingGraphModule
@@ -161,6 +162,7 @@ class _Values(fx.Interpreter):
 
 # -- results -------------------------------------------------------------------------------------
 def _graph_module(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
+    rename_reserved(root, graph)
     graph_module = WorkingGraphModule(root, graph, name)
     copy_hooks(root, graph_module)  # what is hooked to the model itself runs around the graph
     for path, module in graph_module.named_modules():
