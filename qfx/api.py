@@ -29,7 +29,8 @@ from qfx.checks import (
 from qfx.errors import ConfigError, CoverageError, warn
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.history import History
-from qfx.graph.tracing import capture
+from qfx.graph.state import written_buffers
+from qfx.graph.tracing import ASSIGNED, capture
 from qfx.levels import Level
 from qfx.manager import transform
 from qfx.pass_base import PassContext
@@ -39,8 +40,13 @@ from qfx.quant.calibration import run_calibration, run_example
 from qfx.quant.configuration import Configuration
 from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.report.sites import QuantizationReport, build_report, size_bytes
-from qfx.runtime.quantized import PreparedModel, QuantizedModel, Settings
+from qfx.runtime.quantized import RECORDERS, PreparedModel, QuantizedModel, Settings
 
+_ASSIGNS = (
+    "forward sets {names}, and a graph sets no attributes: it goes on with what the example inputs "
+    "gave. If that is state, register a buffer and write to it in place, as in "
+    "self.count.add_(1); if nothing reads it in the next call, all is well"
+)
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -149,14 +155,17 @@ def prepare(
     before, after = chosen.split()
     captured = capture(model, args, kwargs)
     configuration = Configuration(captured, model, qconfig, target, method, types)
+    if captured.meta[ASSIGNED]:
+        configuration.warn(_ASSIGNS.format(names=", ".join(captured.meta[ASSIGNED])))
     graph_module = clone_graph_module(captured)
     ctx = PassContext(graph_module, example_inputs=args, example_kwargs=kwargs)
     ctx.put(target, configuration)
     history = History()
     transform(graph_module, before, ctx, history)
     settings = Settings(
-        method, target, configuration, after, args, kwargs, captured, size_bytes(model)
-    )
+        method, target, configuration, after, args, kwargs, captured, size_bytes(model),
+        written_buffers(graph_module, RECORDERS),
+    )  # fmt: skip
     prepared = PreparedModel(graph_module, history, settings)
     return prepared if method == "qat" else prepared.train()
 
@@ -218,6 +227,7 @@ def _check_prepared(prepared: object, taker: str) -> None:
 def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> QuantizedModel:
     """Convert ``prepared`` and use it up."""
     settings, history = prepared.settings, prepared.history
+    prepared.restore_buffers()
     if settings.backend.cpu_only:
         prepared.to("cpu")
     ctx = PassContext(

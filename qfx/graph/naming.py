@@ -16,7 +16,15 @@ from torch import fx, nn
 _OURS = frozenset(
     {
         *("settings", "history", "report", "backend", "reference"),
-        *("outdate", "has_observers", "copy_to_convert", "calibrating", "_update", "_cpu_only"),
+        *(
+            "outdate",
+            "has_observers",
+            "copy_to_convert",
+            "calibrating",
+            "restore_buffers",
+            "_update",
+            "_cpu_only",
+        ),
         *("_refuse_moves", "_boxed_call", "_prologue_start"),
     }
 )

@@ -44,6 +44,7 @@ from qfx.graph.inlined import (
 from qfx.graph.leaves import LeafPolicy
 from qfx.graph.patches import SeenThrough
 from qfx.graph.proxy import ValueProxy
+from qfx.graph.state import Assignments
 
 _ENDS = {"placeholder": "input", "output": "output"}
 
@@ -56,6 +57,7 @@ class CaptureTracer(DecidingTracer):
         keep_untraceable: record a child whose forward can't be traced as one call, too.
 
     Attributes:
+        assignments: the attributes that forward set.
         result: what the model yields for the example inputs.
         failed_path: path of the module in which tracing failed.
     """
@@ -74,6 +76,7 @@ class CaptureTracer(DecidingTracer):
         self._optional: list[fx.Node] = []
         self._call: Callable[[nn.Module], Any] = _nothing
         self._seen_through = SeenThrough()
+        self.assignments = Assignments()
         self.result: Any = None
         self.failed_path = ""
 
@@ -87,6 +90,7 @@ class CaptureTracer(DecidingTracer):
             self._attribute_names.setdefault(id(buffer), name)
         with causal_hint_taken_as_given(), self._seen_through:
             self._seen_through.show(type(root))
+            self.assignments.watch(root, "")
             return self.trace(root)
 
     def create_args_for_root(
@@ -157,6 +161,7 @@ class CaptureTracer(DecidingTracer):
     ) -> Any:
         self._paths.append(path)
         self._seen_through.show(type(module))
+        self.assignments.watch(module, path)
         last = next(iter(reversed(self.graph.nodes)), None)
         try:
             return forward(*args, **kwargs)

@@ -46,6 +46,7 @@ class Settings:
         example_inputs, example_kwargs: as given by the user.
         captured: the graph as captured, for the report.
         size_before: bytes of parameters and buffers of the user's model.
+        buffers: those that running the model may write to, as they were before calibration.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Settings:
     example_kwargs: Mapping[str, Any]
     captured: fx.GraphModule
     size_before: int
+    buffers: Mapping[str, Tensor]
 
 
 RECORDERS = (Observer, ChannelMean)
@@ -97,6 +99,13 @@ class PreparedModel(WorkingGraphModule):
             if isinstance(module, RECORDERS):
                 module.train(mode)
         return self
+
+    def restore_buffers(self) -> None:
+        """Forget what calibration did to buffers of the model; training is meant to do that."""
+        if self.settings.method == "qat":
+            return
+        for name, before in self.settings.buffers.items():
+            self.get_buffer(name).copy_(before)
 
     @contextmanager
     def calibrating(self) -> Iterator[None]:
