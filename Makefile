@@ -3,7 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Errors only: pip warns at length about what a machine configures.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 # One thread a test process: the processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 OUT ?= demo-output
@@ -12,18 +13,22 @@ OUT ?= demo-output
 .PHONY: help setup test demo lint format clean
 
 help:
+	@echo "make setup   make .venv with the versions of constraints.txt, and install qfx in it"
 	@echo "make test    set up .venv and run the tests        (ARGS='tests/graph -x' for some of them)"
 	@echo "make demo    set up .venv, train a small CNN on scikit-learn's digits and quantize it (OUT=folder)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format and fix"
-	@echo "make clean   remove .venv, caches and what the demo wrote"
+	@echo "make clean   remove .venv, caches and what the demo wrote (OUT=folder)"
 
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[test,dev]'
-	$(PIP) --no-deps torchvision==0.28.0 pillow
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "installing qfx and what it needs, in the versions of constraints.txt (minutes, the first time)"
+	@$(PIP) -e '.[test,dev]'
+	@echo "installing torchvision, for tests and benchmarks"
+	@$(PIP) --no-deps torchvision==0.28.0 pillow
 	@touch $@
 
 test: setup
@@ -43,4 +48,6 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(OUT)/stages $(OUT)/report.txt $(OUT)/report.html
+	rmdir $(OUT) 2> /dev/null || true

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import models, table
-from benchmarks.coordinator import Worker, WorkerError, engine_command
+from benchmarks.coordinator import Worker, WorkerError, engine_command, say
 from benchmarks.engines import ENGINES
 
 QUANTIZERS = ("qfx-x86", "qfx-fbgemm", "torch.ao", "openvino")
@@ -71,7 +71,10 @@ def run(
     for name in names:
         results[name] = {}
         for engine in engines:
-            result = known.get(name, {}).get(engine) or measure(engine, name)
+            result = known.get(name, {}).get(engine)
+            if result is None:
+                say(f"{name}: building and comparing {engine}")
+                result = measure(engine, name)
             results[name][engine] = result
             reason = f"  {result.error}" if result.error else ""
             print(f"{name:20} {engine:12} {result}{reason}", flush=True)

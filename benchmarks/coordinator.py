@@ -143,6 +143,11 @@ class Timing:
         return median(median(theirs) / median(ours) for ours, theirs in pairs)
 
 
+def say(doing: str) -> None:
+    """Tell who waits what is being done; not a part of the results, hence to stderr."""
+    print(f"... {doing}", file=sys.stderr, flush=True)
+
+
 def interleave(
     workers: dict[str, Requests],
     *,

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import graphs, table
-from benchmarks.coordinator import Worker, WorkerError
+from benchmarks.coordinator import Worker, WorkerError, say
 
 STEPS = ("prepare", "calibrate", "convert")
 Costs = dict[str, dict[str, Any]]
@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for subject, engine in plan(options):
         repeats = 1 if ":" in subject else options.repeats
         backend = "x86" if engine == "torch.ao" else options.backend
+        say(f"{subject}: quantizing with {engine}" + (f", {repeats} times" if repeats > 1 else ""))
         cost = measure(engine, subject, backend=backend, threads=options.threads, repeats=repeats)
         costs[f"{subject} {engine}"] = cost
         outcome = cost.get("error") or f"{total(cost):.2f} s"

@@ -28,6 +28,7 @@ from benchmarks.coordinator import (
     WorkerError,
     engine_command,
     interleave,
+    say,
 )
 from benchmarks.engines import ENGINES
 
@@ -49,6 +50,7 @@ def measure(
             if ENGINES[name].missing():
                 reasons[name] = "not installed"
                 continue
+            say(f"{model}: building {name}")
             command = engine_command(name, model, batch=options.batch, threads=options.threads)
             try:
                 worker = stack.enter_context(Worker(command))
@@ -57,6 +59,7 @@ def measure(
                 continue
             workers[name] = worker
             facts[name] = worker.ready
+        say(f"{model}: timing {len(workers)} engines in {options.rounds} rounds")
         timings = interleave(
             workers,
             rounds=options.rounds,

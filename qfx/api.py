@@ -17,6 +17,7 @@ from qfx import pipelines
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
 from qfx.checks import (
+    check_calibrates,
     check_coverage,
     check_device,
     check_dtype,
@@ -144,6 +145,7 @@ def prepare(
     """
     check_method(method)
     types = check_types(types)
+    check_pipeline(pipeline, method)
     args, kwargs = check_example_inputs(example_inputs, example_kwargs)
     _check_float(model)
     check_mode(model, method)
@@ -151,7 +153,7 @@ def prepare(
     chosen = getattr(pipelines, method)() if pipeline is None else pipeline
     target = resolve_backend(chosen.reconcile(backend))
     check_dtype(model, args, kwargs)
-    check_pipeline(chosen)
+    check_calibrates(chosen)
     before, after = chosen.split()
     captured = capture(model, args, kwargs)
     configuration = Configuration(captured, model, qconfig, target, method, types)
@@ -248,6 +250,7 @@ def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> Quantize
         lowered,
         backend=settings.backend.name,
         size_before=settings.size_before,
+        history=history,
         warnings=settings.configuration.warnings,
     )
     _check_coverage(report, min_coverage)

@@ -28,6 +28,17 @@ def check_method(method: str) -> None:
         )
 
 
+def check_pipeline(pipeline: object, method: str) -> None:
+    """ConfigError unless ``pipeline`` is None or a Pipeline."""
+    if pipeline is None or isinstance(pipeline, Pipeline):
+        return
+    raise ConfigError(
+        f"pipeline is {type(pipeline).__name__}, not a qfx.Pipeline. To add a pass to the method's "
+        f'own: qfx.pipelines.{method}().insert_after("canonicalize", MyPass()); to write a whole '
+        "pipeline: qfx.Pipeline((MyPass(), ...)). Passes alone run with qfx.run_passes."
+    )
+
+
 def check_example_inputs(
     example_inputs: object, example_kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -44,7 +55,7 @@ def check_example_inputs(
     return args, kwargs
 
 
-def check_pipeline(pipeline: Pipeline) -> None:
+def check_calibrates(pipeline: Pipeline) -> None:
     """ConfigError if ``pipeline`` never stops to calibrate on its way to the reference form."""
     if CALIBRATE in pipeline.passes or pipeline.end < Level.REFERENCE:
         return

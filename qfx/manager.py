@@ -20,6 +20,7 @@ from qfx.errors import ConfigError, PassError, QfxError, VerifyError
 from qfx.graph.adoption import adopt
 from qfx.graph.diff import GraphDiff
 from qfx.graph.history import History, Stage
+from qfx.graph.inference import check_values
 from qfx.graph.snapshot import Snapshot, snapshot
 from qfx.graph.tracing import capture
 from qfx.graph.verify import Interface, verify
@@ -189,7 +190,7 @@ class _Run:
         ctx = self.ctx
         for instrument in self.instruments:
             instrument.before_pass(step, ctx)
-        checkpoint = Checkpoint(self.graph_module)
+        checkpoint, known = Checkpoint(self.graph_module), len(ctx.near_misses)
         ctx.rewriter = Rewriter(self.graph_module, pass_name=step.name)
         began = time.perf_counter()
         try:
@@ -198,6 +199,8 @@ class _Run:
             adopt(self.graph_module, checkpoint.arguments, step.name)
             level = ctx.level if step.produces is None else max(ctx.level, step.produces)
             self._verify(level)
+            if not _is_own(step):
+                self._check_values()
         except QfxError as error:
             if not isinstance(error, VerifyError):
                 raise _noted(error, step, ctx.rewriter) from error.__cause__
@@ -208,8 +211,14 @@ class _Run:
         if isinstance(self.graph_module, WorkingGraphModule):
             self.graph_module.outdate()
         ctx.level = level
-        events = tuple(ctx.rewriter.events)
-        stage = Stage(len(self.history), step.name, self._snapshot(), events, seconds)
+        stage = Stage(
+            len(self.history),
+            step.name,
+            self._snapshot(),
+            tuple(ctx.rewriter.events),
+            seconds,
+            tuple(ctx.near_misses[known:]),
+        )
         self.history.append(stage)
         for instrument in self.instruments:
             instrument.after_pass(step, ctx, stage)
@@ -217,6 +226,12 @@ class _Run:
     def _verify(self, level: Level) -> None:
         verify(self.graph_module, level)
         self.interface.check(self.graph_module.graph)
+
+    def _check_values(self) -> None:
+        """Check shapes, as far as the pass touched them."""
+        made = {name for event in self.ctx.rewriter.events for name in event.added}
+        before = self.history[-1].snapshot
+        check_values(self.graph_module.graph, before, self._snapshot(), made)
 
     def _snapshot(self) -> Snapshot:
         previous = self.history[-1].snapshot if len(self.history) else None
@@ -250,6 +265,11 @@ class _Run:
             if node in event.added or node in event.removed:
                 return event.rule
         return None
+
+
+def _is_own(step: Pass) -> bool:
+    """Whether a pass comes with qfx, whose tests check the values that it records."""
+    return type(step).__module__.partition(".")[0] == "qfx_passes"
 
 
 def _headline(step: Pass, rule: str | None, node: str | None, error: Exception) -> str:

@@ -42,6 +42,11 @@ def get_pass(name: str) -> type[Pass]:
     raise ConfigError(f"no pass called {name!r} is installed; did you mean {', '.join(near)}?")
 
 
+def is_builtin(name: str) -> bool:
+    """Whether ``name`` is that of one of qfx's own passes."""
+    return any(kind.name == name for kind in import_module("qfx_passes").BUILTIN)
+
+
 def parse_pass(text: str) -> Pass:
     """The pass that prints as ``text``: ``place-observers{per_channel=false}``.
 

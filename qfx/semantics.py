@@ -230,9 +230,16 @@ def guard(value: Any, *, expected: Any, what: str = "") -> None:
     seen = type(expected)(value) if type(expected) in (bool, int, float) else value
     if seen is not expected and seen != expected:
         raise ConfigError(
-            f"the model was captured with {what} = {expected!r}, but these inputs make it "
-            f"{seen!r}. What to do: capture the model anew with inputs like these."
+            f"the model was captured with {what} = {_shown(expected)}, but these inputs make it "
+            f"{_shown(seen)}. What to do: capture the model anew with inputs like these."
         )
+
+
+def _shown(value: Any) -> str:
+    """``value`` on one line: a tensor by its dtype and shape."""
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype}, {tuple(value.shape)}"
+    return repr(value)
 
 
 def quant_stub(input: Tensor) -> Tensor:

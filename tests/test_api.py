@@ -113,8 +113,8 @@ def test_labels_are_dropped_with_one_warning() -> None:
         qfx.quantize(net(), X, backend="x86", calibration_data=data)
     mine = [w for w in caught if issubclass(w.category, qfx.QfxWarning)]
     assert [str(w.message) for w in mine] == [
-        "calibration batches have 2 elements and the model takes 1: the rest is taken for labels "
-        "and dropped"
+        "the batches of calibration_data have 2 elements and the model takes 1: the rest is taken "
+        "for labels and dropped"
     ]
     assert mine[0].filename == __file__
 
@@ -127,7 +127,7 @@ def test_labels_are_dropped_with_one_warning() -> None:
         (iter(()), qfx.CalibrationError, "already consumed"),
         (7, qfx.ConfigError, "int; it must be an iterable of batches"),
         ({"x": X}, qfx.ConfigError, "dict; it must be an iterable of batches"),
-        ([X, "text"], qfx.ConfigError, "calibration batch 1 is str"),
+        ([X, "text"], qfx.ConfigError, "batch 1 of calibration_data is str"),
         ([X, randn(2, 5, 8, 8)], qfx.ConfigError, r"batch 1 does not fit.*\n.*\[2,5,8,8\].*\[2,3"),
         ([{"y": X}], qfx.ConfigError, r"batch 0 does not fit.*\n.*y=float32"),
         ([()], qfx.ConfigError, "batch 0 does not fit"),
@@ -823,3 +823,9 @@ def test_exports() -> None:
     with torch.no_grad():
         exported = torch.export.export(qmodel, (X,)).module()
         torch.testing.assert_close(exported(X), qmodel(X), rtol=1e-5, atol=1e-5)
+
+
+def test_passes_in_place_of_a_pipeline_are_an_error_that_says_how_to_edit_one() -> None:
+    for given in ([qfx.get_pass("canonicalize")()], (), "static"):
+        with pytest.raises(qfx.ConfigError, match=r"qfx\.pipelines\.static\(\)\.insert_after\("):
+            qfx.quantize(nn.Linear(2, 2).eval(), torch.randn(1, 2), pipeline=given)  # type: ignore[arg-type]

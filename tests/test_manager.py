@@ -15,6 +15,7 @@ from qfx.levels import Level
 from qfx.manager import run_passes, run_pipeline
 from qfx.pass_base import Pass, PassContext, PatternPass
 from qfx.pipeline import CALIBRATE
+from qfx.registry import get_pass
 from qfx.rewrite import Any, Match, Module, Op, Rewriter, rewrite
 
 X = torch.randn(1, 3, 8, 8)
@@ -428,3 +429,19 @@ def test_history_goes_on_where_it_stopped() -> None:
     run_pipeline(gm, [AsWritten()], None, history)
     run_pipeline(gm, [AsWritten()], None, history)
     assert [s.title for s in history] == ["0 capture", "1 as-written", "2 as-written"]
+
+
+def test_a_stage_keeps_why_its_rules_did_not_apply() -> None:
+    class ReadTwice(ConvRelu):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return y.relu() + y
+
+    _, history = run_passes(ReadTwice(), [FuseConvRelu, FuseConvRelu], X)
+    for stage in history[-2:]:  # each its own
+        (miss,) = stage.near_misses
+        assert (miss.rule, miss.node) == ("my-fuse/conv_relu", "relu")
+        assert miss.reason == "conv: expected 1 user, has 2"
+        assert miss.source.rpartition(":")[0].endswith("test_manager.py")
+    _, history = run_passes(ReadTwice(), [FuseConvRelu, get_pass("canonicalize")], X)
+    assert "canonical operations come with the pass canonicalize" in str(history[1].near_misses[0])

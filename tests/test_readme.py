@@ -31,7 +31,7 @@ def test_python_blocks_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = blocks_of("python")
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names = {"MyModel": MyModel, "batches": [torch.randn(2, 3, 224, 224) for _ in range(2)]}
     for number, block in enumerate(blocks, start=1):
         exec(compile(block, f"README-{number}.py", "exec"), names)

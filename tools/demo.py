@@ -12,23 +12,33 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import qfx
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a checkout
+
+import qfx  # noqa: E402
+from tools import demo_dynamic  # noqa: E402
+from tools.demo_data import (  # noqa: E402
+    BATCH,
+    Digits,
+    batches,
+    load,
+    row_accuracy,
+    row_latency,
+    row_size,
+    table_head,
+)
 
 EPOCHS = 4
-BATCH = 64
-TEST_IMAGES = 397
 CALIBRATION_BATCHES = 8
-EDGE = 32
 
 
 class Residual(nn.Module):
@@ -88,32 +98,6 @@ class DigitsNet(nn.Module):
         return scores
 
 
-@dataclass(frozen=True)
-class Digits:
-    """Images f32[N, 1, 32, 32] and labels i64[N], split once with a fixed seed."""
-
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
-
-
-def load() -> Digits:
-    """scikit-learn's 1797 digits of 8x8 pixels, enlarged; nothing is downloaded."""
-    images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
-    images = images.float().reshape(-1, 1, 8, 8) / 16
-    images = F.interpolate(images, size=(EDGE, EDGE), mode="bilinear", align_corners=False)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    images, labels = images[order] - 0.3, labels[order]
-    split = len(images) - TEST_IMAGES
-    return Digits((images[:split], labels[:split]), (images[split:], labels[split:]))
-
-
-def batches(images: Tensor, labels: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of one epoch."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    for indices in order.split(BATCH):
-        yield images[indices], labels[indices]
-
-
 def train(model: nn.Module, data: Digits) -> None:
     """Train in place with Adam and a one-cycle schedule; leaves the model in eval mode."""
     steps = EPOCHS * -(-len(data.train[0]) // BATCH)
@@ -133,40 +117,13 @@ def train(model: nn.Module, data: Digits) -> None:
     model.eval()
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Fraction of test images that are classified correctly."""
-    return float((model(images).argmax(1) == labels).float().mean())
-
-
-@torch.no_grad()
-def latencies(models: Sequence[nn.Module], images: Tensor, rounds: int = 15) -> list[float]:
-    """Median seconds of a forward pass, each model in turn in every round."""
-    seconds: list[list[float]] = [[] for _ in models]
-    for _ in range(rounds):
-        for model, times in zip(models, seconds, strict=True):
-            model(images)  # wake the caches
-            for _ in range(5):
-                start = time.perf_counter()
-                model(images)
-                times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in seconds]
-
-
 def show_results(model: nn.Module, quantized: qfx.QuantizedModel, data: Digits) -> None:
     """The table of the demo: accuracy, size, latency, before and after."""
-    images, labels = data.test
-    before, after = (accuracy(m, images, labels) for m in (model, quantized))
-    size_before, size_after = quantized.report.size_bytes
-    print(f"\n{'':34}{'float32':>12}{'qfx int8':>12}{'ratio':>9}")
-    print(f"{f'accuracy on {len(images)} test images':34}{before:>12.2%}{after:>12.2%}")
-    ratio = size_before / size_after
-    kilobytes = f"{size_before / 1e3:>9.1f} kB{size_after / 1e3:>9.1f} kB"
-    print(f"{'parameters, buffers, qparams':34}{kilobytes}{ratio:>8.2f}x")
+    table_head()
+    row_accuracy(model, quantized, data)
+    row_size(*quantized.report.size_bytes)
     for batch in (1, 64):
-        slow, fast = latencies((model, quantized), images[:batch])
-        times = f"{1e3 * slow:>9.3f} ms{1e3 * fast:>9.3f} ms"
-        print(f"{f'latency, batch {batch} (median)':34}{times}{slow / fast:>8.2f}x")
+        row_latency(f"batch {batch}", (model, quantized), data.test[0][:batch])
 
 
 def show_stages(history: qfx.History) -> None:
@@ -214,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show_stages(quantized.history)
     print(f"\n{quantized.report}")
     write(quantized, folder)
+    demo_dynamic.show_row_reader(data)
+    demo_dynamic.show_sentence_encoder()
     print(f"\nThe graph at every stage, and the diffs: {folder}/stages")
     print(f"What was quantized, what was not, and why: {folder}/report.html (and .txt)")
 

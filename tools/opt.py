@@ -12,6 +12,7 @@ Passes are written as they print, options in braces: ``place-observers{per_chann
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--blame", metavar="NODE", help="print the history of a node")
     found.add_argument(
+        "--why", action="store_true", help="print where rules nearly applied, and why they did not"
+    )
+    found.add_argument(
         "--dump", type=Path, metavar="DIR", help="write every stage as text, DOT and JSON"
     )
     return found
@@ -64,7 +68,7 @@ class _ListPasses(argparse.Action):
     def __call__(self, command_line: argparse.ArgumentParser, *ignored: object) -> None:
         for name in qfx.list_passes():
             doc = (qfx.get_pass(name).__doc__ or "").strip().partition("\n")[0]
-            print(f"{name:24}  {doc}".rstrip())
+            print(f"{name:24}  {plain(doc)}".rstrip())
         command_line.exit()
 
 
@@ -86,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     for stage in choose(history, arguments.what):
         show(history, stage, diff=arguments.diff)
+    if arguments.why:
+        print("\n".join(f"# why not: {miss}" for stage in history for miss in stage.near_misses))
     for name, ratio in check.sqnr.items():
         print(f"# check {name}: {'exact' if ratio == float('inf') else f'{ratio:.1f} dB SQNR'}")
     if blame is not None:
@@ -93,6 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dump:
         history.dump(arguments.dump)
     return 0
+
+
+def plain(doc: str) -> str:
+    """A docstring without the markup of Sphinx: ``:class:`~qfx.graph.Origin``` is ``Origin``."""
+    text = re.sub(r":\w+:`~(?:\w+\.)*(\w+)`", r"\1", doc)
+    return re.sub(r":\w+:`([^`]+)`", r"\1", text).replace("``", "")
 
 
 def split(text: str) -> list[str]:

@@ -26,6 +26,9 @@ iframe { flex: 1; border: 0; background: #fff; }
 def page(title: str, history: qfx.History, stages: Sequence[qfx.Stage], out: Path) -> str:
     """HTML that links the files which were written to ``out``."""
     sections, first = [], ""
+    if (out / "report.html").exists():
+        report = '<a href="report.html" target="view">report</a>'
+        sections.append(f"<section><b>what was quantized, and why not</b>{report}</section>")
     for stage in stages:
         name = file_name(stage)
         links = {

@@ -5,7 +5,8 @@ r"""See what qfx does to a model: the graph at every stage, and the differences.
         --diff canonicalize fuse-conv-bn
 
 Writes, for every stage, the IR as text, the graph as DOT and JSON, and (where Graphviz's ``dot`` is
-installed) as SVG; for every step what it changed; and a page, index.html, to click through them.
+installed) as SVG; for every step what it changed; the report (report.html); and a page, index.html,
+to click through them. What an earlier run left in the folder goes; nothing else in it is touched.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from qfx.graph.history import file_name  # noqa: E402
 from tools.loading import add_model_arguments, colored, load, table  # noqa: E402
 from tools.page import page  # noqa: E402
 
+REPORT = "report.html"
 METHODS = ("static", "dynamic", "weight_only", "none")
 
 
@@ -85,32 +87,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (qfx.QfxError, IndexError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    write(history, stages, arguments.out)
+    try:
+        clear(arguments.out)
+        write(history, stages, arguments.out)
+        if report is not None:
+            report.to_html(arguments.out / REPORT)
+        if asked is not None:
+            write_diff(asked, arguments.out)
+    except OSError as error:
+        print(f"cannot write to {arguments.out}: {error}; choose another --out", file=sys.stderr)
+        return 1
     if asked is not None:
-        write_diff(asked, arguments.out)
         print(f"{colored(asked.to_text(), sys.stdout.isatty())}\n")
     svg = "not asked for" if arguments.no_svg else render(arguments.out, arguments.timeout)
-    title = f"{arguments.model}, {arguments.method}, backend {arguments.backend}"
+    backend = "" if report is None else f", backend {report.backend}"
+    title = f"{arguments.model}, {arguments.method}{backend}"
     (arguments.out / "index.html").write_text(page(title, history, stages, arguments.out))
     print(summary(history, stages))
     print(f"\nSVG: {svg}\nWritten to {arguments.out}; open {arguments.out / 'index.html'}")
-    if report:
-        print(f"\n{report}")
+    if report is not None:
+        print(f"\n{in_one_line(report)}")
     return 0
 
 
 def run(
     model: nn.Module, inputs: tuple[Tensor, ...], method: str, backend: str
-) -> tuple[qfx.History, str]:
-    """The history of quantizing ``model``, and what the report says of it in one line."""
+) -> tuple[qfx.History, qfx.QuantizationReport | None]:
+    """The history of quantizing ``model``, and the report if it is."""
     if method == "none":
-        return qfx.run_passes(model, [], inputs)[1], ""
+        return qfx.run_passes(model, [], inputs)[1], None
     quantized = qfx.quantize(model, inputs, method=method, backend=backend, progress=False)
-    sites = quantized.report.sites
-    done = sum(site.decision == "quantized" for site in sites)
-    coverage = quantized.report.coverage
-    share = "" if coverage is None else f", {coverage:.1%} of multiply-accumulates in integers"
-    return quantized.history, f"{done} of {len(sites)} sites quantized{share}"
+    return quantized.history, quantized.report
+
+
+def in_one_line(report: qfx.QuantizationReport) -> str:
+    """How much was quantized."""
+    done = sum(site.decision == "quantized" for site in report.sites)
+    share = (
+        ""
+        if report.coverage is None
+        else f", {report.coverage:.1%} of multiply-accumulates in integers"
+    )
+    return f"{done} of {len(report.sites)} sites quantized{share}"
 
 
 def which(text: str) -> int | str:
@@ -121,6 +139,23 @@ def which(text: str) -> int | str:
 def choose(history: qfx.History, names: Sequence[str] | None) -> list[qfx.Stage]:
     """The stages to write: those named, or all."""
     return [history[which(name)] for name in names] if names else list(history)
+
+
+def clear(out: Path) -> None:
+    """Remove what an earlier run wrote: stages are told by having all three forms."""
+    stages = [
+        path.stem
+        for path in out.glob("[0-9][0-9]*-*.json")
+        if all(path.with_suffix(suffix).exists() for suffix in (".txt", ".dot"))
+    ]
+    differences = [p.stem for p in out.glob("diff-*--*.dot") if p.with_suffix(".txt").exists()]
+    found = [out / stem for stem in (*stages, *differences)]
+    found += [out / "diffs" / stem for stem in stages]
+    for path in found:
+        for suffix in (".txt", ".dot", ".json", ".svg"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    if stages:
+        (out / REPORT).unlink(missing_ok=True)
 
 
 def write(history: qfx.History, stages: Sequence[qfx.Stage], out: Path) -> None:

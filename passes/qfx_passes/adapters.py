@@ -17,10 +17,10 @@ from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.inference import infer
 from qfx.rewrite.pattern import COMMUTATIVE, Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import OpDef
-from qfx_passes.inference import infer
 
 Arguments: TypeAlias = "dict[str, Any]"
 

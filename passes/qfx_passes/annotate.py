@@ -23,6 +23,7 @@ import torch
 from torch import fx
 
 from qfx import vocab
+from qfx.backends import others_with
 from qfx.backends.base import Backend, Demand, KernelRule, Output
 from qfx.backends.fitting import settled_weight, too_flat, uneven_groups, unfit
 from qfx.errors import ConfigError
@@ -34,7 +35,7 @@ from qfx.quant.configuration import Choice, Configuration
 from qfx.quant.groups import Groups, is_fixed
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QConfig, QuantSpec
-from qfx.report.reasons import refusal
+from qfx.report.reasons import elsewhere, refusal
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.joins import made_for
@@ -130,7 +131,8 @@ class _Annotator:
         rule, method = self.backend.rule(node.target), choice.qconfig.method
         if rule is None or (method not in rule.methods and not choice.specific):
             code = "no-kernel" if method == "static" else f"not-{method}".replace("_", "-")
-            return refusal(code, backend=self.backend.name, op=op)
+            others = others_with(node.target, self.backend.name)
+            return refusal(code, backend=self.backend.name, op=op, remedy=elsewhere(others))
         misfit = unfit(choice.qconfig, rule, self.backend)
         if misfit is None and rule.weight is not None:
             misfit = uneven_groups(node, choice.qconfig.weight, rule.weight)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from qfx.errors import VerifyError
+from qfx.errors import ConfigError, VerifyError
 from qfx.graph import meta
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
@@ -17,6 +17,7 @@ from qfx.quant.annotation import Annotation, Edge, annotation
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
 from qfx.rewrite.rewriter import Rewriter
+from qfx_passes.operands import is_float_operation
 
 
 class PlaceObservers(Pass):
@@ -27,6 +28,11 @@ class PlaceObservers(Pass):
     produces = Level.OBSERVED
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        if not any(map(annotation, graph.nodes)) and any(map(is_float_operation, graph.nodes)):
+            raise ConfigError(
+                f"{self.name}: no operation is annotated, so there is nothing to observe; put the "
+                "pass annotate, which decides what is quantized, before it in the pipeline"
+            )
         _Placer(graph, ctx.rewriter).run()
 
 

@@ -15,9 +15,9 @@ from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.inference import infer
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
-from qfx_passes.inference import infer
 from qfx_passes.mutation import Call
 
 

@@ -53,6 +53,12 @@ def resolve_backend(backend: str | Backend) -> Backend:
     return _load(name)
 
 
+def others_with(op: object, but: str) -> tuple[str, ...]:
+    """Names of the backends of this machine, ``but`` aside, that have a kernel for ``op``."""
+    names = (n for n in available() if n not in (but, "reference"))
+    return tuple(n for n in names if _load(n).rule(op) is not None)
+
+
 @cache
 def _load(name: str) -> Backend:
     module = importlib.import_module(f"qfx.backends.{name}")

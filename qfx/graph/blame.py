@@ -1,8 +1,9 @@
 """Where a node comes from: the chain from the user's line through every pass that touched it.
 
-Walked backwards. In a stage, the events (what each rule removed and added) lead from a node to the
-ones it was made of; where a pass left no event, the nodes of the stage before with a common origin
-do. A stage that left the nodes as they were, or merely gave them other operands, adds nothing.
+Walked backwards, and forwards from the last stage that has the node. In a stage, the events (what
+each rule removed and added) lead from a node to the ones it was made of; where a pass left no
+event, the nodes of the stage before with a common origin do. A stage that left the nodes as they
+were, or merely gave them other operands, adds nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Protocol
 from qfx.errors import ConfigError
 from qfx.graph import listing
 from qfx.graph.align import reads_others
+from qfx.graph.forward import heirs
+from qfx.graph.labels import label
 from qfx.graph.meta import Origin
 from qfx.graph.record import NodeRecord
 from qfx.graph.snapshot import Snapshot
@@ -65,7 +68,7 @@ class Step:
         stage: name of the stage.
         rule: "pass/rule", or the pass alone when no rule recorded it.
         before: names of the nodes it took; empty when ``after`` were inserted.
-        after: names of the nodes it left on the way to the one asked for.
+        after: names of the nodes it left on the way; empty when ``before`` were removed.
     """
 
     index: int
@@ -79,6 +82,8 @@ class Step:
         if not self.before:
             return f"inserted {after}"
         before = ", ".join(f"%{n}" for n in self.before)
+        if not self.after:
+            return f"removed {before}"
         return f"rewrote {after}" if before == after else f"{before} -> {after}"
 
 
@@ -91,16 +96,18 @@ class Blame:
         text: its line in that stage.
         origins: the captured operations at the start of the chain.
         steps: what every pass made of them.
+        later: what the passes after that stage made of the node.
     """
 
     node: NodeRecord
     text: str
     origins: tuple[Origin, ...]
     steps: tuple[Step, ...]
+    later: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
         sources = [(o.source or "unknown source", _written(o)) for o in self.origins]
-        steps = [(f"{s.index} {s.rule}", str(s)) for s in self.steps]
+        steps = [(f"{s.index} {s.rule}", str(s)) for s in (*self.steps, *self.later)]
         width = max((len(left) for left, _ in sources + steps), default=0)
         lines = [f"  {left.ljust(width)}  {right}" for left, right in sources + steps]
         return "\n".join([self.text, *lines])
@@ -113,15 +120,21 @@ def _written(origin: Origin) -> str:
 
 
 def trace(stages: Sequence[RecordedStage], name: str) -> Blame:
-    """The chain that led to the node ``name``, as of the last stage that has it.
+    """The chain that led to the node ``name``, as of the last stage that has it, and on from there.
+
+    Args:
+        stages: from the capture on.
+        name: a node of any stage, or a site as reports print it ("layer1.0.conv1").
 
     Raises:
         ConfigError: if no stage has such a node.
     """
+    name = name if any(name in s.snapshot for s in stages) else _by_label(stages, name)
     last = next((i for i in reversed(range(len(stages))) if name in stages[i].snapshot), None)
     if last is None:
         raise ConfigError(
-            f"no stage has a node called {name!r}; print a stage's snapshot to see its nodes"
+            f"no stage has a node called {name!r}, and no site is; print(history[0]) shows the "
+            "nodes of the capture, and the report its sites"
         )
     node = stages[last].snapshot[name]
     text = listing.line(node, stages[last].snapshot.records)
@@ -136,7 +149,15 @@ def trace(stages: Sequence[RecordedStage], name: str) -> Blame:
         steps += [*found, *reversed(rest)]
         if not wanted:
             break
-    return Blame(node, text, _origins(node, stages[0].snapshot, wanted), tuple(reversed(steps)))
+    origins = _origins(node, stages[0].snapshot, wanted)
+    later = (Step(s.index, s.name, *link) for s, link in heirs(stages, last, name))
+    return Blame(node, text, origins, tuple(reversed(steps)), tuple(later))
+
+
+def _by_label(stages: Sequence[RecordedStage], site: str) -> str:
+    """The captured node of a site as reports print it, else ``site``."""
+    captured = stages[0].snapshot if stages else ()
+    return next((r.name for r in captured if label(r.name, r.module_path) == site), site)
 
 
 def _undo_events(stage: RecordedStage, earlier: Snapshot, wanted: dict[str, None]) -> list[Step]:

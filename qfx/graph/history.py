@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from qfx.errors import ConfigError
 from qfx.graph.blame import Blame, RewriteEvent, trace
 from qfx.graph.diff import GraphDiff
 from qfx.graph.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from qfx.rewrite.rule import NearMiss
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Stage:
         name: the pass.
         snapshot: the graph after it.
         events: what its rules did, in order.
+        near_misses: where its rules nearly applied, and why they did not.
         seconds: how long it took; never printed with the graph, which stays deterministic.
     """
 
@@ -37,12 +41,22 @@ class Stage:
     snapshot: Snapshot
     events: tuple[RewriteEvent, ...] = ()
     seconds: float = field(default=0.0, compare=False)
+    near_misses: tuple[NearMiss, ...] = field(default=(), compare=False)
 
     def __copy__(self) -> Stage:
         return self
 
     def __deepcopy__(self, memo: dict[int, object]) -> Stage:
         return self
+
+    def __str__(self) -> str:
+        """The graph under a line that says which stage it is."""
+        return f"{self.heading()}{self.snapshot.to_text()}"
+
+    def heading(self, change: str = "") -> str:
+        """``# stage 2: fuse-conv-relu``, and a line for each rule that fired."""
+        first = f"# stage {self.index}: {self.name}" + (f"   {change}" if change else "")
+        return "\n".join([first, *(f"#   {rule} x{n}" for rule, n in self.fired.items()), ""])
 
     @property
     def title(self) -> str:
@@ -132,23 +146,21 @@ class History:
         return self._step(self[a])
 
     def blame(self, node_name: str) -> Blame:
-        """How a node came to be: source line, then each pass and rule, up to this node.
+        """How a node came to be: source line, then each pass and rule, and what became of it.
 
         Args:
-            node_name: a node of any stage; the last stage that has it counts.
+            node_name: a node of any stage (the last that has it counts), or a site of the report.
 
         Raises:
             ConfigError: if no stage has it.
         """
         return trace(self._stages, node_name)
 
-    def to_text(self, which: int | str) -> str:
-        """One stage's IR under a line that says what the stage did; deterministic."""
+    def to_text(self, which: int | str = -1) -> str:
+        """One stage's IR, the last by default, under a line that says what the stage did."""
         stage = self[which]
-        change = f"   {self._step(stage).summary()}" if stage.index else ""
-        fired = "".join(f"#   {rule} x{n}\n" for rule, n in stage.fired.items())
-        head = f"# stage {stage.index}: {stage.name}{change}\n"
-        return head + fired + stage.snapshot.to_text()
+        change = self._step(stage).summary() if stage.index else ""
+        return stage.heading(change) + stage.snapshot.to_text()
 
     def dump(self, directory: str | PathLike[str]) -> None:
         """Write every stage as ``NN-name.txt``, ``.dot`` and ``.json``, and what each changed.

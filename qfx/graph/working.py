@@ -37,6 +37,10 @@ class WorkingGraphModule(fx.GraphModule):
         self._update()
         return str(super().code)
 
+    def __str__(self) -> str:
+        self._update()  # fx prints the code it keeps
+        return super().__str__()
+
     def __reduce__(self) -> tuple[Any, ...]:
         self._update()  # what is pickled is the code
         return super().__reduce__()

@@ -24,29 +24,34 @@ from qfx.runtime.quantized import PreparedModel
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def batches(data: object, positional: int) -> Iterator[Batch]:
+def batches(data: object, positional: int, *, name: str = "calibration_data") -> Iterator[Batch]:
     """The batches of ``data`` as (args, kwargs), at most ``positional`` args each.
+
+    Args:
+        data: what the user gave.
+        positional: how many positional arguments the model takes.
+        name: what the user knows the data as.
 
     Raises:
         ConfigError: ``data`` is a tensor or no iterable, or a batch is of no known form.
     """
     if isinstance(data, Tensor):
         raise ConfigError(
-            "calibration data is one tensor; it must be an iterable of batches. "
-            "Write calibration_data=[tensor] for a single batch."
+            f"{name} is one tensor; it must be an iterable of batches. "
+            f"Write {name}=[tensor] for a single batch."
         )
     if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
         raise ConfigError(
-            f"calibration data is {type(data).__name__}; it must be an iterable of batches "
+            f"{name} is {type(data).__name__}; it must be an iterable of batches "
             "(a list or a DataLoader), each a tensor, a tuple of arguments or a dict of keywords."
         )
     warned = False
     for number, item in enumerate(data):
-        args, kwargs = _batch(item, number)
+        args, kwargs = _batch(item, f"batch {number} of {name}")
         if len(args) > positional and not kwargs:
             if not warned:
                 warn(
-                    f"calibration batches have {len(args)} elements and the model takes "
+                    f"the batches of {name} have {len(args)} elements and the model takes "
                     f"{positional}: the rest is taken for labels and dropped"
                 )
             warned = True
@@ -54,7 +59,7 @@ def batches(data: object, positional: int) -> Iterator[Batch]:
         yield args, kwargs
 
 
-def _batch(item: object, number: int) -> Batch:
+def _batch(item: object, which: str) -> Batch:
     if isinstance(item, Tensor):
         return (item,), {}
     if isinstance(item, Mapping):
@@ -62,7 +67,7 @@ def _batch(item: object, number: int) -> Batch:
     if isinstance(item, (tuple, list)):
         return tuple(item), {}
     raise ConfigError(
-        f"calibration batch {number} is {type(item).__name__}; it must be a tensor, a tuple or "
+        f"{which} is {type(item).__name__}; it must be a tensor, a tuple or "
         "list of positional arguments, or a dict of keyword arguments."
     )
 

@@ -1,81 +1,48 @@
 """bisect: the first place where a quantized model departs from the float model, and which pass.
 
 Every operation of the reference graph is run on *float* inputs, so that it shows the error it makes
-by itself and not what it inherits. The culprit is the first whose own error stands out: 10 dB
-beyond the median. If its error remains when no activation is rounded, the passes that rewrote the
-operation are named, a pass that is not installed (one under development) before those that are;
-otherwise quantization itself. When the lowered graph is further
-from the reference graph than that is from the float model, the fault lies in lowering, and the
-first value that differs there is named.
+by itself and not what it inherits. The culprit is the first whose own error stands out, that is
+
+1. it is worse than rounding explains: codes of b bits over a range of up to 17 times the root mean
+   square leave ``6 b - 20`` dB or more (28 dB at 8 bits; an even 8-bit model has 35 to 50), and
+2. 10 dB worse than the median operation, or than what rounding explains (where all are bad).
+
+If its error remains when no activation is rounded, a pass made it: what it removed before the
+operation, or how it rewrote that (see :mod:`qfx.report.suspects`); otherwise quantization itself.
+When the lowered graph is further from the reference graph than that is from the float model, and
+than rounding explains, the fault lies in lowering, and the first value that differs is named.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from qfx import vocab
 from qfx.graph.clone import clone_graph_module
-from qfx.quant.annotation import kernel_of
-from qfx.registry import list_passes
-from qfx.report import observation
+from qfx.quant.annotation import Annotation, annotation, kernel_of
+from qfx.quant.spec import QuantSpec
+from qfx.report import observation, suspects
 from qfx.report.measures import Error, error_of
 from qfx.report.numerics import run_against
 from qfx.report.sites import Site
+from qfx.report.verdict import Bisection
 from qfx.runtime.quantized import QuantizedModel
 from qfx.vocab import is_op
 
 STANDS_OUT = 10.0
 """By how many dB the error of the culprit exceeds that of the median operation."""
 
+_HEADROOM = 20.0
+_MOST_BITS = 8
 _ROUNDING_PASS = "reference"
 _LOWERING_PASS = "lower"
-
-
-@dataclass(frozen=True)
-class Bisection:
-    """Where the error enters.
-
-    Attributes:
-        site: the operation, as in the report; None where no operation could be compared.
-        pass_name: the pass that made it what it is.
-        makers: every pass and rule that rewrote it, oldest first.
-        sqnr: of the operation by itself, in dB.
-        typical: SQNR of the median operation by itself, in dB.
-        output: SQNR of the whole model, as it runs, in dB.
-        stands_out: whether the operation is clearly worse than the others; else it is the worst.
-        kernel: for a fault of lowering, the kernel at work, or "".
-    """
-
-    site: Site | None
-    pass_name: str
-    makers: tuple[str, ...]
-    sqnr: float
-    typical: float
-    output: float
-    stands_out: bool
-    kernel: str = ""
-
-    def __str__(self) -> str:
-        if self.site is None:
-            return f"no operation could be compared; output {self.output:.1f} dB"
-        place = ", ".join(p for p in (self.site.module_path, self.site.source) if p)
-        at = f"{self.site.node} ({place})" if place else self.site.node
-        numbers = f"{self.sqnr:.1f} dB by itself where {self.typical:.1f} dB is typical"
-        whole = f"The whole model: {self.output:.1f} dB."
-        if not self.stands_out:
-            return f"No operation stands out; the worst is {at}: {numbers}.\n{whole}"
-        chain = f" (rewritten by {', '.join(self.makers)})" if self.makers else ""
-        kernel = f", kernel {self.kernel}" if self.kernel else ""
-        return (
-            f"The error enters at {at}: {numbers}.\n"
-            f"Made by pass {self.pass_name}{chain}{kernel}. {whole}"
-        )
 
 
 @dataclass
@@ -117,58 +84,112 @@ def bisect(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Bis
     names = list(points.values())
     sums = _Sums({name: Error() for name in names}, {name: Error() for name in names})
     captured: fx.GraphModule | None = None
+    first: observation.Batch = (), {}
     for batch in observation.all_batches(data, qmodel):
-        captured = captured or observation.float_graph(model, qmodel, batch)
+        if captured is None:
+            captured, first = observation.float_graph(model, qmodel, batch), batch
         expected, result = observation.float_values(captured, names, batch)
         run_against(reference, batch, points, expected, sums.alone, corrected=True)
         run_against(unrounded, batch, plain_points, expected, sums.unrounded, corrected=True)
         _add_lowered(qmodel, reference, batch, result, sums)
-    return _verdict(qmodel, reference, points, sums)
+    assert captured is not None  # without a batch, all_batches raises
+    return _Verdict(qmodel, points, sums, captured, first).find()
 
 
-def _verdict(
-    qmodel: QuantizedModel, reference: fx.GraphModule, points: dict[fx.Node, str], sums: _Sums
-) -> Bisection:
-    if sums.lowering.sqnr < sums.reference.sqnr:
-        return _lowering_fault(qmodel, sums)
-    known = {name: error.sqnr for name, error in sums.alone.items() if error.count}
-    if not known:
-        return Bisection(None, "", (), math.nan, math.nan, sums.output.sqnr, False)
-    typical = median(known.values())
-    name, stands_out = _first_outlier(known, typical)
-    node = next(n for n, origin in points.items() if origin == name)
-    makers = _makers(qmodel, node)
-    rewritten = stands_out and sums.unrounded[name].sqnr < typical - STANDS_OUT
-    return Bisection(
-        site=_site(qmodel, name),
-        pass_name=_suspect(makers) if rewritten else _ROUNDING_PASS,
-        makers=makers,
-        sqnr=known[name],
-        typical=typical,
-        output=sums.output.sqnr,
-        stands_out=stands_out,
-    )
+class _Verdict:
+    """Reads the measurements."""
+
+    def __init__(
+        self,
+        qmodel: QuantizedModel,
+        points: dict[fx.Node, str],
+        sums: _Sums,
+        captured: fx.GraphModule,
+        batch: observation.Batch,
+    ) -> None:
+        self.qmodel, self.sums, self.captured, self.batch = qmodel, sums, captured, batch
+        self.nodes = {origin: node for node, origin in points.items()}
+        self.known = {name: error.sqnr for name, error in sums.alone.items() if error.count}
+        finite = [s for s in self.known.values() if math.isfinite(s)]
+        self.typical = median(finite) if finite else math.inf
+        bits = {name: _bits(node) for name, node in self.nodes.items()}
+        least = min((b for b in bits.values() if b is not None), default=_MOST_BITS)
+        # What is float may have inherited the rounding of a value that could not be compared.
+        self.explained = {n: _explained(least if b is None else b) for n, b in bits.items()}
+        self.least = _explained(least)
+
+    def find(self) -> Bisection:
+        """The first operation that stands out, else the worst."""
+        if self.sums.lowering.sqnr < min(self.sums.reference.sqnr, self.least):
+            return _lowering_fault(self.qmodel, self.sums, self.least)
+        if not self.known:
+            return Bisection(None, "", (), math.nan, math.nan, self.sums.output.sqnr, False)
+        first = next((n for n, s in self.known.items() if self._stands_out(n, s)), None)
+        name = first or min(self.known, key=self.known.__getitem__)
+        makers = suspects.makers_of(self.qmodel, self.nodes[name])
+        found = Bisection(
+            site=_site(self.qmodel, name),
+            pass_name=_ROUNDING_PASS,
+            makers=makers,
+            sqnr=self.known[name],
+            typical=self.typical,
+            output=self.sums.output.sqnr,
+            stands_out=first is not None,
+            explained=self.explained[name],
+        )
+        if first is None or not self._stands_out(name, self.sums.unrounded[name].sqnr):
+            return found
+        return self._removed(found, name) or replace(
+            found, pass_name=suspects.suspect(makers, _ROUNDING_PASS)
+        )
+
+    def _stands_out(self, name: str, sqnr: float) -> bool:
+        explained = self.explained[name]
+        return not sqnr >= explained and not sqnr >= max(self.typical, explained) - STANDS_OUT
+
+    def _removed(self, found: Bisection, name: str) -> Bisection | None:
+        """The verdict if the fault of ``name`` is that something before it was removed."""
+        removed = suspects.removed_before(
+            self.qmodel, self.captured, self.nodes[name], self.known, self.batch
+        )
+        if removed is None:
+            return None
+        origin, maker = removed
+        return replace(
+            found,
+            site=_site(self.qmodel, origin),
+            pass_name=maker.partition("/")[0],
+            makers=(maker,),
+            shown_by=name,
+        )
 
 
-def _first_outlier(known: dict[str, float], typical: float) -> tuple[str, bool]:
-    """The first operation well below typical, else the worst; and whether it stands out."""
-    first = next((n for n, s in known.items() if not s >= typical - STANDS_OUT), None)
-    return (first, True) if first else (min(known, key=known.__getitem__), False)
+def _explained(bits: float) -> float:
+    return 6.02 * bits - _HEADROOM
 
 
-def _makers(qmodel: QuantizedModel, node: fx.Node) -> tuple[str, ...]:
-    """Passes and rules that rewrote the operation whose rounded result ``node`` may be."""
+def _bits(node: fx.Node) -> float | None:
+    """Fewest bits in the specs of what ``node`` computes or rounds; None where all is float."""
+    rounded = is_op(node, vocab.DEQUANTIZE)
     while is_op(node, vocab.QUANTIZE, vocab.DEQUANTIZE):
         node = node.all_input_nodes[0]
-    return tuple(dict.fromkeys(s.rule for s in qmodel.history.blame(node.name).steps))
+    note = annotation(node)
+    reads = any(is_op(n, vocab.DEQUANTIZE) for n in node.all_input_nodes)
+    specs = [] if note is None else [*_specs(note)]
+    bits = [_bits_of(spec) for spec in specs] + [_MOST_BITS] * (rounded or reads)
+    return min(bits, default=None)
 
 
-def _suspect(makers: tuple[str, ...]) -> str:
-    """The first pass that is not installed, else the last one."""
-    passes = [maker.partition("/")[0] for maker in makers]
-    installed = list_passes()
-    unknown = next((name for name in passes if name not in installed), None)
-    return unknown or (passes[-1] if passes else _ROUNDING_PASS)
+def _specs(note: Annotation) -> Iterator[QuantSpec]:
+    yield from (edge.spec for edge in note.reads.values())
+    yield from (spec for spec in (note.output and note.output.spec, note.weight) if spec)
+
+
+def _bits_of(spec: QuantSpec) -> float:
+    if spec.dtype == torch.float16:
+        return _MOST_BITS
+    low, high = spec.bounds
+    return min(_MOST_BITS, math.log2(high - low + 1))
 
 
 def _site(qmodel: QuantizedModel, name: str) -> Site | None:
@@ -253,20 +274,30 @@ def _add_lowered(
     error_of(result, actual, sums.output)
 
 
-def _lowering_fault(qmodel: QuantizedModel, sums: _Sums) -> Bisection:
+def _lowering_fault(qmodel: QuantizedModel, sums: _Sums, explained: float) -> Bisection:
     """The first value of the lowered graph further off than quantization itself."""
-    limit = sums.reference.sqnr
+    limit = min(sums.reference.sqnr, explained)
     name = next((n for n, s in sums.lowered.items() if not s >= limit), None)
+    node = next((n for n in qmodel.graph.nodes if observation.computed_origin(n) == name), None)
+    makers = () if node is None else suspects.makers_of(qmodel, node, _lowering_start(qmodel))
+    foreign = [m for m in makers if suspects.is_foreign(m)]
     return Bisection(
         site=None if name is None else _site(qmodel, name),
-        pass_name=_LOWERING_PASS,
-        makers=(),
+        pass_name=suspects.suspect(foreign, _LOWERING_PASS),
+        makers=tuple(foreign),
         sqnr=sums.lowering.sqnr if name is None else sums.lowered[name],
         typical=median(sums.lowered.values()) if sums.lowered else math.nan,
         output=sums.output.sqnr,
         stands_out=True,
         kernel="" if name is None else _kernel(qmodel, name),
+        explained=explained,
     )
+
+
+def _lowering_start(qmodel: QuantizedModel) -> int:
+    """The first stage after the reference form."""
+    history = qmodel.history
+    return history[_ROUNDING_PASS].index + 1 if _ROUNDING_PASS in history else len(history)
 
 
 def _kernel(qmodel: QuantizedModel, name: str) -> str:

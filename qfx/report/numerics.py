@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import ConfigError
+from qfx.graph.labels import label
 from qfx.report import observation
 from qfx.report.measures import Error, cosine, error_of, sqnr
-from qfx.report.table import label, table
+from qfx.report.table import table
 from qfx.runtime.quantized import QuantizedModel
 
 __all__ = ["Comparison", "SiteNumerics", "compare", "cosine", "sqnr"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx import vocab
-from qfx.errors import ConfigError
+from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
 from qfx.graph.tracing import capture
 from qfx.quant.calibration import batches
@@ -65,7 +65,7 @@ def float_graph(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.Gr
         raise ConfigError("the first argument must be the float model that was quantized")
     if model.training:
         raise ConfigError("the float model is in training mode: call model.eval()")
-    captured = capture(model, *batch)
+    captured = _captured(model, qmodel, batch)
     sites = {(s.node, s.module_path) for s in qmodel.report.sites}
     found = {(n.name, meta.module_path(n)) for n in captured.graph.nodes}
     if not sites <= found:
@@ -76,11 +76,29 @@ def float_graph(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.Gr
     return captured
 
 
+def _captured(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.GraphModule:
+    """The capture; ConfigError where the model does not take the batch, and why that may be."""
+    try:
+        return capture(model, *batch)
+    except (CaptureError, ConfigError) as error:
+        here = {name for name, _ in model.named_modules()}
+        absent = [s.module_path for s in qmodel.report.sites if s.module_path not in here]
+        if absent:
+            raise ConfigError(
+                "the quantized model was not made from this float model, which has no module "
+                f"{absent[0]!r}"
+            ) from error
+        raise ConfigError(
+            "the float model does not take batch 0 of data: give batches as for calibration, of "
+            "the inputs of this model.\n" + str(error).partition("\n")[0]
+        ) from error
+
+
 def all_batches(data: Iterable[Any], qmodel: QuantizedModel) -> Iterator[Batch]:
     """The batches of ``data``, as for calibration; ConfigError if there is none."""
     parameters = [n for n in reference_of(qmodel).graph.nodes if n.op == "placeholder"]
     empty = True
-    for batch in batches(data, len(parameters)):
+    for batch in batches(data, len(parameters), name="data"):
         empty = False
         yield batch
     if empty:

@@ -6,6 +6,7 @@ One table; decisions are made from it, and the documentation prints it.
 from __future__ import annotations
 
 from qfx.quant.annotation import Decision
+from qfx.registry import is_builtin
 
 REASONS: dict[str, tuple[str, str]] = {
     "unknown-op": (
@@ -60,11 +61,18 @@ REASONS: dict[str, tuple[str, str]] = {
         "nothing to do: it would not pay",
     ),
     "config-unfit": ("{detail} ({rule})", "change the specs of that rule, or the backend"),
-    "removed": (
-        "it is dropped: it does nothing in eval mode, is constant, or nobody reads it",
-        "",
+    "undecided": (
+        "a pass made it anew after annotate, which decides what is quantized",
+        "put that pass before annotate in the pipeline",
     ),
+    "removed": ("{detail}", "{remedy}"),
 }
+
+
+def elsewhere(backends: tuple[str, ...]) -> str:
+    """What to do about an operation that has a kernel on ``backends`` only."""
+    there = f"there is one for {' and '.join(backends)}" if backends else "nor has any other here"
+    return f"nothing to do if float is fine; {there}"
 
 
 def refusal(reason: str, **details: str) -> Decision:
@@ -72,3 +80,15 @@ def refusal(reason: str, **details: str) -> Decision:
     message, remedy = REASONS[reason]
     details.setdefault("remedy", "nothing to do if float is fine; another backend may have one")
     return Decision(False, reason, message.format(**details), remedy.format(**details))
+
+
+def removal(maker: str | None) -> Decision:
+    """The decision about what "pass/rule" removed; None where it was folded into a constant."""
+    name = (maker or "").partition("/")[0]
+    if name and not is_builtin(name):
+        detail, remedy = f"{maker} removed it", f"see history.diff({name!r}) if it should be there"
+    else:
+        by = f" by {name}" if name else ""
+        why = "it does nothing in eval mode, is constant, or nobody reads it"
+        detail, remedy = f"it is dropped{by}: {why}", ""
+    return refusal("removed", detail=detail, remedy=remedy)

@@ -14,15 +14,19 @@ from pathlib import Path
 
 from torch import fx, nn
 
+from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
+from qfx.graph.history import History
+from qfx.graph.labels import label
 from qfx.graph.macs import macs
 from qfx.graph.opaque_macs import opaque_macs
+from qfx.graph.removal import removers
 from qfx.quant.annotation import Decision, Kernel, annotation, kernel_of
 from qfx.report.html import report_page
-from qfx.report.reasons import refusal
-from qfx.report.table import label
+from qfx.report.reasons import refusal, removal
 from qfx.report.text import report_text
+from qfx.vocab import is_op
 
 
 @dataclass(frozen=True)
@@ -137,11 +141,17 @@ def build_report(
     *,
     backend: str,
     size_before: int,
+    history: History,
     warnings: Sequence[str] = (),
 ) -> QuantizationReport:
-    """Derive the report of a conversion from its capture, reference and lowered graphs."""
+    """Derive the report of a conversion from its capture, reference and lowered graphs.
+
+    What is in neither graph was removed; the history says by which pass.
+    """
     outcomes = _Outcomes(reference, lowered)
-    sites = tuple(outcomes.site(node) for node in captured.graph.nodes if _is_site(node))
+    nodes = [node for node in captured.graph.nodes if _is_site(node)]
+    outcomes.removers = removers(list(history), filter(outcomes.is_gone, (n.name for n in nodes)))
+    sites = tuple(map(outcomes.site, nodes))
     return QuantizationReport(
         sites=sites,
         coverage=outcomes.coverage(),
@@ -162,6 +172,8 @@ class _Outcomes:
         self.total = 0
         self.integer = 0
         self.opaque = opaque_macs(reference)
+        self.undecided: set[str] = set()
+        self.removers: dict[str, str] = {}
         for node in reference.graph.nodes:
             self._count(node)
         for node in lowered.graph.nodes:
@@ -183,6 +195,8 @@ class _Outcomes:
             kernel = Kernel("reference", macs(node))  # a backend without kernels
         if kernel is not None:
             self.integer += kernel.macs
+        if kernel is None and note is None and _computes(node):
+            self.undecided.add(meta.origins(node)[-1].node)
         for origin in meta.origins(node):
             if kernel is not None:
                 self.kernels.setdefault(origin.node, (kernel.name, node.name))
@@ -192,10 +206,14 @@ class _Outcomes:
     def coverage(self) -> float | None:
         return self.integer / self.total if self.total else None
 
+    def is_gone(self, name: str) -> bool:
+        """Whether nothing stands for a captured operation any more."""
+        return name not in self.kernels and name not in self.decisions
+
     def site(self, node: fx.Node) -> Site:
         (origin,) = meta.origins(node)
         kernel, step = self.kernels.get(node.name, ("", ""))
-        decision = self.decisions.get(node.name) or refusal("removed")
+        decision = self.decisions.get(node.name) or self._without_decision(node.name)
         if kernel:
             decision = Decision(True)
         return Site(
@@ -212,6 +230,18 @@ class _Outcomes:
             step=step,
             unknown_macs=node.name in self.unknown,
         )
+
+    def _without_decision(self, name: str) -> Decision:
+        return refusal("undecided") if name in self.undecided else removal(self.removers.get(name))
+
+
+def _computes(node: fx.Node) -> bool:
+    return (
+        is_op(node)
+        and not is_op(node, vocab.QUANTIZE, vocab.DEQUANTIZE)
+        and meta.is_float_value(node)
+        and bool(meta.origins(node))
+    )
 
 
 def _is_site(node: fx.Node) -> bool:

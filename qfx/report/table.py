@@ -24,20 +24,6 @@ def table(
     )
 
 
-def label(node: str, module_path: str) -> str:
-    """A site in one word: ``layer1.0.conv1`` for a module, ``layer1.0:add`` for a call in one.
-
-    A module that is called again is ``layer1.0.relu:relu_1``.
-    """
-    flat, name = module_path.replace(".", "_"), node.lstrip("_")
-    if not module_path or name == flat:
-        return module_path or node
-    again = name.removeprefix(f"{flat}_")
-    if again != name and again.isdigit():
-        return f"{module_path}:{module_path.rpartition('.')[2]}_{again}"
-    return f"{module_path}:{node}"
-
-
 def amount(count: int) -> str:
     """A count in three digits: 118M, 5.4M, 9.2k, 64."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):

@@ -65,9 +65,15 @@ class Attributes:
         return prefix + name
 
     def drop_orphans(self) -> None:
-        """Delete every parameter, buffer and submodule that no node uses."""
+        """Delete every parameter, buffer and submodule that no node uses.
+
+        What is left of a layer is a plain module: nobody calls it any more, and its ``extra_repr``
+        may read what is gone.
+        """
         for owner, name in list(orphans(self._root)):
             delattr(owner, name)
+            if owner is not self._root:
+                owner.__class__ = nn.Module
 
     def _free(self, hint: str) -> tuple[nn.Module, str, str]:
         """The owner, "owner.path." and an attribute name like ``hint`` that is not taken."""

@@ -20,9 +20,10 @@ from torch import fx
 from qfx.errors import PatternError
 from qfx.graph import meta
 from qfx.rewrite.matcher import Matcher
-from qfx.rewrite.pattern import Mismatch
+from qfx.rewrite.pattern import Mismatch, target_name
 from qfx.rewrite.rewriter import Rewriter
 from qfx.rewrite.rule import Match, NearMiss, RewriteRule
+from qfx.vocab import OpDef
 
 _HUB = 32
 _SLACK = 100
@@ -52,7 +53,7 @@ class _Driver:
     def __init__(self, rules: Sequence[RewriteRule], rewriter: Rewriter) -> None:
         self.rewriter = rewriter
         self.matcher = Matcher(rules, rewriter.graph_module)
-        self.near_misses: dict[tuple[str, str], NearMiss] = {}
+        self.near_misses: dict[tuple[str, fx.Node], Mismatch] = {}
         self.generation: dict[fx.Node, int] = {}
         self.limit = len(rewriter.graph.nodes) + _SLACK
         self.skipped_hub = False
@@ -79,14 +80,22 @@ class _Driver:
                 refusal = self._apply(rule, found)
                 if refusal is None:
                     return True
-                self._remember(rule, node, refusal)
+                self.near_misses[rule.name, node] = refusal
             elif found is not None:
-                self._remember(rule, node, found)
+                self.near_misses[rule.name, node] = found
         return False
 
-    def _remember(self, rule: RewriteRule, node: fx.Node, why: Mismatch) -> None:
-        name = f"{self.rewriter.pass_name}/{rule.name}"
-        self.near_misses[name, node.name] = NearMiss(name, node.name, why)
+    def misses(self) -> list[NearMiss]:
+        """The last near-miss of each rule at each node that is left, then the rules never tried."""
+        kept = [item for item in self.near_misses.items() if not item[0][1]._erased]
+        found = [
+            NearMiss(self._name(name), node.name, why.reason, meta.source(node))
+            for (name, node), why in sorted(kept, key=lambda item: item[0][1])
+        ]
+        return found + [NearMiss(self._name(r.name), "", _idle(r)) for r in self.matcher.untried()]
+
+    def _name(self, rule: str) -> str:
+        return f"{self.rewriter.pass_name}/{rule}"
 
     def _apply(self, rule: RewriteRule, match: Match) -> Mismatch | None:
         """Let ``rule`` rewrite ``match``; None, or why it would not."""
@@ -149,13 +158,24 @@ def drive(rules: Sequence[RewriteRule], rewriter: Rewriter) -> list[NearMiss]:
         rewriter: the gate to the graph.
 
     Returns:
-        The last near-miss of each rule at each node that still exists, in graph order.
+        The last near-miss of each rule at each node that still exists, in graph order, and the
+        rules whose operation is nowhere in the graph.
 
     Raises:
         PatternError: a rule does not terminate, or returns neither a node nor a Mismatch.
     """
     driver = _Driver(rules, rewriter)
     driver.run()
-    order = {node.name: i for i, node in enumerate(rewriter.graph.nodes)}
-    kept = [miss for miss in driver.near_misses.values() if miss.node in order]
-    return sorted(kept, key=lambda miss: order[miss.node])
+    return driver.misses()
+
+
+def _idle(rule: RewriteRule) -> str:
+    """Why a rule was never tried."""
+    roots = list(rule.pattern.roots())
+    wanted = " or ".join(target_name(root) for root in roots)
+    if not all(isinstance(root, OpDef) for root in roots):
+        return f"nothing in the graph is {wanted}"
+    return (
+        f"nothing in the graph is {wanted}: canonical operations come with the pass canonicalize, "
+        "and lower replaces them by kernels"
+    )

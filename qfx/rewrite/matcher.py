@@ -95,6 +95,11 @@ class Matcher:
             return node.target
         return ("root", node.op)
 
+    def untried(self) -> list[RewriteRule]:
+        """Rules for whose root :meth:`rules_for` has not seen a node."""
+        seen = {p.ANY_ROOT, *self._by_key}
+        return [r for r in self._rules if seen.isdisjoint(r.pattern.roots())]
+
     def submodule(self, node: fx.Node) -> nn.Module:
         """The module that a ``call_module`` node calls."""
         target = str(node.target)
@@ -106,7 +111,7 @@ class Matcher:
         """Try ``rule`` at ``node``: the match, the reason of a near-miss, or None."""
         attempt = _Attempt()
         if self._solve((rule.pattern, node, None), attempt):
-            return Match(node, attempt.nodes, attempt.bindings)
+            return Match(node, attempt.nodes, attempt.bindings, rule.name)
         near = attempt.best_is_near or attempt.best_operations > 1
         return attempt.best if near else None
 

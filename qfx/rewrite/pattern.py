@@ -16,6 +16,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TypeAlias
 
 from torch import fx, nn
@@ -62,6 +63,8 @@ class Mismatch:
     def __repr__(self) -> str:
         return f"Mismatch({self.reason!r})"
 
+
+_OPTIONS = ("bind", "users", "where", "commutative")
 
 Where: TypeAlias = Callable[[fx.Node], "bool | Mismatch"]
 
@@ -260,6 +263,7 @@ class Op(Call):
                 )
             if not callable(each) and not isinstance(each, str):
                 raise PatternError(f"{each!r} is no operation, function or method name")
+        _check_attributes(targets, attributes)
         super().__init__(targets, operands, attributes, bind=bind, users=users, where=where)
         self.commutative = commutative
 
@@ -267,6 +271,21 @@ class Op(Call):
         if self.commutative is not None:
             return self.commutative
         return node.target in COMMUTATIVE and "alpha" not in node.kwargs
+
+
+def _check_attributes(targets: tuple[object, ...], attributes: dict[str, object]) -> None:
+    """PatternError for a keyword that no target has: a mistyped ``users`` would never match."""
+    if not all(isinstance(target, OpDef) for target in targets):
+        return
+    known = {n for t in targets if isinstance(t, OpDef) for n in t.signature.parameters}
+    for name in attributes:
+        if name not in known:
+            close = get_close_matches(name, {*known, *_OPTIONS}, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            raise PatternError(
+                f"{' or '.join(map(target_name, targets))} has no attribute {name!r}{hint} Its "
+                f"attributes are {', '.join(sorted(known))}, and Op takes {', '.join(_OPTIONS)}."
+            )
 
 
 class Module(Call):

@@ -23,12 +23,12 @@ class Match:
         nodes: every node matched by an Op, Module or Attr of the pattern, in graph order.
     """
 
-    __slots__ = ("_bindings", "nodes", "root")
+    __slots__ = ("_bindings", "nodes", "root", "rule")
 
     def __init__(
-        self, root: fx.Node, nodes: Iterable[fx.Node], bindings: dict[str, Literal]
+        self, root: fx.Node, nodes: Iterable[fx.Node], bindings: dict[str, Literal], rule: str = ""
     ) -> None:
-        self.root = root
+        self.root, self.rule = root, rule
         self.nodes: tuple[fx.Node, ...] = tuple(sorted(dict.fromkeys(nodes)))
         self._bindings = bindings
 
@@ -38,7 +38,8 @@ class Match:
             return self._bindings[name]
         except KeyError:
             known = ", ".join(sorted(self._bindings)) or "nothing"
-            raise PatternError(f"the match binds {known}, not {name!r}") from None
+            subject = f"the pattern of rule {self.rule}" if self.rule else "the match"
+            raise PatternError(f"{subject} binds {known}, not {name!r}") from None
 
     def get(self, name: str) -> fx.Node | None:
         """The node bound to ``name``, or None if it is a literal or the match bound none."""
@@ -86,23 +87,22 @@ def rewrite(pattern: Pattern, name: str | None = None) -> Callable[[RuleFunction
     return decorate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NearMiss:
-    """A rule that nearly applied.
+    """A rule that nearly applied, or that found nothing to try; holds no live node.
 
     Attributes:
         rule: "pass/rule".
-        node: name of the node at the root of the attempt.
-        mismatch: why it did not.
+        node: name of the node at the root of the attempt; "" where there was nothing to try.
+        reason: why it did not.
+        source: "file:line" of that node, or "".
     """
 
     rule: str
     node: str
-    mismatch: Mismatch
-
-    @property
-    def reason(self) -> str:
-        return self.mismatch.reason
+    reason: str
+    source: str = ""
 
     def __str__(self) -> str:
-        return f"{self.rule} at %{self.node}: {self.reason}"
+        at = f" at %{self.node}" if self.node else ""
+        return f"{self.rule}{at}: {self.reason}{f'   # {self.source}' if self.source else ''}"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import fx
 
+import qfx
 from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.graph import meta
@@ -124,6 +125,16 @@ def test_text_has_the_head_of_the_style_guide() -> None:
     assert lines[2].startswith("%x ")
 
 
+def test_a_stage_prints_as_its_graph() -> None:
+    stages = history()
+    assert str(stages["fuse-conv-relu"]).splitlines()[:2] == [
+        "# stage 2: fuse-conv-relu",
+        "#   fuse-conv-relu/conv_relu x1",
+    ]
+    assert str(stages[0]).endswith(stages[0].snapshot.to_text())
+    assert stages.to_text() == stages.to_text(4)
+
+
 def test_table() -> None:
     assert str(history()).splitlines() == [
         "stage             nodes  change                  rules fired",
@@ -184,6 +195,32 @@ def test_blame_of_a_node_that_is_gone() -> None:
     chain = history().blame("relu")
     assert chain.node.target == "relu"
     assert [s.stage for s in chain.steps] == ["canonicalize"]
+    assert [(s.rule, s.before, s.after) for s in chain.later] == [
+        ("fuse-conv-relu/conv_relu", ("relu",), ("conv_relu",))
+    ]
+    assert str(chain).splitlines()[-1] == "  2 fuse-conv-relu/conv_relu  %relu -> %conv_relu"
+
+
+def test_blame_goes_on_without_events_and_to_the_end_of_a_node() -> None:
+    stages = history()
+    bare = History(Stage(s.index, s.name, s.snapshot) for s in stages)
+    assert [str(s) for s in bare.blame("relu").later] == ["%relu -> %conv_relu"]
+    events = (Fired("p/drop", ("relu",), ()),)
+    dropped = History([*stages[:2], Stage(2, "fuse-conv-relu", stages[2].snapshot, events)])
+    assert [str(s) for s in dropped.blame("relu").later] == ["removed %relu"]
+    two = (Fired("p/one", ("relu",), ("t",)), Fired("p/two", ("conv", "t"), ("conv_relu",)))
+    rebuilt = History([*stages[:2], Stage(2, "fuse-conv-relu", stages[2].snapshot, two)])
+    assert [str(s) for s in rebuilt.blame("relu").later] == ["%relu -> %t", "%t -> %conv_relu"]
+
+
+def test_blame_takes_a_site_of_the_report() -> None:
+    model = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()))
+    quantized = qfx.quantize(model.eval(), torch.randn(2, 4), backend="reference")
+    relu = quantized.report.sites[1]
+    assert relu.label == "0.1"
+    chain = quantized.history.blame(relu.label)
+    assert chain.origins[0].module_path == "0.1"
+    assert "fuse-post-ops/fuse-activation" in str(chain)
 
 
 def test_blame_of_an_unknown_node() -> None:

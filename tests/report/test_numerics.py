@@ -106,7 +106,7 @@ def test_sound_model_has_no_culprit(
 ) -> None:
     found = bisect(model, qmodel, data)
     assert not found.stands_out
-    assert str(found).startswith("No operation stands out; the worst is ")
+    assert str(found).startswith("No operation stands out: the error is spread over")
 
 
 @pytest.mark.parametrize("backend", ["x86", "fbgemm"])
@@ -195,3 +195,9 @@ def test_refusals(model: Net, qmodel: qfx.QuantizedModel, data: list[Tensor]) ->
         compare(copy.deepcopy(model).train(), qmodel, data)
     with pytest.raises(ConfigError, match="was not made from this float model"):
         compare(nn.Sequential(nn.Conv2d(3, 1, 1)).eval(), qmodel, data)
+    with pytest.raises(ConfigError, match="was not made from this float model, which has no"):
+        compare(nn.Sequential(nn.Conv2d(7, 1, 1)).eval(), qmodel, data)  # which data doesn't fit
+    with pytest.raises(ConfigError, match="does not take batch 0 of data: give batches as"):
+        compare(model, qmodel, [torch.zeros(2, 5, 12, 12)])
+    with pytest.raises(ConfigError, match=r"^data is one tensor.*Write data=\[tensor\]"):
+        compare(model, qmodel, data[0])

@@ -6,11 +6,14 @@ import re
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import qfx
-from qfx.report.table import amount, byte_count, label, table
+from qfx import vocab
+from qfx.graph.labels import label
+from qfx.report.reasons import elsewhere
+from qfx.report.table import amount, byte_count, table
 
 
 class Block(nn.Module):
@@ -144,3 +147,60 @@ def test_amounts(count: int, text: str) -> None:
 def test_numbers_go_to_the_right() -> None:
     lines = table(("name", "n"), [("a", "5"), ("bcdef", "100")], right=("n",)).splitlines()
     assert lines == ["name     n", "-----  ---", "a        5", "bcdef  100"]
+
+
+def drop_relu() -> qfx.Pass:
+    @qfx.rewrite(qfx.Op(vocab.RELU, qfx.Any("x")))
+    def drop(match: qfx.Match, rw: qfx.Rewriter) -> fx.Node:
+        return match["x"]
+
+    class DropRelu(qfx.PatternPass):
+        name = "drop-relu"
+        patterns = (drop,)
+
+    return DropRelu()
+
+
+def remade(step: qfx.Pass, after: str) -> dict[str, qfx.Site]:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 4), nn.ReLU())
+    pipeline = qfx.pipelines.static(backend="reference").insert_after(after, step)
+    qmodel = qfx.quantize(model.eval(), torch.randn(3, 4), pipeline=pipeline)
+    return {site.label: site for site in qmodel.report.sites}
+
+
+def test_a_removed_site_says_who_removed_it() -> None:
+    sites = remade(drop_relu(), "canonicalize")
+    assert sites["1"].message.startswith("it is dropped by canonicalize: it does nothing in eval")
+    assert sites["2"].reason == "removed"
+    assert sites["2"].message == "drop-relu/drop removed it"
+    assert "history.diff('drop-relu')" in sites["2"].remedy
+
+
+def test_what_was_made_anew_after_annotate_is_not_called_removed() -> None:
+    @qfx.rewrite(qfx.Op(vocab.RELU, qfx.Any("x")))
+    def tanh(match: qfx.Match, rw: qfx.Rewriter) -> fx.Node:
+        return rw.call(vocab.TANH, match["x"])
+
+    class Anew(qfx.PatternPass):
+        name = "anew"
+        patterns = (tanh,)
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.ReLU()).eval()
+    pipeline = qfx.pipelines.static(backend="x86").insert_after("annotate", Anew())
+    report = qfx.quantize(model, torch.randn(3, 4), pipeline=pipeline).report
+    assert report.sites[-1].reason == "undecided"
+    assert "before annotate" in report.sites[-1].remedy
+
+
+def test_a_pipeline_without_annotate_says_so() -> None:
+    pipeline = qfx.pipelines.static(backend="reference").without("annotate")
+    with pytest.raises(qfx.ConfigError, match=r"put the pass annotate.* before it"):
+        qfx.quantize(Net().eval(), torch.randn(2, 3, 8, 8), pipeline=pipeline)
+
+
+def test_a_missing_kernel_names_the_backends_that_have_one() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Softplus()).eval()
+    sites = qfx.quantize(model, torch.randn(3, 4), backend="x86").report.sites
+    assert "fbgemm" in sites[1].remedy
+    assert sites[2].reason in ("no-kernel", "unknown-op", "opaque-module")
+    assert elsewhere(()) == "nothing to do if float is fine; nor has any other here"

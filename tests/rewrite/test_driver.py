@@ -56,7 +56,9 @@ def test_keeps_the_near_miss() -> None:
     gm = b.done(b.relu(linear), linear)
     before = text(gm)
     misses = drive((fuse_relu,), Rewriter(gm, pass_name="fuse"))
-    assert [str(m) for m in misses] == ["fuse/fuse_relu at %relu: linear: expected 1 user, has 2"]
+    assert [str(m) for m in misses] == [
+        "fuse/fuse_relu at %relu: linear: expected 1 user, has 2   # model.py:7"
+    ]
     assert text(gm) == before
 
 
@@ -235,3 +237,15 @@ def test_hub_is_rewritten_completely() -> None:
     gm = star(100)
     drive((fuse_relu,), Rewriter(gm, pass_name="p"))
     assert text(gm).count("linear+relu") == 100
+
+
+def test_a_rule_that_nothing_could_match_says_so() -> None:
+    gm = linear_chain(1)
+    before_canonicalize = rewrite(Op(vocab.CONV2D, Any("x")), "my-rule")(lambda m, rw: m["x"])
+    written = rewrite(Op("tanh", Any("x")), "written")(lambda m, rw: m["x"])
+    misses = drive((before_canonicalize, written), Rewriter(gm, pass_name="mine"))
+    assert [str(m) for m in misses] == [
+        "mine/my-rule: nothing in the graph is conv2d: canonical operations come with the pass "
+        "canonicalize, and lower replaces them by kernels",
+        "mine/written: nothing in the graph is .tanh()",
+    ]

@@ -171,9 +171,10 @@ def test_attribute_default_counts_when_left_out() -> None:
     assert match["slope"] == 0.01
 
 
-def test_unknown_attribute_is_no_match() -> None:
+def test_attribute_that_another_target_has_is_no_match() -> None:
     b = GraphBuilder()
-    assert not attempt(Op(vocab.RELU, slope=1), b, b.relu(b.input()))
+    either = Op((vocab.RELU, vocab.LEAKY_RELU), negative_slope=1)
+    assert not attempt(either, b, b.relu(b.input()))
 
 
 def test_lists_match_item_by_item() -> None:
@@ -289,5 +290,16 @@ def test_malformed_patterns_fail_when_built(make, message: str) -> None:
 
 
 def test_patterns_print() -> None:
-    pattern = Op(vocab.RELU, Op("conv", Any("x"), bind="conv", users=1), slope=2)
+    pattern = Op(vocab.RELU, Op("conv", Any("x"), bind="conv", users=1), input=2)
     assert repr(pattern).startswith("Op(relu, Op(.conv(), Any(bind='x'), bind='conv', users=1)")
+
+
+def test_a_mistyped_keyword_is_no_attribute() -> None:
+    with pytest.raises(PatternError, match=r"relu has no attribute 'usrs'; did you mean users\?"):
+        Op(vocab.RELU, Any("x"), usrs=1)
+    Op((vocab.RELU, vocab.CLAMP), Any("x"), min=0)  # one of them has it
+    with pytest.raises(
+        PatternError, match=r"relu has no attribute 'zzz'\. Its attributes are input"
+    ):
+        Op(vocab.RELU, zzz=1)
+    Op("view", Any("x"), shape=(1,))  # what is no canonical operation may take anything

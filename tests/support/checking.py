@@ -38,7 +38,7 @@ class Result:
     @property
     def reasons(self) -> list[str]:
         """Reasons of the near-misses, in graph order."""
-        return [miss.reason for miss in self.ctx.near_misses]
+        return [miss.reason for miss in self.ctx.near_misses if miss.node]
 
 
 def run(

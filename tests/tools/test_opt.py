@@ -92,3 +92,16 @@ def test_colours_are_for_terminals_only() -> None:
     coloured = loading.colored(text, enabled=True).splitlines()
     assert coloured[1] == "\033[31m- old\033[0m"
     assert coloured[3] == "  %x = input\033[2m   # note\033[0m"
+
+
+def test_why_says_where_a_rule_nearly_applied(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["tests.tools.toy:ReadTwice", "--shape", "1,3,8,8", "--print", "none"]
+    assert opt.main([*arguments, "--passes", "canonicalize, fuse-conv-bn", "--why"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("# why not: fuse-conv-bn/fold-batch-norm at %bn: layer: expected 1 user")
+    assert "toy.py:" in line
+
+
+def test_the_list_shows_no_markup() -> None:
+    doc = "Write an :class:`~qfx.quant.Annotation` on ``x``, see :func:`run`."
+    assert opt.plain(doc) == "Write an Annotation on x, see run."

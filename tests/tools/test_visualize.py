@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import qfx
 from tools import visualize
 
 MODEL = ["tests.tools.toy:Net", "--shape", "1,3,8,8"]
@@ -40,6 +41,36 @@ def test_chosen_stages_and_a_difference(tmp_path: Path, capsys: pytest.CaptureFi
     page = (tmp_path / "index.html").read_text()
     assert 'src="00-capture.txt"' in page
     assert "diffs/03-fuse-conv-bn.txt" in page
+
+
+def test_a_used_folder_shows_the_new_run_only(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path), "--no-svg"]
+    assert visualize.main([*MODEL, *REFERENCE, *out, "--diff", "0", "1"]) == 0
+    mine = [tmp_path / name for name in ("notes.txt", "01-notes.txt", "diff-a--b.txt", "x.dot")]
+    for path in mine:
+        path.write_text("mine")
+    (tmp_path / "04-fuse-post-ops.svg").write_text("drawn by the first run")
+    assert visualize.main([*MODEL, "--method", "none", *out]) == 0
+    left = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+    stage = {"00-capture.txt", "00-capture.dot", "00-capture.json", "index.html"}
+    assert left == {path.name for path in mine} | stage
+
+
+def test_links_the_report_and_names_the_backend(tmp_path: Path) -> None:
+    assert visualize.main([*MODEL, "--out", str(tmp_path), "--no-svg"]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert 'href="report.html"' in page
+    assert f"static, backend {qfx.backends.detect()}<" in page
+    assert "conv" in (tmp_path / "report.html").read_text()
+
+
+def test_a_folder_that_can_not_be_written_is_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "out")
+    assert visualize.main([*MODEL, *REFERENCE, "--out", out, "--no-svg"]) == 1
+    assert "choose another --out" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")

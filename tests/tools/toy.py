@@ -17,6 +17,14 @@ class Net(nn.Module):
         return self.fc(self.relu(self.bn(self.conv(x))).mean((2, 3)))
 
 
+class ReadTwice(Net):
+    """Whose batch-norm can't be folded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.bn(y) + y
+
+
 def number() -> int:
     return 7
 

@@ -1,0 +1,40 @@
+"""Every graph module that qfx hands out prints, whatever is left of the layers in it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import qfx
+from tests.cases.flow import BACKENDS, randn
+
+X = randn(2, 3, 8, 8)
+
+
+def net() -> nn.Module:
+    """Layers without a bias, which canonicalization and fusing leave without other things too."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Linear(6, 5, bias=False)
+    ).eval()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_prepared_and_quantized_models_and_their_reference(backend: str) -> None:
+    prepared = qfx.prepare(net(), X, backend=backend)
+    assert "def forward(self, input" in str(prepared)
+    assert "observer" in str(prepared)
+    quantized = qfx.convert(qfx.calibrate(prepared, [X]))
+    assert "def forward" in str(quantized)
+    assert "def forward" in str(quantized.__dict__["reference"])
+
+
+@pytest.mark.parametrize("names", [("canonicalize",), ("canonicalize", "fuse-conv-bn")])
+def test_what_run_passes_returns(names: tuple[str, ...]) -> None:
+    model = net()
+    before = str(model)
+    graph_module, _ = qfx.run_passes(model, [qfx.get_pass(name) for name in names], X)
+    assert "def forward" in str(graph_module)
+    assert "(3): Module()" in str(graph_module), "a layer that lost something is none any more"
+    assert torch.equal(graph_module(X), graph_module(X))
+    assert str(model) == before

@@ -1,0 +1,31 @@
+"""docs/ops.md says what the tables say."""
+
+from __future__ import annotations
+
+import pytest
+
+from qfx.backends import NAMES, available
+from tools import ops_page
+
+pytestmark = pytest.mark.skipif(
+    set(available()) != set(NAMES), reason="the page shows every backend, and some are absent here"
+)
+
+
+def test_the_page_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ops_page.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_a_row_shows_spellings_methods_and_fusions() -> None:
+    (row,) = (line for line in ops_page.page().splitlines() if line.startswith("| `conv2d` |"))
+    _, _, spellings, x86, fbgemm, _, reference, _ = row.split("|")
+    assert spellings.strip() == "`nn.Conv2d`, `F.conv2d`"
+    assert x86.startswith(" `onednn.qconv2d`<br>S D<br>own or float<br>+ relu<br>")
+    assert "+ add relu" in x86
+    assert "quantized.conv2d" in fbgemm
+    assert "S D W" in reference
+
+
+def test_an_operation_without_a_kernel_has_an_empty_cell() -> None:
+    (row,) = (line for line in ops_page.page().splitlines() if line.startswith("| `log_softmax` |"))
+    assert [cell.strip() for cell in row.split("|")[3:-1]] == [""] * len(NAMES)

@@ -1,0 +1,131 @@
+"""Write docs/ops.md: every operation, its spellings, and what each backend does with it.
+
+    python tools/ops_page.py [--check]
+
+The page is made from the tables that the passes read (``qfx/vocab.py`` and ``qfx/backends/``), so
+it says what they do. ``--check`` writes nothing, and fails if the page is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a checkout
+
+from qfx import vocab  # noqa: E402
+from qfx.backends import NAMES, resolve_backend  # noqa: E402
+from qfx.backends.base import Backend, Demand, KernelRule, Output  # noqa: E402
+from qfx.graph.source import qualified_name  # noqa: E402
+from qfx.vocab import Kind, OpDef  # noqa: E402
+
+PAGE = ROOT / "docs" / "ops.md"
+COMMAND = "python tools/ops_page.py"
+
+HEAD = f"""# Operations and kernels
+
+Made by `{COMMAND}` from the tables that the passes read; don't edit it.
+
+A spelling not listed here is left as it was written, in float, with a reason in the report. A
+trailing underscore or `inplace=True` is the same operation. In the columns of the backends:
+
+- **S D W**: for which methods there is a kernel: static, dynamic, weight-only.
+- **own**: the result has qparams of its own, and is always integers. **own or float**: float where
+  the reader wants float. **shares**: the result has the qparams of the input, and moves integers
+  only where that costs nothing. **fixed**: qparams known from the mathematics.
+- **+ relu**: what is computed in the same kernel (post-ops; `add` is a residual addition).
+- An empty cell: no kernel, the operation runs in float.
+
+Activations are `uint8`, affine, per tensor; weights `int8`, symmetric, per tensor or per output
+channel (embeddings: per row), where a backend has kernels. `reference` takes any `QuantSpec`:
+`int8`, `int16`, `int32`, fewer bits by `quant_min`/`quant_max`, groups, powers of two.
+"""
+
+_TITLES = {
+    Kind.MATMUL: "Multiply-accumulate",
+    Kind.ARITHMETIC: "Arithmetic",
+    Kind.ACTIVATION: "Activations",
+    Kind.NORM: "Normalization",
+    Kind.POOL: "Pools and interpolation",
+    Kind.REDUCE: "Reductions",
+    Kind.SHAPE: "Shapes",
+    Kind.JOIN: "Joins",
+}
+_OUTPUTS = {
+    Output.INTEGER: "own",
+    Output.EITHER: "own or float",
+    Output.SHARED: "shares",
+    Output.FIXED: "fixed",
+}
+
+
+def page() -> str:
+    """The whole page."""
+    backends = [resolve_backend(name) for name in NAMES]
+    return "\n".join([HEAD, *_sections(backends)])
+
+
+def _sections(backends: Sequence[Backend]) -> Iterator[str]:
+    for kind, title in _TITLES.items():
+        yield f"## {title}\n"
+        yield f"| operation | spellings | {' | '.join(b.name for b in backends)} |"
+        yield "|---|---|" + "---|" * len(backends)
+        for op in vocab.ops():
+            if op.kind is kind:
+                cells = (_cell(backend.rule(op)) for backend in backends)
+                yield f"| `{op.name}` | {_spellings(op)} | {' | '.join(cells)} |"
+        yield ""
+
+
+def _spellings(op: OpDef) -> str:
+    modules = (f"nn.{m.__name__}" for m in op.modules)
+    functions = (_function(f) for f in op.functions)
+    methods = (f"Tensor.{m}" for m in op.methods)
+    names = dict.fromkeys((*modules, *functions, *methods))
+    return ", ".join(f"`{name}`" for name in names) or "made by qfx"
+
+
+def _function(function: Callable[..., Any]) -> str:
+    """As people write it: ``F.relu``, ``torch.add``."""
+    name = function.__name__
+    return f"F.{name}" if getattr(F, name, None) is function else qualified_name(function)
+
+
+def _cell(rule: KernelRule | None) -> str:
+    if rule is None:
+        return ""
+    methods = " ".join(method[0].upper() for method in rule.methods)
+    parts = [f"`{rule.kernel}`", methods]
+    if "static" in rule.methods:
+        follows = rule.demand is not Demand.ASKS and rule.output is not Output.SHARED
+        parts.append(_OUTPUTS[rule.output] + (", if its input is integers" if follows else ""))
+    parts += [f"+ {' '.join(chain)}" for chain in rule.post]
+    return "<br>".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="fail if the page is out of date")
+    made = page()
+    if parser.parse_args(arguments).check:
+        current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == made
+        if not current:
+            print(f"{PAGE.relative_to(ROOT)} is out of date: run {COMMAND}")
+        return 0 if current else 1
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(made, encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
