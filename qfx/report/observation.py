@@ -96,9 +96,10 @@ def _captured(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.Grap
 
 def all_batches(data: Iterable[Any], qmodel: QuantizedModel) -> Iterator[Batch]:
     """The batches of ``data``, as for calibration; ConfigError if there is none."""
-    parameters = [n for n in reference_of(qmodel).graph.nodes if n.op == "placeholder"]
+    parameters = inspect.signature(reference_of(qmodel).forward).parameters.values()
+    by_position = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
     empty = True
-    for batch in batches(data, len(parameters), name="data"):
+    for batch in batches(data, len(by_position), name="data"):
         empty = False
         yield batch
     if empty:
