@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from torch import Tensor, fx, nn
 
 from qfx.errors import BackendError, FormatError, QfxError
-from qfx.graph.clone import clone_graph_module, hide_opaque_values
+from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.channel_mean import ChannelMean
@@ -128,6 +128,9 @@ class PreparedModel(WorkingGraphModule):
         copied: PreparedModel = copy.deepcopy(self, {id(o): o for o in stay})
         return copied
 
+    def __copy__(self) -> PreparedModel:
+        return PreparedModel(clone_graph_module(self), self.history, self.settings)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
         result = PreparedModel(
             clone_graph_module(self, deep=True, memo=memo),
@@ -188,6 +191,16 @@ class QuantizedModel(WorkingGraphModule):
             owned.requires_grad_(False)  # what is left of float parameters is for inference
         self.recompile()
 
+    def __copy__(self) -> QuantizedModel:
+        return QuantizedModel(
+            clone_graph_module(self),
+            self.__dict__["reference"],
+            report=self.report,
+            history=self.history,
+            backend=self.backend,
+            cpu_only=self.__dict__["_cpu_only"],
+        )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModel:
         reference: fx.GraphModule = self.__dict__["reference"]
         result = QuantizedModel(
@@ -226,9 +239,13 @@ class QuantizedModel(WorkingGraphModule):
         refuse_conversion(made, "quantized")
         if self.__dict__["_cpu_only"]:
             self._refuse_moves(made)
+
+        def converted(tensor: Tensor) -> Tensor:
+            return tensor if is_opaque(tensor) else fn(tensor)  # kernels lay those out themselves
+
         reference: fx.GraphModule = self.__dict__["reference"]
-        reference._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        reference._apply(converted, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(converted, recurse)  # type: ignore[no-untyped-call]
         pin_constants(self)
         return self
 
