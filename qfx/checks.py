@@ -43,6 +43,10 @@ def check_example_inputs(
     example_inputs: object, example_kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword example arguments; a single value stands for a tuple of one."""
+    if example_kwargs is not None and not isinstance(example_kwargs, Mapping):
+        raise ConfigError(
+            f"example_kwargs is {type(example_kwargs).__name__}; give a dict of keyword arguments"
+        )
     kwargs = dict(example_kwargs or {})
     if isinstance(example_inputs, list):
         raise ConfigError(

@@ -71,6 +71,8 @@ def run_passes(
         CaptureError: the model can't be traced.
         PassError: a pass failed, or broke the graph.
     """
+    if not isinstance(passes, Iterable):
+        raise ConfigError(f"passes is {passes!r}; give a list of passes: [{passes!r}]")
     steps = with_canonicalization([as_pass(p) for p in passes])
     pipeline = Pipeline(tuple(steps))
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)

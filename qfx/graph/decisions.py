@@ -57,8 +57,7 @@ class DecidingTracer(fx.Tracer):
         if proxy.from_data:
             self.refuse(
                 f"{construct} that depends on the contents of a tensor",
-                "write it with torch.where or masks; or move it into a child module, which is then "
-                "left as it is while the rest is quantized",
+                "write it with torch.where or masks, or quantize the modules around it one by one",
             )
         expected = kind(proxy.example)
         self._guard_once(proxy, expected, construct, sys._getframe(2))

@@ -204,6 +204,5 @@ def _explain(tracer: CaptureTracer, error: Exception, expected: Any) -> CaptureE
         )
     return CaptureError(
         f"{where}: this can't be captured in a graph: {type(error).__name__}: {error}\n"
-        "What to do: write it with tensor operations; or move it into a child module, which is "
-        "then left as it is while the rest is quantized."
+        "What to do: write it with tensor operations, or quantize the modules around it one by one."
     )

@@ -84,6 +84,8 @@ def run_calibration(
         ConfigError: ``data`` is of no known form, or a batch doesn't fit the model.
         CalibrationError: there was no batch, or one holds NaN or infinity.
     """
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise ConfigError(f"steps={steps!r}: give a number of batches from 1 on, or None for all")
     positional = _positional(prepared)
     chosen = itertools.islice(batches(data, positional), steps)
     total = steps if steps is not None else _length(data)
@@ -159,7 +161,7 @@ def _lacking(prepared: PreparedModel, args: tuple[Any, ...], kwargs: Mapping[str
 def run_example(prepared: PreparedModel) -> None:
     """Calibrate with the example inputs alone."""
     settings = prepared.settings
-    _run_batch(prepared, settings.example_inputs, dict(settings.example_kwargs), 0)
+    _run_batch(prepared, settings.example_inputs, dict(settings.example_kwargs), None)
 
 
 def _length(data: object) -> int | None:
@@ -170,22 +172,22 @@ def _length(data: object) -> int | None:
 
 
 def _run_batch(
-    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], number: int
+    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], number: int | None
 ) -> None:
+    which = "the example inputs" if number is None else f"calibration batch {number}"
     try:
         with torch.no_grad():
             prepared(*args, **kwargs)
     except CalibrationError as error:
-        raise CalibrationError(
-            f"calibration batch {number}: {_site(prepared, error)}{error}"
-        ) from error
+        raise CalibrationError(f"{which}: {_site(prepared, error)}{error}") from error
     except QfxError:
         raise
     except Exception as error:
         settings = prepared.settings
         examples = _describe(settings.example_inputs, dict(settings.example_kwargs))
         raise ConfigError(
-            f"calibration batch {number} does not fit the model: {type(error).__name__}: {error}\n"
+            f"{which} {'do' if number is None else 'does'} not fit the model: "
+            f"{type(error).__name__}: {error}\n"
             f"It has {_describe(args, kwargs)}; the example inputs were {examples}."
             f"{_lacking(prepared, args, kwargs)}"
         ) from error
