@@ -25,7 +25,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "the configuration leaves it float ({rule})",
         "change that rule of the QConfigMapping",
     ),
-    "not-in-types": ("its type is not among the types asked for", "add it to types="),
+    "not-in-types": (
+        "its type, or that of the layer it is fused with, is not among the types asked for",
+        "add that type to types=",
+    ),
     "no-kernel": ("backend {backend} has no integer kernel for {op}", "{remedy}"),
     "not-dynamic": (
         "dynamic quantization is for layers with weights; backend {backend} has no kernel for {op}",
