@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,14 +34,26 @@ def opaque_macs(graph_module: fx.GraphModule) -> dict[fx.Node, int | None]:
     if not nodes:
         return {}
     valueless = Valueless(graph_module)
+    found = {node: _recurrent(node, graph_module) for node in nodes}
     with valueless.undisturbed():
-        return {node: _work(node, valueless) for node in nodes}
+        return {n: _work(n, valueless) if found[n] is None else found[n] for n in nodes}
 
 
 def _is_opaque(node: fx.Node) -> bool:
     if not node.op.startswith("call_") or isinstance(node.target, OpDef):
         return False
     return node.target not in _IDLE and not makes_container(node) and meta.is_float_value(node)
+
+
+def _recurrent(node: fx.Node, graph_module: fx.GraphModule) -> int | None:
+    """Of a recurrent layer: each step multiplies by every weight once. Steps are slow to run."""
+    if node.op != "call_module" or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    module, read = graph_module.get_submodule(str(node.target)), meta.tensor_info(node.args[0])
+    if not isinstance(module, nn.RNNBase) or read is None:
+        return None
+    weights = (p for p in module.parameters() if p.dim() == 2)
+    return read.numel // module.input_size * sum(p.numel() for p in weights)
 
 
 def _work(node: fx.Node, valueless: Valueless) -> int | None:

@@ -42,8 +42,14 @@ X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
             2 * 4 * 3 * 5 * 3,
         ),
         (nn.RNN(4, 6), lambda m, x: m(x)[0], 2 * 3 * 6 * (4 + 6)),
+        (nn.GRU(4, 6, 2), lambda m, x: m(input=x)[0], 2 * 3 * 3 * 6 * (4 + 6 + 6 + 6)),
+        (
+            nn.LSTM(4, 6, bidirectional=True, proj_size=2),
+            lambda m, x: m(x)[0],
+            2 * 3 * 2 * (4 * 6 * (4 + 2) + 6 * 2),
+        ),
     ],
-    ids=["attention", "bilinear", "transposed", "transposed, computed size", "rnn"],
+    ids=["attention", "bilinear", "transposed", "transposed, computed size", "rnn", "gru", "lstm"],
 )
 def test_opaque_modules_count(
     module: nn.Module, call: Callable[[Any, Tensor], Tensor], work: int | None
