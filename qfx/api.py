@@ -17,6 +17,7 @@ from qfx import pipelines
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
 from qfx.checks import (
+    check_calibrates,
     check_coverage,
     check_device,
     check_dtype,
@@ -26,10 +27,11 @@ from qfx.checks import (
     check_pipeline,
     check_types,
 )
-from qfx.errors import ConfigError, CoverageError
+from qfx.errors import ConfigError, CoverageError, warn
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.history import History
-from qfx.graph.tracing import capture
+from qfx.graph.state import written_buffers
+from qfx.graph.tracing import ASSIGNED, capture
 from qfx.levels import Level
 from qfx.manager import transform
 from qfx.pass_base import PassContext
@@ -39,8 +41,13 @@ from qfx.quant.calibration import run_calibration, run_example
 from qfx.quant.configuration import Configuration
 from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.report.sites import QuantizationReport, build_report, size_bytes
-from qfx.runtime.quantized import PreparedModel, QuantizedModel, Settings
+from qfx.runtime.quantized import RECORDERS, PreparedModel, QuantizedModel, Settings
 
+_ASSIGNS = (
+    "forward sets {names}, and a graph sets no attributes: it goes on with what the example inputs "
+    "gave. If that is state, register a buffer and write to it in place, as in "
+    "self.count.add_(1); if nothing reads it in the next call, all is well"
+)
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -133,7 +140,8 @@ def prepare(
     """Capture a model and put observers in it; arguments and errors as for :func:`quantize`.
 
     Returns:
-        A module that computes what ``model`` computes while its observers record ranges.
+        A module that computes what ``model`` computes while its observers record ranges; its
+        ``eval()`` stops the recording, its ``train()`` resumes it.
     """
     check_method(method)
     types = check_types(types)
@@ -145,18 +153,23 @@ def prepare(
     chosen = getattr(pipelines, method)() if pipeline is None else pipeline
     target = resolve_backend(chosen.reconcile(backend))
     check_dtype(model, args, kwargs)
+    check_calibrates(chosen)
     before, after = chosen.split()
     captured = capture(model, args, kwargs)
     configuration = Configuration(captured, model, qconfig, target, method, types)
+    if captured.meta[ASSIGNED]:
+        configuration.warn(_ASSIGNS.format(names=", ".join(captured.meta[ASSIGNED])))
     graph_module = clone_graph_module(captured)
     ctx = PassContext(graph_module, example_inputs=args, example_kwargs=kwargs)
     ctx.put(target, configuration)
     history = History()
     transform(graph_module, before, ctx, history)
     settings = Settings(
-        method, target, configuration, after, args, kwargs, captured, size_bytes(model)
-    )
-    return PreparedModel(graph_module, history, settings)
+        method, target, configuration, after, args, kwargs, captured, size_bytes(model),
+        written_buffers(graph_module, RECORDERS),
+    )  # fmt: skip
+    prepared = PreparedModel(graph_module, history, settings)
+    return prepared if method == "qat" else prepared.train()
 
 
 @_undisturbed
@@ -216,6 +229,7 @@ def _check_prepared(prepared: object, taker: str) -> None:
 def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> QuantizedModel:
     """Convert ``prepared`` and use it up."""
     settings, history = prepared.settings, prepared.history
+    prepared.restore_buffers()
     if settings.backend.cpu_only:
         prepared.to("cpu")
     ctx = PassContext(
@@ -266,4 +280,10 @@ def _check_coverage(report: QuantizationReport, least: float | None) -> None:
         raise CoverageError(
             f"{report.coverage:.1%} of the multiply-accumulates were quantized, and "
             f"min_coverage={least} asks for {least:.1%}\n{report}"
+        )
+    if least is not None and report.unknown:
+        labels = ", ".join(site.label for site in report.unknown[:3])
+        warn(
+            f"min_coverage={least} does not count {len(report.unknown)} operation(s) whose work "
+            f"can't be known: {labels}. They stay float; see qmodel.report."
         )

@@ -29,6 +29,10 @@ class Checkpoint:
             if op in ("get_attr", "call_module") and target not in self._attributes:
                 self._attributes[str(target)] = lookup.get(str(target))
 
+    def arguments(self) -> dict[fx.Node, tuple[Any, Any]]:
+        """The arguments of every node as they were."""
+        return {node: (args, kwargs) for node, _, _, args, kwargs, *_ in self._nodes}
+
     def restore(self) -> fx.GraphModule:
         """A new graph module with the graph as it was."""
         graph = fx.Graph()

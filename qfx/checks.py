@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from qfx.backends.base import METHODS
 from qfx.errors import ConfigError
-from qfx.pipeline import Pipeline
+from qfx.levels import Level
+from qfx.pipeline import CALIBRATE, Pipeline
 
 PLANNED = ("qat",)
 
@@ -42,6 +43,10 @@ def check_example_inputs(
     example_inputs: object, example_kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword example arguments; a single value stands for a tuple of one."""
+    if example_kwargs is not None and not isinstance(example_kwargs, Mapping):
+        raise ConfigError(
+            f"example_kwargs is {type(example_kwargs).__name__}; give a dict of keyword arguments"
+        )
     kwargs = dict(example_kwargs or {})
     if isinstance(example_inputs, list):
         raise ConfigError(
@@ -52,6 +57,18 @@ def check_example_inputs(
     if example_inputs is None and kwargs:
         args = ()
     return args, kwargs
+
+
+def check_calibrates(pipeline: Pipeline) -> None:
+    """ConfigError if ``pipeline`` never stops to calibrate on its way to the reference form."""
+    if CALIBRATE in pipeline.passes or pipeline.end < Level.REFERENCE:
+        return
+    readers = (p.name for p in pipeline.passes if getattr(p, "requires", None) == Level.OBSERVED)
+    raise ConfigError(
+        "the pipeline has no step `calibrate`, where data runs through the model before its "
+        "observers are read. Put it back: pipeline.insert_before("
+        f'"{next(readers, "reference")}", qfx.pipeline.CALIBRATE)'
+    )
 
 
 def check_mode(model: object, method: str) -> None:

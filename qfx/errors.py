@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import fx
@@ -46,7 +47,7 @@ class PassError(QfxError):
         pass_name: the pass that failed.
         rule: the rewrite rule at work, if any.
         node: the name of the node at fault, if known.
-        graph_module: the graph of the last valid stage.
+        graph_module: the graph of the last valid stage; pickling leaves it out.
     """
 
     def __init__(
@@ -63,6 +64,10 @@ class PassError(QfxError):
         self.rule = rule
         self.node = node
         self.graph_module = graph_module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(type(self), pass_name=self.pass_name, rule=self.rule, node=self.node)
+        return make, self.args
 
 
 class CalibrationError(QfxError):

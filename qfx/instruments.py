@@ -152,12 +152,13 @@ class _Detached(fx.Interpreter):
 
 def _positional(graph: fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """Arguments in the order of the inputs of ``graph``; those left out keep their default."""
-    names = [str(n.target).lstrip("*") for n in graph.nodes if n.op == "placeholder"]
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
     given = list(args)
-    for name in names[len(args) :]:
-        if name not in kwargs:
+    for node in inputs[len(args) :]:
+        name = str(node.target).lstrip("*")
+        if name not in kwargs and not node.args:
             break
-        given.append(kwargs[name])
+        given.append(kwargs[name] if name in kwargs else node.args[0])
     return given
 
 

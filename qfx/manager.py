@@ -17,6 +17,7 @@ from torch import fx, nn
 from qfx.backends import Backend, resolve_backend
 from qfx.checkpoint import Checkpoint
 from qfx.errors import ConfigError, PassError, QfxError, VerifyError
+from qfx.graph.adoption import adopt
 from qfx.graph.diff import GraphDiff
 from qfx.graph.history import History, Stage
 from qfx.graph.inference import check_values
@@ -70,6 +71,8 @@ def run_passes(
         CaptureError: the model can't be traced.
         PassError: a pass failed, or broke the graph.
     """
+    if not isinstance(passes, Iterable):
+        raise ConfigError(f"passes is {passes!r}; give a list of passes: [{passes!r}]")
     steps = with_canonicalization([as_pass(p) for p in passes])
     pipeline = Pipeline(tuple(steps))
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
@@ -195,6 +198,7 @@ class _Run:
         try:
             step.run(self.graph_module.graph, ctx)
             ctx.rewriter.finish()
+            adopt(self.graph_module, checkpoint.arguments, step.name)
             level = ctx.level if step.produces is None else max(ctx.level, step.produces)
             self._verify(level)
             if not _is_own(step):

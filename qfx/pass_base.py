@@ -9,7 +9,8 @@
 
     str(PlaceObservers(per_channel=False)) == "place-observers{per_channel=false}"
 
-Subclassing makes the dataclass, without a decorator. A :class:`PatternPass` drives rules.
+Subclassing makes the dataclass; ``@dataclass(frozen=True)`` may stand there, too.
+A :class:`PatternPass` drives rules.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from torch import fx
 from typing_extensions import dataclass_transform
@@ -126,6 +127,23 @@ def _check_declarations(cls: type[Pass]) -> None:
         )
 
 
+class FrozenPassError(ConfigError, dataclasses.FrozenInstanceError):
+    """Somebody tried to change a pass."""
+
+
+def _let_be_decorated(cls: type[Pass]) -> None:
+    """Let authors write ``@dataclass(frozen=True)`` themselves, over what is a dataclass by then.
+
+    It refuses a class that has ``__setattr__`` of its own, and looks for fields in the class.
+    """
+    for name in ("__setattr__", "__delattr__"):  # those of Pass do
+        delattr(cls, name)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        made = field.default_factory is not dataclasses.MISSING
+        if made and field.name in inspect.get_annotations(cls):
+            setattr(cls, field.name, field)
+
+
 @dataclass_transform(frozen_default=True)
 class Pass:
     """Base of all passes; see the module.
@@ -144,6 +162,17 @@ class Pass:
         super().__init_subclass__(**kwargs)
         _check_declarations(cls)
         dataclasses.dataclass(frozen=True, repr=False)(cls)
+        _let_be_decorated(cls)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise FrozenPassError(
+            f"a pass does not change, and {type(self).__name__} sets {name!r}. What to do: declare "
+            f"the option as a field of the class, `{name}: {type(value).__name__} = {value!r}`, "
+            "and write no __init__; what follows from options goes into run or a property."
+        )
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise FrozenPassError(f"a pass does not change: {name!r} can't be deleted")
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         """Transform ``graph`` in place, through ``ctx.rewriter``."""

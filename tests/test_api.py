@@ -152,7 +152,9 @@ def test_overflow_inside_names_module_and_line() -> None:
     model = net()
     with torch.no_grad():
         model.conv.bias[0] = float("inf")
-    with pytest.raises(qfx.CalibrationError, match=r"batch 0: at .*\(conv.*test_api\.py:\d+\)"):
+    with pytest.raises(
+        qfx.CalibrationError, match=r"the example inputs: at .*\(conv.*test_api\.py:\d+\)"
+    ):
         qfx.quantize(model, X, backend="fbgemm")
 
 

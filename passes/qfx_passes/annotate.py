@@ -30,6 +30,7 @@ from qfx.backends.base import Backend, Demand, KernelRule, Output
 from qfx.backends.fitting import in_float, settled_weight, too_flat, unfit
 from qfx.errors import ConfigError
 from qfx.graph import meta
+from qfx.graph.leaves import has_hooks
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Decision, annotate
 from qfx.quant.configuration import Choice, Configuration
@@ -57,6 +58,8 @@ from qfx_passes.rows import Rows
 from qfx_passes.stubs import quantized_region
 
 QUANTIZED = Decision(True)
+_UNKNOWN_INPUT = "the shape of what it reads is unknown: a pass made that, and did not say"
+_GIVE_VALUES = "in that pass, make nodes with ctx.rewriter.call(..., value=...)"
 
 
 class Annotate(Pass):
@@ -121,8 +124,7 @@ class _Annotator:
     def _eligible(self, node: fx.Node) -> tuple[KernelRule, Choice] | Decision:
         op = operation_name(node)
         if node.op == "call_module":
-            note = meta.note_of(node)
-            return refusal("opaque-module", op=op, note=f": {note}" if note else "")
+            return _opaque(node)
         if not isinstance(node.target, OpDef):
             return refusal("unknown-op", op=op)
         if node not in self.region:
@@ -170,6 +172,8 @@ class _Annotator:
             for name, values in (("weight", weight_operands(node)), ("bias", bias_operands(node))):
                 if not all(map(is_constant, values)):
                     return refusal("weight-not-constant", name=name)
+        if rule.operands and not list(float_operands(node, rule.operands)):
+            return refusal("unsupported", detail=_UNKNOWN_INPUT, remedy=_GIVE_VALUES)
         mismatch = rule.supports(node) if rule.supports else None
         if mismatch is not None:
             return refusal("unsupported", detail=mismatch.reason, remedy="leave it float")
@@ -331,6 +335,20 @@ class _Annotator:
             return self.refused[node]
         rule, _ = self.rules[node]
         return refusal("float-is-free" if rule.demand is Demand.PULLS else "float-inputs")
+
+
+def _opaque(node: fx.Node) -> Decision:
+    """Why a module that is still called as it is stays float, and what to do about it."""
+    note, remedy = meta.note_of(node), "replace it by layers that qfx knows"
+    owner = node.graph.owning_module
+    if owner is not None and has_hooks(owner.get_submodule(str(node.target))):
+        remedy = "remove the hook"
+    return refusal(
+        "opaque-module",
+        op=operation_name(node),
+        note=f": {note}" if note else "",
+        remedy=f"nothing to do if float is fine; else {remedy}",
+    )
 
 
 def _masks_scores(node: fx.Node) -> bool:

@@ -34,6 +34,7 @@ from qfx.quant.channel_mean import ChannelMean, Reach
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
+from qfx_passes.observers import recorder_of
 from qfx_passes.operands import is_constant
 from qfx_passes.weights import QuantizedWeights, quantized_weights
 
@@ -52,7 +53,7 @@ class RecordInputMeans(Pass):
             if _corrected_spec(node) is None:
                 continue
             observed = bound(node)["input"]
-            if _recorder_of(observed) is not None:
+            if recorder_of(observed) is not None:
                 continue
             key = (observed, _CHANNEL_AXIS[node.target], _watched(node, ctx.rewriter))
             if key not in recorders:
@@ -72,7 +73,7 @@ class CorrectBias(Pass):
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         means: dict[_Layer, dict[fx.Node, _Seen]] = defaultdict(dict)
         for node in list(graph.nodes):
-            recorder = _recorder_of(node)
+            recorder = recorder_of(node)
             if recorder is None:
                 continue
             for user in list(node.users):
@@ -105,14 +106,6 @@ def _watched(node: fx.Node, rw: Rewriter) -> Reach | None:
     kernel = rw.tensor(arguments["weight"]).shape[2:]
     geometry = (tuple(arguments[name]) for name in ("stride", "padding", "dilation"))
     return Reach(tuple(kernel), *geometry)
-
-
-def _recorder_of(node: fx.Node) -> ChannelMean | None:
-    owner = node.graph.owning_module
-    if node.op != "call_module" or owner is None:
-        return None
-    module = owner.get_submodule(str(node.target))
-    return module if isinstance(module, ChannelMean) else None
 
 
 class _Seen(NamedTuple):

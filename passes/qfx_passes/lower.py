@@ -42,7 +42,7 @@ from qfx.rewrite.effects import has_effect
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import DEQUANTIZE, QUANTIZE, UNPACK, WIDEN, bound, is_op
-from qfx_passes.observers import observer_of
+from qfx_passes.observers import observer_of, recorder_of
 from qfx_passes.operands import (
     asks_shape,
     float_operands,
@@ -337,10 +337,11 @@ def _with_dtype(value: meta.Value, dtype: torch.dtype) -> meta.Value:
 
 
 def check_lowered(graph_module: fx.GraphModule) -> None:
-    """Level LOWERED: no observer is left, and what is dequantized agrees with its quantize."""
+    """Level LOWERED: nothing records any more, and what is dequantized agrees with its quantize."""
     for node in graph_module.graph.nodes:
-        if observer_of(node) is not None:
-            raise VerifyError(f"{meta.where(node)}: an observer is left", node=node.name)
+        for kind, found in (("an observer", observer_of), ("a recorder", recorder_of)):
+            if found(node) is not None:
+                raise VerifyError(f"{meta.where(node)}: {kind} is left", node=node.name)
         source = node.args[0] if is_op(node, DEQUANTIZE) else None
         if not isinstance(source, fx.Node) or not is_op(source, QUANTIZE):
             continue

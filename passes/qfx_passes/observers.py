@@ -7,13 +7,14 @@ group share one observer module, so their qparams agree by construction.
 
 from __future__ import annotations
 
-from torch import fx
+from torch import fx, nn
 
 from qfx.errors import ConfigError, VerifyError
 from qfx.graph import meta
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Edge, annotation
+from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
 from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.operands import is_float_operation
@@ -102,11 +103,21 @@ def is_observer(node: fx.Node) -> bool:
 
 def observer_of(node: fx.Node) -> Observer | None:
     """The observer module that ``node`` calls, or None."""
-    if node.op != "call_module":
-        return None
-    owner = node.graph.owning_module
-    module = owner.get_submodule(str(node.target)) if owner is not None else None
+    module = _called(node)
     return module if isinstance(module, Observer) else None
+
+
+def recorder_of(node: fx.Node) -> ChannelMean | None:
+    """The recorder of channel means that ``node`` calls, or None."""
+    module = _called(node)
+    return module if isinstance(module, ChannelMean) else None
+
+
+def _called(node: fx.Node) -> nn.Module | None:
+    owner = node.graph.owning_module
+    if node.op != "call_module" or owner is None:
+        return None
+    return owner.get_submodule(str(node.target))
 
 
 def check_observed(graph_module: fx.GraphModule) -> None:

@@ -8,6 +8,7 @@ from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.containers import makes_container
 from qfx.vocab import Kind, OpDef, bound
 
 
@@ -22,7 +23,7 @@ def asks_shape(node: fx.Node) -> bool:
 
 def is_float_operation(node: fx.Node) -> bool:
     """Whether ``node`` computes with float tensors: what gets a decision and a site."""
-    if node.op not in ("call_function", "call_method", "call_module"):
+    if node.op not in ("call_function", "call_method", "call_module") or makes_container(node):
         return False
     if isinstance(node.target, OpDef) and node.target.kind in (Kind.QUERY, Kind.STUB, Kind.QUANT):
         return False

@@ -37,7 +37,7 @@ from qfx.vocab import (
     WIDEN,
     is_op,
 )
-from qfx_passes.observers import after, observer_of
+from qfx_passes.observers import after, observer_of, recorder_of
 from qfx_passes.operands import weight_operands
 from qfx_passes.weights import (
     QuantizedWeights,
@@ -63,6 +63,9 @@ class Reference(Pass):
             if observer is not None:
                 _replace_observer(node, observer, ctx.rewriter)
                 continue
+            if recorder_of(node) is not None:  # nobody asked what it recorded
+                ctx.rewriter.replace(node, node.args[0])
+                continue
             note = annotation(node)
             if note is None or not note.decision.quantized:
                 continue
@@ -87,7 +90,8 @@ def _check_calibrated(graph: fx.Graph) -> None:
             f"{len(unseen)} observer(s) have seen no data:\n"
             + "\n".join(unseen)
             + "\nRun qfx.calibrate(prepared, data) with inputs that reach them, or leave them "
-            "float."
+            "float. (A loop of your own records until prepared.eval(), and again after "
+            "prepared.train().)"
         )
 
 

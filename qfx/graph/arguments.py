@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qfx.errors import ConfigError
+from qfx.errors import CaptureError, ConfigError
 from qfx.graph.copying import Holder
 from qfx.graph.proxy import ValueProxy
 from qfx.graph.tracer import CaptureTracer
@@ -60,7 +60,10 @@ class Argument:
 
 
 def bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Argument, ...]:
-    """The example arguments of ``model`` by parameter; ConfigError if they do not fit."""
+    """The example arguments of ``model`` by parameter; ConfigError if they do not fit.
+
+    CaptureError if no graph can have these parameters.
+    """
     signature = inspect.signature(model.forward)
     try:
         values = signature.bind(*args, **kwargs).arguments
@@ -70,6 +73,11 @@ def bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
             "What to do: pass one tensor, or a tuple of the positional arguments, and the rest as "
             "example_kwargs."
         ) from error
+    if "torch" in signature.parameters:
+        raise CaptureError(
+            f"forward{signature} of {type(model).__name__} has a parameter called 'torch', which "
+            "would hide the package in the code of the graph. What to do: rename the parameter."
+        )
     bound = []
     for name, parameter in signature.parameters.items():
         given = "" if name not in values else "keyword" if name in kwargs else "position"

@@ -77,11 +77,16 @@ def opaque_values(module: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
     """Each (owner, attribute, value) of a packed weight."""
     for owner in module.modules():
         for name, buffer in owner._buffers.items():
-            if buffer is not None and (buffer.layout not in _PLAIN or buffer.is_quantized):
+            if buffer is not None and is_opaque(buffer):
                 yield owner, name, buffer
         for name, value in vars(owner).items():
             if isinstance(value, torch.ScriptObject):
                 yield owner, name, value
+
+
+def is_opaque(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is a packed weight, whose memory only kernels understand."""
+    return tensor.layout not in _PLAIN or tensor.is_quantized
 
 
 _PLAIN = (torch.strided, torch.sparse_coo, torch.sparse_csr)

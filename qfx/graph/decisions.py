@@ -1,7 +1,9 @@
 """Decisions that a model's Python takes while it is traced: guarded, or refused.
 
 A decision by sizes, dtypes or arguments holds for the example inputs and is recorded as a guard. A
-decision by the contents of tensors can't be captured; the error says where it is taken.
+decision by the contents of tensors can't be captured; the error says where it is taken. A decision
+by layouts (strides, contiguity) is taken as for the example inputs and not guarded: integer kernels
+lay tensors out as they like, and either way the model computes the same values.
 """
 
 from __future__ import annotations
@@ -55,8 +57,7 @@ class DecidingTracer(fx.Tracer):
         if proxy.from_data:
             self.refuse(
                 f"{construct} that depends on the contents of a tensor",
-                "write it with torch.where or masks; or move it into a child module, which is then "
-                "left as it is while the rest is quantized",
+                "write it with torch.where or masks, or quantize the modules around it one by one",
             )
         expected = kind(proxy.example)
         self._guard_once(proxy, expected, construct, sys._getframe(2))
@@ -102,7 +103,7 @@ class DecidingTracer(fx.Tracer):
         frame: FrameType | None,
         where: str = "",
     ) -> None:
-        if not proxy.from_input or proxy.node in self._guarded:
+        if not proxy.from_input or proxy.from_layout or proxy.node in self._guarded:
             return
         self._guarded.add(proxy.node)
         if not proxy.from_size:

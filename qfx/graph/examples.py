@@ -25,6 +25,8 @@ _QUERIES = _words(
 """Functions and attributes whose result tells nothing of the contents of their tensor."""
 
 
+_LAYOUTS = frozenset(("is_contiguous", "stride", "storage_offset"))
+
 _RANKS = frozenset(("ndim", "dim", "ndimension", "len"))
 
 
@@ -85,6 +87,17 @@ def tells_of_data(node: fx.Node, args: tuple[Any, ...], operands: list[ValueProx
     if name in _QUERIES:
         operands = [each for each in operands if each is not args[0]]
     return any(each.from_data for each in operands)
+
+
+def tells_of_layout(
+    node: fx.Node, args: tuple[Any, ...], operands: list[ValueProxy], example: Any
+) -> bool:
+    """Whether a number says how tensors lie in memory, which is not what they are."""
+    if _name(node, args) in _LAYOUTS:
+        return True
+    if _holds_tensors(example) or _name(node, args) == "len":
+        return False
+    return any(each.from_layout for each in operands)
 
 
 def storages(value: Any) -> frozenset[int]:

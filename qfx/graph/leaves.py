@@ -50,6 +50,12 @@ def copy_hooks(source: nn.Module, target: nn.Module) -> None:
         target.__dict__[name] = copy.copy(source.__dict__[name])
 
 
+def clear_hooks(module: nn.Module) -> None:
+    """Forget all that is hooked to ``module`` itself."""
+    for name in _HOOKS:
+        getattr(module, name).clear()
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether anything is hooked to the forward or backward of ``module``."""
     return any(getattr(module, name, None) for name in _HOOKS)

@@ -40,6 +40,7 @@ class ValueProxy(fx.Proxy):
         from_data: whether it depends on the contents of input tensors.
         from_size: for a number, whether it depends on more than ranks; for a tensor, whether its
             rank depends on sizes.
+        from_layout: for a number, whether it depends on how tensors lie in memory.
         storages: addresses of the memory behind its tensors.
     """
 
@@ -55,12 +56,14 @@ class ValueProxy(fx.Proxy):
         from_data: bool,
         from_size: bool,
         storages: frozenset[int],
+        from_layout: bool = False,
     ) -> None:
         super().__init__(node, tracer)
         self.example = example
         self.from_input = from_input
         self.from_data = from_data
         self.from_size = from_size
+        self.from_layout = from_layout
         self.storages = storages
         self._iterated = (0, 0)
 

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from torch import fx
 
@@ -37,8 +37,16 @@ class Snapshot:
     """
 
     def __init__(self, records: Sequence[NodeRecord], *, region: str = "main") -> None:
-        self._records = tuple(records)
-        self._region = region
+        vars(self).update(_records=tuple(records), _region=region)
+
+    _records: tuple[NodeRecord, ...]
+    _region: str
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Snapshot is immutable: {name!r} can't be set")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a Snapshot is immutable: {name!r} can't be deleted")
 
     @property
     def records(self) -> tuple[NodeRecord, ...]:
@@ -152,7 +160,16 @@ def snapshot(
 
     Returns:
         The snapshot. Time is linear in the graph, new memory linear in what changed.
+
+    Raises:
+        ConfigError: ``graph_module`` is none.
     """
+    if not isinstance(graph_module, fx.GraphModule):
+        raise ConfigError(
+            f"expected a torch.fx.GraphModule, got a {type(graph_module).__name__}. What to do: "
+            "give what qfx made of a model, or torch.fx.symbolic_trace(model); of an fx.Graph, "
+            "give the module that owns it (graph.owning_module)."
+        )
     known = {} if previous is None else {r.name: r for r in previous.records}
     names: dict[object, str] = {}
     records = []

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch.utils import _pytree as pytree
 from qfx import vocab
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta, source
+from qfx.graph.containers import is_record, is_special, parts
 from qfx.graph.decisions import DecidingTracer, node_failed
 from qfx.graph.examples import (
     attribute_of,
@@ -32,6 +32,7 @@ from qfx.graph.examples import (
     proxies_in,
     storages,
     tells_of_data,
+    tells_of_layout,
     tells_of_size,
 )
 from qfx.graph.inlined import (
@@ -43,6 +44,7 @@ from qfx.graph.inlined import (
 from qfx.graph.leaves import LeafPolicy
 from qfx.graph.patches import SeenThrough
 from qfx.graph.proxy import ValueProxy
+from qfx.graph.state import Assignments
 
 _ENDS = {"placeholder": "input", "output": "output"}
 
@@ -55,6 +57,7 @@ class CaptureTracer(DecidingTracer):
         keep_untraceable: record a child whose forward can't be traced as one call, too.
 
     Attributes:
+        assignments: the attributes that forward set.
         result: what the model yields for the example inputs.
         failed_path: path of the module in which tracing failed.
     """
@@ -73,6 +76,7 @@ class CaptureTracer(DecidingTracer):
         self._optional: list[fx.Node] = []
         self._call: Callable[[nn.Module], Any] = _nothing
         self._seen_through = SeenThrough()
+        self.assignments = Assignments()
         self.result: Any = None
         self.failed_path = ""
 
@@ -86,6 +90,7 @@ class CaptureTracer(DecidingTracer):
             self._attribute_names.setdefault(id(buffer), name)
         with causal_hint_taken_as_given(), self._seen_through:
             self._seen_through.show(type(root))
+            self.assignments.watch(root, "")
             return self.trace(root)
 
     def create_args_for_root(
@@ -94,9 +99,22 @@ class CaptureTracer(DecidingTracer):
         def run(root: nn.Module) -> Any:
             result = opened(self._call(root))
             self.result = pytree.tree_map(example_of, result)
-            return result
+            return self._returned(result)
 
         return run, [self.root]
+
+    def _returned(self, value: Any) -> Any:
+        """``value`` with containers of other types than a graph holds made by calls."""
+        if type(value) in (tuple, list):
+            return type(value)(map(self._returned, value))
+        if type(value) is dict:
+            return {key: self._returned(item) for key, item in value.items()}
+        if is_record(value) and isinstance(value, tuple):
+            return type(value)(*map(self._returned, value))
+        if is_record(value) or not is_special(value):
+            return value  # create_arg knows what to do
+        make, arguments = parts(value)
+        return self.create_proxy("call_function", make, self._returned(arguments), {})
 
     # -- modules and their attributes ------------------------------------------------------------
     def _is_foreign(self) -> bool:
@@ -143,6 +161,7 @@ class CaptureTracer(DecidingTracer):
     ) -> Any:
         self._paths.append(path)
         self._seen_through.show(type(module))
+        self.assignments.watch(module, path)
         last = next(iter(reversed(self.graph.nodes)), None)
         try:
             return forward(*args, **kwargs)
@@ -197,10 +216,10 @@ class CaptureTracer(DecidingTracer):
                 "a parameter that is not registered under the model",
                 "keep its module in an nn.ModuleList or nn.ModuleDict, not in a plain list",
             )
-        if isinstance(a, dict) and is_dataclass(a):  # an output class of transformers
+        if isinstance(a, dict) and is_record(a):  # an output class of transformers
             fields = {k: v for k, v in a.items() if v is not None}
             return self.create_proxy("call_function", type(a), (), fields).node
-        if isinstance(a, tuple) and hasattr(a, "_fields"):
+        if isinstance(a, tuple) and is_record(a):
             return self.create_proxy("call_function", type(a), tuple(a), {}).node
         try:
             return super().create_arg(a)
@@ -278,6 +297,7 @@ class CaptureTracer(DecidingTracer):
             from_input=any(each.from_input for each in operands),
             from_data=tells_of_data(node, args, operands),
             from_size=tells_of_size(node, args, operands, example),
+            from_layout=tells_of_layout(node, args, operands, example),
             storages=memory,
         )
 

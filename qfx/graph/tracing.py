@@ -11,7 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
@@ -21,6 +21,8 @@ from qfx.graph.copying import Holder, buffers_restored, check_model, copy_of, si
 from qfx.graph.decisions import place
 from qfx.graph.examples import alike
 from qfx.graph.leaves import LeafPolicy, copy_hooks
+from qfx.graph.naming import rename_reserved
+from qfx.graph.signature import keep_keyword_only
 from qfx.graph.tracer import CaptureTracer
 from qfx.graph.working import WorkingGraphModule
 
@@ -29,6 +31,19 @@ CAPTURE_LOCK = threading.RLock()
 
 _OPAQUE_ROOTS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 """Models that do not trace, being leaves themselves."""
+
+
+ASSIGNED = "qfx.assigned"
+"""Key of ``graph_module.meta``: qualified names of the attributes that forward sets."""
+
+
+class _Traced(NamedTuple):
+    """The copy that was traced, its graph, what it yields for the examples, what forward sets."""
+
+    root: nn.Module
+    graph: fx.Graph
+    result: Any
+    assigned: tuple[str, ...]
 
 
 def capture(
@@ -64,10 +79,12 @@ def capture(
     bound = arguments.bind(model, *arguments.copy_tensors((args, kwargs)))
     with CAPTURE_LOCK:
         expected = _run(model, args, kwargs)
-        root, graph, result = _trace(model, bound, LeafPolicy(leaf), keep_untraceable, expected)
-        if not isinstance(expected, Exception) and not alike(result, expected):
+        traced = _trace(model, bound, LeafPolicy(leaf), keep_untraceable, expected)
+        if not isinstance(expected, Exception) and not alike(traced.result, expected):
             _check_reproducible(expected, _run(model, args, kwargs))
-    return _graph_module(root, graph, type(model).__name__)
+    graph_module = _graph_module(traced.root, traced.graph, type(model).__name__)
+    graph_module.meta[ASSIGNED] = traced.assigned
+    return graph_module
 
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -86,8 +103,7 @@ def _trace(
     leaves: LeafPolicy,
     keep_untraceable: bool,
     expected: Any,
-) -> tuple[nn.Module, fx.Graph, Any]:
-    """The copy that was traced, its graph, and what it yields for the example inputs."""
+) -> _Traced:
     tracer = CaptureTracer(leaves, keep_untraceable=keep_untraceable)
     root = copy_of(model)
     if isinstance(root, _OPAQUE_ROOTS):
@@ -95,12 +111,14 @@ def _trace(
     with side_effects_undone(model), buffers_restored(root):
         try:
             graph = tracer.record(root, lambda m: arguments.call(m, tracer, bound))
+            assigned = tuple(tracer.assignments.found())
         except (CaptureError, ConfigError):
             raise
         except Exception as error:
             raise _explain(tracer, error, expected) from error
     tracer.drop_unused()
-    return root, graph, tracer.result
+    keep_keyword_only(graph, [each.parameter for each in bound])
+    return _Traced(root, graph, tracer.result, assigned)
 
 
 def _check_reproducible(first: Any, second: Any) -> None:
@@ -159,6 +177,7 @@ class _Values(fx.Interpreter):
 
 # -- results -------------------------------------------------------------------------------------
 def _graph_module(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
+    rename_reserved(root, graph)
     graph_module = WorkingGraphModule(root, graph, name)
     copy_hooks(root, graph_module)  # what is hooked to the model itself runs around the graph
     for path, module in graph_module.named_modules():
@@ -185,6 +204,5 @@ def _explain(tracer: CaptureTracer, error: Exception, expected: Any) -> CaptureE
         )
     return CaptureError(
         f"{where}: this can't be captured in a graph: {type(error).__name__}: {error}\n"
-        "What to do: write it with tensor operations; or move it into a child module, which is "
-        "then left as it is while the rest is quantized."
+        "What to do: write it with tensor operations, or quantize the modules around it one by one."
     )

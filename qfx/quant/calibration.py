@@ -1,15 +1,18 @@
 """Calibration: run data through a prepared model while its observers record.
 
 A batch is a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
-Elements beyond the number of example inputs are labels and are dropped.
+Elements beyond the number of example inputs are labels and are dropped. What the examples set by
+keyword and is no data (a flag, say) need not be in every batch.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import torch
@@ -81,14 +84,17 @@ def run_calibration(
         ConfigError: ``data`` is of no known form, or a batch doesn't fit the model.
         CalibrationError: there was no batch, or one holds NaN or infinity.
     """
-    positional = len(prepared.settings.example_inputs)
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise ConfigError(f"steps={steps!r}: give a number of batches from 1 on, or None for all")
+    positional = _positional(prepared)
     chosen = itertools.islice(batches(data, positional), steps)
     total = steps if steps is not None else _length(data)
     shown = sys.stderr.isatty() if progress is None else progress
     count = 0
-    with tqdm(chosen, total=total, desc="calibrating", disable=not shown) as bar:
+    bar = tqdm(chosen, total=total, desc="calibrating", disable=not shown)
+    with prepared.calibrating(), bar:
         for args, kwargs in bar:
-            _run_batch(prepared, args, kwargs, count)
+            _run_batch(prepared, args, _completed(prepared, args, kwargs), count)
             count += 1
     if count == 0:
         raise CalibrationError(
@@ -97,10 +103,65 @@ def run_calibration(
         )
 
 
+def _positional(prepared: PreparedModel) -> int:
+    """How many elements of a batch are inputs: as many as in the examples; the rest are labels.
+
+    Where all examples are given by keyword, those that can be given by position count, in order.
+    """
+    settings = prepared.settings
+    if settings.example_inputs:
+        return len(settings.example_inputs)
+    parameters = inspect.signature(prepared.forward).parameters.values()
+    wanted = (
+        p.kind is p.POSITIONAL_OR_KEYWORD and p.name in settings.example_kwargs for p in parameters
+    )
+    return sum(1 for _ in itertools.takewhile(bool, wanted))
+
+
+def _completed(
+    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """``kwargs``, with the settings (flags, numbers) of the examples that the model needs."""
+    examples = prepared.settings.example_kwargs
+    if not examples:
+        return kwargs
+    parameters = inspect.signature(prepared.forward).parameters
+    given = {*list(parameters)[: len(args)], *kwargs}
+    added = {
+        name: value
+        for name, value in examples.items()
+        if name in parameters and name not in given and _is_setting(value, parameters[name])
+    }
+    return {**kwargs, **added}
+
+
+def _is_setting(value: object, parameter: inspect.Parameter) -> bool:
+    """Whether ``value`` is no data, and either fixed by the capture or has no default."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return parameter.default is parameter.empty
+    return value is None or isinstance(value, (bool, str, torch.dtype, torch.device, Enum))
+
+
+def _lacking(prepared: PreparedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """What a batch has to give besides, in a sentence; "" if nothing."""
+    parameters = inspect.signature(prepared.forward).parameters
+    given = {*list(parameters)[: len(args)], *kwargs}
+    single = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    missing = [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind in single and name not in given
+    ]
+    if not missing:
+        return ""
+    every = ", ".join(f"{n!r}: ..." for n in parameters if n in given or n in missing)
+    return f"\nIt lacks {', '.join(missing)}: make each batch a dict, {{{every}}}."
+
+
 def run_example(prepared: PreparedModel) -> None:
     """Calibrate with the example inputs alone."""
     settings = prepared.settings
-    _run_batch(prepared, settings.example_inputs, dict(settings.example_kwargs), 0)
+    _run_batch(prepared, settings.example_inputs, dict(settings.example_kwargs), None)
 
 
 def _length(data: object) -> int | None:
@@ -111,23 +172,24 @@ def _length(data: object) -> int | None:
 
 
 def _run_batch(
-    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], number: int
+    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], number: int | None
 ) -> None:
+    which = "the example inputs" if number is None else f"calibration batch {number}"
     try:
         with torch.no_grad():
             prepared(*args, **kwargs)
     except CalibrationError as error:
-        raise CalibrationError(
-            f"calibration batch {number}: {_site(prepared, error)}{error}"
-        ) from error
+        raise CalibrationError(f"{which}: {_site(prepared, error)}{error}") from error
     except QfxError:
         raise
     except Exception as error:
         settings = prepared.settings
         examples = _describe(settings.example_inputs, dict(settings.example_kwargs))
         raise ConfigError(
-            f"calibration batch {number} does not fit the model: {type(error).__name__}: {error}\n"
+            f"{which} {'do' if number is None else 'does'} not fit the model: "
+            f"{type(error).__name__}: {error}\n"
             f"It has {_describe(args, kwargs)}; the example inputs were {examples}."
+            f"{_lacking(prepared, args, kwargs)}"
         ) from error
 
 

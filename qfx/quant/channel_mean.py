@@ -72,8 +72,8 @@ class ChannelMean(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Add ``x`` to the means, and return it."""
-        if x.numel() == 0:
+        """Add ``x`` to the means if in training mode, and return it."""
+        if not self.training or x.numel() == 0:
             return x
         others = [d for d in range(x.dim()) if d != self.axis % x.dim()]
         channels = x.shape[self.axis]

@@ -17,6 +17,7 @@ from qfx.graph import meta
 from qfx.quant.defaults import get_default_qconfig_mapping
 from qfx.quant.object_names import with_twins
 from qfx.quant.qconfig import Kind, QConfigMapping, Resolution, module_types
+from qfx.quant.qconfig_rules import ancestors
 from qfx.quant.spec import QConfig
 
 
@@ -64,7 +65,7 @@ class Configuration:
         self._types = None if types is None else with_twins(types)
         self._warnings: dict[str, None] = {}
         for rule in resolved.unmatched:
-            self.warn(f"{rule.name} matches no operation")
+            self.warn(f"{rule.name} matches no operation{_inside(rule.module, origins, model)}")
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -85,6 +86,22 @@ class Configuration:
         if self._types is not None and self._type_names[origin.node] not in self._types:
             return Choice(None, "not-in-types")
         return _choice(self._by_node[origin.node])
+
+
+def _inside(path: str, origins: Iterable[meta.Origin], model: nn.Module) -> str:
+    """Which module to name instead, where ``path`` is a part of one that is captured whole."""
+    types = module_types(model)
+    if path not in types:
+        return ""
+    whole = {o.module_path: o.type_name for o in origins if o.type_name == types.get(o.module_path)}
+    for outer in ancestors(path.rpartition(".")[0]):
+        if outer in whole:
+            kind = whole[outer].rpartition(".")[2]
+            return (
+                f": {path!r} is a part of {outer!r} ({kind}), which rules take as one; name "
+                f"{outer!r} instead"
+            )
+    return ""
 
 
 def _mapping(

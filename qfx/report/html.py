@@ -132,7 +132,7 @@ def _row(index: int, site: Site, head: Site, total: int) -> Iterator[str]:
     yield f"<td><code>{escape(site.kernel or site.reason)}</code>{fused}{message}</td>"
     yield f"<td>{escape(site.remedy)}</td>"
     share = f' title="{site.macs / total:.1%} of the model"' if site.macs else ""
-    macs = amount(site.macs) if site.macs else ""
+    macs = "?" if site.unknown_macs else amount(site.macs) if site.macs else ""
     yield f'<td class="number" data-key="{site.macs}"{share}>{macs}</td>'
     source = escape(site.source).replace("/", "/<wbr>")
     yield f"<td><code>{source}</code></td></tr>"

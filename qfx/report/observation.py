@@ -9,7 +9,7 @@ quantized for all its readers, the value is taken after the rounding.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,9 +30,16 @@ Hook = Callable[[fx.Node, Any], Any]
 class Watched(fx.Interpreter):
     """Runs a graph and shows every value to ``hook``, which returns the value to go on with."""
 
-    def __init__(self, graph_module: fx.GraphModule, hook: Hook) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, hook: Hook, arguments: Mapping[str, Any]
+    ) -> None:
         super().__init__(graph_module)
         self._hook = hook
+        self._arguments = arguments
+
+    def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The argument of that name, which may have been given by keyword."""
+        return self._arguments[str(target).lstrip("*")]
 
     def run_node(self, n: fx.Node) -> Any:
         """The value of one node, as the hook returns it."""
@@ -45,7 +52,7 @@ def run_watched(graph_module: fx.GraphModule, batch: Batch, hook: Hook) -> Any:
     bound = inspect.signature(graph_module.forward).bind(*args, **kwargs)
     bound.apply_defaults()
     with torch.no_grad():
-        return Watched(graph_module, hook).run(*bound.args)
+        return Watched(graph_module, hook, bound.arguments).run()
 
 
 def float_graph(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.GraphModule:
@@ -89,9 +96,10 @@ def _captured(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.Grap
 
 def all_batches(data: Iterable[Any], qmodel: QuantizedModel) -> Iterator[Batch]:
     """The batches of ``data``, as for calibration; ConfigError if there is none."""
-    parameters = [n for n in reference_of(qmodel).graph.nodes if n.op == "placeholder"]
+    parameters = inspect.signature(reference_of(qmodel).forward).parameters.values()
+    by_position = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
     empty = True
-    for batch in batches(data, len(parameters), name="data"):
+    for batch in batches(data, len(by_position), name="data"):
         empty = False
         yield batch
     if empty:

@@ -15,7 +15,7 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "opaque-module": (
         "{op} is a module that is not looked into{note}",
-        "nothing to do if float is fine; else replace it by layers that qfx knows",
+        "{remedy}",
     ),
     "outside-stubs": (
         "it lies outside the region between QuantStub and DeQuantStub",
@@ -25,7 +25,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "the configuration leaves it float ({rule})",
         "change that rule of the QConfigMapping",
     ),
-    "not-in-types": ("its type is not among the types asked for", "add it to types="),
+    "not-in-types": (
+        "its type, or that of the layer it is fused with, is not among the types asked for",
+        "add that type to types=",
+    ),
     "no-kernel": ("backend {backend} has no integer kernel for {op}", "{remedy}"),
     "not-static": (
         "{op} reads no activations; only its weight can be quantized",

@@ -16,9 +16,11 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.containers import makes_container
 from qfx.graph.history import History
 from qfx.graph.labels import label
 from qfx.graph.macs import macs
+from qfx.graph.opaque_macs import opaque_macs
 from qfx.graph.removal import removers
 from qfx.quant.annotation import Decision, Kernel, annotation, kernel_of
 from qfx.report.html import report_page
@@ -42,10 +44,11 @@ class Site:
             all there is to say ("slow-kernel").
         message: the reason in one sentence.
         remedy: what to do about it, or "".
-        macs: its multiply-accumulates with the example inputs.
+        macs: its multiply-accumulates with the example inputs; 0 where they are unknown.
         step: the node of the lowered graph that runs it when quantized, or ""; operations that
             were fused have the same.
         region: the traced region that holds it.
+        unknown_macs: whether its work is unknown: a module that can't be run without values, say.
     """
 
     node: str
@@ -60,6 +63,7 @@ class Site:
     macs: int
     step: str = ""
     region: str = "main"
+    unknown_macs: bool = False
 
     @property
     def label(self) -> str:
@@ -78,8 +82,9 @@ class QuantizationReport:
 
     Attributes:
         sites: one per float operation of the captured graph, in graph order.
-        coverage: fraction of the model's multiply-accumulates that run in integer kernels; None for
-            a model without any. What is made float in front of its operation counts as float here.
+        coverage: fraction of the model's multiply-accumulates that run in integer kernels, float
+            modules included; None for a model without any. What is made float in front of its
+            operation counts as float here; what :attr:`unknown` lists is left out.
         size_bytes: bytes of parameters, buffers and qparams (before, after), as the reference form
             holds them: kernels' own layouts don't count, and a 4-bit code counts half a byte.
         backend: name of the backend.
@@ -97,6 +102,11 @@ class QuantizationReport:
         """How many operations are quantized, float and removed."""
         status = Counter("removed" if s.removed else s.decision for s in self.sites)
         return {key: status[key] for key in ("quantized", "float", "removed") if status[key]}
+
+    @property
+    def unknown(self) -> tuple[Site, ...]:
+        """The sites whose work is unknown, and which coverage therefore leaves out."""
+        return tuple(site for site in self.sites if site.unknown_macs)
 
     @property
     def reasons(self) -> dict[tuple[str, str, str], list[Site]]:
@@ -161,8 +171,10 @@ class _Outcomes:
         self.kernels: dict[str, tuple[Kernel, str]] = {}  # with its step
         self.decisions: dict[str, Decision] = {}
         self.macs: Counter[str] = Counter()
+        self.unknown: set[str] = set()
         self.total = 0
         self.integer = 0
+        self.opaque = opaque_macs(reference)
         self.undecided: set[str] = set()
         self.removers: dict[str, str] = {}
         for node in reference.graph.nodes:
@@ -171,10 +183,14 @@ class _Outcomes:
             self._record(node)
 
     def _count(self, node: fx.Node) -> None:
-        amount = macs(node)
+        amount = self.opaque.get(node, macs(node))
+        origin = meta.origins(node)[:1]
+        if amount is None:
+            self.unknown.update(each.node for each in origin)
+            return
         self.total += amount
-        for origin in meta.origins(node)[:1]:
-            self.macs[origin.node] += amount
+        for each in origin:
+            self.macs[each.node] += amount
 
     def _record(self, node: fx.Node) -> None:
         kernel, note = kernel_of(node), annotation(node)
@@ -215,6 +231,7 @@ class _Outcomes:
             remedy=decision.remedy,
             macs=self.macs[node.name],
             step=step,
+            unknown_macs=node.name in self.unknown,
         )
 
     def _without_decision(self, name: str) -> Decision:
@@ -231,7 +248,9 @@ def _computes(node: fx.Node) -> bool:
 
 
 def _is_site(node: fx.Node) -> bool:
-    return node.op.startswith("call_") and meta.is_float_value(node) and bool(meta.origins(node))
+    if not node.op.startswith("call_") or makes_container(node):
+        return False
+    return meta.is_float_value(node) and bool(meta.origins(node))
 
 
 def size_bytes(module: nn.Module) -> int:

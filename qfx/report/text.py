@@ -25,12 +25,21 @@ def report_text(report: QuantizationReport) -> str:
 def summary(report: QuantizationReport) -> Iterator[str]:
     """How much was quantized, and what it does to the size; three lines."""
     covered = "no MACs" if report.coverage is None else f"{report.coverage:.1%} of MACs"
-    yield f"Quantized for {report.backend}: {covered} quantized"
+    yield f"Quantized for {report.backend}: {covered} quantized{_left_out(report)}"
     counts = report.counts
     yield "Operations: " + ", ".join(f"{count} {status}" for status, count in counts.items())
     before, after = report.size_bytes
     ratio = f"{before / max(after, 1):.1f} times smaller"
     yield f"Size: {byte_count(before)} -> {byte_count(after)} ({ratio})"
+
+
+def _left_out(report: QuantizationReport) -> str:
+    """What the coverage does not count, in words."""
+    labels = [site.label for site in report.unknown]
+    if not labels:
+        return ""
+    more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+    return f", not counting {', '.join(labels[:3])}{more}: how much work that is can't be known"
 
 
 def heads(sites: Iterable[Site]) -> dict[str, Site]:
@@ -52,7 +61,7 @@ def _table(report: QuantizationReport) -> str:
         if fused and above != site.step:
             runs_as = f"{runs_as} of {head.label}"
         plus = "+ " if fused and above == site.step else ""
-        macs = amount(site.macs) if site.macs else ""
+        macs = "?" if site.unknown_macs else amount(site.macs) if site.macs else ""
         rows.append((site.label, f"{plus}{site.op}", runs_as, macs, site.source))
         above = above if site.removed else site.step  # what was dropped interrupts no chain
     return table(_HEADER, rows, right=("MACs",))

@@ -21,6 +21,12 @@ def explain_failure(
     graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception
 ) -> None:
     """ConfigError from ``error`` if the model was called with inputs that it was not made for."""
+    absent = list(_absent(graph, args, kwargs))
+    if absent:
+        raise ConfigError(
+            f"the quantized model was called without {', '.join(absent)}, and was captured with a "
+            "tensor there. Give one, or capture the model anew without."
+        ) from error
     inputs = list(_inputs(graph, args, kwargs))
     odd = [text for name, value, known in inputs for text in _odd_dtypes(name, value, known)]
     if odd:
@@ -46,6 +52,15 @@ def _inputs(
     for name, value in given.items():
         if name in placeholders:
             yield name, value, meta.value_of(placeholders[name])
+
+
+def _absent(graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[str]:
+    """The optional inputs that were tensors in the examples, and are None or left out."""
+    given = {name: value for name, value, _ in _inputs(graph, args, kwargs)}
+    for node in graph.nodes:
+        optional = node.op == "placeholder" and bool(node.args)
+        if optional and meta.tensor_info(node) is not None and given.get(node.target) is None:
+            yield str(node.target)
 
 
 def _odd_dtypes(name: str, value: object, captured: meta.Value) -> Iterator[str]:

@@ -9,16 +9,18 @@ rebuilt from the integer weights.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor, fx, nn
 
 from qfx.errors import BackendError, FormatError, QfxError
-from qfx.graph.clone import clone_graph_module, hide_opaque_values
+from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.working import WorkingGraphModule
+from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
 from qfx.runtime.constants import flatten_constants, pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
@@ -44,6 +46,7 @@ class Settings:
         example_inputs, example_kwargs: as given by the user.
         captured: the graph as captured, for the report.
         size_before: bytes of parameters and buffers of the user's model.
+        buffers: those that running the model may write to, as they were before calibration.
     """
 
     method: str
@@ -54,10 +57,18 @@ class Settings:
     example_kwargs: Mapping[str, Any]
     captured: fx.GraphModule
     size_before: int
+    buffers: Mapping[str, Tensor]
+
+
+RECORDERS = (Observer, ChannelMean)
 
 
 class PreparedModel(WorkingGraphModule):
     """A model with observers in place: calibrate or train it, then ``qfx.convert`` it.
+
+    Made for calibration (any method but "qat"), its training flag says whether what runs through it
+    is recorded: ``train()``, as it comes from ``qfx.prepare``, records, and ``eval()`` stops that.
+    Its layers run as in inference either way. ``qfx.calibrate`` records whatever the flag says.
 
     Attributes:
         history: the stages so far.
@@ -78,6 +89,34 @@ class PreparedModel(WorkingGraphModule):
         """Whether anything is to be calibrated: not if all is dynamic or weight-only."""
         return any(isinstance(module, Observer) for module in self.modules())
 
+    def train(self, mode: bool = True) -> PreparedModel:
+        """Record what runs through, or stop; before quantization-aware training, as usual."""
+        if self.settings.method == "qat":
+            super().train(mode)
+            return self
+        self.training = mode
+        for module in self.modules():
+            if isinstance(module, RECORDERS):
+                module.train(mode)
+        return self
+
+    def restore_buffers(self) -> None:
+        """Forget what calibration did to buffers of the model; training is meant to do that."""
+        if self.settings.method == "qat":
+            return
+        for name, before in self.settings.buffers.items():
+            self.get_buffer(name).copy_(before)
+
+    @contextmanager
+    def calibrating(self) -> Iterator[None]:
+        """Record what runs through, whatever the training flag says, which is put back."""
+        before = self.training
+        self.train()
+        try:
+            yield
+        finally:
+            self.train(before)
+
     def copy_to_convert(self) -> PreparedModel:
         """A copy for conversion to use up; it shares the observers, which conversion only reads.
 
@@ -88,6 +127,9 @@ class PreparedModel(WorkingGraphModule):
         stay = (o for o in observers if o.batches.device.type == "cpu")
         copied: PreparedModel = copy.deepcopy(self, {id(o): o for o in stay})
         return copied
+
+    def __copy__(self) -> PreparedModel:
+        return PreparedModel(clone_graph_module(self), self.history, self.settings)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
         result = PreparedModel(
@@ -144,10 +186,20 @@ class QuantizedModel(WorkingGraphModule):
         # Not a submodule: its tensors are already here, and state_dict names each tensor once.
         self.__dict__["reference"] = reference
         self.__dict__["_cpu_only"] = cpu_only
-        self.training = False
         for owned in (self, reference):
+            owned.training = False  # each child keeps its own mode
             owned.requires_grad_(False)  # what is left of float parameters is for inference
         self.recompile()
+
+    def __copy__(self) -> QuantizedModel:
+        return QuantizedModel(
+            clone_graph_module(self),
+            self.__dict__["reference"],
+            report=self.report,
+            history=self.history,
+            backend=self.backend,
+            cpu_only=self.__dict__["_cpu_only"],
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModel:
         reference: fx.GraphModule = self.__dict__["reference"]
@@ -187,9 +239,13 @@ class QuantizedModel(WorkingGraphModule):
         refuse_conversion(made, "quantized")
         if self.__dict__["_cpu_only"]:
             self._refuse_moves(made)
+
+        def converted(tensor: Tensor) -> Tensor:
+            return tensor if is_opaque(tensor) else fn(tensor)  # kernels lay those out themselves
+
         reference: fx.GraphModule = self.__dict__["reference"]
-        reference._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        reference._apply(converted, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(converted, recurse)  # type: ignore[no-untyped-call]
         pin_constants(self)
         return self
 

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations
 
+import qfx
 from qfx import vocab
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
+from qfx.graph.clone import clone_graph_module
 from qfx.graph.tracing import capture, propagate_values
 
 
@@ -164,6 +166,84 @@ def test_signature_keeps_names_and_defaults() -> None:
     parameters = inspect.signature(graph_module.forward).parameters
     assert list(parameters) == ["x", "mask", "scale", "mode"]
     assert [p.default for p in parameters.values()][1:] == [None, 2.0, "add"]
+
+
+def test_signature_keeps_keyword_only_parameters() -> None:
+    graph_module = capture(Signature(), (image(3),))
+    for same in (graph_module, clone_graph_module(graph_module), copy.deepcopy(graph_module)):
+        parameters = inspect.signature(same.forward).parameters
+        assert [p.kind.name for p in parameters.values()][2:] == [
+            "POSITIONAL_OR_KEYWORD",
+            "KEYWORD_ONLY",
+        ]
+    with pytest.raises(TypeError, match="positional arguments"):
+        graph_module(image(3), None, 2.0, "add")
+
+
+class Needed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor, y: float = 1.0, *, mask: Tensor, z: float = 2.0) -> Tensor:
+        return self.linear(x) * y * mask + z
+
+
+def test_a_keyword_only_parameter_without_default() -> None:
+    model, kwargs = Needed().eval(), {"mask": torch.ones(3)}
+    qmodel = qfx.quantize(model, image(2, 3), example_kwargs=kwargs, backend="reference")
+    assert str(inspect.signature(qmodel.forward)) == "(x, y=1.0, *, mask, z=2.0)"
+    close = {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(qmodel(image(2, 3), **kwargs), model(image(2, 3), **kwargs), **close)
+    with pytest.raises(TypeError, match="mask"):
+        qmodel(image(2, 3))
+    data = [{"x": image(2, 3), "mask": torch.ones(3), "z": 3.0}]
+    assert qfx.compare(model, qmodel, data).sites
+
+
+def test_variadic_parameters_need_no_star_of_their_own() -> None:
+    class Variadic(nn.Module):
+        def forward(self, *xs: Tensor, scale: float = 2.0) -> Tensor:
+            return (xs[0] + xs[1]) * scale
+
+    graph_module = capture(Variadic(), (image(3), image(3)))
+    assert str(inspect.signature(graph_module.forward)) == "(*xs, scale=2.0)"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda x: x.is_contiguous(),
+        lambda x: x.stride(1) == 36,
+        lambda x: x.stride()[0] == x.shape[1] * 36,
+        lambda x: not x.is_contiguous(memory_format=torch.channels_last),
+        lambda x: x.storage_offset() == 0,
+    ],
+)
+def test_branches_on_layouts_are_taken_and_not_guarded(asked: Callable[[Tensor], bool]) -> None:
+    class Layouts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.second(x if asked(x) else x.contiguous())
+
+    model, x = Layouts().eval(), image(2, 8, 6, 6)
+    graph_module = capture(model, (x,))
+    assert not any("a branch at" in str(n.kwargs) for n in graph_module.graph.nodes)
+    other = x.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(graph_module(other), model(other))
+    for backend in sorted({"x86", "reference"} & set(qfx.backends.available())):
+        qmodel = qfx.quantize(model, x, backend=backend)
+        assert qmodel(x).shape == x.shape
+
+
+def test_lengths_of_strides_are_ranks_and_guarded() -> None:
+    graph_module = traced(lambda m, x: x * 2 if len(x.stride()) == 2 else x, image(2, 3))
+    with pytest.raises(ConfigError, match="captured with"):
+        graph_module(image(2, 3, 4))
 
 
 def test_a_number_stays_an_argument() -> None:

@@ -1,6 +1,7 @@
 """What every observer is: a module that hands its input through and remembers what it saw.
 
 All it remembers is in buffers, so ``state_dict``, ``deepcopy`` and ``.to(device)`` keep it.
+As other modules with statistics, it records in training mode only: ``eval()`` stops it.
 ``a.merge(b)`` leaves in ``a`` what one observer would hold that had seen the data of both.
 """
 
@@ -55,7 +56,7 @@ class Observer(nn.Module):
     # -- for users of observers ------------------------------------------------------------------
     @property
     def enabled(self) -> bool:
-        """Whether the observer records; it hands its input through either way."""
+        """Whether the observer records in training mode; it hands its input through anyway."""
         return bool(self.recording)
 
     @enabled.setter
@@ -68,8 +69,8 @@ class Observer(nn.Module):
         return bool(self.batches > 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Record ``x`` if enabled, and return it."""
-        if self.enabled:
+        """Record ``x`` if enabled and in training mode, and return it."""
+        if self.training and self.enabled:
             self.observe(x)
         return x
 

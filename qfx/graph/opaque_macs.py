@@ -1,0 +1,104 @@
+"""Multiply-accumulates of what stays as it was written: opaque modules and untranslated calls.
+
+What there is no formula for in :mod:`qfx.graph.macs` is run on the meta device, where tensors have
+shapes and no values, and PyTorch's own flop counter adds up the matrix products inside; two flops
+are one multiply-accumulate. Hooks do not run. Where that fails (Python that looks at values, an
+operator without a meta kernel or of another library), the work is unknown, and said to be.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from qfx.graph import meta
+from qfx.graph.containers import makes_container
+from qfx.graph.valueless import Unknown, Valueless
+from qfx.vocab import OpDef
+
+_KNOWN = ("aten", "prim", "prims", "prim_ops")
+_IDLE = (getattr, operator.getitem)
+
+
+def opaque_macs(graph_module: fx.GraphModule) -> dict[fx.Node, int | None]:
+    """Multiply-accumulates of the nodes that are no canonical operations; None where unknown."""
+    nodes = [node for node in graph_module.graph.nodes if _is_opaque(node)]
+    if not nodes:
+        return {}
+    valueless = Valueless(graph_module)
+    found = {node: _recurrent(node, graph_module) for node in nodes}
+    with valueless.undisturbed():
+        return {n: _work(n, valueless) if found[n] is None else found[n] for n in nodes}
+
+
+def _is_opaque(node: fx.Node) -> bool:
+    if not node.op.startswith("call_") or isinstance(node.target, OpDef):
+        return False
+    return node.target not in _IDLE and not makes_container(node) and meta.is_float_value(node)
+
+
+def _recurrent(node: fx.Node, graph_module: fx.GraphModule) -> int | None:
+    """Of a recurrent layer: each step multiplies by every weight once. Steps are slow to run."""
+    if node.op != "call_module" or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    module, read = graph_module.get_submodule(str(node.target)), meta.tensor_info(node.args[0])
+    if not isinstance(module, nn.RNNBase) or read is None:
+        return None
+    weights = (p for p in module.parameters() if p.dim() == 2)
+    return read.numel // module.input_size * sum(p.numel() for p in weights)
+
+
+def _work(node: fx.Node, valueless: Valueless) -> int | None:
+    try:
+        with _counted() as counter:
+            valueless.run(node)
+    except Exception:
+        return None
+    return counter.get_total_flops() // 2
+
+
+# -- counting -------------------------------------------------------------------------------------
+class _OwnOperatorsOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses operators that PyTorch's counter has never heard of."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace not in _KNOWN:
+            raise Unknown(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _counted() -> Iterator[FlopCounterMode]:
+    aten = torch.ops.aten
+    more = {
+        aten._trilinear: _trilinear_flops,
+        aten.addbmm: lambda _, first, second, **__: 2 * prod(first) * second[-1],
+        aten.addmv: lambda _, matrix, __, **___: 2 * prod(matrix),
+        aten.mv: lambda matrix, _, **__: 2 * prod(matrix),
+        aten.dot: lambda vector, _, **__: 2 * prod(vector),
+    }
+    refusing = _OwnOperatorsOnly()  # type: ignore[no-untyped-call]
+    with FlopCounterMode(display=False, custom_mapping=more) as counter, refusing:
+        yield counter
+
+
+def _trilinear_flops(*operands: Any, **_: Any) -> int:
+    """Of ``nn.Bilinear``: the three operands, expanded by dimensions of size one, multiplied."""
+    pairs = zip(operands[:3], operands[3:6], strict=True)
+    sizes = zip(*(_unsqueezed(*pair) for pair in pairs), strict=True)
+    return 2 * prod(int(max(each)) for each in sizes)
+
+
+def _unsqueezed(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
+    sizes = list(shape)
+    for axis in axes:
+        sizes.insert(axis, 1)
+    return tuple(sizes)

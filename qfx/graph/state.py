@@ -1,0 +1,62 @@
+"""What a model remembers between calls, which a graph does not, or not in the same way.
+
+Tensors that forward writes to in place stay so in the graph. An attribute that forward *sets* is a
+step of Python that tracing takes once: the graph goes on with what the attribute was then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from qfx.rewrite.effects import has_effect
+
+
+class Assignments:
+    """Finds attributes that are set while a model is traced."""
+
+    def __init__(self) -> None:
+        self._before: dict[nn.Module, tuple[str, dict[str, Any]]] = {}
+
+    def watch(self, module: nn.Module, path: str) -> None:
+        """Remember what the attributes of ``module``, whose forward is entered, are by now."""
+        if module not in self._before:
+            self._before[module] = path, _attributes(module)
+
+    def found(self) -> Iterator[str]:
+        """The qualified names of those that were there before, and are something else now."""
+        for module, (path, before) in self._before.items():
+            now = _attributes(module)
+            for name, value in before.items():
+                if now.get(name) is not value:
+                    yield f"{path}.{name}" if path else name
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {**vars(module), **module._buffers, **module._parameters}
+
+
+def written_buffers(
+    graph_module: fx.GraphModule, besides: tuple[type[nn.Module], ...]
+) -> dict[str, Tensor]:
+    """Copies of the buffers that running the graph may write to, by qualified name.
+
+    Args:
+        graph_module: whose graph.
+        besides: modules whose own buffers don't count.
+    """
+    called = [str(n.target) for n in graph_module.graph.nodes if n.op == "call_module"]
+    held = {path: graph_module.get_submodule(path) for path in called}
+    roots = {p: m for p, m in held.items() if not isinstance(m, besides)}
+    found = {f"{p}.{n}": b for p, m in roots.items() for n, b in m.named_buffers()}
+    if any(_writes(node) for node in graph_module.graph.nodes):
+        read = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
+        buffers = graph_module.named_buffers(remove_duplicate=False)
+        found.update((name, buffer) for name, buffer in buffers if name in read)
+    return {name: buffer.clone() for name, buffer in found.items()}
+
+
+def _writes(node: fx.Node) -> bool:
+    return node.op in ("call_function", "call_method") and has_effect(node)

@@ -1,0 +1,101 @@
+"""The work of what stays as it was written counts: a float half of a model is no coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qfx
+
+
+class Model(nn.Module):
+    """A layer that is quantized, and then something that is not."""
+
+    def __init__(self, module: nn.Module, call: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.module, self.call = nn.Linear(4, 4), module, call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.module, self.first(x))
+
+
+def site_of(report: qfx.QuantizationReport, path: str) -> Any:
+    return next(site for site in report.sites if site.module_path == path)
+
+
+X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "work"),
+    [
+        (nn.MultiheadAttention(4, 2, add_bias_kv=True), lambda m, x: m(x, x, x)[0], None),
+        (nn.Bilinear(4, 4, 5), lambda m, x: m(x, x), 2 * 3 * 5 * 4 * 4),
+        (nn.ConvTranspose1d(3, 5, 3, 2), lambda m, x: m(x, output_size=[9]), 2 * 4 * 3 * 5 * 3),
+        (
+            nn.ConvTranspose1d(3, 5, 3, 2),
+            lambda m, x: m(x, output_size=[x.shape[-1] * 2 + 1]),
+            2 * 4 * 3 * 5 * 3,
+        ),
+        (nn.RNN(4, 6), lambda m, x: m(x)[0], 2 * 3 * 6 * (4 + 6)),
+        (nn.GRU(4, 6, 2), lambda m, x: m(input=x)[0], 2 * 3 * 3 * 6 * (4 + 6 + 6 + 6)),
+        (
+            nn.LSTM(4, 6, bidirectional=True, proj_size=2),
+            lambda m, x: m(x)[0],
+            2 * 3 * 2 * (4 * 6 * (4 + 2) + 6 * 2),
+        ),
+    ],
+    ids=["attention", "bilinear", "transposed", "transposed, computed size", "rnn", "gru", "lstm"],
+)
+def test_opaque_modules_count(
+    module: nn.Module, call: Callable[[Any, Tensor], Tensor], work: int | None
+) -> None:
+    report = qfx.quantize(Model(module, call).eval(), X, backend="reference").report
+    macs = site_of(report, "module").macs
+    assert macs == work or (work is None and macs > 3 * 2 * 3 * 4 * 4)
+    assert report.coverage == pytest.approx(96 / (96 + macs))
+    assert not report.unknown
+
+
+def test_untranslated_calls_count() -> None:
+    model = Model(nn.Identity(), lambda _, x: torch.addbmm(x[0][:, :3], x, x.transpose(1, 2)))
+    report = qfx.quantize(model.eval(), X, backend="reference").report
+    assert {s.node: s.macs for s in report.sites}["addbmm"] == 2 * 3 * 4 * 3
+
+
+def test_a_hooked_layer_counts_without_running_its_hook() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 4)).eval()
+    devices: list[str] = []
+    model[0].register_forward_hook(lambda _, __, result: devices.append(result.device.type))
+    with pytest.raises(qfx.CoverageError, match=r"5\.9% of the multiply-accumulates"):
+        qfx.quantize(model, torch.randn(2, 64), backend="reference", min_coverage=0.99)
+    assert set(devices) == {"cpu"}
+    report = qfx.quantize(model, torch.randn(2, 64), backend="reference").report
+    site = site_of(report, "0")
+    assert site.macs == 2 * 64 * 64
+    assert "remove the hook" in site.remedy
+    assert "remove the hook" not in report.sites[1].remedy
+
+
+class LooksAtValues(nn.Linear):
+    """What can't be run without values, behind a hook."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > 0 else x
+
+
+def test_unknown_work_is_said_to_be_unknown() -> None:
+    module = LooksAtValues(4, 4)
+    module.register_forward_hook(lambda *_: None)
+    model = Model(module, lambda m, x: m(x)).eval()
+    with pytest.warns(qfx.QfxWarning, match="work can't be known: module"):
+        report = qfx.quantize(model, X, backend="reference", min_coverage=0.5).report
+    assert [site.label for site in report.unknown] == ["module"]
+    first, *_ = str(report).splitlines()
+    assert first.endswith("100.0% of MACs quantized, not counting module: how much work that is "
+                          "can't be known")  # fmt: skip
+    assert "?" in next(line for line in str(report).splitlines() if line.startswith("module"))
