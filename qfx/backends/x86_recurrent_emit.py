@@ -1,8 +1,14 @@
-"""How recurrent layers are written for x86: their packed parts, and one call a module."""
+"""How recurrent layers are written for x86: their packed parts, and one call a module.
+
+Integer kernels cost a fixed time a step, from Python; torch's own layers don't. So layers of few
+hidden units keep their weights in integers and make them float in front of the float layer: reason
+``slow-kernel``. (Cells are called step by step either way.)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +20,12 @@ from qfx.backends import x86_recurrent as recurrent
 from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
 from qfx.backends.x86_emit import input_of
 from qfx.graph import meta
+from qfx.quant.annotation import Kernel, mark_kernel
 from qfx.recurrent_steps import pairs
+from qfx.report.reasons import refusal
+
+FEWEST_UNITS = 384
+"""Below so many hidden units float is faster (``python -m benchmarks.recurrent``)."""
 
 JOINT_BATCH = 8
 """Largest batch of the example inputs for which the directions of a layer are packed as one."""
@@ -29,6 +40,8 @@ def layer(op: vocab.OpDef) -> Emit:
     """Emits the call of a recurrent layer or cell."""
 
     def emit(em: Emitter, site: Site) -> fx.Node:
+        if op in vocab.SEQUENCES and _hidden_units(site) < FEWEST_UNITS:
+            return _in_float(em, site)
         codes, x = input_of(site)
         kind = _KINDS.get(op) or str(site.arguments["nonlinearity"])
         parts = tuple(_parts(em, site, kind))
@@ -42,8 +55,29 @@ def layer(op: vocab.OpDef) -> Emit:
     return emit
 
 
-def _call(em: Emitter, site: Site, kernel: Callable[..., Any], *args: Any) -> fx.Node:
-    return em.rw.call(kernel, *args, origins=(site.node,), value=meta.value_of(site.node))
+def _hidden_units(site: Site) -> int:
+    return int(site.weights[1].integers.shape[1])
+
+
+def _in_float(em: Emitter, site: Site) -> fx.Node:
+    """The float layer on the float value, over weights that DEQUANTIZE nodes restore."""
+    node, op = site.node, site.node.target
+    assert isinstance(op, vocab.OpDef)
+    quantized = input_of(site)[0].args[0]
+    assert isinstance(quantized, fx.Node)
+    kwargs = {name: value for name, value in node.kwargs.items() if name != "measured"}
+    y = _call(em, site, op, quantized.args[0], *node.args[1:], **kwargs)
+    detail = f"below {FEWEST_UNITS} hidden units float is faster than a kernel call a step"
+    why = refusal("slow-kernel", kept="int8", op=op.name, detail=detail)
+    mark_kernel(y, Kernel("dequantized int8 weights", 0, replace(why, quantized=True)))
+    return y
+
+
+def _call(
+    em: Emitter, site: Site, kernel: Callable[..., Any], *args: Any, **kwargs: Any
+) -> fx.Node:
+    value = meta.value_of(site.node)
+    return em.rw.call(kernel, *args, origins=(site.node,), value=value, **kwargs)
 
 
 def _parts(em: Emitter, site: Site, kind: str) -> Iterator[fx.Node]:

@@ -15,11 +15,41 @@ from torch.utils import _pytree as pytree
 
 import qfx
 from qfx import vocab
-from qfx.backends import x86_recurrent
+from qfx.backends import x86_recurrent, x86_recurrent_emit
 from qfx.graph.macs import macs
 from tests.cases.flow import randn, run, seeded, sqnr, targets, tensors
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
+
+
+@pytest.fixture(autouse=True)
+def _kernels_for_small_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers here are small, and their integer kernels are what is tested."""
+    monkeypatch.setattr(x86_recurrent_emit, "FEWEST_UNITS", 0)
+
+
+@pytest.mark.parametrize(("hidden", "in_integers"), [(16, True), (15, False)])
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_few_hidden_units_run_in_float_over_int8_weights(
+    kind: str, hidden: int, in_integers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(x86_recurrent_emit, "FEWEST_UNITS", 16)
+    layer = {"lstm": nn.LSTM, "gru": nn.GRU}[kind]
+    model = seeded(lambda: layer(8, hidden, num_layers=2, bidirectional=True))
+    x = randn(5, 3, 8)
+    qmodel = qfx.quantize(model, x, method="dynamic", backend="x86")
+    site = qmodel.report.sites[0]
+    assert site.decision == "quantized"
+    assert (site.reason == "") is in_integers
+    assert (qmodel.report.coverage == 1.0) is in_integers
+    before, after = qmodel.report.size_bytes
+    assert after < before / 2
+    for inputs in (x, randn(9, 1, 8)):
+        expected, actual = tensors(run(model, (inputs,))), tensors(run(qmodel, (inputs,)))
+        assert all(sqnr(e, a) > 25 for e, a in zip(expected, actual, strict=True))
+    assert (site.kernel == "dequantized int8 weights") is not in_integers
+
+
 LAYERS: dict[str, type[nn.Module]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 CELLS: dict[str, type[nn.Module]] = {
     "lstm": nn.LSTMCell,
