@@ -6,7 +6,6 @@ from torch import fx
 
 from qfx import vocab
 from qfx.backends import quantized_dtypes as q
-from qfx.backends import quantized_dynamic as dynamic
 from qfx.backends.base import KernelRule, Supports, WeightRule
 from qfx.backends.hardware import hardware, needs_reduced_range
 from qfx.rewrite.pattern import Mismatch
@@ -26,8 +25,6 @@ def convolutions(engine: str) -> tuple[KernelRule, ...]:
             post=RELU_CLAMP,
             supports=_convolves(depthwise),
             emit=q.packed_kernel(op.name, engine, spatial=dims, depthwise=depthwise),
-            methods=("static", "dynamic"),
-            emit_dynamic=dynamic.conv(dims, engine),
         )
         for dims, op in enumerate(ops, start=1)
     )
