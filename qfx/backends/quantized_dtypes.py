@@ -21,6 +21,7 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
+from qfx.backends.quantized_binary import BINARY
 from qfx.backends.quantized_room import per_dim, room_of, roomy_conv
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
@@ -215,7 +216,7 @@ def binary(name: str) -> Emit:
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
         output = output_of(site)
-        kernel = getattr(torch.ops.quantized, f"{name}_relu" if post else name).default
+        kernel = BINARY[f"{name}_relu" if post else name]
         operands = [_operand(em, site, n) for n in ("input", "other")]
         return call(em, site, kernel, *operands, output.scale, output.zero_point)
 
