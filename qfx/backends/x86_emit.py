@@ -27,6 +27,7 @@ from qfx.backends import x86_kernels as kernels
 from qfx.backends import x86_transpose as transpose
 from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
 from qfx.backends.room import least_sizes, outer_padding
+from qfx.backends.x86_grouped import right_groups, right_phases
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -279,14 +280,18 @@ def numeric_padding(node: fx.Node) -> Mismatch | None:
     padding, mode = node.kwargs.get("padding"), node.kwargs.get("padding_mode", "zeros")
     if isinstance(padding, str):
         return Mismatch("padding={0!r} is not a number", padding)
-    return None if mode == "zeros" else Mismatch("padding_mode={0!r} is not zeros", mode)
+    if mode != "zeros":
+        return Mismatch("padding_mode={0!r} is not zeros", mode)
+    return right_groups(node)
 
 
 def undilated(node: fx.Node) -> Mismatch | None:
     """Refuse transposed convolutions with dilation: their phases are no convolution."""
     dilation: Any = node.kwargs.get("dilation", (1,))
     values = [dilation] if isinstance(dilation, int) else dilation
-    return None if all(d == 1 for d in values) else Mismatch("dilation is {0}", dilation)
+    if any(d != 1 for d in values):
+        return Mismatch("dilation is {0}", dilation)
+    return right_phases(node)
 
 
 # -- parts of calls ---------------------------------------------------------------------------
