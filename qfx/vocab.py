@@ -238,7 +238,10 @@ CLAMP = _op(
     s.clamp,
     Kind.ACTIVATION,
     (nn.ReLU6, nn.Hardtanh),
-    (torch.clamp, torch.clip, F.relu6, F.hardtanh, F.hardtanh_),
+    (
+        *(torch.clamp, torch.clip, torch.clamp_min, torch.clamp_max),
+        *(F.relu6, F.hardtanh, F.hardtanh_),
+    ),
     ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_max"),
 )
 LEAKY_RELU = _op(s.leaky_relu, Kind.ACTIVATION, (nn.LeakyReLU,), (F.leaky_relu, F.leaky_relu_))

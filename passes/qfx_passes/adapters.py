@@ -147,6 +147,11 @@ def _adaptive_pool(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | No
     return None
 
 
+def _linear(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
+    rank = _rank(arguments["weight"])
+    return None if rank is None or rank == 2 else Mismatch("a weight of {0} dims", rank)
+
+
 def _clamp(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     bounds = [arguments.get("min"), arguments.get("max")]
     if any(isinstance(b, fx.Node) for b in bounds):
@@ -328,6 +333,7 @@ ADAPTERS: dict[OpDef, Adapter] = {
     **dict.fromkeys((vocab.EMBEDDING, vocab.EMBEDDING_BAG), _lookup),
     vocab.DIV: _divide,
     vocab.CLAMP: _clamp,
+    vocab.LINEAR: _linear,
     vocab.BATCH_NORM: _batch_norm,
     vocab.LAYER_NORM: _layer_norm,
     vocab.INSTANCE_NORM: _instance_norm,

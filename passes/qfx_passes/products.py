@@ -1,6 +1,7 @@
-"""Other spellings of products: ``einsum`` and ``addmm`` as matmul and linear.
+"""Other spellings of products: ``einsum``, ``addmm`` and ``matmul`` as matmul and linear.
 
     einsum("bhid,bhjd->bhij", q, k) = matmul(q, k')          addmm(b, x, W) = linear(x, W', b)
+                                                             x @ W = linear(x, W'), W constant
 
 An einsum is a matmul when each operand has one index of its own, one is summed over, and the rest
 (the batch) is common to both operands and the result.
@@ -8,6 +9,7 @@ An einsum is a matmul when each operand has one index of its own, one is summed 
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -29,7 +31,42 @@ def expand_product(
         return _expand_einsum(node, call, rewriter)
     if call.target in (torch.addmm, "addmm"):
         return _expand_addmm(node, call, rewriter, trainable=trainable)
+    if call.target in (torch.matmul, torch.mm, operator.matmul, "matmul", "mm") and not trainable:
+        return _expand_matmul(node, call, rewriter)
     return None
+
+
+def _expand_matmul(node: fx.Node, call: Call, rewriter: Rewriter) -> fx.Node | None:
+    """A matmul with a constant matrix on the right, as a linear layer."""
+    names = ("input", "mat2" if call.target in (torch.mm, "mm") else "other")
+    arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+    operands = [arguments.pop(name, None) for name in names]
+    infos = [meta.tensor_info(v) if isinstance(v, fx.Node) else None for v in operands]
+    source, weight = infos
+    if arguments or source is None or weight is None or operands[1].op != "get_attr":
+        return None
+    if len(source.shape) < 2 or len(weight.shape) != 2:
+        return None
+    constant = _transposed(operands[1], rewriter, node)
+    return _made(rewriter, node, vocab.LINEAR, operands[0], constant)
+
+
+def _transposed(weight: fx.Node, rewriter: Rewriter, node: fx.Node) -> fx.Node:
+    """A read of the transposed matrix; all calls that share a matrix share it."""
+    key = f"transpose of {weight.target}"
+    for read in node.graph.nodes:
+        if read.meta.get(_TRANSPOSED) == key:
+            made = rewriter.attribute(str(read.target), origins=(node,))
+            break
+    else:
+        transposed = rewriter.tensor(weight).detach().t().contiguous()
+        made = rewriter.constant(str(weight.target), transposed, origins=(node,))
+    made.meta[_TRANSPOSED] = key
+    return made
+
+
+_TRANSPOSED = "qfx_transposed"
+"""Meta: which matrix a constant is the transpose of."""
 
 
 def _expand_addmm(
@@ -45,8 +82,7 @@ def _expand_addmm(
     if not is_layer or trainable or info is None or len(info.shape) != 1:
         product = _made(rewriter, node, vocab.MATMUL, source, weight)
         return _made(rewriter, node, vocab.ADD, product, bias)
-    transposed = rewriter.tensor(weight).detach().t().contiguous()
-    constant = rewriter.constant(str(weight.target), transposed, origins=(node,))
+    constant = _transposed(weight, rewriter, node)
     return _made(rewriter, node, vocab.LINEAR, source, constant, bias)
 
 

@@ -26,8 +26,8 @@ from qfx_passes.adapters import ADAPTIVE, CONVOLUTIONS, TRANSPOSED, Arguments, H
 # -- which arguments a spelling takes, where torch does not tell or differs ------------------------
 _ORDERS: dict[Any, str] = {
     F.scaled_dot_product_attention: "query key value attn_mask dropout_p is_causal scale",
-    "clamp_min": "input min",
-    "clamp_max": "input max",
+    **dict.fromkeys(("clamp_min", torch.clamp_min, torch.clamp_min_), "input min"),
+    **dict.fromkeys(("clamp_max", torch.clamp_max, torch.clamp_max_), "input max"),
     torch.embedding: "weight input padding_idx scale_grad_by_freq sparse",
     F.adaptive_max_pool1d: "input output_size return_indices",
     F.adaptive_max_pool2d: "input output_size return_indices",

@@ -6,9 +6,9 @@ from torch import fx
 
 from qfx import vocab
 from qfx.backends import quantized_dtypes as q
-from qfx.backends import quantized_dynamic as dynamic
 from qfx.backends.base import KernelRule, Supports, WeightRule
 from qfx.backends.hardware import hardware, needs_reduced_range
+from qfx.backends.quantized_transpose import around_direct_kernel
 from qfx.rewrite.pattern import Mismatch
 
 RELU_CLAMP = (("relu",), ("clamp",))
@@ -26,8 +26,6 @@ def convolutions(engine: str) -> tuple[KernelRule, ...]:
             post=RELU_CLAMP,
             supports=_convolves(depthwise),
             emit=q.packed_kernel(op.name, engine, spatial=dims, depthwise=depthwise),
-            methods=("static", "dynamic"),
-            emit_dynamic=dynamic.conv(dims, engine),
         )
         for dims, op in enumerate(ops, start=1)
     )
@@ -50,7 +48,13 @@ def transposed(engine: str, per_channel: bool) -> tuple[KernelRule, ...]:
     )  # fmt: skip
     if engine == "qnnpack":  # its conv_transpose3d is wrong by hundreds of steps (torch 2.13)
         ops = ops[:2]
-    packing = "fbgemm" if engine == "x86" else engine  # oneDNN's is wrong unless 8 divides channels
+    packing = "fbgemm" if engine == "x86" else engine  # oneDNN's is wrong (torch 2.13)
+    emits = [
+        q.packed_kernel(op.name, packing, spatial=dims, with_relu=False, transposed=True)
+        for dims, op in enumerate(ops, start=1)
+    ]
+    if engine == "x86":
+        emits[1] = around_direct_kernel(emits[1])
     return tuple(
         KernelRule(
             op,
@@ -58,9 +62,9 @@ def transposed(engine: str, per_channel: bool) -> tuple[KernelRule, ...]:
             weight=WeightRule(axis=1, per_channel=per_channel),
             post=RELU_CLAMP,
             supports=_ungrouped if engine == "qnnpack" else None,
-            emit=q.packed_kernel(op.name, packing, spatial=dims, with_relu=False, transposed=True),
+            emit=emit,
         )
-        for dims, op in enumerate(ops, start=1)
+        for op, emit in zip(ops, emits, strict=True)
     )
 
 

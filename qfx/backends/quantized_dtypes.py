@@ -21,6 +21,9 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
+from qfx.backends.quantized_binary import BINARY
+from qfx.backends.quantized_room import per_dim, room_of, roomy_conv
+from qfx.backends.x86_grouped import is_suspect
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -145,19 +148,21 @@ def packed_kernel(
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         assert site.weight is not None
         packing = depthwise if depthwise and is_depthwise(site.node) else engine_name
+        groups: Any = site.arguments.get("groups", 1)
+        if packing in ("x86", "onednn") and is_suspect(tuple(site.weight.integers.shape), groups):
+            packing = "fbgemm"  # oneDNN's may be wrong
         post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
         relu = with_relu and post == (("relu",),)
         output = output_of(site)
-        kernel = _overload(f"{name}_relu" if relu else name)
-        y = call(
-            em,
-            site,
-            kernel,
-            integer(site),
-            packed_weight(em, site, name, packing, spatial, transposed, relu),
-            output.scale,
-            output.zero_point,
-        )
+        called = f"{name}_relu" if relu else name
+        kernel = _overload(called)
+        room: dict[str, Any] = {}
+        if spatial and not transposed:
+            site, room = room_of(site, packing, spatial)
+        if room:
+            kernel, room = roomy_conv, {"name": called, **room}
+        packed = packed_weight(em, site, name, packing, spatial, transposed, relu)
+        y = call(em, site, kernel, integer(site), packed, output.scale, output.zero_point, **room)
         return y if relu or not post else clamped(em, site, y, post[0])
 
     return emit
@@ -191,7 +196,7 @@ def packed_weight(
     names = ["stride", "padding", "dilation"]
     if transposed:
         names.insert(2, "output_padding")
-    geometry = [_expand(arguments[n], spatial) for n in names] if spatial else []
+    geometry = [per_dim(arguments[n], spatial) for n in names] if spatial else []
     tail = [*geometry, arguments["groups"]] if spatial else []
     prepack = getattr(torch.ops.quantized, f"{name}_prepack")
 
@@ -206,11 +211,6 @@ def packed_weight(
     return em.packed(key, recipe)
 
 
-def _expand(value: Any, spatial: int) -> list[int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return values * spatial if len(values) == 1 else values
-
-
 def binary(name: str) -> Emit:
     """Emits ``quantized::add`` or ``mul`` of two tensors, with relu as post-op.
 
@@ -220,7 +220,7 @@ def binary(name: str) -> Emit:
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
         output = output_of(site)
-        kernel = getattr(torch.ops.quantized, f"{name}_relu" if post else name).default
+        kernel = BINARY[f"{name}_relu" if post else name]
         operands = [_operand(em, site, n) for n in ("input", "other")]
         return call(em, site, kernel, *operands, output.scale, output.zero_point)
 

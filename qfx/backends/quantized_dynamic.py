@@ -1,4 +1,8 @@
-"""Kernels of ``torch.ops.quantized`` that take float, measure and quantize it, and give float."""
+"""Kernels of ``torch.ops.quantized`` that take float, measure and quantize it, and give float.
+
+Linear layers only: ``conv1d_dynamic`` and its kin round their results to the qparams of their
+input, so that what lies outside the input's range is cut off (torch 2.13, every engine).
+"""
 
 from __future__ import annotations
 
@@ -37,18 +41,6 @@ def linear(engine: str) -> Emit:
         packed = q.packed_weight(em, site, "linear", packing)
         y = _call(em, site, kernel.default, packed)
         return y if relu else _with_post(em, site, y)
-
-    return emit
-
-
-def conv(dims: int, engine: str) -> Emit:
-    """Emits ``quantized::conv{dims}d_dynamic``."""
-    packing, name = dynamic_engine(engine), f"conv{dims}d"
-
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
-        packed = q.packed_weight(em, site, name, packing, spatial=dims)
-        y = _call(em, site, getattr(_ops, f"{name}_dynamic").default, packed)
-        return _with_post(em, site, y)
 
     return emit
 

@@ -6,6 +6,7 @@ does not take is an argument here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,7 @@ from qfx.backends.base import (
     pulls,
 )
 from qfx.backends.quantized_convs import RELU_CLAMP, convolutions, transposed
+from qfx.backends.quantized_layouts import in_order_op, on_tidy, same_op
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -151,12 +153,15 @@ def _norms() -> tuple[KernelRule, ...]:
         KernelRule(
             vocab.GROUP_NORM,
             "quantized.group_norm",
-            emit=q.with_output(ops.group_norm.default, "num_groups", "weight", "bias", "eps"),
+            supports=_groups_of_many,
+            emit=on_tidy(
+                q.with_output(ops.group_norm.default, "num_groups", "weight", "bias", "eps")
+            ),
         ),
         KernelRule(
             vocab.INSTANCE_NORM,
             "quantized.instance_norm",
-            emit=q.with_output(ops.instance_norm.default, "weight", "bias", "eps"),
+            emit=on_tidy(q.with_output(ops.instance_norm.default, "weight", "bias", "eps")),
         ),
     )
 
@@ -205,22 +210,21 @@ def _activations() -> tuple[KernelRule, ...]:
 
 
 def _pools() -> tuple[KernelRule, ...]:
-    averages = (
-        vocab.AVG_POOL1D, vocab.AVG_POOL2D, vocab.AVG_POOL3D,
-        vocab.ADAPTIVE_AVG_POOL1D, vocab.ADAPTIVE_AVG_POOL2D, vocab.ADAPTIVE_AVG_POOL3D,
-        vocab.MEAN,
-    )  # fmt: skip
+    largest = (vocab.MAX_POOL1D, vocab.MAX_POOL2D, vocab.MAX_POOL3D)
+    averages = (vocab.AVG_POOL1D, vocab.AVG_POOL2D, vocab.AVG_POOL3D)
+    adaptive = (vocab.ADAPTIVE_AVG_POOL1D, vocab.ADAPTIVE_AVG_POOL2D, vocab.ADAPTIVE_AVG_POOL3D)
     return (
         *(
-            pulls(op, op.name, supports=_no_indices)
-            for op in (vocab.MAX_POOL1D, vocab.MAX_POOL2D, vocab.MAX_POOL3D)
+            pulls(op, op.name, on_tidy(same_op, dims), supports=_no_indices)
+            for dims, op in enumerate(largest, start=1)
         ),
-        *(follows(op, op.name) for op in averages),
-        follows(
-            vocab.INTERPOLATE,
-            "interpolate",
-            supports=_interpolates,
+        *(
+            follows(op, op.name, on_tidy(same_op, dims))
+            for ops in (averages, adaptive)
+            for dims, op in enumerate(ops, start=1)
         ),
+        follows(vocab.MEAN, "mean", in_order_op),
+        follows(vocab.INTERPOLATE, "interpolate", on_tidy(same_op), supports=_interpolates),
     )
 
 
@@ -252,6 +256,14 @@ def _affine(node: fx.Node) -> Mismatch | None:
     parameters = vocab.bound(node)
     if parameters["weight"] is None or parameters["bias"] is None:
         return Mismatch("the quantized batch_norm needs weight and bias")
+    return None
+
+
+def _groups_of_many(node: fx.Node) -> Mismatch | None:
+    """Refuse groups of one value, the variance of which the kernel gets wrong (torch 2.13)."""
+    info = meta.tensor_info(node)
+    if info is not None and math.prod(info.shape[1:]) == vocab.bound(node)["num_groups"]:
+        return Mismatch("the quantized group_norm needs more than one value a group")
     return None
 
 

@@ -9,6 +9,10 @@ once. Argument orders are those of the kernels.
 "sum" reads and writes the residual as if it lay in memory like the result: another layout or shape
 gives garbage, or reads what is not its own. Layouts and batch sizes are known when it runs, so the
 residual is looked at in every call, and copied where it does not fit.
+
+Convolutions here take one argument more than the kernels, the last: the least size of the input,
+below which it is given :mod:`~qfx.backends.room`. Linear layers on nothing give nothing, in the
+shape of their input; the kernel gives two dims.
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from qfx.backends.room import lacks_room, with_room
 from qfx.backends.x86_kernels import channels_last, clone_channels_last, clone_contiguous
 
 _onednn = torch.ops.onednn
@@ -79,7 +85,15 @@ def _sum(call: Callable[..., Tensor], own: Callable[[Tensor], Tensor]) -> Callab
 
 
 def _add_to_conv2d(*args: Any) -> Tensor:
+    args, least = args[:-1], args[-1]
     x, other = args[0], args[6]
+    if lacks_room(x, least):
+
+        def run(x: Tensor, rows: list[int]) -> Tensor:
+            roomy = F.pad(other, (0, rows[1], 0, rows[0]))
+            return _add_to_conv2d(x, *args[1:6], roomy, *args[7:], [])
+
+        return channels_last(with_room(run, x, least, args[8], args[2]))
     if x.size(0) != other.size(0) or not other.is_contiguous(memory_format=torch.channels_last):
         batch = max(x.size(0), other.size(0))
         x, other = (t.expand(batch, *t.shape[1:]) for t in (x, other))
@@ -90,6 +104,8 @@ def _add_to_conv2d(*args: Any) -> Tensor:
 
 def _add_to_linear(*args: Any) -> Tensor:
     x, other = args[0], args[6]
+    if not (x.numel() and other.numel()):
+        return _fake_linear_add(*args)
     if x.shape[:-1] != other.shape[:-1] or not other.is_contiguous():
         lead = torch.broadcast_shapes(x.shape[:-1], other.shape[:-1])  # type: ignore[no-untyped-call]
         x, other = (t.expand(*lead, t.size(-1)) for t in (x, other))
@@ -122,10 +138,18 @@ def _fake_linear(*args: Any) -> Tensor:
     return result
 
 
+def _linear(*args: Any) -> Tensor:
+    x = args[0]
+    if not x.numel() and x.size(-1):
+        return _fake_linear(*args)
+    result: Tensor = _onednn.qlinear_pointwise.default(*args)
+    return result
+
+
 _qlinear = _define(
     "qlinear",
     f"Tensor? bias, {_OUTPUT}, str post, Scalar?[] args, str algorithm",
-    _onednn.qlinear_pointwise.default,
+    _linear,
     _fake_linear,
 )
 _qlinear_add = _define(
@@ -136,7 +160,7 @@ _qlinear_add = _define(
 )
 _qconv2d_add = _define(
     "qconv2d_add",
-    f"Tensor other, Tensor? bias, {_GEOMETRY}, {_OUTPUT}, {_CONV_TAIL}",
+    f"Tensor other, Tensor? bias, {_GEOMETRY}, {_OUTPUT}, {_CONV_TAIL}, int[] least",
     _sum(_add_to_conv2d, clone_channels_last),
     _fake_conv2d_add,
 )
@@ -154,11 +178,27 @@ def _fake_conv(*args: Any) -> Tensor:
     return channels_last(made)
 
 
-_CONVOLUTIONS = {dims: getattr(_onednn, f"qconv{dims}d_pointwise").default for dims in (1, 2, 3)}
+def _roomy(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A convolution whose last argument is the least size of its input."""
+
+    def convolve(*args: Any) -> Tensor:
+        x, rest, least = args[0], args[1:-1], args[-1]
+        if not lacks_room(x, least):
+            return kernel(x, *rest)
+        stride, zero_point = args[7], args[2]
+        return channels_last(with_room(lambda x, _: kernel(x, *rest), x, least, stride, zero_point))
+
+    return convolve
+
+
+_CONVOLUTIONS = {
+    dims: _roomy(getattr(_onednn, f"qconv{dims}d_pointwise").default) for dims in (1, 2, 3)
+}
 _qconvs = {
     dims: _define(
         f"qconv{dims}d",
-        f"Tensor? bias, {_GEOMETRY}, {_OUTPUT}, str post, Scalar?[] args, str? algorithm",
+        f"Tensor? bias, {_GEOMETRY}, {_OUTPUT}, str post, Scalar?[] args, str? algorithm,"
+        " int[] least",
         kernel,
         _fake_conv,
     )
@@ -167,7 +207,7 @@ _qconvs = {
 
 
 def conv(dims: int) -> Callable[..., Tensor]:
-    """``onednn.qconv{dims}d_pointwise`` for measured qparams, compiled or not."""
+    """``onednn.qconv{dims}d_pointwise`` for measured qparams or small inputs, compiled or not."""
     return (conv1d, conv2d, conv3d)[dims - 1]
 
 
@@ -196,8 +236,7 @@ def linear(*args: Any) -> Tensor:
     """``onednn.qlinear_pointwise.default``, compiled or not."""
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         return _qlinear(*args)
-    result: Tensor = _onednn.qlinear_pointwise.default(*args)
-    return result
+    return _linear(*args)
 
 
 def linear_add(*args: Any) -> Tensor:

@@ -26,6 +26,8 @@ from qfx.backends import x86_calls as calls
 from qfx.backends import x86_kernels as kernels
 from qfx.backends import x86_transpose as transpose
 from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
+from qfx.backends.room import least_sizes, outer_padding
+from qfx.backends.x86_grouped import right_groups, right_phases
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -61,8 +63,9 @@ def conv(dims: int) -> Emit:
             return add(em, site, residual, unary)
         inside = unary if _computes(dims, unary) else None
         known = isinstance(input_of(site)[1], QParams)
-        kernel = getattr(_ops, f"qconv{dims}d_pointwise").default if known else calls.conv(dims)
-        y = _call(em, site, kernel, *_conv_args(em, site, dims), *_attr(site, inside))
+        args = (*_conv_args(em, site, dims), *_attr(site, inside))
+        kernel, room = _conv_kernel(dims, known, _Geometry(site, dims).least)
+        y = _call(em, site, kernel, *args, *room)
         return y if inside is unary else _activation(em, site, y, unary)
 
     return emit
@@ -75,12 +78,37 @@ def conv_transpose(dims: int) -> Emit:
         form = _Transposed(site, dims)
         _, unary = _post(site)
         inside = unary if _computes(dims, unary) else None
-        kernel = getattr(_ops, f"qconv{dims}d_pointwise").default
-        y = _call(em, site, kernel, *form.arguments(em), *_attr(site, inside))
+        kernel, room = _conv_kernel(dims, True, form.least)
+        y = _call(em, site, kernel, *form.arguments(em), *_attr(site, inside), *room)
         y = y if inside is unary else _activation(em, site, y, unary)
         return _call(em, site, transpose.weave, y, form.stride, form.padding, form.end)
 
     return emit
+
+
+def _conv_kernel(dims: int, known: bool, least: list[int]) -> tuple[Any, Step]:
+    """The kernel of a convolution, and what it takes beyond the arguments of oneDNN's."""
+    if known and not least:
+        return getattr(_ops, f"qconv{dims}d_pointwise").default, ()
+    return calls.conv(dims), (least,)
+
+
+class _Geometry:
+    """How a convolution reads its input: what the kernel is told, and what is done before.
+
+    Attributes:
+        numbers: stride, padding and dilation per dim.
+        outer: what to pad before, for ``F.pad``.
+        least: see :mod:`qfx.backends.room`.
+    """
+
+    def __init__(self, site: Site, dims: int) -> None:
+        kernel = _weight(site).integers.shape[2:]
+        names = ("stride", "padding", "dilation")
+        stride, padding, dilation = (expand(site.arguments[n], dims) for n in names)
+        inner, self.outer = outer_padding(kernel, padding, dilation)
+        self.numbers = [stride, inner, dilation]
+        self.least = least_sizes(kernel, stride, inner, dilation)
 
 
 class _Transposed:
@@ -94,6 +122,8 @@ class _Transposed:
         self.stride, self.padding, extra = (expand(site.arguments[n], dims) for n in names)
         self.taps = transpose.phase_taps(kernel, self.stride, self.padding, extra)
         self.end = transpose.trim(kernel, self.stride, self.padding, extra, self.taps)
+        ones = [1] * dims
+        self.least = least_sizes(self.taps, ones, [j - 1 for j in self.taps], ones)
 
     def arguments(self, em: Emitter) -> tuple[Any, ...]:
         """The operands of the convolution up to the output dtype."""
@@ -136,14 +166,24 @@ def _computes(dims: int, unary: Step | None) -> bool:
 def _conv_args(em: Emitter, site: Site, dims: int, *accumulator: fx.Node) -> tuple[Any, ...]:
     """The operands of a convolution up to the output dtype."""
     qx, x = input_of(site)
-    qx = _pixels(em, site) or qx
-    geometry = [expand(site.arguments[n], dims) for n in ("stride", "padding", "dilation")]
+    geometry = _Geometry(site, dims)
+    qx = _padded(em, site, geometry.outer) if geometry.outer else _pixels(em, site) or qx
     groups: Any = site.arguments["groups"]
-    packed = _packed_conv(em, site, _shape(qx), x, geometry, groups)
+    packed = _packed_conv(em, site, _shape(qx), x, geometry.numbers, groups)
     weight, bias = _weight(site), site.arguments["bias"]
     scales = _weight_qparams(em, weight)
     operands = (qx, x.scale, x.zero_point, packed, *scales, *accumulator, bias)
-    return (*operands, *geometry, groups, *_output(site))
+    return (*operands, *geometry.numbers, groups, *_output(site))
+
+
+def _padded(em: Emitter, site: Site, pads: list[int]) -> fx.Node:
+    """The input with zeros around it."""
+    qx, x = input_of(site)
+    shape = _shape(qx)
+    for d, sides in enumerate(zip(pads[::2], pads[1::2], strict=True), start=1):
+        shape[-d] += sum(sides)
+    value = meta.TensorInfo(tuple(shape), x.dtype)
+    return em.rw.call(kernels.pad, qx, pads, x.zero_point, origins=(site.node,), value=value)
 
 
 def _pixels(em: Emitter, site: Site) -> fx.Node | None:
@@ -171,7 +211,7 @@ def _sum_conv(em: Emitter, site: Site, residual: fx.Node, unary: Step | None) ->
     args = _conv_args(em, site, 2, accumulator)
     relu = None if _is_free(site, unary) or unary is None else unary[0]
     tail: Step = (qparams.scale, qparams.zero_point, "sum", 1.0, relu, [], "")
-    return _call(em, site, calls.conv2d_add, *args, *tail)
+    return _call(em, site, calls.conv2d_add, *args, *tail, _Geometry(site, 2).least)
 
 
 def _is_pointwise(site: Site) -> bool:
@@ -240,14 +280,18 @@ def numeric_padding(node: fx.Node) -> Mismatch | None:
     padding, mode = node.kwargs.get("padding"), node.kwargs.get("padding_mode", "zeros")
     if isinstance(padding, str):
         return Mismatch("padding={0!r} is not a number", padding)
-    return None if mode == "zeros" else Mismatch("padding_mode={0!r} is not zeros", mode)
+    if mode != "zeros":
+        return Mismatch("padding_mode={0!r} is not zeros", mode)
+    return right_groups(node)
 
 
 def undilated(node: fx.Node) -> Mismatch | None:
     """Refuse transposed convolutions with dilation: their phases are no convolution."""
     dilation: Any = node.kwargs.get("dilation", (1,))
     values = [dilation] if isinstance(dilation, int) else dilation
-    return None if all(d == 1 for d in values) else Mismatch("dilation is {0}", dilation)
+    if any(d != 1 for d in values):
+        return Mismatch("dilation is {0}", dilation)
+    return right_phases(node)
 
 
 # -- parts of calls ---------------------------------------------------------------------------

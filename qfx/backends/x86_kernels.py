@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _onednn = torch.ops.onednn
@@ -187,6 +188,17 @@ def dequantize(input: Tensor, scale: float, zero_point: int) -> Tensor:
     if zero_point == 0:
         return input.float().mul_(scale)
     return input.float().sub_(zero_point).mul_(scale)
+
+
+def pad(input: Tensor, pads: Sequence[int], zero_point: int | Tensor) -> Tensor:
+    """Pad uint8 codes with real zeros; ``pads`` as in ``F.pad``.
+
+    In compiled code a measured zero point is a tensor, and no number to fill with.
+    """
+    if isinstance(zero_point, Tensor):
+        shifted = input.to(torch.int32) - zero_point
+        return (F.pad(shifted, list(pads)) + zero_point).to(torch.uint8)
+    return F.pad(input, list(pads), value=zero_point)
 
 
 def channels_last(input: Tensor) -> Tensor:

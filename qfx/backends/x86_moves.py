@@ -142,7 +142,8 @@ _ACCUMULATOR = 6
 
 _FRESH = frozenset(
     (
-        *(_ops.qconv2d_pointwise.default, calls.conv2d_add, calls.pointwise_add),
+        *(_ops.qconv2d_pointwise.default, calls.conv2d),
+        *(calls.conv2d_add, calls.pointwise_add),
         *(calls.linear, calls.linear_add),
     )
 )
@@ -153,6 +154,7 @@ _COPYING = frozenset(
         *_FRESH,
         _ops.qconv1d_pointwise.default,
         _ops.qconv3d_pointwise.default,
+        *(calls.conv1d, calls.conv3d),
         kernels.dequantize,
         kernels.max_pool2d,
         *_COPIES.values(),

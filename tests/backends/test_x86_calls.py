@@ -51,7 +51,7 @@ def linear_add_float(x: Tensor) -> Tensor:
 def conv2d_add(x: Tensor) -> Tensor:
     residual = kernels.clone_channels_last(x)
     head = (x, 0.05, 6, CONV, SCALES, ZERO, residual, None, *GEOMETRY)
-    return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "")
+    return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "", [])
 
 
 def pointwise_add(x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def broadcast_linear_float(x: Tensor, residual: Tensor) -> Tensor:
 
 def broadcast_conv2d(x: Tensor, residual: Tensor) -> Tensor:
     head = (x, 0.05, 6, CONV, SCALES, ZERO, residual, None, *GEOMETRY)
-    return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "")
+    return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "", [])
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -152,7 +152,7 @@ def test_a_compiled_sum_leaves_the_residual_alone() -> None:
 
     def function(x: Tensor, residual: Tensor) -> Tensor:
         head = (x, 0.05, 6, CONV, SCALES, ZERO, residual, None, *GEOMETRY)
-        return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "none", [], "")
+        return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "none", [], "", [])
 
     x, residual = codes(1, 8, 5, 5), kernels.channels_last(codes(1, 8, 5, 5))
     before = residual.clone()

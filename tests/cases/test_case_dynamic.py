@@ -16,6 +16,7 @@ from qfx.backends.x86_dynamic import quantize_dynamic
 from tests.cases.flow import randn, run, seeded, sqnr, targets
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
+CONVOLVES = ("x86", "reference")
 
 
 class Functional(nn.Module):
@@ -58,8 +59,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(n, b) for n in MODELS for b in (CONVOLVES if n.startswith("conv") else BACKENDS)],
+)
 def test_layers_are_measured_at_run_time(name: str, backend: str) -> None:
     make, shape = MODELS[name]
     model, x = seeded(make), randn(*shape)
@@ -70,6 +73,28 @@ def test_layers_are_measured_at_run_time(name: str, backend: str) -> None:
         assert actual.dtype == torch.float32
         assert sqnr(expected, actual) > 30
         assert sqnr(run(qmodel.reference, (inputs,)), actual) > 35
+
+
+@pytest.mark.parametrize("backend", ["x86", "reference"])
+def test_convolutions_whose_results_leave_the_range_of_their_input(backend: str) -> None:
+    model, x = (
+        seeded(lambda: layers(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))),
+        randn(2, 4, 9, 9),
+    )
+    with torch.no_grad():
+        model[0].weight.mul_(20)  # type: ignore[operator]
+    qmodel = qfx.quantize(model, x, method="dynamic", backend=backend)
+    assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 30
+
+
+@pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
+def test_quantized_dtypes_have_no_dynamic_convolution(backend: str) -> None:
+    """PyTorch's round to the qparams of their input."""
+    model = seeded(lambda: layers(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8, 4)))
+    qmodel = qfx.quantize(model, randn(2, 4, 3, 3), method="dynamic", backend=backend)
+    conv, _, linear = qmodel.report.sites
+    assert (conv.decision, conv.reason) == ("float", "not-dynamic")
+    assert linear.decision == "quantized"
 
 
 def test_a_value_is_measured_once_for_all_its_readers() -> None:

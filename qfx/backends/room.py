@@ -1,0 +1,87 @@
+"""Room for oneDNN's convolutions, some of which are wrong on inputs that their kernel overhangs.
+
+Measured with torch 2.13 on a CPU with AMX (``brg_conv_fwd:avx10_1_512_amx``), through every call
+that leads there (``torch.ops.onednn`` and ``torch.ops.quantized`` alike):
+
+* With stride s > 1 and one output column, results are garbage where there are several rows: for
+  ``conv2d(kernel 3, stride (1, 2))`` on (8, 4), and with stride (2, 2) and 5 rows, too. In 3d the
+  same with one output row.
+* A 3-d kernel that overhangs its input on both sides in depth, e.g. kernel 3, padding 1 and depth
+  1: garbage. The taps of a dilated kernel may all lie in the padding: memory that is not its own.
+* Padding as wide as the kernel (``kernel 1, padding 1``): garbage, or the process dies.
+
+Which kernel is picked depends on the sizes of the input, so no probe in advance can tell. Zeros to
+the right of the input are what the convolution pads with anyway, so an input below a least size
+grows to it,
+
+    conv(x)[..., :n] = conv(pad(x, (0, rows * s)))[..., :n]
+
+and the columns beyond are dropped. Padding wider than the kernel is done before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import lt
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Sizes = Sequence[int]
+
+
+def least_sizes(kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> list[int]:
+    """The input size per dim from which on the kernels are right; 0 where any is."""
+    least = []
+    for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True):
+        reach = d * (k - 1) + 1
+        both_sides = reach if p and (d > 1 or len(kernel) == 3) else 0
+        two_outputs = reach + s - 2 * p if s > 1 else 0
+        least.append(max(both_sides, two_outputs, 0))
+    return least if any(least) else []
+
+
+def lacks_room(x: Tensor, least: Sizes) -> bool:
+    """Whether an input is below its least size somewhere."""
+    if not least:
+        return False
+    return any(map(lt, x.shape[-len(least) :], least))
+
+
+def with_room(
+    run: Callable[[Tensor, list[int]], Tensor],
+    x: Tensor,
+    least: Sizes,
+    stride: Sizes,
+    zero: float,
+) -> Tensor:
+    """The convolution ``run`` on ``x`` grown to its least size.
+
+    Args:
+        run: computes the convolution of a larger ``x``, given the rows per dim that its result has
+            too many.
+        x: (batch, channels, *spatial).
+        least: from :func:`least_sizes`.
+        stride: of the convolution.
+        zero: what stands for zero in ``x``.
+    """
+    lacks = zip(x.shape[-len(least) :], least, stride, strict=True)
+    rows = [max(0, -(-(size - n) // s)) for n, size, s in lacks]
+    pads = [
+        side for r, s in zip(reversed(rows), reversed(stride), strict=True) for side in (0, r * s)
+    ]
+    y = run(F.pad(x, pads, value=zero), rows)
+    for d, r in enumerate(rows, start=y.dim() - len(rows)):
+        y = y.narrow(d, 0, y.shape[d] - r)
+    return y
+
+
+def outer_padding(kernel: Sizes, padding: Sizes, dilation: Sizes) -> tuple[list[int], list[int]]:
+    """Padding that kernels do right, and what must be padded before (for ``F.pad``; [] if nothing).
+
+    Where padding is wider than the kernel reaches, some outputs see nothing else.
+    """
+    sides = zip(kernel, padding, dilation, strict=True)
+    outer = [p if p > d * (k - 1) else 0 for k, p, d in sides]
+    inner = [0 if out else p for out, p in zip(outer, padding, strict=True)]
+    return inner, [side for p in reversed(outer) for side in (p, p)] if any(outer) else []

@@ -1,0 +1,134 @@
+"""Convolutions on inputs that their kernel overhangs, where oneDNN's kernels give garbage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qfx
+from qfx.backends.room import lacks_room, least_sizes, outer_padding
+from tests.cases.flow import randn, seeded, sqnr, step, targets
+
+BACKENDS = ("x86", "fbgemm", "qnnpack")
+
+
+def conv2d(*args: Any, **geometry: Any) -> nn.Module:
+    return seeded(lambda: nn.Conv2d(*args, **geometry))
+
+
+def conv3d(*args: Any, **geometry: Any) -> nn.Module:
+    return seeded(lambda: nn.Conv3d(*args, **geometry))
+
+
+def up3d(*args: Any, **geometry: Any) -> nn.Module:
+    return seeded(lambda: nn.ConvTranspose3d(*args, **geometry))
+
+
+CASES = {
+    "one column": (conv2d(8, 8, 3, stride=(1, 2)), (1, 8, 8, 9), (1, 8, 8, 4)),
+    "one column, stride 2": (conv2d(34, 16, (4, 3), stride=2), (1, 34, 16, 16), (2, 34, 12, 3)),
+    "two columns": (conv2d(8, 8, 3, stride=(1, 2)), (1, 8, 8, 9), (1, 8, 8, 5)),
+    "one row": (conv3d(6, 2, (2, 3, 3), (1, 3, 1), (1, 0, 0)), (2, 6, 4, 9, 5), (2, 6, 1, 3, 5)),
+    "one column in 3d": (conv3d(8, 8, 2, stride=(1, 1, 2)), (1, 8, 4, 6, 6), (1, 8, 4, 6, 3)),
+    "depth 1": (conv3d(16, 16, 3, padding=1), (1, 16, 4, 6, 6), (1, 16, 1, 6, 6)),
+    "depth 2": (conv3d(16, 16, 3, padding=1), (1, 16, 4, 6, 6), (1, 16, 2, 6, 6)),
+    "taps miss": (conv3d(8, 8, (3, 2, 2), 1, 1, (1, 1, 2)), (2, 8, 3, 4, 5), (2, 8, 3, 4, 1)),
+    "wide padding": (
+        conv2d(16, 16, (1, 2), padding=(1, 0), groups=16),
+        (2, 16, 2, 5),
+        (1, 16, 3, 4),
+    ),
+    "upsampling": (up3d(5, 10, (5, 2, 4), stride=(2, 3, 1)), (1, 5, 1, 4, 4), (2, 5, 1, 4, 4)),
+    "groups": (
+        up3d(4, 4, (4, 1, 4), (3, 1, 3), (0, 0, 2), groups=4),
+        (2, 4, 1, 7, 7),
+        (1, 4, 2, 7, 7),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", CASES)
+def test_small_inputs(name: str, backend: str, method: str) -> None:
+    model, *shapes = CASES[name]
+    example, small = (randn(*shape) for shape in shapes)
+    float_only = backend != "x86" and method == "dynamic"  # see quantized_dynamic
+    if float_only or ("Transpose" in str(model) and (backend, method) != ("x86", "static")):
+        pytest.skip("no kernel")
+    qmodel = qfx.quantize(
+        model, example, backend=backend, method=method, calibration_data=[example, small]
+    )
+    for x in (example, small):
+        assert sqnr(model(x), qmodel(x)) > 15  # biases alone, where the taps miss
+        if method == "static":
+            off = (qmodel(x) - qmodel.reference(x)).abs().max()
+            assert off <= 1.01 * step(qmodel) + 1e-6
+
+
+class Residual(nn.Module):
+    def __init__(self, stride: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(8, 8, 3, stride=stride)
+        self.second = nn.Conv2d(8, 8, 3, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.first(x) + self.second(x))
+
+
+@pytest.mark.parametrize("width", [3, 4, 5, 9])
+def test_residuals_of_small_results(width: int) -> None:
+    model, example, x = seeded(Residual, (1, 2)), randn(1, 8, 8, 9), randn(2, 8, 8, width, seed=1)
+    qmodel = qfx.quantize(model, example, backend="x86", calibration_data=[example, x])
+    assert sqnr(model(x), qmodel(x)) > 30
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+@pytest.mark.parametrize("name", ["one column", "wide padding", "depth 1"])
+def test_compiled(name: str, method: str) -> None:
+    torch._dynamo.reset()
+    model, *shapes = CASES[name]
+    example, small = (randn(*shape) for shape in shapes)
+    qmodel = qfx.quantize(model, example, backend="x86", method=method)
+    compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        for x in (example, small):
+            assert sqnr(qmodel(x), compiled(x)) > 60
+
+
+def test_usual_convolutions_call_the_kernel_itself() -> None:
+    model = conv2d(8, 8, 3, padding=1)
+    qmodel = qfx.quantize(model, randn(1, 8, 8, 8), backend="x86")
+    assert torch.ops.onednn.qconv2d_pointwise.default in targets(qmodel)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "expected"),
+    [
+        (((3, 3), (1, 1), (1, 1), (1, 1)), []),
+        (((3, 3), (1, 2), (0, 0), (1, 1)), [0, 5]),
+        (((3, 3), (1, 2), (1, 1), (1, 1)), [0, 3]),
+        (((3, 3), (1, 1), (1, 1), (1, 2)), [0, 5]),
+        (((3, 3), (1, 1), (0, 0), (1, 2)), []),
+        (((3, 3, 1), (1, 1, 1), (1, 1, 0), (1, 1, 1)), [3, 3, 0]),
+        (((3, 3, 3), (1, 1, 1), (0, 0, 0), (1, 1, 1)), []),
+        (((3,), (2,), (1,), (1,)), [3]),
+    ],
+)
+def test_least_sizes(geometry: tuple[tuple[int, ...], ...], expected: list[int]) -> None:
+    assert least_sizes(*geometry) == expected
+
+
+def test_lacks_room() -> None:
+    x = randn(1, 8, 8, 4)
+    assert lacks_room(x, [0, 5])
+    assert not lacks_room(x, [0, 4])
+    assert not lacks_room(x, [])
+
+
+def test_outer_padding() -> None:
+    assert outer_padding((1, 3), (1, 1), (1, 1)) == ([0, 1], [0, 0, 1, 1])
+    assert outer_padding((2, 3), (1, 2), (1, 1)) == ([1, 2], [])
