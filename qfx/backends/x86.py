@@ -56,8 +56,8 @@ def _probe(kernel: str, post: Chain) -> str:
     """What is wrong with a kernel here, whatever it hands out."""
     inside = tuple(name for name in post if _computes(kernel, name))
     called = [kernel]
-    if kernel == "onednn.qconv2d" and "add" in post:
-        called.append("onednn.qlinear")  # what adds a residual to a 1x1 convolution
+    if kernel == "onednn.qconv2d":
+        called.append("onednn.qlinear")  # what runs 1x1 convolutions
     dtypes = (torch.uint8, torch.float32)
     verdicts = (probe(name, inside, dtype) for name in called for dtype in dtypes)
     return next((verdict.detail for verdict in verdicts if not verdict), "")

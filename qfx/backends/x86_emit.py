@@ -61,6 +61,8 @@ def conv(dims: int) -> Emit:
         if residual is not None:
             add = _sum_pointwise if _is_pointwise(site) else _sum_conv
             return add(em, site, residual, unary)
+        if dims == 2 and _is_pointwise(site):
+            return _pointwise(em, site, unary)
         inside = unary if _computes(dims, unary) else None
         known = isinstance(input_of(site)[1], QParams)
         args = (*_conv_args(em, site, dims), *_attr(site, inside))
@@ -221,12 +223,22 @@ def _is_pointwise(site: Site) -> bool:
     return taps == stride == [1, 1] and padding == [0, 0] and site.arguments["groups"] == 1
 
 
+def _pointwise(em: Emitter, site: Site, unary: Step | None) -> fx.Node:
+    head = _linear_head(em, site, _pixels_shape(site))
+    bias, attr = site.arguments["bias"], _attr(site, unary)
+    return _call(em, site, calls.pointwise, *head, bias, *_output(site), *attr)
+
+
 def _sum_pointwise(
     em: Emitter, site: Site, residual: fx.Node, unary: Step | None
 ) -> fx.Node | Mismatch:
-    batch, channels, height, width = _shape(input_of(site)[0])
-    head = _linear_head(em, site, [batch, height, width, channels])
+    head = _linear_head(em, site, _pixels_shape(site))
     return _add_linear(em, site, calls.pointwise_add, head, residual, unary)
+
+
+def _pixels_shape(site: Site) -> list[int]:
+    batch, channels, height, width = _shape(input_of(site)[0])
+    return [batch, height, width, channels]
 
 
 def linear(em: Emitter, site: Site) -> fx.Node | Mismatch:

@@ -143,7 +143,7 @@ _ACCUMULATOR = 6
 _FRESH = frozenset(
     (
         *(_ops.qconv2d_pointwise.default, calls.conv2d),
-        *(calls.conv2d_add, calls.pointwise_add),
+        *(calls.conv2d_add, calls.pointwise, calls.pointwise_add),
         *(calls.linear, calls.linear_add),
     )
 )
