@@ -12,7 +12,14 @@ from typing import Any
 import torch
 
 from qfx import vocab
-from qfx.backends import weight_emit, x86_dynamic, x86_emit, x86_moves, x86_recurrent_emit
+from qfx.backends import (
+    weight_emit,
+    x86_convs,
+    x86_dynamic,
+    x86_linear,
+    x86_moves,
+    x86_recurrent_emit,
+)
 from qfx.backends import weight_packs as packs
 from qfx.backends import x86_kernels as kernels
 from qfx.backends.base import (
@@ -79,26 +86,26 @@ def _layers() -> tuple[KernelRule, ...]:
     return (
         _measurable(
             vocab.CONV1D, "onednn.qconv1d", output=Output.EITHER, weight=WeightRule(), post=_CLAMPS,
-            supports=x86_emit.numeric_padding, emit=x86_emit.conv(1),
+            supports=x86_convs.numeric_padding, emit=x86_convs.conv(1),
         ),
         _measurable(
             vocab.CONV2D, "onednn.qconv2d", output=Output.EITHER, weight=WeightRule(), post=_CONV2D,
-            supports=x86_emit.numeric_padding, emit=x86_emit.conv(2),
+            supports=x86_convs.numeric_padding, emit=x86_convs.conv(2),
         ),
         _measurable(
             vocab.CONV3D, "onednn.qconv3d", output=Output.EITHER, weight=WeightRule(), post=_CLAMPS,
-            supports=x86_emit.numeric_padding, emit=x86_emit.conv(3),
+            supports=x86_convs.numeric_padding, emit=x86_convs.conv(3),
         ),
         *(
             KernelRule(
                 op, f"onednn.qconv{dims}d", output=Output.EITHER, weight=WeightRule(axis=1),
-                post=_CLAMPS, supports=x86_emit.undilated, emit=x86_emit.conv_transpose(dims),
+                post=_CLAMPS, supports=x86_convs.undilated, emit=x86_convs.conv_transpose(dims),
             )
             for dims, op in enumerate(_TRANSPOSED, start=1)
         ),
         KernelRule(
             vocab.LINEAR, "onednn.qlinear", output=Output.EITHER, weight=WeightRule(halves=True),
-            post=_LINEAR, emit=x86_emit.linear, methods=METHODS, emit_dynamic=x86_emit.linear,
+            post=_LINEAR, emit=x86_linear.linear, methods=METHODS, emit_dynamic=x86_linear.linear,
             emit_weight_only=weight_emit.linear(packs.INT8, packs.INT4, packs.ONEDNN_HALF),
         ),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from qfx import vocab
 from qfx.backends import x86_calls as calls
 from qfx.backends import x86_kernels as kernels
 from qfx.backends.base import Emitter, Measured, Site
-from qfx.backends.x86_emit import expand, known_input
+from qfx.backends.x86_parts import expand, known_input
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch

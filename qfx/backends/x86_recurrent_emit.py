@@ -18,7 +18,7 @@ from qfx import vocab
 from qfx.backends import x86_kernels as kernels
 from qfx.backends import x86_recurrent as recurrent
 from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
-from qfx.backends.x86_emit import input_of
+from qfx.backends.x86_parts import input_of
 from qfx.graph import meta
 from qfx.quant.annotation import Kernel, mark_kernel
 from qfx.recurrent_steps import pairs

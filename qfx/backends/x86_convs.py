@@ -1,14 +1,6 @@
-"""How calls of oneDNN's kernels on plain tensors are written (``torch.ops.onednn.*``).
+"""How convolutions are written for x86: oneDNN's kernels, or a linear layer on pixels.
 
-Activations are uint8, weights int8 and symmetric. A kernel computes, in real units,
-
-    y = post(x_scale * w_scale * sum((x - x_zp) * w) + bias)        q = clamp(round(y / scale) + zp)
-
-and hands out uint8, or y itself as float32. relu and clamp cost nothing where saturation does them
-(:func:`~qfx.backends.base.saturates`).
-
-The "sum" post-op adds a residual in place: it overwrites the residual, which is cloned first unless
-the kernel is its last reader.
+What all calls are made of: :mod:`qfx.backends.x86_parts`.
 """
 
 from __future__ import annotations
@@ -25,49 +17,48 @@ from qfx import vocab
 from qfx.backends import x86_calls as calls
 from qfx.backends import x86_kernels as kernels
 from qfx.backends import x86_transpose as transpose
-from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
+from qfx.backends.base import Emit, Emitter, Measured, Site
 from qfx.backends.room import least_sizes, outer_padding
 from qfx.backends.x86_grouped import right_groups, right_phases
+from qfx.backends.x86_linear import is_pointwise, pointwise, sum_pointwise
+from qfx.backends.x86_parts import (
+    FLOAT,
+    Step,
+    attributes,
+    bounds_of,
+    call,
+    expand,
+    input_of,
+    is_free,
+    known_input,
+    output_of,
+    post_of,
+    shape_of,
+    weight_of,
+    weight_qparams,
+)
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
 
 _ops = torch.ops.onednn
-FLOAT = QParams(1.0, 0, torch.uint8, 0, 255)
-"""The qparams that kernels want to hear for a float result."""
-
-Step = tuple[Any, ...]
-
-
-def input_of(site: Site, name: str = "input") -> tuple[fx.Node, QParams | Measured]:
-    """The integer node of an operand and its qparams."""
-    operand = site.arguments[name]
-    assert isinstance(operand, fx.Node)
-    return site.inputs[operand]
-
-
-def known_input(site: Site) -> tuple[fx.Node, QParams]:
-    """As :func:`input_of`, for operations that take no measured qparams."""
-    qx, x = input_of(site)
-    assert isinstance(x, QParams)
-    return qx, x
 
 
 def conv(dims: int) -> Emit:
     """Emits ``onednn.qconv{dims}d_pointwise``, or its binary form with a residual."""
 
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
-        residual, unary = _post(site)
+        residual, unary = post_of(site)
         if residual is not None:
-            add = _sum_pointwise if _is_pointwise(site) else _sum_conv
+            add = sum_pointwise if is_pointwise(site) else _sum_conv
             return add(em, site, residual, unary)
-        if dims == 2 and _is_pointwise(site):
-            return _pointwise(em, site, unary)
+        if dims == 2 and is_pointwise(site):
+            return pointwise(em, site, unary)
         inside = unary if _computes(dims, unary) else None
         known = isinstance(input_of(site)[1], QParams)
-        args = (*_conv_args(em, site, dims), *_attr(site, inside))
+        args = (*_conv_args(em, site, dims), *attributes(site, inside))
         kernel, room = _conv_kernel(dims, known, _Geometry(site, dims).least)
-        y = _call(em, site, kernel, *args, *room)
+        y = call(em, site, kernel, *args, *room)
         return y if inside is unary else _activation(em, site, y, unary)
 
     return emit
@@ -78,12 +69,12 @@ def conv_transpose(dims: int) -> Emit:
 
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         form = _Transposed(site, dims)
-        _, unary = _post(site)
+        _, unary = post_of(site)
         inside = unary if _computes(dims, unary) else None
         kernel, room = _conv_kernel(dims, True, form.least)
-        y = _call(em, site, kernel, *form.arguments(em), *_attr(site, inside), *room)
+        y = call(em, site, kernel, *form.arguments(em), *attributes(site, inside), *room)
         y = y if inside is unary else _activation(em, site, y, unary)
-        return _call(em, site, transpose.weave, y, form.stride, form.padding, form.end)
+        return call(em, site, transpose.weave, y, form.stride, form.padding, form.end)
 
     return emit
 
@@ -105,7 +96,7 @@ class _Geometry:
     """
 
     def __init__(self, site: Site, dims: int) -> None:
-        kernel = _weight(site).integers.shape[2:]
+        kernel = weight_of(site).integers.shape[2:]
         names = ("stride", "padding", "dilation")
         stride, padding, dilation = (expand(site.arguments[n], dims) for n in names)
         inner, self.outer = outer_padding(kernel, padding, dilation)
@@ -118,7 +109,7 @@ class _Transposed:
 
     def __init__(self, site: Site, dims: int) -> None:
         names = ("stride", "padding", "output_padding")
-        self.site, self.weight = site, _weight(site)
+        self.site, self.weight = site, weight_of(site)
         self.groups: Any = site.arguments["groups"]
         kernel = self.weight.integers.shape[2:]
         self.stride, self.padding, extra = (expand(site.arguments[n], dims) for n in names)
@@ -131,7 +122,7 @@ class _Transposed:
         """The operands of the convolution up to the output dtype."""
         qx, x = known_input(self.site)
         ones, reach = [1] * len(self.taps), [j - 1 for j in self.taps]
-        scales, zero, shape = self._scales(), int(x.zero_point), _shape(qx)
+        scales, zero, shape = self._scales(), int(x.zero_point), shape_of(qx)
         geometry = (ones, reach, ones, self.groups)
 
         def packed() -> object:
@@ -146,7 +137,7 @@ class _Transposed:
             *(qx, x.scale, x.zero_point, em.packed(key, packed)),
             em.packed((*key, "scales"), lambda: scales),
             em.packed((*key, "zeros"), lambda: torch.zeros(scales.numel(), dtype=torch.int8)),
-            *(bias, *geometry, *_output(self.site)),
+            *(bias, *geometry, *output_of(self.site)),
         )
 
     def _scales(self) -> Tensor:
@@ -171,17 +162,17 @@ def _conv_args(em: Emitter, site: Site, dims: int, *accumulator: fx.Node) -> tup
     geometry = _Geometry(site, dims)
     qx = _padded(em, site, geometry.outer) if geometry.outer else _pixels(em, site) or qx
     groups: Any = site.arguments["groups"]
-    packed = _packed_conv(em, site, _shape(qx), x, geometry.numbers, groups)
-    weight, bias = _weight(site), site.arguments["bias"]
-    scales = _weight_qparams(em, weight)
+    packed = _packed_conv(em, site, shape_of(qx), x, geometry.numbers, groups)
+    weight, bias = weight_of(site), site.arguments["bias"]
+    scales = weight_qparams(em, weight)
     operands = (qx, x.scale, x.zero_point, packed, *scales, *accumulator, bias)
-    return (*operands, *geometry.numbers, groups, *_output(site))
+    return (*operands, *geometry.numbers, groups, *output_of(site))
 
 
 def _padded(em: Emitter, site: Site, pads: list[int]) -> fx.Node:
     """The input with zeros around it."""
     qx, x = input_of(site)
-    shape = _shape(qx)
+    shape = shape_of(qx)
     for d, sides in enumerate(zip(pads[::2], pads[1::2], strict=True), start=1):
         shape[-d] += sum(sides)
     value = meta.TensorInfo(tuple(shape), x.dtype)
@@ -198,7 +189,7 @@ def _pixels(em: Emitter, site: Site) -> fx.Node | None:
     alone = all(set(reader.users) == {site.node} for reader in qx.users)
     if qx.target is not kernels.quantize or not alone or site.arguments["groups"] != 1:
         return None
-    batch, channels, *spatial = _shape(qx)
+    batch, channels, *spatial = shape_of(qx)
     if channels != 3 or len(spatial) != 2:
         return None
     pixels = em.rw.call(kernels.quantize_rgbx, *qx.args, origins=(qx,))
@@ -211,80 +202,9 @@ def _sum_conv(em: Emitter, site: Site, residual: fx.Node, unary: Step | None) ->
         return Mismatch("the residual is not at hand in integers")
     accumulator, qparams = (residual, FLOAT) if site.output is None else site.inputs[residual]
     args = _conv_args(em, site, 2, accumulator)
-    relu = None if _is_free(site, unary) or unary is None else unary[0]
+    relu = None if is_free(site, unary) or unary is None else unary[0]
     tail: Step = (qparams.scale, qparams.zero_point, "sum", 1.0, relu, [], "")
-    return _call(em, site, calls.conv2d_add, *args, *tail, _Geometry(site, 2).least)
-
-
-def _is_pointwise(site: Site) -> bool:
-    """Whether a 2-d convolution is a linear layer on every pixel."""
-    stride, padding = (expand(site.arguments[n], 2) for n in ("stride", "padding"))
-    taps = list(_weight(site).integers.shape[2:])
-    return taps == stride == [1, 1] and padding == [0, 0] and site.arguments["groups"] == 1
-
-
-def _pointwise(em: Emitter, site: Site, unary: Step | None) -> fx.Node:
-    head = _linear_head(em, site, _pixels_shape(site))
-    bias, attr = site.arguments["bias"], _attr(site, unary)
-    return _call(em, site, calls.pointwise, *head, bias, *_output(site), *attr)
-
-
-def _sum_pointwise(
-    em: Emitter, site: Site, residual: fx.Node, unary: Step | None
-) -> fx.Node | Mismatch:
-    head = _linear_head(em, site, _pixels_shape(site))
-    return _add_linear(em, site, calls.pointwise_add, head, residual, unary)
-
-
-def _pixels_shape(site: Site) -> list[int]:
-    batch, channels, height, width = _shape(input_of(site)[0])
-    return [batch, height, width, channels]
-
-
-def linear(em: Emitter, site: Site) -> fx.Node | Mismatch:
-    """Emits ``onednn.qlinear_pointwise``, or its binary form with a residual."""
-    head = _linear_head(em, site, _shape(input_of(site)[0]))
-    residual, unary = _post(site)
-    if residual is not None:
-        return _add_linear(em, site, calls.linear_add, head, residual, unary)
-    bias, attr = site.arguments["bias"], _attr(site, unary)
-    return _call(em, site, calls.linear, *head, bias, *_output(site), *attr)
-
-
-def _linear_head(em: Emitter, site: Site, shape: list[int]) -> tuple[Any, ...]:
-    """The operands of a linear kernel, for an input of ``shape`` (..., in), up to the residual."""
-    qx, x = input_of(site)
-    weight = _weight(site)
-
-    def recipe() -> object:
-        return kernels.pack_linear(weight.integers.flatten(1), shape)
-
-    packed = em.packed(("linear", weight.name, tuple(shape[1:])), recipe)
-    return (qx, x.scale, x.zero_point, packed, *_weight_qparams(em, weight))
-
-
-def _add_linear(
-    em: Emitter,
-    site: Site,
-    kernel: Any,
-    head: tuple[Any, ...],
-    residual: fx.Node,
-    unary: Step | None,
-) -> fx.Node | Mismatch:
-    if site.output is not None and residual not in site.inputs:
-        return Mismatch("the residual is not at hand in integers")
-    accumulator, qparams = (residual, FLOAT) if site.output is None else site.inputs[residual]
-    tail: Step = (
-        qparams.scale,
-        qparams.zero_point,
-        "add" if site.output is None else "sum",  # "add" takes a float residual and leaves it be
-        1.0,
-        "none" if unary is None or _is_free(site, unary) else unary[0],
-        [],
-        "",
-    )
-    bias = site.arguments["bias"]
-    return _call(em, site, kernel, *head, accumulator, bias, *_output(site), *tail)
+    return call(em, site, calls.conv2d_add, *args, *tail, _Geometry(site, 2).least)
 
 
 def numeric_padding(node: fx.Node) -> Mismatch | None:
@@ -306,36 +226,6 @@ def undilated(node: fx.Node) -> Mismatch | None:
     return right_phases(node)
 
 
-# -- parts of calls ---------------------------------------------------------------------------
-def _call(em: Emitter, site: Site, kernel: Any, *args: Any) -> fx.Node:
-    info = meta.tensor_info(site.node)
-    assert info is not None
-    dtype = torch.float32 if site.output is None else site.output.dtype
-    return em.rw.call(kernel, *args, origins=(site.node,), value=meta.TensorInfo(info.shape, dtype))
-
-
-def _output(site: Site) -> tuple[Any, ...]:
-    output = site.output or FLOAT
-    dtype = torch.float32 if site.output is None else output.dtype
-    return output.scale, output.zero_point, dtype
-
-
-def _weight(site: Site) -> QuantizedWeight:
-    assert site.weight is not None
-    return site.weight
-
-
-def _weight_qparams(em: Emitter, weight: QuantizedWeight) -> tuple[fx.Node, fx.Node]:
-    """Scale and zero point as tensors: per tensor, they are one-element constants."""
-    if isinstance(weight.scale, fx.Node) and isinstance(weight.zero_point, fx.Node):
-        return weight.scale, weight.zero_point
-    scale, zero = torch.tensor([weight.scale]), torch.tensor([weight.zero_point])
-    return (
-        em.packed((weight.name, "scale"), lambda: scale.to(torch.float32)),
-        em.packed((weight.name, "zero_point"), lambda: zero.to(torch.int8)),
-    )
-
-
 def _packed_conv(
     em: Emitter,
     site: Site,
@@ -344,7 +234,7 @@ def _packed_conv(
     geometry: Sequence[list[int]],
     groups: int,
 ) -> fx.Node:
-    weight = _weight(site)
+    weight = weight_of(site)
     x_scale, zero_point = _packing_numbers(x)
     idle = shape[1] - weight.integers.shape[1] * groups  # channels beyond those of the weight
     scales = torch.as_tensor(weight.qparams.scale, dtype=torch.float32).reshape(-1)
@@ -368,61 +258,17 @@ def _packing_numbers(x: QParams | Measured) -> tuple[float, int]:
     return (1.0, 1) if isinstance(x, Measured) else (float(x.scale), int(x.zero_point))
 
 
-def _shape(node: fx.Node) -> list[int]:
-    info = meta.tensor_info(node)
-    assert info is not None
-    return list(info.shape)
-
-
-def _post(site: Site) -> tuple[fx.Node | None, Step | None]:
-    """The residual, and the activation after it."""
-    post: Any = site.arguments["post"]
-    residual = post[0][1] if post and post[0][0] == "add" else None
-    rest = post[1:] if residual is not None else post
-    return residual, (rest[0] if rest else None)
-
-
-def _bounds(unary: Step) -> tuple[float | None, float | None]:
-    return (0.0, None) if unary[0] == "relu" else (unary[1], unary[2])
-
-
-def _is_free(site: Site, unary: Step | None) -> bool:
-    """Whether saturation does the activation."""
-    if site.output is None or unary is None or unary[0] not in ("relu", "clamp"):
-        return False
-    return saturates(site.output, *_bounds(unary))
-
-
-def _attr(site: Site, unary: Step | None) -> tuple[str, list[Any], str]:
-    """``attr, scalars, algorithm`` of a unary post-op."""
-    if unary is None or _is_free(site, unary):
-        return "none", [], ""
-    name, *scalars = unary
-    if name == "gelu":
-        return "gelu", [], scalars[0] if scalars else "none"
-    if name == "clamp":
-        far = torch.finfo(torch.float32).max
-        low, high = scalars
-        scalars = [-far if low is None else low, far if high is None else high]
-    return kernels.POST_OP_NAMES[name], scalars, ""
-
-
 def _activation(em: Emitter, site: Site, y: fx.Node, unary: Step | None) -> fx.Node:
     """An activation that the kernel does not compute, applied to its result."""
-    if unary is None or _is_free(site, unary):
+    if unary is None or is_free(site, unary):
         return y
     if site.output is None:
         op = vocab.lookup(unary[0])
         names = [p for p in op.signature.parameters if p != "input"]
         return em.rw.call(op, y, origins=(site.node,), **dict(zip(names, unary[1:], strict=False)))
     ends = [site.output.quant_min, site.output.quant_max]
-    for i, bound in enumerate(_bounds(unary)):
+    for i, bound in enumerate(bounds_of(unary)):
         if bound is not None:
             ends[i] = int(site.output.quantize(torch.tensor(bound)))
     info = meta.tensor_info(y)
     return em.rw.call(torch.clamp, y, *ends, origins=(site.node,), value=info)
-
-
-def expand(value: Any, dims: int) -> list[int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return values * dims if len(values) == 1 else values
