@@ -54,6 +54,11 @@ def conv2d_add(x: Tensor) -> Tensor:
     return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "", [])
 
 
+def pointwise(x: Tensor) -> Tensor:
+    head = (x, 0.05, 6, LINEAR, SCALES, ZERO)
+    return calls.pointwise(*head, None, 0.1, 3, torch.uint8, "relu", [], "")
+
+
 def pointwise_add(x: Tensor) -> Tensor:
     residual = kernels.clone_channels_last(x.flip(0))
     head = (x, 0.05, 6, LINEAR, SCALES, ZERO, residual, None)
@@ -66,6 +71,7 @@ CASES = [
     (linear_add, (3, 8)),
     (linear_add_float, (3, 8)),
     (conv2d_add, (2, 8, 5, 5)),
+    (pointwise, (2, 8, 5, 5)),
     (pointwise_add, (2, 8, 5, 5)),
 ]
 

@@ -1,4 +1,4 @@
-"""Which 1x1 convolutions run as linear layers on pixels: those that add a residual in place."""
+"""Which convolutions run as linear layers on pixels: 1x1, not strided, padded or grouped."""
 
 from __future__ import annotations
 
@@ -35,4 +35,5 @@ def test_pointwise_convolutions_add_residuals_in_place(
 ) -> None:
     model, x = seeded(Pointwise, geometry), randn(2, 8, 10, 10)
     qmodel = quantized(model, x, "x86", quantize=1, dequantize=0)
+    assert (calls.pointwise in targets(qmodel)) is (kernel is calls.pointwise_add)
     assert [t for t in targets(qmodel) if t in (calls.pointwise_add, calls.conv2d_add)] == [kernel]
