@@ -201,6 +201,11 @@ def pad(input: Tensor, pads: Sequence[int], zero_point: int | Tensor) -> Tensor:
     return F.pad(input, list(pads), value=zero_point)
 
 
+def dequantize_rows(codes: Tensor, scale: Tensor | float) -> Tensor:
+    """float32 of a symmetric int8 weight (rows, columns); a scale a row (rows,), or one for all."""
+    return codes.float().mul_(scale.unsqueeze(1) if isinstance(scale, Tensor) else scale)
+
+
 def channels_last(input: Tensor) -> Tensor:
     """``input`` in the memory format that kernels write: channels_last for 4 or 5 dims."""
     return input.contiguous(memory_format=_FORMATS.get(input.dim(), torch.contiguous_format))

@@ -24,8 +24,8 @@ from qfx.quant.annotation import Kernel, mark_kernel
 from qfx.recurrent_steps import pairs
 from qfx.report.reasons import refusal
 
-FEWEST_UNITS = 384
-"""Below so many hidden units float is faster (``python -m benchmarks.recurrent``)."""
+FEWEST_UNITS = 256
+"""Below so many hidden units float over restored weights is faster (``benchmarks.recurrent``)."""
 
 JOINT_BATCH = 8
 """Largest batch of the example inputs for which the directions of a layer are packed as one."""
@@ -60,17 +60,24 @@ def _hidden_units(site: Site) -> int:
 
 
 def _in_float(em: Emitter, site: Site) -> fx.Node:
-    """The float layer on the float value, over weights that DEQUANTIZE nodes restore."""
+    """The float layer on the float value, over weights that are made float when it runs."""
     node, op = site.node, site.node.target
     assert isinstance(op, vocab.OpDef)
     quantized = input_of(site)[0].args[0]
     assert isinstance(quantized, fx.Node)
     kwargs = {name: value for name, value in node.kwargs.items() if name != "measured"}
-    y = _call(em, site, op, quantized.args[0], *node.args[1:], **kwargs)
+    weights = tuple(_restored(em, weight) for weight in node.args[1])  # type: ignore[union-attr]
+    y = _call(em, site, op, quantized.args[0], weights, *node.args[2:], **kwargs)
     detail = f"below {FEWEST_UNITS} hidden units float is faster than a kernel call a step"
     why = refusal("slow-kernel", kept="int8", op=op.name, detail=detail)
     mark_kernel(y, Kernel("dequantized int8 weights", 0, replace(why, quantized=True)))
     return y
+
+
+def _restored(em: Emitter, weight: Any) -> fx.Node:
+    """``weight``, a DEQUANTIZE of the reference form, without zero points: they are zero."""
+    kernel, value = kernels.dequantize_rows, meta.value_of(weight)
+    return em.rw.call(kernel, *weight.args[:2], origins=(weight,), value=value)
 
 
 def _call(
