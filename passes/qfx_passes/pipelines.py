@@ -41,9 +41,7 @@ def static(backend: str | Backend | None = None) -> Pipeline:
 
 
 def dynamic(backend: str | Backend | None = None) -> Pipeline:
-    """Activations are measured when the model runs; what has static specs is calibrated all the
-    same.
-    """
+    """Activations are measured at run time; what has static specs is calibrated all the same."""
     return _without_statistics(backend, "dynamic")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
-import torch
 from torch import fx
 from torch.fx.node import map_arg
 
@@ -25,7 +24,7 @@ def infer(node: fx.Node) -> meta.Value:
     """What a node yields, from the shapes of its operands alone."""
 
     def stand_in(operand: fx.Node) -> Any:
-        return _empty(meta.value_of(operand))
+        return meta.without_data(meta.value_of(operand))
 
     args, kwargs = map_arg((node.args, dict(node.kwargs)), stand_in)
     assert callable(node.target)
@@ -98,11 +97,3 @@ def _returned(view: Snapshot) -> list[meta.Value]:
     values = {record.name: record.value for record in view}
     output = next(iter(reversed(view.records)))
     return [values[name] for name in output.inputs if name in values]
-
-
-def _empty(value: meta.Value) -> Any:
-    if isinstance(value, meta.TensorInfo):
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_empty, value))
-    return value

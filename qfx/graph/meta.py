@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -76,6 +76,15 @@ def describe(value: object) -> Value:
     if isinstance(value, dict):
         return {str(k): describe(v) for k, v in value.items()}
     return None
+
+
+def without_data(value: Value) -> Any:
+    """What :func:`describe` describes, on the meta device: shapes and dtypes, no data."""
+    if isinstance(value, TensorInfo):
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(without_data, value))
+    return value
 
 
 def origins(node: fx.Node) -> tuple[Origin, ...]:

@@ -58,7 +58,7 @@ class Valueless:
         if node not in self._known:
             value = meta.value_of(node)
             # A number has no recorded value; it may be made of sizes, which are known.
-            self._known[node] = _empty(value) if _is_known(value) else self._number(node)
+            self._known[node] = meta.without_data(value) if _is_known(value) else self._number(node)
         return self._known[node]
 
     def _number(self, node: fx.Node) -> Any:
@@ -72,13 +72,6 @@ def _is_known(value: meta.Value) -> bool:
     if isinstance(value, (tuple, list)):
         return bool(value) and all(map(_is_known, value))
     return isinstance(value, meta.TensorInfo)
-
-
-def _empty(value: meta.Value) -> Any:
-    if isinstance(value, meta.TensorInfo):
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
-    assert isinstance(value, (tuple, list))
-    return type(value)(map(_empty, value))
 
 
 def _valueless_module(module: nn.Module) -> nn.Module:
