@@ -190,7 +190,7 @@ def packed_weight(
     transposed: bool = False,
     relu: bool = False,
 ) -> fx.Node:
-    """A read of the packed weight and bias of ``site``, for ``quantized::name``."""
+    """A read of the weight and bias packed for ``quantized::name``, or for its form with relu."""
     weight, arguments = site.weight, site.arguments
     assert weight is not None
     names = ["stride", "padding", "dilation"]
@@ -205,9 +205,10 @@ def packed_weight(
             return prepack(quantized_weight(weight), site.bias, *tail)
 
     bias = site.arguments.get("bias")
-    # What qnnpack packs clamps its result as the first call of it did, for ever.
-    clamps = relu and engine_name == "qnnpack"
-    key = (name, weight.name, bias.target if isinstance(bias, fx.Node) else None, str(tail), clamps)
+    # Engines keep the first call's primitive with what they pack, so relu needs its own: qnnpack
+    # clamps as that call did for ever, oneDNN while sizes and qparams are the same.
+    bias_name = bias.target if isinstance(bias, fx.Node) else None
+    key = (name, engine_name, weight.name, bias_name, str(tail), relu)
     return em.packed(key, recipe)
 
 

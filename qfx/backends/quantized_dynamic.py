@@ -38,7 +38,7 @@ def linear(engine: str) -> Emit:
         post: Any = site.arguments["post"]
         relu = post == (("relu",),)
         kernel = _ops.linear_relu_dynamic if relu else _ops.linear_dynamic
-        packed = q.packed_weight(em, site, "linear", packing)
+        packed = q.packed_weight(em, site, "linear", packing, relu=relu)
         y = _call(em, site, kernel.default, packed)
         return y if relu else _with_post(em, site, y)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,6 +32,38 @@ def test_one_weight_with_and_without_relu(backend: str) -> None:
     qmodel = qfx.quantize(model, X, backend=backend)
     for expected, got in zip(model(X), qmodel(X), strict=True):
         assert sqnr(expected, got) > 30
+
+
+class TwoUses(nn.Module):
+    """One weight whose two results have the same qparams, with and without a fused relu."""
+
+    def __init__(self, layer: nn.Module, relu_first: bool) -> None:
+        super().__init__()
+        self.layer, self.relu_first = layer, relu_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.relu_first:
+            return torch.cat([torch.relu(self.layer(x)), self.layer(x)], 1)
+        return torch.cat([self.layer(x), torch.relu(self.layer(x))], 1)
+
+
+@pytest.mark.parametrize("relu_first", [True, False])
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
+def test_one_linear_with_and_without_relu_measured(backend: str, relu_first: bool) -> None:
+    """oneDNN calls again what it made for the first call of a packed weight."""
+    model, x = seeded(lambda: TwoUses(nn.Linear(16, 16), relu_first)), randn(4, 16)
+    qmodel = qfx.quantize(model, x, backend=backend, method="dynamic")
+    assert sqnr(model(x), qmodel(x)) > 35
+
+
+@pytest.mark.parametrize("make", [partial(nn.Linear, 16, 16), partial(nn.Conv2d, 4, 4, 3)])
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
+def test_one_weight_with_and_without_relu_at_the_same_scale(
+    backend: str, make: Callable[[], nn.Module]
+) -> None:
+    model = seeded(lambda: TwoUses(make(), relu_first=True))
+    x = X if isinstance(model.layer, nn.Conv2d) else randn(4, 16)
+    assert sqnr(model(x), qfx.quantize(model, x, backend=backend)(x)) > 30
 
 
 class Transposed(nn.Module):
