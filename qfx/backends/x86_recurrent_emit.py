@@ -108,11 +108,12 @@ def _parts(em: Emitter, site: Site, kind: str) -> Iterator[fx.Node]:
 
 def _is_joint(site: Site) -> bool:
     """Whether both directions are packed as one."""
+    if not site.arguments.get("bidirectional"):  # cells never are
+        return False
     info = meta.tensor_info(input_of(site)[0])
     assert info is not None
-    batch = info.shape[0 if site.arguments.get("batch_first") else 1]
-    small = len(info.shape) == 2 or batch <= JOINT_BATCH
-    return bool(site.arguments.get("bidirectional")) and small
+    batch = info.shape[0 if site.arguments["batch_first"] else 1]
+    return len(info.shape) == 2 or batch <= JOINT_BATCH
 
 
 def _constant(value: Tensor) -> Callable[[], object]:

@@ -149,6 +149,15 @@ def test_cells(kind: str, bias: bool, backend: str) -> None:
     check(cell, with_state, x[0], pytree.tree_map(lambda s: s[0], state))
 
 
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells_without_a_batch(kind: str) -> None:
+    cell, x, state = seeded(lambda: CELLS[kind](8, 16)), randn(8), state_of(kind, 16)
+    check(cell, dynamic(cell, x), x)
+    with_state = dynamic(cell, x, state)
+    check(cell, with_state, x, state)
+    check(cell, with_state, randn(3, 8), state_of(kind, 3, 16))
+
+
 @pytest.mark.parametrize("make", [nn.RNN, nn.RNNCell])
 def test_relu_as_nonlinearity(make: type[nn.Module]) -> None:
     layer = seeded(lambda: make(8, 16, nonlinearity="relu"))
