@@ -11,8 +11,8 @@ gives garbage, or reads what is not its own. Layouts and batch sizes are known w
 residual is looked at in every call, and copied where it does not fit.
 
 Convolutions here take one argument more than the kernels, the last: the least size of the input,
-below which it is given :mod:`~qfx.backends.room`. Linear layers on nothing give nothing, in the
-shape of their input; the kernel gives two dims.
+below which it is given :mod:`~qfx.backends.room`. Layers on nothing give nothing with as many dims
+as ever; the kernels of linear layers give two, that of ``conv1d`` four.
 """
 
 from __future__ import annotations
@@ -167,15 +167,20 @@ _qconv2d_add = _define(
 
 
 def _fake_conv(*args: Any) -> Tensor:
-    """What ``qconv*_pointwise`` returns, without values."""
+    """What ``qconv*_pointwise`` returns, without values; weights of ``conv1d`` have 4 dims."""
     (x, _, _, w, *_), (stride, padding, dilation) = args, args[7:10]
-    kernel = w.shape[2:]
+    kernel = w.shape[-len(stride) :]
     spatial = [
         (size + 2 * p - d * (k - 1) - 1) // s + 1
         for size, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
     ]
     made: Tensor = x.new_empty((x.shape[0], args[4].numel(), *spatial), dtype=args[13])
-    return channels_last(made)
+    return _as_written(made)
+
+
+def _as_written(y: Tensor) -> Tensor:
+    """``y`` in the memory format of the kernels: ``conv1d`` is a ``conv2d`` on one row."""
+    return channels_last(y.unsqueeze(2)).squeeze(2) if y.dim() == 3 else channels_last(y)
 
 
 def _roomy(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -183,10 +188,12 @@ def _roomy(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def convolve(*args: Any) -> Tensor:
         x, rest, least = args[0], args[1:-1], args[-1]
+        if not x.size(0):
+            return _fake_conv(*args)
         if not lacks_room(x, least):
             return kernel(x, *rest)
         stride, zero_point = args[7], args[2]
-        return channels_last(with_room(lambda x, _: kernel(x, *rest), x, least, stride, zero_point))
+        return _as_written(with_room(lambda x, _: kernel(x, *rest), x, least, stride, zero_point))
 
     return convolve
 
@@ -207,7 +214,7 @@ _qconvs = {
 
 
 def conv(dims: int) -> Callable[..., Tensor]:
-    """``onednn.qconv{dims}d_pointwise`` for measured qparams or small inputs, compiled or not."""
+    """``onednn.qconv{dims}d_pointwise`` for what that takes not itself, compiled or not."""
     return (conv1d, conv2d, conv3d)[dims - 1]
 
 

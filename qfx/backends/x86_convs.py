@@ -81,7 +81,7 @@ def conv_transpose(dims: int) -> Emit:
 
 def _conv_kernel(dims: int, known: bool, least: list[int]) -> tuple[Any, Step]:
     """The kernel of a convolution, and what it takes beyond the arguments of oneDNN's."""
-    if known and not least:
+    if known and not least and dims > 1:  # onednn's conv1d gives an empty batch four dims
         return getattr(_ops, f"qconv{dims}d_pointwise").default, ()
     return calls.conv(dims), (least,)
 

@@ -31,6 +31,10 @@ GEOMETRY = ([1, 1], [1, 1], [1, 1], 1)
 CONV = kernels.pack_conv(weight(8, 8, 3, 3), SCALES, 0.05, 6, *GEOMETRY, (1, 8, 5, 5))
 
 
+GEOMETRY1D = ([1], [1], [1], 1)
+CONV1D = kernels.pack_conv(weight(8, 8, 3), SCALES, 0.05, 6, *GEOMETRY1D, (1, 8, 5))
+
+
 def linear(x: Tensor) -> Tensor:
     head = (x, 0.05, 6, LINEAR, SCALES, ZERO)
     return calls.linear(*head, None, 1.0, 0, torch.float32, "gelu", [], "none")
@@ -54,6 +58,17 @@ def conv2d_add(x: Tensor) -> Tensor:
     return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "", [])
 
 
+def conv1d(x: Tensor, least: tuple[int, ...] = ()) -> Tensor:
+    scale, zero_point = torch.tensor(0.05), torch.tensor(6)
+    numbers = (scale, zero_point) if torch.compiler.is_compiling() else (0.05, 6)
+    head = (x, *numbers, CONV1D, SCALES, ZERO, None, *GEOMETRY1D)
+    return calls.conv1d(*head, 0.1, 3, torch.uint8, "relu", [], "", list(least))
+
+
+def conv1d_with_room(x: Tensor) -> Tensor:
+    return conv1d(x, (9,))
+
+
 def pointwise(x: Tensor) -> Tensor:
     head = (x, 0.05, 6, LINEAR, SCALES, ZERO)
     return calls.pointwise(*head, None, 0.1, 3, torch.uint8, "relu", [], "")
@@ -71,6 +86,9 @@ CASES = [
     (linear_add, (3, 8)),
     (linear_add_float, (3, 8)),
     (conv2d_add, (2, 8, 5, 5)),
+    (conv1d, (2, 8, 5)),
+    (conv1d, (0, 8, 5)),
+    (conv1d_with_room, (2, 8, 5)),
     (pointwise, (2, 8, 5, 5)),
     (pointwise_add, (2, 8, 5, 5)),
 ]

@@ -1,0 +1,47 @@
+"""Batches of nothing: the result has as many dims as the float model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import qfx
+from tests.cases.flow import randn, seeded, sqnr
+
+CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv1d": (lambda: nn.Conv1d(4, 8, 3), (2, 4, 7)),
+    "strided": (lambda: nn.Conv1d(4, 8, 3, stride=2), (2, 4, 7)),
+    "up": (lambda: nn.ConvTranspose1d(4, 8, 3, stride=2), (2, 4, 7)),
+    "two": (lambda: nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3)), (2, 4, 9)),
+    "conv2d": (lambda: nn.Conv2d(4, 8, 3, stride=2), (2, 4, 7, 7)),
+    "conv3d": (lambda: nn.Conv3d(4, 8, 2), (2, 4, 3, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_of_nothing(name: str, method: str) -> None:
+    """onednn's conv1d gave four dims."""
+    if (name, method) == ("up", "dynamic"):
+        pytest.skip("no kernel")
+    make, shape = CONVOLUTIONS[name]
+    model, x = seeded(make), randn(*shape)
+    qmodel = qfx.quantize(model, x, backend="x86", method=method)
+    assert qmodel(x[:0]).shape == model(x[:0]).shape
+    assert sqnr(model(x), qmodel(x)) > 30
+
+
+@pytest.mark.parametrize("name", ["conv1d", "strided", "two"])
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_compiled_convolutions_in_1d(name: str, method: str) -> None:
+    """Their packed weights have four dims, which the measured form's shapes did not expect."""
+    torch._dynamo.reset()
+    make, shape = CONVOLUTIONS[name]
+    x = randn(*shape)
+    qmodel = qfx.quantize(seeded(make), x, backend="x86", method=method)
+    compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
+    for inputs in (x, x[:0]):
+        assert torch.equal(compiled(inputs), qmodel(inputs))
