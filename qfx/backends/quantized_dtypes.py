@@ -22,6 +22,7 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
 from qfx.backends.quantized_binary import BINARY
+from qfx.backends.quantized_linear import LINEAR
 from qfx.backends.quantized_room import per_dim, room_of, roomy_conv
 from qfx.backends.x86_grouped import is_suspect
 from qfx.graph import meta
@@ -176,6 +177,8 @@ def is_depthwise(node: fx.Node) -> bool:
 
 
 def _overload(name: str) -> Callable[..., Any]:
+    if name in LINEAR:
+        return LINEAR[name]
     packet = getattr(torch.ops.quantized, name)
     overload: Callable[..., Any] = packet.new if "new" in packet.overloads() else packet.default
     return overload

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import fx
 
 from qfx import vocab
 from qfx.backends import quantized_dtypes as q
 from qfx.backends.base import Emit, Emitter, Site
 from qfx.backends.hardware import hardware, needs_reduced_range
+from qfx.backends.quantized_linear import LINEAR
 from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
-
-_ops = torch.ops.quantized
 
 
 def dynamic_engine(engine: str) -> str:
@@ -37,9 +35,9 @@ def linear(engine: str) -> Emit:
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         post: Any = site.arguments["post"]
         relu = post == (("relu",),)
-        kernel = _ops.linear_relu_dynamic if relu else _ops.linear_dynamic
+        kernel = LINEAR["linear_relu_dynamic" if relu else "linear_dynamic"]
         packed = q.packed_weight(em, site, "linear", packing, relu=relu)
-        y = _call(em, site, kernel.default, packed)
+        y = _call(em, site, kernel, packed)
         return y if relu else _with_post(em, site, y)
 
     return emit
