@@ -1,6 +1,7 @@
 """Rows of embeddings may have a spec of their own (``QConfig.rows``), unless their weight is tied.
 
-A weight that a layer reads too is kept as that layer has it, so that it is kept once.
+A weight that a layer reads too is kept as that layer has it, so that it is kept once. Affine rows
+that are nobody else's have offsets: they are only ever made float, and need no code for zero.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from operator import attrgetter
 
 from torch import fx
 
-from qfx.quant.spec import QConfig
+from qfx.quant.spec import QConfig, QuantSpec
 from qfx.vocab import OpDef, bound
 from qfx_passes.operands import is_lookup
 
@@ -26,11 +27,17 @@ class Rows:
 
     def settled(self, node: fx.Node, qconfig: QConfig | None) -> QConfig | None:
         """``qconfig`` with the weight spec that ``node`` gets."""
-        if qconfig is None or qconfig.rows is None or node not in self._own:
+        if qconfig is None or node not in self._own or qconfig.method == "static":
             return qconfig
-        if qconfig.method == "static":
-            return qconfig
-        return replace(qconfig, activation=None, weight=qconfig.rows)
+        if qconfig.rows is None:
+            return replace(qconfig, weight=_with_offset(qconfig.weight))
+        return replace(qconfig, activation=None, weight=_with_offset(qconfig.rows))
+
+
+def _with_offset(spec: QuantSpec | None) -> QuantSpec | None:
+    if spec is None or spec.symmetric or not spec.per_channel or spec.offset is not None:
+        return spec
+    return replace(spec, offset=True)
 
 
 def _weights(graph: fx.Graph) -> Iterator[tuple[fx.Node, int]]:

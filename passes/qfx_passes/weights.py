@@ -69,7 +69,9 @@ def stored_weight(weight: Tensor, spec: QuantSpec, quantized: QuantizedWeights) 
     if packing.packs(tuple(integers.shape), *bounds):
         parts = {"q4": packing.pack(integers)}
     if isinstance(qparams.scale, Tensor) and isinstance(qparams.zero_point, Tensor):
-        parts |= {"scale": qparams.scale, "zero_point": qparams.zero_point.to(integers.dtype)}
+        zero = qparams.zero_point
+        kept = zero if zero.is_floating_point() else zero.to(integers.dtype)
+        parts |= {"scale": qparams.scale, "zero_point": kept}
     return StoredWeight(parts, qparams)
 
 

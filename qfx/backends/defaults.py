@@ -11,7 +11,8 @@ weight_only    float                           int8 symmetric per output channel
 =============  ==============================  =====================================
 
 Embeddings have no activations: dynamic and weight_only keep their rows alike, uint8 affine with a
-scale per row (as the layer has it, where a layer shares the weight), and static leaves them float.
+scale and an offset per row (as the layer has it, where a layer shares the weight), and static
+leaves them float.
 Weights leave out the code -128, so that a weight and its negative have the same magnitude.
 """
 

@@ -35,7 +35,7 @@ def pack_rows(codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Te
     Args:
         codes: uint8 in 0..2**bits - 1, (rows, width).
         scale: float32, (rows,).
-        zero_point: (rows,).
+        zero_point: float32, (rows,).
         bits: 8 or 4.
 
     Returns:
@@ -44,7 +44,7 @@ def pack_rows(codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Te
     if bits == 4:
         codes = codes[:, ::2].bitwise_or(codes[:, 1::2] << 4)
         scale = scale.half()
-    bias = -zero_point.float() * scale.float()
+    bias = -zero_point * scale.float()
     tail = torch.stack((scale, bias.to(scale.dtype)), dim=1).view(torch.uint8)
     return torch.cat((codes, tail), dim=1)
 

@@ -119,7 +119,9 @@ def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
         return spec
     if not rule.per_channel:
         twin = per_tensor_twin(spec.observer_class)
-        return replace(spec, per_channel=False, axis=None, group_size=None, observer=twin)
+        return replace(
+            spec, per_channel=False, axis=None, group_size=None, observer=twin, offset=None
+        )
     return spec if spec.axis is not None else replace(spec, axis=rule.axis)
 
 

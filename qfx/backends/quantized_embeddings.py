@@ -100,4 +100,4 @@ def _rows(weight: QuantizedWeight, bits: int) -> Tensor:
     """The weight with float qparams per row; quantizing what codes stand for gives the codes."""
     codes, scale, zero = weight_emit.from_zero(weight.integers, weight.qparams, bits)
     values = (codes.float() - zero.unsqueeze(1)) * scale.unsqueeze(1)
-    return torch.quantize_per_channel(values, scale, zero.float(), 0, _DTYPES[bits])
+    return torch.quantize_per_channel(values, scale, zero, 0, _DTYPES[bits])

@@ -249,5 +249,5 @@ def from_zero(
     return (
         shifted,
         torch.as_tensor(qparams.scale),
-        torch.as_tensor(qparams.zero_point).int() + middle,
+        torch.as_tensor(qparams.zero_point).float() + middle,
     )

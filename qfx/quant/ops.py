@@ -33,6 +33,7 @@ MIN_SCALE = 2.0**-60
 """Smallest scale chosen: small enough for any data, and the product of two is a normal float32."""
 
 _EXACT_IN_FLOAT32 = 2**24
+_SMALLEST_SHARE = 2.0**-22
 
 
 def quantize(
@@ -51,7 +52,7 @@ def quantize(
     Args:
         input: float tensor of any shape.
         scale: step size; a number, (C,) with ``axis``, or (C, G) with ``group_size``.
-        zero_point: the integer that stands for 0.0; shaped as ``scale``.
+        zero_point: the integer that stands for 0.0, or would if it were one; shaped as ``scale``.
         dtype: integer dtype of the result.
         quant_min: smallest code; that of ``dtype`` when None.
         quant_max: largest code; that of ``dtype`` when None.
@@ -129,6 +130,7 @@ def choose_qparams(
     quant_max: int,
     symmetric: bool = False,
     power_of_two: bool = False,
+    offset: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Scale and zero point for values in [low, high].
 
@@ -139,6 +141,11 @@ def choose_qparams(
     every scale is exact; the largest of the other channels is taken, or 1.0. A power of two is the
     scale rounded up to the next 2^e (e an integer), so that nothing more is clipped.
 
+    With an offset the range is taken as it is, and the zero point is whatever number makes the
+    smallest code stand for ``low``. Steps are no less than 2^-22 of the largest value, so that
+    codes survive in float32. Kernels of 4-bit rows keep the scale and ``low`` as halves; with so
+    few codes they are halves here, too, where that is no more than a rounding.
+
     Args:
         low: smallest values; float tensor of any shape.
         high: largest values, of the same shape.
@@ -146,26 +153,52 @@ def choose_qparams(
         quant_max: largest code.
         symmetric: whether the zero point is the middle code.
         power_of_two: whether scales are powers of two: shifts, on hardware without multipliers.
+        offset: whether the range need not hold 0.0.
 
     Returns:
-        scale (float32, positive) and zero point (int32), shaped as ``low``.
+        scale (float32, positive) and zero point (int32; float32 with an offset), shaped as ``low``.
     """
     wide = torch.float32 if low.device.type == "mps" else torch.float64
-    low, high = low.to(wide).clamp(max=0.0), high.to(wide).clamp(min=0.0)
+    low, high = low.to(wide), high.to(wide)
+    if offset:
+        return _with_offset(low, high, quant_min, quant_max, power_of_two)
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     if symmetric:
         scale = torch.maximum(-low, high) / half_steps(quant_min, quant_max)
     else:
         scale = high / (quant_max - quant_min) - low / (quant_max - quant_min)
-    live = scale > 0
-    largest = torch.where(live, scale, 0.0).amax() if scale.numel() else scale.new_zeros(())
-    spare = torch.where(largest > 0, largest, torch.ones_like(largest))
-    scale = torch.where(live, scale.clamp(min=MIN_SCALE), spare).to(torch.float32)
-    if power_of_two:
-        scale = _next_power_of_two(scale)
+    scale = _live(scale, power_of_two)
     if symmetric:
         return scale, torch.full_like(scale, middle_code(quant_min, quant_max), dtype=torch.int32)
     zero_point = quant_min - torch.round(low / scale.to(wide))
     return scale, zero_point.clamp(quant_min, quant_max).to(torch.int32)
+
+
+def _with_offset(
+    low: Tensor, high: Tensor, quant_min: int, quant_max: int, power_of_two: bool
+) -> tuple[Tensor, Tensor]:
+    few = quant_max - quant_min < 16
+    steps, largest = quant_max - quant_min, torch.maximum(low.abs(), high.abs())
+    low = _near_half(low) if few else low
+    scale = (high / steps - low / steps).maximum(largest * _SMALLEST_SHARE)
+    scale = _live(_near_half(scale) if few else scale, power_of_two)
+    return scale, (quant_min - low / scale.to(low.dtype)).to(torch.float32)
+
+
+def _near_half(values: Tensor) -> Tensor:
+    """``values`` as float16 has them, where they are normal numbers there."""
+    halves = values.half()
+    normal = halves.isfinite() & (halves.abs() >= torch.finfo(torch.float16).smallest_normal)
+    return torch.where(normal, halves.to(values.dtype), values)
+
+
+def _live(scale: Tensor, power_of_two: bool) -> Tensor:
+    """Scales as float32 numbers that may be divided by: of nothing, the largest of the others."""
+    live = scale > 0
+    largest = torch.where(live, scale, 0.0).amax() if scale.numel() else scale.new_zeros(())
+    spare = torch.where(largest > 0, largest, torch.ones_like(largest))
+    scale = torch.where(live, scale.clamp(min=MIN_SCALE), spare).to(torch.float32)
+    return _next_power_of_two(scale) if power_of_two else scale
 
 
 def dynamic_qparams(

@@ -29,6 +29,7 @@ class QParams:
     Attributes:
         scale: step size, positive; a float, or a float32 tensor (C,) or (C, G).
         zero_point: code of 0.0, within the bounds; an int, or an int32 tensor shaped as ``scale``.
+            A float32 tensor where it is no code: any finite number.
         dtype: integer dtype that holds the codes.
         quant_min, quant_max: bounds of the codes, inclusive.
         axis: channel axis, None per tensor.
@@ -79,11 +80,18 @@ class QParams:
                 f" {tuple(zero.shape)} do not fit axis={self.axis}, group_size={self.group_size}:"
                 " give (C,) per channel, (C, G) with groups"
             )
-        if scale.dtype != torch.float32 or zero.dtype.is_floating_point:
-            raise ConfigError(f"scale must be float32 and zero_point integer, not {scale.dtype}")
+        fraction = zero.dtype.is_floating_point
+        if scale.dtype != torch.float32 or (fraction and zero.dtype != torch.float32):
+            raise ConfigError(
+                "scale must be float32, and zero_point integer or float32,"
+                f" not {scale.dtype} and {zero.dtype}"
+            )
         if not bool(((scale > 0) & scale.isfinite()).all()):
             raise ConfigError("every scale must be positive and finite")
-        if not bool(((zero >= self.quant_min) & (zero <= self.quant_max)).all()):
+        if fraction:
+            if not bool(zero.isfinite().all()):
+                raise ConfigError("every zero point must be finite")
+        elif not bool(((zero >= self.quant_min) & (zero <= self.quant_max)).all()):
             raise ConfigError(
                 f"a zero point is outside the bounds [{self.quant_min}, {self.quant_max}]"
             )
@@ -180,6 +188,7 @@ def choose_qparams(low: Tensor | float, high: Tensor | float, spec: QuantSpec) -
         quant_max=quant_max,
         symmetric=spec.symmetric,
         power_of_two=spec.power_of_two,
+        offset=bool(spec.offset),
     )
     if not spec.per_channel:
         numbers = float(scale.item()), int(zero_point.item())

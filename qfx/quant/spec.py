@@ -49,6 +49,8 @@ class QuantSpec:
         quant_min, quant_max: bounds of the codes; None stands for those of ``dtype``. 4 bits are
             torch.int8 with [-8, 7], or torch.uint8 with [0, 15].
         power_of_two: scales are rounded up to powers of two.
+        offset: the zero point is any number, so that the range of a channel need not hold 0.0; for
+            weights. None leaves it to the operation (yes for affine rows of embeddings).
 
     Raises:
         ConfigError: the fields contradict each other; the message says what to change.
@@ -64,6 +66,7 @@ class QuantSpec:
     quant_min: int | None = None
     quant_max: int | None = None
     power_of_two: bool = False
+    offset: bool | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -157,6 +160,8 @@ class QuantSpec:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ConfigError(f"{name} must be True or False, not {value!r}")
+        if self.offset is not None and not isinstance(self.offset, bool):
+            raise ConfigError(f"offset must be True, False or None, not {self.offset!r}")
         for name in ("axis", "group_size", "quant_min", "quant_max"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
@@ -200,6 +205,11 @@ class QuantSpec:
             )
         if self.group_size is not None and self.group_size < 1:
             raise ConfigError(f"group_size must be at least 1, not {self.group_size}")
+        if self.offset and (self.symmetric or not self.per_channel):
+            raise ConfigError(
+                "offset=True gives every channel a range of its own; set per_channel=True and"
+                " symmetric=False"
+            )
         if self.dynamic and self.per_channel:
             raise ConfigError(
                 "dynamic=True measures whole tensors at run time; set per_channel=False"

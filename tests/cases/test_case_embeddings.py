@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -163,6 +164,74 @@ def test_rows_are_affine_by_default_and_pay_on_skewed_rows(method: str) -> None:
     symmetric = qfx.quantize(model, x, method="weight_only", qconfig=signed(8), backend="x86")
     expected = run(model, (x,))
     assert sqnr(expected, run(ours, (x,))) > sqnr(expected, run(symmetric, (x,))) + 5
+
+
+PREPACK = {
+    8: (
+        torch.ops.quantized.embedding_bag_byte_prepack,
+        torch.ops.quantized.embedding_bag_byte_unpack,
+    ),
+    4: (
+        torch.ops.quantized.embedding_bag_4bit_prepack,
+        torch.ops.quantized.embedding_bag_4bit_unpack,
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bits", PREPACK)
+@pytest.mark.parametrize("name", ["embedding", "sum"])
+def test_rows_far_from_zero_are_as_near_as_torch_has_them(
+    name: str, bits: int, backend: str
+) -> None:
+    make, inputs = MODELS[name]
+    model = seeded(make)
+    (weight,) = model.parameters()
+    with torch.no_grad():
+        weight.mul_(0.1).add_(5)
+        weight[0] = 5.0  # of no range
+        weight[1] = 0.0
+    options: Any = {"method": "weight_only", "backend": backend, "qconfig": affine(bits)}
+    qmodel = qfx.quantize(model, inputs, **options)
+    if bits == 8:
+        default = qfx.quantize(model, inputs, method="weight_only", backend=backend)
+        assert torch.equal(run(default, inputs), run(qmodel, inputs))
+    expected, actual = run(model, inputs), run(qmodel, inputs)
+    assert sqnr(run(qmodel.reference, inputs), actual) > 110
+    pack, unpack = PREPACK[bits]
+    theirs = copy.deepcopy(model)
+    next(theirs.parameters()).data = unpack(pack(weight.data))
+    assert sqnr(expected, actual) > sqnr(expected, run(theirs, inputs)) - 0.1
+    assert qmodel.report.size_bytes[1] == ROWS * (WIDTH * bits // 8 + 8)
+    without = QuantSpec(torch.uint8, per_channel=True, quant_max=2**bits - 1, offset=False)
+    qmodel = qfx.quantize(model, inputs, **options | {"qconfig": QConfig(weight=without)})
+    assert sqnr(expected, run(qmodel, inputs)) < sqnr(expected, actual) - 15
+
+
+@pytest.mark.parametrize("spec", [affine(4), affine(4, group_size=32)])
+def test_offsets_of_groups_and_of_searched_ranges(spec: QConfig) -> None:
+    model, x = seeded(lambda: nn.Embedding(ROWS, WIDTH)), tokens(3, 9)
+    with torch.no_grad():
+        model.weight.add_(3)
+    expected, made = run(model, (x,)), []
+    for observer in ("per_channel_minmax", "per_channel_mse"):
+        assert spec.weight is not None
+        qconfig = QConfig(weight=dataclasses.replace(spec.weight, observer=observer))
+        qmodel = qfx.quantize(model, x, method="weight_only", qconfig=qconfig, backend="x86")
+        assert torch.allclose(run(qmodel, (x,)), run(qmodel.reference, (x,)), atol=1e-6)
+        made.append(sqnr(expected, run(qmodel, (x,))))
+    assert made[1] > made[0] + 0.3 > 30
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_tied_weight_has_no_offset(backend: str) -> None:
+    """Integer kernels of layers want a code for zero."""
+    model, x = seeded(Tied), tokens(3, 5)
+    spec = QuantSpec(torch.uint8, per_channel=True)
+    qconfig = QConfig(weight=spec, rows=spec)
+    qmodel = qfx.quantize(model, x, method="weight_only", qconfig=qconfig, backend=backend)
+    assert qmodel.report.size_bytes[1] == ROWS * (WIDTH + 5)
+    assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 35
 
 
 def test_a_configuration_may_say_how_rows_are_kept() -> None:

@@ -50,6 +50,8 @@ CONFIGS: dict[str, tuple[QConfig, float]] = {  # with the SQNR that they reach a
     "int4 groups of 64": (int4(group_size=64), 17),
     "int4 groups of 128": (int4(group_size=128), 16),
     "uint4 groups of 64": (uint4(group_size=64), 17),
+    "uint8, offset": (QConfig(weight=QuantSpec(torch.uint8, per_channel=True, offset=True)), 38),
+    "uint4 groups of 64, offset": (uint4(group_size=64, offset=True), 17),
     "float16": (QConfig(weight=HALF), 60),
     "float16 dynamic": (QConfig(QuantSpec(torch.float16, dynamic=True), HALF), 60),
 }
@@ -124,6 +126,7 @@ KERNELS = {
     ("x86", "int8"): "_weight_int8pack_mm",
     ("x86", "int4 groups of 32"): "_weight_int4pack_mm_for_cpu",
     ("x86", "uint4 groups of 64"): "_weight_int4pack_mm_for_cpu",
+    ("x86", "uint4 groups of 64, offset"): "_weight_int4pack_mm_for_cpu",
     ("x86", "float16 dynamic"): "onednn.linear_dynamic_fp16",
     ("fbgemm", "float16 dynamic"): "quantized.linear_dynamic_fp16",
     ("qnnpack", "int8"): "_weight_int8pack_mm",

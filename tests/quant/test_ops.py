@@ -158,6 +158,33 @@ def test_chosen_qparams(low: float, high: float, symmetric: bool, scale: float, 
     assert (float(chosen[0]), int(chosen[1])) == (float32(scale), zero)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    middle=st.floats(-1e4, 1e4, width=32),
+    reach=st.one_of(st.just(0.0), st.floats(2.0**-20, 100, width=32)),
+    bounds=st.sampled_from([(0, 255), (-128, 127), (0, 15), (-8, 7)]),
+)
+def test_an_offset_needs_no_zero(middle: float, reach: float, bounds: tuple[int, int]) -> None:
+    low, high = torch.tensor([middle - reach]), torch.tensor([middle + reach])
+    quant_min, quant_max = bounds
+    scale, zero = ops.choose_qparams(
+        low, high, quant_min=quant_min, quant_max=quant_max, offset=True
+    )
+    x = torch.lerp(low, high, torch.linspace(0, 1, 50))
+    codes = ops.quantize(
+        x, scale, zero, quant_min=quant_min, quant_max=quant_max, axis=0,
+        dtype=torch.uint8 if quant_min == 0 else torch.int8,
+    )  # fmt: skip
+    restored = ops.dequantize(codes, scale, zero)
+    again = ops.quantize(
+        restored, scale, zero, quant_min=quant_min, quant_max=quant_max, axis=0, dtype=codes.dtype
+    )
+    assert torch.equal(again, codes)
+    step = 2 * reach / (quant_max - quant_min)
+    rounded = max(abs(middle) + reach, 1.0) * (2.0**-11 if quant_max - quant_min < 16 else 2.0**-21)
+    assert float((restored - x).abs().max()) <= 0.51 * step + rounded
+
+
 def test_reduced_range_uses_half_the_codes() -> None:
     scale, zero = ops.choose_qparams(
         torch.tensor(-1.0), torch.tensor(1.0), quant_min=0, quant_max=127

@@ -85,6 +85,12 @@ def test_symmetric_unsigned_centres_on_the_middle_code() -> None:
         ({"dtype": torch.uint8, "power_of_two": 2}, "must be True or False"),
         ({"dtype": torch.float16, "power_of_two": True}, "leave it out"),
         ({"dtype": torch.uint8, "quant_max": 127.0}, "must be an integer"),
+        ({"dtype": torch.uint8, "per_channel": True, "offset": 1}, "True, False or None"),
+        ({"dtype": torch.uint8, "offset": True}, "set per_channel=True"),
+        (
+            {"dtype": torch.uint8, "per_channel": True, "symmetric": True, "offset": True},
+            "symmetric=False",
+        ),
     ],
 )
 def test_contradictions(fields: dict[str, object], message: str) -> None:
@@ -174,6 +180,7 @@ def test_halves_are_dynamic_or_weight_only() -> None:
         QuantSpec(torch.uint8, observer=HistogramObserver.with_args(bins=4096)),
         QuantSpec(torch.uint8, observer=PercentileObserver.with_args(percentile=99.9)),
         QuantSpec(torch.int8, symmetric=True, per_channel=True, observer="per_channel_mse"),
+        QuantSpec(torch.uint8, per_channel=True, offset=True),
     ],
 )
 def test_survives_json(spec: QuantSpec) -> None:

@@ -73,7 +73,13 @@ class _Search:
 
     def __init__(self, rows: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> None:
         self.rows = rows
-        self.low, self.high = low.clamp(max=0.0), high.clamp(min=0.0)
+        # Ranges shrink towards what they must hold.
+        if spec.offset:
+            self.centre = (low + high) / 2
+            self.low, self.high = low, high
+        else:
+            self.centre = torch.zeros_like(low)
+            self.low, self.high = low.clamp(max=0.0), high.clamp(min=0.0)
         self.spec = spec
         self.error = torch.full_like(low, torch.inf)
 
@@ -87,8 +93,7 @@ class _Search:
 
     def _try(self, lows: Tensor, highs: Tensor) -> None:
         """Try K shares of the best ranges."""
-        low = lows.to(self.low.device).unsqueeze(1) * self.low
-        high = highs.to(self.high.device).unsqueeze(1) * self.high
+        low, high = self._shares(lows, self.low), self._shares(highs, self.high)
         quant_min, quant_max = self.spec.bounds
         scale, zero_point = ops.choose_qparams(
             low,
@@ -97,9 +102,14 @@ class _Search:
             quant_max=quant_max,
             symmetric=self.spec.symmetric,
             power_of_two=self.spec.power_of_two,
+            offset=bool(self.spec.offset),
         )
         for candidate in zip(low, high, scale, zero_point, strict=True):
             self._keep_better(*candidate)
+
+    def _shares(self, shares: Tensor, ends: Tensor) -> Tensor:
+        """(K, R) ends that are K shares as far from the centre as the (R,) ``ends``."""
+        return self.centre + shares.to(ends.device).unsqueeze(1) * (ends - self.centre)
 
     def _keep_better(self, low: Tensor, high: Tensor, scale: Tensor, zero_point: Tensor) -> None:
         quant_min, quant_max = self.spec.bounds
