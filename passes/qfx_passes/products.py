@@ -3,6 +3,10 @@
     einsum("bhid,bhjd->bhij", q, k) = matmul(q, k')          addmm(b, x, W) = linear(x, W', b)
                                                              x @ W = linear(x, W'), W constant
 
+Where W is written as the transpose of a parameter, W' is that parameter, so that what else reads it
+(an embedding, of which the output layer is the transpose) goes on sharing it. Else W' is a copy,
+which only inference may have.
+
 An einsum is a matmul when each operand has one index of its own, one is summed over, and the rest
 (the batch) is common to both operands and the result.
 """
@@ -20,6 +24,7 @@ from qfx.graph import meta
 from qfx.graph.inference import infer
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import bound, is_op
 from qfx_passes.mutation import Call
 
 
@@ -31,28 +36,51 @@ def expand_product(
         return _expand_einsum(node, call, rewriter)
     if call.target in (torch.addmm, "addmm"):
         return _expand_addmm(node, call, rewriter, trainable=trainable)
-    if call.target in (torch.matmul, torch.mm, operator.matmul, "matmul", "mm") and not trainable:
-        return _expand_matmul(node, call, rewriter)
+    if call.target in (torch.matmul, torch.mm, operator.matmul, "matmul", "mm"):
+        return _expand_matmul(node, call, rewriter, trainable=trainable)
     return None
 
 
-def _expand_matmul(node: fx.Node, call: Call, rewriter: Rewriter) -> fx.Node | None:
+def _expand_matmul(
+    node: fx.Node, call: Call, rewriter: Rewriter, *, trainable: bool
+) -> fx.Node | None:
     """A matmul with a constant matrix on the right, as a linear layer."""
     names = ("input", "mat2" if call.target in (torch.mm, "mm") else "other")
     arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
     operands = [arguments.pop(name, None) for name in names]
-    infos = [meta.tensor_info(v) if isinstance(v, fx.Node) else None for v in operands]
-    source, weight = infos
-    if arguments or source is None or weight is None or operands[1].op != "get_attr":
+    source = meta.tensor_info(operands[0]) if isinstance(operands[0], fx.Node) else None
+    if arguments or source is None or len(source.shape) < 2:
         return None
-    if len(source.shape) < 2 or len(weight.shape) != 2:
-        return None
-    constant = _transposed(operands[1], rewriter, node)
-    return _made(rewriter, node, vocab.LINEAR, operands[0], constant)
+    weight = _transposed(operands[1], rewriter, node, trainable=trainable)
+    return None if weight is None else _made(rewriter, node, vocab.LINEAR, operands[0], weight)
 
 
-def _transposed(weight: fx.Node, rewriter: Rewriter, node: fx.Node) -> fx.Node:
-    """A read of the transposed matrix; all calls that share a matrix share it."""
+def _transposed(
+    matrix: object, rewriter: Rewriter, node: fx.Node, *, trainable: bool
+) -> fx.Node | None:
+    """A read of the transpose of a constant matrix; None of what is none."""
+    info = meta.tensor_info(matrix) if isinstance(matrix, fx.Node) else None
+    if info is None or len(info.shape) != 2:
+        return None
+    assert isinstance(matrix, fx.Node)
+    if matrix.op == "get_attr":
+        return None if trainable else _copied(matrix, rewriter, node)
+    parameter = matrix.args[0] if is_op(matrix, vocab.TRANSPOSE, vocab.PERMUTE) else None
+    if not isinstance(parameter, fx.Node) or parameter.op != "get_attr":
+        return None
+    return parameter if _swaps(matrix) else None
+
+
+def _swaps(matrix: fx.Node) -> bool:
+    """Whether a TRANSPOSE or PERMUTE of two dims changes their order."""
+    arguments = bound(matrix)
+    if "dims" in arguments:
+        return [d % 2 for d in arguments["dims"]] == [1, 0]
+    return bool((arguments["dim0"] - arguments["dim1"]) % 2)
+
+
+def _copied(weight: fx.Node, rewriter: Rewriter, node: fx.Node) -> fx.Node:
+    """A read of a transposed copy; all calls that share a matrix share it."""
     key = f"transpose of {weight.target}"
     for read in node.graph.nodes:
         if read.meta.get(_TRANSPOSED) == key:
@@ -78,11 +106,11 @@ def _expand_addmm(
         return Mismatch("addmm with a scale")
     bias, source, weight = (arguments[name] for name in names)
     info = meta.tensor_info(bias)
-    is_layer = weight.op == "get_attr" and bias.op == "get_attr" and info is not None
-    if not is_layer or trainable or info is None or len(info.shape) != 1:
+    is_layer = bias.op == "get_attr" and info is not None and len(info.shape) == 1
+    constant = _transposed(weight, rewriter, node, trainable=trainable) if is_layer else None
+    if constant is None:
         product = _made(rewriter, node, vocab.MATMUL, source, weight)
         return _made(rewriter, node, vocab.ADD, product, bias)
-    constant = _transposed(weight, rewriter, node)
     return _made(rewriter, node, vocab.LINEAR, source, constant, bias)
 
 

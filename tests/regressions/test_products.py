@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
+from qfx_passes.canonicalize import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr, targets
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
@@ -22,6 +25,27 @@ class Products(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first = torch.clamp_min(x @ self.w, 0) + torch.addmm(self.b, x, self.w)
         return first + x.matmul(self.w) + torch.mm(x, mat2=self.w)
+
+
+class Head(nn.Module):
+    """An output layer that is the transpose of the embedding, as language models write it."""
+
+    def __init__(self, write: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.embed, self.bias, self.write = nn.Embedding(20, 8), nn.Parameter(randn(20)), write
+
+    def forward(self, i: Tensor) -> Tensor:
+        return self.write(self.embed(i), self.embed.weight, self.bias)
+
+
+HEADS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "t": lambda x, w, b: x @ w.t(),
+    "T": lambda x, w, b: x.matmul(w.T),
+    "mT": lambda x, w, b: torch.mm(x, mat2=w.mT),
+    "transpose": lambda x, w, b: x.mm(w.transpose(-1, 0)),
+    "permute": lambda x, w, b: torch.matmul(x, w.permute(-1, 0)),
+    "addmm": lambda x, w, b: torch.addmm(b, x, w.t()),
+}
 
 
 class Between(nn.Module):
@@ -45,6 +69,41 @@ def test_a_constant_matrix_is_a_shared_weight(backend: str) -> None:
     assert qmodel.report.coverage == 1
     assert sqnr(model(x), qmodel(x)) > 30
     assert sum(n.endswith("_q") for n, _ in qmodel.reference.named_buffers()) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("method", ["dynamic", "weight_only"])
+@pytest.mark.parametrize("name", HEADS)
+def test_a_transposed_parameter_is_the_weight_itself(name: str, method: str, backend: str) -> None:
+    model, x = seeded(Head, HEADS[name]), torch.arange(6)
+    qmodel = qfx.quantize(model, x, method=method, backend=backend)
+    assert {s.decision for s in qmodel.report.sites if s.reason != "removed"} == {"quantized"}
+    assert sqnr(model(x), qmodel(x)) > 30
+    kept = [t for n, t in qmodel.reference.named_buffers() if t.dtype == torch.int8 and t.dim() > 1]
+    assert len(kept) == 1  # one weight, read by the embedding and the layer
+
+
+def test_a_transposed_parameter_may_train() -> None:
+    model, x = seeded(Head, HEADS["t"]), torch.arange(6)
+    graph_module, _ = qfx.run_passes(model, [Canonicalize(trainable=True)], (x,))
+    assert targets(graph_module) == [vocab.EMBEDDING, vocab.LINEAR]
+    assert [n for n, _ in graph_module.named_parameters()] == ["embed.weight"]
+
+
+def test_a_matrix_in_its_own_order_is_not_transposed() -> None:
+    square = nn.Parameter(randn(8, 8))
+
+    class Square(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = square
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.w.permute(0, 1) + x @ self.w.transpose(1, -1) + x @ self.w.permute(1, 0)
+
+    gm, _ = qfx.run_passes(Square().eval(), [Canonicalize()], (randn(3, 8),))
+    assert targets(gm).count(vocab.LINEAR) == 1
+    assert torch.allclose(gm(randn(3, 8)), Square()(randn(3, 8)))
 
 
 def test_what_is_no_constant_stays_a_matmul() -> None:
