@@ -639,6 +639,15 @@ def test_rules_that_match_nothing_are_named() -> None:
     assert all(t in str(qmodel.report) for t in texts)
 
 
+def test_attributes_that_are_no_qconfig_are_named() -> None:
+    model = net()
+    model.conv.qconfig = "int8"
+    with pytest.warns(qfx.QfxWarning, match="'conv' has a qconfig attribute of type str") as caught:
+        qmodel = qfx.quantize(model, X, backend="x86")
+    assert tuple(str(w.message) for w in caught) == qmodel.report.warnings
+    assert {w.filename for w in caught} == {__file__}
+
+
 def test_rules_that_the_backend_cannot_honour_are_named() -> None:
     signed = qfx.QConfig(qfx.QuantSpec(torch.int8), INT8)
     mapping = qfx.get_default_qconfig_mapping("x86").set_module_name("conv", signed)

@@ -57,13 +57,13 @@ class Configuration:
         method: str,
         types: Iterable[type[nn.Module]] | None = None,
     ) -> None:
-        mapping = _mapping(qconfig, backend, method).with_attributes_of(model)
+        self._warnings: dict[str, None] = {}
+        mapping = _mapping(qconfig, backend, method).with_attributes_of(model, self.warn)
         origins = [o for node in captured.graph.nodes for o in meta.origins(node)]
         resolved = mapping.resolve_all(origins, module_types(model))
         self._by_node = resolved.by_node
         self._type_names = {o.node: o.type_name for o in origins}
         self._types = None if types is None else with_twins(types)
-        self._warnings: dict[str, None] = {}
         for rule in resolved.unmatched:
             self.warn(f"{rule.name} matches no operation{_inside(rule.module, origins, model)}")
 

@@ -1,7 +1,7 @@
 """Which operation is quantized how: rules by name and type, the first in order of precedence.
 
     set_module_name_object_type_order > set_module_name > set_module_name_regex > set_object_type
-    > a module's own ``qconfig`` attribute > set_global
+    > a module's own ``qconfig`` attribute, or its class's > set_global
 
 A module name covers what is inside the module, too; the nearest named module decides. Of regular
 expressions (``re.match`` on the path) the first set decides. A type also covers what is inside
@@ -11,8 +11,9 @@ and of the captured operations.
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
@@ -33,6 +34,9 @@ __all__ = [
     "Rule",
     "module_types",
 ]
+
+
+_ABSENT = object()
 
 
 class QConfigMapping:
@@ -82,17 +86,20 @@ class QConfigMapping:
         key = ObjectKey.of(object_type)
         return self._set(Rule(Kind.ORDER, qconfig, module_name, key, index))
 
-    def with_attributes_of(self, model: nn.Module) -> QConfigMapping:
+    def with_attributes_of(
+        self, model: nn.Module, warn: Callable[[str], None] = warn
+    ) -> QConfigMapping:
         """A copy that also heeds the ``qconfig`` attributes of the modules of ``model``.
 
-        Warns:
-            QfxWarning: an attribute is neither a ``qfx.QConfig`` nor None; it is ignored.
+        Args:
+            model: its modules, or their classes, may have the attribute.
+            warn: told of an attribute that is neither a ``qfx.QConfig`` nor None: it is ignored.
         """
         extended = self.copy()
         for path, module in model.named_modules():
-            if "qconfig" not in vars(module):
+            if inspect.getattr_static(module, "qconfig", _ABSENT) is _ABSENT:
                 continue
-            qconfig = vars(module)["qconfig"]
+            qconfig = module.qconfig
             if qconfig is None or isinstance(qconfig, QConfig):
                 extended._set(Rule(Kind.ATTRIBUTE, qconfig, path))
                 continue

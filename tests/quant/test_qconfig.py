@@ -185,6 +185,18 @@ def test_attributes_of_modules() -> None:
     assert decided(mapping)["block_fc"] == B
 
 
+def test_attributes_of_classes() -> None:
+    class Floating(Block):
+        qconfig = None
+
+    model = Model()
+    model.block = Floating()
+    found = decided(QConfigMapping().set_global(B).with_attributes_of(model))
+    assert (found["block_fc"], found["block2_fc"]) == (None, B)
+    model.block.qconfig = A
+    assert decided(QConfigMapping().with_attributes_of(model))["block_fc"] == A
+
+
 def test_foreign_attribute_is_ignored_aloud() -> None:
     model = Model()
     model.block.qconfig = object()
