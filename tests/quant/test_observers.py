@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from qfx.quant.observers import (
     observers,
     register_observer,
 )
+from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
 
@@ -288,3 +290,21 @@ def test_registering_a_class_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> Non
     assert spec == QuantSpec.from_dict(spec.to_dict())
     with pytest.raises(ConfigError, match="is taken by"):
         register_observer("own")(HistogramObserver)
+
+
+class Named(MovingAverageMinMaxObserver.with_args(averaging_constant=0.5)):  # type: ignore[misc]
+    """A class of its own, with options."""
+
+
+@pytest.mark.parametrize(
+    "made", [MinMaxObserver, MovingAverageMinMaxObserver.with_args(averaging_constant=0.5), Named]
+)
+def test_pickled_with_their_options(made: type[Observer]) -> None:
+    assert pickle.loads(pickle.dumps(made)) is made
+    spec = QuantSpec(torch.uint8, observer=made)
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    observer = spec.make_observer()
+    observer(torch.tensor([-1.0, 3.0]))
+    assert pickle.loads(pickle.dumps(observer)).qparams() == observer.qparams()
+    mapping = QConfigMapping().set_object_type(nn.Linear, QConfig(spec, None))
+    assert pickle.loads(pickle.dumps(mapping)).rules == mapping.rules

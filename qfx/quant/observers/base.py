@@ -7,6 +7,7 @@ As other modules with statistics, it records in training mode only: ``eval()`` s
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -212,6 +213,18 @@ def require_finite(x: Tensor, extremes: Iterable[Tensor]) -> None:
     )
 
 
+class _Specialized(type):
+    """The type of the classes that :meth:`Observer.with_args` makes: they pickle as that call."""
+
+
+def _as_call(cls: _Specialized) -> tuple[Any, ...] | str:
+    if "_given" not in cls.__dict__:  # a subclass that has a name of its own
+        return cls.__qualname__
+    return _specialized, (cls.__dict__["_made_from"], cls.__dict__["_given"])
+
+
+copyreg.pickle(_Specialized, _as_call)
+
 _SPECIALIZED: dict[tuple[object, ...], type[Observer]] = {}
 
 
@@ -227,5 +240,5 @@ def _specialized(cls: type[_Self], options: tuple[tuple[str, Any], ...]) -> type
         "_made_from": origin,
         "_given": given,
     }
-    made = type(f"{origin.__name__}({text})", (origin,), body)
-    return _SPECIALIZED.setdefault((origin, given), made)  # type: ignore[return-value]
+    made = _Specialized(f"{origin.__name__}({text})", (origin,), body)
+    return _SPECIALIZED.setdefault((origin, given), made)  # type: ignore[arg-type, return-value]
