@@ -181,7 +181,9 @@ class _Measured:
 
 
 def _measure_inside(node: fx.Node, note: Annotation) -> None:
-    """Let a recurrent layer round its hidden state as it rounds its input."""
+    """Let a recurrent layer round its hidden state as it rounds its input, if it does."""
+    if not note.reads:
+        return
     spec = next(edge.spec for edge in note.reads.values())
     node.update_kwarg("measured", (spec.dtype, *spec.bounds, spec.symmetric))
 

@@ -24,6 +24,7 @@ from qfx.backends import weight_packs as packs
 from qfx.backends.base import (
     METHODS,
     MOVES,
+    RUN_TIME,
     Demand,
     Emit,
     Emitter,
@@ -36,6 +37,7 @@ from qfx.backends.base import (
 )
 from qfx.backends.quantized_convs import RELU_CLAMP, convolutions, transposed
 from qfx.backends.quantized_layouts import in_order_op, on_tidy, same_op
+from qfx.backends.recurrent_weights import restored
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -109,15 +111,23 @@ def _weight_only(engine: str) -> Emit:
 
 
 def _recurrent(engine: str) -> tuple[KernelRule, ...]:
-    return tuple(
-        KernelRule(
-            op,
-            f"quantized_{op.name.removesuffix('_cell')}",
-            weight=WeightRule(),
-            methods=("dynamic",),
-            emit_dynamic=recurrent.layer(op, engine),
-        )
-        for op in recurrent.OPS
+    kept: dict[str, Any] = {"weight": WeightRule(halves=True), "emit_weight_only": restored}
+    return (
+        *(
+            KernelRule(
+                op,
+                f"quantized_{op.name.removesuffix('_cell')}",
+                methods=RUN_TIME,
+                emit_dynamic=recurrent.layer(op, engine),
+                **kept,
+            )
+            for op in recurrent.OPS
+        ),
+        *(
+            KernelRule(op, "dequantized weights", methods=("weight_only",), **kept)
+            for op in vocab.RECURRENT
+            if op not in recurrent.OPS
+        ),
     )
 
 

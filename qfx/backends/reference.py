@@ -68,7 +68,7 @@ def _matmuls() -> tuple[KernelRule, ...]:
         ),
         KernelRule(vocab.MATMUL, "reference", operands=("input", "other")),
         *(
-            KernelRule(op, "reference", weight=WeightRule(), methods=("dynamic",))
+            KernelRule(op, "reference", weight=_weight(), methods=RUN_TIME)
             for op in vocab.RECURRENT
         ),
     )

@@ -47,7 +47,11 @@ class Kept:
     @classmethod
     def of(cls, em: Emitter, site: Site) -> Kept:
         """What ``site`` reads its weight from."""
-        restored: Any = site.arguments["weight"]
+        return cls.read(em, site.arguments["weight"])
+
+    @classmethod
+    def read(cls, em: Emitter, restored: Any) -> Kept:
+        """What the float weight ``restored`` is made from."""
         codes = restored.args[0]
         if is_op(restored, WIDEN):
             return cls(codes)

@@ -25,6 +25,7 @@ from qfx.backends import x86_kernels as kernels
 from qfx.backends.base import (
     METHODS,
     MOVES,
+    RUN_TIME,
     Backend,
     Chain,
     Emit,
@@ -36,6 +37,7 @@ from qfx.backends.base import (
 from qfx.backends.defaults import defaults
 from qfx.backends.hardware import needs_reduced_range
 from qfx.backends.probe import probe
+from qfx.backends.recurrent_weights import restored
 
 _CLAMPS: tuple[Chain, ...] = (("relu",), ("clamp",))
 _RESIDUAL: tuple[Chain, ...] = (("add",), ("add", "relu"))
@@ -114,8 +116,8 @@ def _layers() -> tuple[KernelRule, ...]:
 def _recurrent() -> tuple[KernelRule, ...]:
     return tuple(
         KernelRule(
-            op, "onednn.qlinear, by step", output=Output.EITHER, weight=WeightRule(),
-            methods=("dynamic",), emit_dynamic=x86_recurrent_emit.layer(op),
+            op, "onednn.qlinear, by step", output=Output.EITHER, weight=WeightRule(halves=True),
+            methods=RUN_TIME, emit_dynamic=x86_recurrent_emit.layer(op), emit_weight_only=restored,
         )
         for op in vocab.RECURRENT
     )  # fmt: skip

@@ -8,7 +8,6 @@ hidden units keep their weights in integers and make them float in front of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,11 +17,10 @@ from qfx import vocab
 from qfx.backends import x86_kernels as kernels
 from qfx.backends import x86_recurrent as recurrent
 from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
+from qfx.backends.recurrent_weights import mark_restored
 from qfx.backends.x86_parts import input_of
 from qfx.graph import meta
-from qfx.quant.annotation import Kernel, mark_kernel
 from qfx.recurrent_steps import pairs
-from qfx.report.reasons import refusal
 
 FEWEST_UNITS = 256
 """Below so many hidden units float over restored weights is faster (``benchmarks.recurrent``)."""
@@ -69,8 +67,7 @@ def _in_float(em: Emitter, site: Site) -> fx.Node:
     weights = tuple(_restored(em, weight) for weight in node.args[1])  # type: ignore[union-attr]
     y = _call(em, site, op, quantized.args[0], weights, *node.args[2:], **kwargs)
     detail = f"below {FEWEST_UNITS} hidden units float is faster than a kernel call a step"
-    why = refusal("slow-kernel", kept="int8", op=op.name, detail=detail)
-    mark_kernel(y, Kernel("dequantized int8 weights", 0, replace(why, quantized=True)))
+    mark_restored(y, op, "int8", detail)
     return y
 
 

@@ -318,19 +318,13 @@ def reason_of(qmodel: qfx.QuantizedModel) -> tuple[str, str]:
     return site.reason, site.message
 
 
-@pytest.mark.parametrize(
-    ("method", "reason"), [("static", "no-kernel"), ("weight_only", "not-weight-only")]
-)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_other_methods_leave_it_float(kind: str, method: str, reason: str) -> None:
+def test_static_leaves_it_float(kind: str) -> None:
     model, x = head_and(LAYERS[kind](8, 16)), randn(5, 2, 8)
-    qmodel = qfx.quantize(
-        model, x, method=method, backend="reference" if method == "weight_only" else "x86"
-    )
+    qmodel = qfx.quantize(model, x, backend="x86")
     (site,) = (s for s in qmodel.report.sites if s.module_path == "layer")
-    assert (site.decision, site.reason) == ("float", reason)
-    if method == "static":
-        assert site.remedy == "try method='dynamic'"
+    assert (site.decision, site.reason) == ("float", "no-kernel")
+    assert site.remedy == "try method='dynamic'"
     for ours, theirs in zip(tensors(run(qmodel, (x,))), tensors(run(model, (x,))), strict=True):
         assert sqnr(theirs, ours) > 30
 
@@ -427,3 +421,73 @@ def test_codes_made_in_few_calls_are_within_a_thousandth_of_rounding() -> None:
             error = (made.double() - (x.double() / step + zero)).abs().max()
             assert error <= 0.502
             assert int(made.max()) <= codes[1]
+
+
+# -- weights in few bits ---------------------------------------------------------------------------
+HALF = qfx.QuantSpec(torch.float16)
+KEPT: dict[str, tuple[qfx.QConfig, str, float]] = {
+    "float16": (qfx.QConfig(weight=HALF), "float16", 60),
+    "float16 dynamic": (
+        qfx.QConfig(qfx.QuantSpec(torch.float16, dynamic=True), HALF),
+        "float16",
+        60,
+    ),
+    "int8": (qfx.get_default_qconfig("x86", "weight_only"), "int8", 35),
+    "4 bits": (
+        qfx.QConfig(
+            weight=qfx.QuantSpec(torch.uint8, per_channel=True, group_size=8, quant_max=15)
+        ),
+        "4-bit",
+        15,
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("config", KEPT)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.LSTM(8, 16, 2, bidirectional=True),
+        lambda: nn.GRU(8, 16),
+        lambda: nn.RNN(8, 16, nonlinearity="relu"),
+        lambda: nn.LSTMCell(8, 16),
+        lambda: nn.GRUCell(8, 16, bias=False),
+        lambda: nn.RNNCell(8, 16),
+    ],
+)
+def test_weights_in_few_bits(make: Callable[[], nn.Module], config: str, backend: str) -> None:
+    qconfig, kept, bound = KEPT[config]
+    model = seeded(make)
+    if (
+        config.endswith("dynamic")
+        and isinstance(model, (nn.RNN, nn.RNNCell))
+        and not has_kernel("rnn", backend)
+    ):
+        pytest.skip("these have no kernel of plain RNNs that measures")
+    x = randn(3, 8) if "Cell" in str(model) else randn(5, 2, 8)
+    qmodel = qfx.quantize(model, x, method="weight_only", qconfig=qconfig, backend=backend)
+    site = next(s for s in qmodel.report.sites if s.macs)
+    if backend == "reference":
+        assert (site.decision, site.kernel) == ("quantized", "reference")
+    else:
+        assert (site.kernel, site.reason) == (f"dequantized {kept} weights", "slow-kernel")
+    before, after = qmodel.report.size_bytes
+    assert after < 0.6 * before
+    for inputs in (x, 2 * x, x[:1], x[0]):
+        expected, actual = (tensors(run(m, (inputs,))) for m in (model, qmodel))
+        meant = tensors(run(qmodel.reference, (inputs,)))
+        for e, a, r in zip(expected, actual, meant, strict=True):
+            assert sqnr(e, a) > bound
+            assert torch.equal(a, r)
+
+
+def test_compiled_over_weights_in_few_bits() -> None:
+    torch._dynamo.reset()
+    x = randn(5, 2, 8)
+    qmodel = qfx.quantize(
+        seeded(lambda: nn.GRU(8, 16)), x, method="weight_only", qconfig=KEPT["4 bits"][0]
+    )
+    compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
+    for a, e in zip(tensors(compiled(x)), tensors(qmodel(x)), strict=True):
+        assert torch.allclose(a, e, atol=1e-6)
