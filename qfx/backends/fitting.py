@@ -52,7 +52,10 @@ def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) ->
         )
     if rule is None or weight is None:
         return None
-    if weight.dtype != torch.int8 or not weight.symmetric or weight.group_size is not None:
+    if weight.group_size is not None:
+        text = "kernels of {0} that compute in integers take no groups of weights (group_size={1})"
+        return Mismatch(text, backend.name, weight.group_size)
+    if weight.dtype != torch.int8 or not weight.symmetric:
         return Mismatch(
             "kernels of {0} take symmetric int8 weights, not {1}; the reference form takes any",
             backend.name,

@@ -2,7 +2,8 @@
 
 A linear layer takes the first of its backend's kernels that fits, that the probe finds right and
 that is no slower than float at the shapes of the site. Else its weight is made float in front of
-the operation (:mod:`qfx.backends.weight_kernels`): small all the same, reason ``slow-kernel``.
+the operation (:mod:`qfx.backends.weight_kernels`): small all the same, reason ``slow-kernel`` where
+speed decided, ``unfit-kernel`` where no kernel takes the layer.
 Embeddings make only those rows float that they read.
 """
 
@@ -86,13 +87,14 @@ def linear(*kernels: PackedKernel) -> Emit:
 
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         kept, form = Kept.of(em, site), _form(em, site)
-        faults = []
+        code, faults = "unfit-kernel", []
         for kernel in (k for k in kernels if k.kept == kept.bits):
-            fault = _fault(kernel, form)
-            if not fault:
+            fault = _misfit(kernel, form)
+            if not fault and _is_fast(kernel, form):
                 return _packed(em, site, kernel, form)
-            faults.append(f"{kernel.name} {fault}")
-        return _widened(em, site, kept, "; ".join(faults) or "there is no kernel for it")
+            code = code if fault else "slow-kernel"
+            faults.append(f"{kernel.name} {fault or 'is slower than float here'}")
+        return _widened(em, site, kept, code, "; ".join(faults) or "there is no kernel for it")
 
     return emit
 
@@ -114,18 +116,19 @@ def _form(em: Emitter, site: Site) -> Form:
     return Form(name, rows, outputs, inputs, site.weight, halves, site.bias)
 
 
-def _fault(kernel: PackedKernel, form: Form) -> str:
-    """Why ``kernel`` is not used for a layer, or ""."""
+def _misfit(kernel: PackedKernel, form: Form) -> str:
+    """Why ``kernel`` can't be used for a layer, or ""."""
     misfit = kernel.unfit(form)
     if misfit:
         return misfit
     verdict = probe(kernel.name, (), torch.float32)
-    if not verdict:
-        return f"gives wrong results here: {verdict.detail}"
+    return "" if verdict else f"gives wrong results here: {verdict.detail}"
+
+
+def _is_fast(kernel: PackedKernel, form: Form) -> bool:
     group = None if form.quantized is None else form.quantized.qparams.group_size
     key = (kernel.name, form.rows, form.outputs, form.inputs, group)
-    as_fast = speed.no_slower(key, partial(_contest, kernel, form))
-    return "" if as_fast else "is slower than float here"
+    return speed.no_slower(key, partial(_contest, kernel, form))
 
 
 def _contest(kernel: PackedKernel, form: Form) -> speed.Contest:
@@ -153,7 +156,7 @@ def _packed(em: Emitter, site: Site, kernel: PackedKernel, form: Form) -> fx.Nod
     return y
 
 
-def _widened(em: Emitter, site: Site, kept: Kept, detail: str) -> fx.Node:
+def _widened(em: Emitter, site: Site, kept: Kept, code: str, detail: str) -> fx.Node:
     """The float layer behind a weight that is made float; it adds nothing to the coverage."""
     input, bias = site.arguments["input"], site.arguments["bias"]
     if kept.scale is None:
@@ -161,7 +164,7 @@ def _widened(em: Emitter, site: Site, kept: Kept, detail: str) -> fx.Node:
     else:
         numbers = (kept.codes, kept.scale, kept.zero_point)
         y = call(em, site, weight_kernels.linear, input, *numbers, bias, **kept.options)
-    why = refusal("slow-kernel", kept=kept.bits, op=site.node.target.name, detail=detail)  # type: ignore[union-attr]
+    why = refusal(code, kept=kept.bits, op=site.node.target.name, detail=detail)  # type: ignore[union-attr]
     mark_kernel(y, Kernel(f"dequantized {kept.bits} weight", 0, replace(why, quantized=True)))
     return y
 

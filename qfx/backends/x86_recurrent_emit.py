@@ -21,6 +21,7 @@ from qfx.backends.recurrent_weights import mark_restored
 from qfx.backends.x86_parts import input_of
 from qfx.graph import meta
 from qfx.recurrent_steps import pairs
+from qfx.report.reasons import refusal
 
 FEWEST_UNITS = 256
 """Below so many hidden units float over restored weights is faster (``benchmarks.recurrent``)."""
@@ -67,7 +68,7 @@ def _in_float(em: Emitter, site: Site) -> fx.Node:
     weights = tuple(_restored(em, weight) for weight in node.args[1])  # type: ignore[union-attr]
     y = _call(em, site, op, quantized.args[0], weights, *node.args[2:], **kwargs)
     detail = f"below {FEWEST_UNITS} hidden units float is faster than a kernel call a step"
-    mark_restored(y, op, "int8", detail)
+    mark_restored(y, "int8", refusal("slow-kernel", kept="int8", op=op.name, detail=detail))
     return y
 
 

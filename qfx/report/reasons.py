@@ -77,6 +77,11 @@ REASONS: dict[str, tuple[str, str]] = {
         "its weight is kept in {kept} and made float in front of {op}: {detail}",
         "nothing to do if size is what counts; for speed, method='dynamic' computes in integers",
     ),
+    "unfit-kernel": (
+        "its weight is kept in {kept} and made float in front of {op}: {detail}",
+        "nothing to do if size is what counts; for speed, give it a shape or a spec that a kernel "
+        "takes, or try method='dynamic'",
+    ),
     "removed": ("{detail}", "{remedy}"),
 }
 

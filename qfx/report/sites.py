@@ -41,7 +41,7 @@ class Site:
         decision: "quantized" or "float".
         kernel: the integer kernel that runs it, or "".
         reason: code of :data:`qfx.report.reasons.REASONS`; "" when quantized, unless that is not
-            all there is to say ("slow-kernel").
+            all there is to say ("slow-kernel", "unfit-kernel").
         message: the reason in one sentence.
         remedy: what to do about it, or "".
         macs: its multiply-accumulates with the example inputs; 0 where they are unknown.

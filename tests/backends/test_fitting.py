@@ -99,7 +99,7 @@ def test_powers_of_two_reach_the_graph(net: Net, x: Tensor) -> None:
     [
         (INT16, "take uint8 activations, not torch.int16; the reference form takes any"),
         (QConfig(INT8.activation, INT16.weight), "take symmetric int8 weights, not"),
-        (INT4_GROUPS, "take symmetric int8 weights, not"),
+        (INT4_GROUPS, "take no groups of weights"),
     ],
 )
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])

@@ -471,7 +471,7 @@ def test_weights_in_few_bits(make: Callable[[], nn.Module], config: str, backend
     if backend == "reference":
         assert (site.decision, site.kernel) == ("quantized", "reference")
     else:
-        assert (site.kernel, site.reason) == (f"dequantized {kept} weights", "slow-kernel")
+        assert (site.kernel, site.reason) == (f"dequantized {kept} weights", "unfit-kernel")
     before, after = qmodel.report.size_bytes
     assert after < 0.6 * before
     for inputs in (x, 2 * x, x[:1], x[0]):

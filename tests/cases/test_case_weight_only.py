@@ -175,7 +175,7 @@ def test_shapes_that_do_not_fit_say_so(
 ) -> None:
     model, x = seeded(lambda: nn.Linear(*shape)), randn(5, IN)
     qmodel = quantized(model, x, config, "x86")
-    assert qmodel.report.sites[0].reason == "slow-kernel"
+    assert qmodel.report.sites[0].reason == "unfit-kernel"
     assert detail in qmodel.report.sites[0].message
     assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 15
 
