@@ -74,23 +74,26 @@ def _unfit_weight(node: fx.Node, weight: QuantSpec, rule: WeightRule) -> Mismatc
     if weight.dtype == torch.float16:
         kept = "its weight can't be kept in float16, only in integers"
         return None if rule.halves else Mismatch(kept)
-    return _uneven_groups(node, weight, rule)
+    return _misshapen(node, weight, rule)
 
 
-def _uneven_groups(node: fx.Node, spec: QuantSpec, rule: WeightRule) -> Mismatch | None:
-    """Why the constant weight of ``node`` can't be split in groups as ``spec`` asks, or None."""
+def _misshapen(node: fx.Node, spec: QuantSpec, rule: WeightRule) -> Mismatch | None:
+    """Why the constant weight of ``node`` has no channels or groups as ``spec`` asks, or None."""
     arguments = bound(node)
     reads = arguments.get("weights", (arguments.get("weight"),))
     infos = (meta.tensor_info(read) for read in reads if isinstance(read, fx.Node))
-    misfits = (_uneven(info, spec, rule) for info in infos if info is not None)
+    misfits = (_undivided(info.shape, spec, rule) for info in infos if info is not None)
     return next((misfit for misfit in misfits if misfit is not None), None)
 
 
-def _uneven(info: meta.TensorInfo, spec: QuantSpec, rule: WeightRule) -> Mismatch | None:
-    if spec.group_size is None or not rule.per_channel:
+def _undivided(shape: tuple[int, ...], spec: QuantSpec, rule: WeightRule) -> Mismatch | None:
+    if not spec.per_channel or not rule.per_channel:
         return None
-    shape = list(info.shape)
     axis = rule.axis if spec.axis is None else spec.axis
+    if not -len(shape) <= axis < len(shape):
+        return Mismatch("its weight {0} has no axis {1}", list(shape), axis)
+    if spec.group_size is None:
+        return None
     per_channel = math.prod(shape) // max(shape[axis], 1)
     if per_channel % spec.group_size == 0:
         return None
@@ -98,7 +101,7 @@ def _uneven(info: meta.TensorInfo, spec: QuantSpec, rule: WeightRule) -> Mismatc
         "group_size={0} does not divide the {1} values of each channel of its weight {2}",
         spec.group_size,
         per_channel,
-        shape,
+        list(shape),
     )
 
 

@@ -116,6 +116,20 @@ def test_kernels_that_do_not_are_a_reason(
     assert message in site.message
 
 
+@pytest.mark.parametrize("group_size", [None, 9])
+def test_an_axis_that_a_weight_lacks_is_a_reason(
+    net: Net, x: Tensor, group_size: int | None
+) -> None:
+    weight = QuantSpec(torch.int8, per_channel=True, axis=4, group_size=group_size)
+    mapping = qfx.get_default_qconfig_mapping("reference")
+    mapping.set_module_name("second", QConfig(INT8.activation, weight))
+    with pytest.warns(qfx.QfxWarning, match=r"\(second, .*has no axis 4"):
+        qmodel = qfx.quantize(net, x, backend="reference", qconfig=mapping)
+    site = next(s for s in qmodel.report.sites if s.module_path == "second")
+    assert (site.decision, site.reason) == ("float", "config-unfit")
+    assert site.remedy == "change the specs of that rule, or the backend"
+
+
 def test_groups_that_do_not_divide_are_a_reason(net: Net, x: Tensor) -> None:
     weight = QuantSpec(torch.int8, symmetric=True, per_channel=True, group_size=9)
     with pytest.warns(qfx.QfxWarning, match="group_size=9 does not divide the 16 values"):
