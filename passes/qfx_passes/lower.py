@@ -277,7 +277,8 @@ class _Lowering:
         scale, zero_point = restored.args[1:3]
         tensor = self.rw.tensor(integers)
         if integers is not codes:
-            tensor = unpack(tensor, dtype=bound(codes)["dtype"])
+            named = bound(codes)
+            tensor = unpack(tensor, dtype=named["dtype"], columns=named["columns"])
         bounds = torch.iinfo(tensor.dtype)
         qparams = QParams(
             self._value(scale),

@@ -234,7 +234,10 @@ class _Weights:
             return self.rw.call(WIDEN, codes, origins=(weight,), value=value)
         if "q4" in form.parts:
             plain = meta.TensorInfo(tuple(tensor.shape), qparams.dtype)
-            codes = self.rw.call(UNPACK, codes, dtype=qparams.dtype, origins=(weight,), value=plain)
+            named: dict[str, object] = {"dtype": qparams.dtype}
+            if tensor.shape[1] % 2:
+                named["columns"] = tensor.shape[1]
+            codes = self.rw.call(UNPACK, codes, origins=(weight,), value=plain, **named)
         return self.rw.call(
             DEQUANTIZE,
             codes,

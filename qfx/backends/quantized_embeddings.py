@@ -57,7 +57,7 @@ def lookups(engine_name: str) -> tuple[KernelRule, ...]:
 def _emit_embedding(engine_name: str) -> Emit:
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         kept = weight_emit.Kept.of(em, site)
-        if kept.scale is None or kept.group_size is not None:
+        if kept.scale is None or kept.group_size is not None or kept.columns is not None:
             return weight_emit.embedding(em, site)
         bits = 8 if kept.packed is None else 4
         packed = _packed(em, site, engine_name, bits)

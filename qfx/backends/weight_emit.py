@@ -37,6 +37,7 @@ class Kept:
         codes: integers, two 4-bit codes a byte where ``packed`` says their dtype, or halves.
         scale, zero_point: nodes or numbers; the zero point is None where it is zero everywhere.
         group_size: values of a channel that share a scale.
+        columns: of the codes, where packed rows end with half a byte too much.
     """
 
     codes: fx.Node
@@ -44,6 +45,7 @@ class Kept:
     scale: Any = None
     zero_point: Any = None
     group_size: int | None = None
+    columns: int | None = None
 
     @classmethod
     def of(cls, em: Emitter, site: Site) -> Kept:
@@ -56,7 +58,8 @@ class Kept:
         codes = restored.args[0]
         if is_op(restored, WIDEN):
             return cls(codes)
-        packed = bound(codes)["dtype"] if is_op(codes, UNPACK) else None
+        unpacked = bound(codes) if is_op(codes, UNPACK) else {}
+        packed = unpacked.get("dtype")
         scale, zero = restored.args[1:3]
         value = em.rw.tensor(zero) if isinstance(zero, fx.Node) else torch.tensor(zero)
         return cls(
@@ -65,12 +68,13 @@ class Kept:
             scale,
             zero if bool(value.any()) else None,
             bound(restored)["group_size"],
+            unpacked.get("columns"),
         )
 
     @property
     def options(self) -> dict[str, Any]:
         """The keywords of :mod:`qfx.backends.weight_kernels` that say how to read it."""
-        named = {"group_size": self.group_size, "packed": self.packed}
+        named = {"group_size": self.group_size, "packed": self.packed, "columns": self.columns}
         return {name: value for name, value in named.items() if value is not None}
 
     @property
@@ -220,7 +224,7 @@ def embedding_bag(em: Emitter, site: Site) -> fx.Node | Mismatch:
 def bits_of_rows(site: Site, kept: Kept) -> int:
     """For which kernel of packed rows the bag of ``site`` is made, or 0."""
     pools = site.arguments["mode"] != "max" and site.arguments["padding_idx"] is None
-    if not pools or kept.scale is None or kept.group_size is not None:
+    if not pools or kept.scale is None or kept.group_size is not None or kept.columns is not None:
         return 0
     return 8 if kept.packed is None else 4
 

@@ -15,6 +15,7 @@ of two that the scale takes back without rounding.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -36,18 +37,20 @@ def linear(
     *,
     group_size: int | None = None,
     packed: torch.dtype | None = None,
+    columns: int | None = None,
     post: Post = (),
 ) -> Tensor:
     """A linear layer over a weight kept in integers.
 
     Args:
         input: float32, (..., in).
-        codes: int8 or uint8, (out, in); or (out, in / 2) where ``packed``.
+        codes: int8 or uint8, (out, in); or (out, in / 2), rounded up, where ``packed``.
         scale: a number, (out,), or (out, groups).
         zero_point: shaped as ``scale``; None for zero everywhere.
         bias: float32, (out,).
         group_size: values of a channel that share a scale.
         packed: dtype of the codes that ``codes`` holds two a byte; None where it holds them plain.
+        columns: how many codes a packed row has, where that is odd.
         post: post-ops, see :mod:`qfx.semantics`.
 
     Returns:
@@ -56,7 +59,7 @@ def linear(
     factor = _factor(packed)
     late = group_size is None
     parts = [
-        F.linear(input, _weight(c, None if late else s, z, group_size, packed))
+        F.linear(input, _weight(c, None if late else s, z, group_size, packed, columns))
         for c, s, z in _blocks(codes, scale, zero_point)
     ]
     y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
@@ -78,6 +81,7 @@ def embedding(
     *,
     group_size: int | None = None,
     packed: torch.dtype | None = None,
+    columns: int | None = None,
 ) -> Tensor:
     """The rows (*, width) that integers (*) name, of a weight kept as :func:`linear` takes it.
 
@@ -88,7 +92,7 @@ def embedding(
     if picked is not None and packed is not None:
         picked = picked.mul_(_factor(packed))
     zero = None if zero_point is None else zero_point.index_select(0, flat)
-    rows = _weight(codes.index_select(0, flat), picked, zero, group_size, packed)
+    rows = _weight(codes.index_select(0, flat), picked, zero, group_size, packed, columns)
     return rows.view(*input.shape, rows.shape[1])
 
 
@@ -105,6 +109,7 @@ def embedding_bag(
     padding_idx: int | None = None,
     group_size: int | None = None,
     packed: torch.dtype | None = None,
+    columns: int | None = None,
 ) -> Tensor:
     """As ``F.embedding_bag`` over a weight kept as :func:`embedding` takes it.
 
@@ -112,7 +117,8 @@ def embedding_bag(
     its row there; padding is one more row.
     """
     flat = input.reshape(-1)
-    rows = embedding(flat, codes, scale, zero_point, group_size=group_size, packed=packed)
+    kept = {"group_size": group_size, "packed": packed, "columns": columns}
+    rows = embedding(flat, codes, scale, zero_point, **kept)  # type: ignore[arg-type]
     places = torch.arange(flat.numel(), dtype=input.dtype, device=input.device)
     padding = None
     if padding_idx is not None:
@@ -153,20 +159,22 @@ def _weight(
     zero_point: Tensor | int | None,
     group_size: int | None,
     packed: torch.dtype | None,
+    columns: int | None,
 ) -> Tensor:
     """Float rows of codes: times 16 where :func:`_factor` says so, times ``scale`` if given."""
     if packed is not None:
         signed = packed == torch.int8
-        codes = packing.shifted(codes) if signed else packing.unpack(codes, dtype=packed)
-    rows, columns = codes.shape
+        unpack = packing.shifted if signed else partial(packing.unpack, dtype=packed)
+        codes = unpack(codes, columns=columns)
+    rows, width = codes.shape
     values = codes.float()
     if group_size is not None:
-        values = values.view(rows, columns // group_size, group_size)
+        values = values.view(rows, width // group_size, group_size)
     if zero_point is not None:
         values = values.sub_(_trailing(zero_point), alpha=round(1 / _factor(packed)))
     if scale is not None:
         values = values.mul_(_trailing(scale))
-    return values.view(rows, columns)
+    return values.view(rows, width)
 
 
 def _factor(packed: torch.dtype | None) -> float:

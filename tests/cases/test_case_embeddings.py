@@ -363,14 +363,28 @@ def test_tied_weights_of_other_specs_are_stored_twice() -> None:
     assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 15
 
 
-def test_rows_of_odd_width_stay_a_byte_a_code() -> None:
-    model = seeded(lambda: nn.Embedding(ROWS, 7))
-    for backend in BACKENDS:
-        qmodel = qfx.quantize(
-            model, tokens(3), method="weight_only", qconfig=signed(4), backend=backend
-        )
-        assert qmodel.report.size_bytes[1] == ROWS * (7 + 5)
-        assert sqnr(run(model, (tokens(3),)), run(qmodel, (tokens(3),))) > 15
+@pytest.mark.parametrize("qconfig", [signed(4), affine(4), affine(4, group_size=5)])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (lambda: nn.Embedding(ROWS, 15), tokens(3, 5)),
+        (lambda: nn.EmbeddingBag(ROWS, 15), tokens(3, 5)),
+        (lambda: nn.Linear(15, ROWS, bias=False), torch.linspace(-1, 1, 30).view(2, 15)),
+    ],
+)
+def test_rows_of_odd_width_are_two_codes_a_byte(
+    make: Callable[[], nn.Module], x: Tensor, qconfig: QConfig, backend: str
+) -> None:
+    model = seeded(make)
+    qmodel = qfx.quantize(model, x, method="weight_only", qconfig=qconfig, backend=backend)
+    (codes,) = (b for n, b in qmodel.reference.named_buffers() if n.endswith("_q4"))
+    assert codes.shape == (ROWS, 8)
+    assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 15
+    assert sqnr(run(qmodel.reference, (x,)), run(qmodel, (x,))) > 100
+    torch._dynamo.reset()
+    compiled = torch.compile(qmodel, backend="aot_eager")
+    assert torch.allclose(run(compiled, (x,)), run(qmodel, (x,)), atol=1e-6)
 
 
 def test_the_state_of_a_prepared_model_round_trips() -> None:

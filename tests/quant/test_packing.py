@@ -35,7 +35,7 @@ def test_shifted_codes_are_16_times_as_large() -> None:
         ((4, 6), torch.int8, (-8, 7), True),
         ((4, 6), torch.int8, (-7, 7), True),
         ((4, 6), torch.uint8, (0, 15), True),
-        ((4, 5), torch.int8, (-8, 7), False),  # an odd row
+        ((4, 5), torch.int8, (-8, 7), True),  # an odd row
         ((4, 6, 1), torch.int8, (-8, 7), False),
         ((4, 6), torch.int8, (-9, 7), False),
         ((4, 6), torch.uint8, (0, 16), False),
@@ -48,9 +48,20 @@ def test_what_packs(
     assert packing.packs(shape, dtype, *bounds) is fits
 
 
-def test_odd_rows_are_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"\(2, 3\).*pairs"):
-        packing.pack(torch.zeros(2, 3, dtype=torch.int8))
+@pytest.mark.parametrize("columns", [1, 7, 15])
+@pytest.mark.parametrize("dtype", EVERY)
+def test_odd_rows_end_with_half_a_byte_more(dtype: torch.dtype, columns: int) -> None:
+    codes = EVERY[dtype][:, :columns]
+    packed = packing.pack(codes)
+    assert packed.shape == (3, columns // 2 + 1)
+    assert torch.equal(packing.unpack(packed, dtype=dtype, columns=columns), codes)
+    if dtype == torch.int8:
+        assert torch.equal(packing.shifted(packed, columns), codes * 16)
+
+
+def test_what_is_no_matrix_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"\(2, 4, 1\).*pairs"):
+        packing.pack(torch.zeros(2, 4, 1, dtype=torch.int8))
 
 
 def test_halves_widen_exactly() -> None:
