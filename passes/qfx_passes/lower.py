@@ -50,6 +50,7 @@ from qfx_passes.operands import (
     post_operands,
     weight_operands,
 )
+from qfx_passes.output_layouts import keep_contiguous
 
 
 class Lower(Pass):
@@ -98,6 +99,7 @@ class _Lowering:
                 self._write_dequantize(node)
         if self.backend.finish is not None:
             self.backend.finish(self.graph, self.rw)
+        keep_contiguous(self.graph, self.rw)
 
     # -- the four lines of the table ----------------------------------------------------------
     def _dequantize(self, node: fx.Node) -> None:

@@ -1,6 +1,6 @@
 """What qfx knows of a node, kept in ``node.meta``: where it comes from, and what it yields.
 
-Five keys, written only through this module:
+Six keys, written only through this module:
 
 ``qfx.origins``
     The captured operations a node derives from, in graph order. A fused node has several.
@@ -13,6 +13,8 @@ Five keys, written only through this module:
     Why the node was left as it was written, for the report.
 ``qfx.alias``
     True when the node yields (a view of) one of its operands, as seen with the example inputs.
+``qfx.contiguous``
+    Of the output: which of what it returns lay contiguous in memory, as seen with these inputs.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 ORIGINS = "qfx.origins"
 RULE = "qfx.rule"
 VALUE = "qfx.value"
 NOTE = "qfx.note"
 ALIAS = "qfx.alias"
+CONTIGUOUS = "qfx.contiguous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,27 @@ def set_alias(node: fx.Node) -> None:
 def is_alias(node: fx.Node) -> bool:
     """Whether what ``node`` yields shares memory with one of its operands."""
     return bool(node.meta.get(ALIAS, False))
+
+
+def set_contiguous_outputs(output: fx.Node, returned: object) -> None:
+    """Write down which tensors of ``returned``, what the model yields, are contiguous."""
+    leaves, values = pytree.tree_leaves(output.args), pytree.tree_leaves((returned,))
+    if len(leaves) == len(values):
+        output.meta[CONTIGUOUS] = tuple(
+            isinstance(value, torch.Tensor)
+            and value.layout == torch.strided
+            and value.is_contiguous()
+            for value in values
+        )
+
+
+def contiguous_outputs(output: fx.Node) -> tuple[fx.Node, ...]:
+    """The nodes that ``output`` returns and that yielded contiguous tensors; each once."""
+    leaves, flags = pytree.tree_leaves(output.args), output.meta.get(CONTIGUOUS, ())
+    if len(leaves) != len(flags):
+        return ()
+    pairs = zip(leaves, flags, strict=True)
+    return tuple(dict.fromkeys(n for n, flag in pairs if flag and isinstance(n, fx.Node)))
 
 
 def is_float_tensor(node: fx.Node) -> bool:

@@ -117,6 +117,7 @@ def _trace(
         except Exception as error:
             raise _explain(tracer, error, expected) from error
     tracer.drop_unused()
+    meta.set_contiguous_outputs(next(iter(reversed(graph.nodes))), tracer.result)
     keep_keyword_only(graph, [each.parameter for each in bound])
     return _Traced(root, graph, tracer.result, assigned)
 
