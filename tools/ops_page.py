@@ -1,4 +1,4 @@
-"""Write docs/ops.md: every operation, its spellings, and what each backend does with it.
+"""Write docs/ops.md: the defaults, every operation, its spellings, and what backends do with it.
 
     python tools/ops_page.py [--check]
 
@@ -22,7 +22,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a check
 from qfx import vocab  # noqa: E402
 from qfx.backends import NAMES, resolve_backend  # noqa: E402
 from qfx.backends.base import Backend, Demand, KernelRule, Output  # noqa: E402
+from qfx.backends.defaults import defaults  # noqa: E402
 from qfx.graph.source import qualified_name  # noqa: E402
+from qfx.quant.spec import QuantSpec  # noqa: E402
 from qfx.vocab import Kind, OpDef  # noqa: E402
 
 PAGE = ROOT / "docs" / "ops.md"
@@ -47,6 +49,11 @@ channel (embeddings: per row), where a backend has kernels. `reference` takes an
 `int8`, `int16`, `int32`, fewer bits by `quant_min`/`quant_max`, groups, powers of two.
 """
 
+_REDUCED = """On CPUs without VNNI, whose kernels saturate sums of two products, activations of
+`x86` and `fbgemm` have `quant_max=127`. Affine rows have an `offset`: their zero
+point is any number.
+"""
+
 _TITLES = {
     Kind.MATMUL: "Multiply-accumulate",
     Kind.ARITHMETIC: "Arithmetic",
@@ -68,7 +75,23 @@ _OUTPUTS = {
 def page() -> str:
     """The whole page."""
     backends = [resolve_backend(name) for name in NAMES]
-    return "\n".join([HEAD, *_sections(backends)])
+    return "\n".join([HEAD, *_defaults(), *_sections(backends)])
+
+
+def _defaults() -> Iterator[str]:
+    """The default QConfig of each method, with all 8 bits whatever this machine has."""
+    yield "## Defaults\n"
+    yield "What `qfx.get_default_qconfig(backend, method)` gives, the same for every backend:\n"
+    yield "| method | activations | weights | rows of embeddings that no layer shares |"
+    yield "|---|---|---|---|"
+    for method, qconfig in defaults(reduce_range=False).items():
+        specs = (qconfig.activation, qconfig.weight, qconfig.rows)
+        yield f"| `{method}` | {' | '.join(map(_spec, specs))} |"
+    yield f"\n{_REDUCED}"
+
+
+def _spec(spec: QuantSpec | None) -> str:
+    return "float" if spec is None else f"`{spec}`"
 
 
 def _sections(backends: Sequence[Backend]) -> Iterator[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from qfx import get_default_qconfig
 from qfx.backends import NAMES, available
+from qfx.backends.base import METHODS
+from qfx.backends.defaults import defaults
 from tools import ops_page
 
 pytestmark = pytest.mark.skipif(
@@ -14,6 +17,15 @@ pytestmark = pytest.mark.skipif(
 
 def test_the_page_is_current(capsys: pytest.CaptureFixture[str]) -> None:
     assert ops_page.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_the_defaults_are_those_of_every_backend() -> None:
+    described = [defaults(reduce_range=reduced) for reduced in (False, True)]
+    for name in NAMES:
+        assert {m: get_default_qconfig(name, m) for m in METHODS} in described
+    (row,) = (r for r in ops_page.page().splitlines() if r.startswith("| `weight_only` |"))
+    weights, rows = described[0]["weight_only"].weight, described[0]["weight_only"].rows
+    assert row == f"| `weight_only` | float | `{weights}` | `{rows}` |"
 
 
 def test_a_row_shows_spellings_methods_and_fusions() -> None:
