@@ -177,3 +177,21 @@ def test_empty_and_constant_inputs() -> None:
     for value in (0.0, 3.0, -3.0):
         x = torch.full((2, 8), value)
         assert (run(model, (x,)) - run(qmodel, (x,))).abs().max() < 0.05
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_padded_positions_of_an_encoder_are_computed_like_any_others() -> None:
+    """PyTorch's fast path, of eval without gradients, hands out zeros there."""
+
+    def make() -> nn.Module:
+        return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+
+    model, x = seeded(make), randn(2, 5, 16)
+    padding = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 1]]).bool()
+    named = {"src_key_padding_mask": padding}
+    qmodel = qfx.quantize(model, x, example_kwargs=named, method="dynamic", backend="x86")
+    with torch.no_grad():
+        fast, ours = model(x, **named), qmodel(x, **named)
+    assert not fast[padding].any()
+    assert sqnr(fast[~padding], ours[~padding]) > 30
+    assert sqnr(model(x, **named).detach(), ours) > 30  # with gradients
