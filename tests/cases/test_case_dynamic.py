@@ -177,3 +177,31 @@ def test_empty_and_constant_inputs() -> None:
     for value in (0.0, 3.0, -3.0):
         x = torch.full((2, 8), value)
         assert (run(model, (x,)) - run(qmodel, (x,))).abs().max() < 0.05
+
+
+MEASURED = {
+    "symmetric": {"symmetric": True},
+    "power of two": {"power_of_two": True},
+    "7 bits": {"quant_max": 63},
+    "from 8": {"quant_min": 8},
+}
+
+
+@pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
+@pytest.mark.parametrize("layer", ["linear", "lstm"])
+@pytest.mark.parametrize("name", MEASURED)
+def test_kernels_that_measure_honour_no_other_scheme(name: str, layer: str, backend: str) -> None:
+    made = nn.Linear(8, 4) if layer == "linear" else nn.LSTM(8, 4)
+    model, x = nn.Sequential(nn.Linear(8, 8), made).eval(), randn(2, 3, 8)
+    weight = qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True)
+    activation = qfx.QuantSpec(torch.uint8, dynamic=True, **MEASURED[name])
+    default = qfx.get_default_qconfig(backend, "dynamic")
+    mapping = qfx.QConfigMapping().set_global(default)
+    mapping.set_module_name("1", qfx.QConfig(activation, weight))
+    with pytest.warns(qfx.QfxWarning, match="measure activations themselves"):
+        qmodel = qfx.quantize(model, x, method="dynamic", backend=backend, qconfig=mapping)
+    reasons = {site.node: site.reason for site in qmodel.report.sites}
+    assert (reasons["_0"], reasons["_1"]) == ("", "config-unfit")
+    mapping.set_module_name("1", qfx.QConfig(qfx.QuantSpec(torch.uint8, dynamic=True), weight))
+    qmodel = qfx.quantize(model, x, method="dynamic", backend=backend, qconfig=mapping)
+    assert next(s for s in qmodel.report.sites if s.node == "_1").reason == ""
