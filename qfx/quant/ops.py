@@ -137,7 +137,8 @@ def choose_qparams(
     and ``scale = max(-low, high)`` over half the number of steps (127.5 for int8: the largest
     value then errs by half a step, as any other). Where a range is empty (all values are zero),
     every scale is exact; the largest of the other channels is taken, or 1.0. A power of two is the
-    scale rounded up to the next 2^e (e an integer), so that nothing more is clipped.
+    scale rounded up to the next 2^e (e an integer), so that nothing more is clipped. The scale of a
+    range that is not finite is NaN, so that what comes of its codes is NaN.
 
     Args:
         low: smallest values; float tensor of any shape.
@@ -162,10 +163,13 @@ def choose_qparams(
     scale = torch.where(live, scale.clamp(min=MIN_SCALE), spare).to(torch.float32)
     if power_of_two:
         scale = _next_power_of_two(scale)
+    finite = torch.isfinite(high - low)
+    scale = torch.where(finite, scale, torch.nan)
+    middle = torch.full_like(scale, middle_code(quant_min, quant_max), dtype=torch.int32)
     if symmetric:
-        return scale, torch.full_like(scale, middle_code(quant_min, quant_max), dtype=torch.int32)
-    zero_point = quant_min - torch.round(low / scale.to(wide))
-    return scale, zero_point.clamp(quant_min, quant_max).to(torch.int32)
+        return scale, middle
+    zero_point = (quant_min - torch.round(low / scale.to(wide))).clamp(quant_min, quant_max)
+    return scale, torch.where(finite, zero_point.nan_to_num(), middle).to(torch.int32)
 
 
 def dynamic_qparams(

@@ -205,3 +205,37 @@ def test_kernels_that_measure_honour_no_other_scheme(name: str, layer: str, back
     mapping.set_module_name("1", qfx.QConfig(qfx.QuantSpec(torch.uint8, dynamic=True), weight))
     qmodel = qfx.quantize(model, x, method="dynamic", backend=backend, qconfig=mapping)
     assert next(s for s in qmodel.report.sites if s.node == "_1").reason == ""
+
+
+NOT_FINITE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: layers(nn.Linear(8, 4)), (3, 8)),
+    "linear+relu": (lambda: layers(nn.Linear(8, 4), nn.ReLU()), (3, 8)),
+    "linear+relu6": (lambda: layers(nn.Linear(8, 4), nn.ReLU6()), (2, 3, 8)),
+    "residual": (Residual, (2, 3, 8)),
+    "conv2d+relu": (lambda: layers(nn.Conv2d(4, 8, 3), nn.ReLU()), (2, 4, 9, 9)),
+    "1x1+relu": (lambda: layers(nn.Conv2d(4, 8, 1), nn.ReLU()), (2, 4, 9, 9)),
+    "conv1d": (lambda: layers(nn.Conv1d(4, 8, 3)), (2, 4, 9)),
+    "gru": (lambda: nn.GRU(8, 256), (3, 2, 8)),
+}
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("backend", ["x86", "reference"])
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_what_is_not_finite_stays_so(name: str, backend: str, value: float) -> None:
+    make, shape = NOT_FINITE[name]
+    model, x = seeded(make), randn(*shape)
+    qmodel = qfx.quantize(model, x, method="dynamic", backend=backend)
+    x.view(-1)[5] = value
+    y = qmodel(x)
+    assert (y[0] if name == "gru" else y).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["linear+relu", "conv1d", "conv2d+relu"])
+def test_what_is_not_finite_stays_so_when_compiled(name: str) -> None:
+    make, shape = NOT_FINITE[name]
+    model, x = seeded(make), randn(*shape)
+    qmodel = qfx.quantize(model, x, method="dynamic", backend="x86")
+    compiled = torch.compile(qmodel, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), qmodel(x))
+    assert compiled(x.fill_(torch.nan)).isnan().all()
