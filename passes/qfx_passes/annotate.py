@@ -126,7 +126,8 @@ class _Annotator:
         if node.op == "call_module":
             return _opaque(node)
         if not isinstance(node.target, OpDef):
-            return refusal("unknown-op", op=op)
+            note = meta.note_of(node)
+            return refusal("unknown-form" if note else "unknown-op", op=op, note=note)
         if node not in self.region:
             return refusal("outside-stubs")
         for operand in node.all_input_nodes:

@@ -13,6 +13,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "{op} is not in qfx's vocabulary of operations",
         "write it with operations that are (see qfx.vocab), or leave it float",
     ),
+    "unknown-form": (
+        "{op} is known, but not in this form: {note}",
+        "write it with constants and plain arguments, or leave it float",
+    ),
     "opaque-module": (
         "{op} is a module that is not looked into{note}",
         "{remedy}",
