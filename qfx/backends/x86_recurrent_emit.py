@@ -69,7 +69,7 @@ def _in_float(em: Emitter, site: Site) -> fx.Node:
     weights = tuple(_restored(em, weight) for weight in node.args[1])  # type: ignore[union-attr]
     y = _call(em, site, op, quantized.args[0], weights, *node.args[2:], **kwargs)
     detail = f"below {FEWEST_UNITS} hidden units float is faster than a kernel call a step"
-    why = refusal("slow-kernel", kept="int8", op=op.name, detail=detail)
+    why = refusal("slow-kernel", kept="int8", op=op.name, detail=detail, faster="")
     mark_kernel(y, Kernel("dequantized int8 weights", 0, replace(why, quantized=True)))
     return y
 

@@ -41,12 +41,13 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "not-dynamic": (
         "dynamic quantization is for layers with weights; backend {backend} has no kernel for {op}",
-        "nothing to do if float is fine; else try method='static'",
+        "{remedy}",
     ),
     "not-weight-only": (
         "backend {backend} keeps no weight of {op} in integers",
-        "nothing to do if float is fine; else try another method",
+        "{remedy}",
     ),
+    "no-weight": ("only weights are quantized, and {op} has none", "nothing to do"),
     "unsupported": ("{detail}", "{remedy}"),
     "kernel-failed-probe": (
         "the kernel of {op} gave wrong results on this machine ({detail})",
@@ -79,10 +80,14 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "slow-kernel": (
         "its weight is kept in {kept} and made float in front of {op}: {detail}",
-        "nothing to do if size is what counts; for speed, method='dynamic' computes in integers",
+        "nothing to do if size is what counts{faster}",
     ),
     "removed": ("{detail}", "{remedy}"),
 }
+
+
+IN_INTEGERS = "; for speed, qfx.get_default_qconfig(backend, 'dynamic') computes in integers"
+"""What else to do about "slow-kernel", where there is such a kernel."""
 
 
 def elsewhere(backends: tuple[str, ...]) -> str:

@@ -179,6 +179,51 @@ def test_empty_and_constant_inputs() -> None:
         assert (run(model, (x,)) - run(qmodel, (x,))).abs().max() < 0.05
 
 
+@pytest.mark.parametrize(
+    ("backend", "remedy"),
+    [
+        ("x86", "nothing to do: it takes and hands out float"),
+        ("fbgemm", "nothing to do if float is fine; else try method='static'"),
+    ],
+)
+def test_remedies_can_be_followed(backend: str, remedy: str) -> None:
+    model, x = seeded(lambda: layers(nn.Linear(8, 8), nn.Softmax(-1))), randn(2, 8)
+    qmodel = qfx.quantize(model, x, method="dynamic", backend=backend)
+    assert (qmodel.report.sites[1].reason, qmodel.report.sites[1].remedy) == ("not-dynamic", remedy)
+    qmodel = qfx.quantize(model, x, method="weight_only", backend=backend)
+    site = qmodel.report.sites[1]
+    assert (site.reason, site.message) == (
+        "no-weight", "only weights are quantized, and softmax has none",
+    )  # fmt: skip
+
+
+class Heads(nn.Module):
+    """A block whose parts but one only move values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.linear(x).view(-1, 2, 4).transpose(1, 2).chunk(2, -1)
+        return a + b
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm"])
+def test_a_rule_for_a_block_warns_of_layers_only(backend: str) -> None:
+    model, x = seeded(lambda: layers(Heads(), nn.Flatten(), nn.Linear(4, 2))), randn(2, 8)
+    measured = qfx.get_default_qconfig(backend, "dynamic")
+    mapping = qfx.get_default_qconfig_mapping(backend).set_module_name("0", measured)
+    qmodel = qfx.quantize(model, x, qconfig=mapping, backend=backend)  # warnings are errors here
+    assert not qmodel.report.warnings
+    reasons = {site.op: site.reason for site in qmodel.report.sites}
+    assert reasons["Linear"] == ""
+    assert reasons["view"] == "not-dynamic"
+    mapping = qfx.get_default_qconfig_mapping(backend).set_object_type("view", measured)
+    with pytest.warns(qfx.QfxWarning, match="view"):
+        qfx.quantize(model, x, qconfig=mapping, backend=backend)
+
+
 MEASURED = {
     "symmetric": {"symmetric": True},
     "power of two": {"power_of_two": True},
