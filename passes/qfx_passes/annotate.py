@@ -156,7 +156,7 @@ class _Annotator:
         weightless = not {"weight", "weights"} & set(node.target.signature.parameters)
         if weightless and method == "weight_only":
             code = "no-weight"
-        elif weightless and method == "dynamic" and rule is None:
+        elif method == "dynamic" and weightless and (rule is None or rule.demand is Demand.PULLS):
             remedy = "nothing to do: it takes and hands out float"
         op = operation_name(node)
         return refusal(code, backend=self.backend.name, op=op, remedy=remedy)

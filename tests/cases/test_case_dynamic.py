@@ -134,7 +134,9 @@ def test_methods_mix_in_one_model(backend: str) -> None:
     mapping.set_module_name("4", None)
     x = randn(2, 3, 8, 8)
     for method in ("static", "dynamic"):
-        qmodel = qfx.quantize(model, x, backend=backend, qconfig=mapping, method=method)
+        qmodel = qfx.quantize(
+            model, x, backend=backend, qconfig=mapping, method=method, calibration_data=[x]
+        )
         by_path = {site.module_path: site for site in qmodel.report.sites}
         assert [by_path[p].decision for p in ("0", "3", "4")] == ["quantized", "quantized", "float"]
         assert by_path["4"].reason == "qconfig-none"
