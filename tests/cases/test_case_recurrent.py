@@ -249,6 +249,21 @@ def test_rules_name_recurrent_modules_as_any_other() -> None:
         assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 25
 
 
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack", "reference"])
+def test_states_of_other_shapes_are_refused(backend: str) -> None:
+    layer, zeros = seeded(lambda: nn.LSTM(8, 16)), (torch.zeros(1, 2, 16), torch.zeros(1, 2, 16))
+    x = (randn(5, 2, 8), zeros)
+    qmodel = qfx.quantize(layer, x, method="dynamic", backend=backend)
+    wrong = tuple(state.repeat(1, 2, 1) for state in zeros)
+    with pytest.raises(qfx.ConfigError, match=r"of shape \(1, 4, 16\) where it takes \(1, 2, 16\)"):
+        qmodel(randn(5, 2, 8), wrong)
+    without = dynamic(layer, randn(5, 2, 8), backend=backend)
+    with pytest.raises(
+        qfx.ConfigError, match=r"\(a tensor of torch\.float32, \(1, 2, 16\), a tens"
+    ):
+        without(randn(5, 2, 8), zeros)
+
+
 # -- the graph -------------------------------------------------------------------------------------
 def test_one_operation_reads_weights_under_their_own_names() -> None:
     layer = seeded(lambda: Wrapped(nn.LSTM(8, 16, 2, bidirectional=True), 32))
