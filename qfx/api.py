@@ -22,6 +22,7 @@ from qfx.checks import (
     check_device,
     check_dtype,
     check_example_inputs,
+    check_keywords,
     check_method,
     check_mode,
     check_pipeline,
@@ -47,6 +48,14 @@ _ASSIGNS = (
     "forward sets {names}, and a graph sets no attributes: it goes on with what the example inputs "
     "gave. If that is state, register a buffer and write to it in place, as in "
     "self.count.add_(1); if nothing reads it in the next call, all is well"
+)
+_NO_DATA = (
+    "calibration_data is not used: nothing here takes its range from data (method={method!r}). "
+    "Leave it out, or choose method='static'"
+)
+_IS_STATIC = (
+    "method={method!r}, but the qconfig has static specs, whose ranges now come from the example "
+    "inputs alone. Take qfx.get_default_qconfig({backend!r}, {method!r}), or give calibration_data"
 )
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -117,11 +126,26 @@ def quantize(
         example_kwargs=example_kwargs,
         pipeline=pipeline,
     )
-    if calibration_data is not None:
-        calibrate(prepared, calibration_data, progress=progress)
-    elif prepared.has_observers:
-        run_example(prepared)
+    if prepared.has_observers:
+        _calibrate_once(prepared, calibration_data, progress)
+    elif calibration_data is not None and method != "static":
+        prepared.settings.configuration.warn(_NO_DATA.format(method=method))
     return _convert(prepared, min_coverage=min_coverage)
+
+
+def _calibrate_once(
+    prepared: PreparedModel, data: Iterable[Any] | None, progress: bool | None
+) -> None:
+    """Calibrate with ``data``, or with the example inputs if there is none."""
+    if data is not None:
+        calibrate(prepared, data, progress=progress)
+        return
+    settings = prepared.settings
+    if settings.method != "static":
+        settings.configuration.warn(
+            _IS_STATIC.format(method=settings.method, backend=settings.backend.name)
+        )
+    run_example(prepared)
 
 
 @_undisturbed
@@ -149,6 +173,7 @@ def prepare(
     args, kwargs = check_example_inputs(example_inputs, example_kwargs)
     _check_float(model)
     check_mode(model, method)
+    check_keywords(model, example_inputs)
     check_device(model)
     chosen = getattr(pipelines, method)() if pipeline is None else pipeline
     target = resolve_backend(chosen.reconcile(backend))
@@ -212,9 +237,12 @@ def convert(prepared: PreparedModel, *, min_coverage: float | None = None) -> Qu
 
 
 def _check_float(model: object) -> None:
-    if isinstance(model, (PreparedModel, QuantizedModel)):
-        done = "quantized" if isinstance(model, QuantizedModel) else "prepared"
-        raise ConfigError(f"the model is {done} already; start again from the float model")
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    for path, module in modules:
+        if isinstance(module, (PreparedModel, QuantizedModel)):
+            done = "quantized" if isinstance(module, QuantizedModel) else "prepared"
+            which = f"module {path!r}" if path else "the model"
+            raise ConfigError(f"{which} is {done} already; start again from the float model")
 
 
 def _check_prepared(prepared: object, taker: str) -> None:

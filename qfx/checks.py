@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,6 +58,20 @@ def check_example_inputs(
     if example_inputs is None and kwargs:
         args = ()
     return args, kwargs
+
+
+def check_keywords(model: nn.Module, example_inputs: object) -> None:
+    """ConfigError if ``example_inputs`` is a dict of the model's keyword arguments."""
+    if not isinstance(example_inputs, Mapping) or not example_inputs:
+        return
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if names.issuperset(example_inputs):
+        raise ConfigError(
+            f"example_inputs is a dict of keyword arguments ({', '.join(example_inputs)}); give it "
+            "as example_kwargs=, with None as example_inputs. If the model takes one dict, write "
+            "example_inputs=(the_dict,)."
+        )
 
 
 def check_calibrates(pipeline: Pipeline) -> None:

@@ -279,9 +279,11 @@ def guard(value: Any, *, expected: Any, what: str = "") -> None:
 
 
 def _shown(value: Any) -> str:
-    """``value`` on one line: a tensor by its dtype and shape."""
+    """``value`` on one line: tensors by their dtype and shape."""
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype}, {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value):
+        return f"({', '.join(map(_shown, value))})"
     return repr(value)
 
 

@@ -35,7 +35,9 @@ HEAD = f"""# Operations and kernels
 Made by `{COMMAND}` from the tables that the passes read; don't edit it.
 
 A spelling not listed here is left as it was written, in float, with a reason in the report. A
-trailing underscore or `inplace=True` is the same operation. In the columns of the backends:
+trailing underscore or `inplace=True` is the same operation. `torch.addmm`, `Tensor.addmm`, and
+`x @ w` with a constant matrix `w` are read as `linear`; `torch.einsum` as `matmul` where it is one.
+In the columns of the backends:
 
 - **S D W**: for which methods there is a kernel: static, dynamic, weight-only.
 - **own**: the result has qparams of its own, and is always integers. **own or float**: float where
@@ -56,6 +58,7 @@ point is any number.
 
 _TITLES = {
     Kind.MATMUL: "Multiply-accumulate",
+    Kind.LOOKUP: "Lookups",
     Kind.ARITHMETIC: "Arithmetic",
     Kind.ACTIVATION: "Activations",
     Kind.NORM: "Normalization",

@@ -57,10 +57,21 @@ def _ints(value: Any, dims: int) -> tuple[int, ...] | None:
     return tuple(values) * (dims if len(values) == 1 else 1)
 
 
+def _is_computed(value: Any) -> bool:
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return any(isinstance(v, fx.Node) for v in values)
+
+
+def _computed(name: str) -> Mismatch:
+    return Mismatch("its {0} is computed when the model runs, from a shape, say", name)
+
+
 def _expand(arguments: Arguments, dims: int, *names: str) -> Mismatch | None:
     for name in names:
         if name not in arguments or arguments[name] is None:
             continue
+        if _is_computed(arguments[name]):
+            return _computed(name)
         expanded = _ints(arguments[name], dims)
         if expanded is None or len(expanded) != dims:
             return Mismatch("{0}={1} is not {2} integers", name, arguments[name], dims)
@@ -82,7 +93,7 @@ def _conv(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     padding = arguments.get("padding", 0)
     if isinstance(padding, str):
         arguments.pop("padding")
-    failed = _expand(arguments, dims, "stride", "padding", "dilation")
+    failed = _expand(arguments, dims, "stride", "padding", "dilation") or _groups(arguments, site)
     if failed is not None:
         return failed
     spread = _spread_of(padding, dims, arguments, site)
@@ -95,6 +106,17 @@ def _conv(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     both = [p for pair in reversed(list(zip(before, after, strict=True))) for p in pair]
     arguments["padding"] = (0,) * dims
     arguments["input"] = site.pad(arguments["input"], both, "constant" if mode == "zeros" else mode)
+    return None
+
+
+def _groups(arguments: Arguments, site: Site) -> Mismatch | None:
+    """Settle groups that are computed: they must be channels of the input over the weight's."""
+    if not _is_computed(arguments.get("groups")):
+        return None
+    info, shape = meta.tensor_info(arguments["input"]), _weight_shape(arguments["weight"], site)
+    if info is None or shape is None:
+        return _computed("groups")
+    arguments["groups"] = info.shape[1 - len(shape)] // shape[1]
     return None
 
 
@@ -118,13 +140,15 @@ def _spread_of(
 def _weight_shape(weight: Any, site: Site) -> tuple[int, ...] | None:
     if isinstance(weight, Held):
         return tuple(getattr(site.rewriter.module(site.node), weight).shape)
-    info = meta.tensor_info(weight)
+    info = meta.tensor_info(weight) if isinstance(weight, fx.Node) else None
     return None if info is None else info.shape
 
 
 def _conv_transpose(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     if arguments.pop("padding_mode", "zeros") != "zeros":
         return Mismatch("padding_mode of a transposed convolution")
+    if _is_computed(arguments.get("groups")):
+        return _computed("groups")
     return _expand(arguments, _dims(op), "stride", "padding", "output_padding", "dilation")
 
 
@@ -142,7 +166,7 @@ def _adaptive_pool(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | No
     sizes = (size,) * dims if isinstance(size, int) or size is None else tuple(size)
     sizes = sizes * dims if len(sizes) == 1 else sizes
     if not all(s is None or type(s) is int for s in sizes):
-        return Mismatch("output_size={0} is not made of integers", size)
+        return _computed("output_size")
     arguments["output_size"] = sizes
     return None
 
@@ -155,7 +179,7 @@ def _linear(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
 def _clamp(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     bounds = [arguments.get("min"), arguments.get("max")]
     if any(isinstance(b, fx.Node) for b in bounds):
-        return Mismatch("the bounds of the clamp are computed")
+        return _computed("bound")
     return None
 
 
@@ -178,11 +202,18 @@ def _batch_norm(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
 
 
 def _layer_norm(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
-    shape = _ints(arguments["normalized_shape"], 1)
+    shape = arguments["normalized_shape"]
+    if _is_computed(shape):  # it must be that of the weight
+        shape = _weight_shape(arguments.get("weight"), site)
+    shape = _ints(shape, 1)
     if shape is None:
-        return Mismatch("normalized_shape={0} is computed", arguments["normalized_shape"])
+        return _computed("normalized_shape")
     arguments["normalized_shape"] = shape
     return None
+
+
+def _group_norm(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
+    return _computed("num_groups") if _is_computed(arguments["num_groups"]) else None
 
 
 def _instance_norm(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
@@ -336,6 +367,7 @@ ADAPTERS: dict[OpDef, Adapter] = {
     vocab.LINEAR: _linear,
     vocab.BATCH_NORM: _batch_norm,
     vocab.LAYER_NORM: _layer_norm,
+    vocab.GROUP_NORM: _group_norm,
     vocab.INSTANCE_NORM: _instance_norm,
     vocab.RESHAPE: _spread_shape("shape"),
     vocab.EXPAND: _spread_shape("size"),

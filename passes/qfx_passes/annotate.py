@@ -126,7 +126,8 @@ class _Annotator:
         if node.op == "call_module":
             return _opaque(node)
         if not isinstance(node.target, OpDef):
-            return refusal("unknown-op", op=op)
+            note = meta.note_of(node)
+            return refusal("unknown-form" if note else "unknown-op", op=op, note=note)
         if node not in self.region:
             return refusal("outside-stubs")
         for operand in node.all_input_nodes:
@@ -137,17 +138,28 @@ class _Annotator:
         if choice.qconfig is None:
             return refusal(choice.reason, rule=choice.rule)
         rule, method = self.backend.rule(node.target), choice.qconfig.method
-        if rule is None or (method not in rule.methods and not choice.specific):
-            named = rule is not None and is_lookup(node)
-            code = f"not-{method}".replace("_", "-") if method != "static" or named else "no-kernel"
-            remedy = elsewhere(others_with(node.target, self.backend.name))
-            if rule is not None and not named:
-                remedy = f"try method={rule.methods[0]!r}"
-            return refusal(code, backend=self.backend.name, op=op, remedy=remedy)
+        if rule is None or (method not in rule.methods and not _is_meant(choice, rule)):
+            return self._no_kernel(node, rule, method)
         misfit = unfit(node, choice.qconfig, rule, self.backend)
         if misfit is not None:
             return self._not_honoured(node, choice, misfit)
         return self._supported(node, rule, choice.qconfig) or (rule, choice)
+
+    def _no_kernel(self, node: fx.Node, rule: KernelRule | None, method: str) -> Decision:
+        """Why the backend has no kernel of ``method``, and what to do."""
+        named = rule is not None and is_lookup(node)
+        code = f"not-{method}".replace("_", "-") if method != "static" or named else "no-kernel"
+        remedy = elsewhere(others_with(node.target, self.backend.name))
+        if rule is not None and not named:
+            remedy = f"nothing to do if float is fine; else try method={rule.methods[0]!r}"
+        assert isinstance(node.target, vocab.OpDef)
+        weightless = not {"weight", "weights"} & set(node.target.signature.parameters)
+        if weightless and method == "weight_only":
+            code = "no-weight"
+        elif method == "dynamic" and weightless and (rule is None or rule.demand is Demand.PULLS):
+            remedy = "nothing to do: it takes and hands out float"
+        op = operation_name(node)
+        return refusal(code, backend=self.backend.name, op=op, remedy=remedy)
 
     def _not_honoured(self, node: fx.Node, choice: Choice, misfit: Mismatch) -> Decision:
         told = (choice.rule, misfit.reason)  # once, however many operations a rule covers
@@ -349,6 +361,11 @@ def _opaque(node: fx.Node) -> Decision:
         note=f": {note}" if note else "",
         remedy=f"nothing to do if float is fine; else {remedy}",
     )
+
+
+def _is_meant(choice: Choice, rule: KernelRule) -> bool:
+    """Whether a rule of the configuration is about an operation, not just about all of a module."""
+    return choice.specific and (rule.weight is not None or choice.by_type)
 
 
 def _masks_scores(node: fx.Node) -> bool:

@@ -134,7 +134,7 @@ def _correct(
     arguments = bound(first)
     weight = rw.tensor(arguments["weight"])
     weight_name, bias_name, groups, spec = layer
-    integers, qparams = weights.get(weight, spec)
+    integers, qparams = weights.get(weight_name, weight, spec)
     error = qparams.dequantize(integers).double() - weight.double()
     mean = torch.stack([seen.mean for seen in calls.values()]).double().mean(0)
     shift = mean_output_shift(error, mean, groups)

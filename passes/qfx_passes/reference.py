@@ -221,7 +221,7 @@ class _Weights:
         tensor = self.rw.tensor(weight)
         key = (id(tensor), spec)
         if key not in self.done:
-            form = stored_weight(tensor, spec, self.quantized)
+            form = stored_weight(str(weight.target), tensor, spec, self.quantized)
             names = [
                 self.rw.register(f"{weight.target}_{part}", kept)
                 for part, kept in form.parts.items()

@@ -25,18 +25,25 @@ class QuantizedWeights:
     def __init__(self) -> None:
         self._done: dict[tuple[int, QuantSpec], tuple[Tensor, int, Tensor, QParams]] = {}
 
-    def get(self, weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:
-        """As :func:`qfx.quant.qparams.quantize_weight`."""
+    def get(self, name: str, weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:
+        """As :func:`qfx.quant.qparams.quantize_weight`, whose errors then name the weight."""
         if weight.is_inference():  # has no version to tell whether it was written to
-            return quantize_weight(weight, spec)
+            return _quantize(name, weight, spec)
         key = id(weight), spec
         if key in self._done:
             known, version, integers, qparams = self._done[key]
             if known is weight and version == weight._version:
                 return integers, qparams
-        integers, qparams = quantize_weight(weight, spec)
+        integers, qparams = _quantize(name, weight, spec)
         self._done[key] = weight, weight._version, integers, qparams
         return integers, qparams
+
+
+def _quantize(name: str, weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:
+    try:
+        return quantize_weight(weight, spec)
+    except CalibrationError as error:
+        raise CalibrationError(f"{name}: {error}") from error
 
 
 def quantized_weights(ctx: PassContext) -> QuantizedWeights:
@@ -59,11 +66,13 @@ class StoredWeight:
     qparams: QParams | None
 
 
-def stored_weight(weight: Tensor, spec: QuantSpec, quantized: QuantizedWeights) -> StoredWeight:
+def stored_weight(
+    name: str, weight: Tensor, spec: QuantSpec, quantized: QuantizedWeights
+) -> StoredWeight:
     """What is kept of ``weight`` under ``spec``: two codes a byte where they fit."""
     if spec.dtype == torch.float16:
-        return StoredWeight({"half": _half(weight.detach())}, None)
-    integers, qparams = quantized.get(weight, spec)
+        return StoredWeight({"half": _half(name, weight.detach())}, None)
+    integers, qparams = quantized.get(name, weight, spec)
     bounds = (spec.dtype, qparams.quant_min, qparams.quant_max)
     parts = {"q": integers}
     if packing.packs(tuple(integers.shape), *bounds):
@@ -75,11 +84,11 @@ def stored_weight(weight: Tensor, spec: QuantSpec, quantized: QuantizedWeights) 
     return StoredWeight(parts, qparams)
 
 
-def _half(weight: Tensor) -> Tensor:
+def _half(name: str, weight: Tensor) -> Tensor:
     half = weight.half()
     if bool(half.isfinite().all()):
         return half
     raise CalibrationError(
-        f"a weight holds values up to {float(weight.abs().max()):g}, and float16 ends at 65504: "
+        f"{name} holds values up to {float(weight.abs().max()):g}, and float16 ends at 65504: "
         "keep it in integers, or leave that layer float"
     )

@@ -118,15 +118,21 @@ def pooled(
     if offsets is None:
         count, length = input.shape
         offsets = torch.arange(count, device=input.device) * length
-    flat = input.reshape(-1)
-    weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
-    starts = offsets.to(flat.dtype)
+        include_last_offset = False  # it speaks of offsets that are given
+    flat = in_a_row(input)
+    weights = None if per_sample_weights is None else in_a_row(per_sample_weights)
+    starts = offsets.to(flat.dtype).contiguous()
     sums = kernel(flat, rows, starts, weights, include_last_offset)
     if mode == "sum":
         return sums
     ends = starts[1:] if include_last_offset else torch.cat((starts[1:], _length(flat, starts)))
     counts = ends - starts[: ends.shape[0]]
     return sums.div_(counts.clamp(min=1).unsqueeze(1))
+
+
+def in_a_row(values: Tensor) -> Tensor:
+    """``values`` (*) in one dim, one after the other in memory, which is how kernels read them."""
+    return values.reshape(-1).contiguous()
 
 
 def _length(flat: Tensor, like: Tensor) -> Tensor:

@@ -50,8 +50,9 @@ def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) ->
             backend.name,
             activation.dtype,
         )
-    if rule is None or weight is None:
-        return None
+    misfit = _unfit_measured(activation, backend)
+    if misfit is not None or rule is None or weight is None:
+        return misfit
     if weight.group_size is not None:
         text = "kernels of {0} that compute in integers take no groups of weights (group_size={1})"
         return Mismatch(text, backend.name, weight.group_size)
@@ -62,6 +63,22 @@ def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) ->
             weight,
         )
     return _unfit_axis(weight, rule)
+
+
+def _unfit_measured(activation: QuantSpec | None, backend: Backend) -> Mismatch | None:
+    """Why kernels that measure and quantize what they read don't do it in this way, or None."""
+    default = backend.defaults.get("dynamic")
+    own = None if default is None else default.activation
+    if activation is None or own is None or not activation.dynamic or backend.measure is not None:
+        return None
+    codes = torch.iinfo(activation.dtype)
+    scheme = (activation.symmetric, activation.power_of_two)
+    if scheme == (False, False) and activation.bounds in (own.bounds, (codes.min, codes.max)):
+        return None
+    return Mismatch(
+        "kernels of {0} measure activations themselves, as {1}, not {2}; x86 can do that",
+        backend.name, own, activation,
+    )  # fmt: skip
 
 
 def in_float(qconfig: QConfig) -> bool:

@@ -24,7 +24,7 @@ from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, sa
 from qfx.backends.quantized_binary import BINARY
 from qfx.backends.quantized_linear import LINEAR
 from qfx.backends.quantized_room import per_dim, room_of, roomy_conv
-from qfx.backends.x86_grouped import is_suspect
+from qfx.backends.x86_proven import right_here
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -149,16 +149,16 @@ def packed_kernel(
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         assert site.weight is not None
         packing = depthwise if depthwise and is_depthwise(site.node) else engine_name
-        groups: Any = site.arguments.get("groups", 1)
-        if packing in ("x86", "onednn") and is_suspect(tuple(site.weight.integers.shape), groups):
-            packing = "fbgemm"  # oneDNN's may be wrong
+        plain = spatial and not transposed
+        if plain and packing in ("x86", "onednn") and right_here(site.node) is not None:
+            packing = "fbgemm"  # oneDNN's is wrong
         post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
         relu = with_relu and post == (("relu",),)
         output = output_of(site)
         called = f"{name}_relu" if relu else name
         kernel = _overload(called)
         room: dict[str, Any] = {}
-        if spatial and not transposed:
+        if plain:
             site, room = room_of(site, packing, spatial)
         if room:
             kernel, room = roomy_conv, {"name": called, **room}

@@ -25,7 +25,7 @@ _BAGS = {8: _ops.embedding_bag_byte.default, 4: _ops.embedding_bag_4bit.default}
 
 def embedding(input: Tensor, packed: Any, *, bits: int) -> Tensor:
     """The rows (*, width) that integers (*) name."""
-    rows: Tensor = _LOOKUPS[bits](packed, input.reshape(-1))
+    rows: Tensor = _LOOKUPS[bits](packed, embedding_rows.in_a_row(input))
     return rows.view(*input.shape, rows.shape[1])
 
 

@@ -19,6 +19,7 @@ from qfx.backends import quantized_dtypes as q
 from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
 from qfx.backends.hardware import needs_reduced_range
 from qfx.graph import meta
+from qfx.recurrent import check
 from qfx.recurrent_steps import pairs
 
 _ops = torch.ops.quantized
@@ -39,6 +40,7 @@ def lstm(
         first: ``batch_first`` of the module.
     """
     x, states, batched = _batch(input, hx)
+    _check(x, states, layers * ways, hidden, first and batched)
     layout = True, layers, 0.0, False, ways == 2, first and batched
     hx = states or [_zeros(x, layers * ways, hidden, first and batched)] * 2
     made = torch.quantized_lstm(x, hx, params, *layout, dtype=torch.qint8, use_dynamic=True)
@@ -51,6 +53,7 @@ def gru(
 ) -> tuple[Tensor, Tensor]:
     """``nn.GRU`` on packed cell parameters, as :func:`lstm`."""
     x, states, batched = _batch(input, hx)
+    _check(x, states, layers * ways, hidden, first and batched)
     layout = True, layers, 0.0, False, ways == 2, first and batched
     hx = states or [_zeros(x, layers * ways, hidden, first and batched)]
     made = torch.quantized_gru(x, hx[0], params, *layout)
@@ -77,6 +80,12 @@ def _batch(input: Tensor, hx: Any) -> tuple[Tensor, list[Tensor], bool]:
     if input.dim() == 3:
         return input, states, True
     return input.unsqueeze(1), [s.unsqueeze(1) for s in states], False
+
+
+def _check(x: Tensor, states: list[Tensor], rows: int, hidden: int, batch_first: bool) -> None:
+    """ConfigError for states that don't fit the batch; kernels say little about it."""
+    batch, length = x.shape[:2] if batch_first else x.shape[1::-1]
+    check(length, states, (rows, batch, hidden))
 
 
 def _zeros(x: Tensor, rows: int, hidden: int, batch_first: bool) -> Tensor:

@@ -9,6 +9,9 @@ that leads there (``torch.ops.onednn`` and ``torch.ops.quantized`` alike):
 * A 3-d kernel that overhangs its input on both sides in depth, e.g. kernel 3, padding 1 and depth
   1: garbage. The taps of a dilated kernel may all lie in the padding: memory that is not its own.
 * Padding as wide as the kernel (``kernel 1, padding 1``): garbage, or the process dies.
+* A dilated kernel of more than 3 rows with padding, e.g. ``conv2d((9, 3), dilation=(2, 1),
+  padding=(8, 1))``: the kernel writes past its buffer, whatever the result; a later ``free`` kills
+  the process.
 
 Which kernel is picked depends on the sizes of the input, so no probe in advance can tell. Zeros to
 the right of the input are what the convolution pads with anyway, so an input below a least size
@@ -16,7 +19,8 @@ grows to it,
 
     conv(x)[..., :n] = conv(pad(x, (0, rows * s)))[..., :n]
 
-and the columns beyond are dropped. Padding wider than the kernel is done before.
+and the columns beyond are dropped. Padding wider than the kernel, or of many dilated rows, is done
+before.
 """
 
 from __future__ import annotations
@@ -79,9 +83,13 @@ def with_room(
 def outer_padding(kernel: Sizes, padding: Sizes, dilation: Sizes) -> tuple[list[int], list[int]]:
     """Padding that kernels do right, and what must be padded before (for ``F.pad``; [] if nothing).
 
-    Where padding is wider than the kernel reaches, some outputs see nothing else.
+    Where padding is wider than the kernel reaches, some outputs see nothing else. Rows: all dims
+    but the last.
     """
-    sides = zip(kernel, padding, dilation, strict=True)
-    outer = [p if p > d * (k - 1) else 0 for k, p, d in sides]
+    rows = len(kernel) - 1
+    sides = enumerate(zip(kernel, padding, dilation, strict=True))
+    outer = [
+        p if p > d * (k - 1) or (i < rows and k > 3 and d > 1) else 0 for i, (k, p, d) in sides
+    ]
     inner = [0 if out else p for out, p in zip(outer, padding, strict=True)]
     return inner, [side for p in reversed(outer) for side in (p, p)] if any(outer) else []

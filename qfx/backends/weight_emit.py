@@ -24,7 +24,7 @@ from qfx.backends.weight_packs import Form, PackedKernel
 from qfx.graph import meta
 from qfx.graph.macs import macs
 from qfx.quant.annotation import Kernel, mark_kernel
-from qfx.report.reasons import refusal
+from qfx.report.reasons import IN_INTEGERS, refusal
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import EMBEDDING, EMBEDDING_BAG, UNPACK, WIDEN, OpDef, bound, is_op
 
@@ -168,7 +168,8 @@ def _widened(em: Emitter, site: Site, kept: Kept, code: str, detail: str) -> fx.
     else:
         numbers = (kept.codes, kept.scale, kept.zero_point)
         y = call(em, site, weight_kernels.linear, input, *numbers, bias, **kept.options)
-    why = refusal(code, kept=kept.bits, op=site.node.target.name, detail=detail)  # type: ignore[union-attr]
+    told = {"kept": kept.bits, "detail": detail, "faster": IN_INTEGERS}
+    why = refusal(code, op=site.node.target.name, **told)  # type: ignore[union-attr]
     mark_kernel(y, Kernel(f"dequantized {kept.bits} weight", 0, replace(why, quantized=True)))
     return y
 

@@ -13,6 +13,9 @@ residual is looked at in every call, and copied where it does not fit.
 Convolutions here take one argument more than the kernels, the last: the least size of the input,
 below which it is given :mod:`~qfx.backends.room`. Layers on nothing give nothing with as many dims
 as ever; the kernels of linear layers give two, that of ``conv1d`` four.
+
+The scale of an input that is not finite everywhere is NaN, and so is the whole result: relu and
+clamp of the kernels would make plausible numbers of it.
 """
 
 from __future__ import annotations
@@ -84,7 +87,18 @@ def _sum(call: Callable[..., Tensor], own: Callable[[Tensor], Tensor]) -> Callab
     return functional
 
 
+def _is_nan(args: tuple[Any, ...]) -> bool:
+    """Whether the second argument, the scale of the input, is NaN."""
+    return bool(args[1] != args[1])
+
+
+def _all_nan(result: Tensor) -> Tensor:
+    return result.fill_(torch.nan)
+
+
 def _add_to_conv2d(*args: Any) -> Tensor:
+    if _is_nan(args):
+        return _all_nan(_fake_conv2d_add(*args))
     args, least = args[:-1], args[-1]
     x, other = args[0], args[6]
     if lacks_room(x, least):
@@ -103,6 +117,8 @@ def _add_to_conv2d(*args: Any) -> Tensor:
 
 
 def _add_to_linear(*args: Any) -> Tensor:
+    if _is_nan(args):
+        return _all_nan(_fake_linear_add(*args))
     x, other = args[0], args[6]
     if not (x.numel() and other.numel()):
         return _fake_linear_add(*args)
@@ -139,6 +155,8 @@ def _fake_linear(*args: Any) -> Tensor:
 
 
 def _linear(*args: Any) -> Tensor:
+    if _is_nan(args):
+        return _all_nan(_fake_linear(*args))
     x = args[0]
     if not x.numel() and x.size(-1):
         return _fake_linear(*args)
@@ -169,7 +187,7 @@ _qconv2d_add = _define(
 def _fake_conv(*args: Any) -> Tensor:
     """What ``qconv*_pointwise`` returns, without values; weights of ``conv1d`` have 4 dims."""
     (x, _, _, w, *_), (stride, padding, dilation) = args, args[7:10]
-    kernel = w.shape[-len(stride) :]
+    kernel = w.shape[-len(stride) :]  # 1-d ones are packed as 2-d
     spatial = [
         (size + 2 * p - d * (k - 1) - 1) // s + 1
         for size, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
@@ -187,6 +205,8 @@ def _roomy(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A convolution whose last argument is the least size of its input."""
 
     def convolve(*args: Any) -> Tensor:
+        if _is_nan(args):
+            return _all_nan(_fake_conv(*args))
         x, rest, least = args[0], args[1:-1], args[-1]
         if not x.size(0):
             return _fake_conv(*args)
@@ -266,7 +286,8 @@ def conv2d_add(*args: Any) -> Tensor:
 def pointwise(*args: Any) -> Tensor:
     """:func:`linear` on the pixels of images: a 1x1 convolution, with less to set up in a call."""
     x = args[0].permute(0, 2, 3, 1)  # contiguous if the image is channels_last
-    if not torch.compiler.is_compiling() and x.is_contiguous() and x.numel():
+    plain = not torch.compiler.is_compiling() and x.is_contiguous() and x.numel()
+    if plain and not _is_nan(args):
         pixels = _onednn.qlinear_pointwise.default(x, *args[1:])
     else:
         pixels = linear(x.contiguous(), *args[1:])
@@ -283,7 +304,7 @@ def pointwise_add(*args: Any) -> Tensor:
     # (batch, height, width, channels): contiguous if images are channels_last
     x, other = args[0].permute(0, 2, 3, 1), args[6].permute(0, 2, 3, 1)
     plain = x.size(0) == other.size(0) and x.is_contiguous() and other.is_contiguous()
-    if plain and not torch.compiler.is_compiling() and x.numel():
+    if plain and not torch.compiler.is_compiling() and x.numel() and not _is_nan(args):
         pixels = _onednn.qlinear_pointwise.binary(x, *args[1:6], other, *args[7:])
     else:
         pixels = linear_add(x.contiguous(), *args[1:6], other, *args[7:])

@@ -19,7 +19,6 @@ from qfx.backends import x86_kernels as kernels
 from qfx.backends import x86_transpose as transpose
 from qfx.backends.base import Emit, Emitter, Measured, Site
 from qfx.backends.room import least_sizes, outer_padding
-from qfx.backends.x86_grouped import right_groups, right_phases
 from qfx.backends.x86_linear import is_pointwise, pointwise, sum_pointwise
 from qfx.backends.x86_parts import (
     FLOAT,
@@ -37,6 +36,7 @@ from qfx.backends.x86_parts import (
     weight_of,
     weight_qparams,
 )
+from qfx.backends.x86_proven import right_here, right_phases
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -214,7 +214,7 @@ def numeric_padding(node: fx.Node) -> Mismatch | None:
         return Mismatch("padding={0!r} is not a number", padding)
     if mode != "zeros":
         return Mismatch("padding_mode={0!r} is not zeros", mode)
-    return right_groups(node)
+    return right_here(node)
 
 
 def undilated(node: fx.Node) -> Mismatch | None:

@@ -43,7 +43,8 @@ def quantize_dynamic(
 
     Returns:
         uint8 codes in the memory format of ``input``, scale and zero point: numbers, or in compiled
-        code tensors. The codes of NaN are unspecified.
+        code tensors. If not all of ``input`` is finite, the scale is NaN and the codes are
+        unspecified.
     """
     if torch.compiler.is_compiling():
         compiled: Numbers = _compiled(input, quant_min, quant_max, symmetric, power_of_two)

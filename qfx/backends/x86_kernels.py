@@ -139,14 +139,25 @@ def quantize(input: Tensor, scale: float, zero_point: int, quant_max: int | None
 
     Returns:
         uint8, in the memory format of ``input``.
+
+    Raises:
+        TypeError: integers, which no float model takes either.
     """
-    input, factor = input.float(), 1.0 / scale
+    input, factor = _float32(input), 1.0 / scale
     if torch.compiler.is_compiling():  # Inductor fuses this into one loop
         return torch.round(input * factor + zero_point).clamp(0, quant_max).to(torch.uint8)
     shifted = torch.rsub(input, MAGIC + zero_point, alpha=-factor)
     if quant_max is not None:
         shifted.clamp_(MAGIC, MAGIC + quant_max)
     return shifted.view(torch.int32).to(torch.uint8)  # the low byte of each
+
+
+def _float32(input: Tensor) -> Tensor:
+    if input.dtype is torch.float32:
+        return input
+    if not input.is_floating_point():
+        raise TypeError(f"expected floats, got {input.dtype}")
+    return input.float()
 
 
 def quantize_rgbx(input: Tensor, scale: float, zero_point: int, quant_max: int = 255) -> Tensor:
@@ -167,6 +178,7 @@ def quantize_rgbx(input: Tensor, scale: float, zero_point: int, quant_max: int =
 
     Raises:
         ValueError: another number of dims or channels.
+        TypeError: as :func:`quantize`.
     """
     if input.dim() != 4 or input.shape[1] != 3:
         raise ValueError(f"expected images (batch, 3, height, width), got {list(input.shape)}")
@@ -174,7 +186,7 @@ def quantize_rgbx(input: Tensor, scale: float, zero_point: int, quant_max: int =
         codes = quantize(input, scale, zero_point, quant_max)
         return channels_last(torch.nn.functional.pad(codes, (0, 0, 0, 0, 0, 1)))
     batch, _, height, width = input.shape
-    shifted = torch.rsub(input.float(), _UNIT + zero_point, alpha=-1.0 / scale)
+    shifted = torch.rsub(_float32(input), _UNIT + zero_point, alpha=-1.0 / scale)
     bits = shifted.clamp_(_UNIT, _UNIT + quant_max).view(torch.int32)
     pixels = torch.add(bits[:, 0], bits[:, 1], alpha=1 << 8).add_(bits[:, 2], alpha=1 << 16)
     return pixels.view(torch.uint8).view(batch, height, width, 4).permute(0, 3, 1, 2)

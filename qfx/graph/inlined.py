@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.nn.modules import transformer
 
+from qfx.graph.proxy import ValueProxy
+
 _SWIN = "torchvision.models.swin_transformer"
 
 
@@ -100,23 +102,28 @@ def _shift_mask(
 
 
 @contextmanager
-def causal_hint_taken_as_given() -> Iterator[None]:
-    """Transformers don't look into a traced mask to see whether it is causal.
+def masks_seen_through() -> Iterator[None]:
+    """Attention takes traced masks for what they stand for, and does not look into them.
 
-    That is only a hint for faster kernels: the mask itself is applied in any case.
+    Whether a mask is causal is only a hint for faster kernels: the mask itself is applied in any
+    case. The dtype of one mask is only compared with that of another, for a warning.
     """
-    original = transformer._detect_is_causal_mask
+    detect, dtype_of = transformer._detect_is_causal_mask, F._none_or_dtype
 
-    def detect(mask: Any, is_causal: bool | None = None, size: Any = None) -> bool:
+    def detect_causal(mask: Any, is_causal: bool | None = None, size: Any = None) -> bool:
         if isinstance(mask, fx.Proxy):
             return bool(is_causal)
-        return original(mask, is_causal, size)
+        return detect(mask, is_causal, size)
 
-    transformer._detect_is_causal_mask = detect
+    def dtype_of_mask(input: Any) -> torch.dtype | None:
+        known: Any = input.example if isinstance(input, ValueProxy) else input
+        return dtype_of(known)
+
+    transformer._detect_is_causal_mask, F._none_or_dtype = detect_causal, dtype_of_mask
     try:
         yield
     finally:
-        transformer._detect_is_causal_mask = original
+        transformer._detect_is_causal_mask, F._none_or_dtype = detect, dtype_of
 
 
 REPLACEMENTS: dict[str, Callable[..., Any]] = {

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from qfx.graph.proxy import ValueProxy
 from qfx.rewrite.effects import has_effect
 
 
@@ -30,8 +31,13 @@ class Assignments:
         for module, (path, before) in self._before.items():
             now = _attributes(module)
             for name, value in before.items():
-                if now.get(name) is not value:
+                if _example(now.get(name)) is not value:
                     yield f"{path}.{name}" if path else name
+
+
+def _example(value: object) -> object:
+    """What a proxy stands for: after ``self.n += 1``, the very buffer that was written to."""
+    return value.example if isinstance(value, ValueProxy) else value
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

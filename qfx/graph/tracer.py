@@ -39,7 +39,7 @@ from qfx.graph.inlined import (
     FACTORIES,
     REPLACEMENTS,
     TRANSPARENT,
-    causal_hint_taken_as_given,
+    masks_seen_through,
 )
 from qfx.graph.leaves import LeafPolicy
 from qfx.graph.patches import SeenThrough
@@ -88,7 +88,7 @@ class CaptureTracer(DecidingTracer):
             self._attribute_names[id(parameter)] = name
         for name, buffer in root.named_buffers():
             self._attribute_names.setdefault(id(buffer), name)
-        with causal_hint_taken_as_given(), self._seen_through:
+        with masks_seen_through(), self._seen_through:
             self._seen_through.show(type(root))
             self.assignments.watch(root, "")
             return self.trace(root)

@@ -30,12 +30,14 @@ class Choice:
         reason: why it stays float, a code of :data:`qfx.report.reasons.REASONS`.
         rule: the rule that decided, as text.
         specific: whether that rule names the operation rather than everything.
+        by_type: whether it names the type of the operation.
     """
 
     qconfig: QConfig | None
     reason: str = "qconfig-none"
     rule: str = "no rule applies"
     specific: bool = False
+    by_type: bool = False
 
 
 class Configuration:
@@ -124,4 +126,5 @@ def _choice(resolution: Resolution) -> Choice:
         qconfig = None
     if rule is None:
         return Choice(qconfig)
-    return Choice(qconfig, rule=rule.name, specific=rule.kind is not Kind.GLOBAL)
+    by_type = rule.kind in (Kind.ORDER, Kind.OBJECT_TYPE)
+    return Choice(qconfig, rule=rule.name, specific=rule.kind is not Kind.GLOBAL, by_type=by_type)

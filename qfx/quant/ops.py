@@ -139,7 +139,8 @@ def choose_qparams(
     and ``scale = max(-low, high)`` over half the number of steps (127.5 for int8: the largest
     value then errs by half a step, as any other). Where a range is empty (all values are zero),
     every scale is exact; the largest of the other channels is taken, or 1.0. A power of two is the
-    scale rounded up to the next 2^e (e an integer), so that nothing more is clipped.
+    scale rounded up to the next 2^e (e an integer), so that nothing more is clipped. The scale of a
+    range that is not finite is NaN, so that what comes of its codes is NaN.
 
     With an offset the range is taken as it is, and the zero point is whatever number makes the
     smallest code stand for ``low``. Steps are no less than 2^-22 of the largest value, so that
@@ -168,10 +169,13 @@ def choose_qparams(
     else:
         scale = high / (quant_max - quant_min) - low / (quant_max - quant_min)
     scale = _live(scale, power_of_two)
+    finite = torch.isfinite(high - low)
+    scale = torch.where(finite, scale, torch.nan)
+    middle = torch.full_like(scale, middle_code(quant_min, quant_max), dtype=torch.int32)
     if symmetric:
-        return scale, torch.full_like(scale, middle_code(quant_min, quant_max), dtype=torch.int32)
-    zero_point = quant_min - torch.round(low / scale.to(wide))
-    return scale, zero_point.clamp(quant_min, quant_max).to(torch.int32)
+        return scale, middle
+    zero_point = (quant_min - torch.round(low / scale.to(wide))).clamp(quant_min, quant_max)
+    return scale, torch.where(finite, zero_point.nan_to_num(), middle).to(torch.int32)
 
 
 def _with_offset(

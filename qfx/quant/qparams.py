@@ -212,6 +212,8 @@ def choose_numbers(
     power_of_two: bool = False,
 ) -> tuple[float, int]:
     """:func:`qfx.quant.ops.choose_qparams` of one range, bit for bit, without twenty tensors."""
+    if not math.isfinite(high - low):
+        return math.nan, ops.middle_code(quant_min, quant_max)
     low, high = min(low, 0.0), max(high, 0.0)
     steps = quant_max - quant_min
     if symmetric:
@@ -221,7 +223,7 @@ def choose_numbers(
     scale = float32(max(scale, ops.MIN_SCALE)) if scale > 0 else 1.0
     if power_of_two:
         scale = ops.next_power_of_two(scale)
-    if symmetric or not math.isfinite(scale + low):  # QParams refuses what is not finite
+    if symmetric:
         return scale, ops.middle_code(quant_min, quant_max)
     zero_point = quant_min - round(low / scale)
     return scale, min(max(zero_point, quant_min), quant_max)

@@ -129,7 +129,7 @@ def _row(index: int, site: Site, head: Site, total: int) -> Iterator[str]:
     yield f'<td><span class="state {state}">{state}</span></td>'
     fused = "" if head is site else f"<br>fused into {escape(head.label)}"
     message = f"<br>{escape(site.message)}" if site.message else ""
-    yield f"<td><code>{escape(site.kernel or site.reason)}</code>{fused}{message}</td>"
+    yield f"<td><code>{escape(site.runs_as or site.reason)}</code>{fused}{message}</td>"
     yield f"<td>{escape(site.remedy)}</td>"
     share = f' title="{site.macs / total:.1%} of the model"' if site.macs else ""
     macs = "?" if site.unknown_macs else amount(site.macs) if site.macs else ""

@@ -128,9 +128,15 @@ def observation_points(graph: fx.Graph) -> dict[fx.Node, str]:
     last: dict[str, fx.Node] = {}
     for node in graph.nodes:
         origin = computed_origin(node)
-        if origin is not None and meta.is_float_tensor(node) and not is_op(node, vocab.DEQUANTIZE):
+        if origin is not None and meta.is_float_tensor(node) and not _is_of_a_value(node):
             last[origin] = node
     return {_rounded(node): origin for origin, node in last.items()}
+
+
+def _is_of_a_value(node: fx.Node) -> bool:
+    """Whether ``node`` is a value again that another has computed, or a scale measured in one."""
+    measured = any(is_op(v, vocab.DYNAMIC_QPARAMS) for v in node.all_input_nodes)
+    return measured or is_op(node, vocab.DEQUANTIZE, vocab.DYNAMIC_QPARAMS)
 
 
 def _rounded(node: fx.Node) -> fx.Node:

@@ -13,6 +13,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "{op} is not in qfx's vocabulary of operations",
         "write it with operations that are (see qfx.vocab), or leave it float",
     ),
+    "unknown-form": (
+        "{op} is known, but not in this form: {note}",
+        "write it with constants and plain arguments, or leave it float",
+    ),
     "opaque-module": (
         "{op} is a module that is not looked into{note}",
         "{remedy}",
@@ -37,12 +41,13 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "not-dynamic": (
         "dynamic quantization is for layers with weights; backend {backend} has no kernel for {op}",
-        "nothing to do if float is fine; else try method='static'",
+        "{remedy}",
     ),
     "not-weight-only": (
         "backend {backend} keeps no weight of {op} in integers",
-        "nothing to do if float is fine; else try another method",
+        "{remedy}",
     ),
+    "no-weight": ("only weights are quantized, and {op} has none", "nothing to do"),
     "unsupported": ("{detail}", "{remedy}"),
     "kernel-failed-probe": (
         "the kernel of {op} gave wrong results on this machine ({detail})",
@@ -75,7 +80,7 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "slow-kernel": (
         "its weight is kept in {kept} and made float in front of {op}: {detail}",
-        "nothing to do if size is what counts; for speed, method='dynamic' computes in integers",
+        "nothing to do if size is what counts{faster}",
     ),
     "unfit-kernel": (
         "its weight is kept in {kept} and made float in front of {op}: {detail}",
@@ -84,6 +89,10 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "removed": ("{detail}", "{remedy}"),
 }
+
+
+IN_INTEGERS = "; for speed, qfx.get_default_qconfig(backend, 'dynamic') computes in integers"
+"""What else to do about "slow-kernel", where there is such a kernel."""
 
 
 def elsewhere(backends: tuple[str, ...]) -> str:

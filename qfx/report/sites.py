@@ -49,6 +49,7 @@ class Site:
             were fused have the same.
         region: the traced region that holds it.
         unknown_macs: whether its work is unknown: a module that can't be run without values, say.
+        method: how it is quantized, "static", "dynamic" or "weight_only"; "" when it is not.
     """
 
     node: str
@@ -64,6 +65,13 @@ class Site:
     step: str = ""
     region: str = "main"
     unknown_macs: bool = False
+    method: str = ""
+
+    @property
+    def runs_as(self) -> str:
+        """The kernel, with the method where that is "dynamic" and it computes so; "" when float."""
+        measured = self.method == "dynamic" and not self.reason
+        return f"{self.kernel}, dynamic" if measured else self.kernel
 
     @property
     def label(self) -> str:
@@ -170,6 +178,7 @@ class _Outcomes:
     def __init__(self, reference: fx.GraphModule, lowered: fx.GraphModule) -> None:
         self.kernels: dict[str, tuple[Kernel, str]] = {}  # with its step
         self.decisions: dict[str, Decision] = {}
+        self.methods: dict[str, str] = {}
         self.macs: Counter[str] = Counter()
         self.unknown: set[str] = set()
         self.total = 0
@@ -183,6 +192,9 @@ class _Outcomes:
             self._record(node)
 
     def _count(self, node: fx.Node) -> None:
+        note = annotation(node)
+        if note is not None and note.decision.quantized:
+            self.methods.update((each.node, note.method) for each in meta.origins(node))
         amount = self.opaque.get(node, macs(node))
         origin = meta.origins(node)[:1]
         if amount is None:
@@ -232,6 +244,7 @@ class _Outcomes:
             macs=self.macs[node.name],
             step=step,
             unknown_macs=node.name in self.unknown,
+            method=self.methods.get(node.name, "") if kernel else "",
         )
 
     def _without_decision(self, name: str) -> Decision:

@@ -29,8 +29,13 @@ def summary(report: QuantizationReport) -> Iterator[str]:
     counts = report.counts
     yield "Operations: " + ", ".join(f"{count} {status}" for status, count in counts.items())
     before, after = report.size_bytes
-    ratio = f"{before / max(after, 1):.1f} times smaller"
-    yield f"Size: {byte_count(before)} -> {byte_count(after)} ({ratio})"
+    yield f"Size: {byte_count(before)} -> {byte_count(after)} ({_ratio(before, after)})"
+
+
+def _ratio(before: int, after: int) -> str:
+    if after > before:  # a weight that float layers share with quantized ones is kept twice
+        return f"{after / max(before, 1):.1f} times larger"
+    return f"{before / max(after, 1):.1f} times smaller"
 
 
 def _left_out(report: QuantizationReport) -> str:
@@ -57,7 +62,7 @@ def _table(report: QuantizationReport) -> str:
     for site in report.sites:
         head = first.get(site.step, site)
         fused = head is not site
-        runs_as = site.kernel or (site.reason if site.removed else f"float: {site.reason}")
+        runs_as = site.runs_as or (site.reason if site.removed else f"float: {site.reason}")
         if fused and above != site.step:
             runs_as = f"{runs_as} of {head.label}"
         plus = "+ " if fused and above == site.step else ""

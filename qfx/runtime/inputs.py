@@ -64,10 +64,11 @@ def _absent(graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 def _odd_dtypes(name: str, value: object, captured: meta.Value) -> Iterator[str]:
-    known = {info.dtype for info in meta.float_tensors(captured)}
+    leaves = pytree.tree_leaves(captured)
+    known = {info.dtype for info in leaves if isinstance(info, meta.TensorInfo)}
     tensors = (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))
-    found = {t.dtype for t in tensors if t.dtype.is_floating_point}
-    if known and found - known:
+    found = {t.dtype for t in tensors}
+    if meta.float_tensors(captured) and found - known:
         yield f"{name} in {_names(found - known)}, and was made for {_names(known)}"
 
 

@@ -249,11 +249,17 @@ class QuantizedModel(WorkingGraphModule):
         pin_constants(self)
         return self
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: packed weights and scales are no part of ``state_dict``."""
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Refuse, from a parent's ``load_state_dict`` too: packed weights are no part of it."""
+        if prefix and not any(name.startswith(prefix) for name in state_dict):
+            return
+        at = f" at {prefix.removesuffix('.')!r}" if prefix else ""
         raise BackendError(
-            "load_state_dict can't restore a quantized model: its packed weights and scales are "
-            "part of the graph. Load the float model's state and quantize it again."
+            f"load_state_dict can't restore a quantized model{at}: its packed weights and scales "
+            "are part of the graph. Load the float model's state and quantize it again"
+            + (f", or leave out what begins with {prefix!r} (strict=False)." if prefix else ".")
         )
 
     def _refuse_moves(self, made: Tensor | None) -> None:

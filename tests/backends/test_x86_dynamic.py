@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,10 +32,15 @@ def test_codes_are_those_of_the_reference(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_not_finite_does_not_raise(value: float) -> None:
-    """Float models run on such inputs too; what comes out means nothing either way."""
-    codes, _, _ = quantize_dynamic(torch.tensor([1.0, value, -1.0]))
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_scale_of_what_is_not_finite_is_nan(value: float, symmetric: bool) -> None:
+    x = torch.tensor([1.0, value, -1.0])
+    codes, scale, zero_point = quantize_dynamic(x, symmetric=symmetric)
     assert codes.shape == (3,)
+    assert isnan(scale)
+    expected = ops.dynamic_qparams(x, symmetric=symmetric)
+    assert isnan(float(expected[0]))
+    assert zero_point == int(expected[1]) == 128
 
 
 def test_memory_format_is_kept() -> None:

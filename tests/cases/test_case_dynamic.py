@@ -134,7 +134,9 @@ def test_methods_mix_in_one_model(backend: str) -> None:
     mapping.set_module_name("4", None)
     x = randn(2, 3, 8, 8)
     for method in ("static", "dynamic"):
-        qmodel = qfx.quantize(model, x, backend=backend, qconfig=mapping, method=method)
+        qmodel = qfx.quantize(
+            model, x, backend=backend, qconfig=mapping, method=method, calibration_data=[x]
+        )
         by_path = {site.module_path: site for site in qmodel.report.sites}
         assert [by_path[p].decision for p in ("0", "3", "4")] == ["quantized", "quantized", "float"]
         assert by_path["4"].reason == "qconfig-none"
@@ -195,3 +197,110 @@ def test_padded_positions_of_an_encoder_are_computed_like_any_others() -> None:
     assert not fast[padding].any()
     assert sqnr(fast[~padding], ours[~padding]) > 30
     assert sqnr(model(x, **named).detach(), ours) > 30  # with gradients
+
+
+@pytest.mark.parametrize(
+    ("backend", "remedy"),
+    [
+        ("x86", "nothing to do: it takes and hands out float"),
+        ("fbgemm", "nothing to do if float is fine; else try method='static'"),
+    ],
+)
+def test_remedies_can_be_followed(backend: str, remedy: str) -> None:
+    model, x = seeded(lambda: layers(nn.Linear(8, 8), nn.Softmax(-1))), randn(2, 8)
+    qmodel = qfx.quantize(model, x, method="dynamic", backend=backend)
+    assert (qmodel.report.sites[1].reason, qmodel.report.sites[1].remedy) == ("not-dynamic", remedy)
+    qmodel = qfx.quantize(model, x, method="weight_only", backend=backend)
+    site = qmodel.report.sites[1]
+    assert (site.reason, site.message) == (
+        "no-weight", "only weights are quantized, and softmax has none",
+    )  # fmt: skip
+
+
+class Heads(nn.Module):
+    """A block whose parts but one only move values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.linear(x).view(-1, 2, 4).transpose(1, 2).chunk(2, -1)
+        return a + b
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm"])
+def test_a_rule_for_a_block_warns_of_layers_only(backend: str) -> None:
+    model, x = seeded(lambda: layers(Heads(), nn.Flatten(), nn.Linear(4, 2))), randn(2, 8)
+    measured = qfx.get_default_qconfig(backend, "dynamic")
+    mapping = qfx.get_default_qconfig_mapping(backend).set_module_name("0", measured)
+    qmodel = qfx.quantize(model, x, qconfig=mapping, backend=backend)  # warnings are errors here
+    assert not qmodel.report.warnings
+    reasons = {site.op: site.reason for site in qmodel.report.sites}
+    assert reasons["Linear"] == ""
+    assert reasons["view"] == "not-dynamic"
+    mapping = qfx.get_default_qconfig_mapping(backend).set_object_type("view", measured)
+    with pytest.warns(qfx.QfxWarning, match="view"):
+        qfx.quantize(model, x, qconfig=mapping, backend=backend)
+
+
+MEASURED = {
+    "symmetric": {"symmetric": True},
+    "power of two": {"power_of_two": True},
+    "7 bits": {"quant_max": 63},
+    "from 8": {"quant_min": 8},
+}
+
+
+@pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
+@pytest.mark.parametrize("layer", ["linear", "lstm"])
+@pytest.mark.parametrize("name", MEASURED)
+def test_kernels_that_measure_honour_no_other_scheme(name: str, layer: str, backend: str) -> None:
+    made = nn.Linear(8, 4) if layer == "linear" else nn.LSTM(8, 4)
+    model, x = nn.Sequential(nn.Linear(8, 8), made).eval(), randn(2, 3, 8)
+    weight = qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True)
+    activation = qfx.QuantSpec(torch.uint8, dynamic=True, **MEASURED[name])
+    default = qfx.get_default_qconfig(backend, "dynamic")
+    mapping = qfx.QConfigMapping().set_global(default)
+    mapping.set_module_name("1", qfx.QConfig(activation, weight))
+    with pytest.warns(qfx.QfxWarning, match="measure"):
+        qmodel = qfx.quantize(model, x, method="dynamic", backend=backend, qconfig=mapping)
+    reasons = {site.node: site.reason for site in qmodel.report.sites}
+    assert (reasons["_0"], reasons["_1"]) == ("", "config-unfit")
+    mapping.set_module_name("1", qfx.QConfig(qfx.QuantSpec(torch.uint8, dynamic=True), weight))
+    qmodel = qfx.quantize(model, x, method="dynamic", backend=backend, qconfig=mapping)
+    assert next(s for s in qmodel.report.sites if s.node == "_1").reason == ""
+
+
+NOT_FINITE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: layers(nn.Linear(8, 4)), (3, 8)),
+    "linear+relu": (lambda: layers(nn.Linear(8, 4), nn.ReLU()), (3, 8)),
+    "linear+relu6": (lambda: layers(nn.Linear(8, 4), nn.ReLU6()), (2, 3, 8)),
+    "residual": (Residual, (2, 3, 8)),
+    "conv2d+relu": (lambda: layers(nn.Conv2d(4, 8, 3), nn.ReLU()), (2, 4, 9, 9)),
+    "1x1+relu": (lambda: layers(nn.Conv2d(4, 8, 1), nn.ReLU()), (2, 4, 9, 9)),
+    "conv1d": (lambda: layers(nn.Conv1d(4, 8, 3)), (2, 4, 9)),
+    "gru": (lambda: nn.GRU(8, 256), (3, 2, 8)),
+}
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("backend", ["x86", "reference"])
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_what_is_not_finite_stays_so(name: str, backend: str, value: float) -> None:
+    make, shape = NOT_FINITE[name]
+    model, x = seeded(make), randn(*shape)
+    qmodel = qfx.quantize(model, x, method="dynamic", backend=backend)
+    x.view(-1)[5] = value
+    y = qmodel(x)
+    assert (y[0] if name == "gru" else y).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["linear+relu", "conv1d", "conv2d+relu"])
+def test_what_is_not_finite_stays_so_when_compiled(name: str) -> None:
+    make, shape = NOT_FINITE[name]
+    model, x = seeded(make), randn(*shape)
+    qmodel = qfx.quantize(model, x, method="dynamic", backend="x86")
+    compiled = torch.compile(qmodel, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), qmodel(x))
+    assert compiled(x.fill_(torch.nan)).isnan().all()

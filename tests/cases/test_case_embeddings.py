@@ -91,6 +91,15 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
         lambda: Bag("mean", include_last_offset=True),
         (tokens(9), torch.tensor([0, 3, 3, 9])),
     ),
+    "sum, last offset of none": (
+        lambda: Bag("sum", include_last_offset=True),
+        (tokens(4, 6),),
+    ),
+    "mean, last offset of none": (
+        lambda: Bag("mean", include_last_offset=True),
+        (tokens(4, 6),),
+    ),
+    "sum, strided": (lambda: Bag("sum"), (tokens(9, 2)[:, 0], OFFSETS.repeat_interleave(2)[::2])),
     "weighted": (lambda: Bag("sum", weighted=True), (tokens(4, 6),)),
     "weighted, offsets": (lambda: Bag("sum", weighted=True), (tokens(9), OFFSETS)),
     "sum, padded": (lambda: Bag("sum", padding_idx=3), (tokens(4, 30),)),
@@ -119,6 +128,19 @@ def test_rows_are_kept_in_few_bits(name: str, config: str, backend: str) -> None
     assert sqnr(expected, actual) > bound
     # 4-bit kernels keep scales as halves; the others sum the same numbers in another order.
     assert sqnr(run(qmodel.reference, inputs), actual) > (60 if "4" in config else 100)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("config", ["int8", "int4"])
+def test_indices_may_be_strided(config: str, backend: str) -> None:
+    x, (qconfig, _) = tokens(6, 8), CONFIGS[config]
+    looked_up, bag = seeded(lambda: nn.Embedding(ROWS, WIDTH)), seeded(lambda: Bag("sum"))
+    for model, strided in ((looked_up, x[:, 1]), (bag, x[:, ::2]), (bag, x.t())):
+        qmodel = qfx.quantize(
+            model, strided, method="weight_only", qconfig=qconfig, backend=backend
+        )
+        expected = run(qmodel, (strided.clone(memory_format=torch.contiguous_format),))
+        torch.testing.assert_close(run(qmodel, (strided,)), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

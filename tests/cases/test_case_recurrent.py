@@ -41,6 +41,7 @@ def test_few_hidden_units_run_in_float_over_int8_weights(
     site = qmodel.report.sites[0]
     assert site.decision == "quantized"
     assert (site.reason == "") is in_integers
+    assert "dynamic" not in site.remedy  # it is that already
     assert (qmodel.report.coverage == 1.0) is in_integers
     before, after = qmodel.report.size_bytes
     assert after < before / 2
@@ -257,6 +258,21 @@ def test_rules_name_recurrent_modules_as_any_other() -> None:
         assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 25
 
 
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack", "reference"])
+def test_states_of_other_shapes_are_refused(backend: str) -> None:
+    layer, zeros = seeded(lambda: nn.LSTM(8, 16)), (torch.zeros(1, 2, 16), torch.zeros(1, 2, 16))
+    x = (randn(5, 2, 8), zeros)
+    qmodel = qfx.quantize(layer, x, method="dynamic", backend=backend)
+    wrong = tuple(state.repeat(1, 2, 1) for state in zeros)
+    with pytest.raises(qfx.ConfigError, match=r"of shape \(1, 4, 16\) where it takes \(1, 2, 16\)"):
+        qmodel(randn(5, 2, 8), wrong)
+    without = dynamic(layer, randn(5, 2, 8), backend=backend)
+    with pytest.raises(
+        qfx.ConfigError, match=r"\(a tensor of torch\.float32, \(1, 2, 16\), a tens"
+    ):
+        without(randn(5, 2, 8), zeros)
+
+
 # -- the graph -------------------------------------------------------------------------------------
 def test_one_operation_reads_weights_under_their_own_names() -> None:
     layer = seeded(lambda: Wrapped(nn.LSTM(8, 16, 2, bidirectional=True), 32))
@@ -324,7 +340,7 @@ def test_static_leaves_it_float(kind: str) -> None:
     qmodel = qfx.quantize(model, x, backend="x86")
     (site,) = (s for s in qmodel.report.sites if s.module_path == "layer")
     assert (site.decision, site.reason) == ("float", "no-kernel")
-    assert site.remedy == "try method='dynamic'"
+    assert site.remedy == "nothing to do if float is fine; else try method='dynamic'"
     for ours, theirs in zip(tensors(run(qmodel, (x,))), tensors(run(model, (x,))), strict=True):
         assert sqnr(theirs, ours) > 30
 

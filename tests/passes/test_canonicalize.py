@@ -390,9 +390,19 @@ def test_dropout_that_is_meant_stays() -> None:
     ("function", "kept", "note"),
     [
         (lambda m, x: x.sum(0, dtype=torch.float64), "sum", "dtype=torch.float64 has no canonical"),
-        (lambda m, x: torch.clamp(x, min=x.mean()), torch.clamp, "the bounds of the clamp are"),
+        (lambda m, x: torch.clamp(x, min=x.mean()), torch.clamp, "its bound is computed"),
         (lambda m, x: x.view(torch.int32), "view", "a view as another dtype"),
-        (lambda m, x: F.layer_norm(x, x.shape[3:]), F.layer_norm, "normalized_shape="),
+        (lambda m, x: F.layer_norm(x, x.shape[3:]), F.layer_norm, "its normalized_shape is"),
+        (
+            lambda m, x: F.avg_pool2d(x, x.shape[-2:]),
+            F.avg_pool2d,
+            "its kernel_size is computed when the model runs, from a shape",
+        ),
+        (
+            lambda m, x: F.group_norm(x, x.shape[1]),
+            F.group_norm,
+            "its num_groups is computed",
+        ),
         (
             lambda m, x: x.contiguous(memory_format=torch.channels_last),
             "contiguous",

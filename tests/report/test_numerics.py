@@ -201,3 +201,25 @@ def test_refusals(model: Net, qmodel: qfx.QuantizedModel, data: list[Tensor]) ->
         compare(model, qmodel, [torch.zeros(2, 5, 12, 12)])
     with pytest.raises(ConfigError, match=r"^data is one tensor.*Write data=\[tensor\]"):
         compare(model, qmodel, data[0])
+
+
+class Tagger(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.recurrent = nn.Embedding(50, 16), nn.LSTM(16, 16)
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.recurrent(self.embedding(x))
+        made: Tensor = self.second(self.first(y).relu())
+        return made
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
+def test_values_that_are_measured_are_compared(backend: str) -> None:
+    torch.manual_seed(0)
+    model, x = Tagger().eval(), torch.randint(0, 50, (5, 2))
+    qmodel = qfx.quantize(model, x, method="dynamic", backend=backend)
+    numerics = qfx.compare(model, qmodel, [x])
+    assert [site.op for site in numerics] == ["Embedding", "getitem", "relu", "Linear"]
+    assert all(30 < site.sqnr < 70 for site in numerics)

@@ -51,6 +51,14 @@ def test_kernels_that_take_float32_only_name_the_dtype(dtype: torch.dtype) -> No
         assert each(X).dtype is torch.float32  # and it still runs
 
 
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
+@pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
+def test_integers_are_refused(method: str, backend: str) -> None:
+    qmodel = qfx.quantize(net(), X, method=method, backend=backend)
+    with pytest.raises(qfx.ConfigError, match=r"input in torch\.int64, .* for torch\.float32"):
+        qmodel(X.long())
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_float_operations_name_the_dtype(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     mapping = qfx.get_default_qconfig_mapping(backend, "static")

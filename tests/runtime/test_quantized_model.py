@@ -25,6 +25,18 @@ def test_load_state_dict_is_refused(backend: str) -> None:
         model.load_state_dict(model.state_dict())
 
 
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
+def test_load_state_dict_of_a_parent_is_refused(backend: str) -> None:
+    model, _ = _quantized(backend)
+    parent = nn.Sequential(nn.Linear(2, 2), nn.Sequential(model))
+    state = {"0.weight": parent[0].weight, "0.bias": parent[0].bias, "1.0.3.weight": torch.ones(5)}
+    with pytest.raises(qfx.BackendError, match=r"at '1\.0'.*leave out what begins with '1\.0\.'"):
+        parent.load_state_dict(state)
+    own = {name: torch.zeros_like(value) for name, value in state.items() if name[0] == "0"}
+    parent.load_state_dict(own, strict=False)
+    assert not parent[0].weight.any()
+
+
 def test_constants_are_read_without_getattr() -> None:
     model, _ = _quantized("x86")
     read = {str(n.target) for n in model.graph.nodes if n.op == "get_attr"}
