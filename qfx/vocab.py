@@ -27,8 +27,8 @@ from torch import fx, nn
 
 from qfx import recurrent
 from qfx import semantics as s
+from qfx.quant import folding, packing
 from qfx.quant import ops as affine
-from qfx.quant import packing
 
 
 class Kind(Enum):
@@ -45,6 +45,7 @@ class Kind(Enum):
     REDUCE = "reduce"
     QUANT = "quant"  # quantize and dequantize
     STUB = "stub"
+    PARAMETER = "parameter"  # parameters computed from parameters, in training
     QUERY = "query"  # yields shapes and numbers, not tensors
 
 
@@ -435,9 +436,18 @@ DEQUANTIZE = _op(affine.dequantize, Kind.QUANT)
 UNPACK = _op(packing.unpack, Kind.QUANT)
 WIDEN = _op(packing.widen, Kind.QUANT)
 
+# -- training --------------------------------------------------------------------------------------
+DROPOUT = _op(s.dropout, Kind.SHAPE)
+FOLD_WEIGHT = _op(folding.fold_weight, Kind.PARAMETER)
+FOLD_BIAS = _op(folding.fold_bias, Kind.PARAMETER)
+SCALE_CHANNELS = _op(folding.scale_channels, Kind.PARAMETER)
+UNSCALE_CHANNELS = _op(folding.unscale_channels, Kind.NORM)
+
 
 # -- groups of operations ------------------------------------------------------------------------
 SEQUENCES = (LSTM, GRU, RNN)
 CELLS = (LSTM_CELL, GRU_CELL, RNN_CELL)
 RECURRENT = (*SEQUENCES, *CELLS)
 """Layers with a hidden state: several weights, and activations that are measured inside."""
+FOLDS = (FOLD_WEIGHT, FOLD_BIAS)
+"""Parameters of layers that a batch-norm was folded into, as long as they are trained."""

@@ -9,7 +9,9 @@ from torch import fx
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
-from qfx.vocab import Kind, OpDef, bound
+from qfx.vocab import FOLDS, Kind, OpDef, bound, is_op
+
+_NO_SITES = (Kind.QUERY, Kind.STUB, Kind.QUANT, Kind.PARAMETER)
 
 
 def asks_shape(node: fx.Node) -> bool:
@@ -25,7 +27,7 @@ def is_float_operation(node: fx.Node) -> bool:
     """Whether ``node`` computes with float tensors: what gets a decision and a site."""
     if node.op not in ("call_function", "call_method", "call_module") or makes_container(node):
         return False
-    if isinstance(node.target, OpDef) and node.target.kind in (Kind.QUERY, Kind.STUB, Kind.QUANT):
+    if isinstance(node.target, OpDef) and node.target.kind in _NO_SITES:
         return False
     return meta.is_float_value(node)
 
@@ -44,8 +46,10 @@ def operation_name(node: fx.Node) -> str:
 
 
 def is_constant(value: object) -> bool:
-    """Whether an operand is a parameter or buffer, or left out."""
-    return value is None or (isinstance(value, fx.Node) and value.op == "get_attr")
+    """Whether an operand is a parameter or buffer, or will be once it is trained, or left out."""
+    if not isinstance(value, fx.Node):
+        return value is None
+    return value.op == "get_attr" or is_op(value, *FOLDS)
 
 
 def weight_operands(node: fx.Node) -> tuple[object, ...]:
