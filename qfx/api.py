@@ -43,6 +43,7 @@ from qfx.quant.configuration import Configuration
 from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.report.sites import QuantizationReport, build_report, size_bytes
 from qfx.runtime.quantized import RECORDERS, PreparedModel, QuantizedModel, Settings
+from qfx.runtime.trainable import trainable
 from qfx.runtime.trained import Start, Trained
 
 _ASSIGNS = (
@@ -191,8 +192,9 @@ def prepare(
         method, target, configuration, after, args, kwargs, captured, size_bytes(model),
         written_buffers(graph_module, RECORDERS), ctx.get(Trained) if ctx.has(Trained) else None,
     )  # fmt: skip
-    prepared = PreparedModel(graph_module, history, settings)
-    return prepared.in_mode_of(model) if trains else prepared.train()
+    if trains:
+        return trainable(graph_module, history, settings).in_mode_of(model)
+    return PreparedModel(graph_module, history, settings).train()
 
 
 @_undisturbed

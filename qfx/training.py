@@ -11,6 +11,7 @@ from torch import nn
 
 from qfx.errors import ConfigError
 from qfx.runtime.quantized import PreparedModel
+from qfx.runtime.trainable import TrainableModel
 
 
 def freeze_observers(prepared: nn.Module) -> None:
@@ -104,12 +105,13 @@ class QATSchedule:
 _freeze_observers, _freeze_batchnorm = freeze_observers, freeze_batchnorm
 
 
-def _prepared(model: object, taker: str) -> PreparedModel:
+def _prepared(model: object, taker: str) -> TrainableModel:
     """The prepared model in ``model``: itself, or what a wrapper holds."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    found = next((m for m in modules if isinstance(m, PreparedModel)), None)
-    if found is None or found.settings.method != "qat":
-        made = "a model prepared for calibration" if found else f"a {type(model).__name__}"
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    found = next((m for m in modules if isinstance(m, TrainableModel)), None)
+    if found is None:
+        other = any(isinstance(m, PreparedModel) for m in modules)
+        made = "a model prepared for calibration" if other else f"a {type(model).__name__}"
         raise ConfigError(
             f'{taker} takes what qfx.prepare(model, example_inputs, method="qat") returned, not '
             f"{made}"

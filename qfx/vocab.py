@@ -45,7 +45,7 @@ class Kind(Enum):
     REDUCE = "reduce"
     QUANT = "quant"  # quantize and dequantize
     STUB = "stub"
-    PARAMETER = "parameter"  # parameters computed from parameters, in training
+    PARAMETER = "parameter"  # what training does to parameters, and undoes
     QUERY = "query"  # yields shapes and numbers, not tensors
 
 
@@ -441,7 +441,7 @@ DROPOUT = _op(s.dropout, Kind.SHAPE)
 FOLD_WEIGHT = _op(folding.fold_weight, Kind.PARAMETER)
 FOLD_BIAS = _op(folding.fold_bias, Kind.PARAMETER)
 SCALE_CHANNELS = _op(folding.scale_channels, Kind.PARAMETER)
-UNSCALE_CHANNELS = _op(folding.unscale_channels, Kind.NORM)
+UNSCALE_CHANNELS = _op(folding.unscale_channels, Kind.PARAMETER)
 
 
 # -- groups of operations ------------------------------------------------------------------------

@@ -53,6 +53,8 @@ class TrainingForm(Pass):
     produces = Level.FAKE_QUANT
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        if ctx.has(Trained):
+            return  # it is one already
         meaning = copy_graph(graph)
         norms = ctx.get(Norms) if ctx.has(Norms) else Norms({})
         form = _Form(ctx.rewriter, norms)
@@ -236,6 +238,10 @@ def _attributes(fold: dict[str, object]) -> dict[str, object]:
     return {name: fold[name] for name in ("eps", "groups", "transposed")}
 
 
+class _Restored:
+    """Put in a context once the graph is back."""
+
+
 class InferenceForm(Pass):
     """Put the graph back that a training graph means."""
 
@@ -243,8 +249,9 @@ class InferenceForm(Pass):
     requires = Level.FAKE_QUANT
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        if not ctx.has(Trained):
+        if not ctx.has(Trained) or ctx.has(_Restored):
             return
+        ctx.put(_Restored())
         trained = ctx.get(Trained)
         for node in reversed(list(graph.nodes)):
             graph.erase_node(node)

@@ -68,6 +68,7 @@ def copy_nodes(graph: fx.Graph, into: fx.Graph) -> None:
         made.args = fx.map_arg(node.args, now.__getitem__)
         made.kwargs = fx.map_arg(node.kwargs, now.__getitem__)
         made.meta = dict(node.meta)
+        made.name = node.name  # also where a graph before had nodes of these names
         now[node] = made
 
 

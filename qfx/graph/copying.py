@@ -88,8 +88,7 @@ def inference_copy(model: nn.Module) -> nn.Module:
         CaptureError: the model can't be captured.
     """
     check_model(model)
-    root = copy.deepcopy(model).eval()
-    return root
+    return copy.deepcopy(model).eval()
 
 
 def _makes_weights(hook: object) -> TypeGuard[WeightNorm | SpectralNorm | BasePruningMethod]:

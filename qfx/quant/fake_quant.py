@@ -46,6 +46,7 @@ class FakeQuantize(nn.Module):
         scale, zero_point: those of the last update; float32 and int32, 0-dim, (C,) or (C, G).
         observer_enabled: whether training moves the range.
         fake_quant_enabled: whether values are rounded; if not, they pass unchanged.
+        initialized: whether there are qparams; until then, values pass unchanged.
     """
 
     scale: Tensor
@@ -57,20 +58,27 @@ class FakeQuantize(nn.Module):
         self.observer = spec.make_observer()
         self.observer_enabled = True
         self.fake_quant_enabled = True
+        self.initialized = False
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+        if self.observer.seen:  # qparams known beforehand
+            self.choose()
+            self.initialized = True
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` rounded; shape, dtype and memory format stay."""
         if self.observes_data and not recomputes():
             self.update(x)
-        return self.rounded(x) if self.fake_quant_enabled else x
+        return self.rounded(x) if self.fake_quant_enabled and self.initialized else x
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Let the range follow ``x``."""
+        if x.numel() == 0:
+            return
         self.observer.track(x)
         self.choose()
+        self.initialized = True
 
     @torch.no_grad()
     def choose(self) -> None:
@@ -103,7 +111,7 @@ class FakeQuantize(nn.Module):
     @property
     def seen(self) -> bool:
         """Whether there are qparams to convert with."""
-        return self.observer.seen
+        return self.initialized and self.observer.seen
 
     def qparams(self) -> QParams:
         """The qparams in use; CalibrationError if they are none."""
@@ -125,6 +133,7 @@ class FakeQuantize(nn.Module):
     def start_from(self, qparams: QParams) -> None:
         """Take qparams found by calibration; training moves on from their range."""
         self._set(torch.as_tensor(qparams.scale), torch.as_tensor(qparams.zero_point))
+        self.initialized = True
         ends = torch.tensor(self.spec.bounds, dtype=torch.int32, device=self.scale.device)
         if not self.spec.per_channel:
             self.observer.observe(qparams.dequantize(ends))
@@ -135,12 +144,14 @@ class FakeQuantize(nn.Module):
 
     # -- state -----------------------------------------------------------------------------------
     def get_extra_state(self) -> Tensor:
-        """The switches."""
-        return torch.tensor([self.observer_enabled, self.fake_quant_enabled], dtype=torch.uint8)
+        """The switches, and whether there are qparams."""
+        state = [self.observer_enabled, self.fake_quant_enabled, self.initialized]
+        return torch.tensor(state, dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Set the switches."""
-        self.observer_enabled, self.fake_quant_enabled = map(bool, state.tolist())
+        """Take over what :meth:`get_extra_state` gave."""
+        switches = map(bool, state.tolist())
+        self.observer_enabled, self.fake_quant_enabled, self.initialized = switches
 
     def extra_repr(self) -> str:
         off = [n for n in ("observer", "fake_quant") if not getattr(self, f"{n}_enabled")]
@@ -174,7 +185,6 @@ class LearnedFakeQuantize(FakeQuantize):
         device = None if like is None else like.device
         self.scale = nn.Parameter(torch.ones(shape, device=device))
         self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32, device=device))
-        self.initialized = False
         if like is not None:
             self.update(like)
 
@@ -205,24 +215,8 @@ class LearnedFakeQuantize(FakeQuantize):
         """The scale, kept from passing zero."""
         return self.scale.abs().clamp_min(ops.MIN_SCALE)
 
-    @property
-    def seen(self) -> bool:
-        return self.initialized
-
     def qparams(self) -> QParams:
         return self._qparams(self.positive_scale().detach())
-
-    def get_extra_state(self) -> Tensor:
-        flag = torch.tensor([self.initialized], dtype=torch.uint8)
-        return torch.cat([super().get_extra_state(), flag])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        super().set_extra_state(state[:2])
-        self.initialized = bool(state[2])
-
-    def start_from(self, qparams: QParams) -> None:
-        super().start_from(qparams)
-        self.initialized = True
 
 
 class WeightFakeQuantize(FakeQuantize):
@@ -241,6 +235,7 @@ class WeightFakeQuantize(FakeQuantize):
         qparams = self.chosen(like)
         self.scale = torch.as_tensor(qparams.scale, device=like.device)
         self.zero_point = torch.as_tensor(qparams.zero_point, device=like.device).to(torch.int32)
+        self.initialized = True
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` rounded."""

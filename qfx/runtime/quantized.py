@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import BackendError, FormatError, QfxError
@@ -22,13 +21,10 @@ from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.channel_mean import ChannelMean
-from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.observers import Observer
-from qfx.runtime.agreement import agree, is_distributed
 from qfx.runtime.constants import flatten_constants, pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
 from qfx.runtime.inputs import explain_failure
-from qfx.runtime.trained import Trained, by_mode
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
@@ -36,6 +32,7 @@ if TYPE_CHECKING:
     from qfx.pipeline import Pipeline
     from qfx.quant.configuration import Configuration
     from qfx.report.sites import QuantizationReport
+    from qfx.runtime.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -67,18 +64,15 @@ class Settings:
 
 
 RECORDERS = (Observer, ChannelMean)
-_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 class PreparedModel(WorkingGraphModule):
-    """A model with observers in place: calibrate or train it, then ``qfx.convert`` it.
+    """A model with observers in place: calibrate it, then ``qfx.convert`` it.
 
-    Made for calibration (any method but "qat"), its training flag says whether what runs through it
+    Its training flag says whether what runs through it
     is recorded: ``train()``, as it comes from ``qfx.prepare``, records, and ``eval()`` stops that.
     Its layers run as in inference either way. ``qfx.calibrate`` records whatever the flag says.
-    Made for training (``method="qat"``), it is an ordinary module: parameters have the names that
-    they had, ``train()`` and ``eval()`` do what they do elsewhere, and ``state_dict()`` holds all
-    that training needs to go on.
+    What is made for training is a :class:`~qfx.runtime.trainable.TrainableModel`.
 
     Attributes:
         history: the stages so far.
@@ -86,14 +80,12 @@ class PreparedModel(WorkingGraphModule):
 
     history: History
     settings: Settings
-    batchnorm_frozen: bool
 
     def __init__(self, graph_module: fx.GraphModule, history: History, settings: Settings) -> None:
         super().__init__(graph_module, graph_module.graph)
         copy_hooks(graph_module, self)
         self.history = history
         self.settings = settings
-        self.batchnorm_frozen = False
         self.training = graph_module.training  # each child keeps its own mode
 
     @property
@@ -101,71 +93,16 @@ class PreparedModel(WorkingGraphModule):
         """Whether anything is to be calibrated: not if all is dynamic or weight-only."""
         return any(isinstance(module, Observer) for module in self.modules())
 
-    @property
-    def fake_quants(self) -> dict[str, FakeQuantize]:
-        """The fake-quants by name: ``fake_quants["conv1.weight_fake_quant"].observer_enabled``."""
-        return {n: m for n, m in self.named_modules() if isinstance(m, FakeQuantize)}
-
     def train(self, mode: bool = True) -> PreparedModel:
-        """Record what runs through, or stop; before quantization-aware training, as usual."""
-        if self.settings.method == "qat":
-            super().train(mode)
-            if self.batchnorm_frozen:
-                self._freeze_batchnorm()
-            return self
+        """Record what runs through, or stop."""
         self.training = mode
         for module in self.modules():
             if isinstance(module, RECORDERS):
                 module.train(mode)
         return self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model; ranks of a distributed training then agree on what they saw."""
-        result = super().__call__(*args, **kwargs)
-        if self.training and self.settings.trained is not None and is_distributed():
-            agree(self)
-        return result
-
-    def freeze_batchnorm(self) -> None:
-        """Normalize with running statistics from now on, in training too."""
-        self.batchnorm_frozen = True
-        self._freeze_batchnorm()
-
-    def _freeze_batchnorm(self) -> None:
-        for module in self.modules():
-            if isinstance(module, _NORMS):
-                module.eval()
-
-    def in_mode_of(self, model: nn.Module) -> PreparedModel:
-        """Take over the training flags of ``model``."""
-        self.train(model.training)
-        flags = {path: module.training for path, module in model.named_modules()}
-        for path, module in self.named_modules():
-            module.training = flags.get(path, module.training)
-        return self
-
-    def get_extra_state(self) -> Tensor:
-        """Whether batch-norm is frozen."""
-        return torch.tensor(self.batchnorm_frozen)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Freeze batch-norm, or let it learn, as it was."""
-        self.batchnorm_frozen = bool(state)
-        if self.settings.method == "qat":
-            self.train(self.training)
-
-    def recompile(self) -> Any:
-        """Generate the code of the graph; of a model in training, also of what it means."""
-        code = super().recompile()
-        if self.settings.trained is not None:
-            kind = type(self)
-            kind.forward = by_mode(kind.forward, self, self.settings.trained)
-        return code
-
     def restore_buffers(self) -> None:
-        """Forget what calibration did to buffers of the model; training is meant to do that."""
-        if self.settings.method == "qat":
-            return
+        """Forget what calibration did to buffers of the model."""
         for name, before in self.settings.buffers.items():
             self.get_buffer(name).copy_(before)
 
@@ -185,26 +122,22 @@ class PreparedModel(WorkingGraphModule):
         They hold most of what a prepared model holds. Observers of another device than the CPU are
         copied all the same: for backends of the CPU, conversion moves them.
         """
-        if self.settings.method == "qat":
-            return copy.deepcopy(self)
         observers = [m for m in self.modules() if isinstance(m, Observer)]
         stay = (o for o in observers if o.batches.device.type == "cpu")
         copied: PreparedModel = copy.deepcopy(self, {id(o): o for o in stay})
         return copied
 
     def __copy__(self) -> PreparedModel:
-        return self._like_this(clone_graph_module(self), self.history)
+        return self._made_of(clone_graph_module(self), self.history)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
         copied = clone_graph_module(self, deep=True, memo=memo)
-        result = self._like_this(copied, copy.deepcopy(self.history))
+        result = self._made_of(copied, copy.deepcopy(self.history))
         memo[id(self)] = result
         return result
 
-    def _like_this(self, graph_module: fx.GraphModule, history: History) -> PreparedModel:
-        result = PreparedModel(graph_module, history, self.settings)
-        result.batchnorm_frozen = self.batchnorm_frozen
-        return result
+    def _made_of(self, graph_module: fx.GraphModule, history: History) -> PreparedModel:
+        return PreparedModel(graph_module, history, self.settings)
 
     def __reduce__(self) -> NoReturn:
         raise FormatError(
