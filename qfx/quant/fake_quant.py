@@ -45,8 +45,8 @@ class FakeQuantize(nn.Module):
         observer: what chooses the range.
         scale, zero_point: those of the last update; float32 and int32, 0-dim, (C,) or (C, G).
         observer_enabled: whether training moves the range.
-        fake_quant_enabled: whether values are rounded; if not, they pass unchanged.
-        initialized: whether there are qparams; until then, values pass unchanged.
+        fake_quant_enabled: whether values are rounded; if not, they pass unchanged, as they do
+            until there are qparams.
     """
 
     scale: Tensor
@@ -58,18 +58,28 @@ class FakeQuantize(nn.Module):
         self.observer = spec.make_observer()
         self.observer_enabled = True
         self.fake_quant_enabled = True
-        self.initialized = False
+        self._initialized = False
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
         if self.observer.seen:  # qparams known beforehand
             self.choose()
-            self.initialized = True
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` rounded; shape, dtype and memory format stay."""
         if self.observes_data and not recomputes():
             self.update(x)
         return self.rounded(x) if self.fake_quant_enabled and self.initialized else x
+
+    @property
+    def initialized(self) -> bool:
+        """Whether there are qparams.
+
+        The observer knows, also where only buffers were copied, as averages of weights do; once
+        known, the device is not asked again.
+        """
+        if not self._initialized and not torch.compiler.is_compiling():
+            self._initialized = self.observer.seen
+        return self._initialized
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
@@ -78,7 +88,7 @@ class FakeQuantize(nn.Module):
             return
         self.observer.track(x)
         self.choose()
-        self.initialized = True
+        self._initialized = True
 
     @torch.no_grad()
     def choose(self) -> None:
@@ -111,7 +121,7 @@ class FakeQuantize(nn.Module):
     @property
     def seen(self) -> bool:
         """Whether there are qparams to convert with."""
-        return self.initialized and self.observer.seen
+        return self.observer.seen
 
     def qparams(self) -> QParams:
         """The qparams in use; CalibrationError if they are none."""
@@ -133,7 +143,7 @@ class FakeQuantize(nn.Module):
     def start_from(self, qparams: QParams) -> None:
         """Take qparams found by calibration; training moves on from their range."""
         self._set(torch.as_tensor(qparams.scale), torch.as_tensor(qparams.zero_point))
-        self.initialized = True
+        self._initialized = True
         ends = torch.tensor(self.spec.bounds, dtype=torch.int32, device=self.scale.device)
         if not self.spec.per_channel:
             self.observer.observe(qparams.dequantize(ends))
@@ -144,14 +154,13 @@ class FakeQuantize(nn.Module):
 
     # -- state -----------------------------------------------------------------------------------
     def get_extra_state(self) -> Tensor:
-        """The switches, and whether there are qparams."""
-        state = [self.observer_enabled, self.fake_quant_enabled, self.initialized]
-        return torch.tensor(state, dtype=torch.uint8)
+        """The switches."""
+        return torch.tensor([self.observer_enabled, self.fake_quant_enabled], dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take over what :meth:`get_extra_state` gave."""
-        switches = map(bool, state.tolist())
-        self.observer_enabled, self.fake_quant_enabled, self.initialized = switches
+        """Set the switches; what there is to know besides, buffers hold."""
+        self.observer_enabled, self.fake_quant_enabled = map(bool, state.tolist())
+        self._initialized = False
 
     def extra_repr(self) -> str:
         off = [n for n in ("observer", "fake_quant") if not getattr(self, f"{n}_enabled")]
@@ -193,7 +202,7 @@ class LearnedFakeQuantize(FakeQuantize):
         """Choose where the scale starts, once."""
         if self.initialized or x.numel() == 0:
             return
-        self.initialized = True
+        self._initialized = True
         self.observer.track(x)
         scale, zero_point = self.observer.scale_and_zero_point()
         if self.spec.symmetric:
@@ -235,7 +244,7 @@ class WeightFakeQuantize(FakeQuantize):
         qparams = self.chosen(like)
         self.scale = torch.as_tensor(qparams.scale, device=like.device)
         self.zero_point = torch.as_tensor(qparams.zero_point, device=like.device).to(torch.int32)
-        self.initialized = True
+        self._initialized = True
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` rounded."""

@@ -74,16 +74,20 @@ class TrainableModel(PreparedModel):
 
     @contextmanager
     def calibrating(self) -> Iterator[None]:
-        """Let fake-quants observe, and all else run as in inference."""
-        before = {module: module.training for module in self.modules()}
+        """Let fake-quants observe and not round, and all else run as in inference."""
+        modes = {module: module.training for module in self.modules()}
+        rounding = {each: each.fake_quant_enabled for each in self.fake_quants.values()}
         self.eval()
-        for fake_quant in self.fake_quants.values():
+        for fake_quant in rounding:
             fake_quant.train()
+            fake_quant.fake_quant_enabled = False
         try:
             yield
         finally:
-            for module, mode in before.items():
+            for module, mode in modes.items():
                 module.training = mode
+            for fake_quant, enabled in rounding.items():
+                fake_quant.fake_quant_enabled = enabled
 
     def get_extra_state(self) -> Tensor:
         """Whether batch-norm is frozen."""
