@@ -546,6 +546,11 @@ def dim(input: Tensor) -> int:
     return input.dim()
 
 
+def part(input: Tensor, *, parts: int, index: int) -> Tensor:
+    """One of so many equal parts of a packed parameter, a view."""
+    return input.chunk(parts)[index]
+
+
 def dropout(input: Tensor, *, p: float = 0.5, kind: str = "dropout") -> Tensor:
     """``input``: graphs mean what they compute in inference. ``kind`` names the function of torch.
 

@@ -440,6 +440,7 @@ WIDEN = _op(packing.widen, Kind.QUANT)
 DROPOUT = _op(s.dropout, Kind.SHAPE)
 FOLD_WEIGHT = _op(folding.fold_weight, Kind.PARAMETER)
 FOLD_BIAS = _op(folding.fold_bias, Kind.PARAMETER)
+PART = _op(s.part, Kind.PARAMETER)
 SCALE_CHANNELS = _op(folding.scale_channels, Kind.PARAMETER)
 UNSCALE_CHANNELS = _op(folding.unscale_channels, Kind.PARAMETER)
 
@@ -449,5 +450,3 @@ SEQUENCES = (LSTM, GRU, RNN)
 CELLS = (LSTM_CELL, GRU_CELL, RNN_CELL)
 RECURRENT = (*SEQUENCES, *CELLS)
 """Layers with a hidden state: several weights, and activations that are measured inside."""
-FOLDS = (FOLD_WEIGHT, FOLD_BIAS)
-"""Parameters of layers that a batch-norm was folded into, as long as they are trained."""

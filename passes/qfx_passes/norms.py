@@ -15,8 +15,11 @@ from qfx.graph.source import torch_class
 
 @dataclass(frozen=True)
 class _Kept:
+    """What passes may drop of a module: its class, its counter, and what it leaves out."""
+
     kind: type[nn.Module]
     counter: Tensor | None
+    without: tuple[str, ...]
 
 
 class Norms:
@@ -32,8 +35,9 @@ class Norms:
         module, kept = root.get_submodule(path), self._kept[path]
         if type(module) is not kept.kind:
             module.__class__ = kept.kind
-            if kept.counter is not None:
-                module.register_buffer("num_batches_tracked", kept.counter)
+            module.register_buffer("num_batches_tracked", kept.counter)
+            for name in kept.without:
+                module.register_parameter(name, None)
         return True
 
 
@@ -46,5 +50,6 @@ def norms_of(graph: fx.Graph) -> Norms:
             continue
         module = root.get_submodule(str(node.target))
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and torch_class(module) is not None:
-            kept[str(node.target)] = _Kept(type(module), module.num_batches_tracked)
+            without = tuple(n for n in ("weight", "bias") if getattr(module, n) is None)
+            kept[str(node.target)] = _Kept(type(module), module.num_batches_tracked, without)
     return Norms(kept)

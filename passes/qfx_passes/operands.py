@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import fx
+from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
-from qfx.vocab import FOLDS, Kind, OpDef, bound, is_op
+from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import Kind, OpDef, bound
 
 _NO_SITES = (Kind.QUERY, Kind.STUB, Kind.QUANT, Kind.PARAMETER)
 
@@ -49,7 +50,21 @@ def is_constant(value: object) -> bool:
     """Whether an operand is a parameter or buffer, or will be once it is trained, or left out."""
     if not isinstance(value, fx.Node):
         return value is None
-    return value.op == "get_attr" or is_op(value, *FOLDS)
+    return value.op == "get_attr" or is_derived(value)
+
+
+def is_derived(value: fx.Node) -> bool:
+    """Whether ``value`` is computed from parameters that are trained."""
+    return isinstance(value.target, OpDef) and value.target.kind is Kind.PARAMETER
+
+
+def value_of(parameter: fx.Node, rw: Rewriter) -> Tensor:
+    """The parameter or buffer, or what is computed from some, that a node stands for."""
+    if not is_derived(parameter):
+        return rw.tensor(parameter)
+    arguments = fx.map_arg((parameter.args, dict(parameter.kwargs)), lambda n: value_of(n, rw))
+    made: Tensor = parameter.target(*arguments[0], **arguments[1])  # type: ignore[operator]
+    return made
 
 
 def weight_operands(node: fx.Node) -> tuple[object, ...]:

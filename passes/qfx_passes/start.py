@@ -28,6 +28,7 @@ from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Start
 from qfx.vocab import bound, is_op
 from qfx_passes.observers import observer_of
+from qfx_passes.operands import is_constant, value_of
 
 _BIASED = (
     *(vocab.CONV1D, vocab.CONV2D, vocab.CONV3D, vocab.LINEAR),
@@ -50,7 +51,9 @@ class StartFrom(Pass):
         _take_qparams(graph, dict(_quantized(reference)))
         biases = dict(_biases(reference))
         for node in list(graph.nodes):
-            if is_op(node, *_BIASED) and _made_by(node) in biases:
+            if not is_op(node, *_BIASED) or not is_constant(bound(node)["bias"]):
+                continue
+            if _made_by(node) in biases:
                 with ctx.rewriter.at(node):
                     _take_bias(node, biases[_made_by(node)], ctx.rewriter)
 
@@ -109,13 +112,13 @@ def _biases(reference: fx.GraphModule) -> Iterator[tuple[Made, Tensor]]:
 def _take_bias(node: fx.Node, wanted: Tensor, rw: Rewriter) -> None:
     bias = bound(node)["bias"]
     if bias is None:
-        hint = str(bound(node)["weight"].target).removesuffix("weight") + "bias_shift"
+        hint = f"{meta.module_path(node) or node.name}.bias_shift"
         node.args = (*node.args, rw.constant(hint, wanted.clone(), origins=(node,)))
     elif is_op(bias, vocab.FOLD_BIAS):
         _shift_fold(bias, wanted, rw)
-    elif bias.op == "get_attr":
+    else:
         with torch.no_grad():
-            rw.tensor(bias).copy_(wanted)
+            value_of(bias, rw).copy_(wanted)
 
 
 @torch.no_grad()

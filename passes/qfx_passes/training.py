@@ -17,11 +17,10 @@ a training graph meant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
@@ -39,7 +38,7 @@ from qfx.vocab import Kind, OpDef, bound, is_op
 from qfx_passes.fuse_post import PostOp
 from qfx_passes.norms import Norms
 from qfx_passes.observers import observer_of
-from qfx_passes.operands import weight_operands
+from qfx_passes.operands import is_constant, is_derived, value_of, weight_operands
 
 _MOVING = (Kind.SHAPE, Kind.JOIN)
 _MAX_POOLS = (vocab.MAX_POOL1D, vocab.MAX_POOL2D)
@@ -100,9 +99,11 @@ class _Form:
         hint = meta.module_path(node) or "dropout"
         made = self.rw.call_module(hint, dropout, arguments["input"], origins=(node,))
         self.rw.replace(node, made)
+        source = made.args[0]
+        assert isinstance(source, fx.Node)
         for reader in list(made.users):
-            # The values were rounded before, and scaled up they are no range to remember.
-            if observer_of(reader) is not None:
+            # Rounded before, the values are no range to remember once they are scaled up.
+            if observer_of(reader) is not None and reader.target == source.target:
                 self.rw.replace(reader, made)
 
     def _normalize(self, node: fx.Node) -> None:
@@ -134,9 +135,9 @@ class _Form:
         """Let every weight of ``node`` pass a fake-quant."""
         names = []
         for weight in dict.fromkeys(weight_operands(node)):
-            if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            if not isinstance(weight, fx.Node) or not is_constant(weight):
                 continue
-            rounded = self._rounded(weight, spec, (str(weight.target),), self.rw.tensor(weight))
+            rounded = self._rounded(weight, spec, weight)
             names.append((weight.name, str(rounded.target)))
             node.replace_input_with(weight, rounded)
         self.weights[node.name] = tuple(names)
@@ -148,7 +149,7 @@ class _Form:
         path = str(fold["var"].target).rpartition(".")[0]
         restored = self.norms.restore(self.rw.graph_module, path)
         assert restored, path
-        bias, norm_of = of_bias["bias"], (of_bias["mean"], fold["var"])
+        bias = of_bias["bias"]
         kept = self._fresh(fold["weight"]), None if bias is None else self._fresh(bias)
         if spec is None:
             y = self._without_post(node, arguments["input"], *kept)
@@ -163,10 +164,7 @@ class _Form:
                 vocab.SCALE_CHANNELS, kept[0], factor, groups=fold["groups"],
                 transposed=fold["transposed"], origins=(node,), value=meta.value_of(weight),
             )  # fmt: skip
-            source = (*(str(n.target) for n in (fold["weight"], *norm_of)), fold["eps"])
-            tensors = {k: self.rw.tensor(n) for k, n in _tensors(fold)}
-            like = vocab.FOLD_WEIGHT(**tensors, **_attributes(fold))
-            rounded = self._rounded(scaled, spec, source, like, named=str(fold["weight"].target))
+            rounded = self._rounded(scaled, spec, weight)
             self.weights[node.name] = ((weight.name, str(rounded.target)),)
             y = self._without_post(node, arguments["input"], rounded, None)
             unscaled = [y, factor] if kept[1] is None else [y, factor, kept[1]]
@@ -189,26 +187,24 @@ class _Form:
         value = meta.value_of(node)
         return self.rw.call(node.target, *operands, origins=(node,), value=value, **attributes)
 
-    def _rounded(
-        self,
-        weight: fx.Node,
-        spec: QuantSpec,
-        source: tuple[object, ...],
-        like: Tensor,
-        named: str = "",
-    ) -> fx.Node:
-        """``weight`` through its fake-quant: one for all that read it under one spec."""
-        key = (*source, spec)
-        if key not in self.fake_quants:
-            hint = f"{named or weight.target}_fake_quant"
-            made = self.rw.call_module(
-                hint, make_weight_fake_quant(spec, like), weight, origins=(weight,)
-            )
-            self.fake_quants[key] = str(made.target)
+    def _rounded(self, weight: fx.Node, spec: QuantSpec, meaning: fx.Node) -> fx.Node:
+        """``weight`` through its fake-quant: one for all that read it under one spec.
+
+        Args:
+            weight: what is rounded in training.
+            spec: how.
+            meaning: what that is in inference, a parameter or derived from some.
+        """
+        key = (_expression(meaning), spec)
+        if key in self.fake_quants:
+            made = self.rw.graph.call_module(self.fake_quants[key], (weight,))
+            meta.copy_meta(made, weight, rule=self.rw.pass_name)
+            meta.set_value(made, meta.value_of(weight))
             return made
-        made = self.rw.graph.call_module(self.fake_quants[key], (weight,))
-        meta.copy_meta(made, weight, rule=self.rw.pass_name)
-        meta.set_value(made, meta.value_of(weight))
+        fake_quant = make_weight_fake_quant(spec, value_of(meaning, self.rw))
+        hint = f"{_parameter_of(meaning).target}_fake_quant"
+        made = self.rw.call_module(hint, fake_quant, weight, origins=(weight,))
+        self.fake_quants[key] = str(made.target)
         return made
 
     def _after(self, value: fx.Node, post: tuple[PostOp, ...], like: fx.Node) -> fx.Node:
@@ -228,14 +224,19 @@ def _has_weights(node: fx.Node) -> bool:
     return not {"weight", "weights"}.isdisjoint(bound(node))
 
 
-def _tensors(fold: dict[str, object]) -> Iterator[tuple[str, fx.Node]]:
-    for name, value in fold.items():
-        if isinstance(value, fx.Node):
-            yield name, value
+def _parameter_of(node: fx.Node) -> fx.Node:
+    """The weight that a parameter is derived from, by its first operand."""
+    while is_derived(node):
+        node = node.all_input_nodes[0]
+    return node
 
 
-def _attributes(fold: dict[str, object]) -> dict[str, object]:
-    return {name: fold[name] for name in ("eps", "groups", "transposed")}
+def _expression(node: fx.Node) -> tuple[object, ...]:
+    """What a node computes from parameters: equal for two that compute the same."""
+    if not is_derived(node):
+        return (node.op, str(node.target))
+    operands = tuple(_expression(n) for n in node.all_input_nodes)
+    return (node.target, operands, tuple(node.kwargs.items()))
 
 
 class _Restored:
