@@ -46,6 +46,7 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.rewrite import Any, Attr, Const, Match, Mismatch, Module, OneOf, Op, Rewriter, rewrite
     from qfx.runtime.quantized import PreparedModel, QuantizedModel
     from qfx.stubs import DeQuantStub, QuantStub
+    from qfx.training import QATSchedule, freeze_batchnorm, freeze_observers
 
 __version__ = "0.1.0"
 
@@ -76,6 +77,7 @@ __all__ = [
     "PatternPass",
     "Pipeline",
     "PreparedModel",
+    "QATSchedule",
     "QConfig",
     "QConfigMapping",
     "QfxError",
@@ -95,6 +97,8 @@ __all__ = [
     "compare",
     "convert",
     "diff",
+    "freeze_batchnorm",
+    "freeze_observers",
     "get_default_qconfig",
     "get_default_qconfig_mapping",
     "get_pass",
@@ -119,8 +123,6 @@ if not TYPE_CHECKING:  # type checkers know the names from above
             "load": "Until then keep the float model and quantize it again.",
             "export_onnx": "qmodel.reference holds the q/dq graph that it will export.",
             "compile": "torch.compile takes a quantized model.",
-            "freeze_observers": "It belongs to quantization-aware training.",
-            "freeze_batchnorm": "It belongs to quantization-aware training.",
         }
         if name in planned:
             raise AttributeError(f"qfx {__version__} does not have {name} yet. {planned[name]}")

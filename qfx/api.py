@@ -30,9 +30,10 @@ from qfx.checks import (
 )
 from qfx.errors import ConfigError, CoverageError, warn
 from qfx.graph.clone import clone_graph_module
+from qfx.graph.copying import inference_copy
 from qfx.graph.history import History
 from qfx.graph.state import written_buffers
-from qfx.graph.tracing import ASSIGNED, capture
+from qfx.graph.tracing import ASSIGNED, DECIDED_BY_MODE, capture
 from qfx.levels import Level
 from qfx.manager import transform
 from qfx.pass_base import PassContext
@@ -43,6 +44,8 @@ from qfx.quant.configuration import Configuration
 from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.report.sites import QuantizationReport, build_report, size_bytes
 from qfx.runtime.quantized import RECORDERS, PreparedModel, QuantizedModel, Settings
+from qfx.runtime.trainable import trainable
+from qfx.runtime.trained import Start, Trained
 
 _ASSIGNS = (
     "forward sets {names}, and a graph sets no attributes: it goes on with what the example inputs "
@@ -56,6 +59,11 @@ _NO_DATA = (
 _IS_STATIC = (
     "method={method!r}, but the qconfig has static specs, whose ranges now come from the example "
     "inputs alone. Take qfx.get_default_qconfig({backend!r}, {method!r}), or give calibration_data"
+)
+_DECIDES = (
+    "forward decides by its training flag at {lines}, and a graph holds one way only: training "
+    "goes the way of inference there. Dropout and batch-norm modules, and functions that are "
+    "handed training=self.training, do follow the mode"
 )
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -116,6 +124,7 @@ def quantize(
         BackendError: the backend is unknown or not available on this machine.
     """
     check_coverage(min_coverage)
+    check_method(method, trains=False)
     prepared = prepare(
         model,
         example_inputs,
@@ -160,18 +169,28 @@ def prepare(
     types: Iterable[type[nn.Module]] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     pipeline: Pipeline | None = None,
+    qparams_from: QuantizedModel | None = None,
 ) -> PreparedModel:
-    """Capture a model and put observers in it; arguments and errors as for :func:`quantize`.
+    """Capture a model and put observers in it, or for training fake-quants.
+
+    Arguments and errors are those of :func:`quantize`, and ``method="qat"`` is quantization-aware
+    training: the model may be in either mode, and the result is in the same.
+
+    ``qparams_from``, for ``method="qat"``, is what :func:`quantize` made of the same model:
+    training starts from its qparams and biases.
 
     Returns:
         A module that computes what ``model`` computes while its observers record ranges; its
-        ``eval()`` stops the recording, its ``train()`` resumes it.
+        ``eval()`` stops the recording, its ``train()`` resumes it. With ``method="qat"`` it rounds
+        weights and activations as the quantized model will, and is trained like ``model``: its
+        parameters keep their names.
     """
     check_method(method)
     types = check_types(types)
     check_pipeline(pipeline, method)
     args, kwargs = check_example_inputs(example_inputs, example_kwargs)
     _check_float(model)
+    _check_start(qparams_from, method)
     check_mode(model, method)
     check_keywords(model, example_inputs)
     check_device(model)
@@ -180,21 +199,27 @@ def prepare(
     check_dtype(model, args, kwargs)
     check_calibrates(chosen)
     before, after = chosen.split()
-    captured = capture(model, args, kwargs)
+    trains = method == "qat"
+    captured = capture(inference_copy(model) if trains else model, args, kwargs, modes=trains)
     configuration = Configuration(captured, model, qconfig, target, method, types)
     if captured.meta[ASSIGNED]:
         configuration.warn(_ASSIGNS.format(names=", ".join(captured.meta[ASSIGNED])))
+    if captured.meta[DECIDED_BY_MODE]:
+        configuration.warn(_DECIDES.format(lines=", ".join(captured.meta[DECIDED_BY_MODE])))
     graph_module = clone_graph_module(captured)
     ctx = PassContext(graph_module, example_inputs=args, example_kwargs=kwargs)
     ctx.put(target, configuration)
+    if qparams_from is not None:
+        ctx.put(Start(qparams_from.__dict__["reference"]))
     history = History()
     transform(graph_module, before, ctx, history)
     settings = Settings(
         method, target, configuration, after, args, kwargs, captured, size_bytes(model),
-        written_buffers(graph_module, RECORDERS),
+        written_buffers(graph_module, RECORDERS), ctx.get(Trained) if ctx.has(Trained) else None,
     )  # fmt: skip
-    prepared = PreparedModel(graph_module, history, settings)
-    return prepared if method == "qat" else prepared.train()
+    if trains:
+        return trainable(graph_module, history, settings).in_mode_of(model)
+    return PreparedModel(graph_module, history, settings).train()
 
 
 @_undisturbed
@@ -245,6 +270,17 @@ def _check_float(model: object) -> None:
             raise ConfigError(f"{which} is {done} already; start again from the float model")
 
 
+def _check_start(qparams_from: object, method: str) -> None:
+    if qparams_from is None:
+        return
+    if method != "qat":
+        raise ConfigError(f'qparams_from is where method="qat" starts; method={method!r} has none')
+    if not isinstance(qparams_from, QuantizedModel):
+        raise ConfigError(
+            f"qparams_from is {type(qparams_from).__name__}; give what qfx.quantize returned"
+        )
+
+
 def _check_prepared(prepared: object, taker: str) -> None:
     if not isinstance(prepared, PreparedModel):
         raise ConfigError(
@@ -266,6 +302,8 @@ def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> Quantize
         example_kwargs=dict(settings.example_kwargs),
     )
     ctx.put(settings.backend, settings.configuration)
+    if settings.trained is not None:
+        ctx.put(settings.trained)
     to_reference, to_lowered = _at_reference(settings.rest)
     transform(prepared, to_reference, ctx, history)
     reference = clone_graph_module(prepared, take=True)

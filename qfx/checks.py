@@ -14,19 +14,21 @@ from qfx.errors import ConfigError
 from qfx.levels import Level
 from qfx.pipeline import CALIBRATE, Pipeline
 
-PLANNED = ("qat",)
+
+METHODS_OF_USERS = (*METHODS, "qat")
+"""What ``method=`` may be; training ends in static quantization."""
 
 
-def check_method(method: str) -> None:
-    """ConfigError unless ``method`` is one that exists."""
-    if method in PLANNED:
+def check_method(method: str, *, trains: bool = True) -> None:
+    """ConfigError unless ``method`` is one that exists; "qat" only where it can be trained."""
+    if method == "qat" and not trains:
         raise ConfigError(
-            f"method {method!r} is not there yet; this version has: {', '.join(map(repr, METHODS))}"
+            "method 'qat' needs training between its two halves: prepared = qfx.prepare(model, "
+            'example_inputs, method="qat"), train prepared, then qfx.convert(prepared)'
         )
-    if method not in METHODS:
-        raise ConfigError(
-            f"method {method!r} does not exist; choose one of: {', '.join(map(repr, METHODS))}"
-        )
+    if method not in METHODS_OF_USERS:
+        known = ", ".join(map(repr, METHODS_OF_USERS))
+        raise ConfigError(f"method {method!r} does not exist; choose one of: {known}")
 
 
 def check_pipeline(pipeline: object, method: str) -> None:
@@ -92,7 +94,7 @@ def check_mode(model: object, method: str) -> None:
         raise ConfigError(
             f"model is {type(model).__name__}, not a torch.nn.Module; wrap a function in a module"
         )
-    if model.training:
+    if model.training and method != "qat":
         raise ConfigError(
             f"the model is in training mode, and method={method!r} quantizes what runs in "
             "inference (batch-norm and dropout differ): call model.eval() first"

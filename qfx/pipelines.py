@@ -20,6 +20,17 @@ def static(backend: str | Backend | None = None) -> Pipeline:
     return pipelines.static(backend)
 
 
+def qat(backend: str | Backend | None = None) -> Pipeline:
+    """Quantization-aware training; its marker ``calibrate`` is where the model is trained.
+
+    Args:
+        backend: what it is for; None inherits the backend of the call it is given to.
+    """
+    from qfx_passes import pipelines
+
+    return pipelines.qat(backend)
+
+
 def dynamic(backend: str | Backend | None = None) -> Pipeline:
     """Dynamic quantization: integer weights, activations measured at run time.
 

@@ -27,8 +27,8 @@ from torch import fx, nn
 
 from qfx import recurrent
 from qfx import semantics as s
+from qfx.quant import folding, packing
 from qfx.quant import ops as affine
-from qfx.quant import packing
 
 
 class Kind(Enum):
@@ -45,6 +45,7 @@ class Kind(Enum):
     REDUCE = "reduce"
     QUANT = "quant"  # quantize and dequantize
     STUB = "stub"
+    PARAMETER = "parameter"  # what training does to parameters, and undoes
     QUERY = "query"  # yields shapes and numbers, not tensors
 
 
@@ -434,6 +435,14 @@ DYNAMIC_QPARAMS = _op(affine.dynamic_qparams, Kind.QUANT)
 DEQUANTIZE = _op(affine.dequantize, Kind.QUANT)
 UNPACK = _op(packing.unpack, Kind.QUANT)
 WIDEN = _op(packing.widen, Kind.QUANT)
+
+# -- training --------------------------------------------------------------------------------------
+DROPOUT = _op(s.dropout, Kind.SHAPE)
+FOLD_WEIGHT = _op(folding.fold_weight, Kind.PARAMETER)
+FOLD_BIAS = _op(folding.fold_bias, Kind.PARAMETER)
+PART = _op(s.part, Kind.PARAMETER)
+SCALE_CHANNELS = _op(folding.scale_channels, Kind.PARAMETER)
+UNSCALE_CHANNELS = _op(folding.unscale_channels, Kind.PARAMETER)
 
 
 # -- groups of operations ------------------------------------------------------------------------

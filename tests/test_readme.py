@@ -31,8 +31,9 @@ def test_python_blocks_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = blocks_of("python")
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     names = {"MyModel": MyModel, "batches": [torch.randn(2, 3, 224, 224) for _ in range(2)]}
+    names["loader"] = [(images, torch.tensor([1, 2])) for images in names["batches"]]
     for number, block in enumerate(blocks, start=1):
         exec(compile(block, f"README-{number}.py", "exec"), names)
     printed = capsys.readouterr().out

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a checkout
 
 import qfx  # noqa: E402
-from tools import demo_dynamic  # noqa: E402
+from tools import demo_dynamic, demo_qat  # noqa: E402
 from tools.demo_data import (  # noqa: E402
     BATCH,
     Digits,
@@ -173,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(quantized, folder)
     demo_dynamic.show_row_reader(data)
     demo_dynamic.show_sentence_encoder()
+    demo_qat.show(model, calibration, data)
     print(f"\nThe graph at every stage, and the diffs: {folder}/stages")
     print(f"What was quantized, what was not, and why: {folder}/report.html (and .txt)")
 

@@ -14,7 +14,9 @@ from qfx_passes.joins import SettleJoins
 from qfx_passes.lower import Lower, check_lowered
 from qfx_passes.observers import PlaceObservers, check_observed
 from qfx_passes.reference import Reference
+from qfx_passes.start import StartFrom
 from qfx_passes.stubs import InsertStubs
+from qfx_passes.training import InferenceForm, TrainingForm
 
 BUILTIN = (
     Canonicalize,
@@ -25,6 +27,9 @@ BUILTIN = (
     Annotate,
     PlaceObservers,
     RecordInputMeans,
+    StartFrom,
+    TrainingForm,
+    InferenceForm,
     SettleJoins,
     CorrectBias,
     Reference,

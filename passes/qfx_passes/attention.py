@@ -5,7 +5,7 @@
     y       = heads Wo' + bo
 
 No size is written into the graph: heads are split off with ``unflatten(-1, (heads, d))``, so other
-batch sizes and lengths work. Dropout must be off.
+batch sizes and lengths work. In training the softmax is dropped from, before it meets the values.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def expand(
     bound = inspect.signature(nn.MultiheadAttention.forward).bind(module, *node.args, **node.kwargs)
     bound.apply_defaults()
     arguments = bound.arguments
-    failed = _obstacle(node, module, arguments, trainable=trainable)
+    failed = _obstacle(node, module, arguments)
     if failed is not None:
         return failed
     readers = {n: int(n.args[1]) % 2 for n in node.users}  # type: ignore[arg-type]
     needs_weights = bool(arguments["need_weights"]) and any(readers.values())
-    parts = _Expansion(node, module, rewriter, arguments).build(needs_weights)
+    parts = _Expansion(node, module, rewriter, arguments, trainable).build(needs_weights)
     for reader, index in readers.items():
         part = parts[index]
         assert part is not None
@@ -48,11 +48,11 @@ def expand(
 
 
 def _obstacle(
-    node: fx.Node, module: nn.MultiheadAttention, arguments: dict[str, Any], *, trainable: bool
+    node: fx.Node, module: nn.MultiheadAttention, arguments: dict[str, Any]
 ) -> Mismatch | None:
     if module.bias_k is not None or module.add_zero_attn:
         return Mismatch("attention with an extra key (add_bias_kv, add_zero_attn)")
-    if module.dropout and (module.training or trainable):
+    if module.dropout and module.training:
         return Mismatch("attention with dropout, in training")
     flags = ("need_weights", "average_attn_weights", "is_causal")
     if any(isinstance(arguments[name], fx.Node) for name in flags):
@@ -73,14 +73,18 @@ class _Expansion:
     module: nn.MultiheadAttention
     rewriter: Rewriter
     arguments: dict[str, Any]
+    trainable: bool
 
     def build(self, needs_weights: bool) -> tuple[fx.Node, fx.Node | None]:
         query, key, value = (self._heads(p) for p in self._project())
-        mask, causal = self._mask(needs_weights)
+        drops = self.trainable and self.module.dropout > 0
+        mask, causal = self._mask(needs_weights or drops)
         weights = None
-        if needs_weights:
-            weights = self._call(vocab.ATTENTION_WEIGHTS, query, key, *mask)
-            mixed = self._call(vocab.MATMUL, weights, value)
+        if needs_weights or drops:
+            kept = weights = self._call(vocab.ATTENTION_WEIGHTS, query, key, *mask)
+            if drops:
+                kept = self._call(vocab.DROPOUT, weights, p=self.module.dropout)
+            mixed = self._call(vocab.MATMUL, kept, value)
             if self.arguments["average_attn_weights"]:
                 weights = self._call(vocab.MEAN, weights, dim=-3)
         else:
@@ -122,13 +126,14 @@ class _Expansion:
         return self._call(vocab.LINEAR, *operands)
 
     def _slice(self, name: str, index: int) -> fx.Node:
-        """One third of a packed parameter, as a constant of its own."""
+        """One third of a packed parameter, as a constant of its own where it is not trained."""
+        if self.trainable:
+            return self._call(vocab.PART, self._parameter(name), parts=3, index=index)
         whole: nn.Parameter = getattr(self.module, name)
         part = whole.detach().chunk(3)[index].clone()
         return self.rewriter.constant(
             f"{self.node.target}.{name}_{'qkv'[index]}",
             part,
-            trainable=whole.requires_grad,
             origins=(self.node,),
         )
 

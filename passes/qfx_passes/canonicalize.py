@@ -10,7 +10,7 @@ with a note that says why where there is more to say than "unknown".
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +19,19 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.leaves import has_hooks
+from qfx.graph.modes import ModeFlag
 from qfx.graph.source import qualified_name, torch_class
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter, has_effect
+from qfx.runtime.dropout import KINDS
 from qfx.stubs import is_dequant_stub, is_quant_stub
 from qfx.vocab import OpDef, is_op
 from qfx_passes import attention, recurrent, spellings
 from qfx_passes.adapters import ADAPTERS, Arguments, Held, Site
 from qfx_passes.mutation import Call, Mutations, functional, read_call
+from qfx_passes.norms import norms_of
 from qfx_passes.overwritten import computed_roots
 from qfx_passes.products import expand_product
 
@@ -37,8 +40,8 @@ class Canonicalize(Pass):
     """Bring a captured graph into the closed vocabulary.
 
     Attributes:
-        trainable: keep as modules what behaves differently in training (batch norm, dropout,
-            recurrent layers), for quantization-aware training.
+        trainable: keep what training needs: dropout, and the parameters themselves rather than
+            what could be computed from them once and for all.
     """
 
     name = "canonicalize"
@@ -47,9 +50,12 @@ class Canonicalize(Pass):
     trainable: bool = False
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        norms = norms_of(graph) if self.trainable else None
         sweep = _Sweep(ctx.graph_module, ctx.rewriter, trainable=self.trainable)
         for node in list(graph.nodes):
             sweep.visit(node)
+        if norms is not None:
+            ctx.put(norms)
         _remove_dead(graph, ctx.rewriter)
         _keep_layouts(graph, ctx.rewriter)
 
@@ -59,16 +65,21 @@ _MODULES: dict[type[nn.Module], OpDef] = {m: op for op in vocab.ops() for m in o
 _FUNCTIONS: dict[Any, OpDef] = {f: op for op in vocab.ops() for f in op.functions}
 _METHODS: dict[str, OpDef] = {m: op for op in vocab.ops() for m in op.methods}
 _ADAPTERS = {**ADAPTERS, **dict.fromkeys(vocab.RECURRENT, recurrent.adapt)}
-_TRAINING_MODULES = (
-    *(nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd),
-    *(nn.RNNBase, nn.RNNCellBase),
-)
-_DROPOUTS = frozenset(
-    {
-        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout),
-        *(F.feature_alpha_dropout, torch.dropout, torch.feature_dropout, torch.alpha_dropout),
-    }
-)
+_DROPOUTS: dict[Any, str] = {
+    **{getattr(F, name): name for name in KINDS if hasattr(F, name)},
+    torch.dropout: "dropout",
+    torch.feature_dropout: "dropout2d",
+    torch.alpha_dropout: "alpha_dropout",
+}
+"""Functions that drop, and their kind of :class:`qfx.runtime.dropout.Dropout`."""
+_DROPOUT_MODULES: dict[type[nn.Module], str] = {
+    nn.Dropout: "dropout",
+    nn.Dropout1d: "dropout1d",
+    nn.Dropout2d: "dropout2d",
+    nn.Dropout3d: "dropout3d",
+    nn.AlphaDropout: "alpha_dropout",
+    nn.FeatureAlphaDropout: "feature_alpha_dropout",
+}
 _STOCHASTIC_DEPTH = "torchvision.ops.stochastic_depth.stochastic_depth"
 _PROPERTIES: dict[str, OpDef] = {
     "shape": vocab.SIZE,
@@ -155,10 +166,13 @@ class _Sweep:
             return self._canonicalize_module(node)
         if call.target is getattr:
             return self._canonicalize_property(node, call)
-        dropped = _idle_function(call)
-        if dropped is not None:
-            self._rewriter.replace(node, dropped)
-            return dropped
+        drop = _drop_function(call)
+        if drop is not None and self._trainable and isinstance(drop.training, ModeFlag) and drop.p:
+            arguments = {"input": drop.input, "p": drop.p, "kind": drop.kind}
+            return self._call(node, vocab.DROPOUT, arguments)
+        if drop is not None and (not int(drop.training) or not drop.p):
+            self._rewriter.replace(node, drop.input)
+            return drop.input
         if call.target is torch._assert:
             return self._call(
                 node, vocab.GUARD, {"value": call.args[0], "expected": True, "what": call.args[1]}
@@ -227,8 +241,12 @@ class _Sweep:
             op = vocab.QUANT_STUB if is_quant_stub(module) else vocab.DEQUANT_STUB
             return self._call(node, op, {"input": node.args[0]})
         kind = torch_class(module)
-        if kind is None or (self._trainable and isinstance(module, _TRAINING_MODULES)):
+        if kind is None or (self._trainable and _drops_inside(module)):
             return None
+        if self._trainable and kind in _DROPOUT_MODULES and module.p:
+            operand = node.args[0] if node.args else node.kwargs["input"]
+            dropped = {"input": operand, "p": module.p, "kind": _DROPOUT_MODULES[kind]}
+            return self._call(node, vocab.DROPOUT, dropped)
         if _is_idle_module(module):
             source = node.args[0] if node.args else node.kwargs["input"]
             assert isinstance(source, fx.Node)
@@ -281,18 +299,34 @@ def _is_idle_module(module: nn.Module) -> bool:
     return torch_class(module) is nn.Identity
 
 
-def _idle_function(call: Call) -> fx.Node | None:
-    """The input of a call that hands it through."""
-    named = dict(zip(("input", "p", "training"), call.args, strict=False)) | call.kwargs
+def _drops_inside(module: nn.Module) -> bool:
+    """Whether ``module`` is a layer that drops between its own parts in training."""
+    return isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1
+
+
+class _Drop(NamedTuple):
+    """A call that drops."""
+
+    input: fx.Node
+    p: float
+    kind: str
+    training: bool
+
+
+def _drop_function(call: Call) -> _Drop | None:
+    """What a call drops, or None if it is another."""
     if call.target in _DROPOUTS:
-        training = named.get("training", named.get("train", True))
+        named = dict(zip(("input", "p", "training"), call.args, strict=False)) | call.kwargs
+        training, kind = named.get("training", named.get("train", True)), _DROPOUTS[call.target]
     elif not isinstance(call.target, str) and qualified_name(call.target) == _STOCHASTIC_DEPTH:
-        training = call.args[3] if len(call.args) > 3 else call.kwargs.get("training", True)
+        named = dict(zip(("input", "p", "mode", "training"), call.args, strict=False)) | call.kwargs
+        training, kind = named.get("training", True), named["mode"]
     else:
         return None
-    idle = training is False or named.get("p") in (0, 0.0)
-    source = named.get("input")
-    return source if idle and isinstance(source, fx.Node) else None
+    source, p = named.get("input"), named.get("p", 0.5)
+    if not isinstance(source, fx.Node) or isinstance(training, fx.Node):
+        return None
+    return _Drop(source, p, kind, training)
 
 
 def _of(value: Any, op: OpDef) -> bool:

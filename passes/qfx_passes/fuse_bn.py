@@ -1,92 +1,50 @@
-"""Fold inference batch-norm into the layer that feeds it.
-
-With sigma = sqrt(var + eps), per output channel:
-
-    gamma * (W x + b - mu) / sigma + beta  =  W' x + b'
-    W' = W * gamma / sigma                    b' = (b - mu) * gamma / sigma + beta
-
-computed in float64 and rounded once to the dtype of W, so that the fold itself costs at most half
-an ulp per weight. Output channels lie along axis 0 of the weight; a transposed convolution keeps
-them along axis 1, one block of them per group.
+"""Fold inference batch-norm into the layer that feeds it (:mod:`qfx.quant.folding`).
 
 Assumed: weight, bias and statistics are constants of the graph; dim 1, which batch-norm
 normalizes, is the channel dim of the layer (not so for a linear over (N, L, C), or an unbatched
 convolution); nobody else reads the layer. A weight that several calls share is read, never
 written: each fold makes constants of its own. Batch-norm *before* a convolution stays: padding
 would have to be folded too, and zeros are not.
+
+Where the parameters are still to be trained, the fold is written into the graph instead of being
+computed: FOLD_WEIGHT and FOLD_BIAS of the parameters as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
-from qfx.rewrite import Any, Attr, Match, Mismatch, Op, Rewriter, drive, rewrite
+from qfx.quant.folding import fold_bias, fold_weight
+from qfx.rewrite import Any as Anything
+from qfx.rewrite import Attr, Match, Mismatch, Op, Rewriter, drive, rewrite
 
 TRANSPOSED = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
 LAYERS = (vocab.CONV1D, vocab.CONV2D, vocab.CONV3D, *TRANSPOSED, vocab.LINEAR)
 
 
-def fold(
-    weight: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    bias: Tensor | None = None,
-    gamma: Tensor | None = None,
-    beta: Tensor | None = None,
-    *,
-    eps: float,
-    groups: int = 1,
-    transposed: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the layer that computes layer and batch-norm at once.
-
-    Args:
-        weight: (C, ...), or (in, C / groups, ...) if ``transposed``; floating point.
-        mean: running mean, (C,).
-        var: running variance, (C,).
-        bias: of the layer, (C,); None for zeros.
-        gamma: factor of the batch-norm, (C,); None for ones.
-        beta: shift of the batch-norm, (C,); None for zeros.
-        eps: added to the variance.
-        groups: convolution groups; only a transposed weight's layout depends on them.
-        transposed: whether the layer is a transposed convolution.
-
-    Returns:
-        The new weight, in the shape and dtype of ``weight``, and the new bias (C,), same dtype.
-    """
-    factor = torch.rsqrt(var.double() + eps)
-    if gamma is not None:
-        factor = factor * gamma.double()
-    shift = -mean.double() if bias is None else bias.double() - mean.double()
-    shift = shift * factor
-    if beta is not None:
-        shift = shift + beta.double()
-    scaled = weight.double()
-    if transposed:
-        blocks = scaled.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-        scaled = (blocks * factor.reshape(groups, 1, -1, 1)).reshape(weight.shape)
-    else:
-        scaled = scaled * factor.reshape(-1, *[1] * (weight.dim() - 1))
-    return scaled.to(weight.dtype), shift.to(weight.dtype)
-
-
 class FuseConvBN(Pass):
-    """Fold batch-norm into the convolution or linear layer before it."""
+    """Fold batch-norm into the convolution or linear layer before it.
+
+    Attributes:
+        trainable: write the fold into the graph; parameters keep their names.
+    """
 
     name = "fuse-conv-bn"
     requires = Level.CANONICAL
+    trainable: bool = False
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        layer = Op(LAYERS, Any(), Attr(), bind="layer", users=1)
+        layer = Op(LAYERS, Anything(), Attr(), bind="layer", users=1)
         pattern = Op(vocab.BATCH_NORM, layer, Attr(), Attr())
-        rule = rewrite(pattern, name="fold-batch-norm")(_Folds().apply)
+        rule = rewrite(pattern, name="fold-batch-norm")(_Folds(self.trainable).apply)
         ctx.near_misses.extend(drive((rule,), ctx.rewriter))
 
 
@@ -94,16 +52,22 @@ class FuseConvBN(Pass):
 class _Source:
     """What a fold computes from; equal sources give equal constants."""
 
-    parameters: tuple[tuple[str, str], ...]  # argument of fold, name in the model
+    parameters: tuple[tuple[str, str], ...]  # role in the fold, name in the model
     eps: float
     groups: int
     transposed: bool
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The attributes of FOLD_WEIGHT."""
+        return {"eps": self.eps, "groups": self.groups, "transposed": self.transposed}
 
 
 class _Folds:
     """The rule, with the constants it made: a layer called twice keeps one weight."""
 
-    def __init__(self) -> None:
+    def __init__(self, trainable: bool) -> None:
+        self._trainable = trainable
         self._made: dict[_Source, tuple[str, str]] = {}
 
     def apply(self, match: Match, rw: Rewriter) -> fx.Node | Mismatch:
@@ -126,6 +90,8 @@ class _Folds:
     def _constants(
         self, source: _Source, parameters: dict[str, fx.Node], rw: Rewriter
     ) -> tuple[fx.Node, fx.Node]:
+        if self._trainable:
+            return _written(source, rw)
         if source in self._made:
             weight, bias = self._made[source]
             return rw.attribute(weight), rw.attribute(bias)
@@ -137,7 +103,7 @@ class _Folds:
 def _parameters(
     of_layer: dict[str, fx.Node | None], of_norm: dict[str, fx.Node | None]
 ) -> dict[str, fx.Node]:
-    """The nodes that :func:`fold` computes from, by argument; without what is None."""
+    """The nodes that the fold is computed from, by role; without what is None."""
     nodes = {
         "weight": of_layer["weight"],
         "bias": of_layer["bias"],
@@ -167,13 +133,31 @@ def _refusal(layer: fx.Node, norm: fx.Node, parameters: dict[str, fx.Node]) -> M
 
 def _fold(source: _Source, parameters: dict[str, fx.Node], rw: Rewriter) -> tuple[fx.Node, fx.Node]:
     """The new weight and bias, registered beside the old weight."""
-    weight, bias = fold(
-        **{name: rw.tensor(node) for name, node in parameters.items()},
-        eps=source.eps,
-        groups=source.groups,
-        transposed=source.transposed,
-    )
+    tensors = {name: rw.tensor(node) for name, node in parameters.items()}
+    mean, var = tensors["mean"], tensors["var"]
+    weight = fold_weight(tensors["weight"], var, tensors.get("gamma"), **source.layout)
+    of_bias = {name: tensors.get(name) for name in ("gamma", "beta", "bias")}
+    bias = fold_bias(mean, var, **of_bias, eps=source.eps)
     name = str(parameters["weight"].target)
     stem = name.removesuffix("weight")
     beside = f"{stem}bias" if stem != name else f"{name}_bias"
     return rw.constant(name, weight), rw.constant(beside, bias)
+
+
+def _written(source: _Source, rw: Rewriter) -> tuple[fx.Node, fx.Node]:
+    """Nodes that compute the new weight and bias from the parameters."""
+    nodes = {name: rw.attribute(target) for name, target in source.parameters}
+    of_weight = _up_to_last(nodes, "weight", "var", "gamma")
+    of_bias = _up_to_last(nodes, "mean", "var", "gamma", "beta", "bias")
+    like = {name: meta.value_of(node) for name, node in nodes.items()}
+    weight = rw.call(vocab.FOLD_WEIGHT, *of_weight, value=like["weight"], **source.layout)
+    bias = rw.call(vocab.FOLD_BIAS, *of_bias, value=like["mean"], eps=source.eps)
+    return weight, bias
+
+
+def _up_to_last(nodes: Mapping[str, fx.Node], *names: str) -> tuple[fx.Node | None, ...]:
+    """Operands in order, None for those that are missing, up to the last that is not."""
+    operands = [nodes.get(name) for name in names]
+    while operands[-1] is None:
+        operands.pop()
+    return tuple(operands)

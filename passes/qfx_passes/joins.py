@@ -92,8 +92,8 @@ class _Settlement:
     def _close(self, value: fx.Node, output: fx.Node) -> bool:
         """Whether the two observers find steps S^2 <= 2 s^2, or close enough to share one."""
         mine, theirs = observer_of(value), observer_of(output)
-        assert mine is not None
-        assert theirs is not None
+        if not (isinstance(mine, Observer) and isinstance(theirs, Observer)):
+            return False
         if type(mine) is not type(theirs) or mine.spec != theirs.spec:
             return False
         if not (mine.seen and theirs.seen):
@@ -114,8 +114,8 @@ class _Settlement:
     def _merge(self, value: fx.Node, output: fx.Node) -> None:
         """Let all that reads through the observer of ``value`` read through that of ``output``."""
         mine, theirs = observer_of(value), observer_of(output)
-        assert mine is not None
-        assert theirs is not None
+        assert isinstance(mine, Observer)
+        assert isinstance(theirs, Observer)
         dropped, kept = str(value.target), str(output.target)
         if kept not in self.copied:  # observers may be those of a model that others hold, too
             theirs = copy.deepcopy(theirs)

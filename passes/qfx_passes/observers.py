@@ -15,17 +15,23 @@ from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Edge, annotation
 from qfx.quant.channel_mean import ChannelMean
+from qfx.quant.fake_quant import FakeQuantize, make_fake_quant
 from qfx.quant.observers import Observer
 from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.operands import is_float_operation
 
 
 class PlaceObservers(Pass):
-    """Insert the observers that the annotations ask for."""
+    """Insert the observers that the annotations ask for.
+
+    Attributes:
+        fake_quant: place fake-quants, which round what they observe, for training.
+    """
 
     name = "place-observers"
     requires = Level.STUBBED
     produces = Level.OBSERVED
+    fake_quant: bool = False
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         if not any(map(annotation, graph.nodes)) and any(map(is_float_operation, graph.nodes)):
@@ -33,13 +39,14 @@ class PlaceObservers(Pass):
                 f"{self.name}: no operation is annotated, so there is nothing to observe; put the "
                 "pass annotate, which decides what is quantized, before it in the pipeline"
             )
-        _Placer(graph, ctx.rewriter).run()
+        _Placer(graph, ctx.rewriter, self.fake_quant).run()
 
 
 class _Placer:
-    def __init__(self, graph: fx.Graph, rw: Rewriter) -> None:
+    def __init__(self, graph: fx.Graph, rw: Rewriter, fake_quant: bool) -> None:
         self.graph = graph
         self.rw = rw
+        self.fake_quant = fake_quant
         self.modules: dict[int, str] = {}
         self.placed: dict[tuple[fx.Node, int], fx.Node] = {}
 
@@ -80,12 +87,16 @@ class _Placer:
                 node = self.graph.call_module(self.modules[edge.group], (value,))
                 meta.copy_meta(node, value, rule=self.rw.pass_name)
             else:
-                node = self.rw.call_module(
-                    f"observer_{edge.group}", edge.spec.make_observer(), value
-                )
+                node = self.rw.call_module(*self._made(edge), value)
                 self.modules[edge.group] = str(node.target)
         meta.set_value(node, meta.value_of(value))
         return node
+
+    def _made(self, edge: Edge) -> tuple[str, nn.Module]:
+        """A name, and what observes there."""
+        if self.fake_quant:
+            return f"fake_quant_{edge.group}", make_fake_quant(edge.spec)
+        return f"observer_{edge.group}", edge.spec.make_observer()
 
 
 def after(value: fx.Node) -> fx.Node:
@@ -101,10 +112,10 @@ def is_observer(node: fx.Node) -> bool:
     return observer_of(node) is not None
 
 
-def observer_of(node: fx.Node) -> Observer | None:
-    """The observer module that ``node`` calls, or None."""
+def observer_of(node: fx.Node) -> Observer | FakeQuantize | None:
+    """The observer or fake-quant that ``node`` calls, or None."""
     module = _called(node)
-    return module if isinstance(module, Observer) else None
+    return module if isinstance(module, (Observer, FakeQuantize)) else None
 
 
 def recorder_of(node: fx.Node) -> ChannelMean | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import fx
+from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
+from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import Kind, OpDef, bound
+
+_NO_SITES = (Kind.QUERY, Kind.STUB, Kind.QUANT, Kind.PARAMETER)
 
 
 def asks_shape(node: fx.Node) -> bool:
@@ -25,7 +28,7 @@ def is_float_operation(node: fx.Node) -> bool:
     """Whether ``node`` computes with float tensors: what gets a decision and a site."""
     if node.op not in ("call_function", "call_method", "call_module") or makes_container(node):
         return False
-    if isinstance(node.target, OpDef) and node.target.kind in (Kind.QUERY, Kind.STUB, Kind.QUANT):
+    if isinstance(node.target, OpDef) and node.target.kind in _NO_SITES:
         return False
     return meta.is_float_value(node)
 
@@ -44,8 +47,24 @@ def operation_name(node: fx.Node) -> str:
 
 
 def is_constant(value: object) -> bool:
-    """Whether an operand is a parameter or buffer, or left out."""
-    return value is None or (isinstance(value, fx.Node) and value.op == "get_attr")
+    """Whether an operand is a parameter or buffer, or will be once it is trained, or left out."""
+    if not isinstance(value, fx.Node):
+        return value is None
+    return value.op == "get_attr" or is_derived(value)
+
+
+def is_derived(value: fx.Node) -> bool:
+    """Whether ``value`` is computed from parameters that are trained."""
+    return isinstance(value.target, OpDef) and value.target.kind is Kind.PARAMETER
+
+
+def value_of(parameter: fx.Node, rw: Rewriter) -> Tensor:
+    """The parameter or buffer, or what is computed from some, that a node stands for."""
+    if not is_derived(parameter):
+        return rw.tensor(parameter)
+    arguments = fx.map_arg((parameter.args, dict(parameter.kwargs)), lambda n: value_of(n, rw))
+    made: Tensor = parameter.target(*arguments[0], **arguments[1])  # type: ignore[operator]
+    return made
 
 
 def weight_operands(node: fx.Node) -> tuple[object, ...]:

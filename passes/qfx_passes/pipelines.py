@@ -14,7 +14,9 @@ from qfx_passes.joins import SettleJoins
 from qfx_passes.lower import Lower
 from qfx_passes.observers import PlaceObservers
 from qfx_passes.reference import Reference
+from qfx_passes.start import StartFrom
 from qfx_passes.stubs import InsertStubs
+from qfx_passes.training import InferenceForm, TrainingForm
 
 
 def static(backend: str | Backend | None = None) -> Pipeline:
@@ -37,6 +39,29 @@ def static(backend: str | Backend | None = None) -> Pipeline:
         ),
         backend=backend,
         method="static",
+    )
+
+
+def qat(backend: str | Backend | None = None) -> Pipeline:
+    """Quantization-aware training: what calibration would observe is rounded, and trained."""
+    return Pipeline(
+        (
+            Canonicalize(trainable=True),
+            FuseConvBN(trainable=True),
+            FusePostOps(),
+            InsertStubs(),
+            Annotate(),
+            PlaceObservers(fake_quant=True),
+            StartFrom(),
+            TrainingForm(),
+            CALIBRATE,
+            InferenceForm(),
+            FoldConstants(),
+            Reference(),
+            Lower(),
+        ),
+        backend=backend,
+        method="qat",
     )
 
 

@@ -13,6 +13,9 @@ what is saved and exported, and lowered forms are derived from it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
+
 import torch
 from torch import Tensor, fx
 
@@ -21,6 +24,7 @@ from qfx.graph import meta
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Edge, annotation
+from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.observers import Observer
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
@@ -73,7 +77,7 @@ class Reference(Pass):
             if is_op(node, *RECURRENT):
                 _measure_inside(node, note)
             if note.weight is not None:
-                weights.quantize(node, note.weight)
+                weights.quantize(node, note.weight, note.weight_qparams)
         for node in list(graph.nodes):  # last: annotations know what they read by name
             if is_op(node, QUANT_STUB, DEQUANT_STUB):
                 ctx.rewriter.replace(node, node.args[0])
@@ -95,7 +99,7 @@ def _check_calibrated(graph: fx.Graph) -> None:
         )
 
 
-def _replace_observer(node: fx.Node, observer: Observer, rw: Rewriter) -> None:
+def _replace_observer(node: fx.Node, observer: Observer | FakeQuantize, rw: Rewriter) -> None:
     value = node.args[0]
     assert isinstance(value, fx.Node)
     qparams = observer.qparams()
@@ -206,21 +210,26 @@ class _Weights:
         # By the tensor rather than its name: tied weights have two. It is held, so that its id is.
         self.done: dict[tuple[int, QuantSpec], tuple[list[str], StoredWeight, Tensor]] = {}
 
-    def quantize(self, node: fx.Node, spec: QuantSpec) -> None:
-        for weight in dict.fromkeys(weight_operands(node)):
+    def quantize(
+        self, node: fx.Node, spec: QuantSpec, trained: Sequence[QParams | None] = ()
+    ) -> None:
+        operands = dict.fromkeys(weight_operands(node))
+        for weight, qparams in zip_longest(operands, trained):
             assert isinstance(weight, fx.Node)
             if is_op(weight, DEQUANTIZE, WIDEN):
                 continue
             with self.rw.at(node):
-                restored = self._restored(weight, spec)
+                restored = self._restored(weight, spec, qparams)
             node.replace_input_with(weight, restored)
             if not weight.users:
                 self.rw.erase(weight)
 
-    def _restored(self, weight: fx.Node, spec: QuantSpec) -> fx.Node:
+    def _restored(self, weight: fx.Node, spec: QuantSpec, trained: QParams | None) -> fx.Node:
         tensor = self.rw.tensor(weight)
         key = (id(tensor), spec)
         if key not in self.done:
+            if trained is not None:
+                self.quantized.put(tensor, spec, trained)
             form = stored_weight(str(weight.target), tensor, spec, self.quantized)
             names = [
                 self.rw.register(f"{weight.target}_{part}", kept)

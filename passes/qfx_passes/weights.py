@@ -38,6 +38,11 @@ class QuantizedWeights:
         self._done[key] = weight, weight._version, integers, qparams
         return integers, qparams
 
+    def put(self, weight: Tensor, spec: QuantSpec, qparams: QParams) -> None:
+        """Quantize ``weight`` with qparams that were found elsewhere."""
+        integers = qparams.quantize(weight.detach())
+        self._done[id(weight), spec] = weight, weight._version, integers, qparams
+
 
 def _quantize(name: str, weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:
     try:

@@ -8,6 +8,8 @@ static         uint8 affine per tensor,        int8 symmetric per output channel
 dynamic        uint8 affine per tensor,        int8 symmetric per output channel
                measured at run time
 weight_only    float                           int8 symmetric per output channel
+qat            uint8 affine per tensor,        int8 symmetric per output channel
+               moving average of ranges
 =============  ==============================  =====================================
 
 Embeddings have no activations: dynamic and weight_only keep their rows alike, uint8 affine with a
@@ -31,6 +33,7 @@ def defaults(*, reduce_range: bool) -> dict[str, QConfig]:
     """
     highest = 127 if reduce_range else None
     observed = QuantSpec(torch.uint8, observer="histogram", quant_max=highest)
+    averaged = QuantSpec(torch.uint8, observer="moving_average_minmax", quant_max=highest)
     measured = QuantSpec(torch.uint8, dynamic=True, quant_max=highest)
     weight = QuantSpec(torch.int8, symmetric=True, per_channel=True, quant_min=-127)
     rows = QuantSpec(torch.uint8, per_channel=True)
@@ -38,4 +41,5 @@ def defaults(*, reduce_range: bool) -> dict[str, QConfig]:
         "static": QConfig(activation=observed, weight=weight),
         "dynamic": QConfig(activation=measured, weight=weight, rows=rows),
         "weight_only": QConfig(weight=weight, rows=rows),
+        "qat": QConfig(activation=averaged, weight=weight),
     }

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from qfx.backends.x86_calls import define
+from qfx.runtime.operations import define
 
 _ops = torch.ops.quantized
 NAMES: Mapping[int, str] = {

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from qfx.backends.base import QuantizedWeight
 from qfx.backends.quantized_dtypes import engine
-from qfx.backends.x86_calls import define
+from qfx.runtime.operations import define
 from qfx.semantics import Post, apply_post
 
 GROUP_SIZES = (32, 64, 128, 256)

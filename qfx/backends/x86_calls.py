@@ -29,6 +29,7 @@ from torch import Tensor
 
 from qfx.backends.room import lacks_room, with_room
 from qfx.backends.x86_kernels import channels_last, clone_channels_last, clone_contiguous
+from qfx.runtime.operations import define
 
 _onednn = torch.ops.onednn
 _HEAD = "Tensor x, float x_scale, int x_zp, Tensor w, Tensor w_scale, Tensor w_zp"
@@ -42,19 +43,6 @@ _CONV_TAIL = (
     "float other_scale, int other_zp, str how, Scalar? alpha, str? post, Scalar?[] args,"
     " str? algorithm"
 )
-_library = torch.library.Library("qfx", "FRAGMENT")  # type: ignore[no-untyped-call]
-
-
-def define(
-    schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], returns: str = "Tensor"
-) -> Callable[..., Any]:
-    """Define ``qfx::<schema>``; the function that calls it."""
-    name = schema[: schema.index("(")]
-    _library.define(f"{schema} -> {returns}")  # type: ignore[no-untyped-call]
-    _library.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"qfx::{name}", fake, lib=_library)
-    operation: Callable[..., Any] = getattr(torch.ops.qfx, name).default
-    return operation
 
 
 def _define(

@@ -16,10 +16,10 @@ from torch import Tensor, fx
 
 from qfx.backends import x86_kernels as kernels
 from qfx.backends.base import Emitter, Measured
-from qfx.backends.x86_calls import define
 from qfx.graph import meta
 from qfx.quant.layout import dense_view
 from qfx.quant.qparams import choose_numbers
+from qfx.runtime.operations import define
 from qfx.vocab import bound
 
 Numbers = tuple[Tensor, Any, Any]

@@ -25,11 +25,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from qfx.backends.x86_calls import define
 from qfx.backends.x86_cells import CELLS, State
 from qfx.backends.x86_dynamic import quantize_dynamic
 from qfx.quant.qparams import choose_numbers
 from qfx.recurrent import check
+from qfx.runtime.operations import define
 
 _linear = torch.ops.onednn.qlinear_pointwise.default
 _add_to = torch.ops.onednn.qlinear_pointwise.binary

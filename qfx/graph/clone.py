@@ -32,7 +32,7 @@ def clone_graph_module(
         take: take over the graph itself instead of a copy; ``graph_module`` is used up.
         memo: as for ``__deepcopy__``.
     """
-    graph = graph_module.graph if take else _copy_of(graph_module.graph)
+    graph = graph_module.graph if take else copy_graph(graph_module.graph)
     root = nn.Module()
     memo = {} if memo is None else memo
     if deep:
@@ -51,19 +51,25 @@ def clone_graph_module(
     return clone
 
 
-def _copy_of(graph: fx.Graph) -> fx.Graph:
+def copy_graph(graph: fx.Graph) -> fx.Graph:
     """``copy.deepcopy(graph)``, in half the time."""
     copied = fx.Graph(tracer_cls=graph._tracer_cls)
+    copy_nodes(graph, copied)
+    copied.set_codegen(copy.deepcopy(graph._codegen))
+    return copied
+
+
+def copy_nodes(graph: fx.Graph, into: fx.Graph) -> None:
+    """Copies of all nodes of ``graph``, under their names, at the end of ``into``."""
     now: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
-        made = copied.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+        made = into.create_node(node.op, node.target, name=node.name, type_expr=node.type)
         made.args = fx.map_arg(node.args, now.__getitem__)
         made.kwargs = fx.map_arg(node.kwargs, now.__getitem__)
         made.meta = dict(node.meta)
+        made.name = node.name  # also where a graph before had nodes of these names
         now[node] = made
-    copied.set_codegen(copy.deepcopy(graph._codegen))
-    return copied
 
 
 def hide_opaque_values(module: nn.Module) -> None:

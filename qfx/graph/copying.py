@@ -81,6 +81,16 @@ def copy_of(model: nn.Module) -> nn.Module:
     return root
 
 
+def inference_copy(model: nn.Module) -> nn.Module:
+    """A deep copy in eval mode, whose reparametrized weights are plain parameters.
+
+    Raises:
+        CaptureError: the model can't be captured.
+    """
+    check_model(model)
+    return copy.deepcopy(model).eval()
+
+
 def _makes_weights(hook: object) -> TypeGuard[WeightNorm | SpectralNorm | BasePruningMethod]:
     return isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod))
 

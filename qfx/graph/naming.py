@@ -25,7 +25,9 @@ _OURS = frozenset(
             "_update",
             "_cpu_only",
         ),
-        *("_refuse_moves", "_boxed_call", "_prologue_start"),
+        *("_refuse_moves", "_boxed_call", "_prologue_start", "_made_of"),
+        *("fake_quants", "in_mode_of", "batchnorm_frozen"),
+        *("freeze_batchnorm", "_freeze_batchnorm"),
     }
 )
 """Attributes of what is made from graph modules."""

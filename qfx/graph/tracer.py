@@ -42,6 +42,7 @@ from qfx.graph.inlined import (
     masks_seen_through,
 )
 from qfx.graph.leaves import LeafPolicy
+from qfx.graph.modes import plain
 from qfx.graph.patches import SeenThrough
 from qfx.graph.proxy import ValueProxy
 from qfx.graph.state import Assignments
@@ -337,8 +338,8 @@ class CaptureTracer(DecidingTracer):
             return attribute_of(self.root, str(node.target))
         if node.target is vocab.GUARD:
             return None
-        values = map_aggregate(args, example_of)
-        named = map_aggregate(kwargs, example_of)
+        values = plain(map_aggregate(args, example_of))
+        named = plain(map_aggregate(kwargs, example_of))
         with self._plain_python():
             if node.op == "call_method":
                 receiver, *rest = values

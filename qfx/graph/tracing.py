@@ -21,6 +21,7 @@ from qfx.graph.copying import Holder, buffers_restored, check_model, copy_of, si
 from qfx.graph.decisions import place
 from qfx.graph.examples import alike
 from qfx.graph.leaves import LeafPolicy, copy_hooks
+from qfx.graph.modes import Decisions, watch_modes
 from qfx.graph.naming import rename_reserved
 from qfx.graph.signature import keep_keyword_only
 from qfx.graph.tracer import CaptureTracer
@@ -36,14 +37,21 @@ _OPAQUE_ROOTS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 ASSIGNED = "qfx.assigned"
 """Key of ``graph_module.meta``: qualified names of the attributes that forward sets."""
 
+DECIDED_BY_MODE = "qfx.decided_by_mode"
+"""Key of ``graph_module.meta``: where forward asks whether it is in training ("file:line")."""
+
 
 class _Traced(NamedTuple):
-    """The copy that was traced, its graph, what it yields for the examples, what forward sets."""
+    """The copy that was traced, its graph, what it yields for the examples, what forward sets.
+
+    And where it asks for its training flag.
+    """
 
     root: nn.Module
     graph: fx.Graph
     result: Any
     assigned: tuple[str, ...]
+    decided: tuple[str, ...]
 
 
 def capture(
@@ -53,6 +61,7 @@ def capture(
     *,
     leaf: Callable[[nn.Module, str], bool] | None = None,
     keep_untraceable: bool = False,
+    modes: bool = False,
 ) -> fx.GraphModule:
     """Trace ``model`` into a graph whose nodes carry origins, shapes and dtypes.
 
@@ -64,6 +73,8 @@ def capture(
         leaf: ``(module, path) -> bool``, modules to record as one call beside PyTorch's own.
         keep_untraceable: record a child whose forward can't be traced as one call of the child,
             with a note; otherwise that is a CaptureError.
+        modes: keep training flags that are handed on apart from constants
+            (:mod:`qfx.graph.modes`); the model must be in eval mode.
 
     Returns:
         A graph module with the signature of ``model.forward``, in the mode of the model. Sizes
@@ -79,11 +90,12 @@ def capture(
     bound = arguments.bind(model, *arguments.copy_tensors((args, kwargs)))
     with CAPTURE_LOCK:
         expected = _run(model, args, kwargs)
-        traced = _trace(model, bound, LeafPolicy(leaf), keep_untraceable, expected)
+        traced = _trace(model, bound, LeafPolicy(leaf), keep_untraceable, expected, modes)
         if not isinstance(expected, Exception) and not alike(traced.result, expected):
             _check_reproducible(expected, _run(model, args, kwargs))
     graph_module = _graph_module(traced.root, traced.graph, type(model).__name__)
     graph_module.meta[ASSIGNED] = traced.assigned
+    graph_module.meta[DECIDED_BY_MODE] = traced.decided
     return graph_module
 
 
@@ -103,11 +115,15 @@ def _trace(
     leaves: LeafPolicy,
     keep_untraceable: bool,
     expected: Any,
+    modes: bool,
 ) -> _Traced:
     tracer = CaptureTracer(leaves, keep_untraceable=keep_untraceable)
     root = copy_of(model)
     if isinstance(root, _OPAQUE_ROOTS):
         root = Holder(root)
+    decisions = Decisions()
+    if modes:
+        decisions = watch_modes(root, lambda m, path: path == "" or not leaves.is_leaf(m, path))
     with side_effects_undone(model), buffers_restored(root):
         try:
             graph = tracer.record(root, lambda m: arguments.call(m, tracer, bound))
@@ -119,7 +135,9 @@ def _trace(
     tracer.drop_unused()
     meta.set_contiguous_outputs(next(iter(reversed(graph.nodes))), tracer.result)
     keep_keyword_only(graph, [each.parameter for each in bound])
-    return _Traced(root, graph, tracer.result, assigned)
+    if modes:
+        root.eval()
+    return _Traced(root, graph, tracer.result, assigned, tuple(decisions.lines))
 
 
 def _check_reproducible(first: Any, second: Any) -> None:

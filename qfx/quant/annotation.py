@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
 
 _KEY = "qfx.annotation"
@@ -56,12 +57,15 @@ class Annotation:
         reads: name of an operand node -> how the operation reads it, where it reads it quantized.
         output: how its result is quantized when it is only ever handed out in integers.
         weight: how its constant weight is quantized.
+        weight_qparams: of each of its weights, what training found; None where qparams follow from
+            the weight and its spec.
     """
 
     decision: Decision
     reads: Mapping[str, Edge] = field(default_factory=dict)
     output: Edge | None = None
     weight: QuantSpec | None = None
+    weight_qparams: tuple[QParams | None, ...] = ()
 
     @property
     def method(self) -> str:

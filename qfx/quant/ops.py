@@ -110,15 +110,50 @@ def fake_quantize(
     quant_min: int,
     quant_max: int,
     axis: int | None = None,
+    group_size: int | None = None,
 ) -> Tensor:
     """``dequantize(quantize(input))``, bit for bit, with the straight-through gradient.
 
     The gradient passes unchanged where the code lies within bounds, and is zero where it was
     clamped (Jacob et al. 2018, section 3). ``scale`` and ``zero_point`` receive none.
     """
+    if group_size is not None:
+        groups = split_groups(input, axis, group_size)
+        numbers = _trailing(scale), _trailing(zero_point)
+        made = _StraightThrough.apply(groups, *numbers, quant_min, quant_max)  # type: ignore[no-untyped-call]
+        return join_groups(made, input, axis)
     if axis is not None:
         scale, zero_point = _along(scale, axis, input), _along(zero_point, axis, input)
     result: Tensor = _StraightThrough.apply(input, scale, zero_point, quant_min, quant_max)  # type: ignore[no-untyped-call]
+    return result
+
+
+def learned_fake_quantize(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    quant_min: int,
+    quant_max: int,
+    *,
+    axis: int | None = None,
+    gradient_scale: float = 1.0,
+) -> Tensor:
+    """:func:`fake_quantize` with a gradient for the scale, too (Esser et al. 2020).
+
+    Args:
+        input: float tensor of any shape.
+        scale: positive, 0-dim, or (C,) with ``axis``.
+        zero_point: shaped as ``scale``.
+        quant_min: smallest code.
+        quant_max: largest code.
+        axis: per-channel axis, or None for per-tensor.
+        gradient_scale: multiplies the gradient of ``scale``.
+    """
+    shaped = (scale, zero_point)
+    if axis is not None:
+        shaped = (_along(scale, axis, input), _along(zero_point, axis, input))  # type: ignore[assignment]
+    numbers = *shaped, quant_min, quant_max, gradient_scale
+    result: Tensor = _LearnedStep.apply(input, *numbers)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -272,6 +307,36 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (inside,) = ctx.saved_tensors
         return gradients[0] * inside, None, None, None, None
+
+
+class _LearnedStep(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        low: int,
+        high: int,
+        gradient_scale: float,
+    ) -> Tensor:
+        ctx.save_for_backward(input, scale, zero_point)
+        ctx.bounds, ctx.gradient_scale = (low, high), gradient_scale
+        steps = _steps(input, scale, zero_point, low, high)
+        return _values(steps.clamp_(low, high), scale, zero_point, input.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        input, scale, zero_point = ctx.saved_tensors
+        (gradient,), (low, high) = gradients, ctx.bounds
+        steps = _steps(input, scale, zero_point, low, high)
+        inside = (steps >= low) & (steps <= high)
+        of_input = gradient * inside if ctx.needs_input_grad[0] else None
+        error = steps.clamp_(low, high).sub_(zero_point)
+        error = error.sub_(torch.where(inside, input / scale, 0.0)).mul_(gradient)
+        dims = [d for d in range(error.dim()) if scale.dim() == 0 or scale.shape[d] == 1]
+        of_scale = error.sum(dims, keepdim=scale.dim() > 0) * ctx.gradient_scale
+        return of_input, of_scale.reshape(scale.shape).to(scale.dtype), None, None, None, None
 
 
 def _steps(

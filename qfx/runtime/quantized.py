@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from qfx.pipeline import Pipeline
     from qfx.quant.configuration import Configuration
     from qfx.report.sites import QuantizationReport
+    from qfx.runtime.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Settings:
         captured: the graph as captured, for the report.
         size_before: bytes of parameters and buffers of the user's model.
         buffers: those that running the model may write to, as they were before calibration.
+        trained: what a model in training means.
     """
 
     method: str
@@ -58,17 +60,19 @@ class Settings:
     captured: fx.GraphModule
     size_before: int
     buffers: Mapping[str, Tensor]
+    trained: Trained | None = None
 
 
 RECORDERS = (Observer, ChannelMean)
 
 
 class PreparedModel(WorkingGraphModule):
-    """A model with observers in place: calibrate or train it, then ``qfx.convert`` it.
+    """A model with observers in place: calibrate it, then ``qfx.convert`` it.
 
-    Made for calibration (any method but "qat"), its training flag says whether what runs through it
+    Its training flag says whether what runs through it
     is recorded: ``train()``, as it comes from ``qfx.prepare``, records, and ``eval()`` stops that.
     Its layers run as in inference either way. ``qfx.calibrate`` records whatever the flag says.
+    What is made for training is a :class:`~qfx.runtime.trainable.TrainableModel`.
 
     Attributes:
         history: the stages so far.
@@ -90,10 +94,7 @@ class PreparedModel(WorkingGraphModule):
         return any(isinstance(module, Observer) for module in self.modules())
 
     def train(self, mode: bool = True) -> PreparedModel:
-        """Record what runs through, or stop; before quantization-aware training, as usual."""
-        if self.settings.method == "qat":
-            super().train(mode)
-            return self
+        """Record what runs through, or stop."""
         self.training = mode
         for module in self.modules():
             if isinstance(module, RECORDERS):
@@ -101,9 +102,7 @@ class PreparedModel(WorkingGraphModule):
         return self
 
     def restore_buffers(self) -> None:
-        """Forget what calibration did to buffers of the model; training is meant to do that."""
-        if self.settings.method == "qat":
-            return
+        """Forget what calibration did to buffers of the model."""
         for name, before in self.settings.buffers.items():
             self.get_buffer(name).copy_(before)
 
@@ -129,16 +128,16 @@ class PreparedModel(WorkingGraphModule):
         return copied
 
     def __copy__(self) -> PreparedModel:
-        return PreparedModel(clone_graph_module(self), self.history, self.settings)
+        return self._made_of(clone_graph_module(self), self.history)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
-        result = PreparedModel(
-            clone_graph_module(self, deep=True, memo=memo),
-            copy.deepcopy(self.history),
-            self.settings,
-        )
+        copied = clone_graph_module(self, deep=True, memo=memo)
+        result = self._made_of(copied, copy.deepcopy(self.history))
         memo[id(self)] = result
         return result
+
+    def _made_of(self, graph_module: fx.GraphModule, history: History) -> PreparedModel:
+        return PreparedModel(graph_module, history, self.settings)
 
     def __reduce__(self) -> NoReturn:
         raise FormatError(

@@ -61,7 +61,8 @@ def test_every_attribute_of_ours_is_reserved() -> None:
     prepared(X)
     qmodel = qfx.convert(prepared)
     common = {*dir(nn.Module()), *dir(object)}
-    for made in (prepared, qmodel):
+    trained = qfx.prepare(nn.Linear(4, 4).eval(), X, backend="reference", method="qat")
+    for made in (prepared, qmodel, trained):
         named = {*made._parameters, *made._buffers, *made._modules}
         ours = {n for n in (*vars(made), *dir(type(made))) if not n.startswith("__")}
         assert ours - common - named <= reserved()

@@ -30,6 +30,7 @@ from qfx.quant.spec import QuantSpec
 SPECS = {
     "minmax": QuantSpec(torch.uint8, observer="minmax"),
     "moving_average_minmax": QuantSpec(torch.uint8, observer="moving_average_minmax"),
+    "lsq": QuantSpec(torch.uint8, observer="lsq"),
     "histogram": QuantSpec(torch.uint8, observer="histogram"),
     "mse": QuantSpec(torch.int8, symmetric=True, observer="mse"),
     "percentile": QuantSpec(torch.uint8, observer=PercentileObserver.with_args(percentile=90)),
@@ -37,6 +38,9 @@ SPECS = {
     "per_channel_minmax": QuantSpec(torch.int8, symmetric=True, per_channel=True, axis=1),
     "moving_average_per_channel_minmax": QuantSpec(
         torch.int8, per_channel=True, axis=1, observer="moving_average_per_channel_minmax"
+    ),
+    "lsq_per_channel": QuantSpec(
+        torch.int8, symmetric=True, per_channel=True, axis=1, observer="lsq_per_channel"
     ),
     "per_channel_mse": QuantSpec(
         torch.int8, symmetric=True, per_channel=True, axis=1, observer="per_channel_mse"

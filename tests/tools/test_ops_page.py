@@ -6,8 +6,8 @@ import pytest
 
 from qfx import get_default_qconfig
 from qfx.backends import NAMES, available
-from qfx.backends.base import METHODS
 from qfx.backends.defaults import defaults
+from qfx.checks import METHODS_OF_USERS
 from tools import ops_page
 
 pytestmark = pytest.mark.skipif(
@@ -22,7 +22,7 @@ def test_the_page_is_current(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_defaults_are_those_of_every_backend() -> None:
     described = [defaults(reduce_range=reduced) for reduced in (False, True)]
     for name in NAMES:
-        assert {m: get_default_qconfig(name, m) for m in METHODS} in described
+        assert {m: get_default_qconfig(name, m) for m in METHODS_OF_USERS} in described
     (row,) = (r for r in ops_page.page().splitlines() if r.startswith("| `weight_only` |"))
     weights, rows = described[0]["weight_only"].weight, described[0]["weight_only"].rows
     assert row == f"| `weight_only` | float | `{weights}` | `{rows}` |"

@@ -9,6 +9,7 @@
 "per_channel_minmax"                one range per channel, or per group of a channel
 "moving_average_per_channel_minmax" exponential averages of these (QAT)
 "per_channel_mse"                   of each channel or group, the range of least squared error
+"lsq", "lsq_per_channel"            scales learned in training (QAT); without it as minmax
 "fixed"                             qparams known beforehand
 "placeholder"                       none: qparams are measured at run time, or there are none
 =================================== ======================================================
@@ -21,6 +22,7 @@ from qfx.quant.observers.base import Observer
 from qfx.quant.observers.entropy import EntropyObserver
 from qfx.quant.observers.fixed import FixedQParamsObserver
 from qfx.quant.observers.histogram import HistogramObserver
+from qfx.quant.observers.learned import LearnedPerChannelScaleObserver, LearnedScaleObserver
 from qfx.quant.observers.minmax import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
@@ -38,6 +40,8 @@ __all__ = [
     "EntropyObserver",
     "FixedQParamsObserver",
     "HistogramObserver",
+    "LearnedPerChannelScaleObserver",
+    "LearnedScaleObserver",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
     "MovingAveragePerChannelMinMaxObserver",

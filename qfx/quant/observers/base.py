@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import CalibrationError, ConfigError
+from qfx.quant import ops
 from qfx.quant.layout import dense_view
 from qfx.quant.qparams import QParams, choose_qparams
 
@@ -35,6 +36,7 @@ class Observer(nn.Module):
         per_tensor: of a per-channel class, the name of the one that does the same per tensor, for
             kernels that take no more.
         measures: whether the class finds qparams at all.
+        learns: whether training learns the scale, and the class says where it starts.
         options: names of class attributes that :meth:`with_args` may set.
         batches: how many tensors were recorded.
         failed: whether the last tensor was refused, so that a caller can tell which site it was.
@@ -43,6 +45,7 @@ class Observer(nn.Module):
     per_channel: ClassVar[bool] = False
     per_tensor: ClassVar[str] = "minmax"
     measures: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()
     recording: Tensor
     batches: Tensor
@@ -92,6 +95,31 @@ class Observer(nn.Module):
             self.record(x.detach().float())
             self.batches.add_(1)
         self.failed = False
+
+    @torch.no_grad()
+    def track(self, x: Tensor) -> None:
+        """:meth:`observe` in training, which goes on where calibration stops.
+
+        A batch with NaN or infinite values, as a gradient scaler provokes, is passed over.
+        Observers of training don't wait for the device to say what a tensor holds.
+        """
+        try:
+            self.observe(x)
+        except CalibrationError:
+            self.failed = False
+
+    def scale_and_zero_point(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point for what was seen, as tensors: 0-dim, (C,) or (C, G)."""
+        low, high = self.range()
+        quant_min, quant_max = self.spec.bounds
+        return ops.choose_qparams(
+            low,
+            high,
+            quant_min=quant_min,
+            quant_max=quant_max,
+            symmetric=self.spec.symmetric,
+            power_of_two=self.spec.power_of_two,
+        )
 
     def qparams(self) -> QParams:
         """Quantization parameters for what was seen.

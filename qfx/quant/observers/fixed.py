@@ -68,6 +68,9 @@ class FixedQParamsObserver(Observer):
     def qparams(self) -> QParams:
         return self.fixed
 
+    def scale_and_zero_point(self) -> tuple[Tensor, Tensor]:
+        return torch.as_tensor(self.fixed.scale), torch.as_tensor(self.fixed.zero_point)
+
     def record(self, x: Tensor) -> None:
         """Nothing depends on data."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
+from qfx.quant.layout import dense_view
 from qfx.quant.observers.base import Observer, is_number, smallest_and_largest
 from qfx.quant.observers.registry import register_observer
 
@@ -32,7 +33,22 @@ class MinMaxObserver(Observer):
         self.register_buffer("max_val", torch.tensor(float("-inf")))
 
     def record(self, x: Tensor) -> None:
-        low, high = smallest_and_largest(x)
+        self.take(*smallest_and_largest(x))
+
+    @torch.no_grad()
+    def track(self, x: Tensor) -> None:
+        if x.numel() == 0:
+            return
+        low, high = (end.float() for end in torch.aminmax(dense_view(x.detach())))
+        finite = low.isfinite() & high.isfinite()
+        before = self.min_val.clone(), self.max_val.clone()
+        self.take(low, high)
+        for end, old in zip((self.min_val, self.max_val), before, strict=True):
+            end.copy_(torch.where(finite, end, old))
+        self.batches.add_(finite)
+
+    def take(self, low: Tensor, high: Tensor) -> None:
+        """Remember the range of a batch, without asking the device for a value."""
         self.min_val.copy_(torch.minimum(self.min_val, low))
         self.max_val.copy_(torch.maximum(self.max_val, high))
 
@@ -61,24 +77,17 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
         super().check(spec)
         check_averaging_constant(cls.averaging_constant)
 
-    def record(self, x: Tensor) -> None:
-        low, high = smallest_and_largest(x)
-        share = self.averaging_constant if self.seen else 1.0
-        self._move(low, high, share)
+    def take(self, low: Tensor, high: Tensor) -> None:
+        first = self.batches == 0
+        for end, new in ((self.min_val, low), (self.max_val, high)):
+            end.copy_(torch.where(first, new, end.lerp(new, self.averaging_constant)))
 
     def absorb(self, other: MinMaxObserver) -> None:
         mine, theirs = int(self.batches), int(other.batches)
         device = self.min_val.device
-        low, high = other.min_val.to(device), other.max_val.to(device)
-        self._move(low, high, theirs / (mine + theirs))
-
-    def _move(self, low: Tensor, high: Tensor, share: float) -> None:
-        if not self.seen:
-            self.min_val.copy_(low)
-            self.max_val.copy_(high)
-            return
-        self.min_val.lerp_(low, share)
-        self.max_val.lerp_(high, share)
+        share = theirs / (mine + theirs)
+        for end, new in ((self.min_val, other.min_val), (self.max_val, other.max_val)):
+            end.copy_(end.lerp(new.to(device), share) if mine else new)
 
 
 def check_averaging_constant(constant: float) -> None:

@@ -1,0 +1,296 @@
+"""training-form and inference-form: one graph that is trained, and the graph that it means.
+
+Until here a graph that is to be trained is the one that would be calibrated: what it computes in
+inference, with fake-quants where observers would be and folds of batch-norms written out.
+``training-form`` derives from it what is trained:
+
+    conv(x, fold_weight(@w, @var, @g), fold_bias(...), post=(relu,))
+
+    f = norm_factor(@var, @g)                        y = conv(x, fake_quant(scale_channels(@w, f)))
+    relu(batch_norm(unscale_channels(y, f, @b)))     with the user's own batch-norm module
+
+Weights without a batch-norm pass a fake-quant, batch-norms of their own and dropouts become modules
+again. ``inference-form`` puts the first graph back, over what the parameters have become, together
+with the qparams that training used for the weights. So that conversion never has to find out what
+a training graph meant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from qfx import vocab
+from qfx.graph import meta
+from qfx.graph.clone import copy_graph, copy_nodes
+from qfx.levels import Level
+from qfx.pass_base import Pass, PassContext
+from qfx.quant.annotation import annotate, annotation
+from qfx.quant.fake_quant import FakeQuantize, make_weight_fake_quant
+from qfx.quant.spec import QuantSpec
+from qfx.rewrite.rewriter import Rewriter
+from qfx.runtime.dropout import Dropout
+from qfx.runtime.norm_factor import NormFactor
+from qfx.runtime.trained import Trained
+from qfx.vocab import Kind, OpDef, bound, is_op
+from qfx_passes.fuse_post import PostOp
+from qfx_passes.norms import Norms
+from qfx_passes.observers import observer_of
+from qfx_passes.operands import is_constant, is_derived, value_of, weight_operands
+
+_MOVING = (Kind.SHAPE, Kind.JOIN)
+_MAX_POOLS = (vocab.MAX_POOL1D, vocab.MAX_POOL2D)
+
+
+class TrainingForm(Pass):
+    """Turn an observed graph into one that trains."""
+
+    name = "training-form"
+    requires = Level.OBSERVED
+    produces = Level.FAKE_QUANT
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        if ctx.has(Trained):
+            return  # it is one already
+        meaning = copy_graph(graph)
+        norms = ctx.get(Norms) if ctx.has(Norms) else Norms({})
+        form = _Form(ctx.rewriter, norms)
+        for node in list(graph.nodes):
+            form.visit(node)
+        ctx.put(Trained(meaning, form.weights))
+
+
+class _Form:
+    def __init__(self, rw: Rewriter, norms: Norms) -> None:
+        self.rw = rw
+        self.norms = norms
+        self.weights: dict[str, tuple[tuple[str, str], ...]] = {}
+        self.fake_quants: dict[tuple[object, ...], str] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        if node._erased:
+            return
+        with self.rw.at(node):
+            if is_op(node, vocab.DROPOUT):
+                self._drop(node)
+            elif is_op(node, vocab.BATCH_NORM):
+                self._normalize(node)
+            elif observer_of(node) is not None:
+                self._skip_if_rounded(node)
+            elif isinstance(node.target, OpDef) and _has_weights(node):
+                self._layer(node)
+
+    def _skip_if_rounded(self, node: fx.Node) -> None:
+        """Drop a fake-quant of values that passed it before, and were only moved since."""
+        value = node.args[0]
+        assert isinstance(value, fx.Node)
+        moves = isinstance(value.target, OpDef) and value.target.kind in _MOVING
+        tensors = [n for n in value.all_input_nodes if meta.is_float_value(n)]
+        if (moves or is_op(value, *_MAX_POOLS)) and all(
+            observer_of(t) is not None and t.target == node.target for t in tensors
+        ):
+            self.rw.replace(node, value)
+
+    def _drop(self, node: fx.Node) -> None:
+        arguments = bound(node)
+        dropout = Dropout(arguments["p"], arguments["kind"])
+        hint = meta.module_path(node) or "dropout"
+        made = self.rw.call_module(hint, dropout, arguments["input"], origins=(node,))
+        self.rw.replace(node, made)
+        source = made.args[0]
+        assert isinstance(source, fx.Node)
+        for reader in list(made.users):
+            # Rounded before, the values are no range to remember once they are scaled up.
+            if observer_of(reader) is not None and reader.target == source.target:
+                self.rw.replace(reader, made)
+
+    def _normalize(self, node: fx.Node) -> None:
+        arguments = bound(node)
+        path = str(arguments["running_var"].target).rpartition(".")[0]
+        if not self.norms.restore(self.rw.graph_module, path):
+            return
+        made = self._call_norm(path, arguments["input"], node)
+        self.rw.replace(node, self._after(made, arguments["post"], node))
+
+    def _call_norm(self, path: str, input: fx.Node, like: fx.Node) -> fx.Node:
+        made = self.rw.graph.call_module(path, (input,))
+        meta.copy_meta(made, like, rule=self.rw.pass_name)
+        meta.set_value(made, meta.value_of(like))
+        return made
+
+    def _layer(self, node: fx.Node) -> None:
+        note = annotation(node)
+        spec = None if note is None or not note.decision.quantized else note.weight
+        if spec is not None and spec.dtype == torch.float16:
+            spec = None
+        weight = weight_operands(node)[0]
+        if isinstance(weight, fx.Node) and is_op(weight, vocab.FOLD_WEIGHT):
+            self._folded(node, weight, spec)
+        elif spec is not None:
+            self._plain(node, spec)
+
+    def _plain(self, node: fx.Node, spec: QuantSpec) -> None:
+        """Let every weight of ``node`` pass a fake-quant."""
+        names = []
+        for weight in dict.fromkeys(weight_operands(node)):
+            if not isinstance(weight, fx.Node) or not is_constant(weight):
+                continue
+            rounded = self._rounded(weight, spec, weight)
+            names.append((weight.name, str(rounded.target)))
+            node.replace_input_with(weight, rounded)
+        self.weights[node.name] = tuple(names)
+
+    def _folded(self, node: fx.Node, weight: fx.Node, spec: QuantSpec | None) -> None:
+        """Take a layer and the batch-norm that is folded into it apart."""
+        arguments, fold = bound(node), bound(weight)
+        of_bias = bound(arguments["bias"])
+        path = str(fold["var"].target).rpartition(".")[0]
+        restored = self.norms.restore(self.rw.graph_module, path)
+        assert restored, path
+        bias = of_bias["bias"]
+        kept = self._fresh(fold["weight"]), None if bias is None else self._fresh(bias)
+        if spec is None:
+            y = self._without_post(node, arguments["input"], *kept)
+        else:
+            gamma = fold["gamma"]
+            parameters = [fold["var"]] if gamma is None else [fold["var"], gamma]
+            factor = self.rw.call_module(
+                f"{path}_factor", NormFactor(fold["eps"]), *map(self._fresh, parameters),
+                origins=(node,), value=meta.value_of(fold["var"]),
+            )  # fmt: skip
+            scaled = self.rw.call(
+                vocab.SCALE_CHANNELS, kept[0], factor, groups=fold["groups"],
+                transposed=fold["transposed"], origins=(node,), value=meta.value_of(weight),
+            )  # fmt: skip
+            rounded = self._rounded(scaled, spec, weight)
+            self.weights[node.name] = ((weight.name, str(rounded.target)),)
+            y = self._without_post(node, arguments["input"], rounded, None)
+            unscaled = [y, factor] if kept[1] is None else [y, factor, kept[1]]
+            y = self.rw.call(
+                vocab.UNSCALE_CHANNELS, *unscaled, origins=(node,), value=meta.value_of(node)
+            )
+        made = self._call_norm(path, y, node)
+        self.rw.replace(node, self._after(made, arguments["post"], node))
+
+    def _fresh(self, node: fx.Node) -> fx.Node:
+        return self.rw.attribute(str(node.target), origins=(node,))
+
+    def _without_post(
+        self, node: fx.Node, input: fx.Node, weight: fx.Node, bias: fx.Node | None
+    ) -> fx.Node:
+        """The layer of ``node`` alone, on other parameters."""
+        attributes = {k: v for k, v in node.kwargs.items() if k != "post"}
+        operands = (input, weight) if bias is None else (input, weight, bias)
+        assert isinstance(node.target, OpDef)
+        value = meta.value_of(node)
+        return self.rw.call(node.target, *operands, origins=(node,), value=value, **attributes)
+
+    def _rounded(self, weight: fx.Node, spec: QuantSpec, meaning: fx.Node) -> fx.Node:
+        """``weight`` through its fake-quant: one for all that read it under one spec.
+
+        Args:
+            weight: what is rounded in training.
+            spec: how.
+            meaning: what that is in inference, a parameter or derived from some.
+        """
+        key = (_expression(meaning), spec)
+        if key in self.fake_quants:
+            made = self.rw.graph.call_module(self.fake_quants[key], (weight,))
+            meta.copy_meta(made, weight, rule=self.rw.pass_name)
+            meta.set_value(made, meta.value_of(weight))
+            return made
+        fake_quant = make_weight_fake_quant(spec, value_of(meaning, self.rw))
+        hint = f"{_parameter_of(meaning).target}_fake_quant"
+        made = self.rw.call_module(hint, fake_quant, weight, origins=(weight,))
+        self.fake_quants[key] = str(made.target)
+        return made
+
+    def _after(self, value: fx.Node, post: tuple[PostOp, ...], like: fx.Node) -> fx.Node:
+        """``value`` through the operations that were fused into ``like``."""
+        for name, *operands in post:
+            op = vocab.lookup(str(name))
+            names = list(op.signature.parameters)[1:]
+            tensors = [o for o in operands if isinstance(o, fx.Node)]
+            attributes = {} if tensors else dict(zip(names, operands, strict=False))
+            value = self.rw.call(
+                op, value, *tensors, origins=(like,), value=meta.value_of(like), **attributes
+            )
+        return value
+
+
+def _has_weights(node: fx.Node) -> bool:
+    return not {"weight", "weights"}.isdisjoint(bound(node))
+
+
+def _parameter_of(node: fx.Node) -> fx.Node:
+    """The weight that a parameter is derived from, by its first operand."""
+    while is_derived(node):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _expression(node: fx.Node) -> tuple[object, ...]:
+    """What a node computes from parameters: equal for two that compute the same."""
+    if not is_derived(node):
+        return (node.op, str(node.target))
+    operands = tuple(_expression(n) for n in node.all_input_nodes)
+    return (node.target, operands, tuple(node.kwargs.items()))
+
+
+class _Restored:
+    """Put in a context once the graph is back."""
+
+
+class InferenceForm(Pass):
+    """Put the graph back that a training graph means."""
+
+    name = "inference-form"
+    requires = Level.FAKE_QUANT
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        if not ctx.has(Trained) or ctx.has(_Restored):
+            return
+        ctx.put(_Restored())
+        trained = ctx.get(Trained)
+        for node in reversed(list(graph.nodes)):
+            graph.erase_node(node)
+        copy_nodes(trained.graph, graph)
+        for node in list(graph.nodes):
+            if node.name in trained.weights:
+                _settle_weights(node, trained.weights[node.name], ctx.rewriter)
+            if is_op(node, vocab.DROPOUT):
+                _forget(node, ctx.rewriter)
+
+
+def _settle_weights(node: fx.Node, names: tuple[tuple[str, str], ...], rw: Rewriter) -> None:
+    """Note the qparams that training used, where they don't follow from the weight."""
+    note = annotation(node)
+    assert note is not None
+    found = []
+    for _, name in names:
+        module = rw.graph_module.get_submodule(name)
+        assert isinstance(module, FakeQuantize)
+        found.append(None if module.follows_weight else module.qparams())
+    if any(qparams is not None for qparams in found):
+        annotate(node, replace(note, weight_qparams=tuple(found)))
+
+
+def _forget(dropout: fx.Node, rw: Rewriter) -> None:
+    """Remove a dropout, and the second observer of what it hands through."""
+    source = dropout.args[0]
+    assert isinstance(source, fx.Node)
+    for reader in list(dropout.users):
+        if observer_of(reader) is None:
+            continue
+        if observer_of(source) is not None and source.target == reader.target:
+            rw.replace(reader, source)
+        elif observer_of(source) is not None:
+            reader.replace_input_with(dropout, source.args[0])  # type: ignore[arg-type]
+    if dropout._erased:
+        return
+    if dropout.users:
+        rw.replace(dropout, source)
+    else:
+        rw.erase(dropout)

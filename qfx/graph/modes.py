@@ -1,0 +1,76 @@
+"""Training flags that a capture can tell from constants.
+
+A graph is captured in inference, and trained afterwards. What a model hands on of its training flag
+(``F.dropout(x, p, training=self.training)``) must follow the graph's flag then, and what it decides
+by it (``if self.training:``) can't. So modules that are traced through get a flag of their own kind
+while they are: as an argument it stays recognizable, as a condition it is written down.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.fx.node import map_aggregate
+
+
+class ModeFlag(int):
+    """``training=False`` of a module, in a graph that may be trained.
+
+    Args:
+        decided: called whenever Python asks whether it is true.
+    """
+
+    decided: Callable[[], None]
+
+    def __new__(cls, decided: Callable[[], None]) -> ModeFlag:
+        flag = super().__new__(cls, 0)
+        flag.decided = decided
+        return flag
+
+    def __bool__(self) -> bool:
+        self.decided()
+        return False
+
+    def __repr__(self) -> str:
+        return "False"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModeFlag:
+        return self
+
+
+class Decisions:
+    """The lines at which a model asked for its training flag."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, None] = {}
+
+    def flag(self) -> ModeFlag:
+        """A flag that writes down where it is asked for."""
+        return ModeFlag(self._decided)
+
+    def _decided(self) -> None:
+        frame = sys._getframe(2)
+        name = frame.f_code.co_filename
+        if "/torch/" not in name.replace("\\", "/"):
+            self.lines[f"{name}:{frame.f_lineno}"] = None
+
+
+def watch_modes(root: nn.Module, is_traced: Callable[[nn.Module, str], bool]) -> Decisions:
+    """Give the modules of ``root`` that are traced through flags of this kind; it must be in eval.
+
+    Returns:
+        What is written down.
+    """
+    decisions = Decisions()
+    for path, module in root.named_modules():
+        if is_traced(module, path):
+            module.training = decisions.flag()
+    return decisions
+
+
+def plain(arguments: Any) -> Any:
+    """``arguments`` of a node, with plain flags."""
+    return map_aggregate(arguments, lambda a: False if isinstance(a, ModeFlag) else a)

@@ -1,0 +1,1 @@
+"""Other frameworks' hooks; each module needs its framework, which qfx does not install."""

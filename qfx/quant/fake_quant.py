@@ -1,0 +1,317 @@
+"""Fake-quants: modules that round in training to what integers will hold.
+
+    y = dequantize(quantize(x))        dy/dx = 1 inside the bounds, else 0
+
+(:func:`qfx.quant.ops.fake_quantize`, bit for bit what the converted model computes). Where qparams
+come from is what tells them apart:
+
+* :class:`FakeQuantize` follows an observer of the activations that pass by;
+* :class:`WeightFakeQuantize` follows the weight itself, which moves with every step;
+* :class:`LearnedFakeQuantize` learns the scale by gradient descent (Esser et al. 2020,
+  arXiv:1902.08153).
+
+Scale and zero point are buffers (or parameters), so ``state_dict``, copies and devices keep them;
+the two switches are part of ``state_dict``, too. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from qfx.errors import CalibrationError
+from qfx.quant import ops
+from qfx.quant.observers.minmax import MinMaxObserver, MovingAverageMinMaxObserver
+from qfx.quant.observers.per_channel import (
+    MovingAveragePerChannelMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
+from qfx.quant.qparams import QParams
+
+if TYPE_CHECKING:
+    from qfx.quant.spec import QuantSpec
+
+
+class FakeQuantize(nn.Module):
+    """Observes what passes by in training, and rounds it.
+
+    Args:
+        spec: how the tensor will be quantized.
+
+    Attributes:
+        observer: what chooses the range.
+        scale, zero_point: those of the last update; float32 and int32, 0-dim, (C,) or (C, G).
+        observer_enabled: whether training moves the range.
+        fake_quant_enabled: whether values are rounded; if not, they pass unchanged, as they do
+            until there are qparams.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, spec: QuantSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.observer = spec.make_observer()
+        self.observer_enabled = True
+        self.fake_quant_enabled = True
+        self._initialized = False
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+        if self.observer.seen:  # qparams known beforehand
+            self.choose()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` rounded; shape, dtype and memory format stay."""
+        if self.observes_data and not recomputes():
+            self.update(x)
+        return self.rounded(x) if self.fake_quant_enabled and self.initialized else x
+
+    @property
+    def initialized(self) -> bool:
+        """Whether there are qparams.
+
+        The observer knows, also where only buffers were copied, as averages of weights do; once
+        known, the device is not asked again.
+        """
+        if not self._initialized and not torch.compiler.is_compiling():
+            self._initialized = self.observer.seen
+        return self._initialized
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Let the range follow ``x``."""
+        if x.numel() == 0:
+            return
+        self.observer.track(x)
+        self.choose()
+        self._initialized = True
+
+    @torch.no_grad()
+    def choose(self) -> None:
+        """Let scale and zero point be those of what was seen."""
+        self._set(*self.observer.scale_and_zero_point())
+
+    @property
+    def observes_data(self) -> bool:
+        """Whether the range moves with the data that passes by."""
+        return self.training and self.observer_enabled
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """``x`` as its integers stand for it."""
+        quant_min, quant_max = self.spec.bounds
+        return ops.fake_quantize(
+            x,
+            self.scale,
+            self.zero_point,
+            quant_min=quant_min,
+            quant_max=quant_max,
+            axis=self.spec.channel_axis,
+            group_size=self.spec.group_size,
+        )
+
+    @property
+    def follows_weight(self) -> bool:
+        """Whether qparams are those that any weight gets that is quantized."""
+        return False
+
+    @property
+    def seen(self) -> bool:
+        """Whether there are qparams to convert with."""
+        return self.observer.seen
+
+    def qparams(self) -> QParams:
+        """The qparams in use; CalibrationError if they are none."""
+        return self._qparams(self.scale.detach())
+
+    def _qparams(self, scale: Tensor) -> QParams:
+        if not bool(scale.isfinite().all() and (scale > 0).all()):
+            raise CalibrationError(
+                f"the scale is {scale.flatten()[:4].tolist()}: training diverged, or only batches "
+                "with NaN or infinite values were seen"
+            )
+        numbers: tuple[Any, Any] = scale, self.zero_point
+        if not self.spec.per_channel:
+            numbers = float(numbers[0]), int(numbers[1])
+        axis, groups = self.spec.channel_axis, self.spec.group_size
+        return QParams(*numbers, self.spec.dtype, *self.spec.bounds, axis, groups)
+
+    @torch.no_grad()
+    def start_from(self, qparams: QParams) -> None:
+        """Take qparams found by calibration; training moves on from their range."""
+        self._set(torch.as_tensor(qparams.scale), torch.as_tensor(qparams.zero_point))
+        self._initialized = True
+        ends = torch.tensor(self.spec.bounds, dtype=torch.int32, device=self.scale.device)
+        if not self.spec.per_channel:
+            self.observer.observe(qparams.dequantize(ends))
+
+    def _set(self, scale: Tensor, zero_point: Tensor) -> None:
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+
+    # -- state -----------------------------------------------------------------------------------
+    def get_extra_state(self) -> Tensor:
+        """The switches."""
+        return torch.tensor([self.observer_enabled, self.fake_quant_enabled], dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Set the switches; what there is to know besides, buffers hold."""
+        self.observer_enabled, self.fake_quant_enabled = map(bool, state.tolist())
+        self._initialized = False
+
+    def extra_repr(self) -> str:
+        off = [n for n in ("observer", "fake_quant") if not getattr(self, f"{n}_enabled")]
+        return f"{self.spec}" + "".join(f", {name} off" for name in off)
+
+
+class LearnedFakeQuantize(FakeQuantize):
+    """Learns the scale together with the weights (LSQ).
+
+    With q the clamped code and v = x / scale + zero_point, unclamped,
+
+        dy/dscale = q - v   inside the bounds, else q - zero_point
+
+    times 1 / sqrt(N * quant_max) for N values a scale, so that a scale moves as fast as a weight.
+    The scale starts from the first tensor (a weight: from its values now): at
+    2 E|x| / sqrt(quant_max) where codes are symmetric, else at the range. The zero point stays
+    where it starts.
+
+    Args:
+        spec: how the tensor will be quantized.
+        like: of a weight, the weight; None for activations.
+    """
+
+    scale: nn.Parameter
+
+    def __init__(self, spec: QuantSpec, like: Tensor | None = None) -> None:
+        super().__init__(spec)
+        del self.scale, self.zero_point
+        channels = like.shape[spec.channel_axis or 0] if like is not None else 1
+        shape = (channels,) if spec.per_channel else ()
+        device = None if like is None else like.device
+        self.scale = nn.Parameter(torch.ones(shape, device=device))
+        self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32, device=device))
+        if like is not None:
+            self.update(like)
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Choose where the scale starts, once."""
+        if self.initialized or x.numel() == 0:
+            return
+        self._initialized = True
+        self.observer.track(x)
+        scale, zero_point = self.observer.scale_and_zero_point()
+        if self.spec.symmetric:
+            axis = self.spec.channel_axis
+            rows = x.reshape(1, -1) if axis is None else x.movedim(axis, 0).flatten(1)
+            mean = 2 * rows.abs().float().mean(1) / math.sqrt(self.spec.bounds[1])
+            scale = torch.where(mean > 0, mean, scale.reshape(-1)).reshape(scale.shape)
+        self._set(scale, zero_point)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """``x`` as its integers stand for it, with a gradient for the scale."""
+        axis, bounds = self.spec.channel_axis, self.spec.bounds
+        weight = 1.0 / math.sqrt(max(1, x.numel() // self.scale.numel()) * bounds[1])
+        return ops.learned_fake_quantize(
+            x, self.positive_scale(), self.zero_point, *bounds, axis=axis, gradient_scale=weight
+        )
+
+    def positive_scale(self) -> Tensor:
+        """The scale, kept from passing zero."""
+        return self.scale.abs().clamp_min(ops.MIN_SCALE)
+
+    def qparams(self) -> QParams:
+        return self._qparams(self.positive_scale().detach())
+
+
+class WeightFakeQuantize(FakeQuantize):
+    """Rounds a weight with qparams that follow it, in training and inference alike.
+
+    The range of a weight is no statistic of data: it is that of the weight as it is. With the
+    observer off, qparams stay as they are.
+
+    Args:
+        spec: how the weight will be quantized.
+        like: a tensor of its shape, from which qparams start.
+    """
+
+    def __init__(self, spec: QuantSpec, like: Tensor) -> None:
+        super().__init__(spec)
+        qparams = self.chosen(like)
+        self.scale = torch.as_tensor(qparams.scale, device=like.device)
+        self.zero_point = torch.as_tensor(qparams.zero_point, device=like.device).to(torch.int32)
+        self._initialized = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` rounded."""
+        if self.observer_enabled and not recomputes():
+            self.update(x)
+        return self.rounded(x) if self.fake_quant_enabled else x
+
+    @property
+    def follows_weight(self) -> bool:
+        return self.observer_enabled
+
+    @property
+    def observes_data(self) -> bool:
+        return False
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Let the range be that of ``x``."""
+        x = x.detach().float()
+        kind = type(self.observer)
+        if kind in (MinMaxObserver, MovingAverageMinMaxObserver):
+            self._choose(*torch.aminmax(x))
+        elif isinstance(self.observer, PerChannelMinMaxObserver) and kind in _FOLLOWING:
+            values = self.observer.values(x)
+            self._choose(values.amin(-1), values.amax(-1))
+        else:
+            self._set(*_numbers(self.chosen(x)))
+
+    def chosen(self, weight: Tensor) -> QParams:
+        """The qparams that ``weight`` will be converted with, unless the observer is off."""
+        self.observer.reset()
+        self.observer.observe(weight.detach())
+        return self.observer.qparams()
+
+    def _choose(self, low: Tensor, high: Tensor) -> None:
+        quant_min, quant_max = self.spec.bounds
+        self._set(
+            *ops.choose_qparams(
+                low,
+                high,
+                quant_min=quant_min,
+                quant_max=quant_max,
+                symmetric=self.spec.symmetric,
+                power_of_two=self.spec.power_of_two,
+            )
+        )
+
+
+_FOLLOWING = (PerChannelMinMaxObserver, MovingAveragePerChannelMinMaxObserver)
+"""Observers of which a weight seen alone gives its range."""
+
+
+def make_fake_quant(spec: QuantSpec) -> FakeQuantize:
+    """The fake-quant of activations under ``spec``."""
+    return LearnedFakeQuantize(spec) if spec.observer_class.learns else FakeQuantize(spec)
+
+
+def make_weight_fake_quant(spec: QuantSpec, like: Tensor) -> FakeQuantize:
+    """The fake-quant of a weight such as ``like``."""
+    kind = LearnedFakeQuantize if spec.observer_class.learns else WeightFakeQuantize
+    return kind(spec, like.detach())
+
+
+def _numbers(qparams: QParams) -> tuple[Tensor, Tensor]:
+    return torch.as_tensor(qparams.scale), torch.as_tensor(qparams.zero_point)
+
+
+def recomputes() -> bool:
+    """Whether backward is running: a checkpoint computes again what was observed before."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -1,0 +1,65 @@
+"""What a training graph means: the graph of inference, kept beside it.
+
+A model in training has two forms over the same parameters. In training it normalizes with the
+statistics of the batch; in inference it computes, bit for bit, what conversion will make of it. So
+``eval()`` shows the accuracy that the quantized model will have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+from torch import fx, nn
+
+from qfx.graph.clone import copy_graph
+from qfx.graph.working import WorkingGraphModule
+
+
+@dataclass(frozen=True)
+class Start:
+    """The reference graph of the quantized model that training starts from."""
+
+    reference: fx.GraphModule
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training graph means.
+
+    Attributes:
+        graph: what it computes in inference, and is converted from; owned by no module.
+        weights: name of a layer in there -> its weights and the fake-quants of these, in order.
+    """
+
+    graph: fx.Graph
+    weights: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+
+    def rounded(self) -> fx.Graph:
+        """A copy of the graph in which weights pass their fake-quants."""
+        graph = copy_graph(self.graph)
+        done: dict[tuple[fx.Node, str], fx.Node] = {}
+        for node in list(graph.nodes):
+            operands = {operand.name: operand for operand in node.all_input_nodes}
+            for weight, module in self.weights.get(node.name, ()):
+                operand = operands[weight]
+                if (operand, module) not in done:
+                    with graph.inserting_after(operand):
+                        done[operand, module] = graph.call_module(module, (operand,))
+                node.replace_input_with(operand, done[operand, module])
+        return graph
+
+
+def by_mode(training: Callable[..., Any], owner: nn.Module, trained: Trained) -> Callable[..., Any]:
+    """``forward`` of ``owner``: that of the training graph, in eval mode that of what it means."""
+    made = WorkingGraphModule(owner, trained.rounded())
+    made.recompile()
+    inference = type(made).forward
+
+    @wraps(training)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return (training if self.training else inference)(self, *args, **kwargs)
+
+    return forward

@@ -1,0 +1,65 @@
+"""Two processes that train one model on different data hold, and convert to, the same model."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import qfx
+from tests.cases.flow import randn
+
+RANKS = 2
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+
+def work(rank: int, port: int, observer: str, out: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    torch.manual_seed(0)
+    weight = qfx.get_default_qconfig("reference", "qat").weight
+    config = qfx.QConfig(activation=qfx.QuantSpec(torch.uint8, observer=observer), weight=weight)
+    x = randn(4, 3, 8, 8)
+    model = qfx.prepare(Net(), (x,), method="qat", backend="reference", qconfig=config)
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(wrapped.parameters(), 0.05)
+    for step in range(3):
+        optimizer.zero_grad()
+        data = randn(4, 3, 8, 8, seed=step + 10 * rank) * (1 + 3 * rank)
+        wrapped(data).square().mean().backward()
+        optimizer.step()
+    qfx.freeze_observers(wrapped)
+    converted = qfx.convert(model)
+    kept = {"state": model.state_dict(), "y": converted(x)}
+    torch.save(kept, f"{out}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("observer", ["moving_average_minmax", "minmax", "histogram", "lsq"])
+def test_ranks_agree(observer: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (port, observer, str(tmp_path)), nprocs=RANKS)
+    first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(RANKS))
+    assert torch.equal(first["y"], second["y"])
+    for name, tensor in first["state"].items():
+        assert torch.equal(tensor, second["state"][name]), name
+    if observer == "minmax":  # of the inputs, rank 1 alone saw the largest
+        seen = [v for n, v in first["state"].items() if n.endswith("max_val") and v.dim() == 0]
+        inputs = [4 * randn(4, 3, 8, 8, seed=10 + step).max() for step in range(3)]
+        assert max(inputs) in seen
