@@ -14,7 +14,6 @@ from qfx.errors import ConfigError
 from qfx.levels import Level
 from qfx.pipeline import CALIBRATE, Pipeline
 
-
 METHODS_OF_USERS = (*METHODS, "qat")
 """What ``method=`` may be; training ends in static quantization."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accuracy, cost, latency, recurrent, table, weights
+from benchmarks import accuracy, cost, latency, parts, recurrent, table, training, weights
 from benchmarks.accuracy import Result
 from benchmarks.coordinator import Timing
 from benchmarks.engines import ENGINES, Engine
@@ -151,3 +151,26 @@ def test_recurrent_times_in_turns_and_prints_ratios_and_decibels(
     assert calls[:8] == ["float", "float", "other", "other"] * 2
     assert results["other"].output_db == pytest.approx(20.0, abs=1e-3)
     assert "| other " in recurrent.report("gru 4", results)
+
+
+def test_parts_run_the_layers_of_every_form(capsys: pytest.CaptureFixture[str]) -> None:
+    parts.main(["--tokens", "4", "--layers", "1", "--rounds", "1", "--threads", "1"])
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == ["float", "kernels", "+ measured", "+ quantized"]
+    block = parts.Block(4)
+    with torch.no_grad():
+        x = torch.randn(1, 4, 768)
+        assert sqnr(block.in_float(x), block.in_integers(x, parts.quantize_dynamic)) > 25
+
+
+def test_training_steps_of_all_engines_learn() -> None:
+    engines = [training.Trainer(e, "toy", batch=4, size=16) for e in training.ENGINES]
+    with torch.no_grad():
+        before = [float(engine.model(engine.images).sum()) for engine in engines]
+    assert all(engine.step() > 0 for engine in engines)
+    with torch.no_grad():
+        after = [float(engine.model(engine.images).sum()) for engine in engines]
+    assert all(a != b for a, b in zip(before, after, strict=True))
+    times = {engine: [0.1, 0.2, 0.3] for engine in training.ENGINES}
+    rows = training.report("toy", times, dict.fromkeys(training.ENGINES, 10.0)).splitlines()
+    assert [cell.strip() for cell in rows[2].split("|")[2:5]] == ["200.0", "100.0", "1.00"]
