@@ -71,7 +71,7 @@ class Trainer:
     def __init__(self, engine: str, name: str, *, batch: int, size: int) -> None:
         torch.manual_seed(0)
         self.images = torch.randn(batch, 3, size, size)
-        self.labels = torch.randint(0, 1000, (batch,))
+        self.labels = torch.randint(0, 10, (batch,))  # every model has ten classes or more
         self.model = ENGINES[engine](models.build(name).train(), self.images[:2]).train()
         self.optimizer = torch.optim.SGD(self.model.parameters(), 1e-3, momentum=0.9)
         for parameter in self.model.parameters():  # the optimizer's own memory is not the question
