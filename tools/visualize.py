@@ -29,7 +29,7 @@ from tools.loading import add_model_arguments, colored, load, table  # noqa: E40
 from tools.page import page  # noqa: E402
 
 REPORT = "report.html"
-METHODS = ("static", "dynamic", "weight_only", "none")
+METHODS = ("static", "dynamic", "weight_only", "qat", "none")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
         "--method",
         choices=METHODS,
         default="static",
-        help="how to quantize; none only captures (default: %(default)s)",
+        help="how to quantize; qat shows the graph in training, without training it; none only "
+        "captures (default: %(default)s)",
     )
     found.add_argument(
         "--backend",
@@ -116,7 +117,11 @@ def run(
     """The history of quantizing ``model``, and the report if it is."""
     if method == "none":
         return qfx.run_passes(model, [], inputs)[1], None
-    quantized = qfx.quantize(model, inputs, method=method, backend=backend, progress=False)
+    if method == "qat":
+        prepared = qfx.prepare(model, inputs, method=method, backend=backend)
+        quantized = qfx.convert(qfx.calibrate(prepared, [inputs], progress=False))
+    else:
+        quantized = qfx.quantize(model, inputs, method=method, backend=backend, progress=False)
     return quantized.history, quantized.report
 
 

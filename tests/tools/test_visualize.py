@@ -43,6 +43,14 @@ def test_chosen_stages_and_a_difference(tmp_path: Path, capsys: pytest.CaptureFi
     assert "diffs/03-fuse-conv-bn.txt" in page
 
 
+def test_shows_the_graph_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*MODEL, *REFERENCE, "--out", str(tmp_path), "--no-svg", "--method", "qat"]
+    assert visualize.main(arguments) == 0
+    (text,) = tmp_path.glob("*-training-form.txt")
+    assert "weight_fake_quant" in text.read_text()
+    assert "sites quantized" in capsys.readouterr().out
+
+
 def test_a_used_folder_shows_the_new_run_only(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path), "--no-svg"]
     assert visualize.main([*MODEL, *REFERENCE, *out, "--diff", "0", "1"]) == 0
