@@ -30,7 +30,7 @@ from qfx.checks import (
 )
 from qfx.errors import ConfigError, CoverageError, warn
 from qfx.graph.clone import clone_graph_module
-from qfx.graph.copying import inference_copy
+from qfx.graph.copying import computed_weights, inference_copy
 from qfx.graph.history import History
 from qfx.graph.state import written_buffers
 from qfx.graph.tracing import ASSIGNED, DECIDED_BY_MODE, capture
@@ -59,6 +59,10 @@ _NO_DATA = (
 _IS_STATIC = (
     "method={method!r}, but the qconfig has static specs, whose ranges now come from the example "
     "inputs alone. Take qfx.get_default_qconfig({backend!r}, {method!r}), or give calibration_data"
+)
+_BAKED = (
+    "the weights of {names} are computed (weight norm, spectral norm, pruning); they are trained "
+    "as the plain weights that they are now"
 )
 _DECIDES = (
     "forward decides by its training flag at {lines}, and a graph holds one way only: training "
@@ -204,6 +208,8 @@ def prepare(
     configuration = Configuration(captured, model, qconfig, target, method, types)
     if captured.meta[ASSIGNED]:
         configuration.warn(_ASSIGNS.format(names=", ".join(captured.meta[ASSIGNED])))
+    if trains and computed_weights(model):
+        configuration.warn(_BAKED.format(names=", ".join(computed_weights(model))))
     if captured.meta[DECIDED_BY_MODE]:
         configuration.warn(_DECIDES.format(lines=", ".join(captured.meta[DECIDED_BY_MODE])))
     graph_module = clone_graph_module(captured)
@@ -283,6 +289,13 @@ def _check_start(qparams_from: object, method: str) -> None:
 
 def _check_prepared(prepared: object, taker: str) -> None:
     if not isinstance(prepared, PreparedModel):
+        inner = prepared.named_children() if isinstance(prepared, nn.Module) else ()
+        for name, child in inner:
+            if isinstance(child, PreparedModel):
+                raise ConfigError(
+                    f"{taker} takes what qfx.prepare returned: give .{name} of the "
+                    f"{type(prepared).__name__}"
+                )
         raise ConfigError(
             f"{taker} takes what qfx.prepare returned, not a {type(prepared).__name__}. "
             "Call qfx.prepare(model, example_inputs) first, or qfx.quantize for all in one."

@@ -32,7 +32,15 @@ def check_method(method: str, *, trains: bool = True) -> None:
 
 def check_pipeline(pipeline: object, method: str) -> None:
     """ConfigError unless ``pipeline`` is None or a Pipeline."""
-    if pipeline is None or isinstance(pipeline, Pipeline):
+    if isinstance(pipeline, Pipeline):
+        made_for = pipeline.method or method
+        if made_for != method and "qat" in (made_for, method):
+            raise ConfigError(
+                f"the pipeline was made for method {made_for!r} and the call asks for {method!r}: "
+                f"start from qfx.pipelines.{method}()"
+            )
+        return
+    if pipeline is None:
         return
     raise ConfigError(
         f"pipeline is {type(pipeline).__name__}, not a qfx.Pipeline. To add a pass to the method's "

@@ -31,8 +31,10 @@ POST_OPS: dict[str, Callable[..., Tensor]] = {
     "sigmoid": torch.sigmoid,
     "hardsigmoid": F.hardsigmoid,
     "add": lambda y, other: y + other,
+    "dropout": lambda y, p, kind: y,
 }
-"""What each post-op computes. ``add`` takes the residual tensor as its operand."""
+"""What each post-op computes. ``add`` takes the residual tensor as its operand; ``dropout``, which
+only graphs in training hold, does nothing in inference."""
 
 
 def apply_post(y: Tensor, post: Post) -> Tensor:
@@ -317,8 +319,9 @@ def attention(
     *,
     is_causal: bool = False,
     scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """Scaled dot-product attention without dropout, over the last two dims."""
+    """Scaled dot-product attention over the last two dims; ``dropout`` is for training."""
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask, dropout_p=0.0, is_causal=is_causal, scale=scale
     )

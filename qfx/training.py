@@ -23,8 +23,9 @@ def freeze_observers(prepared: nn.Module) -> None:
     Raises:
         ConfigError: it is no such model.
     """
-    for fake_quant in _prepared(prepared, "freeze_observers").fake_quants.values():
-        fake_quant.observer_enabled = False
+    for model in _prepared(prepared, "freeze_observers"):
+        for fake_quant in model.fake_quants.values():
+            fake_quant.observer_enabled = False
 
 
 def freeze_batchnorm(prepared: nn.Module) -> None:
@@ -38,7 +39,8 @@ def freeze_batchnorm(prepared: nn.Module) -> None:
     Raises:
         ConfigError: it is no such model.
     """
-    _prepared(prepared, "freeze_batchnorm").freeze_batchnorm()
+    for model in _prepared(prepared, "freeze_batchnorm"):
+        model.freeze_batchnorm()
 
 
 class QATSchedule:
@@ -93,23 +95,26 @@ class QATSchedule:
         return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where :meth:`state_dict` was taken; what is frozen is part of the model's state."""
+        """Go on where :meth:`state_dict` was taken; what is due by then is frozen."""
         self.steps = state["steps"]
+        for at, freeze in self._at:
+            if at is not None and at <= self.steps:
+                freeze(self._prepared)
 
     def _apply(self) -> None:
         for at, freeze in self._at:
-            if at == self.steps:
+            if at is not None and at == self.steps:
                 freeze(self._prepared)
 
 
 _freeze_observers, _freeze_batchnorm = freeze_observers, freeze_batchnorm
 
 
-def _prepared(model: object, taker: str) -> TrainableModel:
-    """The prepared model in ``model``: itself, or what a wrapper holds."""
+def _prepared(model: object, taker: str) -> list[TrainableModel]:
+    """The prepared models in ``model``: itself, or what a wrapper holds."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    found = next((m for m in modules if isinstance(m, TrainableModel)), None)
-    if found is None:
+    found = [m for m in modules if isinstance(m, TrainableModel)]
+    if not found:
         other = any(isinstance(m, PreparedModel) for m in modules)
         made = "a model prepared for calibration" if other else f"a {type(model).__name__}"
         raise ConfigError(

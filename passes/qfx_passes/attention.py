@@ -77,18 +77,19 @@ class _Expansion:
 
     def build(self, needs_weights: bool) -> tuple[fx.Node, fx.Node | None]:
         query, key, value = (self._heads(p) for p in self._project())
-        drops = self.trainable and self.module.dropout > 0
-        mask, causal = self._mask(needs_weights or drops)
+        dropout = self.module.dropout if self.trainable else 0.0
+        mask, causal = self._mask(needs_weights)
         weights = None
-        if needs_weights or drops:
+        if needs_weights:
             kept = weights = self._call(vocab.ATTENTION_WEIGHTS, query, key, *mask)
-            if drops:
-                kept = self._call(vocab.DROPOUT, weights, p=self.module.dropout)
+            if dropout:
+                kept = self._call(vocab.DROPOUT, weights, p=dropout)
             mixed = self._call(vocab.MATMUL, kept, value)
             if self.arguments["average_attn_weights"]:
                 weights = self._call(vocab.MEAN, weights, dim=-3)
         else:
-            mixed = self._call(vocab.ATTENTION, query, key, value, *mask, is_causal=causal)
+            flags = {"is_causal": causal, "dropout": dropout}
+            mixed = self._call(vocab.ATTENTION, query, key, value, *mask, **flags)
         joined = self._call(vocab.FLATTEN, self._out_of_heads(mixed), start_dim=-2)
         operands = [joined, self._parameter("out_proj.weight")]
         if self.module.out_proj.bias is not None:

@@ -241,7 +241,10 @@ class _Sweep:
             op = vocab.QUANT_STUB if is_quant_stub(module) else vocab.DEQUANT_STUB
             return self._call(node, op, {"input": node.args[0]})
         kind = torch_class(module)
-        if kind is None or (self._trainable and _drops_inside(module)):
+        if kind is None:
+            return None
+        if self._trainable and _drops_inside(module):
+            meta.set_note(node, "it drops out between its layers in training")
             return None
         if self._trainable and kind in _DROPOUT_MODULES and module.p:
             operand = node.args[0] if node.args else node.kwargs["input"]

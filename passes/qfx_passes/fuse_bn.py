@@ -25,6 +25,7 @@ from qfx.pass_base import Pass, PassContext
 from qfx.quant.folding import fold_bias, fold_weight
 from qfx.rewrite import Any as Anything
 from qfx.rewrite import Attr, Match, Mismatch, Op, Rewriter, drive, rewrite
+from qfx_passes.norms import Norms
 
 TRANSPOSED = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
 LAYERS = (vocab.CONV1D, vocab.CONV2D, vocab.CONV3D, *TRANSPOSED, vocab.LINEAR)
@@ -44,7 +45,9 @@ class FuseConvBN(Pass):
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         layer = Op(LAYERS, Anything(), Attr(), bind="layer", users=1)
         pattern = Op(vocab.BATCH_NORM, layer, Attr(), Attr())
-        rule = rewrite(pattern, name="fold-batch-norm")(_Folds(self.trainable).apply)
+        rule = rewrite(pattern, name="fold-batch-norm")(
+            _Folds(ctx.get(Norms) if self.trainable else None).apply
+        )
         ctx.near_misses.extend(drive((rule,), ctx.rewriter))
 
 
@@ -66,8 +69,8 @@ class _Source:
 class _Folds:
     """The rule, with the constants it made: a layer called twice keeps one weight."""
 
-    def __init__(self, trainable: bool) -> None:
-        self._trainable = trainable
+    def __init__(self, norms: Norms | None) -> None:
+        self._norms = norms  # of a graph that is to be trained
         self._made: dict[_Source, tuple[str, str]] = {}
 
     def apply(self, match: Match, rw: Rewriter) -> fx.Node | Mismatch:
@@ -77,6 +80,8 @@ class _Folds:
         refusal = _refusal(layer, norm, parameters)
         if refusal is not None:
             return refusal
+        if self._norms is not None and not self._norms.holds(parameters["var"]):
+            return Mismatch("{0} is no module of PyTorch's own, which training could call", norm)
         source = _Source(
             tuple((name, str(node.target)) for name, node in parameters.items()),
             of_norm["eps"],
@@ -90,7 +95,7 @@ class _Folds:
     def _constants(
         self, source: _Source, parameters: dict[str, fx.Node], rw: Rewriter
     ) -> tuple[fx.Node, fx.Node]:
-        if self._trainable:
+        if self._norms is not None:
             return _written(source, rw)
         if source in self._made:
             weight, bias = self._made[source]

@@ -34,6 +34,7 @@ from qfx.rewrite.effects import has_effect
 from qfx.rewrite.matcher import count_reads
 from qfx.semantics import POST_OPS
 from qfx.vocab import Kind, OpDef
+from qfx_passes.operands import kernel_names
 from qfx_passes.stubs import quantized_region
 
 ACTIVATIONS = tuple(op for op in vocab.ops() if op.kind is Kind.ACTIVATION and op.name in POST_OPS)
@@ -56,7 +57,7 @@ class FusePostOps(Pass):
         drive((clamp_at_zero,), ctx.rewriter)
         configuration = ctx.get(Configuration) if ctx.has(Configuration) else None
         fusion = _Fusion(graph, backend, configuration)
-        rules = (fusion.of_activations(), fusion.of_residuals())
+        rules = (fusion.of_activations(), fusion.of_residuals(), fusion.of_dropped_residuals())
         ctx.near_misses.extend(drive(rules, ctx.rewriter))
 
 
@@ -111,12 +112,30 @@ class _Fusion:
 
         return rule
 
+    def of_dropped_residuals(self) -> RewriteRule:
+        """Residuals that are added behind a dropout, in graphs that are to be trained."""
+        layer = Op(LAYERS, bind="layer", users=1, where=self._takes_residual)
+        dropped = Op(vocab.DROPOUT, layer, bind="dropout", users=1)
+
+        @rewrite(Op(vocab.ADD, dropped, Any("residual")), name="fuse-dropped-residual")
+        def rule(match: Match, rw: Rewriter) -> fx.Node | Mismatch:
+            total, layer, residual = match.root, match["layer"], match["residual"]
+            if "alpha" in total.kwargs:
+                return Mismatch("alpha is {0}", total.kwargs["alpha"])
+            unfit = self._unfit(total, layer, residual)
+            if unfit is not None:
+                return unfit
+            drop = vocab.bound(match["dropout"])
+            return self._add(rw, total, layer, residual, ("dropout", drop["p"], drop["kind"]))
+
+        return rule
+
     def _add(
-        self, rw: Rewriter, total: fx.Node, layer: fx.Node, residual: fx.Node
+        self, rw: Rewriter, total: fx.Node, layer: fx.Node, residual: fx.Node, *before: PostOp
     ) -> fx.Node | Mismatch:
         if self.effects[layer] != self.effects[total]:
             return Mismatch("what {0} reads may be overwritten before {1}", layer, total)
-        return self._fuse(rw, layer, total, ("add", residual), *_post(total))
+        return self._fuse(rw, layer, total, *before, ("add", residual), *_post(total))
 
     def _takes_residual(self, layer: fx.Node) -> bool | Mismatch:
         refusal = _refused(self.backend, layer, (*_post(layer), ("add",)))
@@ -196,7 +215,7 @@ def _configured_apart(
 
 def _refused(backend: Backend, layer: fx.Node, post: tuple[PostOp, ...]) -> Mismatch | None:
     """Why the backend has no kernel for ``layer`` with these post-ops, or None."""
-    names = tuple(str(name) for name, *_ in post)
+    names = kernel_names(post)
     if names in backend.post_ops(_op(layer)):
         return None
     carrier = "+".join((_op(layer).name, *names[:-1]))

@@ -28,6 +28,10 @@ class Norms:
     def __init__(self, kept: dict[str, _Kept]) -> None:
         self._kept = kept
 
+    def holds(self, statistic: fx.Node) -> bool:
+        """Whether a statistic that is read is that of a module which can be restored."""
+        return str(statistic.target).rpartition(".")[0] in self._kept
+
     def restore(self, root: nn.Module, path: str) -> bool:
         """Make what is left at ``path`` the module again that it was; False if it was none."""
         if path not in self._kept:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 
 from torch import Tensor, fx
 
@@ -58,6 +59,21 @@ def is_derived(value: fx.Node) -> bool:
     return isinstance(value.target, OpDef) and value.target.kind is Kind.PARAMETER
 
 
+def constant_value(node: fx.Node, owner: fx.GraphModule) -> Tensor | None:
+    """What a node computes from constants of ``owner`` alone; None if it reads anything else."""
+    if node.op == "get_attr":
+        found: Tensor = attrgetter(str(node.target))(owner)
+        return found
+    if not isinstance(node.target, OpDef):
+        return None
+    known = {operand: constant_value(operand, owner) for operand in node.all_input_nodes}
+    if any(value is None for value in known.values()):
+        return None
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), known.__getitem__)
+    made: Tensor = node.target(*args, **kwargs)
+    return made
+
+
 def value_of(parameter: fx.Node, rw: Rewriter) -> Tensor:
     """The parameter or buffer, or what is computed from some, that a node stands for."""
     if not is_derived(parameter):
@@ -98,5 +114,10 @@ def post_operands(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def post_names(node: fx.Node) -> tuple[str, ...]:
-    """The names of the post-ops of a node, in order."""
-    return tuple(name for name, *_ in bound(node).get("post", ()))
+    """The names of the post-ops of a node, in order, as a kernel computes them."""
+    return kernel_names(bound(node).get("post", ()))
+
+
+def kernel_names(post: Iterable[tuple[object, ...]]) -> tuple[str, ...]:
+    """The names of post-ops that a kernel computes: all but dropout, which is gone by then."""
+    return tuple(str(name) for name, *_ in post if name != "dropout")

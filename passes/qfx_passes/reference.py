@@ -94,8 +94,8 @@ def _check_calibrated(graph: fx.Graph) -> None:
             f"{len(unseen)} observer(s) have seen no data:\n"
             + "\n".join(unseen)
             + "\nRun qfx.calibrate(prepared, data) with inputs that reach them, or leave them "
-            "float. (A loop of your own records until prepared.eval(), and again after "
-            "prepared.train().)"
+            "float. (A loop of your own, of calibration or of training, records until "
+            "prepared.eval(), and again after prepared.train().)"
         )
 
 

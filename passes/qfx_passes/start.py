@@ -22,21 +22,22 @@ from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.pass_base import Pass, PassContext
+from qfx.quant.configuration import Configuration
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.qparams import QParams
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Start
 from qfx.vocab import bound, is_op
 from qfx_passes.observers import observer_of
-from qfx_passes.operands import is_constant, value_of
+from qfx_passes.operands import constant_value, is_constant, value_of
 
 _BIASED = (
     *(vocab.CONV1D, vocab.CONV2D, vocab.CONV3D, vocab.LINEAR),
     *(vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D),
 )
 
-Made: TypeAlias = "frozenset[str]"
-"""The captured operations that a value derives from."""
+Made: TypeAlias = "tuple[object, ...]"
+"""The captured operations that a value derives from, what computes it, and a number of its own."""
 
 
 class StartFrom(Pass):
@@ -48,22 +49,61 @@ class StartFrom(Pass):
         if not ctx.has(Start):
             return
         reference = ctx.get(Start).reference
-        _take_qparams(graph, dict(_quantized(reference)))
-        biases = dict(_biases(reference))
+        here, there = _made_by(graph), _made_by(reference.graph)
+        _take_qparams(graph, here, dict(_quantized(reference, there)), ctx.get(Configuration))
+        layers = {there[node]: node for node in reference.graph.nodes if is_op(node, *_BIASED)}
         for node in list(graph.nodes):
             if not is_op(node, *_BIASED) or not is_constant(bound(node)["bias"]):
                 continue
-            if _made_by(node) in biases:
+            layer = layers.get(here[node])
+            if layer is None or not _same_weight(node, layer, reference, ctx.rewriter):
+                continue
+            bias = bound(layer)["bias"]
+            if isinstance(bias, fx.Node) and bias.op == "get_attr":
                 with ctx.rewriter.at(node):
-                    _take_bias(node, biases[_made_by(node)], ctx.rewriter)
+                    wanted = attrgetter(str(bias.target))(reference).detach()
+                    _take_bias(node, wanted, ctx.rewriter)
 
 
-def _made_by(node: fx.Node) -> Made:
-    return frozenset(o.node for o in meta.origins(node) if o.type_name != "parameter")
+def _made_by(graph: fx.Graph) -> dict[fx.Node, Made]:
+    """What makes each value; one call of a module may be taken apart into several alike."""
+    made: dict[fx.Node, Made] = {}
+    count: dict[tuple[object, ...], int] = {}
+    for node in graph.nodes:
+        # The reference has none of these left.
+        if is_op(node, vocab.QUANT_STUB, vocab.DEQUANT_STUB, vocab.DROPOUT):
+            made[node] = made[node.args[0]]
+            continue
+        operations = frozenset(o.node for o in meta.origins(node) if _computes(o))
+        key = (operations, node.target if node.op == "call_function" else node.op)
+        made[node] = (*key, count.setdefault(key, 0))
+        count[key] += 1
+    return made
+
+
+def _computes(origin: meta.Origin) -> bool:
+    """Whether an origin computes in inference: what drops has left no trace in the reference."""
+    kind = origin.type_name.lower()
+    return kind != "parameter" and "dropout" not in kind and "stochastic" not in kind
+
+
+def _same_weight(node: fx.Node, layer: fx.Node, reference: fx.GraphModule, rw: Rewriter) -> bool:
+    """Whether a layer has the weight, rounded, of which the reference knows the bias."""
+    weight, codes = bound(node)["weight"], bound(layer)["weight"]
+    if not is_constant(weight) or not isinstance(codes, fx.Node):
+        return False
+    ours = value_of(weight, rw).detach()
+    theirs = constant_value(codes, reference)
+    if theirs is None or theirs.shape != ours.shape:
+        return False
+    error, size = (theirs - ours).abs().max(), ours.abs().max()
+    return bool(error <= size)  # no code is off by more than the whole range of a 2-bit weight
 
 
 # -- qparams ---------------------------------------------------------------------------------------
-def _quantized(reference: fx.GraphModule) -> Iterator[tuple[Made, QParams]]:
+def _quantized(
+    reference: fx.GraphModule, there: dict[fx.Node, Made]
+) -> Iterator[tuple[Made, QParams]]:
     """The values that are quantized with qparams known beforehand."""
     for node in reference.graph.nodes:
         if not is_op(node, vocab.QUANTIZE):
@@ -74,25 +114,37 @@ def _quantized(reference: fx.GraphModule) -> Iterator[tuple[Made, QParams]]:
         ends = torch.iinfo(a["dtype"])
         low = ends.min if a["quant_min"] is None else a["quant_min"]
         high = ends.max if a["quant_max"] is None else a["quant_max"]
-        yield _made_by(a["input"]), QParams(a["scale"], a["zero_point"], a["dtype"], low, high)
+        yield there[a["input"]], QParams(a["scale"], a["zero_point"], a["dtype"], low, high)
 
 
-def _take_qparams(graph: fx.Graph, known: dict[Made, QParams]) -> None:
-    wanted, taken = 0, 0
+def _take_qparams(
+    graph: fx.Graph,
+    here: dict[fx.Node, Made],
+    known: dict[Made, QParams],
+    configuration: Configuration,
+) -> None:
+    unknown: dict[str, str] = {}
+    taken: set[str] = set()
     for node in graph.nodes:
-        fake_quant = observer_of(node)
-        if not isinstance(fake_quant, FakeQuantize):
+        fake_quant, source = observer_of(node), node.args[0] if node.args else None
+        if not isinstance(fake_quant, FakeQuantize) or not isinstance(source, fx.Node):
             continue
-        wanted += 1
-        qparams = known.get(_made_by(node))
+        qparams = known.get(here[source])
         if qparams is None or not _fits(qparams, fake_quant):
+            unknown[str(node.target)] = meta.where(node)
             continue
         fake_quant.start_from(qparams)
-        taken += 1
-    if wanted and not taken:
+        taken.add(str(node.target))
+    left = [place for name, place in unknown.items() if name not in taken]
+    if left and not taken:
         raise ConfigError(
             "qparams_from has no quantized value in common with this model: give what qfx.quantize "
             "or qfx.convert made of the same model, with activations of the same dtype and bounds"
+        )
+    if left:
+        configuration.warn(
+            f"qparams_from lacks {len(left)} value(s), whose ranges start with training: "
+            + ", ".join(left)
         )
 
 
@@ -102,13 +154,6 @@ def _fits(qparams: QParams, fake_quant: FakeQuantize) -> bool:
 
 
 # -- biases ----------------------------------------------------------------------------------------
-def _biases(reference: fx.GraphModule) -> Iterator[tuple[Made, Tensor]]:
-    for node in reference.graph.nodes:
-        bias = bound(node)["bias"] if is_op(node, *_BIASED) else None
-        if isinstance(bias, fx.Node) and bias.op == "get_attr":
-            yield _made_by(node), attrgetter(str(bias.target))(reference).detach()
-
-
 def _take_bias(node: fx.Node, wanted: Tensor, rw: Rewriter) -> None:
     bias = bound(node)["bias"]
     if bias is None:

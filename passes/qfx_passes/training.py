@@ -21,17 +21,20 @@ from dataclasses import replace
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.clone import copy_graph, copy_nodes
+from qfx.graph.modes import ModeFlag
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import annotate, annotation
+from qfx.quant.configuration import Configuration
 from qfx.quant.fake_quant import FakeQuantize, make_weight_fake_quant
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
-from qfx.runtime.dropout import Dropout
+from qfx.runtime.dropout import AttentionDropout, Dropout
 from qfx.runtime.norm_factor import NormFactor
 from qfx.runtime.trained import Trained
 from qfx.vocab import Kind, OpDef, bound, is_op
@@ -59,7 +62,17 @@ class TrainingForm(Pass):
         form = _Form(ctx.rewriter, norms)
         for node in list(graph.nodes):
             form.visit(node)
+        form.kept_still += [n for n in graph.nodes if n.op != "output" and _holds_flag(n)]
+        if form.kept_still and ctx.has(Configuration):
+            places = ", ".join(map(meta.where, form.kept_still))
+            ctx.get(Configuration).warn(f"does in training what it does in inference: {places}")
         ctx.put(Trained(meaning, form.weights))
+
+
+def _holds_flag(node: fx.Node) -> bool:
+    """Whether a training flag is handed to a function that stayed as it was written."""
+    leaves = pytree.tree_leaves((node.args, dict(node.kwargs)))
+    return any(isinstance(leaf, ModeFlag) for leaf in leaves)
 
 
 class _Form:
@@ -68,6 +81,7 @@ class _Form:
         self.norms = norms
         self.weights: dict[str, tuple[tuple[str, str], ...]] = {}
         self.fake_quants: dict[tuple[object, ...], str] = {}
+        self.kept_still: list[fx.Node] = []  # what does in training what it does in inference
 
     def visit(self, node: fx.Node) -> None:
         if node._erased:
@@ -75,6 +89,8 @@ class _Form:
         with self.rw.at(node):
             if is_op(node, vocab.DROPOUT):
                 self._drop(node)
+            elif is_op(node, vocab.ATTENTION) and "dropout" in node.kwargs:
+                self._attend(node)
             elif is_op(node, vocab.BATCH_NORM):
                 self._normalize(node)
             elif observer_of(node) is not None:
@@ -86,35 +102,48 @@ class _Form:
         """Drop a fake-quant of values that passed it before, and were only moved since."""
         value = node.args[0]
         assert isinstance(value, fx.Node)
-        moves = isinstance(value.target, OpDef) and value.target.kind in _MOVING
-        tensors = [n for n in value.all_input_nodes if meta.is_float_value(n)]
-        if (moves or is_op(value, *_MAX_POOLS)) and all(
-            observer_of(t) is not None and t.target == node.target for t in tensors
-        ):
+        if _rounded_by(value) == node.target:
             self.rw.replace(node, value)
 
     def _drop(self, node: fx.Node) -> None:
+        """Call a dropout; what it scales up is no range to remember, so fake-quants go before."""
         arguments = bound(node)
-        dropout = Dropout(arguments["p"], arguments["kind"])
-        hint = meta.module_path(node) or "dropout"
-        made = self.rw.call_module(hint, dropout, arguments["input"], origins=(node,))
+        source = arguments["input"]
+        by, readers = _rounded_by(source), [u for u in node.users if observer_of(u) is not None]
+        targets = {reader.target for reader in readers}
+        if by is None and len(targets) == 1 and len(readers) == len(node.users):
+            (by,) = targets
+            source = self._call_module(str(by), source, node)
+        made = self._call_dropout(source, arguments["p"], arguments["kind"], node)
         self.rw.replace(node, made)
-        source = made.args[0]
-        assert isinstance(source, fx.Node)
-        for reader in list(made.users):
-            # Rounded before, the values are no range to remember once they are scaled up.
-            if observer_of(reader) is not None and reader.target == source.target:
+        for reader in readers:
+            if reader.target == by:
                 self.rw.replace(reader, made)
+
+    def _call_dropout(self, source: fx.Node, p: float, kind: str, like: fx.Node) -> fx.Node:
+        hint = meta.module_path(like) or "dropout"
+        value = meta.value_of(source)
+        return self.rw.call_module(hint, Dropout(p, kind), source, origins=(like,), value=value)
+
+    def _attend(self, node: fx.Node) -> None:
+        flags = dict(node.kwargs)
+        module = AttentionDropout(flags.pop("dropout"), flags)  # type: ignore[arg-type]
+        hint = f"{meta.module_path(node)}.mixed".lstrip(".")
+        value = meta.value_of(node)
+        made = self.rw.call_module(hint, module, *node.args, origins=(node,), value=value)
+        self.rw.replace(node, made)
 
     def _normalize(self, node: fx.Node) -> None:
         arguments = bound(node)
         path = str(arguments["running_var"].target).rpartition(".")[0]
         if not self.norms.restore(self.rw.graph_module, path):
+            self.kept_still.append(node)
             return
-        made = self._call_norm(path, arguments["input"], node)
+        made = self._call_module(path, arguments["input"], node)
         self.rw.replace(node, self._after(made, arguments["post"], node))
 
-    def _call_norm(self, path: str, input: fx.Node, like: fx.Node) -> fx.Node:
+    def _call_module(self, path: str, input: fx.Node, like: fx.Node) -> fx.Node:
+        """Call a module that is there already."""
         made = self.rw.graph.call_module(path, (input,))
         meta.copy_meta(made, like, rule=self.rw.pass_name)
         meta.set_value(made, meta.value_of(like))
@@ -128,8 +157,16 @@ class _Form:
         weight = weight_operands(node)[0]
         if isinstance(weight, fx.Node) and is_op(weight, vocab.FOLD_WEIGHT):
             self._folded(node, weight, spec)
-        elif spec is not None:
+            return
+        if spec is not None:
             self._plain(node, spec)
+        post = bound(node).get("post", ())
+        if any(name == "dropout" for name, *_ in post):
+            assert isinstance(node.target, OpDef)
+            rest = {k: v for k, v in node.kwargs.items() if k != "post"}
+            value = meta.value_of(node)
+            y = self.rw.call(node.target, *node.args, origins=(node,), value=value, **rest)
+            self.rw.replace(node, self._after(y, post, node))
 
     def _plain(self, node: fx.Node, spec: QuantSpec) -> None:
         """Let every weight of ``node`` pass a fake-quant."""
@@ -171,7 +208,7 @@ class _Form:
             y = self.rw.call(
                 vocab.UNSCALE_CHANNELS, *unscaled, origins=(node,), value=meta.value_of(node)
             )
-        made = self._call_norm(path, y, node)
+        made = self._call_module(path, y, node)
         self.rw.replace(node, self._after(made, arguments["post"], node))
 
     def _fresh(self, node: fx.Node) -> fx.Node:
@@ -197,10 +234,7 @@ class _Form:
         """
         key = (_expression(meaning), spec)
         if key in self.fake_quants:
-            made = self.rw.graph.call_module(self.fake_quants[key], (weight,))
-            meta.copy_meta(made, weight, rule=self.rw.pass_name)
-            meta.set_value(made, meta.value_of(weight))
-            return made
+            return self._call_module(self.fake_quants[key], weight, weight)
         fake_quant = make_weight_fake_quant(spec, value_of(meaning, self.rw))
         hint = f"{_parameter_of(meaning).target}_fake_quant"
         made = self.rw.call_module(hint, fake_quant, weight, origins=(weight,))
@@ -210,6 +244,10 @@ class _Form:
     def _after(self, value: fx.Node, post: tuple[PostOp, ...], like: fx.Node) -> fx.Node:
         """``value`` through the operations that were fused into ``like``."""
         for name, *operands in post:
+            if name == "dropout":
+                p, kind = operands
+                value = self._call_dropout(value, p, kind, like)  # type: ignore[arg-type]
+                continue
             op = vocab.lookup(str(name))
             names = list(op.signature.parameters)[1:]
             tensors = [o for o in operands if isinstance(o, fx.Node)]
@@ -218,6 +256,17 @@ class _Form:
                 op, value, *tensors, origins=(like,), value=meta.value_of(like), **attributes
             )
         return value
+
+
+def _rounded_by(value: fx.Node) -> object:
+    """The fake-quant that ``value`` passed, if it was only moved since; None if there is none."""
+    if observer_of(value) is not None:
+        return value.target
+    moves = isinstance(value.target, OpDef) and value.target.kind in _MOVING
+    if not moves and not is_op(value, *_MAX_POOLS):
+        return None
+    found = {_rounded_by(n) for n in value.all_input_nodes if meta.is_float_value(n)}
+    return found.pop() if len(found) == 1 else None
 
 
 def _has_weights(node: fx.Node) -> bool:
@@ -260,6 +309,7 @@ class InferenceForm(Pass):
         for node in list(graph.nodes):
             if node.name in trained.weights:
                 _settle_weights(node, trained.weights[node.name], ctx.rewriter)
+            _forget_inside(node)
             if is_op(node, vocab.DROPOUT):
                 _forget(node, ctx.rewriter)
 
@@ -277,6 +327,17 @@ def _settle_weights(node: fx.Node, names: tuple[tuple[str, str], ...], rw: Rewri
         annotate(node, replace(note, weight_qparams=tuple(found)))
 
 
+def _forget_inside(node: fx.Node) -> None:
+    """Remove dropouts from post-ops, and from attention."""
+    if is_op(node, vocab.ATTENTION):
+        node.kwargs = {k: v for k, v in node.kwargs.items() if k != "dropout"}
+    post = node.kwargs.get("post", ())
+    left = tuple(op for op in post if op[0] != "dropout")  # type: ignore[union-attr, index]
+    if left != post:
+        kept = {"post": left} if left else {}
+        node.kwargs = {k: v for k, v in node.kwargs.items() if k != "post"} | kept
+
+
 def _forget(dropout: fx.Node, rw: Rewriter) -> None:
     """Remove a dropout, and the second observer of what it hands through."""
     source = dropout.args[0]
@@ -290,6 +351,11 @@ def _forget(dropout: fx.Node, rw: Rewriter) -> None:
             reader.replace_input_with(dropout, source.args[0])  # type: ignore[arg-type]
     if dropout._erased:
         return
+    for reader in dropout.users:
+        note = annotation(reader)
+        if note is not None and dropout.name in note.reads:
+            reads = {source.name if k == dropout.name else k: e for k, e in note.reads.items()}
+            annotate(reader, replace(note, reads=reads))
     if dropout.users:
         rw.replace(dropout, source)
     else:

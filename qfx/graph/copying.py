@@ -62,23 +62,27 @@ def check_model(model: nn.Module) -> None:
 
 def copy_of(model: nn.Module) -> nn.Module:
     """A deep copy whose reparametrized weights are plain parameters where they are not trained."""
+    root = _deep_copy(model)
+    for module in list(root.modules()):
+        if not module.training:
+            _bake_weights(module)
+    return root
+
+
+def _deep_copy(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()  # deepcopy refuses these
     try:
-        root = copy.deepcopy(model, memo)
+        return copy.deepcopy(model, memo)
     except Exception as error:
         raise CaptureError(
             f"the model can't be deep-copied: {type(error).__name__}: {error}\n"
             "What to do: make copy.deepcopy(model) work; usually a module keeps something that "
             "can't be copied, such as a lock, a file or a generator."
         ) from error
-    for module in list(root.modules()):
-        if not module.training:
-            _bake_weights(module)
-    return root
 
 
 def inference_copy(model: nn.Module) -> nn.Module:
@@ -87,8 +91,19 @@ def inference_copy(model: nn.Module) -> nn.Module:
     Raises:
         CaptureError: the model can't be captured.
     """
-    check_model(model)
-    return copy.deepcopy(model).eval()
+    model_in_eval = _deep_copy(model).eval()
+    check_model(model_in_eval)
+    return model_in_eval
+
+
+def computed_weights(model: nn.Module) -> list[str]:
+    """Paths of the modules whose weights are computed: weight norm, spectral norm, pruning."""
+    return [
+        path or "the model itself"
+        for path, module in model.named_modules()
+        if parametrize.is_parametrized(module)
+        or any(map(_makes_weights, module._forward_pre_hooks.values()))
+    ]
 
 
 def _makes_weights(hook: object) -> TypeGuard[WeightNorm | SpectralNorm | BasePruningMethod]:

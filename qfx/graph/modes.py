@@ -34,6 +34,16 @@ class ModeFlag(int):
         self.decided()
         return False
 
+    def __float__(self) -> float:
+        self.decided()
+        return 0.0
+
+    def __mul__(self, other: Any) -> Any:
+        self.decided()
+        return 0 * other
+
+    __rmul__ = __mul__
+
     def __repr__(self) -> str:
         return "False"
 

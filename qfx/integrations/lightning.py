@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from qfx.runtime.trainable import TrainableModel
 from qfx.training import QATSchedule
 
 
@@ -31,12 +32,18 @@ class QATCallback(pl.Callback):
         super().__init__()
         self._at = {"freeze_observers": freeze_observers, "freeze_batchnorm": freeze_batchnorm}
         self._schedule: QATSchedule | None = None
-        self._steps = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the prepared model; ConfigError if the module has none."""
+        """Find the prepared model; ConfigError if the module has none.
+
+        A trainer leaves modes as they are, and ``qfx.prepare`` keeps that of the model: a prepared
+        model in eval mode would not train.
+        """
+        for module in pl_module.modules():
+            if isinstance(module, TrainableModel) and not module.training:
+                module.train()
         self._schedule = QATSchedule(pl_module, **self._at)
-        self._schedule.load_state_dict({"steps": self._steps})
+        self._schedule.load_state_dict({"steps": trainer.global_step})
 
     def on_train_batch_end(
         self,
@@ -50,12 +57,3 @@ class QATCallback(pl.Callback):
         assert self._schedule is not None
         while self._schedule.steps < trainer.global_step:
             self._schedule.step()
-        self._steps = self._schedule.steps
-
-    def state_dict(self) -> dict[str, Any]:
-        """The number of steps taken, for checkpoints."""
-        return {"steps": self._steps}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
-        self._steps = state_dict["steps"]

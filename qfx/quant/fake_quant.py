@@ -51,16 +51,18 @@ class FakeQuantize(nn.Module):
 
     scale: Tensor
     zero_point: Tensor
+    observer_enabled: bool
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__()
         self.spec = spec
         self.observer = spec.make_observer()
-        self.observer_enabled = True
-        self.fake_quant_enabled = True
         self._initialized = False
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+        self.observer_enabled = True
+        self.fake_quant_enabled = True
+        self.calibrates = False  # whether what is not finite is an error, as in calibration
         if self.observer.seen:  # qparams known beforehand
             self.choose()
 
@@ -86,9 +88,12 @@ class FakeQuantize(nn.Module):
         """Let the range follow ``x``."""
         if x.numel() == 0:
             return
-        self.observer.track(x)
+        if self.calibrates:
+            self.observer.observe(x)
+        else:
+            self.observer.track(x)
         self.choose()
-        self._initialized = True
+        self._initialized = torch.compiler.is_compiling() or self.observer.seen
 
     @torch.no_grad()
     def choose(self) -> None:
@@ -197,13 +202,27 @@ class LearnedFakeQuantize(FakeQuantize):
         if like is not None:
             self.update(like)
 
+    @property
+    def observer_enabled(self) -> bool:
+        """Whether the scale is learned; off, it is no parameter to train any more."""
+        return self._learns
+
+    @observer_enabled.setter
+    def observer_enabled(self, enabled: bool) -> None:
+        self._learns = enabled
+        if isinstance(self.scale, nn.Parameter):
+            self.scale.requires_grad_(enabled)
+            self.scale.grad = None
+
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Choose where the scale starts, once."""
         if self.initialized or x.numel() == 0:
             return
-        self._initialized = True
         self.observer.track(x)
+        self._initialized = torch.compiler.is_compiling() or self.observer.seen
+        if not self._initialized:
+            return
         scale, zero_point = self.observer.scale_and_zero_point()
         if self.spec.symmetric:
             axis = self.spec.channel_axis
@@ -243,7 +262,8 @@ class WeightFakeQuantize(FakeQuantize):
         super().__init__(spec)
         qparams = self.chosen(like)
         self.scale = torch.as_tensor(qparams.scale, device=like.device)
-        self.zero_point = torch.as_tensor(qparams.zero_point, device=like.device).to(torch.int32)
+        kind = torch.float32 if spec.offset else torch.int32
+        self.zero_point = torch.as_tensor(qparams.zero_point, device=like.device).to(kind)
         self._initialized = True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -289,6 +309,7 @@ class WeightFakeQuantize(FakeQuantize):
                 quant_max=quant_max,
                 symmetric=self.spec.symmetric,
                 power_of_two=self.spec.power_of_two,
+                offset=bool(self.spec.offset),
             )
         )
 

@@ -9,7 +9,8 @@ many sites there are:
 * extremes: the smallest and the largest;
 * any other observer, and where learned scales start: what rank 0 has.
 
-Scales follow. So all ranks convert to the same model, whichever of them does.
+Scales follow. So all ranks convert to the same model, whichever of them does. Not so inside
+``ddp.join()``, where ranks stop at different times, nor where the whole forward is compiled.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def is_distributed() -> bool:
     """Whether the forward that runs is that of DistributedDataParallel, on several ranks."""
     if not (dist.is_available() and dist.is_initialized()) or torch.compiler.is_compiling():
         return False
-    inside = nn.parallel.DistributedDataParallel._active_ddp_module is not None
-    return inside and dist.get_world_size() > 1
+    ddp = nn.parallel.DistributedDataParallel._active_ddp_module
+    uneven = ddp is not None and ddp._join_config.enable  # other ranks may be done already
+    return ddp is not None and not uneven and dist.get_world_size() > 1
 
 
 @torch.no_grad()
@@ -50,6 +52,7 @@ def agree(model: nn.Module) -> None:
         elif isinstance(module, FakeQuantize) and module.observes_data:
             observing.append(module)
             observer = module.observer
+            least.append((observer.batches, -1))  # the most that any has seen
             if isinstance(observer, MovingAverageMinMaxObserver):
                 averaged += [observer.min_val, observer.max_val]
             elif isinstance(observer, MinMaxObserver):
@@ -65,20 +68,21 @@ def agree(model: nn.Module) -> None:
 
 
 def _average(tensors: Sequence[Tensor]) -> None:
+    """Averages over the ranks that have seen something: what a range is before that is infinite."""
     if tensors:
         flat = _flat(tensors)
-        dist.all_reduce(flat)
-        _write(flat.div_(dist.get_world_size()), tensors)
+        known = flat.isfinite()
+        sums = torch.stack([torch.where(known, flat, 0.0), known.to(flat.dtype)])
+        dist.all_reduce(sums)
+        _write(torch.where(sums[1] > 0, sums[0] / sums[1], flat), tensors)
 
 
 def _smallest(signed: Sequence[tuple[Tensor, int]]) -> None:
     if signed:
-        flat = _flat([tensor * sign for tensor, sign in signed])
+        flat = _flat([tensor.double() * sign for tensor, sign in signed])
         dist.all_reduce(flat, dist.ReduceOp.MIN)
-        tensors = [tensor for tensor, _ in signed]
-        _write(flat, tensors)
-        for tensor, sign in signed:
-            tensor.data.mul_(sign)
+        signs = _flat([torch.full_like(tensor, sign).double() for tensor, sign in signed])
+        _write(flat * signs, [tensor for tensor, _ in signed])
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:

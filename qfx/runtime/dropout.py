@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from qfx.semantics import attention
 
 
 def _stochastic_depth(x: Tensor, p: float, training: bool, *, rows: bool) -> Tensor:
@@ -51,6 +54,32 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, kind={self.kind!r}"
+
+
+class AttentionDropout(nn.Module):
+    """Attention that drops out of its weights in training.
+
+    Args:
+        p: probability that a weight is zeroed; the rest is scaled up.
+        flags: attributes of :func:`qfx.semantics.attention`.
+    """
+
+    def __init__(self, p: float, flags: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.p, self.flags = p, dict(flags)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """The mixed values, as :func:`qfx.semantics.attention`."""
+        if not self.training:
+            return attention(query, key, value, mask, **self.flags)
+        return F.scaled_dot_product_attention(
+            query, key, value, mask, dropout_p=self.p, **self.flags
+        )
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
 
 
 KINDS = tuple(_FUNCTIONS)

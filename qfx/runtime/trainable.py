@@ -80,14 +80,14 @@ class TrainableModel(PreparedModel):
         self.eval()
         for fake_quant in rounding:
             fake_quant.train()
-            fake_quant.fake_quant_enabled = False
+            fake_quant.fake_quant_enabled, fake_quant.calibrates = False, True
         try:
             yield
         finally:
             for module, mode in modes.items():
                 module.training = mode
             for fake_quant, enabled in rounding.items():
-                fake_quant.fake_quant_enabled = enabled
+                fake_quant.fake_quant_enabled, fake_quant.calibrates = enabled, False
 
     def get_extra_state(self) -> Tensor:
         """Whether batch-norm is frozen."""
@@ -95,8 +95,9 @@ class TrainableModel(PreparedModel):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Freeze batch-norm, or let it learn, as it was."""
-        self.batchnorm_frozen = bool(state)
-        self.train(self.training)
+        before, self.batchnorm_frozen = self.batchnorm_frozen, bool(state)
+        if self.batchnorm_frozen != before:  # else nested training flags stay as they are
+            self.train(self.training)
 
     def recompile(self) -> Any:
         """Generate the code of the graph, and of the graph that it means."""
@@ -110,8 +111,10 @@ class TrainableModel(PreparedModel):
         """Nothing: what training does to buffers is meant."""
 
     def copy_to_convert(self) -> PreparedModel:
-        """A copy for conversion to use up."""
-        return copy.deepcopy(self)
+        """A copy for conversion to use up, in eval mode: layers that stay as they are infer."""
+        copied = copy.deepcopy(self)
+        copied.eval()
+        return copied
 
     def _made_of(self, graph_module: fx.GraphModule, history: History) -> TrainableModel:
         return trainable(graph_module, history, self.settings, frozen=self.batchnorm_frozen)

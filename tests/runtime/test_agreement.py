@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 import qfx
+from qfx.runtime.agreement import agree
 from tests.cases.flow import randn
 
 RANKS = 2
@@ -63,3 +64,16 @@ def test_ranks_agree(observer: str, tmp_path: Path) -> None:
         seen = [v for n, v in first["state"].items() if n.endswith("max_val") and v.dim() == 0]
         inputs = [4 * randn(4, 3, 8, 8, seed=10 + step).max() for step in range(3)]
         assert max(inputs) in seen
+
+
+def test_a_rank_that_saw_nothing_takes_no_part(tmp_path: Path) -> None:
+    x = randn(4, 3, 8, 8)
+    model = qfx.prepare(Net().train(), (x,), method="qat", backend="reference")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        agree(model)
+    finally:
+        dist.destroy_process_group()
+    model(x)
+    for name, tensor in model.state_dict().items():
+        assert tensor.isfinite().all(), name
