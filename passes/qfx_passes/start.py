@@ -36,6 +36,8 @@ _BIASED = (
     *(vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D),
 )
 
+_CODES = (torch.int8, torch.uint8)
+
 Made: TypeAlias = "tuple[object, ...]"
 """The captured operations that a value derives from, what computes it, and a number of its own."""
 
@@ -58,6 +60,9 @@ class StartFrom(Pass):
             layer = layers.get(here[node])
             if layer is None or not _same_weight(node, layer, reference, ctx.rewriter):
                 continue
+            found = _weight_qparams(bound(layer)["weight"], reference)
+            if found is not None:
+                ctx.get(Start).weights[node.name] = found
             bias = bound(layer)["bias"]
             if isinstance(bias, fx.Node) and bias.op == "get_attr":
                 with ctx.rewriter.at(node):
@@ -85,6 +90,23 @@ def _computes(origin: meta.Origin) -> bool:
     """Whether an origin computes in inference: what drops has left no trace in the reference."""
     kind = origin.type_name.lower()
     return kind != "parameter" and "dropout" not in kind and "stochastic" not in kind
+
+
+def _weight_qparams(restored: object, reference: fx.GraphModule) -> QParams | None:
+    """The qparams of a weight of 8-bit codes."""
+    if not isinstance(restored, fx.Node) or not is_op(restored, vocab.DEQUANTIZE):
+        return None
+    a = bound(restored)
+    codes = constant_value(a["input"], reference)
+    scale, zero_point = (
+        constant_value(number, reference) if isinstance(number, fx.Node) else number
+        for number in (a["scale"], a["zero_point"])
+    )
+    if codes is None or codes.dtype not in _CODES:
+        return None
+    ends = torch.iinfo(codes.dtype)
+    bounds = ends.min, ends.max
+    return QParams(scale, zero_point, codes.dtype, *bounds, a["axis"], a["group_size"])
 
 
 def _same_weight(node: fx.Node, layer: fx.Node, reference: fx.GraphModule, rw: Rewriter) -> bool:

@@ -17,6 +17,7 @@ a training graph meant.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -31,12 +32,13 @@ from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import annotate, annotation
 from qfx.quant.configuration import Configuration
-from qfx.quant.fake_quant import FakeQuantize, make_weight_fake_quant
+from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize, make_weight_fake_quant
+from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.dropout import AttentionDropout, Dropout
 from qfx.runtime.norm_factor import NormFactor
-from qfx.runtime.trained import Trained
+from qfx.runtime.trained import Start, Trained
 from qfx.vocab import Kind, OpDef, bound, is_op
 from qfx_passes.fuse_post import PostOp
 from qfx_passes.norms import Norms
@@ -59,7 +61,8 @@ class TrainingForm(Pass):
             return  # it is one already
         meaning = copy_graph(graph)
         norms = ctx.get(Norms) if ctx.has(Norms) else Norms({})
-        form = _Form(ctx.rewriter, norms)
+        start = ctx.get(Start).weights if ctx.has(Start) else {}
+        form = _Form(ctx.rewriter, norms, start)
         for node in list(graph.nodes):
             form.visit(node)
         form.kept_still += [n for n in graph.nodes if n.op != "output" and _holds_flag(n)]
@@ -76,9 +79,10 @@ def _holds_flag(node: fx.Node) -> bool:
 
 
 class _Form:
-    def __init__(self, rw: Rewriter, norms: Norms) -> None:
+    def __init__(self, rw: Rewriter, norms: Norms, start: Mapping[str, QParams]) -> None:
         self.rw = rw
         self.norms = norms
+        self.start = start  # by layer, what calibration found for weights whose scales are learned
         self.weights: dict[str, tuple[tuple[str, str], ...]] = {}
         self.fake_quants: dict[tuple[object, ...], str] = {}
         self.kept_still: list[fx.Node] = []  # what does in training what it does in inference
@@ -174,7 +178,7 @@ class _Form:
         for weight in dict.fromkeys(weight_operands(node)):
             if not isinstance(weight, fx.Node) or not is_constant(weight):
                 continue
-            rounded = self._rounded(weight, spec, weight)
+            rounded = self._rounded(node, weight, spec, weight)
             names.append((weight.name, str(rounded.target)))
             node.replace_input_with(weight, rounded)
         self.weights[node.name] = tuple(names)
@@ -201,7 +205,7 @@ class _Form:
                 vocab.SCALE_CHANNELS, kept[0], factor, groups=fold["groups"],
                 transposed=fold["transposed"], origins=(node,), value=meta.value_of(weight),
             )  # fmt: skip
-            rounded = self._rounded(scaled, spec, weight)
+            rounded = self._rounded(node, scaled, spec, weight)
             self.weights[node.name] = ((weight.name, str(rounded.target)),)
             y = self._without_post(node, arguments["input"], rounded, None)
             unscaled = [y, factor] if kept[1] is None else [y, factor, kept[1]]
@@ -224,10 +228,13 @@ class _Form:
         value = meta.value_of(node)
         return self.rw.call(node.target, *operands, origins=(node,), value=value, **attributes)
 
-    def _rounded(self, weight: fx.Node, spec: QuantSpec, meaning: fx.Node) -> fx.Node:
+    def _rounded(
+        self, layer: fx.Node, weight: fx.Node, spec: QuantSpec, meaning: fx.Node
+    ) -> fx.Node:
         """``weight`` through its fake-quant: one for all that read it under one spec.
 
         Args:
+            layer: what reads it.
             weight: what is rounded in training.
             spec: how.
             meaning: what that is in inference, a parameter or derived from some.
@@ -236,6 +243,8 @@ class _Form:
         if key in self.fake_quants:
             return self._call_module(self.fake_quants[key], weight, weight)
         fake_quant = make_weight_fake_quant(spec, value_of(meaning, self.rw))
+        if isinstance(fake_quant, LearnedFakeQuantize) and layer.name in self.start:
+            fake_quant.start_from(self.start[layer.name])
         hint = f"{_parameter_of(meaning).target}_fake_quant"
         made = self.rw.call_module(hint, fake_quant, weight, origins=(weight,))
         self.fake_quants[key] = str(made.target)

@@ -16,13 +16,20 @@ from torch import fx, nn
 
 from qfx.graph.clone import copy_graph
 from qfx.graph.working import WorkingGraphModule
+from qfx.quant.qparams import QParams
 
 
 @dataclass(frozen=True)
 class Start:
-    """The reference graph of the quantized model that training starts from."""
+    """The quantized model that training starts from.
+
+    Attributes:
+        reference: its reference graph.
+        weights: name of a layer -> the qparams of its weight, filled in as layers are found.
+    """
 
     reference: fx.GraphModule
+    weights: dict[str, QParams] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

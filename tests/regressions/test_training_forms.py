@@ -151,6 +151,14 @@ def test_frozen_scales_are_learned_no_more() -> None:
     assert not any(f.scale.requires_grad for f in copied.fake_quants.values())
 
 
+def test_learned_scales_start_where_calibration_ended() -> None:
+    model = seeded(Net)
+    calibrated = qfx.quantize(model, (X,), qconfig=LEARNED, backend="reference")
+    qat = prepared(model, qconfig=LEARNED, backend="reference", qparams_from=calibrated)
+    assert torch.equal(qfx.convert(qat)(X), calibrated(X))
+    assert torch.equal(qat(X), calibrated(X))
+
+
 def test_a_first_batch_that_overflows_starts_no_scale() -> None:
     qat = prepared(seeded(Net).train(), qconfig=LEARNED)
     qfx.freeze_batchnorm(qat)
