@@ -6,12 +6,12 @@ nn.Module -> capture -> passes before calibration -> calibrate -> passes after i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from qfx import pipelines
 from qfx.backends import resolve_backend
@@ -203,15 +203,10 @@ def prepare(
     check_dtype(model, args, kwargs)
     check_calibrates(chosen)
     before, after = chosen.split()
-    trains = method == "qat"
-    captured = capture(inference_copy(model) if trains else model, args, kwargs, modes=trains)
+    captured = _captured(model, args, kwargs, method)
     configuration = Configuration(captured, model, qconfig, target, method, types)
-    if captured.meta[ASSIGNED]:
-        configuration.warn(_ASSIGNS.format(names=", ".join(captured.meta[ASSIGNED])))
-    if trains and computed_weights(model):
-        configuration.warn(_BAKED.format(names=", ".join(computed_weights(model))))
-    if captured.meta[DECIDED_BY_MODE]:
-        configuration.warn(_DECIDES.format(lines=", ".join(captured.meta[DECIDED_BY_MODE])))
+    for warning in _lost(model, captured, method):
+        configuration.warn(warning)
     graph_module = clone_graph_module(captured)
     ctx = PassContext(graph_module, example_inputs=args, example_kwargs=kwargs)
     ctx.put(target, configuration)
@@ -223,9 +218,28 @@ def prepare(
         method, target, configuration, after, args, kwargs, captured, size_bytes(model),
         written_buffers(graph_module, RECORDERS), ctx.get(Trained) if ctx.has(Trained) else None,
     )  # fmt: skip
-    if trains:
+    if method == "qat":
         return trainable(graph_module, history, settings).in_mode_of(model)
     return PreparedModel(graph_module, history, settings).train()
+
+
+def _captured(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], method: str
+) -> fx.GraphModule:
+    """The graph of inference, also of a model in training."""
+    if method == "qat":
+        return capture(inference_copy(model), args, kwargs, modes=True)
+    return capture(model, args, kwargs)
+
+
+def _lost(model: nn.Module, captured: fx.GraphModule, method: str) -> Iterator[str]:
+    """What the user should know that a graph does not keep of a model."""
+    if captured.meta[ASSIGNED]:
+        yield _ASSIGNS.format(names=", ".join(captured.meta[ASSIGNED]))
+    if method == "qat" and computed_weights(model):
+        yield _BAKED.format(names=", ".join(computed_weights(model)))
+    if captured.meta[DECIDED_BY_MODE]:
+        yield _DECIDES.format(lines=", ".join(captured.meta[DECIDED_BY_MODE]))
 
 
 @_undisturbed

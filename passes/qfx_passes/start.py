@@ -102,7 +102,7 @@ def _weight_qparams(restored: object, reference: fx.GraphModule) -> QParams | No
         constant_value(number, reference) if isinstance(number, fx.Node) else number
         for number in (a["scale"], a["zero_point"])
     )
-    if codes is None or codes.dtype not in _CODES:
+    if codes is None or scale is None or zero_point is None or codes.dtype not in _CODES:
         return None
     ends = torch.iinfo(codes.dtype)
     bounds = ends.min, ends.max

@@ -171,8 +171,9 @@ def test_it_runs_in_inference_mode_between_steps() -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     steps(model, optimizer, DATA[:1])
     with torch.inference_mode():
-        model.eval()(X)
-    steps(model.train(), optimizer, DATA[1:3])
+        shown = model.eval()(X)
+    assert torch.equal(shown, model(X))
+    assert len(steps(model.train(), optimizer, DATA[1:3])) == 2
 
 
 def test_evaluating_changes_nothing() -> None:
