@@ -98,8 +98,6 @@ class _Fusion:
         @rewrite(Op(vocab.ADD, layer, Any("residual")), name="fuse-residual")
         def rule(match: Match, rw: Rewriter) -> fx.Node | Mismatch:
             total, layer, residual = match.root, match["layer"], match["residual"]
-            if "alpha" in total.kwargs:
-                return Mismatch("alpha is {0}", total.kwargs["alpha"])
             unfit = self._unfit(total, layer, residual)
             if unfit is not None:
                 return unfit
@@ -120,8 +118,6 @@ class _Fusion:
         @rewrite(Op(vocab.ADD, dropped, Any("residual")), name="fuse-dropped-residual")
         def rule(match: Match, rw: Rewriter) -> fx.Node | Mismatch:
             total, layer, residual = match.root, match["layer"], match["residual"]
-            if "alpha" in total.kwargs:
-                return Mismatch("alpha is {0}", total.kwargs["alpha"])
             unfit = self._unfit(total, layer, residual)
             if unfit is not None:
                 return unfit
@@ -148,6 +144,8 @@ class _Fusion:
 
     def _unfit(self, total: fx.Node, layer: fx.Node, residual: object) -> Mismatch | None:
         """Why ``residual`` is none, or None. Symmetric in ``layer`` and ``residual``."""
+        if "alpha" in total.kwargs:
+            return Mismatch("alpha is {0}", total.kwargs["alpha"])
         if not isinstance(residual, fx.Node):
             return Mismatch("{0} is a number, not a residual", residual)
         mine, other = meta.tensor_info(layer), meta.tensor_info(residual)

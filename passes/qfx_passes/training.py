@@ -68,7 +68,10 @@ class TrainingForm(Pass):
         form.kept_still += [n for n in graph.nodes if n.op != "output" and _holds_flag(n)]
         if form.kept_still and ctx.has(Configuration):
             places = ", ".join(map(meta.where, form.kept_still))
-            ctx.get(Configuration).warn(f"does in training what it does in inference: {places}")
+            ctx.get(Configuration).warn(
+                f"does in training what it does in inference: {places}. Written as a module of "
+                "PyTorch's (nn.BatchNorm2d, nn.RReLU), it would follow the mode"
+            )
         ctx.put(Trained(meaning, form.weights))
 
 
@@ -85,6 +88,9 @@ class _Form:
         self.start = start  # by layer, what calibration found for weights whose scales are learned
         self.weights: dict[str, tuple[tuple[str, str], ...]] = {}
         self.fake_quants: dict[tuple[object, ...], str] = {}
+        self.passed: dict[
+            fx.Node, object
+        ] = {}  # moved values, and the fake-quants that they passed
         self.kept_still: list[fx.Node] = []  # what does in training what it does in inference
 
     def visit(self, node: fx.Node) -> None:
@@ -101,19 +107,37 @@ class _Form:
                 self._skip_if_rounded(node)
             elif isinstance(node.target, OpDef) and _has_weights(node):
                 self._layer(node)
+            else:
+                self._rounded_by(node)  # in graph order, so that nobody has far to look back
 
     def _skip_if_rounded(self, node: fx.Node) -> None:
         """Drop a fake-quant of values that passed it before, and were only moved since."""
         value = node.args[0]
         assert isinstance(value, fx.Node)
-        if _rounded_by(value) == node.target:
+        if self._rounded_by(value) == node.target:
             self.rw.replace(node, value)
+
+    def _rounded_by(self, value: fx.Node) -> object:
+        """The fake-quant that ``value`` passed, if it was only moved since; None if none."""
+        if observer_of(value) is not None:
+            return value.target
+        moves = isinstance(value.target, OpDef) and value.target.kind in _MOVING
+        if not moves and not is_op(value, *_MAX_POOLS):
+            return None
+        if value not in self.passed:
+            sources = (n for n in value.all_input_nodes if meta.is_float_value(n))
+            found = {self._rounded_by(source) for source in sources}
+            self.passed[value] = found.pop() if len(found) == 1 else None
+        return self.passed[value]
 
     def _drop(self, node: fx.Node) -> None:
         """Call a dropout; what it scales up is no range to remember, so fake-quants go before."""
         arguments = bound(node)
         source = arguments["input"]
-        by, readers = _rounded_by(source), [u for u in node.users if observer_of(u) is not None]
+        by, readers = (
+            self._rounded_by(source),
+            [u for u in node.users if observer_of(u) is not None],
+        )
         targets = {reader.target for reader in readers}
         if by is None and len(targets) == 1 and len(readers) == len(node.users):
             (by,) = targets
@@ -166,11 +190,7 @@ class _Form:
             self._plain(node, spec)
         post = bound(node).get("post", ())
         if any(name == "dropout" for name, *_ in post):
-            assert isinstance(node.target, OpDef)
-            rest = {k: v for k, v in node.kwargs.items() if k != "post"}
-            value = meta.value_of(node)
-            y = self.rw.call(node.target, *node.args, origins=(node,), value=value, **rest)
-            self.rw.replace(node, self._after(y, post, node))
+            self.rw.replace(node, self._after(self._without_post(node, *node.args), post, node))
 
     def _plain(self, node: fx.Node, spec: QuantSpec) -> None:
         """Let every weight of ``node`` pass a fake-quant."""
@@ -193,7 +213,7 @@ class _Form:
         bias = of_bias["bias"]
         kept = self._fresh(fold["weight"]), None if bias is None else self._fresh(bias)
         if spec is None:
-            y = self._without_post(node, arguments["input"], *kept)
+            y = self._without_post(node, arguments["input"], *(p for p in kept if p is not None))
         else:
             gamma = fold["gamma"]
             parameters = [fold["var"]] if gamma is None else [fold["var"], gamma]
@@ -207,7 +227,7 @@ class _Form:
             )  # fmt: skip
             rounded = self._rounded(node, scaled, spec, weight)
             self.weights[node.name] = ((weight.name, str(rounded.target)),)
-            y = self._without_post(node, arguments["input"], rounded, None)
+            y = self._without_post(node, arguments["input"], rounded)
             unscaled = [y, factor] if kept[1] is None else [y, factor, kept[1]]
             y = self.rw.call(
                 vocab.UNSCALE_CHANNELS, *unscaled, origins=(node,), value=meta.value_of(node)
@@ -218,12 +238,9 @@ class _Form:
     def _fresh(self, node: fx.Node) -> fx.Node:
         return self.rw.attribute(str(node.target), origins=(node,))
 
-    def _without_post(
-        self, node: fx.Node, input: fx.Node, weight: fx.Node, bias: fx.Node | None
-    ) -> fx.Node:
-        """The layer of ``node`` alone, on other parameters."""
+    def _without_post(self, node: fx.Node, *operands: object) -> fx.Node:
+        """The layer of ``node`` alone, on operands of its own."""
         attributes = {k: v for k, v in node.kwargs.items() if k != "post"}
-        operands = (input, weight) if bias is None else (input, weight, bias)
         assert isinstance(node.target, OpDef)
         value = meta.value_of(node)
         return self.rw.call(node.target, *operands, origins=(node,), value=value, **attributes)
@@ -265,17 +282,6 @@ class _Form:
                 op, value, *tensors, origins=(like,), value=meta.value_of(like), **attributes
             )
         return value
-
-
-def _rounded_by(value: fx.Node) -> object:
-    """The fake-quant that ``value`` passed, if it was only moved since; None if there is none."""
-    if observer_of(value) is not None:
-        return value.target
-    moves = isinstance(value.target, OpDef) and value.target.kind in _MOVING
-    if not moves and not is_op(value, *_MAX_POOLS):
-        return None
-    found = {_rounded_by(n) for n in value.all_input_nodes if meta.is_float_value(n)}
-    return found.pop() if len(found) == 1 else None
 
 
 def _has_weights(node: fx.Node) -> bool:

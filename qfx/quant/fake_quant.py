@@ -29,7 +29,7 @@ from qfx.quant.observers.per_channel import (
     MovingAveragePerChannelMinMaxObserver,
     PerChannelMinMaxObserver,
 )
-from qfx.quant.qparams import QParams
+from qfx.quant.qparams import QParams, scale_and_zero_point
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
@@ -286,10 +286,11 @@ class WeightFakeQuantize(FakeQuantize):
         x = x.detach().float()
         kind = type(self.observer)
         if kind in (MinMaxObserver, MovingAverageMinMaxObserver):
-            self._choose(*torch.aminmax(x))
+            self._set(*scale_and_zero_point(*torch.aminmax(x), self.spec))
         elif isinstance(self.observer, PerChannelMinMaxObserver) and kind in _FOLLOWING:
             values = self.observer.values(x)
-            self._choose(values.amin(-1), values.amax(-1))
+            ends = values.amin(-1), values.amax(-1)
+            self._set(*scale_and_zero_point(*ends, self.spec))
         else:
             self._set(*_numbers(self.chosen(x)))
 
@@ -298,20 +299,6 @@ class WeightFakeQuantize(FakeQuantize):
         self.observer.reset()
         self.observer.observe(weight.detach())
         return self.observer.qparams()
-
-    def _choose(self, low: Tensor, high: Tensor) -> None:
-        quant_min, quant_max = self.spec.bounds
-        self._set(
-            *ops.choose_qparams(
-                low,
-                high,
-                quant_min=quant_min,
-                quant_max=quant_max,
-                symmetric=self.spec.symmetric,
-                power_of_two=self.spec.power_of_two,
-                offset=bool(self.spec.offset),
-            )
-        )
 
 
 _FOLLOWING = (PerChannelMinMaxObserver, MovingAveragePerChannelMinMaxObserver)

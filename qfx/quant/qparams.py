@@ -181,20 +181,27 @@ def choose_qparams(low: Tensor | float, high: Tensor | float, spec: QuantSpec) -
             power_of_two=spec.power_of_two,
         )
         return QParams(*numbers, spec.dtype, quant_min, quant_max)
-    scale, zero_point = ops.choose_qparams(
-        torch.as_tensor(low, dtype=torch.float32),
-        torch.as_tensor(high, dtype=torch.float32),
+    low, high = (torch.as_tensor(end, dtype=torch.float32) for end in (low, high))
+    scale, zero_point = scale_and_zero_point(low, high, spec)
+    if not spec.per_channel:
+        numbers = float(scale.item()), int(zero_point.item())
+        return QParams(*numbers, spec.dtype, quant_min, quant_max)
+    axis = spec.channel_axis
+    return QParams(scale, zero_point, spec.dtype, quant_min, quant_max, axis, spec.group_size)
+
+
+def scale_and_zero_point(low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """:func:`choose_qparams` as tensors, shaped as ``low``, without waiting for the device."""
+    quant_min, quant_max = spec.bounds
+    return ops.choose_qparams(
+        low,
+        high,
         quant_min=quant_min,
         quant_max=quant_max,
         symmetric=spec.symmetric,
         power_of_two=spec.power_of_two,
         offset=bool(spec.offset),
     )
-    if not spec.per_channel:
-        numbers = float(scale.item()), int(zero_point.item())
-        return QParams(*numbers, spec.dtype, quant_min, quant_max)
-    axis = spec.channel_axis
-    return QParams(scale, zero_point, spec.dtype, quant_min, quant_max, axis, spec.group_size)
 
 
 def _is_wide(low: Tensor | float) -> bool:

@@ -2,8 +2,8 @@
 
 DistributedDataParallel averages gradients, and sends the buffers of rank 0 before every forward:
 what the others observed is lost, and after the last step every rank holds buffers of its own. So
-after a forward in training the ranks put together what they saw, in two collective calls however
-many sites there are:
+after a forward in training the ranks put together what they saw, in a collective call for each of
+these, however many sites there are:
 
 * averages (moving ranges, statistics of batch-norm): the average over the ranks;
 * extremes: the smallest and the largest;
@@ -61,8 +61,7 @@ def agree(model: nn.Module) -> None:
                 of_rank_0 += observer.buffers()
     _average(averaged)
     _smallest(least)
-    for tensor in of_rank_0:
-        dist.broadcast(tensor.data, 0)
+    _take_over(of_rank_0)
     for fake_quant in observing:
         fake_quant.choose()
 
@@ -83,6 +82,13 @@ def _smallest(signed: Sequence[tuple[Tensor, int]]) -> None:
         dist.all_reduce(flat, dist.ReduceOp.MIN)
         signs = _flat([torch.full_like(tensor, sign).double() for tensor, sign in signed])
         _write(flat * signs, [tensor for tensor, _ in signed])
+
+
+def _take_over(tensors: Sequence[Tensor]) -> None:
+    if tensors:
+        flat = _flat(tensor.double() for tensor in tensors)
+        dist.broadcast(flat, 0)
+        _write(flat, tensors)
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import CalibrationError, ConfigError
-from qfx.quant import ops
 from qfx.quant.layout import dense_view
-from qfx.quant.qparams import QParams, choose_qparams
+from qfx.quant.qparams import QParams, choose_qparams, scale_and_zero_point
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
@@ -110,16 +109,7 @@ class Observer(nn.Module):
 
     def scale_and_zero_point(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point for what was seen, as tensors: 0-dim, (C,) or (C, G)."""
-        low, high = self.range()
-        quant_min, quant_max = self.spec.bounds
-        return ops.choose_qparams(
-            low,
-            high,
-            quant_min=quant_min,
-            quant_max=quant_max,
-            symmetric=self.spec.symmetric,
-            power_of_two=self.spec.power_of_two,
-        )
+        return scale_and_zero_point(*self.range(), self.spec)
 
     def qparams(self) -> QParams:
         """Quantization parameters for what was seen.
