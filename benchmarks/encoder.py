@@ -44,8 +44,12 @@ class Linears(nn.Module):
         self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """f32[N, T, 768] to f32[N, T, 768]; query, key and value read the same, as in BERT."""
-        mixed = self.query(x) + self.key(x) + self.value(x)
+        """f32[N, T, 768] to f32[N, T, 768].
+
+        As in BERT, query, key and value read the same and no layer's result is added to another's:
+        a product stands for attention.
+        """
+        mixed = self.query(x) * self.key(x) * self.value(x)
         return self.down(self.up(self.output(mixed)))  # type: ignore[no-any-return]
 
 

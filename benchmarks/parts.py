@@ -5,8 +5,8 @@
 The linear layers of BERT-base (six a block) run in turns as
 
 * float: ``F.linear``;
-* kernels: oneDNN's integer kernels alone, on codes that are at hand. No form of quantization that
-  calls these kernels is faster;
+* kernels: oneDNN's integer kernels alone, on codes that are at hand, query, key and value as one
+  product. No form of quantization that calls these kernels is faster;
 * + measured: the smallest and largest value of what each layer reads is found, too;
 * + quantized: all that ``method="dynamic"`` does, without a graph around it.
 """
@@ -30,8 +30,8 @@ from qfx.backends.x86_dynamic import quantize_dynamic
 
 SHAPES = ((WIDTH, WIDTH),) * 4 + ((INNER, WIDTH), (WIDTH, INNER))
 """(out, in) of query, key, value, output, up and down."""
-READS_BEFORE = 3
-"""How many of these read the same input, measured once."""
+ALIKE = 3
+"""How many of these read the same input: measured once, and one product."""
 
 _linear = torch.ops.onednn.qlinear_pointwise.default
 _FLOAT: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
@@ -44,12 +44,14 @@ class Block:
         self.weights = [torch.randn(shape) * 0.02 for shape in SHAPES]
         self.biases = [torch.randn(out) * 0.02 for out, _ in SHAPES]
         self.packed = []
-        for weight in self.weights:
+        products = [torch.cat(self.weights[:ALIKE]), *self.weights[ALIKE:]]
+        for weight in products:
             scales = weight.abs().amax(1) / 127
             codes = (weight / scales[:, None]).round().to(torch.int8)
             packed = x86_kernels.pack_linear(codes, (1, tokens, codes.shape[1]))
             zeros = torch.zeros(len(scales), dtype=torch.int64)
             self.packed.append((packed, scales, zeros))
+        self.packed_biases = [torch.cat(self.biases[:ALIKE]), *self.biases[ALIKE:]]
         self.codes = {
             width: torch.randint(0, 255, (1, tokens, width), dtype=torch.uint8)
             for width in (WIDTH, INNER)
@@ -57,9 +59,8 @@ class Block:
 
     def in_float(self, x: Tensor) -> Tensor:
         """In float32."""
-        outputs = [F.linear(x, self.weights[i], self.biases[i]) for i in range(READS_BEFORE)]
-        y = outputs[0]
-        for i in range(READS_BEFORE, len(SHAPES)):
+        y, *_ = (F.linear(x, self.weights[i], self.biases[i]) for i in range(ALIKE))
+        for i in range(ALIKE, len(SHAPES)):
             y = F.linear(y, self.weights[i], self.biases[i])
         return y
 
@@ -67,10 +68,8 @@ class Block:
         self, x: Tensor, codes_of: Callable[[Tensor], tuple[Tensor, float, int]]
     ) -> Tensor:
         """In integers, with the codes and qparams that ``codes_of`` hands out."""
-        read = codes_of(x)
-        outputs = [self._run(read, i) for i in range(READS_BEFORE)]
-        y = outputs[0]
-        for i in range(READS_BEFORE, len(SHAPES)):
+        y, *_ = self._run(codes_of(x), 0).chunk(ALIKE, -1)
+        for i in range(1, len(self.packed)):
             y = self._run(codes_of(y), i)
         return y
 
@@ -85,7 +84,7 @@ class Block:
         return self.at_hand(x)
 
     def _run(self, read: tuple[Tensor, float, int], i: int) -> Tensor:
-        y: Tensor = _linear(*read, *self.packed[i], self.biases[i], *_FLOAT)
+        y: Tensor = _linear(*read, *self.packed[i], self.packed_biases[i], *_FLOAT)
         return y
 
 
@@ -100,11 +99,14 @@ def forms(blocks: Sequence[Block], x: Tensor) -> dict[str, Callable[[], None]]:
 
         return call
 
+    def quantized(y: Tensor) -> tuple[Tensor, float, int]:
+        return quantize_dynamic(y, overwrite=y is not x)
+
     return {
         "float": run(Block.in_float),
         "kernels": run(lambda b, y: b.in_integers(y, b.at_hand)),
         "+ measured": run(lambda b, y: b.in_integers(y, b.measured)),
-        "+ quantized": run(lambda b, y: b.in_integers(y, quantize_dynamic)),
+        "+ quantized": run(lambda b, y: b.in_integers(y, quantized)),
     }
 
 

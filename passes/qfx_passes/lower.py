@@ -98,7 +98,7 @@ class _Lowering:
             if node in self.stands_for and is_op(node, DEQUANTIZE):
                 self._write_dequantize(node)
         if self.backend.finish is not None:
-            self.backend.finish(self.graph, self.rw)
+            self.backend.finish(self.graph, self)
         keep_contiguous(self.graph, self.rw)
 
     # -- the four lines of the table ----------------------------------------------------------

@@ -228,7 +228,7 @@ class Backend:
     dequantize: Callable[[Emitter, fx.Node, QParams | Measured], fx.Node] | None = None
     measure: Callable[[Emitter, fx.Node, fx.Node], tuple[fx.Node, Measured]] | None = None
     probe: Callable[[str, Chain], str] | None = None
-    finish: Callable[[fx.Graph, Rewriter], None] | None = None
+    finish: Callable[[fx.Graph, Emitter], None] | None = None
     cpu_only: bool = True
     _by_op: dict[OpDef, KernelRule] = field(init=False, repr=False, compare=False)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import fx
 
 from qfx import vocab
 from qfx.backends import (
@@ -17,7 +18,9 @@ from qfx.backends import (
     x86_convs,
     x86_dynamic,
     x86_linear,
+    x86_memory,
     x86_moves,
+    x86_products,
     x86_recurrent_emit,
 )
 from qfx.backends import weight_packs as packs
@@ -29,6 +32,7 @@ from qfx.backends.base import (
     Backend,
     Chain,
     Emit,
+    Emitter,
     KernelRule,
     Output,
     WeightRule,
@@ -57,8 +61,14 @@ def backend() -> Backend:
         dequantize=x86_moves.dequantize,
         measure=x86_dynamic.measure,
         probe=_probe,
-        finish=x86_moves.protect_accumulators,
+        finish=_finish,
     )
+
+
+def _finish(graph: fx.Graph, em: Emitter) -> None:
+    x86_products.merge_products(graph, em)
+    x86_memory.protect_accumulators(graph, em.rw)
+    x86_memory.overwrite_operands(graph)
 
 
 def _probe(kernel: str, post: Chain) -> str:

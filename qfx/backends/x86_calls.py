@@ -248,8 +248,12 @@ def _conv(dims: int, args: tuple[Any, ...]) -> Tensor:
 
 
 def linear(*args: Any) -> Tensor:
-    """``onednn.qlinear_pointwise.default``, compiled or not."""
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    """``onednn.qlinear_pointwise.default``, compiled or not.
+
+    What is exported calls the kernel itself, unless the qparams are not known yet.
+    """
+    is_known = not isinstance(args[1], Tensor)
+    if torch.compiler.is_compiling() and not (torch.compiler.is_exporting() and is_known):
         return _qlinear(*args)
     return _linear(*args)
 

@@ -31,6 +31,8 @@ def quantize_dynamic(
     quant_max: int = 255,
     symmetric: bool = False,
     power_of_two: bool = False,
+    *,
+    overwrite: bool = False,
 ) -> Numbers:
     """Measure the range of a tensor, and quantize it to uint8.
 
@@ -40,6 +42,7 @@ def quantize_dynamic(
         quant_max: largest code.
         symmetric: whether the zero point is the middle code.
         power_of_two: whether the scale is a power of two.
+        overwrite: whether ``input`` may be overwritten.
 
     Returns:
         uint8 codes in the memory format of ``input``, scale and zero point: numbers, or in compiled
@@ -51,7 +54,8 @@ def quantize_dynamic(
         return compiled
     if input.numel() == 0:
         return input.to(torch.uint8), 1.0, quant_min
-    low, high = (end.item() for end in torch.aminmax(dense_view(input)))
+    least, most = torch.aminmax(input if input.is_contiguous() else dense_view(input))
+    low, high = least.item(), most.item()
     scale, zero_point = choose_numbers(
         low, high, quant_min, quant_max, symmetric=symmetric, power_of_two=power_of_two
     )
@@ -61,7 +65,8 @@ def quantize_dynamic(
         quant_min - 0.49 < low / scale + zero_point <= high / scale + zero_point < quant_max + 0.49
     )
     limit = None if inside else quant_max
-    return kernels.quantize(input, scale, zero_point, limit), scale, zero_point
+    codes = kernels.quantize(input, scale, zero_point, limit, overwrite=overwrite)
+    return codes, scale, zero_point
 
 
 def _measured(input: Tensor, *codes: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -125,7 +125,14 @@ def pack_linear(weight: Tensor, x_shape: Sequence[int]) -> Tensor:
     return packed
 
 
-def quantize(input: Tensor, scale: float, zero_point: int, quant_max: int | None = 255) -> Tensor:
+def quantize(
+    input: Tensor,
+    scale: float,
+    zero_point: int,
+    quant_max: int | None = 255,
+    *,
+    overwrite: bool = False,
+) -> Tensor:
     """Quantize to uint8: a third of the time of the formula as written.
 
     Equal to :func:`qfx.quant.ops.quantize` up to one step where ``input / scale`` lies within a
@@ -136,6 +143,8 @@ def quantize(input: Tensor, scale: float, zero_point: int, quant_max: int | None
         scale: step size.
         zero_point: the code of 0.0.
         quant_max: upper bound of the result; None if all codes are known to lie within 0 and 255.
+        overwrite: whether ``input`` may be overwritten; it is, unless that would have to be undone
+            for gradients.
 
     Returns:
         uint8, in the memory format of ``input``.
@@ -146,7 +155,9 @@ def quantize(input: Tensor, scale: float, zero_point: int, quant_max: int | None
     input, factor = _float32(input), 1.0 / scale
     if torch.compiler.is_compiling():  # Inductor fuses this into one loop
         return torch.round(input * factor + zero_point).clamp(0, quant_max).to(torch.uint8)
-    shifted = torch.rsub(input, MAGIC + zero_point, alpha=-factor)
+    into = input if overwrite and not input.requires_grad else None
+    shift = torch.scalar_tensor(MAGIC + zero_point, device=input.device)
+    shifted = torch.add(shift, input, alpha=factor, out=into)
     if quant_max is not None:
         shifted.clamp_(MAGIC, MAGIC + quant_max)
     return shifted.view(torch.int32).to(torch.uint8)  # the low byte of each

@@ -23,6 +23,7 @@ from qfx.backends.x86_parts import (
     weight_of,
     weight_qparams,
 )
+from qfx.backends.x86_products import remember
 from qfx.rewrite.pattern import Mismatch
 
 
@@ -60,7 +61,9 @@ def linear(em: Emitter, site: Site) -> fx.Node | Mismatch:
     if residual is not None:
         return _add_linear(em, site, calls.linear_add, head, residual, unary)
     bias, attr = site.arguments["bias"], attributes(site, unary)
-    return call(em, site, calls.linear, *head, bias, *output_of(site), *attr)
+    y = call(em, site, calls.linear, *head, bias, *output_of(site), *attr)
+    remember(y, site)
+    return y
 
 
 def _linear_head(em: Emitter, site: Site, shape: list[int]) -> tuple[Any, ...]:

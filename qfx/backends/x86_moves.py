@@ -1,28 +1,23 @@
-"""What stands between x86 kernels: quantize, dequantize, pools, padding, and who owns a residual.
+"""What stands between x86 kernels: quantize, dequantize, pools and padding.
 
 All on plain uint8 and float32 tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 
 from qfx import vocab
-from qfx.backends import x86_calls as calls
 from qfx.backends import x86_kernels as kernels
 from qfx.backends.base import Emitter, Measured, Site
 from qfx.backends.x86_parts import expand, known_input
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
-from qfx.rewrite.rewriter import Rewriter
-
-_ops = torch.ops.onednn
 
 
 def quantize(em: Emitter, value: fx.Node, qparams: QParams) -> fx.Node:
@@ -110,68 +105,3 @@ def zero_pad(node: fx.Node) -> Mismatch | None:
             None if mode in ("constant", "reflect", "replicate") else Mismatch("mode is {0}", mode)
         )
     return Mismatch("it pads with {0}", value)
-
-
-def protect_accumulators(graph: fx.Graph, rw: Rewriter) -> None:
-    """Clone every residual that a "sum" kernel may not overwrite.
-
-    It may where the residual is a kernel's fresh result (channels_last, as "sum" wants it) that
-    nobody reads later and no view looks into.
-    """
-    for node in list(graph.nodes):
-        if node.target not in _COPIES or "add" in node.args:
-            continue
-        residual = node.args[_ACCUMULATOR]
-        assert isinstance(residual, fx.Node)
-        if _may_overwrite(residual, node):
-            continue
-        with rw.at(node):
-            copy = rw.call(_COPIES[node.target], residual, origins=(node,))
-        meta.set_value(copy, meta.value_of(residual))
-        node.update_arg(_ACCUMULATOR, copy)
-
-
-_COPIES: Mapping[Any, Callable[[Tensor], Tensor]] = {
-    calls.conv2d_add: kernels.clone_channels_last,
-    calls.pointwise_add: kernels.clone_channels_last,
-    calls.linear_add: kernels.clone_contiguous,
-}
-
-_ACCUMULATOR = 6
-"""Where the binary kernels take the residual."""
-
-_FRESH = frozenset(
-    (
-        *(_ops.qconv2d_pointwise.default, calls.conv2d),
-        *(calls.conv2d_add, calls.pointwise, calls.pointwise_add),
-        *(calls.linear, calls.linear_add),
-    )
-)
-"""Kernels whose result is a tensor of its own, in the layout that "sum" wants."""
-
-_COPYING = frozenset(
-    (
-        *_FRESH,
-        _ops.qconv1d_pointwise.default,
-        _ops.qconv3d_pointwise.default,
-        *(calls.conv1d, calls.conv3d),
-        kernels.dequantize,
-        kernels.max_pool2d,
-        *_COPIES.values(),
-        vocab.CAT,
-        vocab.STACK,
-    )
-)
-"""Readers whose result does not look into what they read."""
-
-
-def _is_fresh(node: fx.Node) -> bool:
-    if node.target is kernels.dequantize:
-        node = node.all_input_nodes[0]  # in the layout of its integers
-    return node.target in _FRESH
-
-
-def _may_overwrite(residual: fx.Node, by: fx.Node) -> bool:
-    if not _is_fresh(residual) or sum(v is residual for v in by.args) > 1:
-        return False
-    return all(u is by or (u < by and u.target in _COPYING) for u in residual.users)

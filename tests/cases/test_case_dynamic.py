@@ -109,7 +109,7 @@ def test_a_value_is_measured_once_for_all_its_readers() -> None:
     qmodel = qfx.quantize(seeded(Projections), randn(2, 5, 8), method="dynamic", backend="x86")
     assert targets(qmodel.reference).count(vocab.DYNAMIC_QPARAMS) == 1
     assert targets(qmodel).count(quantize_dynamic) == 1
-    assert targets(qmodel).count(calls.linear) == 3
+    assert targets(qmodel).count(calls.linear) == 1
 
 
 def test_no_data_is_run_and_nothing_is_left_to_calibrate() -> None:
