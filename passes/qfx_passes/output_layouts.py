@@ -10,7 +10,6 @@ from torch import fx
 
 from qfx.graph import meta
 from qfx.rewrite.rewriter import Rewriter
-from qfx.vocab import CONTIGUOUS, is_op
 
 _FEWEST_DIMS = 3  # of one or two dims kernels know one layout only
 
@@ -21,8 +20,6 @@ def keep_contiguous(graph: fx.Graph, rw: Rewriter) -> None:
     for node in meta.contiguous_outputs(output):
         info = meta.tensor_info(node)
         if info is None or len(info.shape) < _FEWEST_DIMS or node.op in ("placeholder", "get_attr"):
-            continue
-        if is_op(node, CONTIGUOUS):
             continue
         with rw.at(output):
             dense = rw.call_method("contiguous", node, origins=(node,), value=info)

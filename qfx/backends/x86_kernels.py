@@ -155,9 +155,10 @@ def quantize(
     input, factor = _float32(input), 1.0 / scale
     if torch.compiler.is_compiling():  # Inductor fuses this into one loop
         return torch.round(input * factor + zero_point).clamp(0, quant_max).to(torch.uint8)
-    into = input if overwrite and not input.requires_grad else None
-    shift = torch.scalar_tensor(MAGIC + zero_point, device=input.device)
-    shifted = torch.add(shift, input, alpha=factor, out=into)
+    if overwrite and not input.requires_grad:
+        shifted = input.mul_(factor).add_(MAGIC + zero_point)
+    else:
+        shifted = torch.rsub(input, MAGIC + zero_point, alpha=-factor)
     if quant_max is not None:
         shifted.clamp_(MAGIC, MAGIC + quant_max)
     return shifted.view(torch.int32).to(torch.uint8)  # the low byte of each

@@ -11,9 +11,7 @@ them stay apart, so that no result waits long for its readers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -27,46 +25,28 @@ from qfx.graph import meta
 from qfx.quant.annotation import kernel_of, mark_kernel
 from qfx.vocab import Kind, OpDef
 
-_LAYER = "qfx.x86.layer"
+_CODES = "qfx.x86.codes"
 _READS = slice(0, 3)  # codes, scale, zero point
+_CONSTANTS = slice(3, 7)  # weight, scales, zero points, bias
 _TAIL = slice(7, None)  # output qparams, dtype and post-op
 _DTYPE = 9
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """What packing hides: the name of a weight, its codes (out, in), scales and bias (out,)."""
-
-    name: str
-    codes: Tensor
-    scales: Tensor
-    bias: Tensor | None
-
-    @property
-    def width(self) -> int:
-        return self.codes.shape[0]
-
-
 def remember(node: fx.Node, site: Site) -> None:
-    """Keep the constants of a linear layer until :func:`merge_products`."""
-    weight = site.weight
-    assert weight is not None
-    scales = torch.as_tensor(weight.qparams.scale, dtype=torch.float32)
-    bias = None if site.bias is None else site.bias.detach()
-    node.meta[_LAYER] = _Layer(
-        weight.name, weight.integers, scales.expand(weight.integers.shape[0]), bias
-    )
+    """Keep the codes (out, in) of a layer until :func:`merge_products`: packing hides them."""
+    assert site.weight is not None
+    node.meta[_CODES] = site.weight.integers
 
 
 def merge_products(graph: fx.Graph, em: Emitter) -> None:
     """Merge what :func:`remember` was told of wherever that can be done."""
-    products = [node for node in graph.nodes if _LAYER in node.meta or _multiplies(node)]
+    products = [node for node in graph.nodes if _CODES in node.meta or _multiplies(node)]
     for _, run in groupby(products, key=_shared):
         nodes = list(run)
         if len(nodes) > 1 and nodes[0].args[_DTYPE] is torch.float32:
             _merge(em, nodes)
     for node in products:
-        node.meta.pop(_LAYER, None)
+        node.meta.pop(_CODES, None)
 
 
 def _multiplies(node: fx.Node) -> bool:
@@ -77,22 +57,20 @@ def _multiplies(node: fx.Node) -> bool:
 
 def _shared(node: fx.Node) -> object:
     """What layers of one product have in common; of anything else, itself."""
-    if _LAYER not in node.meta:
+    if _CODES not in node.meta:
         return node
     return node.args[_READS], repr(node.args[_TAIL])
 
 
 def _merge(em: Emitter, nodes: Sequence[fx.Node]) -> None:
     first = nodes[0]
-    layers: list[_Layer] = [node.meta[_LAYER] for node in nodes]
-    widths = [layer.width for layer in layers]
-    info, read = meta.tensor_info(first), meta.tensor_info(first.all_input_nodes[0])
+    info = meta.tensor_info(first)
     assert info is not None
-    assert read is not None
+    widths = [node.meta[_CODES].shape[0] for node in nodes]
     with em.rw.at(first):
         product = em.rw.call(
             calls.linear,
-            *(*first.args[_READS], *_constants(em, layers, read.shape), *first.args[_TAIL]),
+            *(*first.args[_READS], *_constants(em, nodes), *first.args[_TAIL]),
             origins=tuple(nodes),
             value=meta.TensorInfo((*info.shape[:-1], sum(widths)), torch.float32),
         )
@@ -100,22 +78,34 @@ def _merge(em: Emitter, nodes: Sequence[fx.Node]) -> None:
         _hand_out(em, node, product, end - width, width)
 
 
-def _constants(em: Emitter, layers: Sequence[_Layer], shape: Sequence[int]) -> Sequence[Any]:
-    """Weight, scales, zero points and bias of the product, for an input of ``shape``."""
-    scales = torch.cat([layer.scales for layer in layers])
-    biases = [layer.bias for layer in layers]
-    recipes: dict[str, Callable[[], Tensor]] = {
-        "weight": lambda: kernels.pack_linear(torch.cat([each.codes for each in layers]), shape),
-        "scale": lambda: scales,
-        "zero_point": lambda: torch.zeros_like(scales, dtype=torch.int8),
-    }
-    if any(bias is not None for bias in biases):
-        zeros = (torch.zeros_like(layer.scales) for layer in layers)
-        filled = [z if bias is None else bias for z, bias in zip(zeros, biases, strict=True)]
-        recipes["bias"] = lambda: torch.cat(filled)
-    names = tuple(layer.name for layer in layers)
-    made = [em.packed((what, *names, tuple(shape)), recipe) for what, recipe in recipes.items()]
-    return made if "bias" in recipes else [*made, None]
+def _constants(em: Emitter, nodes: Sequence[fx.Node]) -> list[fx.Node | None]:
+    """Weight, scales, zero points and bias of the product."""
+    weights, scales, _, biases = zip(*(node.args[_CONSTANTS] for node in nodes), strict=True)
+    codes: list[Tensor] = [node.meta[_CODES] for node in nodes]
+    read = meta.tensor_info(nodes[0].all_input_nodes[0])
+    assert read is not None
+
+    def packed(parts: Sequence[fx.Node | None], what: str, make: Callable[[], Tensor]) -> fx.Node:
+        names = tuple(part and part.target for part in parts)
+        return em.packed(("product", what, *names), make)
+
+    def zeros(dtype: torch.dtype) -> Tensor:
+        return torch.zeros(sum(map(len, codes)), dtype=dtype)
+
+    return [
+        packed(weights, "weight", lambda: kernels.pack_linear(torch.cat(codes), read.shape)),
+        packed((*weights, *scales), "scales", lambda: _joined(em, scales, codes)),
+        packed(weights, "zero points", lambda: zeros(torch.int8)),
+        packed((*weights, *biases), "bias", lambda: _joined(em, biases, codes))
+        if any(biases)
+        else None,
+    ]
+
+
+def _joined(em: Emitter, parts: Sequence[fx.Node | None], codes: Sequence[Tensor]) -> Tensor:
+    """What ``parts`` hold for each output channel; nothing stands for zeros."""
+    values = [torch.zeros(1) if part is None else em.rw.tensor(part).detach() for part in parts]
+    return torch.cat([v.expand(len(rows)) for v, rows in zip(values, codes, strict=True)])
 
 
 def _hand_out(em: Emitter, node: fx.Node, product: fx.Node, start: int, width: int) -> None:
@@ -124,7 +114,7 @@ def _hand_out(em: Emitter, node: fx.Node, product: fx.Node, start: int, width: i
     with em.rw.at(node):
         part = em.rw.call(vocab.NARROW, product, dim=-1, start=start, length=width, origins=(node,))
         if _leaves(node):  # whose readers may view it as they could what float layers yield
-            part = em.rw.call(vocab.CONTIGUOUS, part, origins=(node,))
+            part = em.rw.call(kernels.clone_contiguous, part, origins=(node,))
     em.rw.replace(node, part)
     if kernel is not None:
         mark_kernel(part, kernel)

@@ -48,6 +48,11 @@ def _viewed(layers: nn.ModuleList, x: Tensor) -> Tensor:
     return layers[0](y.reshape(-1, 8))
 
 
+def _read_midway(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    y = torch.softmax(x, -1).reshape(-1, 8)
+    return layers[0](y.unsqueeze(0)) * y
+
+
 def _seen_before(layers: nn.ModuleList, x: Tensor) -> Tensor:
     y = torch.softmax(x, -1)
     row = y[:, 0]
@@ -64,6 +69,7 @@ def _seen_before(layers: nn.ModuleList, x: Tensor) -> Tensor:
         (_viewed, [True]),
         (_twice, [False]),
         (_seen_before, [False]),
+        (_read_midway, [False]),
     ],
 )
 def test_inputs_and_what_others_read_stay(method: str, use: Use, expected: list[bool]) -> None:
@@ -107,13 +113,32 @@ def test_values_that_gradients_are_asked_of_stay() -> None:
     assert torch.equal(leaf.detach(), x)
 
 
-def test_gradients_of_what_is_float_are_those_of_float() -> None:
-    """softmax keeps its result for its gradient."""
-    qmodel = qfx.quantize(
-        seeded(Layers, lambda layers, x: layers[0](torch.softmax(x, -1))),
-        randn(2, 5, 8),
-        method="dynamic",
-        backend="x86",
-    )
+def test_inputs_that_want_gradients_run_as_others() -> None:
+    """softmax keeps its result for its gradient, so that it may not be overwritten."""
+    model = seeded(Layers, lambda layers, x: layers[0](torch.softmax(x, -1)))
+    qmodel = qfx.quantize(model, randn(2, 5, 8), method="dynamic", backend="x86")
     x = randn(2, 5, 8).requires_grad_()
     assert torch.equal(qmodel(x), run(qmodel, (x.detach(),)))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_function_transforms_take_what_overwrites() -> None:
+    qmodel = qfx.quantize(
+        seeded(Layers, lambda layers, x: layers[0](F.gelu(x))), randn(4, 8), backend="x86"
+    )
+    assert overwrites(qmodel.graph) == [True]
+    x = randn(3, 4, 8)
+    with torch.no_grad():
+        assert torch.equal(torch.func.vmap(qmodel)(x), torch.stack([qmodel(each) for each in x]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    x = randn(4, 33)
+    expected = kernels.quantize(x, 0.1, 7)
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(kernels.quantize(x, 0.1, 7), expected)
+        assert torch.equal(kernels.quantize(x.clone(), 0.1, 7, overwrite=True), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

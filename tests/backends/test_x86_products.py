@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import qfx
 from qfx import vocab
 from qfx.backends import x86_calls as calls
+from qfx.backends import x86_kernels as kernels
 from qfx.report.measures import sqnr
 from tests.cases.flow import quantized, randn, run, seeded, targets
 
@@ -85,16 +86,47 @@ def test_static_layers_that_hand_out_float_are_merged_too(per_channel: bool) -> 
 
 
 def test_static_layers_that_hand_out_integers_stay_apart() -> None:
-    class Heads(nn.Module):
+    class Joined(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b, self.c, self.d = (nn.Linear(8, 8) for _ in range(4))
+            self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(16, 8)
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.sigmoid(self.b(self.a(x))) * self.d(self.c(x))
+            y: Tensor = self.c(torch.cat([self.a(x), self.b(x)], -1))
+            return y
 
-    qmodel = quantized(seeded(Heads), randn(5, 8), "x86", bound=20, steps=2)
-    assert targets(qmodel).count(calls.linear) == 4
+    qmodel = quantized(seeded(Joined), randn(5, 8), "x86", bound=20, steps=2)
+    assert targets(qmodel).count(calls.linear) == 3
+
+
+class Tied(nn.Module):
+    """One weight, and a bias of each layer's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+        for layer in self.layers:
+            layer.weight = self.layers[0].weight
+
+    def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        a, b, c, d = self.layers
+        return torch.sigmoid(a(x)) * b(x), torch.sigmoid(c(z)) * d(z)
+
+
+@pytest.mark.parametrize("method", ["dynamic", "static"])
+def test_products_of_tied_weights_have_their_own_biases(method: str) -> None:
+    model, inputs = seeded(Tied), (randn(5, 8), randn(5, 8, seed=1))
+    qmodel = qfx.quantize(model, inputs, method=method, backend="x86")
+    assert targets(qmodel).count(calls.linear) == 2
+    for got, expected in zip(run(qmodel, inputs), run(model, inputs), strict=True):
+        assert sqnr(expected, got) > 25
+
+
+def test_one_row_lies_in_memory_of_its_own() -> None:
+    model, x = seeded(Parallel, lambda *values: list(values)), randn(1, 8)
+    for got in run(dynamic(model, x), (x,)):
+        assert got.stride() == (8, 1)
+        assert got.untyped_storage().nbytes() == 8 * 4
 
 
 def test_the_report_still_knows_every_layer() -> None:
@@ -138,7 +170,7 @@ def test_what_is_not_in_the_vocabulary_sees_memory_as_with_float(
     model = seeded(Parallel, lambda a, b, c: view(a) @ torch.sigmoid(b) @ c.mT)
     qmodel = dynamic(model, randn(5, 8))
     assert targets(qmodel).count(calls.linear) == 1
-    assert targets(qmodel).count(vocab.CONTIGUOUS) == 1
+    assert targets(qmodel).count(kernels.clone_contiguous) == 1
 
 
 def test_merged_layers_compile_and_export() -> None:
