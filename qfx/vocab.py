@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from qfx import recurrent
-from qfx import semantics as s
 from qfx.quant import folding, packing
 from qfx.quant import ops as affine
+from qfx.semantics import elementwise, layers, markers, pools, queries, shapes
 
 
 class Kind(Enum):
@@ -160,41 +160,41 @@ def _parameters(op: OpDef) -> tuple[dict[str, Any], int]:
 
 
 # -- multiply-accumulate -------------------------------------------------------------------------
-CONV1D = _op(s.conv1d, Kind.MATMUL, (nn.Conv1d,), (F.conv1d,), name="conv1d")
-CONV2D = _op(s.conv2d, Kind.MATMUL, (nn.Conv2d,), (F.conv2d,), name="conv2d")
-CONV3D = _op(s.conv3d, Kind.MATMUL, (nn.Conv3d,), (F.conv3d,), name="conv3d")
+CONV1D = _op(layers.conv1d, Kind.MATMUL, (nn.Conv1d,), (F.conv1d,), name="conv1d")
+CONV2D = _op(layers.conv2d, Kind.MATMUL, (nn.Conv2d,), (F.conv2d,), name="conv2d")
+CONV3D = _op(layers.conv3d, Kind.MATMUL, (nn.Conv3d,), (F.conv3d,), name="conv3d")
 CONV_TRANSPOSE1D = _op(
-    s.conv_transpose1d,
+    layers.conv_transpose1d,
     Kind.MATMUL,
     (nn.ConvTranspose1d,),
     (F.conv_transpose1d,),
     name="conv_transpose1d",
 )
 CONV_TRANSPOSE2D = _op(
-    s.conv_transpose2d,
+    layers.conv_transpose2d,
     Kind.MATMUL,
     (nn.ConvTranspose2d,),
     (F.conv_transpose2d,),
     name="conv_transpose2d",
 )
 CONV_TRANSPOSE3D = _op(
-    s.conv_transpose3d,
+    layers.conv_transpose3d,
     Kind.MATMUL,
     (nn.ConvTranspose3d,),
     (F.conv_transpose3d,),
     name="conv_transpose3d",
 )
-LINEAR = _op(s.linear, Kind.MATMUL, (nn.Linear,), (F.linear,))
+LINEAR = _op(layers.linear, Kind.MATMUL, (nn.Linear,), (F.linear,))
 MATMUL = _op(
-    s.matmul,
+    layers.matmul,
     Kind.MATMUL,
     (),
     (torch.matmul, torch.bmm, torch.mm, operator.matmul),
     ("matmul", "bmm", "mm"),
 )
-ATTENTION_WEIGHTS = _op(s.attention_weights, Kind.MATMUL)
-ADDITIVE_MASK = _op(s.additive_mask, Kind.ACTIVATION)
-ATTENTION = _op(s.attention, Kind.MATMUL, (), (F.scaled_dot_product_attention,))
+ATTENTION_WEIGHTS = _op(layers.attention_weights, Kind.MATMUL)
+ADDITIVE_MASK = _op(layers.additive_mask, Kind.ACTIVATION)
+ATTENTION = _op(layers.attention, Kind.MATMUL, (), (F.scaled_dot_product_attention,))
 LSTM = _op(recurrent.lstm, Kind.MATMUL, (nn.LSTM,))
 GRU = _op(recurrent.gru, Kind.MATMUL, (nn.GRU,))
 RNN = _op(recurrent.rnn, Kind.MATMUL, (nn.RNN,))
@@ -203,21 +203,25 @@ GRU_CELL = _op(recurrent.gru_cell, Kind.MATMUL, (nn.GRUCell,))
 RNN_CELL = _op(recurrent.rnn_cell, Kind.MATMUL, (nn.RNNCell,))
 
 # -- lookup --------------------------------------------------------------------------------------
-EMBEDDING = _op(s.embedding, Kind.LOOKUP, (nn.Embedding,), (F.embedding, torch.embedding))
-EMBEDDING_BAG = _op(s.embedding_bag, Kind.LOOKUP, (nn.EmbeddingBag,), (F.embedding_bag,))
+EMBEDDING = _op(layers.embedding, Kind.LOOKUP, (nn.Embedding,), (F.embedding, torch.embedding))
+EMBEDDING_BAG = _op(layers.embedding_bag, Kind.LOOKUP, (nn.EmbeddingBag,), (F.embedding_bag,))
 
 # -- arithmetic ----------------------------------------------------------------------------------
-ADD = _op(s.add, Kind.ARITHMETIC, (), (torch.add, operator.add, operator.iadd), ("add", "add_"))
-SUB = _op(s.sub, Kind.ARITHMETIC, (), (torch.sub, operator.sub, operator.isub), ("sub", "sub_"))
+ADD = _op(
+    elementwise.add, Kind.ARITHMETIC, (), (torch.add, operator.add, operator.iadd), ("add", "add_")
+)
+SUB = _op(
+    elementwise.sub, Kind.ARITHMETIC, (), (torch.sub, operator.sub, operator.isub), ("sub", "sub_")
+)
 MUL = _op(
-    s.mul,
+    elementwise.mul,
     Kind.ARITHMETIC,
     (),
     (torch.mul, torch.multiply, operator.mul, operator.imul),
     ("mul", "mul_", "multiply"),
 )
 DIV = _op(
-    s.div,
+    elementwise.div,
     Kind.ARITHMETIC,
     (),
     (
@@ -229,14 +233,14 @@ DIV = _op(
 
 # -- activations ---------------------------------------------------------------------------------
 RELU = _op(
-    s.relu,
+    elementwise.relu,
     Kind.ACTIVATION,
     (nn.ReLU,),
     (torch.relu, torch.relu_, F.relu, F.relu_),
     ("relu", "relu_"),
 )
 CLAMP = _op(
-    s.clamp,
+    elementwise.clamp,
     Kind.ACTIVATION,
     (nn.ReLU6, nn.Hardtanh),
     (
@@ -245,27 +249,35 @@ CLAMP = _op(
     ),
     ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_max"),
 )
-LEAKY_RELU = _op(s.leaky_relu, Kind.ACTIVATION, (nn.LeakyReLU,), (F.leaky_relu, F.leaky_relu_))
-ELU = _op(s.elu, Kind.ACTIVATION, (nn.ELU,), (F.elu, F.elu_))
-HARDSWISH = _op(s.hardswish, Kind.ACTIVATION, (nn.Hardswish,), (F.hardswish,))
-SILU = _op(s.silu, Kind.ACTIVATION, (nn.SiLU,), (F.silu,))
-GELU = _op(s.gelu, Kind.ACTIVATION, (nn.GELU,), (F.gelu,))
-PRELU = _op(s.prelu, Kind.ACTIVATION, (nn.PReLU,), (F.prelu,), ("prelu",))
+LEAKY_RELU = _op(
+    elementwise.leaky_relu, Kind.ACTIVATION, (nn.LeakyReLU,), (F.leaky_relu, F.leaky_relu_)
+)
+ELU = _op(elementwise.elu, Kind.ACTIVATION, (nn.ELU,), (F.elu, F.elu_))
+HARDSWISH = _op(elementwise.hardswish, Kind.ACTIVATION, (nn.Hardswish,), (F.hardswish,))
+SILU = _op(elementwise.silu, Kind.ACTIVATION, (nn.SiLU,), (F.silu,))
+GELU = _op(elementwise.gelu, Kind.ACTIVATION, (nn.GELU,), (F.gelu,))
+PRELU = _op(elementwise.prelu, Kind.ACTIVATION, (nn.PReLU,), (F.prelu,), ("prelu",))
 SIGMOID = _op(
-    s.sigmoid,
+    elementwise.sigmoid,
     Kind.ACTIVATION,
     (nn.Sigmoid,),
     (torch.sigmoid, torch.sigmoid_, F.sigmoid),
     ("sigmoid", "sigmoid_"),
 )
-HARDSIGMOID = _op(s.hardsigmoid, Kind.ACTIVATION, (nn.Hardsigmoid,), (F.hardsigmoid,))
+HARDSIGMOID = _op(elementwise.hardsigmoid, Kind.ACTIVATION, (nn.Hardsigmoid,), (F.hardsigmoid,))
 TANH = _op(
-    s.tanh, Kind.ACTIVATION, (nn.Tanh,), (torch.tanh, torch.tanh_, F.tanh), ("tanh", "tanh_")
+    elementwise.tanh,
+    Kind.ACTIVATION,
+    (nn.Tanh,),
+    (torch.tanh, torch.tanh_, F.tanh),
+    ("tanh", "tanh_"),
 )
-MISH = _op(s.mish, Kind.ACTIVATION, (nn.Mish,), (F.mish,))
-SOFTMAX = _op(s.softmax, Kind.ACTIVATION, (nn.Softmax,), (torch.softmax, F.softmax), ("softmax",))
+MISH = _op(elementwise.mish, Kind.ACTIVATION, (nn.Mish,), (F.mish,))
+SOFTMAX = _op(
+    elementwise.softmax, Kind.ACTIVATION, (nn.Softmax,), (torch.softmax, F.softmax), ("softmax",)
+)
 LOG_SOFTMAX = _op(
-    s.log_softmax,
+    elementwise.log_softmax,
     Kind.ACTIVATION,
     (nn.LogSoftmax,),
     (torch.log_softmax, F.log_softmax),
@@ -274,12 +286,12 @@ LOG_SOFTMAX = _op(
 
 # -- normalization (inference) -------------------------------------------------------------------
 BATCH_NORM = _op(
-    s.batch_norm, Kind.NORM, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), (F.batch_norm,)
+    layers.batch_norm, Kind.NORM, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), (F.batch_norm,)
 )
-LAYER_NORM = _op(s.layer_norm, Kind.NORM, (nn.LayerNorm,), (F.layer_norm,))
-GROUP_NORM = _op(s.group_norm, Kind.NORM, (nn.GroupNorm,), (F.group_norm,))
+LAYER_NORM = _op(layers.layer_norm, Kind.NORM, (nn.LayerNorm,), (F.layer_norm,))
+GROUP_NORM = _op(layers.group_norm, Kind.NORM, (nn.GroupNorm,), (F.group_norm,))
 INSTANCE_NORM = _op(
-    s.instance_norm,
+    layers.instance_norm,
     Kind.NORM,
     (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     (F.instance_norm,),
@@ -287,102 +299,118 @@ INSTANCE_NORM = _op(
 
 # -- pools and reductions ------------------------------------------------------------------------
 MAX_POOL1D = _op(
-    s.max_pool1d, Kind.POOL, (nn.MaxPool1d,), (F.max_pool1d, torch.max_pool1d), name="max_pool1d"
+    pools.max_pool1d,
+    Kind.POOL,
+    (nn.MaxPool1d,),
+    (F.max_pool1d, torch.max_pool1d),
+    name="max_pool1d",
 )
 MAX_POOL2D = _op(
-    s.max_pool2d, Kind.POOL, (nn.MaxPool2d,), (F.max_pool2d, torch.max_pool2d), name="max_pool2d"
+    pools.max_pool2d,
+    Kind.POOL,
+    (nn.MaxPool2d,),
+    (F.max_pool2d, torch.max_pool2d),
+    name="max_pool2d",
 )
 MAX_POOL3D = _op(
-    s.max_pool3d, Kind.POOL, (nn.MaxPool3d,), (F.max_pool3d, torch.max_pool3d), name="max_pool3d"
+    pools.max_pool3d,
+    Kind.POOL,
+    (nn.MaxPool3d,),
+    (F.max_pool3d, torch.max_pool3d),
+    name="max_pool3d",
 )
-AVG_POOL1D = _op(s.avg_pool1d, Kind.POOL, (nn.AvgPool1d,), (F.avg_pool1d,), name="avg_pool1d")
-AVG_POOL2D = _op(s.avg_pool2d, Kind.POOL, (nn.AvgPool2d,), (F.avg_pool2d,), name="avg_pool2d")
-AVG_POOL3D = _op(s.avg_pool3d, Kind.POOL, (nn.AvgPool3d,), (F.avg_pool3d,), name="avg_pool3d")
+AVG_POOL1D = _op(pools.avg_pool1d, Kind.POOL, (nn.AvgPool1d,), (F.avg_pool1d,), name="avg_pool1d")
+AVG_POOL2D = _op(pools.avg_pool2d, Kind.POOL, (nn.AvgPool2d,), (F.avg_pool2d,), name="avg_pool2d")
+AVG_POOL3D = _op(pools.avg_pool3d, Kind.POOL, (nn.AvgPool3d,), (F.avg_pool3d,), name="avg_pool3d")
 ADAPTIVE_AVG_POOL1D = _op(
-    s.adaptive_avg_pool1d,
+    pools.adaptive_avg_pool1d,
     Kind.POOL,
     (nn.AdaptiveAvgPool1d,),
     (F.adaptive_avg_pool1d,),
     name="adaptive_avg_pool1d",
 )
 ADAPTIVE_AVG_POOL2D = _op(
-    s.adaptive_avg_pool2d,
+    pools.adaptive_avg_pool2d,
     Kind.POOL,
     (nn.AdaptiveAvgPool2d,),
     (F.adaptive_avg_pool2d,),
     name="adaptive_avg_pool2d",
 )
 ADAPTIVE_AVG_POOL3D = _op(
-    s.adaptive_avg_pool3d,
+    pools.adaptive_avg_pool3d,
     Kind.POOL,
     (nn.AdaptiveAvgPool3d,),
     (F.adaptive_avg_pool3d,),
     name="adaptive_avg_pool3d",
 )
 ADAPTIVE_MAX_POOL1D = _op(
-    s.adaptive_max_pool1d,
+    pools.adaptive_max_pool1d,
     Kind.POOL,
     (nn.AdaptiveMaxPool1d,),
     (F.adaptive_max_pool1d,),
     name="adaptive_max_pool1d",
 )
 ADAPTIVE_MAX_POOL2D = _op(
-    s.adaptive_max_pool2d,
+    pools.adaptive_max_pool2d,
     Kind.POOL,
     (nn.AdaptiveMaxPool2d,),
     (F.adaptive_max_pool2d,),
     name="adaptive_max_pool2d",
 )
 ADAPTIVE_MAX_POOL3D = _op(
-    s.adaptive_max_pool3d,
+    pools.adaptive_max_pool3d,
     Kind.POOL,
     (nn.AdaptiveMaxPool3d,),
     (F.adaptive_max_pool3d,),
     name="adaptive_max_pool3d",
 )
 INTERPOLATE = _op(
-    s.interpolate,
+    pools.interpolate,
     Kind.POOL,
     (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
     (F.interpolate, F.upsample),
 )
-MEAN = _op(s.mean, Kind.REDUCE, (), (torch.mean,), ("mean",))
-SUM = _op(s.sum, Kind.REDUCE, (), (torch.sum,), ("sum",))
-AMAX = _op(s.amax, Kind.REDUCE, (), (torch.amax,), ("amax",))
-AMIN = _op(s.amin, Kind.REDUCE, (), (torch.amin,), ("amin",))
+MEAN = _op(pools.mean, Kind.REDUCE, (), (torch.mean,), ("mean",))
+SUM = _op(pools.sum, Kind.REDUCE, (), (torch.sum,), ("sum",))
+AMAX = _op(pools.amax, Kind.REDUCE, (), (torch.amax,), ("amax",))
+AMIN = _op(pools.amin, Kind.REDUCE, (), (torch.amin,), ("amin",))
 
 # -- shape ---------------------------------------------------------------------------------------
-RESHAPE = _op(s.reshape, Kind.SHAPE, (), (torch.reshape,), ("reshape", "view"))
-FLATTEN = _op(s.flatten, Kind.SHAPE, (nn.Flatten,), (torch.flatten,), ("flatten",))
-UNFLATTEN = _op(s.unflatten, Kind.SHAPE, (nn.Unflatten,), (torch.unflatten,), ("unflatten",))
-PERMUTE = _op(s.permute, Kind.SHAPE, (), (torch.permute,), ("permute",))
+RESHAPE = _op(shapes.reshape, Kind.SHAPE, (), (torch.reshape,), ("reshape", "view"))
+FLATTEN = _op(shapes.flatten, Kind.SHAPE, (nn.Flatten,), (torch.flatten,), ("flatten",))
+UNFLATTEN = _op(shapes.unflatten, Kind.SHAPE, (nn.Unflatten,), (torch.unflatten,), ("unflatten",))
+PERMUTE = _op(shapes.permute, Kind.SHAPE, (), (torch.permute,), ("permute",))
 TRANSPOSE = _op(
-    s.transpose,
+    shapes.transpose,
     Kind.SHAPE,
     (),
     (torch.transpose, torch.swapaxes, torch.t),
     ("transpose", "swapaxes", "t"),
 )
-SQUEEZE = _op(s.squeeze, Kind.SHAPE, (), (torch.squeeze,), ("squeeze", "squeeze_"))
-UNSQUEEZE = _op(s.unsqueeze, Kind.SHAPE, (), (torch.unsqueeze,), ("unsqueeze", "unsqueeze_"))
-CHUNK = _op(s.chunk, Kind.SHAPE, (), (torch.chunk,), ("chunk",))
-SPLIT = _op(s.split, Kind.SHAPE, (), (torch.split,), ("split",))
-UNBIND = _op(s.unbind, Kind.SHAPE, (), (torch.unbind,), ("unbind",))
-SELECT = _op(s.select, Kind.SHAPE, (), (torch.select,), ("select",))
-NARROW = _op(s.narrow, Kind.SHAPE, (), (torch.narrow,), ("narrow",))
-GETITEM = _op(s.getitem, Kind.SHAPE, (), (operator.getitem,))
-EXPAND = _op(s.expand, Kind.SHAPE, (), (), ("expand",))
-REPEAT = _op(s.repeat, Kind.SHAPE, (), (), ("repeat",))
+SQUEEZE = _op(shapes.squeeze, Kind.SHAPE, (), (torch.squeeze,), ("squeeze", "squeeze_"))
+UNSQUEEZE = _op(shapes.unsqueeze, Kind.SHAPE, (), (torch.unsqueeze,), ("unsqueeze", "unsqueeze_"))
+CHUNK = _op(shapes.chunk, Kind.SHAPE, (), (torch.chunk,), ("chunk",))
+SPLIT = _op(shapes.split, Kind.SHAPE, (), (torch.split,), ("split",))
+UNBIND = _op(shapes.unbind, Kind.SHAPE, (), (torch.unbind,), ("unbind",))
+SELECT = _op(shapes.select, Kind.SHAPE, (), (torch.select,), ("select",))
+NARROW = _op(shapes.narrow, Kind.SHAPE, (), (torch.narrow,), ("narrow",))
+GETITEM = _op(shapes.getitem, Kind.SHAPE, (), (operator.getitem,))
+EXPAND = _op(shapes.expand, Kind.SHAPE, (), (), ("expand",))
+REPEAT = _op(shapes.repeat, Kind.SHAPE, (), (), ("repeat",))
 REPEAT_INTERLEAVE = _op(
-    s.repeat_interleave, Kind.SHAPE, (), (torch.repeat_interleave,), ("repeat_interleave",)
+    shapes.repeat_interleave, Kind.SHAPE, (), (torch.repeat_interleave,), ("repeat_interleave",)
 )
-ROLL = _op(s.roll, Kind.SHAPE, (), (torch.roll,), ("roll",))
-FLIP = _op(s.flip, Kind.SHAPE, (), (torch.flip,), ("flip",))
-PIXEL_SHUFFLE = _op(s.pixel_shuffle, Kind.SHAPE, (nn.PixelShuffle,), (F.pixel_shuffle,))
-PIXEL_UNSHUFFLE = _op(s.pixel_unshuffle, Kind.SHAPE, (nn.PixelUnshuffle,), (F.pixel_unshuffle,))
-CHANNEL_SHUFFLE = _op(s.channel_shuffle, Kind.SHAPE, (nn.ChannelShuffle,), (F.channel_shuffle,))
+ROLL = _op(shapes.roll, Kind.SHAPE, (), (torch.roll,), ("roll",))
+FLIP = _op(shapes.flip, Kind.SHAPE, (), (torch.flip,), ("flip",))
+PIXEL_SHUFFLE = _op(shapes.pixel_shuffle, Kind.SHAPE, (nn.PixelShuffle,), (F.pixel_shuffle,))
+PIXEL_UNSHUFFLE = _op(
+    shapes.pixel_unshuffle, Kind.SHAPE, (nn.PixelUnshuffle,), (F.pixel_unshuffle,)
+)
+CHANNEL_SHUFFLE = _op(
+    shapes.channel_shuffle, Kind.SHAPE, (nn.ChannelShuffle,), (F.channel_shuffle,)
+)
 PAD = _op(
-    s.pad,
+    shapes.pad,
     Kind.SHAPE,
     (
         nn.ZeroPad2d,
@@ -396,22 +424,22 @@ PAD = _op(
     ),
     (F.pad,),
 )
-CONTIGUOUS = _op(s.contiguous, Kind.SHAPE, (), (), ("contiguous",))
-CLONE = _op(s.clone, Kind.SHAPE, (), (torch.clone,), ("clone",))
+CONTIGUOUS = _op(shapes.contiguous, Kind.SHAPE, (), (), ("contiguous",))
+CLONE = _op(shapes.clone, Kind.SHAPE, (), (torch.clone,), ("clone",))
 
 # -- join ----------------------------------------------------------------------------------------
-CAT = _op(s.cat, Kind.JOIN, (), (torch.cat, torch.concat, torch.concatenate))
-STACK = _op(s.stack, Kind.JOIN, (), (torch.stack,))
+CAT = _op(shapes.cat, Kind.JOIN, (), (torch.cat, torch.concat, torch.concatenate))
+STACK = _op(shapes.stack, Kind.JOIN, (), (torch.stack,))
 
 # -- mutation made functional ----------------------------------------------------------------------
-SETITEM = _op(s.setitem, Kind.JOIN)
+SETITEM = _op(shapes.setitem, Kind.JOIN)
 
 # -- queries (no tensor result) ------------------------------------------------------------------
-SIZE = _op(s.size, Kind.QUERY, (), (), ("size",))
-DIM = _op(s.dim, Kind.QUERY, (), (), ("dim", "ndimension"))
-DTYPE = _op(s.dtype, Kind.QUERY)
-DEVICE = _op(s.device, Kind.QUERY)
-GUARD = _op(s.guard, Kind.QUERY)
+SIZE = _op(queries.size, Kind.QUERY, (), (), ("size",))
+DIM = _op(queries.dim, Kind.QUERY, (), (), ("dim", "ndimension"))
+DTYPE = _op(queries.dtype, Kind.QUERY)
+DEVICE = _op(queries.device, Kind.QUERY)
+GUARD = _op(queries.guard, Kind.QUERY)
 fx.node.has_side_effect(GUARD)  # nothing reads a guard, yet it must stay
 
 # -- arithmetic of sizes and other plain numbers ---------------------------------------------------
@@ -428,8 +456,8 @@ SCALARS: dict[Callable[..., Any], OpDef] = {
 """The operation for each function of numbers."""
 
 # -- stubs, quantize and dequantize --------------------------------------------------------------
-QUANT_STUB = _op(s.quant_stub, Kind.STUB)
-DEQUANT_STUB = _op(s.dequant_stub, Kind.STUB)
+QUANT_STUB = _op(markers.quant_stub, Kind.STUB)
+DEQUANT_STUB = _op(markers.dequant_stub, Kind.STUB)
 QUANTIZE = _op(affine.quantize, Kind.QUANT)
 DYNAMIC_QPARAMS = _op(affine.dynamic_qparams, Kind.QUANT)
 DEQUANTIZE = _op(affine.dequantize, Kind.QUANT)
@@ -437,10 +465,10 @@ UNPACK = _op(packing.unpack, Kind.QUANT)
 WIDEN = _op(packing.widen, Kind.QUANT)
 
 # -- training --------------------------------------------------------------------------------------
-DROPOUT = _op(s.dropout, Kind.SHAPE)
+DROPOUT = _op(markers.dropout, Kind.SHAPE)
 FOLD_WEIGHT = _op(folding.fold_weight, Kind.PARAMETER)
 FOLD_BIAS = _op(folding.fold_bias, Kind.PARAMETER)
-PART = _op(s.part, Kind.PARAMETER)
+PART = _op(shapes.part, Kind.PARAMETER)
 SCALE_CHANNELS = _op(folding.scale_channels, Kind.PARAMETER)
 UNSCALE_CHANNELS = _op(folding.unscale_channels, Kind.PARAMETER)
 

@@ -32,7 +32,7 @@ from qfx.quant.configuration import Configuration
 from qfx.rewrite import Any, Match, Mismatch, Op, Rewriter, RewriteRule, drive, rewrite
 from qfx.rewrite.effects import has_effect
 from qfx.rewrite.matcher import count_reads
-from qfx.semantics import POST_OPS
+from qfx.semantics.post import POST_OPS
 from qfx.vocab import Kind, OpDef
 from qfx_passes.operands import kernel_names
 from qfx_passes.stubs import quantized_region

@@ -28,7 +28,7 @@ class Combination:
 
     Attributes:
         kernel: as in backend tables, e.g. "onednn.qconv2d".
-        post: post-ops by their names in :data:`qfx.semantics.POST_OPS`, in order.
+        post: post-ops by their names in :data:`qfx.semantics.post.POST_OPS`, in order.
         dtype: of the result: uint8 or float32.
     """
 

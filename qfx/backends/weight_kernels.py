@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qfx.quant import packing
-from qfx.semantics import Post, apply_post
+from qfx.semantics.post import Post, apply_post
 
 BLOCK = 1 << 18
 """Codes that are widened at once: a megabyte of floats."""
@@ -51,7 +51,7 @@ def linear(
         group_size: values of a channel that share a scale.
         packed: dtype of the codes that ``codes`` holds two a byte; None where it holds them plain.
         columns: how many codes a packed row has, where that is odd.
-        post: post-ops, see :mod:`qfx.semantics`.
+        post: post-ops, see :mod:`qfx.semantics.post`.
 
     Returns:
         float32, (..., out).

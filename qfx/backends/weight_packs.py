@@ -20,7 +20,7 @@ from torch import Tensor
 from qfx.backends.base import QuantizedWeight
 from qfx.backends.quantized_dtypes import engine
 from qfx.runtime.operations import define
-from qfx.semantics import Post, apply_post
+from qfx.semantics.post import Post, apply_post
 
 GROUP_SIZES = (32, 64, 128, 256)
 """What ``_weight_int4pack_mm_for_cpu`` takes; output channels come in sixteens."""

@@ -56,7 +56,7 @@ POST_OP_NAMES: Mapping[str, str] = {
     "leaky_relu": "leaky_relu",
     "tanh": "tanh",
 }
-"""Post-op of :data:`qfx.semantics.POST_OPS` -> oneDNN's name of it."""
+"""Post-op of :data:`qfx.semantics.post.POST_OPS` -> oneDNN's name of it."""
 
 MAGIC = 12582912.0
 """1.5 * 2**23: a float near it has a unit in the last place of exactly 1."""

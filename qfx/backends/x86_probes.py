@@ -20,7 +20,7 @@ from qfx.backends import weight_probes
 from qfx.backends import x86_kernels as kernels
 from qfx.backends.hardware import needs_reduced_range
 from qfx.backends.trials import SIZES, Combination, Probe, Trial
-from qfx.semantics import POST_OPS
+from qfx.semantics.post import POST_OPS
 
 _ZERO_POINTS = (0, 63)
 _ZERO = torch.zeros(1, dtype=torch.int32)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.semantics import attention
+from qfx.semantics.layers import attention
 
 
 def _stochastic_depth(x: Tensor, p: float, training: bool, *, rows: bool) -> Tensor:
@@ -61,7 +61,7 @@ class AttentionDropout(nn.Module):
 
     Args:
         p: probability that a weight is zeroed; the rest is scaled up.
-        flags: attributes of :func:`qfx.semantics.attention`.
+        flags: attributes of :func:`qfx.semantics.layers.attention`.
     """
 
     def __init__(self, p: float, flags: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ class AttentionDropout(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """The mixed values, as :func:`qfx.semantics.attention`."""
+        """The mixed values, as :func:`qfx.semantics.layers.attention`."""
         if not self.training:
             return attention(query, key, value, mask, **self.flags)
         return F.scaled_dot_product_attention(

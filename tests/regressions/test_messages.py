@@ -8,7 +8,7 @@ from torch import fx, nn
 
 import qfx
 from qfx import vocab
-from qfx.semantics import guard
+from qfx.semantics.queries import guard
 
 
 def test_a_guard_names_a_tensor_by_its_shape_and_does_not_print_it() -> None:

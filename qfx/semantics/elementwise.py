@@ -1,0 +1,85 @@
+"""Arithmetic and activations: what is computed for each element, or along one dim."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qfx.semantics.post import Post, apply_post
+
+
+def add(input: Tensor, other: Tensor | float, *, alpha: float = 1, post: Post = ()) -> Tensor:
+    return apply_post(torch.add(input, other, alpha=alpha) if alpha != 1 else input + other, post)
+
+
+def sub(input: Tensor, other: Tensor | float, *, alpha: float = 1) -> Tensor:
+    return torch.sub(input, other, alpha=alpha) if alpha != 1 else input - other
+
+
+def mul(input: Tensor, other: Tensor | float, *, post: Post = ()) -> Tensor:
+    return apply_post(input * other, post)
+
+
+def div(input: Tensor, other: Tensor | float, *, rounding_mode: str | None = None) -> Tensor:
+    return (
+        input / other
+        if rounding_mode is None
+        else torch.div(input, other, rounding_mode=rounding_mode)
+    )
+
+
+def clamp(input: Tensor, *, min: float | None = None, max: float | None = None) -> Tensor:
+    return torch.clamp(input, min, max)
+
+
+def relu(input: Tensor) -> Tensor:
+    return F.relu(input)
+
+
+def leaky_relu(input: Tensor, *, negative_slope: float = 0.01) -> Tensor:
+    return F.leaky_relu(input, negative_slope)
+
+
+def elu(input: Tensor, *, alpha: float = 1.0) -> Tensor:
+    return F.elu(input, alpha)
+
+
+def hardswish(input: Tensor) -> Tensor:
+    return F.hardswish(input)
+
+
+def silu(input: Tensor) -> Tensor:
+    return F.silu(input)
+
+
+def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
+    return F.gelu(input, approximate=approximate)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    return F.prelu(input, weight)
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    return torch.sigmoid(input)
+
+
+def hardsigmoid(input: Tensor) -> Tensor:
+    return F.hardsigmoid(input)
+
+
+def tanh(input: Tensor) -> Tensor:
+    return torch.tanh(input)
+
+
+def mish(input: Tensor) -> Tensor:
+    return F.mish(input)
+
+
+def softmax(input: Tensor, *, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.softmax(input, dim, dtype)
+
+
+def log_softmax(input: Tensor, *, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.log_softmax(input, dim, dtype)

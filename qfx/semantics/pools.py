@@ -1,0 +1,107 @@
+"""Pools, interpolation and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mean(
+    input: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
+) -> Tensor:
+    return input.mean() if dim is None else input.mean(dim, keepdim)
+
+
+def _max_pool(function: Callable[..., Any], dims: int) -> Callable[..., Any]:
+    zeros, ones = (0,) * dims, (1,) * dims
+
+    def max_pool(
+        input: Tensor,
+        *,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] | None = None,
+        padding: Sequence[int] = zeros,
+        dilation: Sequence[int] = ones,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        return function(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+    return max_pool
+
+
+def _avg_pool(function: Callable[..., Tensor], dims: int) -> Callable[..., Tensor]:
+    zeros = (0,) * dims
+
+    def avg_pool(
+        input: Tensor,
+        *,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] | None = None,
+        padding: Sequence[int] = zeros,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Tensor:
+        extra = () if divisor_override is None else (divisor_override,)
+        return function(
+            input, kernel_size, stride or kernel_size, padding, ceil_mode, count_include_pad, *extra
+        )
+
+    return avg_pool
+
+
+def _adaptive_pool(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def adaptive_pool(input: Tensor, *, output_size: int | Sequence[int | None]) -> Tensor:
+        return function(input, output_size)
+
+    return adaptive_pool
+
+
+max_pool1d, max_pool2d, max_pool3d = map(
+    _max_pool, (F.max_pool1d, F.max_pool2d, F.max_pool3d), (1, 2, 3)
+)
+
+avg_pool1d, avg_pool2d, avg_pool3d = map(
+    _avg_pool, (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), (1, 2, 3)
+)
+
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = map(
+    _adaptive_pool, (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+)
+
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = map(
+    _adaptive_pool, (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+)
+
+
+def interpolate(
+    input: Tensor,
+    *,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Tensor:
+    return F.interpolate(
+        input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias
+    )
+
+
+def sum(
+    input: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
+) -> Tensor:
+    return input.sum() if dim is None else input.sum(dim, keepdim)
+
+
+def amax(input: Tensor, *, dim: int | tuple[int, ...] = (), keepdim: bool = False) -> Tensor:
+    return input.amax(dim, keepdim)
+
+
+def amin(input: Tensor, *, dim: int | tuple[int, ...] = (), keepdim: bool = False) -> Tensor:
+    return input.amin(dim, keepdim)

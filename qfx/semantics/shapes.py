@@ -1,0 +1,132 @@
+"""What moves, copies, drops and joins values, and computes none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def reshape(input: Tensor, *, shape: Sequence[int]) -> Tensor:
+    return input.reshape(tuple(shape))
+
+
+def flatten(input: Tensor, *, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    return torch.flatten(input, start_dim, end_dim)
+
+
+def permute(input: Tensor, *, dims: Sequence[int]) -> Tensor:
+    return input.permute(tuple(dims))
+
+
+def squeeze(input: Tensor, *, dim: int | tuple[int, ...] | None = None) -> Tensor:
+    return torch.squeeze(input) if dim is None else torch.squeeze(input, dim)
+
+
+def expand(input: Tensor, *, size: Sequence[int]) -> Tensor:
+    return input.expand(tuple(size))
+
+
+def repeat(input: Tensor, *, repeats: Sequence[int]) -> Tensor:
+    return input.repeat(tuple(repeats))
+
+
+def contiguous(input: Tensor) -> Tensor:
+    return input.contiguous()
+
+
+def clone(input: Tensor) -> Tensor:
+    return input.clone()
+
+
+def cat(tensors: Sequence[Tensor], *, dim: int = 0) -> Tensor:
+    return torch.cat(list(tensors), dim)
+
+
+def stack(tensors: Sequence[Tensor], *, dim: int = 0) -> Tensor:
+    return torch.stack(list(tensors), dim)
+
+
+def getitem(input: Any, index: Any) -> Any:
+    return input[index]
+
+
+def setitem(input: Tensor, index: Any, value: Tensor | float) -> Tensor:
+    """A copy of ``input`` with ``input[index] = value``."""
+    copied = input.clone()
+    copied[index] = value
+    return copied
+
+
+def transpose(input: Tensor, *, dim0: int, dim1: int) -> Tensor:
+    return input.transpose(dim0, dim1)
+
+
+def unsqueeze(input: Tensor, *, dim: int) -> Tensor:
+    return input.unsqueeze(dim)
+
+
+def unflatten(input: Tensor, *, dim: int, sizes: Sequence[int]) -> Tensor:
+    return torch.unflatten(input, dim, tuple(sizes))
+
+
+def chunk(input: Tensor, *, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    return input.chunk(chunks, dim)
+
+
+def split(
+    input: Tensor, *, split_size_or_sections: int | list[int], dim: int = 0
+) -> tuple[Tensor, ...]:
+    return torch.split(input, split_size_or_sections, dim)
+
+
+def unbind(input: Tensor, *, dim: int = 0) -> tuple[Tensor, ...]:
+    return input.unbind(dim)
+
+
+def select(input: Tensor, *, dim: int, index: int) -> Tensor:
+    return input.select(dim, index)
+
+
+def narrow(input: Tensor, *, dim: int, start: int, length: int) -> Tensor:
+    return input.narrow(dim, start, length)
+
+
+def roll(
+    input: Tensor, *, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] = ()
+) -> Tensor:
+    return torch.roll(input, shifts, dims)
+
+
+def flip(input: Tensor, *, dims: Sequence[int]) -> Tensor:
+    return input.flip(tuple(dims))
+
+
+def repeat_interleave(input: Tensor, *, repeats: int, dim: int | None = None) -> Tensor:
+    return torch.repeat_interleave(input, repeats, dim)
+
+
+def pixel_shuffle(input: Tensor, *, upscale_factor: int) -> Tensor:
+    return F.pixel_shuffle(input, upscale_factor)
+
+
+def pixel_unshuffle(input: Tensor, *, downscale_factor: int) -> Tensor:
+    return F.pixel_unshuffle(input, downscale_factor)
+
+
+def channel_shuffle(input: Tensor, *, groups: int) -> Tensor:
+    return F.channel_shuffle(input, groups)
+
+
+def pad(
+    input: Tensor, *, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Tensor:
+    return F.pad(input, tuple(pad), mode, value)
+
+
+def part(input: Tensor, *, parts: int, index: int) -> Tensor:
+    """One of so many equal parts of a packed parameter, a view."""
+    return input.chunk(parts)[index]
