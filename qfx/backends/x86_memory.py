@@ -77,7 +77,7 @@ _COPYING = frozenset(
         vocab.STACK,
     )
 )
-"""Readers whose result does not look into what they read."""
+"""What allocates its result, which does not look into what was read."""
 
 
 def _is_fresh(node: fx.Node) -> bool:

@@ -3,8 +3,8 @@
     [y1 y2 y3] = x [w1 w2 w3] + [b1 b2 b3]
 
 Query, key and value of attention do, or gate and up of a gated network. A call costs about 20
-microseconds whatever its size, and large products use a core better than small ones. The numbers
-are the same, since output channels know nothing of each other. Layers with another product between
+microseconds whatever its size, and large products use a core better than small ones. Output
+channels know nothing of each other, so the numbers are the same. Layers with another product between
 them stay apart, so that no result waits long for its readers.
 """
 
