@@ -4,8 +4,8 @@
 
 Query, key and value of attention do, or gate and up of a gated network. A call costs about 20
 microseconds whatever its size, and large products use a core better than small ones. Output
-channels know nothing of each other, so the numbers are the same. Layers with another product between
-them stay apart, so that no result waits long for its readers.
+channels know nothing of each other, so the numbers are the same. Layers with another product in
+between stay apart, so that no result waits long for its readers.
 """
 
 from __future__ import annotations
