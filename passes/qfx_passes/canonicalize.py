@@ -273,6 +273,7 @@ class _Sweep:
     def _call(self, node: fx.Node, op: OpDef, arguments: Arguments) -> fx.Node:
         """Replace ``node`` by ``op``: operands by position, attributes by keyword."""
         operands: list[Any] = []
+        defaults: list[Any] = []
         attributes: dict[str, Any] = {}
         for name, parameter in op.signature.parameters.items():
             if parameter.kind is parameter.KEYWORD_ONLY:
@@ -280,8 +281,10 @@ class _Sweep:
                     attributes[name] = arguments[name]
                 continue
             operands.append(self._read(node, arguments.get(name, parameter.default)))
-        while operands and operands[-1] is None:
+            defaults.append(parameter.default)
+        while operands and operands[-1] is None and defaults[-1] is None:  # not x[None]
             operands.pop()
+            defaults.pop()
         new = self._rewriter.call(op, *operands, origins=(node,), **attributes)
         self._rewriter.replace(node, new)
         return new

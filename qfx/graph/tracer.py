@@ -338,8 +338,9 @@ class CaptureTracer(DecidingTracer):
             return attribute_of(self.root, str(node.target))
         if node.target is vocab.GUARD:
             return None
-        values = plain(map_aggregate(args, example_of))
-        named = plain(map_aggregate(kwargs, example_of))
+        # Examples go as they are: a rebuilt torch.return_types.max would be a plain tuple.
+        values = map_aggregate(plain(args), example_of)
+        named = map_aggregate(plain(kwargs), example_of)
         with self._plain_python():
             if node.op == "call_method":
                 receiver, *rest = values
