@@ -13,7 +13,31 @@ if TYPE_CHECKING:
 
 
 class QfxError(Exception):
-    """Base of all errors of qfx."""
+    """Base of all errors of qfx.
+
+    Attributes:
+        pass_name: the pass that was at work, if one was.
+        rule: its rewrite rule that was at work, if one was.
+        node: the name of the node at fault or at work, if known.
+    """
+
+    pass_name: str | None = None
+    rule: str | None = None
+    node: str | None = None
+
+    def raised_in(self, step: str, pass_name: str, rule: str | None, node: str | None) -> None:
+        """Say which pass was at work, in the message as well: notes need Python 3.11.
+
+        Args:
+            step: the pass with its options.
+            pass_name: its name.
+            rule: its rewrite rule, if one was at work.
+            node: what that worked on.
+        """
+        at = f", rule {rule} at %{node}" if rule else ""
+        self.args = (f"{self}\nRaised while running pass {step}{at}.", *self.args[1:])
+        if self.pass_name is None:  # a pass may run passes: the innermost counts
+            self.pass_name, self.rule, self.node = pass_name, rule, self.node or node
 
 
 class CaptureError(QfxError):
@@ -29,11 +53,7 @@ class PatternError(QfxError):
 
 
 class VerifyError(QfxError):
-    """A graph breaks an invariant of fx or of the level it claims to be at.
-
-    Attributes:
-        node: the name of the node at fault, if there is one.
-    """
+    """A graph breaks an invariant of fx or of the level it claims to be at."""
 
     def __init__(self, message: str, *, node: str | None = None) -> None:
         super().__init__(message)
@@ -44,11 +64,10 @@ class PassError(QfxError):
     """A pass raised, or left a graph that does not verify.
 
     Attributes:
-        pass_name: the pass that failed.
-        rule: the rewrite rule at work, if any.
-        node: the name of the node at fault, if known.
         graph_module: the graph of the last valid stage; pickling leaves it out.
     """
+
+    pass_name: str
 
     def __init__(
         self,
@@ -68,6 +87,10 @@ class PassError(QfxError):
     def __reduce__(self) -> tuple[Any, ...]:
         make = partial(type(self), pass_name=self.pass_name, rule=self.rule, node=self.node)
         return make, self.args
+
+
+class RuleError(PassError, PatternError):
+    """A rewrite rule failed as one that is malformed, or that does not terminate."""
 
 
 class CalibrationError(QfxError):

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from qfx.backends import Backend, resolve_backend
 from qfx.checkpoint import Checkpoint
-from qfx.errors import ConfigError, PassError, QfxError, VerifyError
+from qfx.errors import ConfigError, PassError, PatternError, QfxError, RuleError, VerifyError
 from qfx.graph.adoption import adopt
 from qfx.graph.diff import GraphDiff
 from qfx.graph.history import History, Stage
@@ -203,11 +203,12 @@ class _Run:
             self._verify(level)
             if not _is_own(step):
                 self._check_values()
-        except QfxError as error:
-            if not isinstance(error, VerifyError):
-                raise _noted(error, step, ctx.rewriter) from error.__cause__
-            raise self._failure(step, checkpoint, error) from error
         except Exception as error:
+            if isinstance(error, QfxError) and not isinstance(error, VerifyError | PatternError):
+                error.raised_in(
+                    str(step), step.name, _rule_of(ctx.rewriter.rule), ctx.rewriter.node
+                )
+                raise  # for callers, who can do something about it
             raise self._failure(step, checkpoint, error) from error
         seconds = time.perf_counter() - began
         if isinstance(self.graph_module, WorkingGraphModule):
@@ -243,7 +244,7 @@ class _Run:
         """Say what broke where, and what the pass had done by then."""
         rewriter = self.ctx.rewriter
         node = error.node if isinstance(error, VerifyError) else rewriter.node
-        rule = (rewriter.rule or self._maker(node) or "").partition("/")[2] or None
+        rule = _rule_of(rewriter.rule or self._maker(node))
         last = self.history[-1]
         broken = _try_snapshot(self.graph_module, self.ctx.region, last.snapshot)
         lines = [_headline(step, rule, node, error)]
@@ -253,7 +254,8 @@ class _Run:
             f"The graph of the last valid stage ({last.index} {last.name}) is on the error: "
             "error.graph_module"
         )
-        return PassError(
+        kind = RuleError if isinstance(error, PatternError) else PassError
+        return kind(
             "\n".join(lines),
             pass_name=step.name,
             rule=rule,
@@ -314,9 +316,6 @@ def _try_snapshot(graph_module: fx.GraphModule, region: str, previous: Snapshot)
         return None
 
 
-def _noted(error: QfxError, step: Pass, rewriter: Rewriter) -> QfxError:
-    """``error``, a typed one that callers are meant to catch, with the pass as a note."""
-    at = f", rule {rewriter.rule} at %{rewriter.node}" if rewriter.rule else ""
-    if hasattr(error, "add_note"):
-        error.add_note(f"while running pass {step}{at}")
-    return error
+def _rule_of(at_work: str | None) -> str | None:
+    """The rule of "pass/rule", if there is one."""
+    return (at_work or "").partition("/")[2] or None

@@ -1,4 +1,5 @@
 import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -6,7 +7,15 @@ import torch
 from torch import fx, nn
 
 from qfx import vocab
-from qfx.errors import CalibrationError, ConfigError, PassError, PatternError, VerifyError
+from qfx.errors import (
+    CalibrationError,
+    ConfigError,
+    PassError,
+    PatternError,
+    QfxError,
+    RuleError,
+    VerifyError,
+)
 from qfx.graph.history import History
 from qfx.graph.tracing import capture
 from qfx.graph.verify import LEVEL_CHECKS
@@ -314,13 +323,75 @@ def test_error_at_an_insertion_point_names_the_node() -> None:
         run_passes(ConvRelu(), [do(fail)], X)
 
 
-@pytest.mark.parametrize("kind", [CalibrationError, ConfigError, PatternError])
-def test_typed_errors_for_callers_pass_through(kind: type[Exception]) -> None:
-    def fail(graph: fx.Graph, ctx: PassContext) -> None:
-        raise kind("for the caller")
+def failing(error: Exception) -> type[PatternPass]:
+    @rewrite(Op(vocab.SIGMOID, Any("x")))
+    def raises(match: Match, rw: Rewriter) -> fx.Node:
+        raise error
 
-    with pytest.raises(kind, match="for the caller"):
+    class Fails(PatternPass):
+        name = "fails"
+        patterns = (raises,)
+
+    return Fails
+
+
+@pytest.mark.parametrize("kind", [CalibrationError, ConfigError])
+def test_typed_errors_for_callers_pass_through_and_say_where(kind: type[QfxError]) -> None:
+    with pytest.raises(kind) as caught:
+        run_passes(ConvRelu(), [failing(kind("for the caller"))], X)
+    error = caught.value
+    assert not isinstance(error, PassError)
+    assert str(error) == (
+        "for the caller\nRaised while running pass fails, rule raises at %sigmoid."
+    )
+    loaded = pickle.loads(pickle.dumps(error))
+    for each in (error, loaded):
+        assert (each.pass_name, each.rule, each.node) == ("fails", "raises", "sigmoid")
+    assert str(loaded) == str(error)
+
+
+def test_typed_errors_outside_rules_name_the_pass() -> None:
+    def fail(graph: fx.Graph, ctx: PassContext) -> None:
+        raise ConfigError("for the caller")
+
+    with pytest.raises(ConfigError, match=r"caller\nRaised while running pass do\.$") as caught:
         run_passes(ConvRelu(), [do(fail)], X)
+    assert (caught.value.pass_name, caught.value.rule, caught.value.node) == ("do", None, None)
+
+
+def test_of_passes_that_run_passes_the_innermost_counts() -> None:
+    def outer(graph: fx.Graph, ctx: PassContext) -> None:
+        run_passes(ConvRelu(), [failing(ConfigError("for the caller"))], X)
+
+    with pytest.raises(ConfigError, match="running pass do") as caught:
+        run_passes(ConvRelu(), [do(outer)], X)
+    assert "running pass fails" in str(caught.value)
+    assert (caught.value.pass_name, caught.value.rule) == ("fails", "raises")
+
+
+def test_outside_a_pass_errors_name_none() -> None:
+    error = ConfigError("alone")
+    assert (error.pass_name, error.rule, error.node, str(error)) == (None, None, None, "alone")
+
+
+@pytest.mark.parametrize("caught_as", [PassError, PatternError])
+def test_malformed_rules_are_pass_errors(caught_as: type[Exception]) -> None:
+    @rewrite(Op(vocab.SIGMOID, Any("x")))
+    def returns_nothing(match: Match, rw: Rewriter) -> None: ...
+
+    class Malformed(PatternPass):
+        name = "malformed"
+        patterns = (returns_nothing,)
+
+    with pytest.raises(caught_as, match="rule returns_nothing returned NoneType") as caught:
+        run_passes(ConvRelu(), [Malformed()], X)
+    error = caught.value
+    assert isinstance(error, RuleError)
+    assert (error.pass_name, error.rule, error.node) == ("malformed", "returns_nothing", "sigmoid")
+    assert str(error).startswith("pass malformed (rule returns_nothing at %sigmoid) raised Patt")
+    assert isinstance(error.__cause__, PatternError)
+    assert error.graph_module is not None
+    assert pickle.loads(pickle.dumps(error)).rule == "returns_nothing"
 
 
 def test_level_predicate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
