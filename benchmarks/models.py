@@ -1,20 +1,17 @@
 """Models and data for the benchmarks: random weights, made comparable.
 
-Nothing is downloaded. A freshly initialised network is a poor subject for quantization: batch-norm
-statistics are those of the identity, and some heads and residual branches start muted, so that
-their errors do not show. Both are randomised here, with fixed seeds.
+Nothing is downloaded; what starts as an identity or muted is randomised (``tools/networks.py``).
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import encoder
+from tools import networks
 
 CLASSIFIERS = (
     "resnet18",
@@ -34,22 +31,6 @@ CLASSIFIERS = (
 )
 
 _IMAGE_SIZES = {"inception_v3": 299, "toy": 16}
-_shim: list[torch.library.Library] = []
-
-
-def import_torchvision() -> ModuleType:
-    """Import torchvision where its compiled operators are missing.
-
-    Its Python sources register fake kernels for ``nms`` and ``qnms`` on import, which fails unless
-    the operators exist; a declaration is enough for every classifier.
-    """
-    if not _shim and not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        for name in ("nms", "qnms"):
-            schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            library.define(schema)  # type: ignore[no-untyped-call]
-        _shim.append(library)
-    return importlib.import_module("torchvision")
 
 
 def image_size(name: str) -> int:
@@ -68,9 +49,11 @@ def build(name: str, *, seed: int = 0) -> nn.Module:
     Raises:
         ValueError: torchvision has no model of that name.
     """
+    if name not in _OWN:
+        return networks.classifier(name, seed=seed)
     torch.manual_seed(seed)
-    model = _OWN[name]() if name in _OWN else _torchvision_model(name)
-    randomise(model, seed=seed)
+    model = _OWN[name]()
+    networks.randomise(model, seed=seed)
     return model.eval()
 
 
@@ -86,36 +69,6 @@ def images(name: str, batch: int, *, seed: int) -> Tensor:
 def calibration(name: str, *, batches: int = 4, batch: int = 4) -> list[Tensor]:
     """The batches that every quantizer is calibrated with."""
     return [images(name, batch, seed=1000 + index) for index in range(batches)]
-
-
-@torch.no_grad()
-def randomise(model: nn.Module, *, seed: int = 0) -> None:
-    """Randomise batch-norm statistics and wake what torchvision starts muted, in place.
-
-    Running mean N(0, 0.1) and variance U(0.5, 1.5); ViT's zero head N(0, 0.02); ConvNeXt's layer
-    scales (1e-6) one.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-        if isinstance(module, nn.Linear) and not module.weight.any():
-            module.weight.normal_(0, 0.02, generator=generator)
-        layer_scale = getattr(module, "layer_scale", None)
-        if isinstance(layer_scale, nn.Parameter):
-            layer_scale.fill_(1.0)
-
-
-def _torchvision_model(name: str) -> nn.Module:
-    models = import_torchvision().models
-    if name not in models.list_models():
-        raise ValueError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    model: nn.Module = models.get_model(name, weights=None, **options)
-    return model
 
 
 def _toy() -> nn.Module:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import qfx
 from tests.cases.flow import randn, seeded
 from tests.cases.test_case_qat import Net, X, prepared
-from tests.support.zoo import torchvision_models
+from tools.networks import import_torchvision
 
-torchvision_models()  # torchmetrics imports it
+import_torchvision()  # torchmetrics imports it
 pl = pytest.importorskip("pytorch_lightning")
 
 

@@ -120,6 +120,13 @@ def test_graph_and_rewrite_know_nothing_of_quantization() -> None:
     assert offenders(upper, "qfx/graph", "qfx/rewrite") == []
 
 
+def test_tools_and_benchmarks_import_nothing_of_tests() -> None:
+    files = sorted([*ROOT.glob("tools/**/*.py"), *ROOT.glob("benchmarks/**/*.py")])
+    assert len(files) > 20
+    found = [(path.name, name) for path in files for name, _ in imports(path)]
+    assert [(file, name) for file, name in found if name.split(".")[0] == "tests"] == []
+
+
 def test_public_names() -> None:
     assert set(qfx.__all__) >= PUBLIC
     assert len(qfx.__all__) == len(set(qfx.__all__))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.support.zoo import torchvision_models
+from tools.networks import import_torchvision
 
 MODEL_HELP = """\
 package.module:factory, where the factory is called without arguments (or with those of --set) and
@@ -63,7 +63,7 @@ def build(spec: str, settings: dict[str, Any]) -> nn.Module:
         sys.path.insert(0, str(Path.cwd()))
     try:
         if module_name.partition(".")[0] == "torchvision":
-            torchvision_models()
+            import_torchvision()
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)

@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn  # noqa: E402
 from qfx.manager import run_passes  # noqa: E402
 from qfx.vocab import OpDef  # noqa: E402
 from qfx_passes.canonicalize import Canonicalize  # noqa: E402
-from tests.support import zoo  # noqa: E402
+from tools import networks  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,9 +45,9 @@ def parser() -> argparse.ArgumentParser:
 def build(name: str, *, timm: bool) -> tuple[nn.Module, tuple[int, ...]]:
     """A model in eval mode, and the shape of one image for it."""
     if not timm:
-        size = zoo.image_size(name)
-        return zoo.classifier(name), (3, size, size)
-    zoo.torchvision_models()
+        size = networks.image_size(name)
+        return networks.classifier(name), (3, size, size)
+    networks.import_torchvision()
     import timm as library
 
     torch.manual_seed(0)
@@ -90,7 +90,7 @@ def as_written(graph_module: fx.GraphModule) -> Counter[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Examine models; returns how many failed."""
     options = parser().parse_args(arguments)
-    names = options.names or zoo.classifier_names()
+    names = options.names or networks.classifier_names()
     failed = 0
     for name in names:
         try:

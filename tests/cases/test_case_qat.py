@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import qfx
 from qfx.report.measures import sqnr
 from tests.cases.flow import randn, seeded
-from tests.support.zoo import classifier, image_size
+from tools.networks import classifier, image_size
 
 X = randn(8, 3, 8, 8)
 

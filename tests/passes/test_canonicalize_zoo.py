@@ -12,7 +12,7 @@ from qfx import vocab
 from qfx.vocab import OpDef
 from qfx_passes.canonicalize import Canonicalize
 from tests.support.checking import Result, run
-from tests.support.zoo import classifier, image_size
+from tools.networks import classifier, image_size
 
 MODELS = {
     "squeezenet1_1": 96,
@@ -60,9 +60,9 @@ def test_a_classifier_of_torchvision(name: str) -> None:
 
 def test_a_vision_transformer_is_taken_apart() -> None:
     torch.manual_seed(0)
-    from tests.support.zoo import torchvision_models
+    from tools.networks import import_torchvision
 
-    transformer = torchvision_models().vision_transformer.VisionTransformer
+    transformer = import_torchvision().models.vision_transformer.VisionTransformer
     model = transformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
     nn.init.normal_(model.heads.head.weight)
     result = run(Canonicalize(), model, torch.randn(2, 3, 32, 32))

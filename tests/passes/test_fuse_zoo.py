@@ -12,7 +12,7 @@ from qfx_passes.fuse_bn import FuseConvBN
 from qfx_passes.fuse_post import FusePostOps
 from tests.passes.test_fuse_post import backend, fused
 from tests.support import check
-from tests.support.zoo import classifier, randomize_batch_norm
+from tools.networks import classifier
 
 RELU, CLAMP, SILU, ADD = ("relu",), ("clamp",), ("silu",), ("add",)
 TABLE = backend(
@@ -39,7 +39,6 @@ def _one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("name", COUNTS)
 def test_kernels_of(name: str) -> None:
     model = classifier(name)
-    randomize_batch_norm(model)
     image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     passes = [FuseConvBN(), FusePostOps()]
     result = check(passes, model, image, settings=[TABLE], atol=1e-4)
