@@ -9,6 +9,7 @@ from qfx_passes.bias import CorrectBias, RecordInputMeans
 from qfx_passes.canonicalize import Canonicalize
 from qfx_passes.fold_constants import FoldConstants
 from qfx_passes.fuse_bn import FuseConvBN
+from qfx_passes.fuse_pads import FusePads
 from qfx_passes.fuse_post import FusePostOps
 from qfx_passes.joins import SettleJoins
 from qfx_passes.lower import Lower, check_lowered
@@ -22,6 +23,7 @@ BUILTIN = (
     Canonicalize,
     FoldConstants,
     FuseConvBN,
+    FusePads,
     FusePostOps,
     InsertStubs,
     Annotate,

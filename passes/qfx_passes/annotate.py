@@ -40,6 +40,7 @@ from qfx.quant.spec import QConfig, QuantSpec
 from qfx.report.reasons import elsewhere, refusal
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef, is_op
+from qfx_passes.fills import filled
 from qfx_passes.joins import made_for
 from qfx_passes.operands import (
     asks_shape,
@@ -78,6 +79,7 @@ class _Annotator:
         self.configuration = configuration
         self.region = quantized_region(graph)
         self.overwritten = overwritten(graph)
+        self.filled = filled(graph)
         self.rows = Rows(graph)
         self.told: set[tuple[str, str]] = set()
         self.groups = Groups()
@@ -186,6 +188,9 @@ class _Annotator:
                     return refusal("weight-not-constant", name=name)
         if rule.operands and not list(float_operands(node, rule.operands)):
             return refusal("unsupported", detail=_UNKNOWN_INPUT, remedy=_GIVE_VALUES)
+        for value in (node, *float_operands(node, rule.operands)):
+            if value in self.filled and qconfig.method == "static":
+                return refusal("filled", detail=meta.where(self.filled[value]))
         mismatch = rule.supports(node) if rule.supports else None
         if mismatch is not None:
             return refusal("unsupported", detail=mismatch.reason, remedy="leave it float")

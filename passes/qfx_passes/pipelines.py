@@ -9,6 +9,7 @@ from qfx_passes.bias import CorrectBias, RecordInputMeans
 from qfx_passes.canonicalize import Canonicalize
 from qfx_passes.fold_constants import FoldConstants
 from qfx_passes.fuse_bn import FuseConvBN
+from qfx_passes.fuse_pads import FusePads
 from qfx_passes.fuse_post import FusePostOps
 from qfx_passes.joins import SettleJoins
 from qfx_passes.lower import Lower
@@ -26,6 +27,7 @@ def static(backend: str | Backend | None = None) -> Pipeline:
             Canonicalize(),
             FoldConstants(),
             FuseConvBN(),
+            FusePads(),
             FusePostOps(),
             InsertStubs(),
             Annotate(),
@@ -48,6 +50,7 @@ def qat(backend: str | Backend | None = None) -> Pipeline:
         (
             Canonicalize(trainable=True),
             FuseConvBN(trainable=True),
+            FusePads(),
             FusePostOps(),
             InsertStubs(),
             Annotate(),
@@ -82,6 +85,7 @@ def _without_statistics(backend: str | Backend | None, method: str) -> Pipeline:
             Canonicalize(),
             FoldConstants(),
             FuseConvBN(),
+            FusePads(),
             FusePostOps(),
             InsertStubs(),
             Annotate(),

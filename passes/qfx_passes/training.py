@@ -122,7 +122,8 @@ class _Form:
         if observer_of(value) is not None:
             return value.target
         moves = isinstance(value.target, OpDef) and value.target.kind in _MOVING
-        if not moves and not is_op(value, *_MAX_POOLS):
+        picks = is_op(value, *_MAX_POOLS) and "spread" not in value.kwargs
+        if not moves and not picks:
             return None
         if value not in self.passed:
             sources = (n for n in value.all_input_nodes if meta.is_float_value(n))

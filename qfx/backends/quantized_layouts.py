@@ -100,13 +100,14 @@ def _input(site: Site) -> tuple[fx.Node, QParams | Measured]:
     return site.inputs[operand]
 
 
-def same_op(em: Emitter, site: Site) -> fx.Node | Mismatch:
-    """The operation itself, on integers."""
+def same_op(em: Emitter, site: Site, **other: object) -> fx.Node | Mismatch:
+    """The operation itself, on integers, with ``other`` attributes in place of its own."""
     node = site.node
     assert not isinstance(node.target, str)
     swap = {v: integers for v, (integers, _) in site.inputs.items()}
     args: Any = fx.map_arg(node.args, lambda v: swap.get(v, v))
-    kwargs: Any = fx.map_arg(node.kwargs, lambda v: swap.get(v, v))
+    attributes: Any = {**node.kwargs, **other}
+    kwargs = fx.map_arg(attributes, lambda v: swap.get(v, v))
     info = meta.tensor_info(node)
     assert info is not None
     value = meta.TensorInfo(info.shape, torch.quint8)

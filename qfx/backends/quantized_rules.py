@@ -225,7 +225,7 @@ def _pools() -> tuple[KernelRule, ...]:
     adaptive = (vocab.ADAPTIVE_AVG_POOL1D, vocab.ADAPTIVE_AVG_POOL2D, vocab.ADAPTIVE_AVG_POOL3D)
     return (
         *(
-            pulls(op, op.name, on_tidy(same_op, dims), supports=_no_indices)
+            pulls(op, op.name, on_tidy(_max_pool, dims), supports=_no_indices)
             for dims, op in enumerate(largest, start=1)
         ),
         *(
@@ -304,6 +304,18 @@ def _matmul(em: Emitter, site: Site) -> fx.Node | Mismatch:
     operands = (q.integer(site, "input"), q.integer(site, "other"))
     kernel = torch.ops.quantized.matmul.default
     return q.call(em, site, kernel, *operands, output.scale, output.zero_point)
+
+
+def _max_pool(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    """Pooling, with what it fills with (-inf, mostly) as near as a code comes."""
+    if not site.arguments["spread"]:
+        return same_op(em, site)
+    operand, fill = site.arguments["input"], site.arguments["fill"]
+    assert isinstance(operand, fx.Node)
+    qparams = site.inputs[operand][1]
+    assert isinstance(qparams, QParams)
+    nearest = qparams.dequantize(qparams.quantize(torch.tensor(fill)))
+    return same_op(em, site, fill=float(nearest))
 
 
 def _batch_norm(em: Emitter, site: Site) -> fx.Node | Mismatch:

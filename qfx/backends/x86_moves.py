@@ -60,9 +60,19 @@ def max_pool2d(em: Emitter, site: Site) -> fx.Node:
 
 
 def _max_pool(em: Emitter, site: Site, kernel: Any, window: list[Any]) -> fx.Node:
-    qx, _ = known_input(site)
+    qx, x = known_input(site)
+    if site.arguments["spread"]:
+        qx = _filled(em, site, qx, x)
     lowered = em.rw.call(kernel, qx, *window, site.arguments["ceil_mode"], origins=(site.node,))
     return _as_codes(lowered, site)
+
+
+def _filled(em: Emitter, site: Site, qx: fx.Node, x: QParams) -> fx.Node:
+    """``qx``, padded with the code that what a pool fills with rounds to."""
+    fill: Any = site.arguments["fill"]
+    code = float(x.quantize(torch.tensor(fill)))
+    spread = site.arguments["spread"]
+    return em.rw.call(F.pad, qx, spread, "constant", code, origins=(site.node,))
 
 
 def _window(site: Site, dims: int) -> list[list[int]]:

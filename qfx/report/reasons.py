@@ -61,6 +61,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "what it reads is overwritten in place by {detail}",
         "write that operation out of place",
     ),
+    "filled": (
+        "{detail} fills what it reads with numbers too large for any scale",
+        "nothing to do if float is fine; else fill with a number near the values",
+    ),
     "weight-not-constant": (
         "its {name} is computed by the graph, not a parameter or buffer",
         "make the {name} a parameter, or use matmul and an addition",

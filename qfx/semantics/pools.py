@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,12 @@ def _max_pool(function: Callable[..., Any], dims: int) -> Callable[..., Any]:
         dilation: Sequence[int] = ones,
         ceil_mode: bool = False,
         return_indices: bool = False,
+        spread: Sequence[int] = (),
+        fill: float = -math.inf,
     ) -> Any:
+        """Maxima over windows of ``input``, padded with ``fill`` by ``spread`` (as ``F.pad``)."""
+        if spread:
+            input = F.pad(input, tuple(spread), value=fill)
         return function(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
     return max_pool

@@ -57,7 +57,7 @@ def test_a_used_folder_shows_the_new_run_only(tmp_path: Path) -> None:
     mine = [tmp_path / name for name in ("notes.txt", "01-notes.txt", "diff-a--b.txt", "x.dot")]
     for path in mine:
         path.write_text("mine")
-    (tmp_path / "04-fuse-post-ops.svg").write_text("drawn by the first run")
+    (tmp_path / "05-fuse-post-ops.svg").write_text("drawn by the first run")
     assert visualize.main([*MODEL, "--method", "none", *out]) == 0
     left = {p.name for p in tmp_path.rglob("*") if p.is_file()}
     stage = {"00-capture.txt", "00-capture.dot", "00-capture.json", "index.html"}
