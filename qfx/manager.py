@@ -20,9 +20,9 @@ from qfx.errors import ConfigError, PassError, PatternError, QfxError, RuleError
 from qfx.graph.adoption import adopt
 from qfx.graph.diff import GraphDiff
 from qfx.graph.history import History, Stage
-from qfx.graph.inference import check_values
 from qfx.graph.snapshot import Snapshot, snapshot
 from qfx.graph.tracing import capture
+from qfx.graph.value_check import ValueCheck
 from qfx.graph.verify import Interface, verify
 from qfx.graph.working import WorkingGraphModule
 from qfx.instruments import Instrument
@@ -232,9 +232,8 @@ class _Run:
 
     def _check_values(self) -> None:
         """Check shapes, as far as the pass touched them."""
-        made = {name for event in self.ctx.rewriter.events for name in event.added}
-        before = self.history[-1].snapshot
-        check_values(self.graph_module.graph, before, self._snapshot(), made)
+        before, values = self.history[-1].snapshot, self.ctx.rewriter.values
+        ValueCheck(self.graph_module, before, self._snapshot(), values.made, values.expected).run()
 
     def _snapshot(self) -> Snapshot:
         previous = self.history[-1].snapshot if len(self.history) else None

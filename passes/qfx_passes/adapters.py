@@ -17,7 +17,6 @@ from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
-from qfx.graph.inference import infer
 from qfx.rewrite.pattern import COMMUTATIVE, Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import OpDef
@@ -38,11 +37,9 @@ class Site:
 
     def pad(self, input: Any, spread: Sequence[int], mode: str = "constant") -> fx.Node:
         """A PAD of ``input`` before the call."""
-        padded = self.rewriter.call(
+        return self.rewriter.call(
             vocab.PAD, input, pad=tuple(spread), mode=mode, origins=(self.node,)
         )
-        meta.set_value(padded, infer(padded))
-        return padded
 
 
 class Held(str):

@@ -20,7 +20,6 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
-from qfx.graph.inference import infer
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 
@@ -195,6 +194,4 @@ class _Expansion:
 
     # -- nodes -----------------------------------------------------------------------------------
     def _call(self, op: vocab.OpDef, *operands: Any, **attributes: Any) -> fx.Node:
-        new = self.rewriter.call(op, *operands, origins=(self.node,), **attributes)
-        meta.set_value(new, infer(new))
-        return new
+        return self.rewriter.call(op, *operands, origins=(self.node,), **attributes)

@@ -59,8 +59,8 @@ class RecordInputMeans(Pass):
             if key not in recorders:
                 with ctx.rewriter.at(observed.next):
                     recorder = ChannelMean(*key[1:])
-                    made = ctx.rewriter.call_module("input_mean", recorder, observed)
-                meta.set_value(made, meta.value_of(observed))
+                    value = meta.value_of(observed)
+                    made = ctx.rewriter.call_module("input_mean", recorder, observed, value=value)
                 recorders[key] = made
             node.replace_input_with(observed, recorders[key])
 

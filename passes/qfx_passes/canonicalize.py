@@ -217,7 +217,8 @@ class _Sweep:
         if call.target is len and _of(call.args[0], vocab.SIZE):
             return self._call(node, vocab.DIM, {"input": call.args[0].args[0]})
         assert not isinstance(call.target, str)
-        new = self._rewriter.call(vocab.SCALARS[call.target], *call.args, origins=(node,))
+        number = vocab.SCALARS[call.target]
+        new = self._rewriter.call(number, *call.args, origins=(node,), value=None)
         self._rewriter.replace(node, new)
         return new
 
@@ -285,6 +286,8 @@ class _Sweep:
         while operands and operands[-1] is None and defaults[-1] is None:  # not x[None]
             operands.pop()
             defaults.pop()
+        if "value" not in op.signature.parameters:  # capture has seen what it yields
+            attributes["value"] = meta.value_of(node)
         new = self._rewriter.call(op, *operands, origins=(node,), **attributes)
         self._rewriter.replace(node, new)
         return new

@@ -87,7 +87,7 @@ class _Placer:
                 node = self.graph.call_module(self.modules[edge.group], (value,))
                 meta.copy_meta(node, value, rule=self.rw.pass_name)
             else:
-                node = self.rw.call_module(*self._made(edge), value)
+                node = self.rw.call_module(*self._made(edge), value, value=meta.value_of(value))
                 self.modules[edge.group] = str(node.target)
         meta.set_value(node, meta.value_of(value))
         return node

@@ -21,7 +21,6 @@ from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
-from qfx.graph.inference import infer
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
@@ -161,6 +160,4 @@ def _permuted(
 def _made(
     rewriter: Rewriter, node: fx.Node, op: vocab.OpDef, *operands: Any, **attributes: Any
 ) -> fx.Node:
-    new = rewriter.call(op, *operands, origins=(node,), **attributes)
-    meta.set_value(new, infer(new))
-    return new
+    return rewriter.call(op, *operands, origins=(node,), **attributes)

@@ -114,6 +114,6 @@ def _put(
     if not readers:
         return
     with rw.at(before):
-        marked = rw.call(stub, node, origins=(node,))
+        marked = rw.call(stub, node, origins=(node,), value=meta.value_of(node))
     for reader in readers:
         reader.replace_input_with(node, marked)

@@ -264,7 +264,8 @@ class _Form:
         if isinstance(fake_quant, LearnedFakeQuantize) and layer.name in self.start:
             fake_quant.start_from(self.start[layer.name])
         hint = f"{_parameter_of(meaning).target}_fake_quant"
-        made = self.rw.call_module(hint, fake_quant, weight, origins=(weight,))
+        value = meta.value_of(weight)
+        made = self.rw.call_module(hint, fake_quant, weight, origins=(weight,), value=value)
         self.fake_quants[key] = str(made.target)
         return made
 

@@ -3,7 +3,7 @@
 What a node *replaces* is what its old readers read before in the same place, if that is gone now.
 It derives from what it replaces; a step on the way to such a node derives from the same; and
 anything else from what it reads. What it yields is inferred without values
-(:mod:`qfx.graph.valueless`); where that fails it stays unknown, and what reads it stays float.
+(:mod:`qfx.graph.inference`); where that fails it stays unknown, and what reads it stays float.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from qfx.graph import meta
-from qfx.graph.valueless import Valueless
+from qfx.graph.inference import Inference
 
 
 def adopt(
@@ -32,11 +32,10 @@ def adopt(
     if not bare:
         return
     _trace(bare, before(), maker)
-    valueless = Valueless(graph_module)
-    with valueless.undisturbed():
-        for node in bare:
-            with suppress(Exception):  # of the node's own operation: verification says more
-                meta.set_value(node, meta.describe(valueless.run(node)))
+    inference = Inference(graph_module)
+    for node in bare:
+        with suppress(Exception):  # of the node's own operation: the check of values says more
+            meta.set_value(node, inference.value(node))
 
 
 def _trace(bare: Iterable[fx.Node], before: Mapping[fx.Node, Any], maker: str) -> None:

@@ -136,9 +136,10 @@ def _bake_parametrizations(module: nn.Module) -> None:
 
 
 @contextmanager
-def side_effects_undone(model: nn.Module) -> Iterator[None]:
-    """No gradients, no fast path of attention; random state restored."""
-    devices = {t.device.index for t in _tensors(model) if t.device.type == "cuda"}
+def side_effects_undone(model: nn.Module | None = None) -> Iterator[None]:
+    """No gradients, no fast path of attention; random state restored, also of a model's devices."""
+    tensors = () if model is None else _tensors(model)
+    devices = {t.device.index for t in tensors if t.device.type == "cuda"}
     python_state = random.getstate()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -1,99 +1,224 @@
-"""Shapes and dtypes of nodes from those of their operands, and whether what is recorded agrees.
+"""What a node yields, from the shapes and dtypes of its operands: nodes run without values.
 
-A rewrite that changes a shape breaks the graph where it is next read, or hands out another output;
-nothing fails before the graph runs, and then far from the pass. So what a pass made or rewired is
-run on tensors without data, one node at a time.
+On the meta device tensors have shapes and dtypes and no data, so a node costs the same whatever its
+sizes. Functions of PyTorch and of the vocabulary yield the same for the same shapes, so of many
+equal layers one is run. What needs data (Python that looks at values, a kernel without a meta
+version) can't be told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Any
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
-from torch import fx
+import torch
+from torch import fx, nn
 from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
 
-from qfx.errors import VerifyError
 from qfx.graph import meta
-from qfx.graph.snapshot import Snapshot
-from qfx.graph.text import value_text
-from qfx.vocab import is_op
+from qfx.graph.copying import side_effects_undone
+from qfx.graph.leaves import clear_hooks
+from qfx.graph.locks import CAPTURE_LOCK
+from qfx.graph.lookup import Lookup
+from qfx.vocab import OpDef
+
+_Key: TypeAlias = "tuple[object, ...]"
+
+
+class Unknown(Exception):  # noqa: N818 - an outcome that callers see to
+    """What a node yields or costs can't be told without running it."""
+
+
+class Inference:
+    """Runs single nodes of a graph without values. Hooks of modules do not run."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self._graph_module = graph_module
+        self._lookup = Lookup(graph_module)
+        self._numbers: dict[fx.Node, Any] = {}
+        self._known: dict[_Key, meta.Value] = {}
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """To be entered around calls of :meth:`run`, which may touch state of the process."""
+        with CAPTURE_LOCK, side_effects_undone():
+            yield
+
+    def value(self, node: fx.Node) -> meta.Value:
+        """What ``node`` yields; whatever its operation raises, or Unknown."""
+        if node.op == "get_attr":
+            return meta.describe(self._lookup.get(str(node.target)))
+        arguments = map_arg((node.args, dict(node.kwargs)), self._operand)
+        if not _is_pure(node):
+            with self.undisturbed():
+                return meta.describe(self._call(node, arguments))
+        key = (node.target, torch.get_default_dtype(), _key(arguments))
+        if not _is_hashable(key):
+            return meta.describe(self._call(node, arguments))
+        if key not in self._known:
+            self._known[key] = meta.describe(self._call(node, arguments))
+        return self._known[key]
+
+    def run(self, node: fx.Node) -> Any:
+        """As :meth:`value`, but the tensors themselves, each time anew."""
+        if node.op == "get_attr":
+            return _without_values(self._lookup.get(str(node.target)))
+        return self._call(node, map_arg((node.args, dict(node.kwargs)), self._operand))
+
+    def refusal(self, node: fx.Node) -> Exception | None:
+        """What ``node`` raises on zeros of the shapes that it is given; None if it runs on them.
+
+        To be asked of a node that does not run without values: it may be at fault, or need them.
+        """
+        arguments = map_arg((node.args, dict(node.kwargs)), self._operand)
+        try:
+            with self.undisturbed():
+                args, kwargs = _made(arguments, torch.zeros, "cpu")
+                self._target(node, copy.deepcopy)(*args, **kwargs)
+        except Exception as error:
+            return error
+        return None
+
+    def _call(self, node: fx.Node, arguments: Any) -> Any:
+        args, kwargs = _made(arguments, torch.empty, "meta")
+        with torch.no_grad():
+            return self._target(node, _valueless_module)(*args, **kwargs)
+
+    def _target(
+        self, node: fx.Node, copied: Callable[[nn.Module], nn.Module]
+    ) -> Callable[..., Any]:
+        if node.op == "call_function" and callable(node.target):
+            return node.target
+        if node.op == "call_module":
+            module = copied(self._graph_module.get_submodule(str(node.target)))
+            for each in module.modules():
+                clear_hooks(each)
+            return module
+        if node.op == "call_method":
+            return lambda receiver, *args, **kwargs: getattr(receiver, str(node.target))(
+                *args, **kwargs
+            )
+        raise Unknown(node.name)
+
+    def _operand(self, node: fx.Node) -> Any:
+        """The shape and dtype of an operand, or the number that it is."""
+        value = meta.value_of(node)
+        if _is_known(value):
+            return _Shape(value)
+        # A number has no recorded value; it may be made of sizes, which are known.
+        if node not in self._numbers:
+            self._numbers[node] = self._number(node)
+        return self._numbers[node]
+
+    def _number(self, node: fx.Node) -> Any:
+        if node.op not in ("call_function", "call_method"):
+            raise Unknown(node.name)
+        try:
+            found = self.run(node)
+        except Exception as error:
+            raise Unknown(node.name) from error
+        if any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(found)):
+            raise Unknown(node.name)
+        return found
+
+
+class _Shape:
+    """Stands for tensors whose shapes and dtypes are known, alone or in tuples and lists."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: meta.Value) -> None:
+        self.value = value
 
 
 def infer(node: fx.Node) -> meta.Value:
-    """What a node yields, from the shapes of its operands alone."""
-
-    def stand_in(operand: fx.Node) -> Any:
-        return meta.without_data(meta.value_of(operand))
-
-    args, kwargs = map_arg((node.args, dict(node.kwargs)), stand_in)
-    assert callable(node.target)
-    return meta.describe(node.target(*args, **kwargs))
-
-
-def check_values(graph: fx.Graph, before: Snapshot, after: Snapshot, made: Container[str]) -> None:
-    """Check the canonical operations that are new or changed since ``before``, and what reads them.
-
-    Args:
-        graph: the graph as it is now.
-        before: the view of it that the pass started from.
-        after: the view of it as it is now.
-        made: names of the nodes that a rewrite made. One that only others of them read is a step
-            of theirs: what it yields was merely inherited, and is put right. One that old nodes
-            read has taken a place, and must yield what was there.
-
-    Raises:
-        VerifyError: an operation can't run on the shapes that it is given, or yields something else
-            than is recorded, or the model returns something else than before.
-    """
-    old = {record.name: record for record in before}
-    new = {record.name: record for record in after}
-    fresh = {name for name, record in new.items() if old.get(name) is not record}
-    moved = {n for n in fresh & old.keys() if old[n].value != new[n].value}
-    for node in graph.nodes:
-        touched = node.name in fresh or any(n.name in moved for n in node.all_input_nodes)
-        if touched and is_op(node):
-            _check(node, made)
-    outputs = [_returned(before), _returned(after)]
-    if outputs[0] != outputs[1]:
-        was, now = (", ".join(value_text(v) or "no tensor" for v in each) for each in outputs)
-        raise VerifyError(f"the model returned {was}, and returns {now} now", node="output")
-
-
-def _check(node: fx.Node, made: Container[str]) -> None:
-    if not all(_is_known(meta.value_of(operand)) for operand in node.all_input_nodes):
-        return
-    try:
-        found = infer(node)
-    except NotImplementedError:
-        return  # what depends on data, or does not run without it
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise VerifyError(f"%{meta.where(node)} {_misfit(node, error)}", node=node.name) from error
-    if found == meta.value_of(node):
-        return
-    if node.users and all(user.name in made for user in node.users):
-        meta.set_value(node, found)
-        return
-    raise VerifyError(
-        f"%{meta.where(node)} yields {value_text(found)} and stands where "
-        f"{value_text(meta.value_of(node)) or 'no tensor'} was; what reads it expects that",
-        node=node.name,
-    )
-
-
-def _misfit(node: fx.Node, error: Exception) -> str:
-    given = ", ".join(value_text(meta.value_of(n)) for n in node.all_input_nodes)
-    first = str(error).partition("\n")[0]
-    return f"can't run on what it reads ({given}): {type(error).__name__}: {first}"
+    """What a node yields, from the shapes of its operands alone; whatever its operation raises."""
+    owner = node.graph.owning_module
+    if owner is None:
+        raise Unknown(node.name)
+    return Inference(owner).value(node)
 
 
 def _is_known(value: meta.Value) -> bool:
+    """Whether a value holds tensors only, whose shapes are all there is to know."""
     if isinstance(value, (tuple, list)):
-        return all(map(_is_known, value))
+        return bool(value) and all(map(_is_known, value))
     return isinstance(value, meta.TensorInfo)
 
 
-def _returned(view: Snapshot) -> list[meta.Value]:
-    values = {record.name: record.value for record in view}
-    output = next(iter(reversed(view.records)))
-    return [values[name] for name in output.inputs if name in values]
+def _is_pure(node: fx.Node) -> bool:
+    """Whether ``node`` yields the same for the same shapes, and disturbs nobody when it runs."""
+    if node.op == "call_method":
+        return True
+    if node.op != "call_function":
+        return False
+    package = str(getattr(node.target, "__module__", "") or "").partition(".")[0]
+    known = (OpDef, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+    own = ("torch", "_operator", "math", "builtins")
+    return isinstance(node.target, known) or package in own
+
+
+def _key(arguments: Any) -> Any:
+    """``arguments`` as something hashable; unlike Python, 1, 1.0 and True are told apart."""
+    if isinstance(arguments, _Shape):
+        return _key(arguments.value)
+    if isinstance(arguments, (tuple, list)):
+        return (type(arguments), *map(_key, arguments))
+    if isinstance(arguments, dict):
+        return (dict, *((name, _key(value)) for name, value in arguments.items()))
+    if isinstance(arguments, slice):
+        return (slice, _key((arguments.start, arguments.stop, arguments.step)))
+    return (type(arguments), arguments)
+
+
+def _is_hashable(key: object) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def _made(arguments: Any, make: Callable[..., torch.Tensor], device: str) -> Any:
+    """``arguments`` with tensors in place of shapes."""
+    if isinstance(arguments, _Shape):
+        return _tensors(arguments.value, make, device)
+    if isinstance(arguments, tuple):
+        items = (_made(each, make, device) for each in arguments)
+        return type(arguments)(*items) if hasattr(arguments, "_fields") else tuple(items)
+    if isinstance(arguments, list):
+        return [_made(each, make, device) for each in arguments]
+    if isinstance(arguments, dict):
+        return {name: _made(each, make, device) for name, each in arguments.items()}
+    if isinstance(arguments, slice):
+        ends = (arguments.start, arguments.stop, arguments.step)
+        return slice(*(_made(end, make, device) for end in ends))
+    return arguments
+
+
+def _tensors(value: meta.Value, make: Callable[..., torch.Tensor], device: str) -> Any:
+    if isinstance(value, meta.TensorInfo):
+        return make(value.shape, dtype=value.dtype, device=device)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_tensors(each, make, device) for each in value)
+    return value
+
+
+def _valueless_module(module: nn.Module) -> nn.Module:
+    """A copy of ``module`` on the meta device."""
+    memo: dict[int, Any] = {}
+    for each in module.modules():
+        for held in (vars(each), each._parameters, each._buffers):
+            tensors = (value for value in held.values() if isinstance(value, torch.Tensor))
+            memo.update((id(tensor), _without_values(tensor)) for tensor in tensors)
+    return copy.deepcopy(module, memo)
+
+
+def _without_values(held: object) -> Any:
+    if not isinstance(held, torch.Tensor):
+        return held
+    made = torch.empty_like(held, device="meta", requires_grad=False)
+    return nn.Parameter(made, requires_grad=False) if isinstance(held, nn.Parameter) else made

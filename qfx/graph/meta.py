@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import fx
@@ -82,15 +82,6 @@ def describe(value: object) -> Value:
     return None
 
 
-def without_data(value: Value) -> Any:
-    """What :func:`describe` describes, on the meta device: shapes and dtypes, no data."""
-    if isinstance(value, TensorInfo):
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(without_data, value))
-    return value
-
-
 def origins(node: fx.Node) -> tuple[Origin, ...]:
     """The captured operations that ``node`` derives from; empty for synthetic nodes."""
     found: tuple[Origin, ...] = node.meta.get(ORIGINS, ())
@@ -106,6 +97,11 @@ def value_of(node: fx.Node) -> Value:
     """What ``node`` yields, or None if it is no tensor or unknown."""
     value: Value = node.meta.get(VALUE)
     return value
+
+
+def has_value(node: fx.Node) -> bool:
+    """Whether it is known what ``node`` yields; what is known may be that it is no tensor."""
+    return VALUE in node.meta
 
 
 def tensor_info(node: fx.Node) -> TensorInfo | None:

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
-from qfx.graph.valueless import Unknown, Valueless
+from qfx.graph.inference import Inference, Unknown
 from qfx.vocab import OpDef
 
 _KNOWN = ("aten", "prim", "prims", "prim_ops")
@@ -33,10 +33,10 @@ def opaque_macs(graph_module: fx.GraphModule) -> dict[fx.Node, int | None]:
     nodes = [node for node in graph_module.graph.nodes if _is_opaque(node)]
     if not nodes:
         return {}
-    valueless = Valueless(graph_module)
+    inference = Inference(graph_module)
     found = {node: _recurrent(node, graph_module) for node in nodes}
-    with valueless.undisturbed():
-        return {n: _work(n, valueless) if found[n] is None else found[n] for n in nodes}
+    with inference.undisturbed():
+        return {n: _work(n, inference) if found[n] is None else found[n] for n in nodes}
 
 
 def _is_opaque(node: fx.Node) -> bool:
@@ -56,10 +56,10 @@ def _recurrent(node: fx.Node, graph_module: fx.GraphModule) -> int | None:
     return read.numel // module.input_size * sum(p.numel() for p in weights)
 
 
-def _work(node: fx.Node, valueless: Valueless) -> int | None:
+def _work(node: fx.Node, inference: Inference) -> int | None:
     try:
         with _counted() as counter:
-            valueless.run(node)
+            inference.run(node)
     except Exception:
         return None
     return counter.get_total_flops() // 2

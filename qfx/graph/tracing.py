@@ -8,7 +8,6 @@ arguments that the examples leave out, or that are no tensors or numbers, are fi
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -21,14 +20,12 @@ from qfx.graph.copying import Holder, buffers_restored, check_model, copy_of, si
 from qfx.graph.decisions import place
 from qfx.graph.examples import alike
 from qfx.graph.leaves import LeafPolicy, copy_hooks
+from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.modes import Decisions, watch_modes
 from qfx.graph.naming import rename_reserved
 from qfx.graph.signature import keep_keyword_only
 from qfx.graph.tracer import CaptureTracer
 from qfx.graph.working import WorkingGraphModule
-
-CAPTURE_LOCK = threading.RLock()
-"""Held while tracing: fx patches classes of the whole process."""
 
 _OPAQUE_ROOTS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 """Models that do not trace, being leaves themselves."""

@@ -7,7 +7,7 @@ several is named after them (``conv1`` and ``relu`` become ``conv1_relu``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +20,8 @@ from qfx.rewrite.attributes import Attributes
 from qfx.rewrite.effects import has_effect as has_effect
 from qfx.rewrite.making import inherit, joined_name, without_defaults
 from qfx.rewrite.rule import Match
+from qfx.rewrite.values import UNSET, Values
 from qfx.vocab import OpDef
-
-_UNSET: Any = object()
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Rewriter:
         events: what was done, in order.
         rule: name of the rule at work, or None.
         node: name of the node that the rule matched, or None.
+        values: what the nodes that were made yield.
     """
 
     def __init__(self, graph_module: fx.GraphModule, *, pass_name: str) -> None:
@@ -58,11 +58,13 @@ class Rewriter:
         self.events: list[Event] = []
         self.rule: str | None = None
         self.node: str | None = None
+        self.values = Values(graph_module)
         self._attributes = Attributes(graph_module)
         self._match: Match | None = None
         self._point: fx.Node | None = None
         self._fresh: dict[fx.Node, None] = {}  # created since the last event
         self._named_after: dict[fx.Node, fx.Node] = {}
+        self._unclaimed: dict[fx.Node, None] = {}  # derive from what they read, or will replace
         self._removed: list[str] = []
         self._source = ""
         self._touched: list[fx.Node] = []
@@ -106,7 +108,7 @@ class Rewriter:
         /,
         *args: Any,
         origins: Sequence[fx.Node] = (),
-        value: meta.Value = _UNSET,
+        value: meta.Value = UNSET,
         **kwargs: Any,
     ) -> fx.Node:
         """A new ``call_function`` node.
@@ -115,17 +117,19 @@ class Rewriter:
             target: an operation or a function.
             args: operands; nodes, literals, and nests of them.
             origins: the nodes it derives from; by default all nodes of the match, or outside a
-                rule what it reads.
-            value: what it yields; by default what the root of the match, or the last of
-                ``origins``, yields. An operation with a parameter ``value`` (pad) gets it instead.
+                rule what it will replace, and if nothing, what it reads.
+            value: what it yields; by default what it computes from the shapes that it reads, and
+                where that can't be told without data, what it will replace yields. What is given
+                is checked; it lets a node yield something else than what it replaces. An operation
+                with a parameter ``value`` (pad) gets it instead.
             kwargs: attributes. Those of an operation that equal its defaults are left out.
         """
         if (
-            value is not _UNSET
+            value is not UNSET
             and isinstance(target, OpDef)
             and "value" in target.signature.parameters
         ):
-            kwargs["value"], value = value, _UNSET
+            kwargs["value"], value = value, UNSET
         return self._create("call_function", target, args, kwargs, origins, value)
 
     def call_method(
@@ -134,7 +138,7 @@ class Rewriter:
         /,
         *args: Any,
         origins: Sequence[fx.Node] = (),
-        value: meta.Value = _UNSET,
+        value: meta.Value = UNSET,
         **kwargs: Any,
     ) -> fx.Node:
         """A new ``call_method`` node; see :meth:`call`."""
@@ -147,7 +151,7 @@ class Rewriter:
         /,
         *args: Any,
         origins: Sequence[fx.Node] = (),
-        value: meta.Value = _UNSET,
+        value: meta.Value = UNSET,
         **kwargs: Any,
     ) -> fx.Node:
         """Register ``module`` under a name like ``name_hint``, and a node that calls it."""
@@ -192,10 +196,9 @@ class Rewriter:
     ) -> fx.Node:
         """A copy of ``node`` with other positional arguments (if any are given) and keywords."""
         sources = origins or (() if self._match is not None else (node,))
-        value = meta.value_of(node) if self._match is None else _UNSET
         positional = args or tuple(node.args)
         keywords = {**node.kwargs, **kwargs}
-        return self._create(node.op, node.target, positional, keywords, sources, value)
+        return self._create(node.op, node.target, positional, keywords, sources, UNSET)
 
     # -- read ------------------------------------------------------------------------------------
 
@@ -225,6 +228,8 @@ class Rewriter:
         self._mutations += 1
         self._source = self._source or meta.source(old)
         wrapping = self._fresh_ancestors(new)
+        self._claim(wrapping | {new}, old)
+        self.values.stand_in(old, new)
         for user in list(old.users):
             if user not in wrapping:
                 user.replace_input_with(old, new)
@@ -235,7 +240,7 @@ class Rewriter:
             new.name = old.name
         self._touched.append(new)
         if self._match is None:
-            self._flush()
+            self._flush(wrapping)
 
     def erase(self, node: fx.Node) -> None:
         """Erase ``node``, which nothing may read, and its inputs if that leaves them dead."""
@@ -276,6 +281,7 @@ class Rewriter:
             )
         for node in reversed(self._fresh):
             self.graph.erase_node(node)
+            self.values.forget(node)
             self._named_after.pop(node, None)
         self._fresh.clear()
 
@@ -301,11 +307,11 @@ class Rewriter:
             node: fx.Node = self.graph.create_node(op, target, name=name or joined_name(given))
             node.args, node.kwargs = args, kwargs
         meta.copy_meta(node, *sources, rule=self.rule or self.pass_name)
-        if value is _UNSET:
-            model = self._match.root if self._match is not None else next(reversed(given), None)
-            value = meta.value_of(model) if model is not None else None
-        meta.set_value(node, value)
+        root = self._match.root if self._match is not None else None
+        self.values.settle(node, value, root or next(reversed(given), None))
         inherit(node, sources)
+        if not given:
+            self._unclaimed[node] = None
         compute = [s for s in given if s.op != "get_attr"]
         if name is None and len(compute) == 1:
             self._named_after[node] = compute[0]
@@ -325,6 +331,17 @@ class Rewriter:
         if last.op != "output":
             raise PatternError("the graph has no output; say where to insert: `with rw.at(node):`")
         return last
+
+    def _claim(self, nodes: Iterable[fx.Node], old: fx.Node) -> None:
+        """Let nodes whose origins were not given derive from what they replace, and be named so."""
+        for node in nodes:
+            if node not in self._unclaimed:
+                continue
+            del self._unclaimed[node]
+            meta.copy_meta(node, old, rule=self.rule or self.pass_name)
+            inherit(node, (old,))
+            if node in self._fresh:
+                self._named_after[node] = old
 
     def _fresh_ancestors(self, new: fx.Node) -> set[fx.Node]:
         """Nodes of the current rewrite that ``new`` is computed from, itself included."""
@@ -352,6 +369,7 @@ class Rewriter:
             else:
                 self._removed.append(node.name)
             self.graph.erase_node(node)
+            self.values.forget(node)
             self._touched.extend(inputs)
             stack.extend((i, False) for i in inputs)
 
@@ -361,15 +379,21 @@ class Rewriter:
             return True
         return not has_effect(node)
 
-    def _flush(self) -> None:
-        """Record what happened since the last event, if anything did."""
-        if self._removed or self._fresh:
-            added = tuple(n.name for n in self._fresh)
+    def _flush(self, only: Container[fx.Node] | None = None) -> None:
+        """Record what happened since the last event, if anything did.
+
+        Args:
+            only: which of the new nodes belong to it; the others await theirs.
+        """
+        added = [node for node in self._fresh if only is None or node in only]
+        if self._removed or added:
             rule = self.rule or self.pass_name
-            source = self._source or next((meta.source(n) for n in self._fresh), "")
-            self.events.append(Event(rule, tuple(self._removed), added, source))
-        self._fresh.clear()
-        self._named_after.clear()
+            source = self._source or next((meta.source(n) for n in added), "")
+            names = tuple(node.name for node in added)
+            self.events.append(Event(rule, tuple(self._removed), names, source))
+        for node in added:
+            del self._fresh[node]
+            self._named_after.pop(node, None)
         self._removed.clear()
         self._source = ""
         self._mutations = 0

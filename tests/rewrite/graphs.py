@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.snapshot import snapshot
+
+_TYPE = re.compile(r"\s*: \w+\[[\d,]*\]")
 
 
 class GraphBuilder:
@@ -53,4 +56,4 @@ class GraphBuilder:
 def text(graph_module: fx.GraphModule) -> str:
     """The IR without provenance, types and columns."""
     lines = snapshot(graph_module).to_text(provenance=False).splitlines()
-    return "\n".join(" ".join(line.replace(" : f32[1,4]", "").split()) for line in lines)
+    return "\n".join(" ".join(_TYPE.sub("", line).split()) for line in lines)

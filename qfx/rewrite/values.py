@@ -1,0 +1,65 @@
+"""What the nodes that a pass makes yield: inferred, or as the pass says, and checked afterwards.
+
+A node that takes the place of another must yield what that did, since others read it; a pass that
+means it to yield something else says so with ``value=``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx
+
+from qfx.graph import meta
+from qfx.graph.inference import Inference
+
+UNSET: Any = object()
+"""Stands for a value that is not given."""
+
+
+class Values:
+    """The values of the nodes of one graph, on behalf of one pass.
+
+    Attributes:
+        expected: what stood where a node stands now, unless its value was given.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self._inference = Inference(graph_module)
+        self._inferred: dict[fx.Node, bool] = {}  # or assumed
+        self.expected: dict[fx.Node, meta.Value] = {}
+
+    @property
+    def made(self) -> Mapping[fx.Node, object]:
+        """The nodes whose values were not given."""
+        return self._inferred
+
+    def settle(self, node: fx.Node, value: meta.Value, like: fx.Node | None) -> None:
+        """Set what a new ``node`` yields: ``value``, or else what it computes.
+
+        Where that can't be told without data, it is assumed to be what ``like`` yields.
+        """
+        if value is not UNSET:
+            meta.set_value(node, value)
+            return
+        try:
+            found, is_known = self._inference.value(node), True
+        except Exception:  # of the node's own operation: the check after the pass says more
+            found, is_known = None if like is None else meta.value_of(like), False
+        self._inferred[node] = is_known
+        meta.set_value(node, found)
+
+    def stand_in(self, old: fx.Node, new: fx.Node) -> None:
+        """Let ``new``, which takes the place of ``old``, answer to what that yields."""
+        was = self.expected.pop(old, meta.value_of(old))
+        if new not in self._inferred:
+            return
+        self.expected[new] = was
+        if not self._inferred[new]:
+            meta.set_value(new, was)
+
+    def forget(self, node: fx.Node) -> None:
+        """Drop what is kept of a node that is erased."""
+        self._inferred.pop(node, None)
+        self.expected.pop(node, None)
