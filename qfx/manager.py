@@ -71,6 +71,10 @@ def run_passes(
         CaptureError: the model can't be traced.
         PassError: a pass failed, or broke the graph.
     """
+    if isinstance(passes, str):
+        raise ConfigError(
+            f'passes is "{passes}"; give a list of passes: [qfx.get_pass("{passes}")]'
+        )
     if not isinstance(passes, Iterable):
         raise ConfigError(f"passes is {passes!r}; give a list of passes: [{passes!r}]")
     steps = with_canonicalization([as_pass(p) for p in passes])

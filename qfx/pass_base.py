@@ -215,7 +215,8 @@ def as_pass(given: Pass | type[Pass]) -> Pass:
     elif isinstance(given, type) and issubclass(given, Pass):
         made = _instantiate(given)
     else:
-        raise ConfigError(f"expected a pass, got {given!r}")
+        hint = f'; by name it is qfx.get_pass("{given}")' if isinstance(given, str) else ""
+        raise ConfigError(f"expected a pass, got {given!r}{hint}")
     if not made.name:
         raise ConfigError(f'{type(made).__name__} has no name; give it one: name = "my-pass"')
     return made

@@ -314,6 +314,30 @@ def test_rule_that_breaks_the_graph_is_named() -> None:
     assert (caught.value.rule, caught.value.node) == ("forget_operand", "sigmoid")
 
 
+def test_a_predicate_that_raises_is_named() -> None:
+    def divide(node: fx.Node) -> bool:
+        return bool(1 / 0)
+
+    @rewrite(Op(vocab.SIGMOID, Op(vocab.RELU, where=divide)))
+    def never(match: Match, rw: Rewriter) -> fx.Node:
+        return match.root
+
+    class Divides(PatternPass):
+        name = "divides"
+        patterns = (never,)
+
+    message = r"pass divides \(rule never at %sigmoid\) raised ZeroDivisionError"
+    with pytest.raises(PassError, match=message) as caught:
+        run_passes(ConvRelu(), [Divides()], X)
+    assert (caught.value.rule, caught.value.node) == ("never", "sigmoid")
+
+
+def test_names_are_no_passes() -> None:
+    for given in ("canonicalize", ["canonicalize"]):
+        with pytest.raises(ConfigError, match=r'qfx.get_pass\("canonicalize"\)'):
+            run_passes(ConvRelu(), given, X)
+
+
 def test_error_at_an_insertion_point_names_the_node() -> None:
     def fail(graph: fx.Graph, ctx: PassContext) -> None:
         with ctx.rewriter.at(node_named(graph, "sigmoid")):

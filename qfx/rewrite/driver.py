@@ -75,7 +75,8 @@ class _Driver:
     def _rewrite_at(self, node: fx.Node) -> bool:
         """Apply the first rule that does at ``node``."""
         for rule in self.matcher.rules_for(node):
-            found = self.matcher.match(rule, node)
+            with self.rewriter.blaming(rule.name, node):  # a predicate may raise
+                found = self.matcher.match(rule, node)
             if isinstance(found, Match):
                 refusal = self._apply(rule, found)
                 if refusal is None:

@@ -6,7 +6,8 @@ order of commutative operands and over alternatives, so a choice that a later op
 is taken back. The cost of one attempt depends on the pattern, not on the graph.
 
 A *near-miss* is an attempt that got past the root: it matched an operation below it, or it failed
-on a user count, a predicate or in the rule itself. Its reason is what ``explain`` shows.
+on an argument that is no operation, a user count, a predicate or in the rule itself. Its reason is
+what ``explain`` shows.
 """
 
 from __future__ import annotations
@@ -14,17 +15,45 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import Any, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qfx.rewrite import pattern as p
+from qfx.rewrite.arguments import Arguments, arguments_of
 from qfx.rewrite.pattern import Literal, Mismatch, Pattern
 from qfx.rewrite.rule import Match, RewriteRule
-from qfx.vocab import OpDef
 
-Goals: TypeAlias = "tuple[Pattern, Any, Goals] | None"
-"""A linked list of patterns and the values they must match."""
+
+class _Place(NamedTuple):
+    """Where an argument stands: of which call, and under which name, if it has one."""
+
+    call: p.Call
+    node: fx.Node
+    name: str
+    position: int
+
+    def expected(self, pattern: Pattern, shown: str) -> Mismatch:
+        """That what is ``shown`` stands there and ``pattern`` does not match it."""
+        label = _label(self.call, self.node)
+        if isinstance(pattern, p.Const) and self.name:
+            text = "{0}: expected {1}={2}, is {3}"
+            return Mismatch(text, label, self.name, pattern, shown, node=self.node)
+        name = self.name or f"operand {self.position}"
+        text = "{0}: expected {1} to be {2}, is {3}"
+        return Mismatch(text, label, name, pattern, shown, node=self.node)
+
+
+class _Goal(NamedTuple):
+    """A pattern, and the value that it must match."""
+
+    pattern: Pattern
+    value: Literal
+    place: _Place | None = None
+
+
+Goals: TypeAlias = "tuple[_Goal, Goals] | None"
+"""A linked list of goals."""
 
 
 @dataclass
@@ -110,7 +139,7 @@ class Matcher:
     def match(self, rule: RewriteRule, node: fx.Node) -> Match | Mismatch | None:
         """Try ``rule`` at ``node``: the match, the reason of a near-miss, or None."""
         attempt = _Attempt()
-        if self._solve((rule.pattern, node, None), attempt):
+        if self._solve((_Goal(rule.pattern, node), None), attempt):
             return Match(node, attempt.nodes, attempt.bindings, rule.name)
         near = attempt.best_is_near or attempt.best_operations > 1
         return attempt.best if near else None
@@ -119,129 +148,147 @@ class Matcher:
         """Match all goals, or leave ``attempt`` as it was, apart from the best reason."""
         if goals is None:
             return True
-        pattern, value, rest = goals
+        goal, rest = goals
         mark = attempt.mark()
-        if isinstance(pattern, p.OneOf):
-            return any(self._solve((a, value, rest), attempt) for a in pattern.alternatives)
-        for operands in self._enter(pattern, value, attempt):
+        if isinstance(goal.pattern, p.OneOf):
+            alternatives = (goal._replace(pattern=a) for a in goal.pattern.alternatives)
+            return any(self._solve((a, rest), attempt) for a in alternatives)
+        for operands in self._enter(goal, attempt):
             if self._solve(_chain(operands, rest), attempt):
                 return True
         attempt.reset(mark)
         return False
 
-    def _enter(
-        self, pattern: Pattern, value: Literal, attempt: _Attempt
-    ) -> Iterator[Sequence[tuple[Pattern, Literal]]]:
-        """Match ``pattern`` itself; yield each list of goals that remains, none on failure."""
-        if isinstance(pattern, p.Call):
-            yield from self._enter_call(pattern, value, attempt)
-        elif isinstance(pattern, p.Seq):
-            yield from _enter_sequence(pattern, value, attempt)
-        elif _leaf(pattern, value, attempt) and _bind(pattern, value, attempt):
+    def _enter(self, goal: _Goal, attempt: _Attempt) -> Iterator[Sequence[_Goal]]:
+        """Match the pattern itself; yield each list of goals that remains, none on failure."""
+        if isinstance(goal.pattern, p.Call):
+            yield from self._enter_call(goal.pattern, goal, attempt)
+        elif isinstance(goal.pattern, p.Seq):
+            yield from _enter_sequence(goal.pattern, goal, attempt)
+        elif _leaf(goal, attempt) and _bind(goal, attempt):
             yield ()
 
     def _enter_call(
-        self, pattern: p.Call, value: Literal, attempt: _Attempt
-    ) -> Iterator[Sequence[tuple[Pattern, Literal]]]:
-        if not isinstance(value, fx.Node) or self.key(value) not in pattern.targets:
-            found = _shown(value) if not isinstance(value, fx.Node) else self._named(value)
+        self, pattern: p.Call, goal: _Goal, attempt: _Attempt
+    ) -> Iterator[Sequence[_Goal]]:
+        node = goal.value
+        if not isinstance(node, fx.Node) or self.key(node) not in pattern.targets:
+            found = self._named(node) if isinstance(node, fx.Node) else _shown(node)
             attempt.fail(Mismatch("expected {0}, found {1}", pattern.expected(), found))
             return
         attempt.operations += 1
-        if not _bind(pattern, value, attempt):
+        if not _bind(goal, attempt):
             return
-        attempt.nodes.append(value)
-        fault = _check_users(pattern, value)
+        attempt.nodes.append(node)
+        fault = _check_users(pattern, node)
         if fault is None:
-            fault = _check_where(pattern, value)
+            fault = _check_where(pattern, node)
         if fault is not None:
             attempt.fail(fault, near=True)
-            return
-        attributes = self._attributes(pattern, value, attempt)
+        elif not pattern.operands and not pattern.attributes:
+            yield ()
+        else:
+            yield from self._arguments(pattern, node, attempt)
+
+    def _arguments(
+        self, pattern: p.Call, node: fx.Node, attempt: _Attempt
+    ) -> Iterator[Sequence[_Goal]]:
+        """The goals that the operands and attributes are, in each order that may match."""
+        module = self.submodule(node) if node.op == "call_module" else None
+        given = arguments_of(node, module)
+        attributes = _attributes(pattern, node, given, module, attempt)
         if attributes is None:
             return
         count = len(pattern.operands)
-        if len(value.args) < count:
+        if len(given.operands) < count:
             text = "{0}: expected {1} operands, has {2}"
-            attempt.fail(Mismatch(text, _label(pattern, value), count, len(value.args), node=value))
+            has = len(given.operands)
+            attempt.fail(Mismatch(text, _label(pattern, node), count, has, node=node), near=True)
             return
-        for order in _orders(value, count, swaps=pattern.swaps(value)):
-            yield [*zip(pattern.operands, order, strict=True), *attributes]
-
-    def _attributes(
-        self, pattern: p.Call, node: fx.Node, attempt: _Attempt
-    ) -> list[tuple[Pattern, Literal]] | None:
-        goals: list[tuple[Pattern, Literal]] = []
-        for name, expected in pattern.attributes.items():
-            present, actual = self._attribute(node, name)
-            if not present:
-                text = "{0}: has no attribute {1}"
-                attempt.fail(Mismatch(text, _label(pattern, node), name, node=node))
-                return None
-            if isinstance(expected, p.Const) and not _accepts(expected, actual):
-                text = "{0}: expected {1}={2}, is {3}"
-                label, shown = _label(pattern, node), _shown(actual)
-                attempt.fail(Mismatch(text, label, name, expected, shown, node=node), near=True)
-                return None
-            goals.append((expected, actual))
-        return goals
-
-    def _attribute(self, node: fx.Node, name: str) -> tuple[bool, Literal]:
-        """Whether ``node`` has the attribute, written or by default, and its value."""
-        if node.op == "call_module":
-            module = self.submodule(node)
-            return hasattr(module, name), getattr(module, name, None)
-        if name in node.kwargs:
-            return True, node.kwargs[name]
-        if isinstance(node.target, OpDef) and name in node.target.signature.parameters:
-            default = node.target.signature.parameters[name].default
-            return default is not node.target.signature.empty, default
-        return False, None
+        for order in _orders(given.operands, count, swaps=pattern.swaps(node)):
+            operands = [
+                _Goal(each, given.operands[i], _Place(pattern, node, _name(given, i), i + 1))
+                for each, i in zip(pattern.operands, order, strict=True)
+            ]
+            yield [*operands, *attributes]
 
     def _named(self, node: fx.Node) -> str:
         key = self.key(node)
         return p.target_name(key) if node.op.startswith("call_") else node.op
 
 
-def _chain(goals: Sequence[tuple[Pattern, Literal]], rest: Goals) -> Goals:
-    for pattern, value in reversed(goals):
-        rest = (pattern, value, rest)
+def _attributes(
+    pattern: p.Call,
+    node: fx.Node,
+    given: Arguments,
+    module: nn.Module | None,
+    attempt: _Attempt,
+) -> list[_Goal] | None:
+    """The goals that the attributes are; None if one of them fails at first sight."""
+    goals: list[_Goal] = []
+    for name, expected in pattern.attributes.items():
+        if module is not None and hasattr(module, name):
+            actual = getattr(module, name)
+        elif name in given.named:
+            actual = given.named[name]
+        else:
+            text = "{0}: has no attribute {1}"
+            attempt.fail(Mismatch(text, _label(pattern, node), name, node=node), near=True)
+            return None
+        place = _Place(pattern, node, name, 0)
+        if isinstance(expected, p.Const) and not _accepts(expected, actual):
+            attempt.fail(place.expected(expected, _shown(actual)), near=True)
+            return None
+        goals.append(_Goal(expected, actual, place))
+    return goals
+
+
+def _name(given: Arguments, position: int) -> str:
+    return given.names[position] if position < len(given.names) else ""
+
+
+def _chain(goals: Sequence[_Goal], rest: Goals) -> Goals:
+    for goal in reversed(goals):
+        rest = (goal, rest)
     return rest
 
 
-def _enter_sequence(
-    pattern: p.Seq, value: Literal, attempt: _Attempt
-) -> Iterator[Sequence[tuple[Pattern, Literal]]]:
-    if not isinstance(value, (list, tuple)):
-        attempt.fail(Mismatch("expected a list of {0}, found {1}", len(pattern.items), value))
-    elif len(value) != len(pattern.items):
-        text = "expected a list of {0}, has {1}"
-        attempt.fail(Mismatch(text, len(pattern.items), len(value)))
+def _enter_sequence(pattern: p.Seq, goal: _Goal, attempt: _Attempt) -> Iterator[Sequence[_Goal]]:
+    value = goal.value
+    if isinstance(value, (list, tuple)) and len(value) == len(pattern.items):
+        yield [_Goal(each, item) for each, item in zip(pattern.items, value, strict=True)]
     else:
-        yield list(zip(pattern.items, value, strict=True))
+        has = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else _shown(value)
+        _misfit(goal, has, attempt)
 
 
-def _leaf(pattern: Pattern, value: Literal, attempt: _Attempt) -> bool:
-    """Whether a pattern without operands matches ``value``."""
+def _leaf(goal: _Goal, attempt: _Attempt) -> bool:
+    """Whether a pattern without operands matches its value."""
+    pattern, value = goal.pattern, goal.value
     if isinstance(pattern, p.Const):
-        if _accepts(pattern, value):
-            return True
-        return attempt.fail(Mismatch("expected {0}, found {1}", pattern, _shown(value)))
-    if not isinstance(pattern, p.Attr):
+        return _accepts(pattern, value) or _misfit(goal, _shown(value), attempt)
+    if not isinstance(pattern, p.Attr) or isinstance(value, Tensor):
         return True
     if not isinstance(value, fx.Node) or value.op != "get_attr":
-        return attempt.fail(Mismatch("expected a parameter or constant, found {0}", _shown(value)))
+        return _misfit(goal, _shown(value), attempt)
     attempt.nodes.append(value)
     return True
+
+
+def _misfit(goal: _Goal, shown: str, attempt: _Attempt) -> bool:
+    """Fail because of an argument that is no operation; always False."""
+    if goal.place is not None:
+        return attempt.fail(goal.place.expected(goal.pattern, shown), near=True)
+    return attempt.fail(Mismatch("expected {0}, found {1}", goal.pattern, shown))
 
 
 def _accepts(pattern: p.Const, value: Literal) -> bool:
     return not isinstance(value, fx.Node) and pattern.accepts(value)
 
 
-def _bind(pattern: Pattern, value: Literal, attempt: _Attempt) -> bool:
-    """Bind the name of ``pattern``, if it has one; False if it already means something else."""
-    name = pattern.bind
+def _bind(goal: _Goal, attempt: _Attempt) -> bool:
+    """Bind the name of the pattern, if it has one; False if it already means something else."""
+    name, value = goal.pattern.bind, goal.value
     if name is None:
         return True
     if name not in attempt.bindings:
@@ -255,13 +302,12 @@ def _bind(pattern: Pattern, value: Literal, attempt: _Attempt) -> bool:
     return attempt.fail(Mismatch(text, name, _shown(first), _shown(value)))
 
 
-def _orders(node: fx.Node, count: int, *, swaps: bool) -> Iterable[tuple[Literal, ...]]:
-    """The operands in each order that may match: as written first."""
-    if not swaps or not count or len(node.args) < 2:
-        return (tuple(node.args[:count]),)
-    front = min(count, 2)
-    tail = tuple(node.args[2:count])
-    return (chosen + tail for chosen in permutations(node.args[:2], front))
+def _orders(operands: Sequence[Literal], count: int, *, swaps: bool) -> Iterable[tuple[int, ...]]:
+    """The places of the operands in each order that may match: as written first."""
+    if not swaps or not count or len(operands) < 2:
+        return (tuple(range(count)),)
+    tail = tuple(range(2, count))
+    return (chosen + tail for chosen in permutations((0, 1), min(count, 2)))
 
 
 def _check_users(pattern: p.Call, node: fx.Node) -> Mismatch | None:
@@ -308,4 +354,6 @@ def _label(pattern: p.Call, node: fx.Node) -> str:
 
 
 def _shown(value: Literal) -> str:
-    return f"%{value.name}" if isinstance(value, fx.Node) else repr(value)
+    if isinstance(value, fx.Node):
+        return f"%{value.name}"
+    return "a tensor" if isinstance(value, Tensor) else repr(value)

@@ -3,10 +3,16 @@
     Op(vocab.RELU, Op(vocab.CONV2D, Any("x"), bind="conv", users=1))
 
 reads "a relu of a conv2d that nobody else reads". A pattern is rooted at the *last* operation and
-reaches upward through operands. Operands match a prefix of the positional arguments; keywords match
-attributes, whose defaults count when they are left out; anything that is not a pattern matches by
-equality, and a list or tuple matches a sequence of that length. Names bind: the same name twice
-must find the same node, or an equal literal.
+reaches upward through operands. Operands match the first parameters of what is called, keywords the
+parameters of that name, however the call was written: by position, by keyword, or left out, where
+the default counts. What a pattern does not mention may be anything. Anything that is not a pattern
+matches by equality, and a list or tuple matches a sequence of that length. Names bind: the same
+name twice must find the same node, or an equal literal.
+
+    Op(vocab.LINEAR, Any("x"), Attr("w"), bias=None)           no bias
+    Op(vocab.LINEAR, Any("x"), Attr("w"), bias=Attr("b"))      a bias
+    Op(vocab.LINEAR, Any("x"), Attr("w"), bias=Any("b"))       either; match["b"] may be None
+    Op(vocab.LINEAR, Any("x"), Attr("w"))                      either
 
 ``users`` counts *reads*: ``add(y, y)`` reads ``y`` twice.
 """
@@ -16,13 +22,13 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TypeAlias
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qfx import vocab
 from qfx.errors import PatternError
+from qfx.rewrite.possible import check_possible, excludes, excludes_list
 from qfx.vocab import OpDef
 
 Literal: TypeAlias = typing.Any
@@ -82,6 +88,10 @@ class Pattern:
         """Patterns of the operands and attributes."""
         return ()
 
+    def excludes(self, annotation: str) -> str:
+        """Why it matches no argument of a parameter so annotated; "" if it may match one."""
+        return ""
+
     @property
     def depth(self) -> int:
         """How many operations lie on the longest path; 0 for a leaf."""
@@ -89,12 +99,28 @@ class Pattern:
 
 
 def as_pattern(value: object) -> Pattern:
-    """``value`` as a pattern: itself, a :class:`Seq` of patterns, else a :class:`Const`."""
+    """``value`` as a pattern: itself, a :class:`Seq` of patterns, else a :class:`Const`.
+
+    ``Any`` and ``Attr`` may be written without parentheses.
+    """
     if isinstance(value, Pattern):
         return value
+    if value is Any or value is Attr:
+        return Any() if value is Any else Attr()
+    if isinstance(value, OpDef) or (isinstance(value, type) and issubclass(value, Pattern)):
+        written = f"Op({value.name}, ...)" if isinstance(value, OpDef) else f"{value.__name__}(...)"
+        raise PatternError(f"{target_name(value)} alone is no pattern; write {written}")
     if isinstance(value, (list, tuple)) and any(isinstance(v, Pattern) for v in value):
         return Seq(tuple(as_pattern(v) for v in value))
     return Const(value, exact=True)
+
+
+def _check_bind(bind: object, written: str) -> None:
+    if bind is None or isinstance(bind, str):
+        return
+    hint = f"; for an operation write Op({bind.name}, ...)" if isinstance(bind, OpDef) else ""
+    shown = bind.name if isinstance(bind, OpDef) else repr(bind)
+    raise PatternError(f"{written} takes the name to bind, a string, not {shown}{hint}")
 
 
 @dataclass(frozen=True)
@@ -103,15 +129,27 @@ class Any(Pattern):
 
     bind: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_bind(self.bind, "Any")
+
     def roots(self) -> Iterator[object]:
         yield ANY_ROOT
 
 
 @dataclass(frozen=True)
 class Attr(Pattern):
-    """Matches a parameter, buffer or constant of the model (a ``get_attr`` node)."""
+    """Matches a parameter, buffer or constant of the model (a ``get_attr`` node).
+
+    Of a module as written it matches a tensor that the module holds.
+    """
 
     bind: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_bind(self.bind, "Attr")
+
+    def __str__(self) -> str:
+        return "a parameter or constant"
 
     def roots(self) -> Iterator[object]:
         yield ATTRIBUTE_ROOT
@@ -129,10 +167,16 @@ class Const(Pattern):
     bind: str | None = None
     exact: bool = False
 
+    def __post_init__(self) -> None:
+        _check_bind(self.bind, "bind of Const")
+
     def roots(self) -> Iterator[object]:
         raise PatternError(
             f"{self} cannot be the root of a pattern: a root is an operation. Wrap it in Op(...)."
         )
+
+    def excludes(self, annotation: str) -> str:
+        return excludes(annotation, self.value) if self.exact else ""
 
     def accepts(self, literal: Literal) -> bool:
         """Whether ``literal`` (not a node) matches."""
@@ -161,6 +205,12 @@ class Seq(Pattern):
 
     def children(self) -> tuple[Pattern, ...]:
         return self.items
+
+    def excludes(self, annotation: str) -> str:
+        return excludes_list(annotation)
+
+    def __str__(self) -> str:
+        return f"a list of {len(self.items)}"
 
 
 class OneOf(Pattern):
@@ -202,6 +252,8 @@ class Call(Pattern):
         self.targets = targets
         self.operands = tuple(as_pattern(o) for o in operands)
         self.attributes = {name: as_pattern(a) for name, a in attributes.items()}
+        if bind is not None and not isinstance(bind, str):
+            raise PatternError(f"bind={bind!r} is no name")
         self.bind, self.users, self.where = bind, users, where
 
     def roots(self) -> Iterator[object]:
@@ -236,12 +288,15 @@ class Op(Call):
     Args:
         target: a canonical operation, a Python function, a string (the name of a Tensor method),
             or a tuple of those, any of which will do.
-        operands: patterns or literals for a prefix of the positional arguments.
+        operands: patterns or literals for the first parameters.
         bind: name under which the match keeps the node.
         users: how often the result must be read, exactly.
         where: a predicate over the node, which returns a bool or a :class:`Mismatch`.
         commutative: whether the first two operands may be swapped; by default known for ADD, MUL.
-        attributes: patterns or literals for keyword arguments.
+        attributes: patterns or literals for parameters by name.
+
+    Raises:
+        PatternError: the pattern is malformed, or no call of the operation can match it.
     """
 
     def __init__(
@@ -263,36 +318,24 @@ class Op(Call):
                 )
             if not callable(each) and not isinstance(each, str):
                 raise PatternError(f"{each!r} is no operation, function or method name")
-        _check_attributes(targets, attributes)
         super().__init__(targets, operands, attributes, bind=bind, users=users, where=where)
+        ops = [target for target in targets if isinstance(target, OpDef)]
+        if len(ops) == len(targets):
+            check_possible(ops, self.operands, self.attributes, _OPTIONS)
         self.commutative = commutative
 
     def swaps(self, node: fx.Node) -> bool:
         if self.commutative is not None:
             return self.commutative
-        return node.target in COMMUTATIVE and "alpha" not in node.kwargs
-
-
-def _check_attributes(targets: tuple[object, ...], attributes: dict[str, object]) -> None:
-    """PatternError for a keyword that no target has: a mistyped ``users`` would never match."""
-    if not all(isinstance(target, OpDef) for target in targets):
-        return
-    known = {n for t in targets if isinstance(t, OpDef) for n in t.signature.parameters}
-    for name in attributes:
-        if name not in known:
-            close = get_close_matches(name, {*known, *_OPTIONS}, n=1)
-            hint = f"; did you mean {close[0]}?" if close else "."
-            raise PatternError(
-                f"{' or '.join(map(target_name, targets))} has no attribute {name!r}{hint} Its "
-                f"attributes are {', '.join(sorted(known))}, and Op takes {', '.join(_OPTIONS)}."
-            )
+        return node.target in COMMUTATIVE and same_literal(node.kwargs.get("alpha", 1), 1)
 
 
 class Module(Call):
     """Matches a ``call_module`` node as written, for passes that run before canonicalization.
 
-    The type must be exact: a subclass may compute something else. ``attributes`` match attributes
-    of the module (``Module(nn.ReLU, Any("x"), inplace=True)``).
+    The type must be exact: a subclass may compute something else. ``operands`` match the first
+    arguments of its call, ``attributes`` what the module has (``Module(nn.ReLU, Any("x"),
+    inplace=True)``), or else an argument of that name.
     """
 
     def __init__(
@@ -316,6 +359,8 @@ def same_literal(a: Literal, b: Literal) -> bool:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(same_literal, a, b))
     if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
         return a is b
     return bool(a == b)
 

@@ -90,6 +90,15 @@ class Rewriter:
             self._point = outer
 
     @contextmanager
+    def blaming(self, rule: str, node: fx.Node) -> Iterator[None]:
+        """An exception leaves ``rule`` and ``node`` for the report."""
+        try:
+            yield
+        except Exception:
+            self.rule, self.node = f"{self.pass_name}/{rule}", node.name
+            raise
+
+    @contextmanager
     def applying(self, rule: str, match: Match) -> Iterator[None]:
         """Work on behalf of a rule. An exception leaves ``rule`` and ``node`` for the report."""
         self._flush()

@@ -78,7 +78,15 @@ def rewrite(pattern: Pattern, name: str | None = None) -> Callable[[RuleFunction
     Args:
         pattern: where the function is called.
         name: as shown in histories and errors; the name of the function by default.
+
+    Raises:
+        PatternError: ``pattern`` is none.
     """
+    if not isinstance(pattern, Pattern):
+        shown = getattr(pattern, "__name__", None) or repr(pattern)
+        raise PatternError(
+            f"rewrite takes a pattern, as in @qfx.rewrite(qfx.Op(vocab.RELU, ...)), not {shown}"
+        )
 
     def decorate(function: RuleFunction) -> RewriteRule:
         given = name if name is not None else str(getattr(function, "__name__", "rule"))

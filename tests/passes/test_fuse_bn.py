@@ -208,7 +208,7 @@ def test_keeps_computed_weight() -> None:
         FuseConvBN(),
         randomised(ComputedWeight(bias_only=False)),
         fired=0,
-        mismatch="expected a parameter or constant, found %mul",
+        mismatch="layer: expected weight to be a parameter or constant, is %mul",
     )
 
 
