@@ -27,14 +27,22 @@ from torch import fx
 from qfx import vocab
 from qfx.backends import others_with
 from qfx.backends.base import Backend, Demand, KernelRule, Output
-from qfx.backends.fitting import in_float, settled_weight, too_flat, unfit
+from qfx.backends.fitting import (
+    in_float,
+    narrowed,
+    overflows,
+    settled_weight,
+    too_flat,
+    unfit,
+)
+from qfx.backends.saturation import HIGHEST_SAFE
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.graph.leaves import has_hooks
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Decision, annotate
 from qfx.quant.configuration import Choice, Configuration
-from qfx.quant.groups import Groups, is_fixed
+from qfx.quant.groups import Groups, is_fixed, rescaled
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QConfig, QuantSpec
 from qfx.report.reasons import elsewhere, refusal
@@ -136,7 +144,7 @@ class _Annotator:
             if operand in self.overwritten:
                 return refusal("overwritten", detail=meta.where(self.overwritten[operand]))
         choice = self.configuration.resolve(node)
-        choice = replace(choice, qconfig=self.rows.settled(node, choice.qconfig))
+        choice = self._settled(node, choice)
         if choice.qconfig is None:
             return refusal(choice.reason, rule=choice.rule)
         rule, method = self.backend.rule(node.target), choice.qconfig.method
@@ -146,6 +154,18 @@ class _Annotator:
         if misfit is not None:
             return self._not_honoured(node, choice, misfit)
         return self._supported(node, rule, choice.qconfig) or (rule, choice)
+
+    def _settled(self, node: fx.Node, choice: Choice) -> Choice:
+        """``choice`` with the specs that ``node`` can get, whatever its kernel is."""
+        qconfig = self.rows.settled(node, choice.qconfig)
+        if qconfig is not None and self.backend.saturates and overflows(qconfig):
+            qconfig = narrowed(qconfig)
+            self.configuration.warn(
+                f"{choice.rule}: sums of products of 8 bits saturate in the kernels of "
+                f"{self.backend.name} on this machine, so activations get 7 (quant_max="
+                f"{HIGHEST_SAFE}). Ask for that, or for weights of 7 bits, to say so yourself"
+            )
+        return replace(choice, qconfig=qconfig)
 
     def _no_kernel(self, node: fx.Node, rule: KernelRule | None, method: str) -> Decision:
         """Why the backend has no kernel of ``method``, and what to do."""
@@ -252,7 +272,10 @@ class _Annotator:
         """The qparams that the last step of ``node`` (its own, or a post-op) fixes, if any."""
         post = post_names(node)
         last = self.backend.rule(vocab.lookup(post[-1])) if post else rule
-        return last.fixed if last is not None else None
+        fixed = last.fixed if last is not None else None
+        if fixed is None or not self.backend.saturates:
+            return fixed
+        return rescaled(fixed, 0, HIGHEST_SAFE)
 
     def _is_asked_for(self, value: fx.Node) -> bool:
         """Whether some operation asks for ``value`` in integers as its main operand."""

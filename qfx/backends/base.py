@@ -219,6 +219,8 @@ class Backend:
         probe: (kernel, post-ops) -> what is wrong with it on this machine, or "".
         finish: last touches on the lowered graph, or None.
         cpu_only: results live on the CPU.
+        saturates: whether layers with weights add up products of 8-bit codes wrongly here, so that
+            what they read must keep to 7 bits (:mod:`qfx.backends.saturation`).
     """
 
     name: str
@@ -230,6 +232,7 @@ class Backend:
     probe: Callable[[str, Chain], str] | None = None
     finish: Callable[[fx.Graph, Emitter], None] | None = None
     cpu_only: bool = True
+    saturates: bool = False
     _by_op: dict[OpDef, KernelRule] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

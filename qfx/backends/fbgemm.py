@@ -5,17 +5,20 @@ from __future__ import annotations
 from qfx.backends import quantized_dtypes
 from qfx.backends.base import Backend
 from qfx.backends.defaults import defaults
-from qfx.backends.hardware import needs_reduced_range
+from qfx.backends.quantized_engine import silence_deprecation
 from qfx.backends.quantized_rules import quantized_rules
+from qfx.backends.quantized_saturation import reduces
 
 
 def backend() -> Backend:
     """The fbgemm backend for this machine."""
-    quantized_dtypes.silence_deprecation()
+    silence_deprecation()
+    narrow = reduces("x86")
     return Backend(
         "fbgemm",
         quantized_rules("x86", transposed_per_channel=False),
-        defaults(reduce_range=needs_reduced_range()),
+        defaults(reduce_range=narrow),
         quantize=quantized_dtypes.quantize,
         dequantize=quantized_dtypes.dequantize,
+        saturates=narrow,
     )

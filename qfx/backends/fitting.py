@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from qfx.backends.base import Backend, KernelRule, WeightRule
+from qfx.backends.saturation import HIGHEST_SAFE
 from qfx.graph import meta
 from qfx.quant.observers.registry import per_tensor_twin
 from qfx.quant.spec import QConfig, QuantSpec
@@ -84,6 +85,31 @@ def _unfit_measured(activation: QuantSpec | None, backend: Backend) -> Mismatch 
 def in_float(qconfig: QConfig) -> bool:
     """Whether activations stay as they are: dynamic float16 says how kernels keep the weight."""
     return qconfig.activation is None or qconfig.activation.dtype == torch.float16
+
+
+def overflows(qconfig: QConfig) -> bool:
+    """Whether two products of codes may add up to more than an int16 holds.
+
+    See :mod:`qfx.backends.saturation`.
+    """
+    activation, weight = qconfig.activation, qconfig.weight
+    if activation is None or weight is None or activation.dtype != torch.uint8:
+        return False
+    if weight.dtype != torch.int8:
+        return False
+    largest = max(map(abs, weight.bounds))
+    return 2 * activation.bounds[1] * min(largest, _INT8_MAX) > torch.iinfo(torch.int16).max
+
+
+_INT8_MAX = torch.iinfo(torch.int8).max  # of the negative ones there is one more, seldom two
+
+
+def narrowed(qconfig: QConfig) -> QConfig:
+    """``qconfig`` with activations whose codes are small enough for sums of two products."""
+    assert qconfig.activation is not None
+    low = min(qconfig.activation.bounds[0], HIGHEST_SAFE - 1)
+    activation = replace(qconfig.activation, quant_min=low, quant_max=HIGHEST_SAFE)
+    return replace(qconfig, activation=activation)
 
 
 def _unfit_weight(node: fx.Node, weight: QuantSpec, rule: WeightRule) -> Mismatch | None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from qfx.backends import quantized_dtypes
 from qfx.backends.base import Backend
 from qfx.backends.defaults import defaults
+from qfx.backends.quantized_engine import silence_deprecation
 from qfx.backends.quantized_rules import quantized_rules
+from qfx.backends.quantized_saturation import reduces
 
 
 def backend() -> Backend:
     """The qnnpack backend."""
-    quantized_dtypes.silence_deprecation()
+    silence_deprecation()
+    narrow = reduces("qnnpack")
     return Backend(
         "qnnpack",
         quantized_rules("qnnpack", transposed_per_channel=True),
-        defaults(reduce_range=False),
+        defaults(reduce_range=narrow),
         quantize=quantized_dtypes.quantize,
         dequantize=quantized_dtypes.dequantize,
+        saturates=narrow,
     )

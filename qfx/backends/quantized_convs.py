@@ -7,7 +7,8 @@ from torch import fx
 from qfx import vocab
 from qfx.backends import quantized_dtypes as q
 from qfx.backends.base import KernelRule, Supports, WeightRule
-from qfx.backends.hardware import hardware, needs_reduced_range
+from qfx.backends.hardware import hardware
+from qfx.backends.quantized_saturation import reduces
 from qfx.backends.quantized_transpose import around_direct_kernel
 from qfx.rewrite.pattern import Mismatch
 
@@ -38,7 +39,7 @@ def _depthwise_engine(engine: str) -> str:
     saturating int16 even where the CPU has VNNI: with 8-bit activations they are wrong by up to 100
     steps (torch 2.13). oneDNN's are exact there, and faster.
     """
-    return "onednn" if engine == "x86" and not needs_reduced_range() else engine
+    return "onednn" if engine == "x86" and not reduces(engine) else engine
 
 
 def transposed(engine: str, per_channel: bool) -> tuple[KernelRule, ...]:

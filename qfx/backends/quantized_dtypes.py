@@ -10,10 +10,7 @@ outside the bounds: saturation does them (:func:`~qfx.backends.base.saturates`).
 
 from __future__ import annotations
 
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +19,7 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
 from qfx.backends.quantized_binary import BINARY
+from qfx.backends.quantized_engine import engine
 from qfx.backends.quantized_linear import LINEAR
 from qfx.backends.quantized_room import per_dim, room_of, roomy_conv
 from qfx.backends.x86_proven import right_here
@@ -31,30 +29,6 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import bound
 
 _DTYPES = {torch.uint8: torch.quint8, torch.int8: torch.qint8}
-_ENGINE_LOCK = threading.Lock()
-
-
-@contextmanager
-def engine(name: str) -> Iterator[None]:
-    """Pack under engine ``name``; the process-wide setting is restored, and held by one thread."""
-    with _ENGINE_LOCK:
-        before = torch.backends.quantized.engine
-        torch.backends.quantized.engine = name
-        try:
-            yield
-        finally:
-            torch.backends.quantized.engine = before
-
-
-def silence_deprecation() -> None:
-    """Let PyTorch's once-per-process warning about quantized dtypes pass here, not in user code.
-
-    Choosing this backend is choosing those dtypes; the documentation of the backend says so.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        zero = torch.zeros(1, dtype=torch.float32, device="cpu")
-        torch.quantize_per_tensor(zero, 1.0, 0, torch.quint8).dequantize()
 
 
 def output_of(site: Site) -> QParams:

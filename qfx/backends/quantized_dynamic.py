@@ -13,8 +13,9 @@ from torch import fx
 from qfx import vocab
 from qfx.backends import quantized_dtypes as q
 from qfx.backends.base import Emit, Emitter, Site
-from qfx.backends.hardware import hardware, needs_reduced_range
+from qfx.backends.hardware import hardware
 from qfx.backends.quantized_linear import LINEAR
+from qfx.backends.quantized_saturation import reduces
 from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
 
@@ -24,7 +25,7 @@ def dynamic_engine(engine: str) -> str:
 
     With VNNI, oneDNN's are up to twice as fast as what "x86" takes, and use all 8 bits.
     """
-    better = "onednn" in hardware().engines and not needs_reduced_range()
+    better = "onednn" in hardware().engines and not reduces(engine)
     return "onednn" if engine == "x86" and better else engine
 
 
@@ -37,19 +38,19 @@ def linear(engine: str) -> Emit:
         relu = post == (("relu",),)
         kernel = LINEAR["linear_relu_dynamic" if relu else "linear_dynamic"]
         packed = q.packed_weight(em, site, "linear", packing, relu=relu)
-        y = _call(em, site, kernel, packed)
+        y = _call(em, site, kernel, packed, reduces(engine))
         return y if relu else _with_post(em, site, y)
 
     return emit
 
 
-def _call(em: Emitter, site: Site, kernel: Any, packed: fx.Node) -> fx.Node:
+def _call(em: Emitter, site: Site, kernel: Any, packed: fx.Node, reduce_range: bool) -> fx.Node:
     """The kernel on the float value that the reference form quantizes."""
     operand = site.arguments["input"]
     assert isinstance(operand, fx.Node)
     value = site.inputs[operand][0].args[0]
     return em.rw.call(
-        kernel, value, packed, needs_reduced_range(), origins=(site.node,),
+        kernel, value, packed, reduce_range, origins=(site.node,),
         value=meta.value_of(site.node),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from qfx.backends import embedding_rows, weight_emit
 from qfx.backends.base import Emit, Emitter, KernelRule, QuantizedWeight, Site
-from qfx.backends.quantized_dtypes import engine
+from qfx.backends.quantized_engine import engine
 from qfx.quant.annotation import Kernel, mark_kernel
 from qfx.rewrite.pattern import Mismatch
 

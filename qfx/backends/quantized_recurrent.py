@@ -17,7 +17,8 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.backends import quantized_dtypes as q
 from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
-from qfx.backends.hardware import needs_reduced_range
+from qfx.backends.quantized_engine import engine
+from qfx.backends.quantized_saturation import reduces
 from qfx.graph import meta
 from qfx.recurrent import check
 from qfx.recurrent_steps import pairs
@@ -102,10 +103,10 @@ OPS = tuple(_KERNELS)
 """The layers that have kernels."""
 
 
-def layer(op: vocab.OpDef, engine: str) -> Emit:
+def layer(op: vocab.OpDef, engine_name: str) -> Emit:
     """Emits the call of a recurrent layer or cell.
 
-    Packed for ``engine`` itself, unlike other dynamic layers: a step has few rows, for which the
+    Packed for the engine itself, unlike other dynamic layers: a step has few rows, for which the
     fixed cost of oneDNN's kernels is most of the time, twice that of fbgemm's.
     """
 
@@ -118,28 +119,28 @@ def layer(op: vocab.OpDef, engine: str) -> Emit:
             ways = 2 if site.arguments["bidirectional"] else 1
             layout = site.arguments["num_layers"], ways, site.arguments["batch_first"]
         hidden = site.weights[1].integers.shape[1]
-        args = value, hx, list(_packed(em, site, engine)), hidden, *layout
+        args = value, hx, list(_packed(em, site, engine_name)), hidden, *layout
         return em.rw.call(_KERNELS[op], *args, origins=(site.node,), value=meta.value_of(site.node))
 
     return emit
 
 
-def _packed(em: Emitter, site: Site, engine: str) -> Iterator[fx.Node]:
+def _packed(em: Emitter, site: Site, engine_name: str) -> Iterator[fx.Node]:
     """Reads of the packed cell parameters of each layer and direction."""
     nodes: Any = site.arguments["biases"]
     of_cell: list[tuple[fx.Node, ...]] = [*pairs(nodes)] or [()] * (len(site.weights) // 2)
     for weights, read in zip(pairs(site.weights), of_cell, strict=True):
         biases = [em.rw.tensor(node).detach() for node in read]
         names = (*(w.name for w in weights), *(str(node.target) for node in read))
-        yield em.packed(("cell", *names), partial(_cell, weights, biases, engine))
+        yield em.packed(("cell", *names), partial(_cell, weights, biases, engine_name))
 
 
-def _cell(weights: tuple[QuantizedWeight, ...], biases: list[Tensor], engine: str) -> object:
+def _cell(weights: tuple[QuantizedWeight, ...], biases: list[Tensor], engine_name: str) -> object:
     """The packed parameters of one layer and direction."""
     both = biases or [torch.zeros(w.integers.shape[0]) for w in weights]
-    with q.engine(engine):
+    with engine(engine_name):
         packed = [
             _ops.linear_prepack(q.quantized_weight(weight), bias)
             for weight, bias in zip(weights, both, strict=True)
         ]
-        return _ops.make_quantized_cell_params_dynamic(*packed, *both, needs_reduced_range())
+        return _ops.make_quantized_cell_params_dynamic(*packed, *both, reduces(engine_name))

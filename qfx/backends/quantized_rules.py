@@ -31,12 +31,14 @@ from qfx.backends.base import (
     KernelRule,
     Output,
     Site,
+    Supports,
     WeightRule,
     follows,
     pulls,
 )
 from qfx.backends.quantized_convs import RELU_CLAMP, convolutions, transposed
 from qfx.backends.quantized_layouts import in_order_op, on_tidy, same_op
+from qfx.backends.quantized_saturation import reduces
 from qfx.backends.recurrent_weights import restored
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
@@ -60,7 +62,7 @@ def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[Kerne
         *quantized_embeddings.lookups(engine),
         *_recurrent(engine),
         *_norms(),
-        *_activations(),
+        *_activations(engine),
         *_pools(),
         *(pulls(op, op.name) for op in MOVES if op is not vocab.ROLL),
         pulls(vocab.PAD, "pad", supports=_pads),
@@ -176,7 +178,7 @@ def _norms() -> tuple[KernelRule, ...]:
     )
 
 
-def _activations() -> tuple[KernelRule, ...]:
+def _activations(engine: str) -> tuple[KernelRule, ...]:
     # quantized.prelu is missing on purpose: it is wrong by dozens of steps (torch 2.13).
     ops = torch.ops.quantized
     return (
@@ -199,6 +201,7 @@ def _activations() -> tuple[KernelRule, ...]:
             "hardsigmoid",
             output=Output.FIXED,
             fixed=_PROBABILITY,
+            supports=_all_bits(engine),
             emit=_with_own_qparams(F.hardsigmoid, _PROBABILITY),
         ),
         KernelRule(
@@ -206,6 +209,7 @@ def _activations() -> tuple[KernelRule, ...]:
             "tanh",
             output=Output.FIXED,
             fixed=_SIGNED_UNIT,
+            supports=_all_bits(engine),
             emit=_with_own_qparams(torch.tanh, _SIGNED_UNIT),
         ),
         KernelRule(
@@ -275,6 +279,20 @@ def _groups_of_many(node: fx.Node) -> Mismatch | None:
     if info is not None and math.prod(info.shape[1:]) == vocab.bound(node)["num_groups"]:
         return Mismatch("the quantized group_norm needs more than one value a group")
     return None
+
+
+def _all_bits(engine: str) -> Supports:
+    """What kernels take whose result always has 8 bits."""
+
+    def supports(node: fx.Node) -> Mismatch | None:
+        if not reduces(engine):
+            return None
+        return Mismatch(
+            "the result of the quantized {0} has 8 bits, which saturate in the layers of this CPU",
+            node.target.name,  # type: ignore[union-attr]
+        )
+
+    return supports
 
 
 def _no_indices(node: fx.Node) -> Mismatch | None:

@@ -19,6 +19,7 @@ from torch import fx
 from qfx.backends import quantized_dtypes as q
 from qfx.backends import x86_transpose as transpose
 from qfx.backends.base import Emit, Emitter, Site
+from qfx.backends.quantized_engine import engine
 from qfx.backends.quantized_room import per_dim
 from qfx.rewrite.pattern import Mismatch
 
@@ -57,7 +58,7 @@ def _woven(em: Emitter, site: Site) -> fx.Node:
         phases = transpose.phase_weight(weight.integers, stride, taps, 1)
         bias = None if site.bias is None else site.bias.repeat_interleave(prod(stride))
         integers = q.quantized_weight(replace(weight, integers=phases))
-        with q.engine("x86"):
+        with engine("x86"):
             return _ops.conv2d_prepack(integers, bias, [1, 1], [j - 1 for j in taps], [1, 1], 1)
 
     bias: Any = site.arguments.get("bias")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from qfx.backends.base import QuantizedWeight
-from qfx.backends.quantized_dtypes import engine
+from qfx.backends.quantized_engine import engine
 from qfx.runtime.operations import define
 from qfx.semantics.post import Post, apply_post
 

@@ -39,9 +39,9 @@ from qfx.backends.base import (
     pulls,
 )
 from qfx.backends.defaults import defaults
-from qfx.backends.hardware import needs_reduced_range
 from qfx.backends.probe import probe
 from qfx.backends.recurrent_weights import restored
+from qfx.backends.saturation import saturates
 
 _CLAMPS: tuple[Chain, ...] = (("relu",), ("clamp",))
 _RESIDUAL: tuple[Chain, ...] = (("add",), ("add", "relu"))
@@ -53,15 +53,17 @@ _TRANSPOSED = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSP
 
 def backend() -> Backend:
     """The x86 backend for this machine."""
+    narrow = saturates()
     return Backend(
         "x86",
         (*_layers(), *_recurrent(), *weight_emit.lookups(), *_shared()),
-        defaults(reduce_range=needs_reduced_range()),
+        defaults(reduce_range=narrow),
         quantize=x86_moves.quantize,
         dequantize=x86_moves.dequantize,
         measure=x86_dynamic.measure,
         probe=_probe,
         finish=_finish,
+        saturates=narrow,
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qfx.backends import weight_probes
 from qfx.backends import x86_kernels as kernels
-from qfx.backends.hardware import needs_reduced_range
+from qfx.backends.saturation import saturates
 from qfx.backends.trials import SIZES, Combination, Probe, Trial
 from qfx.semantics.post import POST_OPS
 
@@ -28,7 +28,7 @@ _ZERO = torch.zeros(1, dtype=torch.int32)
 
 def _codes(*shape: int) -> Tensor:
     """Critical values at every position of a vector."""
-    critical = (0, 127, 64, 1, 126) if needs_reduced_range() else (0, 127, 128, 255, 1)
+    critical = (0, 127, 64, 1, 126) if saturates() else (0, 127, 128, 255, 1)
     return _cycle(torch.tensor(critical, dtype=torch.uint8), shape)
 
 

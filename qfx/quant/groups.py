@@ -54,7 +54,7 @@ class Groups:
             return
         spec = self.edges[number].spec
         if _codes(*spec.bounds) > _codes(qparams.quant_min, qparams.quant_max):
-            qparams = _finer(qparams, spec)
+            qparams = rescaled(qparams, *spec.bounds, power_of_two=spec.power_of_two)
         observer = FixedQParamsObserver.with_args(
             scale=qparams.scale, zero_point=qparams.zero_point
         )
@@ -81,14 +81,16 @@ def _codes(quant_min: int, quant_max: int) -> int:
     return quant_max - quant_min + 1
 
 
-def _finer(qparams: QParams, spec: QuantSpec) -> QParams:
-    """The range of per-tensor ``qparams``, in as many codes as ``spec`` has."""
+def rescaled(
+    qparams: QParams, quant_min: int, quant_max: int, *, power_of_two: bool = False
+) -> QParams:
+    """The range of per-tensor ``qparams`` in other codes, as many as there are bounds for."""
     assert isinstance(qparams.scale, float)
     assert isinstance(qparams.zero_point, int)
-    low, high = spec.bounds
-    share = _codes(qparams.quant_min, qparams.quant_max) / _codes(low, high)
+    share = _codes(qparams.quant_min, qparams.quant_max) / _codes(quant_min, quant_max)
     scale = qparams.scale * share
-    if spec.power_of_two:
+    if power_of_two:
         scale = ops.next_power_of_two(scale)
     smallest = (qparams.quant_min - qparams.zero_point) * qparams.scale
-    return QParams(scale, low - round(smallest / scale), spec.dtype, low, high)
+    zero_point = quant_min - round(smallest / scale)
+    return QParams(scale, zero_point, qparams.dtype, quant_min, quant_max)

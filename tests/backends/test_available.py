@@ -14,7 +14,7 @@ from qfx.backends import resolve_backend
 def test_an_arm_machine_gets_qnnpack(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's ARM builds list a onednn engine, whose kernels here are for x86."""
     engines = ("qnnpack", "onednn")
-    arm = dataclasses.replace(facts.hardware(), machine="aarch64", vnni=False, engines=engines)
+    arm = dataclasses.replace(facts.hardware(), machine="aarch64", saturates=False, engines=engines)
     monkeypatch.setattr(facts, "hardware", lambda: arm)
     assert qfx.backends.available() == ("qnnpack", "reference")
     assert qfx.backends.detect() == "qnnpack"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.backends import hardware, quantized_convs, quantized_dtypes
+from qfx.backends.quantized_saturation import reduces
 from tests.cases.flow import quantized, step
 
 DEPTHWISE = {
@@ -57,7 +58,7 @@ def test_depthwise_sums_do_not_saturate(name: str) -> None:
 def test_only_depthwise_is_packed_for_onednn(
     groups: int, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if hardware.needs_reduced_range():
+    if reduces("x86"):
         pytest.skip("7-bit activations saturate nowhere")
     engines: list[str] = []
     engine = quantized_dtypes.engine
@@ -73,7 +74,7 @@ def test_only_depthwise_is_packed_for_onednn(
 
 
 def test_seven_bits_need_no_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized_convs, "needs_reduced_range", lambda: True)
+    monkeypatch.setattr(quantized_convs, "reduces", lambda engine: True)
     assert quantized_convs._depthwise_engine("x86") == "x86"
 
 
@@ -82,7 +83,7 @@ def test_qnnpack_packs_its_own() -> None:
 
 
 def test_depthwise_stays_float_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    if hardware.needs_reduced_range():
+    if reduces("x86"):
         pytest.skip("7-bit activations saturate nowhere")
     bare = replace(hardware.hardware(), engines=("x86", "fbgemm"))
     monkeypatch.setattr(quantized_convs, "hardware", lambda: bare)
