@@ -160,10 +160,10 @@ class _Annotator:
         qconfig = self.rows.settled(node, choice.qconfig)
         if qconfig is not None and self.backend.saturates and overflows(qconfig):
             qconfig = narrowed(qconfig)
-            self.configuration.warn(
+            self.configuration.note(
                 f"{choice.rule}: sums of products of 8 bits saturate in the kernels of "
                 f"{self.backend.name} on this machine, so activations get 7 (quant_max="
-                f"{HIGHEST_SAFE}). Ask for that, or for weights of 7 bits, to say so yourself"
+                f"{HIGHEST_SAFE})"
             )
         return replace(choice, qconfig=qconfig)
 
@@ -275,7 +275,7 @@ class _Annotator:
         fixed = last.fixed if last is not None else None
         if fixed is None or not self.backend.saturates:
             return fixed
-        return rescaled(fixed, 0, HIGHEST_SAFE)
+        return rescaled(fixed, fixed.dtype, (0, HIGHEST_SAFE))
 
     def _is_asked_for(self, value: fx.Node) -> bool:
         """Whether some operation asks for ``value`` in integers as its main operand."""

@@ -108,4 +108,6 @@ def _conv(
     terms = products(dims, inputs, outputs, size, groups)
     y = _in_units(kernel, codes, packed, terms)
     # At the border of a transposed convolution fewer products meet.
-    return y[(..., *[slice(size - 1, 1 - size)] * dims)] if transposed else y
+    for d in range(2, dims + 2) if transposed else ():
+        y = y.narrow(d, size - 1, y.shape[d] - 2 * (size - 1))
+    return y

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,10 @@ CONVOLUTIONS = (
 DEPTHWISE = ((1, 32, 32, 3, 32), (2, 32, 32, 3, 32), (3, 32, 32, 3, 32))
 
 
+_PLAIN: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
+"""The end of a call: a float result, and no post-op."""
+
+
 def _trials() -> Iterator[Trial]:
     for layer in LINEARS:
         yield partial(_linear, *layer), layer[1]
@@ -78,15 +83,14 @@ def _trials() -> Iterator[Trial]:
 
 def products(dims: int, inputs: int, outputs: int, size: int, groups: int) -> int:
     """How many products one result of a convolution sums up."""
-    return inputs // groups * size**dims
+    return inputs // groups * int(size**dims)
 
 
 def _linear(rows: int, inputs: int, outputs: int) -> Tensor:
     codes, weight = largest((rows, inputs), torch.uint8), largest((outputs, inputs), torch.int8)
     packed = kernels.pack_linear(weight, codes.shape)
-    tail = (None, 1.0, 0, torch.float32, "none", [], "")
-    head = (codes, 1.0, 0, packed, *_unit_scales(outputs))
-    result: Tensor = torch.ops.onednn.qlinear_pointwise.default(*head, *tail)
+    head = (codes, 1.0, 0, packed, *_unit_scales(outputs), None)
+    result: Tensor = torch.ops.onednn.qlinear_pointwise.default(*head, *_PLAIN)
     return result
 
 
@@ -98,8 +102,7 @@ def _conv(dims: int, inputs: int, outputs: int, size: int, groups: int) -> Tenso
     scales, zeros = _unit_scales(outputs)
     packed = kernels.pack_conv(weight, scales, 1.0, 0, *geometry, codes.shape)
     kernel = getattr(torch.ops.onednn, f"qconv{dims}d_pointwise").default
-    tail = (1.0, 0, torch.float32, "none", [], "")
-    result: Tensor = kernel(codes, 1.0, 0, packed, scales, zeros, None, *geometry, *tail)
+    result: Tensor = kernel(codes, 1.0, 0, packed, scales, zeros, None, *geometry, *_PLAIN)
     return result
 
 

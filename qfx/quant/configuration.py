@@ -71,7 +71,7 @@ class Configuration:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was asked for and had no effect; each was also warned of, once."""
+        """What was asked for and had no effect, or another; see :meth:`warn`, :meth:`note`."""
         return tuple(self._warnings)
 
     def warn(self, message: str) -> None:
@@ -79,6 +79,10 @@ class Configuration:
         if message not in self._warnings:
             self._warnings[message] = None
             warn(message)
+
+    def note(self, message: str) -> None:
+        """Say in the report, and there only, what an open choice came to."""
+        self._warnings[message] = None
 
     def resolve(self, node: fx.Node) -> Choice:
         """What is asked of ``node``."""

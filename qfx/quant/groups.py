@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from qfx.quant import ops
 from qfx.quant.annotation import Edge
 from qfx.quant.observers import FixedQParamsObserver
@@ -54,7 +56,7 @@ class Groups:
             return
         spec = self.edges[number].spec
         if _codes(*spec.bounds) > _codes(qparams.quant_min, qparams.quant_max):
-            qparams = rescaled(qparams, *spec.bounds, power_of_two=spec.power_of_two)
+            qparams = rescaled(qparams, spec.dtype, spec.bounds, power_of_two=spec.power_of_two)
         observer = FixedQParamsObserver.with_args(
             scale=qparams.scale, zero_point=qparams.zero_point
         )
@@ -82,15 +84,14 @@ def _codes(quant_min: int, quant_max: int) -> int:
 
 
 def rescaled(
-    qparams: QParams, quant_min: int, quant_max: int, *, power_of_two: bool = False
+    qparams: QParams, dtype: torch.dtype, bounds: tuple[int, int], *, power_of_two: bool = False
 ) -> QParams:
-    """The range of per-tensor ``qparams`` in other codes, as many as there are bounds for."""
+    """The range of per-tensor ``qparams`` in other codes: those from one bound to the other."""
     assert isinstance(qparams.scale, float)
     assert isinstance(qparams.zero_point, int)
-    share = _codes(qparams.quant_min, qparams.quant_max) / _codes(quant_min, quant_max)
+    share = _codes(qparams.quant_min, qparams.quant_max) / _codes(*bounds)
     scale = qparams.scale * share
     if power_of_two:
         scale = ops.next_power_of_two(scale)
     smallest = (qparams.quant_min - qparams.zero_point) * qparams.scale
-    zero_point = quant_min - round(smallest / scale)
-    return QParams(scale, zero_point, qparams.dtype, quant_min, quant_max)
+    return QParams(scale, bounds[0] - round(smallest / scale), dtype, *bounds)
