@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import QConfig, QuantSpec
-from qfx.backends import resolve_backend
 
 INT8 = QConfig(
     QuantSpec(torch.uint8, observer="histogram"),
@@ -142,8 +141,9 @@ def test_groups_that_do_not_divide_are_a_reason(net: Net, x: Tensor) -> None:
 def test_kernels_take_powers_of_two(net: Net, x: Tensor) -> None:
     if "x86" not in qfx.backends.available():
         pytest.skip("no x86 here")
-    eight_bits = replace(resolve_backend("x86"), saturates=False)
-    qmodel = qfx.quantize(net, x, backend=eight_bits, qconfig=POWER_OF_TWO)
+    whole = replace(POWER_OF_TWO.activation, observer="minmax")  # type: ignore[type-var]
+    qconfig = replace(POWER_OF_TWO, activation=whole)
+    qmodel = qfx.quantize(net, x, backend="x86", qconfig=qconfig)
     assert qmodel.report.coverage == 1.0
     torch.testing.assert_close(qmodel(x), qmodel.reference(x))
 
