@@ -18,6 +18,7 @@ from torch import nn
 _FIXED_SIZE = {"vit_h_14": 224, "maxvit_t": 224, "inception_v3": 75, "googlenet": 64}
 _SMALLEST = {"alexnet": 64, "vgg": 32, "squeezenet": 64, "vit": 224, "densenet": 32, "swin": 64}
 _SEED = 0
+_TINY = 0.1  # CaiT's layer scales, of which the deepest are 1e-6
 
 
 @cache
@@ -85,18 +86,29 @@ def classifier(name: str, *, seed: int = _SEED) -> nn.Module:
 def randomise(model: nn.Module, *, seed: int = _SEED) -> None:
     """Randomise batch-norm statistics and wake what starts muted, in place.
 
-    Running mean N(0, 0.1) and variance U(0.5, 1.5); ViT's zero head N(0, 0.02); ConvNeXt's layer
-    scales (1e-6) one.
+    Running mean N(0, 0.1) and variance U(0.5, 1.5). Weights of layers that are all zero (heads of
+    ViT) N(0, 0.02); scales of norms that are all zero (last of a residual branch) and scales of
+    layers that are all the same and tiny (1e-6 in ConvNeXt) one.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            assert module.running_mean is not None
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             assert module.running_var is not None
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
-        if isinstance(module, nn.Linear) and not module.weight.any():
-            module.weight.normal_(0, 0.02, generator=generator)
-        layer_scale = getattr(module, "layer_scale", None)
-        if isinstance(layer_scale, nn.Parameter):
-            layer_scale.fill_(1.0)
+        for parameter in module.parameters(recurse=False):
+            _wake(module, parameter, generator)
+
+
+def _wake(module: nn.Module, parameter: nn.Parameter, generator: torch.Generator) -> None:
+    if not parameter.is_floating_point() or not parameter.numel():
+        return
+    least, largest = parameter.aminmax()
+    weight = parameter is getattr(module, "weight", None)
+    if weight and least == largest == 0:
+        if parameter.ndim > 1:
+            parameter.normal_(0, 0.02, generator=generator)
+        else:
+            parameter.fill_(1.0)
+    elif least == largest and 0 < abs(float(least)) <= _TINY:
+        parameter.fill_(1.0)

@@ -1,34 +1,40 @@
-r"""Capture and canonicalize models of torchvision or timm, with random weights, and compare.
+r"""Quantize the models of torchvision, timm and transformers, small and with random weights.
 
-    python tools/zoo.py                        # all classifiers of torchvision
-    python tools/zoo.py resnet18 swin_t
-    python tools/zoo.py --timm vit_tiny_patch16_224 nf_regnet_b0
+    python tools/zoo.py --out zoo-results                      # all of them: hours
+    python tools/zoo.py --out zoo-results --library timm       # goes on where it was
+    python tools/zoo.py --out zoo-results --only 'resnet*'     # some of them
+    python tools/zoo.py --out zoo-results --again              # those that were not all right
 
-One line a model: nodes, seconds, the largest error against the model (for the captured batch size
-and for another one), and what stayed as it was written.
+Vision networks are quantized statically, transformers dynamically and some of them statically. Each
+runs at the captured size and at three others, transformers with and without padding, and is
+compared with the float model and the reference form. The folder gets ``rows.jsonl``, one line a
+model as they end, and the tables ``zoo.md`` and ``zoo.tsv``. The exit status is 1 if a model is
+neither all right nor explained (``tools/collection/explained.py``).
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
 import sys
-import time
-import traceback
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a checkout
 
-import torch  # noqa: E402
-from torch import Tensor, fx, nn  # noqa: E402
+from tools.collection import row as rows  # noqa: E402
+from tools.collection.children import Limits, Lost, run_each  # noqa: E402
+from tools.collection.explained import EXPLAINED, Explanation  # noqa: E402
+from tools.collection.measure import measure  # noqa: E402
+from tools.collection.row import Row  # noqa: E402
+from tools.collection.subject import Entry  # noqa: E402
 
-from qfx.manager import run_passes  # noqa: E402
-from qfx.vocab import OpDef  # noqa: E402
-from qfx_passes.canonicalize import Canonicalize  # noqa: E402
-from tools import networks  # noqa: E402
+LIBRARIES = {
+    name: f"tools.collection.{name}_models" for name in ("torchvision", "timm", "transformers")
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,74 +42,154 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="zoo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("names", nargs="*", help="models; all of torchvision when left out")
-    found.add_argument("--timm", action="store_true", help="the names are models of timm")
-    found.add_argument("--traceback", action="store_true", help="show where a failure comes from")
-    return found
-
-
-def build(name: str, *, timm: bool) -> tuple[nn.Module, tuple[int, ...]]:
-    """A model in eval mode, and the shape of one image for it."""
-    if not timm:
-        size = networks.image_size(name)
-        return networks.classifier(name), (3, size, size)
-    networks.import_torchvision()
-    import timm as library
-
-    torch.manual_seed(0)
-    model: nn.Module = library.create_model(name).eval()
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    return model, tuple(config["input_size"])
-
-
-def examine(model: nn.Module, shape: tuple[int, ...]) -> str:
-    """One line about the canonical form of ``model``."""
-    start = time.perf_counter()
-    graph_module, _ = run_passes(model, [Canonicalize()], torch.randn(2, *shape))
-    seconds = time.perf_counter() - start
-    errors = [largest_error(graph_module, model, torch.randn(n, *shape)) for n in (2, 3)]
-    others = ", ".join(f"{n} {name}" for name, n in as_written(graph_module).most_common())
-    shown = " ".join(f"{error:.1e}" for error in errors)
-    return f"{len(graph_module.graph.nodes):5} nodes {seconds:5.1f} s  error {shown}  {others}"
-
-
-def largest_error(graph_module: fx.GraphModule, model: nn.Module, x: Tensor) -> float:
-    """Of the graph against the model, relative to the largest value."""
-    with torch.no_grad():
-        ours, theirs = graph_module(x), model(x)
-    return float((ours - theirs).abs().max() / theirs.abs().max())
-
-
-def as_written(graph_module: fx.GraphModule) -> Counter[str]:
-    """How often what is not in the vocabulary occurs."""
-    found: Counter[str] = Counter()
-    for node in graph_module.graph.nodes:
-        if node.op == "call_module":
-            found[type(graph_module.get_submodule(str(node.target))).__name__] += 1
-        elif node.op == "call_method":
-            found[f".{node.target}()"] += 1
-        elif node.op == "call_function" and not isinstance(node.target, OpDef):
-            found[getattr(node.target, "__name__", str(node.target))] += 1
+    found.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of results")
+    found.add_argument(
+        "--library", nargs="+", choices=LIBRARIES, default=list(LIBRARIES), help="default: all"
+    )
+    found.add_argument(
+        "--only", nargs="+", default=["*"], metavar="PATTERN", help="of names, as in 'resnet*'"
+    )
+    found.add_argument("--method", nargs="+", choices=("static", "dynamic"), help="default: both")
+    found.add_argument("--backend", default="auto", help="as for qfx.quantize (%(default)s)")
+    found.add_argument("--workers", type=int, default=1, help="processes at a time (%(default)s)")
+    found.add_argument(
+        "--timeout", type=float, default=900.0, metavar="SECONDS", help="for a model (%(default)g)"
+    )
+    found.add_argument(
+        "--memory", type=float, default=12.0, metavar="GIB", help="for a model (%(default)g)"
+    )
+    found.add_argument(
+        "--again", action="store_true", help="try those again that were not all right"
+    )
+    found.add_argument("--list", action="store_true", help="print what would be tried, and stop")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Examine models; returns how many failed."""
+    """Run the tool; returns the exit status."""
     options = parser().parse_args(arguments)
-    names = options.names or networks.classifier_names()
-    failed = 0
-    for name in names:
+    wanted = [entry for entry in entries(options.library) if _matches(entry, options)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "rows.jsonl"
+    known = rows.read(path)
+    open_ones = [entry for entry in wanted if _is_open(known.get(entry.key), options.again)]
+    if options.list:
+        print("\n".join(entry.key for entry in open_ones))
+        return 0
+    results = run_each(
+        functools.partial(measure, backend=options.backend),
+        open_ones,
+        workers=options.workers,
+        limits=Limits(options.timeout, options.memory),
+        preload=[*(LIBRARIES[name] for name in options.library), "tools.collection.warm"],
+    )
+    for number, (entry, result) in enumerate(results, 1):
+        row = Row(entry.key, error=result.why) if isinstance(result, Lost) else result
+        rows.append(row, path)
+        known[row.key] = row
+        print(f"{number:4}/{len(open_ones)}  {in_a_line(row)}", flush=True)
+    tried = {entry.key: known[entry.key] for entry in wanted}
+    write(tried, options.out)
+    print(f"\n{totals(tried.values())}")
+    for line in stale(tried):
+        print(line)
+    return int(any(unexplained(row) for row in tried.values()))
+
+
+def entries(libraries: Iterable[str]) -> list[Entry]:
+    """All entries of some libraries.
+
+    Raises:
+        SystemExit: one is not installed.
+    """
+    found: list[Entry] = []
+    for name in libraries:
         try:
-            line = examine(*build(name, timm=options.timm))
-        except Exception as error:
-            failed += 1
-            line = f"FAILED {type(error).__name__}: {str(error).splitlines()[0]}"
-            if options.traceback:
-                traceback.print_exc()
-        print(f"{name:24} {line}", flush=True)
-    print(f"{len(names) - failed} of {len(names)}")
-    return failed
+            module = importlib.import_module(LIBRARIES[name])
+        except ImportError as error:
+            raise SystemExit(f"{error}; install {name}, or choose another --library") from error
+        found += module.entries()
+    return found
+
+
+def unexplained(row: Row) -> list[rows.Trouble]:
+    """The troubles of a model for which no explanation is listed."""
+    explained = {each.trouble for each in explanations(row)}
+    return [trouble for trouble in row.troubles if trouble not in explained]
+
+
+def explanations(row: Row, table: Sequence[Explanation] = EXPLAINED) -> list[Explanation]:
+    """Those of the table that are about a trouble that this model has."""
+    return [each for each in table if each.trouble in row.troubles and each.is_about(row)]
+
+
+def stale(tried: Mapping[str, Row], table: Sequence[Explanation] = EXPLAINED) -> list[str]:
+    """Say of which explanations the trouble is gone, among models that were tried."""
+    found = []
+    for each in table:
+        about = [row for row in tried.values() if each.names(row)]
+        if about and not any(each in explanations(row, table) for row in about):
+            found.append(f"no longer {each.trouble.value}: {each.pattern}; take it off the list")
+    return found
+
+
+def remarks(row: Row) -> str:
+    """What is to be said of a model: explanations, and troubles without one."""
+    said = [f"{each.trouble.value}: {each.reason}" for each in explanations(row)]
+    said += [f"{trouble.value.upper()}: {_what(row, trouble)}" for trouble in unexplained(row)]
+    return "; ".join(said)
+
+
+def _what(row: Row, trouble: rows.Trouble) -> str:
+    return {
+        rows.Trouble.FAILS: row.error,
+        rows.Trouble.NOISY: f"{row.worst:.1f} dB",
+        rows.Trouble.KERNELS: f"{row.worst:.1f} dB, its reference {row.reference:.1f} dB",
+        rows.Trouble.COVERAGE: row.left,
+        rows.Trouble.SLOW: f"{row.seconds:.0f} s",
+    }[trouble]
+
+
+def in_a_line(row: Row) -> str:
+    """A row for the terminal."""
+    cells = rows.cells(row, remarks(row))
+    name, method, figures, said = cells[0], cells[1], cells[2:-1], cells[-1]
+    return f"{name:40} {method:8}{''.join(f'{cell:>9}' for cell in figures)}  {said}"
+
+
+def totals(tried: Iterable[Row]) -> str:
+    """How many models are all right, how many are explained, and how many are neither."""
+    lines = []
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in tried:
+        library, _, method = row.key.split("/")
+        grouped.setdefault((library, method), []).append(row)
+    for (library, method), group in grouped.items():
+        good = sum(not row.troubles for row in group)
+        bad = sum(bool(unexplained(row)) for row in group)
+        ran = sum(not row.error for row in group)
+        lines.append(
+            f"{library}, {method}: {len(group)} models, {ran} quantized and run, {good} all right, "
+            f"{len(group) - good - bad} explained, {bad} neither"
+        )
+    return "\n".join(lines)
+
+
+def write(tried: Mapping[str, Row], out: Path) -> None:
+    """Write the tables."""
+    lines = [rows.cells(row, remarks(row)) for row in tried.values()]
+    (out / "zoo.md").write_text(f"{totals(tried.values())}\n\n{rows.markdown(lines)}")
+    (out / "zoo.tsv").write_text(rows.separated(lines))
+
+
+def _matches(entry: Entry, options: argparse.Namespace) -> bool:
+    named = any(fnmatch(entry.name, pattern) for pattern in options.only)
+    return named and (options.method is None or entry.method in options.method)
+
+
+def _is_open(row: Row | None, again: bool) -> bool:
+    return row is None or (again and bool(row.troubles))
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(), 1))
+    sys.exit(main())

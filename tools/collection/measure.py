@@ -1,0 +1,110 @@
+"""Quantize one model and measure what came of it.
+
+Times are of the processor, of one thread: other work on the machine does not count.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import nn
+
+import qfx
+from qfx.report.measures import sqnr
+from tools.collection.row import Row
+from tools.collection.subject import Call, Entry, Subject
+
+_ROUNDS = 7
+_TIMING = 2.0  # seconds that timing a model may take
+
+
+def measure(entry: Entry, *, backend: str = "auto") -> Row:
+    """Build, quantize and compare; what is raised on the way is the row's error."""
+    torch.set_num_threads(1)
+    try:
+        subject = entry.build(entry.name)
+    except Exception as error:
+        return Row(entry.key, error=f"can't be built: {in_a_line(error)}")
+    try:
+        return _measured(entry, subject, backend)
+    except Exception as error:
+        return Row(entry.key, error=in_a_line(error), parameters=count(subject.model))
+
+
+def in_a_line(error: Exception) -> str:
+    """The type and the message of an error, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def count(model: nn.Module) -> int:
+    """How many parameters a model has."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _measured(entry: Entry, subject: Subject, backend: str) -> Row:
+    model, first = subject.model, subject.calls[0]
+    start = time.process_time()
+    quantized = qfx.quantize(
+        model,
+        first.args,
+        example_kwargs=first.kwargs,
+        method=entry.method,
+        backend=backend,
+        progress=False,
+        calibration_data=subject.calibration if entry.method == "static" else None,
+    )
+    seconds = time.process_time() - start
+    figures = [_decibels(model, quantized, call) for call in subject.calls]
+    of_model, of_reference, of_kernels = zip(*figures, strict=True)
+    return Row(
+        entry.key,
+        calls=len(figures),
+        parameters=count(model),
+        coverage=quantized.report.coverage,
+        sqnr=of_model[0],
+        worst=_worst(of_model),
+        reference=_worst(of_reference),
+        kernels=_worst(of_kernels),
+        seconds=seconds,
+        speed=_speed(model, quantized, first),
+        left=left(quantized.report),
+    )
+
+
+def _decibels(model: nn.Module, quantized: Any, call: Call) -> tuple[float, float, float]:
+    """SQNR of lowered and of reference against the model, and of lowered against reference."""
+    expected, lowered = call.of(model), call.of(quantized)
+    reference = call.of(quantized.reference)
+    return sqnr(expected, lowered), sqnr(expected, reference), sqnr(reference, lowered)
+
+
+def _worst(decibels: tuple[float, ...]) -> float:
+    """The least; NaN is worse than any."""
+    return min(decibels, key=lambda value: (value == value, value))
+
+
+def _speed(model: nn.Module, quantized: nn.Module, call: Call) -> float:
+    """Time of the model over time of the quantized one: medians of runs in turn."""
+    times: tuple[list[float], list[float]] = ([], [])
+    start = time.process_time()
+    while len(times[0]) < _ROUNDS and (not times[0] or time.process_time() - start < _TIMING):
+        for kept, subject in zip(times, (model, quantized), strict=True):
+            before = time.process_time()
+            call.of(subject)
+            kept.append(time.process_time() - before)
+    slow, fast = map(statistics.median, times)
+    return slow / fast
+
+
+def left(report: qfx.QuantizationReport) -> str:
+    """What stays float and has multiply-accumulates: shares of all by operation and reason."""
+    total = sum(site.macs for site in report.sites)
+    macs: Counter[str] = Counter()
+    for site in report.sites:
+        if site.decision == "float" and site.macs:
+            macs[f"{site.op} {site.reason}"] += site.macs
+    return ", ".join(f"{what} {amount / total:.1%}" for what, amount in macs.most_common(4))
