@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qfx.errors import ConfigError, PassError
+from qfx.graph.interpret import Interpreter
 
 if TYPE_CHECKING:
     from qfx.graph.history import Stage
@@ -133,7 +134,7 @@ def run_detached(
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
-class _Detached(fx.Interpreter):
+class _Detached(Interpreter):
     """Runs copies of submodules and buffers, so that observers and statistics stay as they are."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:

@@ -434,6 +434,9 @@ STACK = _op(shapes.stack, Kind.JOIN, (), (torch.stack,))
 # -- mutation made functional ----------------------------------------------------------------------
 SETITEM = _op(shapes.setitem, Kind.JOIN)
 
+# -- mutation left as it was written ---------------------------------------------------------------
+AFTER = _op(shapes.after, Kind.SHAPE)
+
 # -- queries (no tensor result) ------------------------------------------------------------------
 SIZE = _op(queries.size, Kind.QUERY, (), (), ("size",))
 DIM = _op(queries.dim, Kind.QUERY, (), (), ("dim", "ndimension"))

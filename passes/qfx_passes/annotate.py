@@ -62,7 +62,7 @@ from qfx_passes.operands import (
     post_operands,
     weight_operands,
 )
-from qfx_passes.overwritten import overwritten
+from qfx_passes.overwritten import Memory
 from qfx_passes.rows import Rows
 from qfx_passes.stubs import quantized_region
 
@@ -86,7 +86,7 @@ class _Annotator:
         self.backend = backend
         self.configuration = configuration
         self.region = quantized_region(graph)
-        self.overwritten = overwritten(graph)
+        self.memory = Memory(graph)
         self.filled = filled(graph)
         self.rows = Rows(graph)
         self.told: set[tuple[str, str]] = set()
@@ -141,8 +141,9 @@ class _Annotator:
         if node not in self.region:
             return refusal("outside-stubs")
         for operand in node.all_input_nodes:
-            if operand in self.overwritten:
-                return refusal("overwritten", detail=meta.where(self.overwritten[operand]))
+            culprit = self.memory.culprit(operand, node)
+            if culprit is not None:
+                return refusal("overwritten", detail=meta.where(culprit))
         choice = self.configuration.resolve(node)
         choice = self._settled(node, choice)
         if choice.qconfig is None:

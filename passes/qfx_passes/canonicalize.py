@@ -18,13 +18,14 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.effects import has_effect
 from qfx.graph.leaves import has_hooks
 from qfx.graph.modes import ModeFlag
 from qfx.graph.source import qualified_name, torch_class
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.rewrite.pattern import Mismatch
-from qfx.rewrite.rewriter import Rewriter, has_effect
+from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.dropout import KINDS
 from qfx.stubs import is_dequant_stub, is_quant_stub
 from qfx.vocab import OpDef, is_op
@@ -32,7 +33,7 @@ from qfx_passes import attention, recurrent, spellings
 from qfx_passes.adapters import ADAPTERS, Arguments, Held, Site
 from qfx_passes.mutation import Call, Mutations, functional, read_call
 from qfx_passes.norms import norms_of
-from qfx_passes.overwritten import computed_roots
+from qfx_passes.overwritten import Memory, name_changed_values
 from qfx_passes.products import expand_product
 
 
@@ -57,6 +58,7 @@ class Canonicalize(Pass):
         if norms is not None:
             ctx.put(norms)
         _remove_dead(graph, ctx.rewriter)
+        name_changed_values(graph, ctx.rewriter)
         _keep_layouts(graph, ctx.rewriter)
 
 
@@ -112,7 +114,7 @@ class _Sweep:
             elif node in self._mutations.refused:
                 meta.set_note(node, self._mutations.refused[node].reason)
             else:
-                self._canonicalize(node, read_call(node, self._module(node)))
+                self._canonicalize(node, read_call(node))
 
     # -- mutation --------------------------------------------------------------------------------
     def _read_results_of_mutations(self, node: fx.Node) -> None:
@@ -133,7 +135,7 @@ class _Sweep:
         return node
 
     def _make_functional(self, node: fx.Node) -> None:
-        written = read_call(node, self._module(node))
+        written = read_call(node)
         call = functional(written)
         assert call is not None
         assert written.mutates is not None
@@ -368,9 +370,8 @@ def _reads_tensor(op: OpDef, call: Call) -> bool:
 def _remove_dead(graph: fx.Graph, rewriter: Rewriter) -> None:
     """Drop what nothing reads and that does nothing else."""
     for node in reversed(list(graph.nodes)):
-        if node._erased or node.users or has_effect(node) or node.target is vocab.GUARD:
-            continue
-        rewriter.erase(node)
+        if not (node._erased or node.users or has_effect(node)):
+            rewriter.erase(node)
 
 
 def _keep_layouts(graph: fx.Graph, rewriter: Rewriter) -> None:
@@ -378,7 +379,7 @@ def _keep_layouts(graph: fx.Graph, rewriter: Rewriter) -> None:
 
     Kernels may hand out channels_last, of which a flatten is a copy, and no view any more.
     """
-    for root in computed_roots(graph):
+    for root in Memory(graph).owners_of_views():
         if meta.tensor_info(root) is None or all(is_op(u, vocab.CONTIGUOUS) for u in root.users):
             continue
         with rewriter.at(root.next):

@@ -14,15 +14,14 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.effects import has_effect, overwrites, shares_memory
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
-from qfx.rewrite.rewriter import Rewriter, has_effect
+from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import Kind, OpDef
 
 _KEPT_KINDS = (Kind.QUANT, Kind.STUB)
-_RANDOM = frozenset(("rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial"))
 
 
 class FoldConstants(Pass):
@@ -81,8 +80,6 @@ class _Constants:
             return meta.tensor_info(node) is not None and node.target not in self._changed_names
         if isinstance(node.target, OpDef) and node.target.kind in _KEPT_KINDS:
             return False
-        if node.target is vocab.GUARD or _is_random(node):
-            return False
         return all(operand in self.sources for operand in node.all_input_nodes)
 
     def materialize(self, node: fx.Node) -> None:
@@ -121,28 +118,16 @@ class _Constants:
             return node.target(*args, **kwargs)
 
 
-def _is_random(node: fx.Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.removesuffix("_like") in _RANDOM or "drop" in name
-
-
 def _changing(graph: fx.Graph) -> set[fx.Node]:
     """Nodes whose memory something left in the graph writes to."""
-    stack = [
-        operand
-        for node in graph.nodes
-        if node.op not in ("placeholder", "output") and has_effect(node)
-        for operand in node.all_input_nodes
-    ]
+    stack = [operand for node in graph.nodes for operand in overwrites(node)]
     found: set[fx.Node] = set()
     while stack:
         node = stack.pop()
         if node in found:
             continue
         found.add(node)
-        is_view = isinstance(node.target, OpDef) and node.target.kind is Kind.SHAPE
-        if meta.is_alias(node) or is_view:
-            stack.extend(node.all_input_nodes)
+        stack.extend(shares_memory(node))
     return found
 
 

@@ -26,11 +26,11 @@ from torch import fx
 from qfx import vocab
 from qfx.backends.base import Backend
 from qfx.graph import meta
+from qfx.graph.effects import Writers
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.configuration import Configuration
 from qfx.rewrite import Any, Match, Mismatch, Op, Rewriter, RewriteRule, drive, rewrite
-from qfx.rewrite.effects import has_effect
 from qfx.rewrite.matcher import count_reads
 from qfx.semantics.post import POST_OPS
 from qfx.vocab import Kind, OpDef
@@ -76,7 +76,7 @@ class _Fusion:
         self.configuration = configuration
         self.outside = _outside(graph)
         self.constant = _constant(graph)
-        self.effects = _effects(graph)
+        self.writers = Writers(graph)
 
     def of_activations(self) -> RewriteRule:
         @rewrite(Op(ACTIVATIONS, Op(CARRIERS, bind="layer", users=1)), name="fuse-activation")
@@ -129,7 +129,7 @@ class _Fusion:
     def _add(
         self, rw: Rewriter, total: fx.Node, layer: fx.Node, residual: fx.Node, *before: PostOp
     ) -> fx.Node | Mismatch:
-        if self.effects[layer] != self.effects[total]:
+        if self.writers.between(layer, total) is not None:
             return Mismatch("what {0} reads may be overwritten before {1}", layer, total)
         return self._fuse(rw, layer, total, *before, ("add", residual), *_post(total))
 
@@ -177,7 +177,6 @@ class _Fusion:
         for group in (self.outside, self.constant):
             if layer in group:
                 group.add(fused)
-        self.effects[fused] = self.effects[layer]
         return fused
 
     def _parted(self, layer: fx.Node, last: fx.Node) -> Mismatch | None:
@@ -232,16 +231,6 @@ def _constant(graph: fx.Graph) -> set[fx.Node]:
     for node in graph.nodes:
         if node.op not in ("placeholder", "output") and found.issuperset(node.all_input_nodes):
             found.add(node)
-    return found
-
-
-def _effects(graph: fx.Graph) -> dict[fx.Node, int]:
-    """How many nodes before each one may overwrite something: no vocabulary operation does."""
-    count, found = 0, {}
-    for node in graph.nodes:
-        found[node] = count
-        opaque = node.op == "call_module" or has_effect(node)
-        count += opaque and node.op.startswith("call_") and not vocab.is_op(node)
     return found
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, fx
 from qfx.backends.base import Backend, KernelRule, Measured, Output, QuantizedWeight, Site
 from qfx.errors import VerifyError
 from qfx.graph import meta
+from qfx.graph.effects import has_effect
 from qfx.graph.macs import macs
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
@@ -38,7 +39,6 @@ from qfx.quant.annotation import (
 from qfx.quant.packing import unpack
 from qfx.quant.qparams import QParams
 from qfx.report.reasons import refusal
-from qfx.rewrite.effects import has_effect
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import DEQUANTIZE, QUANTIZE, UNPACK, WIDEN, bound, is_op

@@ -10,18 +10,19 @@ readers, so that a decision costs constant time.
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.effects import flag_position, in_place_operand, is_known, shares_memory
 from qfx.graph.source import torch_class
 from qfx.rewrite.pattern import Mismatch
 
@@ -52,19 +53,14 @@ _OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
     getattr(operator, f"i{name.strip('_')}"): getattr(operator, name)
     for name in _words("add sub mul truediv floordiv mod pow and_ or_ xor lshift rshift matmul")
 }
-_MAY_ALIAS = _words(
-    "reshape reshape_as view view_as flatten unflatten contiguous to float double half type "
-    "type_as cpu cuda squeeze unsqueeze transpose permute t expand expand_as narrow select "
-    "detach dropout identity"
-)
 _METADATA = _words("squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ detach_")
 _NO_TWIN = _words("bernoulli_ resize_ set_ data_ requires_grad_ copy_ fill_ zero_")
 
 
-def read_call(node: fx.Node, module: nn.Module | None) -> Call:
+def read_call(node: fx.Node) -> Call:
     """The call of ``node``, with what it mutates."""
     call = Call(node.op, node.target, node.args, dict(node.kwargs))
-    base = _mutated(call, module)
+    base = in_place_operand(node)
     if base is None or meta.tensor_info(base) is None:
         return call
     return replace(call, mutates=base)
@@ -102,54 +98,15 @@ def _without_flag(call: Call) -> Call | None:
     kwargs = {k: v for k, v in call.kwargs.items() if k != "inplace"}
     if len(kwargs) < len(call.kwargs):
         return replace(call, kwargs=kwargs)
-    position = _flag_position(call)
+    position = flag_position(call.target) if isinstance(call.target, FunctionType) else None
     if position is None:
         return None
     args = (*call.args[:position], False, *call.args[position + 1 :])
     return replace(call, args=args)
 
 
-def _flag_position(call: Call) -> int | None:
-    if not inspect.isfunction(call.target):
-        return None
-    names = list(inspect.signature(call.target).parameters)
-    return names.index("inplace") if "inplace" in names else None
-
-
 def _name(call: Call) -> str:
     return call.target if isinstance(call.target, str) else getattr(call.target, "__name__", "")
-
-
-def _mutated(call: Call, module: nn.Module | None) -> fx.Node | None:
-    first = call.args[0] if call.args else call.kwargs.get("input")
-    out = call.kwargs.get("out")
-    if isinstance(out, fx.Node):
-        return out
-    if not isinstance(first, fx.Node) or not _is_in_place(call, module):
-        return None
-    return first
-
-
-def _is_in_place(call: Call, module: nn.Module | None) -> bool:
-    if call.kind == "call_module":
-        known = module is not None and torch_class(module) is not None
-        return known and bool(getattr(module, "inplace", False)) and not _is_idle(module)
-    name = _name(call)
-    if call.target is operator.setitem or call.target in _OPERATORS:
-        return True
-    if isinstance(call.target, vocab.OpDef) or getattr(operator, name, None) is call.target:
-        return False
-    if name.endswith("_") and not name.endswith("__"):
-        return True
-    position = None if "inplace" in call.kwargs else _flag_position(call)
-    flag = call.kwargs.get("inplace")
-    if position is not None and len(call.args) > position:
-        flag = call.args[position]
-    return flag is True and call.kwargs.get("training") is not False
-
-
-def _is_idle(module: nn.Module | None) -> bool:
-    return isinstance(module, nn.modules.dropout._DropoutNd) and not module.training
 
 
 # -- who shares memory -----------------------------------------------------------------------------
@@ -193,10 +150,7 @@ class Mutations:
         if node.op in ("placeholder", "get_attr", "output"):
             self._own(node, is_state=node.op == "get_attr")
             return
-        module = None
-        if node.op == "call_module":
-            module = self._graph_module.get_submodule(str(node.target))
-        call = read_call(node, module)
+        call = read_call(node)
         if call.mutates is not None:
             self._visit_mutation(node, call, call.mutates)
             return
@@ -204,10 +158,8 @@ class Mutations:
         if self._is_element(node):
             self._join(node, self._elements.setdefault(_element(node), node))
             return
-        name = _name(call)
-        if meta.is_alias(node) or name in _MAY_ALIAS:
-            for operand in node.all_input_nodes:
-                self._join(node, self._current(operand))
+        for operand in shares_memory(node):
+            self._join(node, self._current(operand))
 
     def _is_element(self, node: fx.Node) -> bool:
         """Whether ``node`` is one of several tensors that a call made, each with its own memory."""
@@ -215,7 +167,9 @@ class Mutations:
             return False
         made = node.args[0]
         assert isinstance(made, fx.Node)
-        if made.op == "placeholder" or meta.is_alias(made) or meta.tensor_info(made) is not None:
+        if made.op == "placeholder" or not is_known(made):
+            return False
+        if meta.is_alias(made) or meta.tensor_info(made) is not None:
             return False
         return _length(made) > 0 and all(u.target is operator.getitem for u in made.users)
 

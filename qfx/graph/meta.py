@@ -1,6 +1,6 @@
 """What qfx knows of a node, kept in ``node.meta``: where it comes from, and what it yields.
 
-Six keys, written only through this module:
+Eight keys, written only through this module:
 
 ``qfx.origins``
     The captured operations a node derives from, in graph order. A fused node has several.
@@ -13,6 +13,10 @@ Six keys, written only through this module:
     Why the node was left as it was written, for the report.
 ``qfx.alias``
     True when the node yields (a view of) one of its operands, as seen with the example inputs.
+``qfx.drew``
+    Whether the node drew random numbers as it ran on the example inputs; absent if it was not run.
+``qfx.wrote``
+    True when the node was seen to write to the memory of an operand.
 ``qfx.contiguous``
     Of the output: which of what it returns lay contiguous in memory, as seen with these inputs.
 """
@@ -33,6 +37,8 @@ RULE = "qfx.rule"
 VALUE = "qfx.value"
 NOTE = "qfx.note"
 ALIAS = "qfx.alias"
+DREW = "qfx.drew"
+WROTE = "qfx.wrote"
 CONTIGUOUS = "qfx.contiguous"
 
 
@@ -133,6 +139,27 @@ def set_alias(node: fx.Node) -> None:
 def is_alias(node: fx.Node) -> bool:
     """Whether what ``node`` yields shares memory with one of its operands."""
     return bool(node.meta.get(ALIAS, False))
+
+
+def set_effects(node: fx.Node, *, drew: bool, wrote: bool) -> None:
+    """Write down what ``node`` was seen to do: draw random numbers, write to its operands."""
+    node.meta[DREW], node.meta[WROTE] = drew, wrote
+
+
+def drew(node: fx.Node) -> bool | None:
+    """Whether ``node`` was seen to draw random numbers; None if nothing was seen."""
+    seen: bool | None = node.meta.get(DREW)
+    return seen
+
+
+def wrote(node: fx.Node) -> bool:
+    """Whether ``node`` was seen to write to the memory of an operand."""
+    return bool(node.meta.get(WROTE, False))
+
+
+def copy_effects(target: fx.Node, source: fx.Node) -> None:
+    """Give ``target``, which calls the same, what ``source`` was seen to do."""
+    target.meta.update((key, source.meta[key]) for key in (DREW, WROTE) if key in source.meta)
 
 
 def set_contiguous_outputs(output: fx.Node, returned: object) -> None:

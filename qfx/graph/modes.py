@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.fx.node import map_aggregate
 
 
 class ModeFlag(int):
@@ -79,8 +78,3 @@ def watch_modes(root: nn.Module, is_traced: Callable[[nn.Module, str], bool]) ->
         if is_traced(module, path):
             module.training = decisions.flag()
     return decisions
-
-
-def plain(arguments: Any) -> Any:
-    """``arguments`` of a node, with plain flags."""
-    return map_aggregate(arguments, lambda a: False if isinstance(a, ModeFlag) else a)

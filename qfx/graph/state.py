@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from qfx.graph.effects import overwrites
 from qfx.graph.proxy import ValueProxy
-from qfx.rewrite.effects import has_effect
 
 
 class Assignments:
@@ -57,12 +57,8 @@ def written_buffers(
     held = {path: graph_module.get_submodule(path) for path in called}
     roots = {p: m for p, m in held.items() if not isinstance(m, besides)}
     found = {f"{p}.{n}": b for p, m in roots.items() for n, b in m.named_buffers()}
-    if any(_writes(node) for node in graph_module.graph.nodes):
+    if any(map(overwrites, graph_module.graph.nodes)):
         read = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
         buffers = graph_module.named_buffers(remove_duplicate=False)
         found.update((name, buffer) for name, buffer in buffers if name in read)
     return {name: buffer.clone() for name, buffer in found.items()}
-
-
-def _writes(node: fx.Node) -> bool:
-    return node.op in ("call_function", "call_method") and has_effect(node)

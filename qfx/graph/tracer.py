@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from qfx import vocab
@@ -35,6 +34,7 @@ from qfx.graph.examples import (
     tells_of_layout,
     tells_of_size,
 )
+from qfx.graph.given import Copy, Given
 from qfx.graph.inlined import (
     FACTORIES,
     REPLACEMENTS,
@@ -42,10 +42,10 @@ from qfx.graph.inlined import (
     masks_seen_through,
 )
 from qfx.graph.leaves import LeafPolicy
-from qfx.graph.modes import plain
 from qfx.graph.patches import SeenThrough
 from qfx.graph.proxy import ValueProxy
 from qfx.graph.state import Assignments
+from qfx.graph.witness import Witness
 
 _ENDS = {"placeholder": "input", "output": "output"}
 
@@ -75,6 +75,7 @@ class CaptureTracer(DecidingTracer):
         self._attribute_names: dict[int, str] = {}
         self._attribute_proxies: dict[str, ValueProxy] = {}
         self._optional: list[fx.Node] = []
+        self._containers: dict[int, fx.Node] = {}
         self._call: Callable[[nn.Module], Any] = _nothing
         self._seen_through = SeenThrough()
         self.assignments = Assignments()
@@ -208,6 +209,8 @@ class CaptureTracer(DecidingTracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, fx.Proxy):
             return a.node
+        if id(a) in self._containers:
+            return self._containers[id(a)]
         if type(a) in (int, float, str, bool, type(None)):
             return a
         if isinstance(a, torch.Tensor) and id(a) in self._attribute_names:
@@ -280,14 +283,24 @@ class CaptureTracer(DecidingTracer):
             if target is torch._assert and type(args[0]) is ValueProxy and not args[0].from_size:
                 return bool(args[0])  # about ranks: those of the inputs are guarded once
         node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name)
+        given = Given()
         try:
-            example = self._compute(node, args, kwargs)
+            example = self._compute(node, given.values(args), given.values(kwargs))
         except (CaptureError, ConfigError):
             raise
         except Exception as error:
             raise node_failed(node, error) from error
+        proxy = self._proxy(node, example, args, proxies_in((args, kwargs)))
+        written = list(given.written())
+        if written:
+            self._hand_over(proxy, written, args, kwargs)
+        return proxy
+
+    def _proxy(
+        self, node: fx.Node, example: Any, args: tuple[Any, ...], operands: list[ValueProxy]
+    ) -> ValueProxy:
+        """A proxy for what ``node`` yields, which the call of ``args`` made."""
         meta.set_value(node, meta.describe(example))
-        operands = proxies_in((args, kwargs))
         memory = storages(example)
         if any(not memory.isdisjoint(each.storages) for each in operands):
             meta.set_alias(node)
@@ -301,6 +314,42 @@ class CaptureTracer(DecidingTracer):
             from_layout=tells_of_layout(node, args, operands, example),
             storages=memory,
         )
+
+    def _hand_over(
+        self,
+        call: ValueProxy,
+        written: list[Copy],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Let the model go on with what ``call`` wrote to lists and dicts that it was given.
+
+        Such a container becomes a value of the graph, made before the call. What the model's own
+        holds from now on is read from it.
+        """
+        operands = proxies_in((args, kwargs))
+        made: list[tuple[Copy, ValueProxy]] = []
+        with self.graph.inserting_before(call.node):
+            for each in written:
+                elements = self.create_arg(each.original)
+                node = self.create_node("call_function", type(each.given), (elements,), {})
+                self._containers[id(each.original)] = node
+                made.append((each, self._proxy(node, each.given, args, operands)))
+            call.node.args, call.node.kwargs = self.create_arg(args), self.create_arg(kwargs)
+        for each, proxy in made:
+            del self._containers[id(each.original)]
+            if proxy.from_input:
+                self.fix_length(
+                    proxy, f"what {call.node.name} left in a {type(each.given).__name__}"
+                )
+            each.replace({key: self._left(proxy, key) for key in each.keys})
+
+    def _left(self, container: ValueProxy, key: Any) -> Any:
+        """What the model finds at ``key`` of a container that a call wrote to."""
+        left: Any = container.example
+        if isinstance(left[key], (str, bool, type(None))):
+            return left[key]
+        return self.element(container, key)
 
     def placeholder(self, name: str, default: tuple[Any, ...], example: Any) -> ValueProxy:
         """A placeholder that stands for ``example``."""
@@ -334,21 +383,27 @@ class CaptureTracer(DecidingTracer):
 
     # -- values ----------------------------------------------------------------------------------
     def _compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What ``node`` yields for these values, with a note of what it did besides."""
         if node.op == "get_attr":
             return attribute_of(self.root, str(node.target))
         if node.target is vocab.GUARD:
             return None
-        # Examples go as they are: a rebuilt torch.return_types.max would be a plain tuple.
-        values = map_aggregate(plain(args), example_of)
-        named = map_aggregate(plain(kwargs), example_of)
-        with self._plain_python():
-            if node.op == "call_method":
-                receiver, *rest = values
-                return getattr(receiver, str(node.target))(*rest, **named)
-            if node.op == "call_module":
-                return self.root.get_submodule(str(node.target))(*values, **named)
-            assert callable(node.target)
-            return node.target(*values, **named)
+        witness = Witness((args, kwargs))
+        with self._plain_python(), witness:
+            result = self._called(node)(*args, **kwargs)
+        witness.settle()
+        meta.set_effects(node, drew=witness.drew, wrote=witness.wrote)
+        return result
+
+    def _called(self, node: fx.Node) -> Callable[..., Any]:
+        if node.op == "call_method":
+            return lambda receiver, *rest, **named: getattr(receiver, str(node.target))(
+                *rest, **named
+            )
+        if node.op == "call_module":
+            return self.root.get_submodule(str(node.target))
+        assert callable(node.target)
+        return node.target
 
     @contextmanager
     def _plain_python(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from qfx.graph import arguments, meta, source
 from qfx.graph.copying import Holder, buffers_restored, check_model, copy_of, side_effects_undone
 from qfx.graph.decisions import place
 from qfx.graph.examples import alike
+from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.leaves import LeafPolicy, copy_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.modes import Decisions, watch_modes
@@ -168,16 +169,8 @@ def propagate_values(
         _Values(graph_module, bound.arguments).run()
 
 
-class _Values(fx.Interpreter):
+class _Values(NamedInterpreter):
     """Runs a graph and writes down what every node yields."""
-
-    def __init__(self, graph_module: fx.GraphModule, arguments: Mapping[str, Any]) -> None:
-        super().__init__(graph_module)
-        self.extra_traceback = False
-        self._arguments = arguments
-
-    def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._arguments[str(target).lstrip("*")]
 
     def run_node(self, n: fx.Node) -> Any:
         try:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from qfx import vocab
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
+from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.tracing import capture
 from qfx.quant.calibration import batches
 from qfx.runtime.quantized import QuantizedModel
@@ -27,19 +28,14 @@ Batch = tuple[tuple[Any, ...], dict[str, Any]]
 Hook = Callable[[fx.Node, Any], Any]
 
 
-class Watched(fx.Interpreter):
+class Watched(NamedInterpreter):
     """Runs a graph and shows every value to ``hook``, which returns the value to go on with."""
 
     def __init__(
         self, graph_module: fx.GraphModule, hook: Hook, arguments: Mapping[str, Any]
     ) -> None:
-        super().__init__(graph_module)
+        super().__init__(graph_module, arguments)
         self._hook = hook
-        self._arguments = arguments
-
-    def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The argument of that name, which may have been given by keyword."""
-        return self._arguments[str(target).lstrip("*")]
 
     def run_node(self, n: fx.Node) -> Any:
         """The value of one node, as the hook returns it."""

@@ -58,7 +58,7 @@ REASONS: dict[str, tuple[str, str]] = {
         "convert the model with model.float()",
     ),
     "overwritten": (
-        "what it reads is overwritten in place by {detail}",
+        "what it reads may be overwritten in place by {detail}",
         "write that operation out of place",
     ),
     "filled": (

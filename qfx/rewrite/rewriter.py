@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import PatternError
 from qfx.graph import meta
+from qfx.graph.effects import has_effect
 from qfx.rewrite.attributes import Attributes
-from qfx.rewrite.effects import has_effect as has_effect
 from qfx.rewrite.making import inherit, joined_name, without_defaults
 from qfx.rewrite.rule import Match
 from qfx.rewrite.values import UNSET, Values
@@ -207,7 +207,9 @@ class Rewriter:
         sources = origins or (() if self._match is not None else (node,))
         positional = args or tuple(node.args)
         keywords = {**node.kwargs, **kwargs}
-        return self._create(node.op, node.target, positional, keywords, sources, UNSET)
+        made = self._create(node.op, node.target, positional, keywords, sources, UNSET)
+        meta.copy_effects(made, node)
+        return made
 
     # -- read ------------------------------------------------------------------------------------
 

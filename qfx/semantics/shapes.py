@@ -42,6 +42,11 @@ def clone(input: Tensor) -> Tensor:
     return input.clone()
 
 
+def after(input: Tensor, call: object) -> Tensor:
+    """``input``, as ``call`` left it, which was given it."""
+    return input
+
+
 def cat(tensors: Sequence[Tensor], *, dim: int = 0) -> Tensor:
     return torch.cat(list(tensors), dim)
 
