@@ -38,6 +38,7 @@ from qfx.backends.fitting import (
 from qfx.backends.saturation import HIGHEST_SAFE
 from qfx.errors import ConfigError
 from qfx.graph import meta
+from qfx.graph.effects import is_random
 from qfx.graph.leaves import has_hooks
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Decision, annotate
@@ -135,6 +136,8 @@ class _Annotator:
         op = operation_name(node)
         if node.op == "call_module":
             return _opaque(node)
+        if is_random(node):
+            return refusal("random", op=op)
         if not isinstance(node.target, OpDef):
             note = meta.note_of(node)
             return refusal("unknown-form" if note else "unknown-op", op=op, note=note)

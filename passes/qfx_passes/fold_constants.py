@@ -16,6 +16,8 @@ from torch.fx.node import map_arg
 
 from qfx.graph import meta
 from qfx.graph.effects import has_effect, overwrites, shares_memory
+from qfx.graph.given import thawed
+from qfx.graph.witness import Witness
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.rewrite.rewriter import Rewriter
@@ -63,6 +65,7 @@ class _Constants:
         self._changed_names = {n.target for n in self._changing if n.op == "get_attr"}
         self.sources: dict[fx.Node, int] = {}
         self._values: dict[fx.Node, Any] = {}
+        self._drawn: set[fx.Node] = set()
         for node in graph.nodes:
             if self._is_constant(node):
                 own = meta.tensor_info(node) if node.op == "get_attr" else None
@@ -84,8 +87,9 @@ class _Constants:
 
     def materialize(self, node: fx.Node) -> None:
         """Put a buffer in place of ``node``."""
-        value = self._value(node)
-        if not isinstance(value, Tensor):
+        with torch.random.fork_rng(devices=[]):
+            value = self._value(node)
+        if not isinstance(value, Tensor) or node in self._drawn:
             return
         with self._rewriter.at(node):
             new = self._rewriter.constant(_name_for(node), value.clone(), origins=(node,))
@@ -111,11 +115,16 @@ class _Constants:
     def _compute(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
             return self._rewriter.tensor(node).detach()
-        args, kwargs = map_arg((node.args, dict(node.kwargs)), self._values.__getitem__)
-        with torch.no_grad():
+        args, kwargs = thawed(map_arg((node.args, dict(node.kwargs)), self._values.__getitem__))
+        witness = Witness()
+        with torch.no_grad(), witness, witness.watching(()) as seen:
             if isinstance(node.target, str):
-                return getattr(args[0], node.target)(*args[1:], **kwargs)
-            return node.target(*args, **kwargs)
+                value = getattr(args[0], node.target)(*args[1:], **kwargs)
+            else:
+                value = node.target(*args, **kwargs)
+        if seen().drew or not self._drawn.isdisjoint(node.all_input_nodes):
+            self._drawn.add(node)  # a function made of others, which a pass put here
+        return value
 
 
 def _changing(graph: fx.Graph) -> set[fx.Node]:

@@ -284,6 +284,14 @@ def _is_random_name(name: str) -> bool:
     return isinstance(packet, OpOverloadPacket) and _has_random_overload(packet)
 
 
+@cache
+def random_functions() -> tuple[str, ...]:
+    """The functions of ``torch`` that draw random numbers, those in place left out."""
+    public = (name for name in dir(torch) if not name.startswith("_") and not name.endswith("_"))
+    names = (name for name in public if isinstance(getattr(torch, name), BuiltinFunctionType))
+    return tuple(filter(_is_random_name, names))
+
+
 def is_random_operation(overload: OpOverload) -> bool:
     """Whether torch says that an operation draws from a generator."""
     return torch.Tag.nondeterministic_seeded in overload.tags

@@ -1,11 +1,17 @@
-"""Names that user code sees differently while it is traced."""
+"""Names that code sees differently while it is traced."""
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+import torch
+
+from qfx.graph.effects import random_functions
 from qfx.graph.proxy import is_instance
 
 _OPAQUE = ("torch", "qfx", "qfx_passes", "builtins")
@@ -49,3 +55,27 @@ class SeenThrough:
             del names["isinstance"]
         self._changed.clear()
         self._packages.clear()
+
+
+@contextmanager
+def draws_recorded(record: Callable[..., Any]) -> Iterator[None]:
+    """Functions of torch that draw random numbers go to ``record(function, args, kwargs)``.
+
+    fx records a call for the proxies that it is given; ``torch.rand(3)`` is given none.
+    """
+    originals = {name: getattr(torch, name) for name in random_functions()}
+
+    def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return record(function, args, kwargs)
+
+        return call
+
+    try:
+        for name, function in originals.items():
+            setattr(torch, name, recorded(function))
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(torch, name, function)

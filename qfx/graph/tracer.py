@@ -42,7 +42,7 @@ from qfx.graph.inlined import (
     masks_seen_through,
 )
 from qfx.graph.leaves import LeafPolicy
-from qfx.graph.patches import SeenThrough
+from qfx.graph.patches import SeenThrough, draws_recorded
 from qfx.graph.proxy import ValueProxy
 from qfx.graph.state import Assignments
 from qfx.graph.witness import Witness
@@ -78,6 +78,7 @@ class CaptureTracer(DecidingTracer):
         self._containers: dict[int, fx.Node] = {}
         self._call: Callable[[nn.Module], Any] = _nothing
         self._seen_through = SeenThrough()
+        self._witness = Witness(self._unrecorded_draw)
         self.assignments = Assignments()
         self.result: Any = None
         self.failed_path = ""
@@ -90,7 +91,8 @@ class CaptureTracer(DecidingTracer):
             self._attribute_names[id(parameter)] = name
         for name, buffer in root.named_buffers():
             self._attribute_names.setdefault(id(buffer), name)
-        with masks_seen_through(), self._seen_through:
+        patches = masks_seen_through(), draws_recorded(self._draw), self._seen_through
+        with patches[0], patches[1], patches[2], self._witness:
             self._seen_through.show(type(root))
             self.assignments.watch(root, "")
             return self.trace(root)
@@ -309,7 +311,7 @@ class CaptureTracer(DecidingTracer):
             self,
             example,
             from_input=any(each.from_input for each in operands),
-            from_data=tells_of_data(node, args, operands),
+            from_data=bool(meta.drew(node)) or tells_of_data(node, args, operands),
             from_size=tells_of_size(node, args, operands, example),
             from_layout=tells_of_layout(node, args, operands, example),
             storages=memory,
@@ -351,6 +353,22 @@ class CaptureTracer(DecidingTracer):
             return left[key]
         return self.element(container, key)
 
+    def _draw(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Record a call of a function that draws random numbers."""
+        if self._is_foreign():
+            return function(*args, **kwargs)
+        return self.create_proxy("call_function", function, args, kwargs)
+
+    def _unrecorded_draw(self) -> None:
+        if not self._is_foreign():
+            self.refuse(
+                "random numbers drawn into a tensor that depends on no input",
+                "draw them with a function that makes the tensor, like torch.randn(...) or "
+                "torch.rand_like(x)",
+            )
+
     def placeholder(self, name: str, default: tuple[Any, ...], example: Any) -> ValueProxy:
         """A placeholder that stands for ``example``."""
         node = self.create_node("placeholder", name, default, {})
@@ -388,11 +406,9 @@ class CaptureTracer(DecidingTracer):
             return attribute_of(self.root, str(node.target))
         if node.target is vocab.GUARD:
             return None
-        witness = Witness((args, kwargs))
-        with self._plain_python(), witness:
+        with self._plain_python(), self._witness.watching((args, kwargs)) as seen:
             result = self._called(node)(*args, **kwargs)
-        witness.settle()
-        meta.set_effects(node, drew=witness.drew, wrote=witness.wrote)
+        meta.set_effects(node, **seen()._asdict())
         return result
 
     def _called(self, node: fx.Node) -> Callable[..., Any]:

@@ -1,13 +1,15 @@
 """What an operation does while the example inputs run through it: seen at the dispatcher.
 
 Every function of torch, however it is made of others, ends in operations whose schemas say what
-they write to, and whose tags say that they draw random numbers.
+they write to, and whose tags say that they may draw random numbers. Whether they did (attention
+does with dropout only) shows in the generator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
@@ -16,20 +18,38 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qfx.graph.effects import is_random_operation
 
 
-class Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While entered, sees what is drawn, and what is written to the memory of ``operands``.
+class Seen(NamedTuple):
+    """What an operation did besides yielding a value.
 
     Attributes:
-        drew: whether random numbers were drawn.
-        wrote: whether memory of the operands was written to.
+        drew: whether it drew random numbers.
+        wrote: whether it wrote to the memory of what it was given.
     """
 
-    def __init__(self, operands: Any = ()) -> None:
+    drew: bool
+    wrote: bool
+
+
+class Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While entered, sees what is drawn and written by the operation that is watched.
+
+    Args:
+        unwatched: called when random numbers are drawn by something else.
+    """
+
+    def __init__(self, unwatched: Callable[[], object] = bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.drew = self.wrote = False
-        self._tensors = [t for t in pytree.tree_leaves(operands) if isinstance(t, torch.Tensor)]
-        self._versions = self._counters()
-        self._memory = {address for t in self._tensors for address in _address(t)}
+        self._unwatched = unwatched
+        self._watched: _Watched | None = None
+
+    @contextmanager
+    def watching(self, operands: Any) -> Iterator[Callable[[], Seen]]:
+        """Watch one operation on ``operands``; yields what tells what it did."""
+        outer, self._watched = self._watched, _Watched(operands)
+        try:
+            yield self._watched.seen
+        finally:
+            self._watched = outer
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -40,16 +60,42 @@ class Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         named = kwargs or {}
-        self.drew = self.drew or is_random_operation(func)
-        if func._schema.is_mutable and not self.wrote:
-            written = pytree.tree_leaves(list(_written(func, args, named)))
-            addresses = (a for t in written if isinstance(t, torch.Tensor) for a in _address(t))
-            self.wrote = not self._memory.isdisjoint(addresses)
-        return func(*args, **named)
+        if self._watched is not None:
+            self._watched.see(func, args, named)
+        if not is_random_operation(func):
+            return func(*args, **named)
+        before = torch.get_rng_state()
+        result = func(*args, **named)
+        if not _runs_on_cpu(result, named) or not torch.equal(before, torch.get_rng_state()):
+            self._drawn()
+        return result
 
-    def settle(self) -> None:
-        """Take what changed without saying so, as running statistics do, for written, too."""
-        self.wrote = self.wrote or self._counters() != self._versions
+    def _drawn(self) -> None:
+        if self._watched is None:
+            self._unwatched()
+        else:
+            self._watched.drew = True
+
+
+class _Watched:
+    """One operation that is watched."""
+
+    def __init__(self, operands: Any) -> None:
+        self.drew = self._wrote = False
+        self._tensors = [t for t in pytree.tree_leaves(operands) if isinstance(t, torch.Tensor)]
+        self._versions = self._counters()
+        self._memory = {address for t in self._tensors for address in _address(t)}
+
+    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._wrote or not func._schema.is_mutable:
+            return
+        written = pytree.tree_leaves(list(_written(func, args, kwargs)))
+        addresses = (a for t in written if isinstance(t, torch.Tensor) for a in _address(t))
+        self._wrote = not self._memory.isdisjoint(addresses)
+
+    def seen(self) -> Seen:
+        """What it did; running statistics change without saying so, which counters tell."""
+        return Seen(self.drew, self._wrote or self._counters() != self._versions)
 
     def _counters(self) -> list[int]:
         return [0 if tensor.is_inference() else tensor._version for tensor in self._tensors]
@@ -63,6 +109,12 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterat
             yield kwargs[argument.name]
         elif position < len(args):
             yield args[position]
+
+
+def _runs_on_cpu(result: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether an operation can have drawn from the generator of the CPU only."""
+    tensors = (leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor))
+    return kwargs.get("generator") is None and all(t.device.type == "cpu" for t in tensors)
 
 
 def _address(tensor: torch.Tensor) -> tuple[int, ...]:

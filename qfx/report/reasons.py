@@ -17,6 +17,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "{op} is known, but not in this form: {note}",
         "write it with constants and plain arguments, or leave it float",
     ),
+    "random": (
+        "{op} draws random numbers, anew in every call",
+        "nothing to do: what follows is quantized",
+    ),
     "opaque-module": (
         "{op} is a module that is not looked into{note}",
         "{remedy}",
