@@ -4,8 +4,13 @@
     heads   = softmax(q k' / sqrt(d) + mask) v          per head
     y       = heads Wo' + bo
 
+Keys and values may be one or two longer than what they are projected from: by a learned pair
+(``bias_k``, ``bias_v``), and by zeros (``add_zero_attn``). Masks leave those open.
+
 No size is written into the graph: heads are split off with ``unflatten(-1, (heads, d))``, so other
 batch sizes and lengths work. In training the softmax is dropped from, before it meets the values.
+``nn.MultiheadAttention`` and ``F.multi_head_attention_forward`` are read alike; the arguments of
+the function are the names of both.
 """
 
 from __future__ import annotations
@@ -13,70 +18,135 @@ from __future__ import annotations
 import inspect
 import operator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.modes import ModeFlag
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import is_op
+
+_PARAMETERS = (
+    *("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
+    *("bias_k", "bias_v", "out_proj_weight", "out_proj_bias"),
+)
+"""Arguments of the function that the module holds."""
 
 
-def expand(
+def expand_module(
     node: fx.Node, module: nn.MultiheadAttention, rewriter: Rewriter, *, trainable: bool
 ) -> Mismatch | None:
     """Replace the call of ``module`` by its parts; a Mismatch leaves it as it was written."""
     bound = inspect.signature(nn.MultiheadAttention.forward).bind(module, *node.args, **node.kwargs)
     bound.apply_defaults()
-    arguments = bound.arguments
-    failed = _obstacle(node, module, arguments)
+    if module.dropout and module.training:
+        return Mismatch("attention with dropout, in training")
+    arguments = {
+        **bound.arguments,
+        "num_heads": module.num_heads,
+        "add_zero_attn": module.add_zero_attn,
+        "dropout_p": module.dropout if trainable else 0.0,
+        "batch_first": module.batch_first,
+    }
+    failed = _obstacle(arguments)
     if failed is not None:
         return failed
-    readers = {n: int(n.args[1]) % 2 for n in node.users}  # type: ignore[arg-type]
-    needs_weights = bool(arguments["need_weights"]) and any(readers.values())
-    parts = _Expansion(node, module, rewriter, arguments, trainable).build(needs_weights)
-    for reader, index in readers.items():
-        part = parts[index]
-        assert part is not None
-        rewriter.replace(reader, part)
-    if not node._erased:
-        rewriter.erase(node)
+    for name in _PARAMETERS:
+        path = name.replace("out_proj_", "out_proj.")
+        missing = attrgetter(path)(module) is None
+        arguments[name] = (
+            None if missing else rewriter.attribute(f"{node.target}.{path}", origins=(node,))
+        )
+    _replace(node, _Expansion(node, rewriter, arguments, trainable))
     return None
 
 
-def _obstacle(
-    node: fx.Node, module: nn.MultiheadAttention, arguments: dict[str, Any]
+def expand_function(
+    node: fx.Node,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    rewriter: Rewriter,
+    *,
+    trainable: bool,
 ) -> Mismatch | None:
-    if module.bias_k is not None or module.add_zero_attn:
-        return Mismatch("attention with an extra key (add_bias_kv, add_zero_attn)")
-    if module.dropout and module.training:
+    """Replace a call of the function by its parts; a Mismatch leaves it as it was written."""
+    bound = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
+    bound.apply_defaults()
+    arguments = {**bound.arguments, "batch_first": False}
+    training, follows = arguments["training"], isinstance(arguments["training"], ModeFlag)
+    if isinstance(training, fx.Node) or (int(training) and arguments["dropout_p"]):
         return Mismatch("attention with dropout, in training")
-    flags = ("need_weights", "average_attn_weights", "is_causal")
+    if not (trainable and follows):
+        arguments["dropout_p"] = 0.0
+    failed = _obstacle(arguments)
+    if failed is not None:
+        return failed
+    if arguments["static_k"] is not None or arguments["static_v"] is not None:
+        return Mismatch("attention over keys or values that are given (static_k, static_v)")
+    if arguments["use_separate_proj_weight"]:
+        arguments["in_proj_weight"] = None
+    _replace(node, _Expansion(node, rewriter, arguments, trainable))
+    return None
+
+
+def _obstacle(arguments: dict[str, Any]) -> Mismatch | None:
+    flags = (
+        *("need_weights", "average_attn_weights", "is_causal", "num_heads", "add_zero_attn"),
+        "dropout_p",
+    )
     if any(isinstance(arguments[name], fx.Node) for name in flags):
         return Mismatch("a flag of the attention is computed")
     info = meta.tensor_info(arguments["query"])
     if info is None or len(info.shape) not in (2, 3):
         return Mismatch("attention over a query of unknown rank")
-    if not all(u.target is operator.getitem and isinstance(u.args[1], int) for u in node.users):
-        return Mismatch("the pair that attention returns is read whole")
     return None
+
+
+def _replace(node: fx.Node, expansion: _Expansion) -> None:
+    """Let the readers of the pair that attention returns read its parts."""
+    rewriter = expansion.rewriter
+    single = {n: int(n.args[1]) % 2 for n in node.users if _takes_one(n)}  # type: ignore[arg-type]
+    is_whole = len(single) < len(node.users)
+    needs_weights = expansion.arguments["need_weights"]
+    pair = expansion.build(bool(needs_weights) and (is_whole or any(single.values())))
+    for reader, index in single.items():
+        part = pair[index]
+        assert part is not None
+        rewriter.replace(reader, part)
+    if node._erased:
+        return
+    for reader in list(node.users):
+        reader.args, reader.kwargs = fx.map_arg(
+            (reader.args, reader.kwargs), lambda n: pair if n is node else n
+        )
+    rewriter.erase(node)
+
+
+def _takes_one(reader: fx.Node) -> bool:
+    return reader.target is operator.getitem and isinstance(reader.args[1], int)
 
 
 @dataclass
 class _Expansion:
-    """The nodes that replace one call."""
+    """The nodes that replace one call; the parameters are nodes among its arguments."""
 
     node: fx.Node
-    module: nn.MultiheadAttention
     rewriter: Rewriter
     arguments: dict[str, Any]
     trainable: bool
 
     def build(self, needs_weights: bool) -> tuple[fx.Node, fx.Node | None]:
-        query, key, value = (self._heads(p) for p in self._project())
-        dropout = self.module.dropout if self.trainable else 0.0
+        projected, key, value = self._project()
+        query = self._heads(projected)
+        key = self._heads(self._extended(key, "bias_k"))
+        value = self._heads(self._extended(value, "bias_v"))
+        dropout = self.arguments["dropout_p"]
         mask, causal = self._mask(needs_weights)
         weights = None
         if needs_weights:
@@ -90,15 +160,15 @@ class _Expansion:
             flags = {"is_causal": causal, "dropout": dropout}
             mixed = self._call(vocab.ATTENTION, query, key, value, *mask, **flags)
         joined = self._call(vocab.FLATTEN, self._out_of_heads(mixed), start_dim=-2)
-        operands = [joined, self._parameter("out_proj.weight")]
-        if self.module.out_proj.bias is not None:
-            operands.append(self._parameter("out_proj.bias"))
+        operands = [joined, self.arguments["out_proj_weight"]]
+        if self.arguments["out_proj_bias"] is not None:
+            operands.append(self.arguments["out_proj_bias"])
         return self._call(vocab.LINEAR, *operands), weights
 
     # -- projections -----------------------------------------------------------------------------
     def _project(self) -> tuple[fx.Node, fx.Node, fx.Node]:
         query, key, value = (self.arguments[n] for n in ("query", "key", "value"))
-        packed = self.module.in_proj_weight is not None
+        packed = self.arguments["in_proj_weight"] is not None
         if packed and query is key and key is value:
             return self._packed(query)
         return (
@@ -108,43 +178,60 @@ class _Expansion:
         )
 
     def _packed(self, source: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node]:
-        operands = [source, self._parameter("in_proj_weight")]
-        if self.module.in_proj_bias is not None:
-            operands.append(self._parameter("in_proj_bias"))
+        operands = [source, self.arguments["in_proj_weight"]]
+        if self.arguments["in_proj_bias"] is not None:
+            operands.append(self.arguments["in_proj_bias"])
         chunks = self._call(vocab.CHUNK, self._call(vocab.LINEAR, *operands), chunks=3, dim=-1)
         query, key, value = (self._call(vocab.GETITEM, chunks, i) for i in range(3))
         return query, key, value
 
     def _separate(self, source: fx.Node, index: int, name: str) -> fx.Node:
         operands = [source]
-        if self.module.in_proj_weight is None:
-            operands.append(self._parameter(name))
+        if self.arguments["in_proj_weight"] is None:
+            operands.append(self.arguments[name])
         else:
-            operands.append(self._slice("in_proj_weight", index))
-        if self.module.in_proj_bias is not None:
-            operands.append(self._slice("in_proj_bias", index))
+            operands.append(self._third("in_proj_weight", index))
+        if self.arguments["in_proj_bias"] is not None:
+            operands.append(self._third("in_proj_bias", index))
         return self._call(vocab.LINEAR, *operands)
 
-    def _slice(self, name: str, index: int) -> fx.Node:
+    def _third(self, name: str, index: int) -> fx.Node:
         """One third of a packed parameter, as a constant of its own where it is not trained."""
-        if self.trainable:
-            return self._call(vocab.PART, self._parameter(name), parts=3, index=index)
-        whole: nn.Parameter = getattr(self.module, name)
-        part = whole.detach().chunk(3)[index].clone()
-        return self.rewriter.constant(
-            f"{self.node.target}.{name}_{'qkv'[index]}",
-            part,
-            origins=(self.node,),
-        )
+        packed: fx.Node = self.arguments[name]
+        joined = packed.args[0] if is_op(packed, vocab.CAT) else ()
+        if isinstance(joined, (list, tuple)) and len(joined) == 3:  # as WavLM joins its biases
+            return joined[index]  # type: ignore[return-value]
+        if self.trainable or packed.op != "get_attr":
+            return self._call(vocab.PART, packed, parts=3, index=index)
+        part = self.rewriter.tensor(packed).detach().chunk(3)[index].clone()
+        name = f"{packed.target}_{'qkv'[index]}"
+        return self.rewriter.constant(name, part, origins=(self.node,))
 
-    def _parameter(self, name: str) -> fx.Node:
-        return self.rewriter.attribute(f"{self.node.target}.{name}", origins=(self.node,))
+    def _extended(self, projected: fx.Node, name: str) -> fx.Node:
+        """Projected keys or values, and behind them what is not projected from anything."""
+        extra: fx.Node | None = self.arguments[name]
+        dim = 0 if self._sequence_first or not self._is_batched else 1
+        if extra is not None:
+            extra = self._for_each(extra, projected, 1 - dim)
+            projected = self._call(vocab.CAT, [projected, extra], dim=dim)
+        if self.arguments["add_zero_attn"]:
+            behind = (0, 0, 0, 1) if not self._sequence_first else (0, 0, 0, 0, 0, 1)
+            projected = self._call(vocab.PAD, projected, pad=behind)
+        return projected
+
+    def _for_each(self, extra: fx.Node, projected: fx.Node, batch: int) -> fx.Node:
+        """``extra`` of (1, 1, width), repeated along the batch dimension of ``projected``."""
+        if not self._is_batched:
+            return self._call(vocab.SELECT, extra, dim=0, index=0)
+        size: list[Any] = [1, 1, -1]
+        size[batch] = self._call(vocab.SIZE, projected, dim=batch)
+        return self._call(vocab.EXPAND, extra, size=tuple(size))
 
     # -- heads -----------------------------------------------------------------------------------
     @property
     def _sequence_first(self) -> bool:
         """Whether tensors are (length, batch, ...), not (batch, length, ...) or (length, ...)."""
-        return not self.module.batch_first and self._is_batched
+        return not self.arguments["batch_first"] and self._is_batched
 
     @property
     def _is_batched(self) -> bool:
@@ -152,7 +239,9 @@ class _Expansion:
         return info is not None and len(info.shape) == 3
 
     def _heads(self, projected: fx.Node) -> fx.Node:
-        sizes = (self.module.num_heads, self.module.head_dim)
+        heads, info = self.arguments["num_heads"], meta.tensor_info(projected)
+        assert info is not None
+        sizes = (heads, info.shape[-1] // heads)
         split = self._call(vocab.UNFLATTEN, projected, dim=-1, sizes=sizes)
         if self._sequence_first:
             return self._call(vocab.PERMUTE, split, dims=(1, 2, 0, 3))
@@ -167,14 +256,16 @@ class _Expansion:
     def _mask(self, needs_weights: bool) -> tuple[tuple[fx.Node, ...], bool]:
         """The mask that is added to the scores, if any, and whether attention is causal."""
         pairs = self.arguments["attn_mask"], self.arguments["key_padding_mask"]
-        if self.arguments["is_causal"] and pairs[1] is None and not needs_weights:
+        extra = (self.arguments["bias_k"] is not None) + bool(self.arguments["add_zero_attn"])
+        as_written = needs_weights or (extra and self.arguments["need_weights"])
+        if self.arguments["is_causal"] and pairs[1] is None and not as_written:
             return (), True
         masks = []
         if pairs[0] is not None:
             mask = self._additive(pairs[0])
             info = meta.tensor_info(mask)
             if self._is_batched and info is not None and len(info.shape) == 3:
-                sizes = (-1, self.module.num_heads)
+                sizes = (-1, self.arguments["num_heads"])
                 mask = self._call(vocab.UNFLATTEN, mask, dim=0, sizes=sizes)
             masks.append(mask)
         if pairs[1] is not None:
@@ -183,6 +274,8 @@ class _Expansion:
             masks.append(self._call(vocab.UNSQUEEZE, mask, dim=dim))
         if len(masks) == 2:
             masks = [self._call(vocab.ADD, *masks)]
+        if masks and extra:
+            masks = [self._call(vocab.PAD, *masks, pad=(0, extra))]
         return tuple(masks), False
 
     def _additive(self, mask: fx.Node) -> fx.Node:

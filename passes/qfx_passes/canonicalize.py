@@ -181,6 +181,8 @@ class _Sweep:
             )
         if call.target in vocab.SCALARS and (call.target is len or not _has_tensors(node)):
             return self._canonicalize_number(node, call)
+        if call.target is F.multi_head_attention_forward:
+            return self._expand_attention_function(node, call)
         product = expand_product(node, call, self._rewriter, trainable=self._trainable)
         if isinstance(product, fx.Node):
             self._rewriter.replace(node, product)
@@ -267,7 +269,15 @@ class _Sweep:
         return self._finish(node, op_of_kind, arguments)
 
     def _expand_attention(self, node: fx.Node, module: nn.MultiheadAttention) -> fx.Node | None:
-        failed = attention.expand(node, module, self._rewriter, trainable=self._trainable)
+        failed = attention.expand_module(node, module, self._rewriter, trainable=self._trainable)
+        if failed is not None:
+            meta.set_note(node, failed.reason)
+        return None
+
+    def _expand_attention_function(self, node: fx.Node, call: Call) -> fx.Node | None:
+        failed = attention.expand_function(
+            node, call.args, call.kwargs, self._rewriter, trainable=self._trainable
+        )
         if failed is not None:
             meta.set_note(node, failed.reason)
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
@@ -123,13 +124,19 @@ def attribute_of(root: nn.Module, name: str) -> Any:
 def opened(result: Any, *, inside: bool = False) -> Any:
     """``result`` with tuples in place of what modules return, so that its structure shows."""
     if type(result) is ValueProxy:
-        is_tuple = type(result.example) is tuple and (inside or result.node.op == "call_module")
+        is_tuple = type(result.example) is tuple and (inside or _has_fixed_length(result))
         return tuple(opened(r, inside=True) for r in result) if is_tuple else result
     if type(result) in (tuple, list):
         return type(result)(opened(r) for r in result)
     if type(result) is dict:
         return {key: opened(value) for key, value in result.items()}
     return result
+
+
+def _has_fixed_length(result: ValueProxy) -> bool:
+    """Whether a call yields so many values by its nature, not by the sizes of its operands."""
+    node = result.node
+    return node.op == "call_module" or node.target is F.multi_head_attention_forward
 
 
 def alike(first: Any, second: Any) -> bool:

@@ -794,8 +794,6 @@ def test_both_attention_masks_at_once() -> None:
 @pytest.mark.parametrize(
     ("options", "training", "note"),
     [
-        ({"add_bias_kv": True}, False, "attention with an extra key"),
-        ({"add_zero_attn": True}, False, "attention with an extra key"),
         ({"dropout": 0.5}, True, "attention with dropout, in training"),
     ],
 )
