@@ -17,6 +17,7 @@ from torch.fx.node import map_arg
 from qfx.graph import meta
 from qfx.graph.effects import has_effect, overwrites, shares_memory
 from qfx.graph.given import thawed
+from qfx.graph.overlap import memory_of
 from qfx.graph.witness import Witness
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
@@ -62,7 +63,8 @@ class _Constants:
     def __init__(self, graph: fx.Graph, rewriter: Rewriter) -> None:
         self._rewriter = rewriter
         self._changing = _changing(graph)
-        self._changed_names = {n.target for n in self._changing if n.op == "get_attr"}
+        changed = (n for n in self._changing if n.op == "get_attr")
+        self._changed_memory = {self._memory(node) for node in changed} - {0}
         self.sources: dict[fx.Node, int] = {}
         self._values: dict[fx.Node, Any] = {}
         self._drawn: set[fx.Node] = set()
@@ -80,10 +82,19 @@ class _Constants:
         if node in self._changing or has_effect(node) or node.op == "call_module":
             return False
         if node.op == "get_attr":
-            return meta.tensor_info(node) is not None and node.target not in self._changed_names
+            return meta.tensor_info(node) is not None and not self._is_changed(node)
         if isinstance(node.target, OpDef) and node.target.kind in _KEPT_KINDS:
             return False
         return all(operand in self.sources for operand in node.all_input_nodes)
+
+    def _is_changed(self, attribute: fx.Node) -> bool:
+        """Whether something writes to the memory of ``attribute``, by whatever name."""
+        return bool(self._changed_memory) and self._memory(attribute) in self._changed_memory
+
+    def _memory(self, attribute: fx.Node) -> int:
+        if meta.tensor_info(attribute) is None:
+            return 0
+        return memory_of(self._rewriter.tensor(attribute))
 
     def materialize(self, node: fx.Node) -> None:
         """Put a buffer in place of ``node``."""

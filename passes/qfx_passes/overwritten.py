@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from torch import fx
+from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.effects import overwrites, shares_memory
+from qfx.graph.lookup import Lookup
+from qfx.graph.overlap import memory_of
 from qfx.rewrite.rewriter import Rewriter
 
 
@@ -31,9 +33,14 @@ class Memory:
         self._parent: dict[fx.Node, fx.Node] = {}
         self._shared: dict[fx.Node, tuple[fx.Node, ...]] = {}
         self._writers: dict[fx.Node, list[fx.Node]] = {}
+        attributes: dict[int, fx.Node] = {}
+        lookup = Lookup(graph.owning_module)
         written: list[tuple[fx.Node, tuple[fx.Node, ...]]] = []
         for node in graph.nodes:
             self._parent[node] = node
+            held = lookup.get(str(node.target)) if node.op == "get_attr" else None
+            if isinstance(held, Tensor) and memory_of(held):  # buffers may be views of one another
+                self._join(node, attributes.setdefault(memory_of(held), node))
             self._shared[node] = shares_memory(node)
             for operand in self._shared[node]:
                 self._join(node, operand)

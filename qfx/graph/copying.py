@@ -16,6 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from qfx.errors import CaptureError, ConfigError
+from qfx.graph.overlap import overwrite
 
 
 class Holder(nn.Module):
@@ -72,8 +73,8 @@ def copy_of(model: nn.Module) -> nn.Module:
 def _deep_copy(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
+        for value in _tensors_in(vars(module)):
+            if not value.is_leaf:
                 memo[id(value)] = value.detach().clone()  # deepcopy refuses these
     try:
         return copy.deepcopy(model, memo)
@@ -83,6 +84,18 @@ def _deep_copy(model: nn.Module) -> nn.Module:
             "What to do: make copy.deepcopy(model) work; usually a module keeps something that "
             "can't be copied, such as a lock, a file or a generator."
         ) from error
+
+
+def _tensors_in(value: object) -> Iterator[torch.Tensor]:
+    """The tensors that a module keeps, in lists and dicts too: caches of its last call, say."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
 
 
 def inference_copy(model: nn.Module) -> nn.Module:
@@ -168,7 +181,7 @@ def buffers_restored(root: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, name, buffer, before in kept:
-            buffer.copy_(before)
+            overwrite(buffer, before)
             module._buffers[name] = buffer
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import BackendError, FormatError, QfxError
 from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
 from qfx.graph.leaves import copy_hooks
+from qfx.graph.overlap import overwrite
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
@@ -104,7 +105,7 @@ class PreparedModel(WorkingGraphModule):
     def restore_buffers(self) -> None:
         """Forget what calibration did to buffers of the model."""
         for name, before in self.settings.buffers.items():
-            self.get_buffer(name).copy_(before)
+            overwrite(self.get_buffer(name), before)
 
     @contextmanager
     def calibrating(self) -> Iterator[None]:
