@@ -67,6 +67,11 @@ def is_record(value: object) -> bool:
     return is_dataclass(value) or (isinstance(value, tuple) and hasattr(value, "_fields"))
 
 
+def is_numpy_scalar(value: object) -> bool:
+    """Whether ``value`` is a number of numpy, as ``np.sqrt(64)`` is; it need not be installed."""
+    return any((t.__module__, t.__name__) == ("numpy", "generic") for t in type(value).__mro__)
+
+
 def is_special(value: object) -> bool:
     """Whether ``value`` is a container of a type that a graph does not hold as it is."""
     kind = type(value)

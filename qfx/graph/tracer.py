@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from qfx import vocab
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta, source
-from qfx.graph.containers import is_record, is_special, parts
+from qfx.graph.containers import is_numpy_scalar, is_record, is_special, parts
 from qfx.graph.decisions import DecidingTracer, node_failed
 from qfx.graph.examples import (
     attribute_of,
@@ -215,6 +215,8 @@ class CaptureTracer(DecidingTracer):
             return self._containers[id(a)]
         if type(a) in (int, float, str, bool, type(None)):
             return a
+        if is_numpy_scalar(a):
+            return a.item()  # the code of a graph is text, and knows no numpy
         if isinstance(a, torch.Tensor) and id(a) in self._attribute_names:
             return self._attribute(self._attribute_names[id(a)]).node
         if isinstance(a, nn.Parameter):

@@ -8,6 +8,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -516,6 +517,15 @@ def test_parametrized_weights_stay_trainable_in_training() -> None:
     graph_module = capture(model, (image(2, 3),))
     names = {n for n, _ in graph_module.named_parameters()}
     assert names == {n for n, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("number", [np.sqrt(64), np.float32(0.5), np.int64(3)], ids=repr)
+def test_scalars_of_numpy_are_numbers_in_the_graph(number: Any) -> None:
+    model = Lambda(lambda m, x: F.leaky_relu(x * number, number) + number).eval()
+    x = image(2, 3)
+    graph_module = capture(model, (x,))
+    assert "np." not in graph_module.code
+    assert torch.equal(graph_module(x), model(x))
 
 
 def test_subclasses_that_change_nothing_are_leaves() -> None:
