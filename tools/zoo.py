@@ -143,7 +143,8 @@ def remarks(row: Row) -> str:
 def _what(row: Row, trouble: rows.Trouble) -> str:
     return {
         rows.Trouble.FAILS: row.error,
-        rows.Trouble.NOISY: f"{row.worst:.1f} dB",
+        rows.Trouble.REFUSES: row.refused,
+        rows.Trouble.NOISY: f"{row.worst:.1f} dB, {row.shaken:.1f} with noise in float weights",
         rows.Trouble.KERNELS: f"{row.worst:.1f} dB, its reference {row.reference:.1f} dB",
         rows.Trouble.COVERAGE: row.left,
         rows.Trouble.SLOW: f"{row.seconds:.0f} s",

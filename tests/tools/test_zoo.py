@@ -38,6 +38,18 @@ def branches(name: str) -> Subject:
     return Subject(Net().eval(), (Call("", (seeded(1, 3),)),))
 
 
+def guarded(name: str) -> Subject:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) if x.shape[0] < 3 else x
+
+    return Subject(Net().eval(), tuple(Call(f"batch {n}", (seeded(n, 8),)) for n in (2, 1, 4)))
+
+
 def missing(name: str) -> Subject:
     raise ValueError(f"no model {name}")
 
@@ -77,6 +89,14 @@ def test_measures_a_model() -> None:
 def test_what_fails_is_a_row_too() -> None:
     assert measure.measure(TOYS[1]).error.startswith("CaptureError: ")
     assert measure.measure(TOYS[2]).error == "can't be built: ValueError: no model missing"
+
+
+def test_a_size_that_a_guard_refuses_leaves_the_others() -> None:
+    found = measure.measure(Entry("timm", "guarded", "dynamic", guarded))
+    assert found.calls == 2
+    assert found.worst > 20
+    assert found.refused.startswith("batch 4: ConfigError: the model was captured with")
+    assert found.troubles == (Trouble.REFUSES,)
 
 
 def test_images_of_the_sizes_that_a_model_takes() -> None:

@@ -5,9 +5,12 @@ Times are of the processor, of one thread: other work on the machine does not co
 
 from __future__ import annotations
 
+import copy
+import math
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,9 +18,10 @@ from torch import nn
 
 import qfx
 from qfx.report.measures import sqnr
-from tools.collection.row import Row
+from tools.collection.row import LEAST_SQNR, Row
 from tools.collection.subject import Call, Entry, Subject
 
+_NOISE = 0.01  # 40 dB, about that of an 8-bit layer
 _ROUNDS = 7
 _TIMING = 2.0  # seconds that timing a model may take
 
@@ -58,7 +62,8 @@ def _measured(entry: Entry, subject: Subject, backend: str) -> Row:
         calibration_data=subject.calibration if entry.method == "static" else None,
     )
     seconds = time.process_time() - start
-    figures = [_decibels(model, quantized, call) for call in subject.calls]
+    taken, refused = _guarded(quantized, subject.calls)
+    figures = [_decibels(model, quantized, call) for call in taken]
     of_model, of_reference, of_kernels = zip(*figures, strict=True)
     return Row(
         entry.key,
@@ -72,7 +77,25 @@ def _measured(entry: Entry, subject: Subject, backend: str) -> Row:
         seconds=seconds,
         speed=_speed(model, quantized, first),
         left=left(quantized.report),
+        refused=refused,
+        shaken=_shaken(model, first) if not _worst(of_model) >= LEAST_SQNR else math.nan,
     )
+
+
+def _guarded(quantized: nn.Module, calls: Sequence[Call]) -> tuple[list[Call], str]:
+    """The calls that no guard refuses, and the first that one does, with why."""
+    refusals = [_refusal(quantized, call) for call in calls]
+    taken = [call for call, refusal in zip(calls, refusals, strict=True) if not refusal]
+    return taken, next(filter(None, refusals), "")
+
+
+def _refusal(quantized: nn.Module, call: Call) -> str:
+    """Why a guard refuses a call; "" if none does."""
+    try:
+        call.of(quantized)
+    except qfx.ConfigError as error:
+        return f"{call.label}: {in_a_line(error)}"
+    return ""
 
 
 def _decibels(model: nn.Module, quantized: Any, call: Call) -> tuple[float, float, float]:
@@ -80,6 +103,18 @@ def _decibels(model: nn.Module, quantized: Any, call: Call) -> tuple[float, floa
     expected, lowered = call.of(model), call.of(quantized)
     reference = call.of(quantized.reference)
     return sqnr(expected, lowered), sqnr(expected, reference), sqnr(reference, lowered)
+
+
+def _shaken(model: nn.Module, call: Call) -> float:
+    """SQNR of the model against itself when each weight is off by a random hundredth."""
+    other = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            if parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter += _NOISE * parameter * noise
+    return sqnr(call.of(model), call.of(other))
 
 
 def _worst(decibels: tuple[float, ...]) -> float:

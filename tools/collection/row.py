@@ -21,7 +21,9 @@ class Trouble(Enum):
     """What can be wrong with a model that was quantized."""
 
     FAILS = "fails"
-    """It isn't quantized, or doesn't run, at the captured size or at another."""
+    """It isn't quantized, or doesn't run."""
+    REFUSES = "refuses"
+    """It refuses another size than the captured one, as Python decided something by that."""
     NOISY = "noisy"
     """Under 20 dB against the float model, in the worst of its calls."""
     KERNELS = "kernels"
@@ -40,6 +42,9 @@ class Row:
         key: library, name and method.
         error: why it failed, in a line; "" when it did not.
         calls: how many were made with the quantized model.
+        shaken: dB of the float model against itself with noise of 40 dB in its weights, for models
+            that are noisy: how much of the noise is the model's own doing.
+        refused: the first call that a guard refused, and why; "" when all were taken.
         parameters: how many it has.
         coverage: fraction of multiply-accumulates in integers; None for a model without any.
         sqnr: dB against the float model at the captured size.
@@ -63,6 +68,8 @@ class Row:
     seconds: float = math.nan
     speed: float = math.nan
     left: str = ""
+    refused: str = ""
+    shaken: float = math.nan
 
     @property
     def troubles(self) -> tuple[Trouble, ...]:
@@ -70,6 +77,7 @@ class Row:
         if self.error:
             return (Trouble.FAILS,)
         found = {
+            Trouble.REFUSES: bool(self.refused),
             Trouble.NOISY: not self.worst >= LEAST_SQNR,
             Trouble.KERNELS: not self.worst >= self.reference - KERNELS_COST,
             Trouble.COVERAGE: self.coverage is not None and self.coverage < LEAST_COVERAGE,

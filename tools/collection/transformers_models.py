@@ -123,7 +123,7 @@ SPECIAL: dict[str, Architecture] = {
     "funnel": Architecture(settings={"block_sizes": [1, 1], "num_hidden_layers": KEPT}),
     "gpt_neo": Architecture(settings={"attention_types": [[["global", "local"], 1]]}),
     "gptj": Architecture(settings={"rotary_dim": 16}),
-    "lilt": Architecture(settings={"channel_shrink_ratio": 4}),
+    "lilt": Architecture(settings={"hidden_size": 192}),
     "mamba2": Architecture(settings={"num_heads": 8, "n_groups": 2, "state_size": 16}),
     "squeezebert": Architecture(settings={"embedding_size": WIDTH}),
     "swin": Architecture("pixels", {"image_size": 224}, keeps_sizes=True),
@@ -158,8 +158,8 @@ def build(name: str) -> Subject:
     architecture = SPECIAL[name]
     model = _model(name, architecture)
     if architecture.kind == "pixels":
-        size = architecture.settings.get("image_size", SMALL["image_size"])
-        return images.subject(model, (size, size + 32))
+        own = getattr(model.config, "image_size", SMALL["image_size"])
+        return images.subject(model, (SMALL["image_size"], SMALL["image_size"] + 32, own))
     calls = tuple(CALLS[architecture.kind](model))
     return Subject(model, calls, (calls[0].kwargs, calls[1].kwargs))
 
