@@ -21,8 +21,8 @@ from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, sa
 from qfx.backends.quantized_binary import BINARY
 from qfx.backends.quantized_engine import engine
 from qfx.backends.quantized_linear import LINEAR
+from qfx.backends.quantized_proven import is_wrong
 from qfx.backends.quantized_room import per_dim, room_of, roomy_conv
-from qfx.backends.x86_proven import right_here
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -124,7 +124,7 @@ def packed_kernel(
         assert site.weight is not None
         packing = depthwise if depthwise and is_depthwise(site.node) else engine_name
         plain = spatial and not transposed
-        if plain and packing in ("x86", "onednn") and right_here(site.node) is not None:
+        if plain and is_wrong(site.node, packing):
             packing = "fbgemm"  # oneDNN's is wrong
         post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
         relu = with_relu and post == (("relu",),)

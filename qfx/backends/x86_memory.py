@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.backends import x86_calls as calls
 from qfx.backends import x86_kernels as kernels
+from qfx.backends import x86_transpose as transpose
 from qfx.backends.x86_dynamic import quantize_dynamic
 from qfx.graph import meta
 from qfx.rewrite.rewriter import Rewriter
@@ -59,7 +60,7 @@ _FRESH = frozenset(
     (
         *(_ops.qconv2d_pointwise.default, calls.conv2d),
         *(calls.conv2d_add, calls.pointwise, calls.pointwise_add),
-        *(calls.linear, calls.linear_add),
+        *(calls.linear, calls.linear_add, transpose.weave_groups),
     )
 )
 """Kernels whose result is a tensor of its own, in the layout that "sum" wants."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -98,3 +99,18 @@ def _weave(input: Tensor, stride: Sequence[int]) -> Tensor:
     order = [d for i in range(dims) for d in (2 + dims + i, 2 + i)]
     sizes = [n * s for n, s in zip(spatial, stride, strict=True)]
     return split.permute(0, 1, *order).reshape(input.shape[0], channels, *sizes)
+
+
+def weave_groups(parts: Sequence[Tensor], groups: int) -> Tensor:
+    """Put together results that hold some channels of every group each.
+
+    Args:
+        parts: (batch, groups * channels of the part, *spatial), any dtype.
+        groups: how many groups there are.
+
+    Returns:
+        (batch, groups * all channels, *spatial) in the memory format of channels_last.
+    """
+    last = [part.movedim(1, -1) for part in parts]
+    grouped = [part.reshape(*part.shape[:-1], groups, -1) for part in last]
+    return torch.cat(grouped, -1).flatten(-2).movedim(-1, 1)

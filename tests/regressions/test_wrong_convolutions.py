@@ -7,6 +7,7 @@ from torch import nn
 
 import qfx
 from qfx.backends.room import outer_padding
+from qfx.backends.x86_conv_calls import ConvCall
 from qfx.backends.x86_proven import is_suspect
 from tests.cases.flow import randn, seeded, sqnr
 
@@ -55,15 +56,20 @@ def test_wide_kernels_are_right_when_measured(backend: str) -> None:
     assert sqnr(qmodel.reference(x), qmodel(x)) > 30
 
 
+def suspect(weight: tuple[int, ...], groups: int) -> bool:
+    ones, none = (1,) * len(weight[2:]), (0,) * len(weight[2:])
+    return is_suspect(ConvCall(weight, ones, none, ones, groups))
+
+
 def test_usual_kernels_are_not_tried() -> None:
-    assert is_suspect((96, 1, 3, 3), 2)
-    assert is_suspect((16, 16, 8), 1)
-    assert is_suspect((64, 4, 3, 3), 32)
-    assert not is_suspect((96, 16, 3, 3), 1)
-    assert not is_suspect((96, 1, 7, 7), 96)  # depthwise
-    assert not is_suspect((96, 48, 1, 1), 2)
-    assert not is_suspect((96, 48, 8, 1), 2)
-    assert not is_suspect((128, 64, 3, 3), 2)
+    assert suspect((96, 1, 3, 3), 2)
+    assert suspect((16, 16, 8), 1)
+    assert suspect((64, 4, 3, 3), 32)
+    assert not suspect((96, 16, 3, 3), 1)
+    assert not suspect((96, 1, 7, 7), 96)  # depthwise
+    assert not suspect((96, 48, 1, 1), 2)
+    assert not suspect((96, 48, 8, 1), 2)
+    assert not suspect((128, 64, 3, 3), 2)
 
 
 def test_dilated_kernels_of_many_rows_are_padded_before() -> None:

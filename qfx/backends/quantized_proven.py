@@ -1,0 +1,47 @@
+"""Convolutions on quantized dtypes that prove themselves, where oneDNN may run them.
+
+See :mod:`qfx.backends.x86_proven`: it is the same kernels that may be wrong, here reached by
+``torch.ops.quantized`` and as an engine packs for it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.backends.quantized_engine import engine
+from qfx.backends.x86_conv_calls import ConvCall, Ending
+from qfx.backends.x86_forms import as_it_is, size_of
+from qfx.backends.x86_proven import Numbers, Run, fault, is_suspect
+
+_ENDING = Ending(shifted=True, dtype=torch.uint8)
+
+
+def is_wrong(node: fx.Node, packing: str) -> bool:
+    """Whether an engine that takes oneDNN's kernels gets a plain convolution wrong."""
+    call = as_it_is(node)
+    if call is None or packing not in ("x86", "onednn") or not is_suspect(call):
+        return False
+    return bool(fault(call, _ENDING, size_of(node), _runner(packing)))
+
+
+@cache
+def _runner(packing: str) -> Run:
+    def run(
+        call: ConvCall, ending: Ending, codes: Tensor, weight: Tensor, numbers: Numbers
+    ) -> Tensor:
+        make: Any = torch._make_per_tensor_quantized_tensor
+        ops, name = torch.ops.quantized, f"conv{call.dims}d"
+        with engine(packing):
+            prepack = getattr(ops, f"{name}_prepack")
+            packed = prepack(make(weight, 1.0, 0), None, *call.geometry)
+        packet = getattr(ops, name)
+        kernel = packet.new if "new" in packet.overloads() else packet.default
+        x = make(codes, numbers.x_scale, numbers.zero_point)
+        result: Tensor = kernel(x, packed, *numbers.output).int_repr()
+        return result
+
+    return run
