@@ -33,7 +33,7 @@ from qfx.graph.clone import clone_graph_module
 from qfx.graph.copying import computed_weights, inference_copy
 from qfx.graph.history import History
 from qfx.graph.state import written_buffers
-from qfx.graph.tracing import ASSIGNED, DECIDED_BY_MODE, capture
+from qfx.graph.tracing import ASSIGNED, BY_LAYOUT, BY_STATE, DECIDED_BY_MODE, capture
 from qfx.levels import Level
 from qfx.manager import transform
 from qfx.pass_base import PassContext
@@ -68,6 +68,16 @@ _DECIDES = (
     "forward decides by its training flag at {lines}, and a graph holds one way only: training "
     "goes the way of inference there. Dropout and batch-norm modules, and functions that are "
     "handed training=self.training, do follow the mode"
+)
+_BY_STATE = (
+    "forward asks {lines}, and computes something else by the answer; a graph holds one way only, "
+    "that of inference without gradients, inference mode and autocast. Decide by an argument, or "
+    "by self.training, instead"
+)
+_BY_LAYOUT = (
+    "forward decides by the layout of a tensor in memory at {lines}, and computes something else "
+    "if it is another; a graph holds one way only, that of the example inputs, and integer kernels "
+    "lay tensors out as they like. Write it so that the layout does not matter"
 )
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -238,6 +248,10 @@ def _lost(model: nn.Module, captured: fx.GraphModule, method: str) -> Iterator[s
         yield _ASSIGNS.format(names=", ".join(captured.meta[ASSIGNED]))
     if method == "qat" and computed_weights(model):
         yield _BAKED.format(names=", ".join(computed_weights(model)))
+    if captured.meta[BY_STATE]:
+        yield _BY_STATE.format(lines=", ".join(captured.meta[BY_STATE]))
+    if captured.meta[BY_LAYOUT]:
+        yield _BY_LAYOUT.format(lines=", ".join(captured.meta[BY_LAYOUT]))
     if captured.meta[DECIDED_BY_MODE]:
         yield _DECIDES.format(lines=", ".join(captured.meta[DECIDED_BY_MODE]))
 

@@ -13,7 +13,6 @@ attribute of the module with a parameter's name supplies it.
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from torch import fx, nn
 from qfx import recurrent
 from qfx.quant import folding, packing
 from qfx.quant import ops as affine
-from qfx.semantics import elementwise, layers, markers, pools, queries, shapes
+from qfx.semantics import elementwise, layers, markers, numbers, pools, queries, shapes
 
 
 class Kind(Enum):
@@ -447,14 +446,8 @@ fx.node.has_side_effect(GUARD)  # nothing reads a guard, yet it must stay
 
 # -- arithmetic of sizes and other plain numbers ---------------------------------------------------
 SCALARS: dict[Callable[..., Any], OpDef] = {
-    function: _op(function, Kind.QUERY, name=f"scalar_{function.__name__.strip('_')}")
-    for function in (
-        *(operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv),
-        *(operator.mod, operator.pow, operator.neg, operator.abs, operator.not_),
-        *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
-        *(operator.and_, operator.or_, math.sqrt, math.ceil, math.floor, math.exp),
-        len,
-    )
+    function: _op(numbers.with_signature(function), Kind.QUERY, name=f"scalar_{name}")
+    for name, function in numbers.functions()
 }
 """The operation for each function of numbers."""
 

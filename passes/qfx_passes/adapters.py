@@ -90,7 +90,9 @@ def _conv(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     padding = arguments.get("padding", 0)
     if isinstance(padding, str):
         arguments.pop("padding")
-    failed = _expand(arguments, dims, "stride", "padding", "dilation") or _groups(arguments, site)
+    failed = _expand(arguments, dims, "stride", "padding", "dilation")
+    if failed is None:
+        failed = _groups(arguments, site)
     if failed is not None:
         return failed
     spread = _spread_of(padding, dims, arguments, site)
@@ -151,19 +153,23 @@ def _conv_transpose(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | N
 
 def _pool(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     failed = _expand(arguments, _dims(op), "kernel_size", "stride", "padding", "dilation")
+    if failed is not None:
+        return failed
     if arguments.get("stride") == arguments["kernel_size"] or not arguments.get("stride"):
         arguments.pop("stride", None)
-    return failed
+    return None
 
 
 def _adaptive_pool(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     if arguments.pop("return_indices", False):
         return Mismatch("the indices are returned, too")
     size, dims = arguments["output_size"], _dims(op)
+    if _is_computed(size):
+        return _computed("output_size")
     sizes = (size,) * dims if isinstance(size, int) or size is None else tuple(size)
     sizes = sizes * dims if len(sizes) == 1 else sizes
-    if not all(s is None or type(s) is int for s in sizes):
-        return _computed("output_size")
+    if len(sizes) != dims or not all(s is None or type(s) is int for s in sizes):
+        return Mismatch("output_size={0} is not {1} integers", size, dims)
     arguments["output_size"] = sizes
     return None
 

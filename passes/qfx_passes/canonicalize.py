@@ -179,7 +179,7 @@ class _Sweep:
             return self._call(
                 node, vocab.GUARD, {"value": call.args[0], "expected": True, "what": call.args[1]}
             )
-        if call.target in vocab.SCALARS and (call.target is len or not _has_tensors(node)):
+        if call.target in vocab.SCALARS and not _holds_tensor(meta.value_of(node)):
             return self._canonicalize_number(node, call)
         if call.target is F.multi_head_attention_forward:
             return self._expand_attention_function(node, call)
@@ -220,9 +220,11 @@ class _Sweep:
     def _canonicalize_number(self, node: fx.Node, call: Call) -> fx.Node:
         if call.target is len and _of(call.args[0], vocab.SIZE):
             return self._call(node, vocab.DIM, {"input": call.args[0].args[0]})
+        if call.target is len and meta.tensor_info(call.args[0]) is not None:
+            return self._call(node, vocab.SIZE, {"input": call.args[0], "dim": 0})
         assert not isinstance(call.target, str)
-        number = vocab.SCALARS[call.target]
-        new = self._rewriter.call(number, *call.args, origins=(node,), value=None)
+        op = vocab.SCALARS[call.target]
+        new = self._rewriter.call(op, *call.args, origins=(node,), value=None, **call.kwargs)
         self._rewriter.replace(node, new)
         return new
 
@@ -353,11 +355,6 @@ def _drop_function(call: Call) -> _Drop | None:
 def _of(value: Any, op: OpDef) -> bool:
     """Whether ``value`` is a node of ``op`` without attributes."""
     return isinstance(value, fx.Node) and value.target is op and not value.kwargs
-
-
-def _has_tensors(node: fx.Node) -> bool:
-    """Whether ``node`` reads or yields tensors."""
-    return any(_holds_tensor(meta.value_of(n)) for n in (node, *node.all_input_nodes))
 
 
 def _holds_tensor(value: meta.Value) -> bool:

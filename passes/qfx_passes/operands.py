@@ -11,18 +11,14 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
 from qfx.rewrite.rewriter import Rewriter
-from qfx.vocab import Kind, OpDef, bound
+from qfx.vocab import Kind, OpDef, bound, is_op
 
 _NO_SITES = (Kind.QUERY, Kind.STUB, Kind.QUANT, Kind.PARAMETER)
 
 
 def asks_shape(node: fx.Node) -> bool:
     """Whether ``node`` asks what a float value and the integers that stand for it share."""
-    return (
-        isinstance(node.target, OpDef)
-        and node.target.kind is Kind.QUERY
-        and node.target is not vocab.DTYPE
-    )
+    return is_op(node, vocab.SIZE, vocab.DIM, vocab.DEVICE)
 
 
 def is_float_operation(node: fx.Node) -> bool:

@@ -2,8 +2,9 @@
 
 A decision by sizes, dtypes or arguments holds for the example inputs and is recorded as a guard. A
 decision by the contents of tensors can't be captured; the error says where it is taken. A decision
-by layouts (strides, contiguity) is taken as for the example inputs and not guarded: integer kernels
-lay tensors out as they like, and either way the model computes the same values.
+by layouts (strides, contiguity) is taken as for the example inputs and not guarded, since integer
+kernels lay tensors out as they like; it is written down, and tried the other way round: nearly
+always the model computes the same values.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from torch import fx
 from qfx import vocab
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta, source
+from qfx.graph.provenance import is_plain
 from qfx.graph.proxy import ValueProxy
+
+_CONVERSIONS = frozenset(("int", "float"))
 
 
 class _Pending(NamedTuple):
@@ -34,19 +38,37 @@ class _Pending(NamedTuple):
 class DecidingTracer(fx.Tracer):
     """The part of the tracer that proxies ask for decisions.
 
+    Args:
+        contrary: take every branch on a layout, or on how the model is run, the other way.
+        options: of ``fx.Tracer``.
+
     Attributes:
         entry: the code below which all frames belong to the model.
-        inputs: tensors among the arguments, whose ranks are not guarded yet.
+        inputs: the tensors among the arguments, whose ranks decide all ranks.
+        by_layout: where the model decides by layouts ("file:line"), and whether it only branches.
+        by_state: what it asks of how it is run, and where.
+        converting: globals of the modules that make numbers of Python from proxies.
+        is_done: whether tracing is over, so that proxies are good for nothing any more.
     """
 
     entry: CodeType
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, contrary: bool, **options: Any) -> None:
         super().__init__(**options)
+        self.contrary = contrary
         self._paths: list[str] = [""]
-        self._guarded: set[fx.Node] = set()
+        self._guarded: set[tuple[fx.Node, type]] = set()
         self._pending: list[_Pending] = []
         self.inputs: list[tuple[str, ValueProxy]] = []
+        self._ranks_guard: fx.Node | None = None
+        self.by_layout: dict[str, bool] = {}
+        self.by_state: dict[str, None] = {}
+        self.converting: dict[int, dict[str, Any]] = {}
+        self.is_done = False
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Record a call of ``function``."""
+        return self.create_proxy("call_function", function, args, {})
 
     def user_frame(self, frame: FrameType) -> FrameType | None:
         """The innermost frame of the model's own code at or above ``frame``."""
@@ -54,14 +76,40 @@ class DecidingTracer(fx.Tracer):
 
     def decide(self, proxy: ValueProxy, kind: Callable[[Any], Any], construct: str) -> Any:
         """The number that ``proxy`` stands for, guarded; CaptureError if it depends on data."""
+        self._check_decidable(proxy, construct)
+        expected = kind(proxy.example)
+        self._guard_once(proxy, expected, construct, sys._getframe(2))
+        return not expected if kind is bool and proxy.from_layout and self.contrary else expected
+
+    def note_conversion(self, frame: FrameType) -> None:
+        """Remember the module whose code makes a number of Python from a proxy.
+
+        Where ``int`` and ``float`` are stand-ins, no number of Python need come of it.
+        """
+        calls = not _CONVERSIONS.isdisjoint(frame.f_code.co_names)
+        if calls and source.is_outside(frame.f_code.co_filename):
+            self.converting.setdefault(id(frame.f_globals), frame.f_globals)
+
+    def state(self, answer: bool, frame: FrameType, what: str) -> bool:
+        """What to tell a model that asks how it is run, with gradients, say; written down."""
+        if self.user_frame(frame) is not frame:
+            return answer
+        self.by_state.setdefault(f"{what} at {source.location(frame)}")
+        return answer != self.contrary
+
+    def decide_value(self, proxy: ValueProxy, construct: str, frame: FrameType) -> None:
+        """Guard what ``proxy`` stands for, whole; CaptureError if it depends on data."""
+        self._check_decidable(proxy, construct)
+        if not is_plain(proxy.example):
+            proxy = proxy.tolist()
+        self._guard_once(proxy, _literal(proxy.example), construct, frame)
+
+    def _check_decidable(self, proxy: ValueProxy, construct: str) -> None:
         if proxy.from_data:
             self.refuse(
                 f"{construct} that depends on the contents of a tensor",
                 "write it with torch.where or masks, or quantize the modules around it one by one",
             )
-        expected = kind(proxy.example)
-        self._guard_once(proxy, expected, construct, sys._getframe(2))
-        return expected
 
     def decide_unless_call(self, proxy: ValueProxy, caller: FrameType) -> int:
         """The integer that ``proxy`` stands for, guarded unless a call of torch asked for it.
@@ -70,12 +118,10 @@ class DecidingTracer(fx.Tracer):
         to the proxy. Both ask alike; which it was shows when the same instruction of the caller
         dispatches, or does not.
         """
-        if proxy.from_data:
-            self.decide(proxy, int, "an integer of Python")
+        self._check_decidable(proxy, "an integer of Python")
         where = source.location(self.user_frame(caller))
         self._pending.append(_Pending(proxy, id(caller), caller.f_lasti, where))
-        assert isinstance(proxy.example, int)
-        return proxy.example
+        return int(proxy.example)
 
     def parsed_by(self, caller: FrameType) -> None:
         """A call of torch at this instruction dispatched: it only looked at its integers."""
@@ -86,14 +132,17 @@ class DecidingTracer(fx.Tracer):
         """Guard the integers that Python went on to use."""
         pending, self._pending = self._pending, []
         for each in pending:
-            construct = "an integer of Python"
-            self._guard_once(each.proxy, each.proxy.example, construct, None, each.where)
+            expected = int(each.proxy.example)
+            self._guard_once(each.proxy, expected, "an integer of Python", None, each.where)
 
-    def fix_length(self, proxy: ValueProxy, what: str) -> None:
+    def fix_length(self, proxy: ValueProxy, construct: str) -> None:
         """Guard the number of elements of a container."""
-        length = self.create_proxy("call_function", len, (proxy,), {})
-        assert isinstance(length, ValueProxy)
-        self.guard(length, length.example, what)
+        if isinstance(proxy.example, torch.Size) and not proxy.from_size:
+            self._fix_ranks()
+            return
+        length = self.call(len, proxy)
+        if isinstance(length, ValueProxy):
+            self._guard_once(length, length.example, construct, sys._getframe(2))
 
     def _guard_once(
         self,
@@ -103,30 +152,42 @@ class DecidingTracer(fx.Tracer):
         frame: FrameType | None,
         where: str = "",
     ) -> None:
-        if not proxy.from_input or proxy.from_layout or proxy.node in self._guarded:
+        if not proxy.from_input:
             return
-        self._guarded.add(proxy.node)
-        if not proxy.from_size:
-            self._fix_ranks()
+        if proxy.from_layout:
+            self._note_layout(frame, where, isinstance(expected, bool))
             return
         if frame is not None:
             where = source.location(self.user_frame(frame))
-        self.guard(proxy, expected, f"{construct} at {where}" if where else construct)
+        is_tensor = isinstance(proxy.example, torch.Tensor)  # which may be written to in between
+        if not (is_tensor or proxy.from_size):
+            self._fix_ranks()
+        elif is_tensor or (proxy.node, type(expected)) not in self._guarded:
+            self._guarded.add((proxy.node, type(expected)))
+            self.guard(proxy, expected, f"{construct} at {where}" if where else construct)
+
+    def _note_layout(self, frame: FrameType | None, where: str, is_branch: bool) -> None:
+        """Write down a decision by layouts, if it is the model's own and not one of PyTorch."""
+        if frame is not None:
+            if self.user_frame(frame) is not frame:
+                return
+            where = source.location(frame)
+        self.by_layout[where] = is_branch and self.by_layout.get(where, True)
 
     def _fix_ranks(self) -> None:
-        """Guard the ranks of the inputs, which decide all ranks."""
-        inputs, self.inputs = self.inputs, []
-        for name, proxy in inputs:
+        """Guard the ranks of the inputs, which decide all ranks; once."""
+        if self._ranks_guard is not None and not self._ranks_guard._erased:
+            return
+        for name, proxy in self.inputs:
             assert isinstance(proxy.example, torch.Tensor)
             rank = self.create_proxy("call_method", "dim", (proxy,), {})
-            assert isinstance(rank, ValueProxy)
-            self.guard(rank, rank.example, f"the number of dimensions of {name}")
+            what = f"the number of dimensions of {name}"
+            self._ranks_guard = self.guard(rank, rank.example, what)
 
-    def guard(self, proxy: ValueProxy, expected: Any, what: str) -> None:
+    def guard(self, proxy: fx.Proxy, expected: Any, what: str) -> fx.Node:
         """Record that the graph only holds where ``proxy`` equals ``expected``."""
-        self.create_proxy(
-            "call_function", vocab.GUARD, (proxy,), {"expected": expected, "what": what}
-        )
+        named = {"expected": expected, "what": what}
+        return self.create_proxy("call_function", vocab.GUARD, (proxy,), named).node
 
     def refuse(self, construct: str, remedy: str) -> NoReturn:
         """Raise the CaptureError for something a graph can't hold, at the user's line."""
@@ -139,20 +200,35 @@ class DecidingTracer(fx.Tracer):
         )
 
 
+def _literal(value: Any) -> Any:
+    """``value``, a nest of plain values, as a graph holds it."""
+    if isinstance(value, (tuple, list)):
+        return (list if isinstance(value, list) else tuple)(map(_literal, value))
+    return value
+
+
 def place(path: str, location: str) -> str:
     """Where something is: "module 'features.0' (model.py:12)"."""
     module = f"module '{path}'" if path else "the model"
     return f"{module} ({location})" if location else module
 
 
-def node_failed(node: fx.Node, error: Exception) -> ConfigError:
+def node_failed(
+    node: fx.Node, error: Exception, *, model_raises: bool
+) -> ConfigError | CaptureError:
     """The error to raise when an operation raises on what the example inputs give it."""
     shapes = ", ".join(_shown(n) for n in node.all_input_nodes)
     origin = meta.origins(node)[0]
-    return ConfigError(
-        f"{place(origin.module_path, origin.source)}: the model itself raises on the example "
-        f"inputs, in {node.name} = {origin.type_name}({shapes}): {error}\n"
-        "What to do: pass example inputs of the shapes and dtypes that the model takes."
+    where = place(origin.module_path, origin.source)
+    what = f"{node.name} = {origin.type_name}({shapes}): {type(error).__name__}: {error}"
+    if model_raises:
+        return ConfigError(
+            f"{where}: the model itself raises on the example inputs, in {what}\n"
+            "What to do: pass example inputs of the shapes and dtypes that the model takes."
+        )
+    return CaptureError(
+        f"{where}: this can't be captured in a graph: {what}\nThe model itself does not raise. "
+        "What to do: write it with tensor operations, or quantize the modules around it one by one."
     )
 
 

@@ -30,6 +30,12 @@ _LAYOUTS = frozenset(("is_contiguous", "stride", "storage_offset"))
 
 _RANKS = frozenset(("ndim", "dim", "ndimension", "len"))
 
+_KEEPING_LENGTHS = frozenset(("getitem", "add", "mul"))
+"""Functions of containers that yield as many elements for as many elements."""
+
+_LIKE = frozenset(("to", "type_as", "expand_as", "view_as", "reshape_as", "is_same_size"))
+"""Methods whose other arguments only tell a dtype, a device or a shape."""
+
 
 def proxies_in(value: Any) -> list[ValueProxy]:
     """The proxies in a nest of arguments."""
@@ -49,22 +55,49 @@ def example_of(value: Any) -> Any:
     return value.example if type(value) is ValueProxy else value
 
 
+_SIZES = _words("shape size ndim dim ndimension numel nelement len")
+
+
+def constant_size(kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The size or rank that a node would ask of a constant tensor; None if it asks another thing.
+
+    Parameters keep their shapes: what they tell needs no node, and settles what depends on it.
+    """
+    asked = args[0] if args else None
+    if type(asked) is not ValueProxy or asked.from_input or proxies_in((args[1:], kwargs)):
+        return None
+    name = _asked(kind, target, args)
+    if name not in _SIZES or not isinstance(asked.example, torch.Tensor):
+        return None
+    if name == "len":
+        return len(asked.example)
+    found = getattr(asked.example, name)
+    return found(*args[1:], **kwargs) if kind == "call_method" else found
+
+
 def tells_of_size(
     node: fx.Node, args: tuple[Any, ...], operands: list[ValueProxy], example: Any
 ) -> bool:
     """For a number, whether it tells more than ranks; for tensors, whether sizes make their rank.
 
-    ``squeeze`` drops a dimension only if its size is one.
+    For a container of numbers, whether sizes make its length. ``squeeze`` drops a dimension only
+    if its size is one.
     """
     name = _name(node, args)
     if _holds_tensors(example):
         squeezes = name in ("squeeze", "squeeze_")
-        return squeezes or any(o.from_size for o in operands if _holds_tensors(o.example))
+        return squeezes or any(o.from_size for o in operands if not _is_number(o.example))
     if name in _RANKS or (name in ("shape", "size") and isinstance(example, torch.Size)):
         return args[0].from_size or (name == "len" and not isinstance(args[0].example, torch.Size))
-    if any(isinstance(o.example, (torch.Tensor, tuple, list)) for o in operands):
+    if isinstance(example, (tuple, list)) and name in _KEEPING_LENGTHS:
+        return any(each.from_size for each in operands)
+    if any(not _is_number(o.example) for o in operands):
         return True
     return any(each.from_size for each in operands)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, (torch.Tensor, tuple, list))
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -74,12 +107,16 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def _name(node: fx.Node, args: tuple[Any, ...]) -> str:
-    """The function, method or attribute that ``node`` reads."""
-    if node.target is getattr:
+    return _asked(node.op, node.target, args)
+
+
+def _asked(kind: str, target: Any, args: tuple[Any, ...]) -> str:
+    """The function, method or attribute that a node reads."""
+    if target is getattr:
         return str(args[1])
-    if node.op == "call_module":
+    if kind == "call_module":
         return ""
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return target if isinstance(target, str) else str(getattr(target, "__name__", ""))
 
 
 def tells_of_data(node: fx.Node, args: tuple[Any, ...], operands: list[ValueProxy]) -> bool:
@@ -87,6 +124,8 @@ def tells_of_data(node: fx.Node, args: tuple[Any, ...], operands: list[ValueProx
     name = _name(node, args)
     if name in _QUERIES:
         operands = [each for each in operands if each is not args[0]]
+    if name in _LIKE:
+        operands = [each for each in operands if each is args[0]]
     return any(each.from_data for each in operands)
 
 
@@ -99,16 +138,6 @@ def tells_of_layout(
     if _holds_tensors(example) or _name(node, args) == "len":
         return False
     return any(each.from_layout for each in operands)
-
-
-def storages(value: Any) -> frozenset[int]:
-    """Addresses of the memory behind the tensors in ``value``."""
-    if isinstance(value, torch.Tensor):
-        address = value.untyped_storage().data_ptr() if value.layout is torch.strided else 0
-        return frozenset((address,)) if address else frozenset()
-    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
-        return frozenset().union(*map(storages, value))
-    return frozenset()
 
 
 def attribute_of(root: nn.Module, name: str) -> Any:

@@ -9,6 +9,7 @@ otherwise. Numbers that come from the contents of tensors can't, and raise.
 from __future__ import annotations
 
 import dis
+import math
 import operator
 import sys
 from collections.abc import Callable, Iterator
@@ -19,8 +20,12 @@ import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 
+from qfx.graph import source
+from qfx.graph.provenance import Memory, Provenance, is_plain
+from qfx.graph.telling import tells_people
+
 if TYPE_CHECKING:
-    from qfx.graph.tracer import CaptureTracer
+    from qfx.graph.evaluation import EvaluatingTracer
 
 _FIXED = frozenset(
     {
@@ -31,72 +36,122 @@ _FIXED = frozenset(
 """What is true of ordinary tensors, whichever they are."""
 
 
-class ValueProxy(fx.Proxy):
+_OF_GRADIENTS = frozenset(("is_leaf", "requires_grad"))
+
+
+class _Classed:
+    """Something that tells user code the class of what it stands for, and no one else."""
+
+    example: Any
+
+    @property  # type: ignore[misc]  # nobody sets it
+    def __class__(self) -> Any:  # asked for by ``isinstance``, too, and by PyTorch in C
+        caller = sys._getframe(1)
+        if "__class__" in caller.f_code.co_names and source.is_outside(caller.f_code.co_filename):
+            return type(self.example) if _instruction(caller) == "LOAD_ATTR" else type(self)
+        return type(self)
+
+
+class ValueProxy(_Classed, fx.Proxy):
     """A proxy with the value that its node has for the example inputs.
 
     Attributes:
         example: that value.
-        from_input: whether it depends on the inputs at all; what does not is a constant.
-        from_data: whether it depends on the contents of input tensors.
-        from_size: for a number, whether it depends on more than ranks; for a tensor, whether its
-            rank depends on sizes.
-        from_layout: for a number, whether it depends on how tensors lie in memory.
-        storages: addresses of the memory behind its tensors.
+        provenance: what it depends on.
+        memory: the memory behind its tensors.
     """
 
-    tracer: CaptureTracer
+    tracer: EvaluatingTracer
 
     def __init__(
         self,
         node: fx.Node,
-        tracer: CaptureTracer,
-        example: object,
-        *,
-        from_input: bool,
-        from_data: bool,
-        from_size: bool,
-        storages: frozenset[int],
-        from_layout: bool = False,
+        tracer: EvaluatingTracer,
+        example: Any,
+        provenance: Provenance,
+        memory: Memory,
     ) -> None:
         super().__init__(node, tracer)
         self.example = example
-        self.from_input = from_input
-        self.from_data = from_data
-        self.from_size = from_size
-        self.from_layout = from_layout
-        self.storages = storages
+        self.provenance = provenance
+        self.memory = memory
         self._iterated = (0, 0)
+
+    @property
+    def from_input(self) -> bool:
+        """Whether it depends on the inputs at all; what does not is a constant."""
+        return self.provenance.inputs or self.memory.depends_on_inputs
+
+    @property
+    def from_data(self) -> bool:
+        """Whether it depends on the contents of input tensors."""
+        return self.provenance.data or self.memory.depends_on_data
+
+    @property
+    def from_size(self) -> bool:
+        """Whether it, or the rank of a tensor, depends on more than the ranks of the inputs."""
+        return self.provenance.sizes
+
+    @property
+    def from_layout(self) -> bool:
+        """Whether it depends on how tensors lie in memory."""
+        return self.provenance.layout
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         value = getattr(self.example, name)
         if name in _FIXED or isinstance(self.example, torch.device):
-            return value
+            asked = name in _OF_GRADIENTS
+            return self.tracer.state(value, sys._getframe(1), f".{name}") if asked else value
         if callable(value) and not isinstance(value, torch.Tensor):
             return _recorder(self, name)
-        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        return self.tracer.call(getattr, self, name)
 
     def __bool__(self) -> bool:
         return bool(self.tracer.decide(self, bool, "a branch"))
 
     def __int__(self) -> int:
+        self.tracer.note_conversion(sys._getframe(1))
         return int(self.tracer.decide(self, int, "int()"))
 
-    def __index__(self) -> int:
-        if not isinstance(self.example, int):
-            raise TypeError(f"{type(self.example).__name__} can't be interpreted as an integer")
-        return int(self.tracer.decide_unless_call(self, sys._getframe(1)))
-
     def __float__(self) -> float:
+        self.tracer.note_conversion(sys._getframe(1))
         return float(self.tracer.decide(self, float, "float()"))
+
+    def __index__(self) -> int:
+        operator.index(self.example)  # raises what Python does
+        return self.tracer.decide_unless_call(self, sys._getframe(1))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        import numpy  # which asks for this, and need not be installed
+
+        self.tracer.decide_value(self, "an array of numpy", sys._getframe(1))
+        return numpy.array(self.example, dtype=dtype)
+
+    # Rounding asks the number for it, and takes whatever it says.
+    def __round__(self, *digits: Any) -> Any:
+        return self.tracer.call(round, self, *digits)
+
+    def __trunc__(self) -> Any:
+        return self.tracer.call(math.trunc, self)
+
+    def __floor__(self) -> Any:
+        return self.tracer.call(math.floor, self)
+
+    def __ceil__(self) -> Any:
+        return self.tracer.call(math.ceil, self)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
 
     def __len__(self) -> int:
         if self._is_hint(sys._getframe(1)):
-            return len(self.example)  # type: ignore[arg-type]
-        if isinstance(self.example, torch.Tensor):
-            self.tracer.refuse("len() of a tensor", "write x.shape[0], which stays symbolic")
-        length = self.tracer.create_proxy("call_function", len, (self,), {})
+            return len(self.example)
+        length = self.tracer.call(len, self)
         return int(self.tracer.decide(length, int, "len()"))
 
     def _is_hint(self, caller: FrameType) -> bool:
@@ -106,40 +161,59 @@ class ValueProxy(fx.Proxy):
     def __iter__(self) -> Iterator[Any]:
         caller = sys._getframe(1)
         self._iterated = (id(caller), caller.f_lasti)
-        if isinstance(self.example, (tuple, list)):
-            if self._may_vary() and not _unpacks(caller):
-                self.tracer.fix_length(self, "a loop")
-            return iter([self[i] for i in range(len(self.example))])
         if isinstance(self.example, dict):
             return iter(self.example)
-        if isinstance(self.example, torch.Tensor) and _unpacks(caller):
-            return iter([self[i] for i in range(self.example.shape[0])])
-        self.tracer.refuse(
-            "iteration over a tensor", "use x.unbind() or write the loop as tensor operations"
-        )
-
-    def _may_vary(self) -> bool:
-        """Whether other inputs may yield another number of elements."""
-        assert isinstance(self.example, (tuple, list))
-        holds_tensors = any(isinstance(element, torch.Tensor) for element in self.example)
-        return holds_tensors and self.node.op != "call_module"
+        if hasattr(self.example, "__array__"):  # a tensor, or an array of numpy
+            self.tracer.fix_length(self, "a loop")
+        elif not isinstance(self.example, (tuple, list)):
+            self.tracer.refuse(f"iteration over a {type(self.example).__name__}", "give its parts")
+        elif self.node.op != "call_module" and not _unpacks(caller):
+            self.tracer.fix_length(self, "a loop")
+        return iter([self[i] for i in range(len(self.example))])
 
     def __contains__(self, item: object) -> bool:
         if isinstance(self.example, dict):
             return item in self.example
+        if isinstance(self.example, torch.Tensor):
+            return bool((self == item).any())
         return any(bool(item == element) for element in self)
 
     def __getitem__(self, index: Any) -> Any:
         held = self.example
         if isinstance(held, (tuple, list)) and type(index) is int and held[index] is None:
             return None  # what a call leaves out of its results, Python may ask about
-        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+        return self.tracer.call(operator.getitem, self, index)
 
     def __setitem__(self, index: object, value: object) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+        self.tracer.call(operator.setitem, self, index, value)
+
+    # Keys of dicts and texts are what a number is to them; tensors are themselves.
+    def __eq__(self, other: object) -> Any:
+        if self.tracer.is_done or (type(other) is ValueProxy and other.tracer is not self.tracer):
+            return NotImplemented  # left behind in a cache by an earlier capture
+        return self.tracer.call(operator.eq, self, other)
 
     def __hash__(self) -> int:
-        return id(self)
+        if self.tracer.is_done or not is_plain(self.example):
+            return id(self)
+        self.tracer.decide_value(self, "a key", sys._getframe(1))
+        return hash(self.example)
+
+    def __repr__(self) -> str:
+        return self._text(repr, sys._getframe(1))
+
+    def __str__(self) -> str:
+        return self._text(str, sys._getframe(1))
+
+    def __format__(self, form: str) -> str:
+        return self._text(lambda value: format(value, form), sys._getframe(1))
+
+    def _text(self, write: Callable[[object], str], caller: FrameType) -> str:
+        if self.tracer.is_done or not source.is_outside(caller.f_code.co_filename):
+            return super().__repr__()
+        if not tells_people(caller, self.tracer.entry):
+            self.tracer.decide_value(self, "a text", caller)
+        return write(self.example)
 
     @classmethod
     def __torch_function__(
@@ -159,7 +233,7 @@ def _inplace(name: str) -> Callable[[ValueProxy, object], Any]:
     def method(self: ValueProxy, other: object) -> Any:
         tensor = isinstance(self.example, torch.Tensor)
         target = getattr(operator, f"i{name}" if tensor else _PLAIN.get(name, name))
-        return self.tracer.create_proxy("call_function", target, (self, other), {})
+        return self.tracer.call(target, self, other)
 
     return method
 
@@ -183,8 +257,8 @@ for _name in [
     setattr(ValueProxy, f"__i{_name}__", _inplace(_name))
 
 
-def _tracer_of(arguments: Any) -> CaptureTracer:
-    found: list[CaptureTracer] = []
+def _tracer_of(arguments: Any) -> EvaluatingTracer:
+    found: list[EvaluatingTracer] = []
 
     def visit(leaf: Any) -> Any:
         if type(leaf) is ValueProxy:
@@ -197,8 +271,13 @@ def _tracer_of(arguments: Any) -> CaptureTracer:
 
 def _unpacks(frame: FrameType) -> bool:
     """Whether the frame stands at ``a, b = ...``, whose length Python itself checks."""
+    return _instruction(frame) == "UNPACK_SEQUENCE"
+
+
+def _instruction(frame: FrameType) -> str:
+    """What the frame is doing: the name of its bytecode instruction."""
     code: bytes = frame.f_code.co_code
-    return dis.opname[code[frame.f_lasti]] == "UNPACK_SEQUENCE"
+    return dis.opname[code[frame.f_lasti]]
 
 
 def _recorder(proxy: ValueProxy, name: str) -> Callable[..., Any]:
@@ -209,13 +288,3 @@ def _recorder(proxy: ValueProxy, name: str) -> Callable[..., Any]:
 
     method.__name__ = name
     return method
-
-
-def is_instance(value: object, kinds: Any) -> bool:
-    """``isinstance``, that sees what a proxy stands for.
-
-    A proxy can't claim to be a tensor to everyone: PyTorch itself would take its memory for one.
-    """
-    return isinstance(value, kinds) or (
-        type(value) is ValueProxy and isinstance(value.example, kinds)
-    )

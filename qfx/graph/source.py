@@ -24,6 +24,12 @@ _GENERATED = ("<eval_with_key>", "<frozen", "<string>")
 
 
 @cache
+def is_outside(filename: str) -> bool:
+    """Whether code is not torch's, not ours and not the code of a graph; it may have no file."""
+    return not filename.startswith((*_HIDDEN, "<eval_with_key>", "<frozen"))
+
+
+@cache
 def _is_users(filename: str) -> bool:
     return not filename.startswith((*_HIDDEN, *_GENERATED))
 

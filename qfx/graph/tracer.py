@@ -10,30 +10,19 @@ from __future__ import annotations
 import math
 import operator
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from qfx import vocab
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta, source
 from qfx.graph.containers import is_numpy_scalar, is_record, is_special, parts
-from qfx.graph.decisions import DecidingTracer, node_failed
-from qfx.graph.examples import (
-    attribute_of,
-    example_of,
-    opened,
-    proxies_in,
-    storages,
-    tells_of_data,
-    tells_of_layout,
-    tells_of_size,
-)
+from qfx.graph.evaluation import EvaluatingTracer
+from qfx.graph.examples import constant_size, example_of, opened, proxies_in
 from qfx.graph.given import Copy, Given
 from qfx.graph.inlined import (
     FACTORIES,
@@ -43,19 +32,29 @@ from qfx.graph.inlined import (
 )
 from qfx.graph.leaves import LeafPolicy
 from qfx.graph.patches import SeenThrough, draws_recorded
+from qfx.graph.provenance import Provenance, memory_of
 from qfx.graph.proxy import ValueProxy
 from qfx.graph.state import Assignments
-from qfx.graph.witness import Witness
 
+_DTYPES: dict[type, torch.dtype] = {
+    bool: torch.bool,
+    int: torch.int64,
+    float: torch.float64,
+    complex: torch.complex128,
+}
+"""What PyTorch takes classes of numbers for."""
 _ENDS = {"placeholder": "input", "output": "output"}
 
 
-class CaptureTracer(DecidingTracer):
+class CaptureTracer(EvaluatingTracer):
     """Traces one model with one set of example arguments.
 
     Args:
         leaves: which modules are recorded as one call.
         keep_untraceable: record a child whose forward can't be traced as one call, too.
+        model_raises: whether the model itself raises on the example inputs.
+        contrary: take branches on layouts, and on how the model is run, the other way.
+        converting: globals of modules in which ``int`` and ``float`` see through proxies.
 
     Attributes:
         assignments: the attributes that forward set.
@@ -65,20 +64,30 @@ class CaptureTracer(DecidingTracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, leaves: LeafPolicy, *, keep_untraceable: bool = False) -> None:
-        super().__init__(autowrap_modules=(math,), autowrap_functions=FACTORIES)
+    def __init__(
+        self,
+        leaves: LeafPolicy,
+        *,
+        keep_untraceable: bool = False,
+        model_raises: bool = False,
+        contrary: bool = False,
+        converting: Iterable[dict[str, Any]] = (),
+    ) -> None:
+        super().__init__(
+            model_raises=model_raises,
+            contrary=contrary,
+            autowrap_modules=(math,),
+            autowrap_functions=FACTORIES,
+        )
         self._autowrap_search.append(torch)
         self._leaves = leaves
         self._keep_untraceable = keep_untraceable
-        self._thread = threading.get_ident()
-        self._running = False
         self._attribute_names: dict[int, str] = {}
         self._attribute_proxies: dict[str, ValueProxy] = {}
         self._optional: list[fx.Node] = []
         self._containers: dict[int, fx.Node] = {}
         self._call: Callable[[nn.Module], Any] = _nothing
-        self._seen_through = SeenThrough()
-        self._witness = Witness(self._unrecorded_draw)
+        self._seen_through = SeenThrough(converting, self._asked)
         self.assignments = Assignments()
         self.result: Any = None
         self.failed_path = ""
@@ -95,7 +104,10 @@ class CaptureTracer(DecidingTracer):
         with patches[0], patches[1], patches[2], self._witness:
             self._seen_through.show(type(root))
             self.assignments.watch(root, "")
-            return self.trace(root)
+            try:
+                return self.trace(root)
+            finally:
+                self.is_done = True
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: object = None
@@ -120,11 +132,10 @@ class CaptureTracer(DecidingTracer):
         make, arguments = parts(value)
         return self.create_proxy("call_function", make, self._returned(arguments), {})
 
-    # -- modules and their attributes ------------------------------------------------------------
-    def _is_foreign(self) -> bool:
-        """Whether the call is none of ours: another thread, or the inside of a leaf."""
-        return self._running or threading.get_ident() != self._thread
+    def _asked(self, answer: bool, frame: FrameType, what: str) -> bool:
+        return answer if self._is_foreign() else self.state(answer, frame, what)
 
+    # -- modules and their attributes ------------------------------------------------------------
     def call_module(
         self,
         m: nn.Module,
@@ -188,7 +199,7 @@ class CaptureTracer(DecidingTracer):
             if node is last:
                 break
             self.graph.erase_node(node)
-            self._guarded.discard(node)
+        self._guarded = {(n, kind) for n, kind in self._guarded if not n._erased}
         alive = {n for n, p in self._attribute_proxies.items() if not p.node._erased}
         self._attribute_proxies = {n: self._attribute_proxies[n] for n in alive}
 
@@ -217,6 +228,8 @@ class CaptureTracer(DecidingTracer):
             return a
         if is_numpy_scalar(a):
             return a.item()  # the code of a graph is text, and knows no numpy
+        if isinstance(a, type) and a in _DTYPES:
+            return _DTYPES[a]
         if isinstance(a, torch.Tensor) and id(a) in self._attribute_names:
             return self._attribute(self._attribute_names[id(a)]).node
         if isinstance(a, nn.Parameter):
@@ -247,6 +260,12 @@ class CaptureTracer(DecidingTracer):
         name: str | None = None,
         type_expr: Any = None,
     ) -> fx.Node:
+        if self.is_done:
+            raise CaptureError(
+                "the model goes on with a value of an earlier capture, which it keeps in a global "
+                "or in the cache of a function. What to do: clear that cache, and keep such values "
+                "under the model."
+            )
         self.settle()
         node = self.graph.create_node(kind, target, args, kwargs, name)
         meta.set_origins(node, (self._origin(node),))
@@ -284,40 +303,18 @@ class CaptureTracer(DecidingTracer):
                 return REPLACEMENTS[name_of_target](*args, **kwargs)
             if name_of_target in TRANSPARENT:
                 return target(*args, **kwargs)
-            if target is torch._assert and type(args[0]) is ValueProxy and not args[0].from_size:
-                return bool(args[0])  # about ranks: those of the inputs are guarded once
+            if target is torch._assert and _tells_ranks(args[0]):
+                return bool(args[0])  # those of the inputs are guarded once
+        known = constant_size(kind, target, args, kwargs)
+        if known is not None:
+            return known
         node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name)
         given = Given()
-        try:
-            example = self._compute(node, given.values(args), given.values(kwargs))
-        except (CaptureError, ConfigError):
-            raise
-        except Exception as error:
-            raise node_failed(node, error) from error
-        proxy = self._proxy(node, example, args, proxies_in((args, kwargs)))
+        proxy = self.evaluate(node, args, kwargs, given)
         written = list(given.written())
         if written:
             self._hand_over(proxy, written, args, kwargs)
         return proxy
-
-    def _proxy(
-        self, node: fx.Node, example: Any, args: tuple[Any, ...], operands: list[ValueProxy]
-    ) -> ValueProxy:
-        """A proxy for what ``node`` yields, which the call of ``args`` made."""
-        meta.set_value(node, meta.describe(example))
-        memory = storages(example)
-        if any(not memory.isdisjoint(each.storages) for each in operands):
-            meta.set_alias(node)
-        return ValueProxy(
-            node,
-            self,
-            example,
-            from_input=any(each.from_input for each in operands),
-            from_data=bool(meta.drew(node)) or tells_of_data(node, args, operands),
-            from_size=tells_of_size(node, args, operands, example),
-            from_layout=tells_of_layout(node, args, operands, example),
-            storages=memory,
-        )
 
     def _hand_over(
         self,
@@ -338,14 +335,11 @@ class CaptureTracer(DecidingTracer):
                 elements = self.create_arg(each.original)
                 node = self.create_node("call_function", type(each.given), (elements,), {})
                 self._containers[id(each.original)] = node
-                made.append((each, self._proxy(node, each.given, args, operands)))
+                made.append((each, self.proxy_of(node, each.given, args, operands)))
             call.node.args, call.node.kwargs = self.create_arg(args), self.create_arg(kwargs)
         for each, proxy in made:
             del self._containers[id(each.original)]
-            if proxy.from_input:
-                self.fix_length(
-                    proxy, f"what {call.node.name} left in a {type(each.given).__name__}"
-                )
+            self.fix_length(proxy, f"what {call.node.name} left in a {type(each.given).__name__}")
             each.replace({key: self._left(proxy, key) for key in each.keys})
 
     def _left(self, container: ValueProxy, key: Any) -> Any:
@@ -363,32 +357,16 @@ class CaptureTracer(DecidingTracer):
             return function(*args, **kwargs)
         return self.create_proxy("call_function", function, args, kwargs)
 
-    def _unrecorded_draw(self) -> None:
-        if not self._is_foreign():
-            self.refuse(
-                "random numbers drawn into a tensor that depends on no input",
-                "draw them with a function that makes the tensor, like torch.randn(...) or "
-                "torch.rand_like(x)",
-            )
-
     def placeholder(self, name: str, default: tuple[Any, ...], example: Any) -> ValueProxy:
         """A placeholder that stands for ``example``."""
         node = self.create_node("placeholder", name, default, {})
         meta.set_value(node, meta.describe(example))
-        is_tensor = isinstance(example, torch.Tensor)
-        return ValueProxy(
-            node,
-            self,
-            example,
-            from_input=True,
-            from_data=is_tensor,
-            from_size=not is_tensor,
-            storages=storages(example),
-        )
+        return ValueProxy(node, self, example, _given(example), memory_of(example, ()))
 
     def element(self, proxy: ValueProxy, key: Any) -> ValueProxy:
         """An element of a container argument; dropped at the end if nothing reads it."""
         found: ValueProxy = self.create_proxy("call_function", operator.getitem, (proxy, key), {})
+        found.provenance = _given(found.example)
         self._optional.append(found.node)
         return found
 
@@ -401,36 +379,17 @@ class CaptureTracer(DecidingTracer):
             if not node.users and not node._erased:
                 self.graph.erase_node(node)
 
-    # -- values ----------------------------------------------------------------------------------
-    def _compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What ``node`` yields for these values, with a note of what it did besides."""
-        if node.op == "get_attr":
-            return attribute_of(self.root, str(node.target))
-        if node.target is vocab.GUARD:
-            return None
-        with self._plain_python(), self._witness.watching((args, kwargs)) as seen:
-            result = self._called(node)(*args, **kwargs)
-        meta.set_effects(node, **seen()._asdict())
-        return result
 
-    def _called(self, node: fx.Node) -> Callable[..., Any]:
-        if node.op == "call_method":
-            return lambda receiver, *rest, **named: getattr(receiver, str(node.target))(
-                *rest, **named
-            )
-        if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))
-        assert callable(node.target)
-        return node.target
+def _tells_ranks(value: Any) -> bool:
+    if type(value) is not ValueProxy or isinstance(value.example, torch.Tensor):
+        return False
+    return not value.from_size
 
-    @contextmanager
-    def _plain_python(self) -> Iterator[None]:
-        """Calls inside are carried out, not recorded."""
-        self._running = True
-        try:
-            yield
-        finally:
-            self._running = False
+
+def _given(example: object) -> Provenance:
+    """What an argument of the model depends on: of a tensor, nothing is known but its rank."""
+    is_tensor = isinstance(example, torch.Tensor)
+    return Provenance(inputs=True, data=is_tensor, sizes=not is_tensor)
 
 
 def _nothing(root: nn.Module) -> None:

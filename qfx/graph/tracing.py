@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import fx, nn
 
@@ -39,10 +40,21 @@ DECIDED_BY_MODE = "qfx.decided_by_mode"
 """Key of ``graph_module.meta``: where forward asks whether it is in training ("file:line")."""
 
 
+BY_STATE = "qfx.by_state"
+"""Key of ``graph_module.meta``: what forward asks of how it is run, and where."""
+
+BY_LAYOUT = "qfx.by_layout"
+"""Key of ``graph_module.meta``: where forward decides by the layout of a tensor ("file:line")."""
+
+
+_Modules: TypeAlias = "dict[int, dict[str, Any]]"
+"""Globals of modules, by their identity."""
+
+
 class _Traced(NamedTuple):
     """The copy that was traced, its graph, what it yields for the examples, what forward sets.
 
-    And where it asks for its training flag.
+    And where it asks for its training flag, and what else it decides by that no guard holds.
     """
 
     root: nn.Module
@@ -50,6 +62,8 @@ class _Traced(NamedTuple):
     result: Any
     assigned: tuple[str, ...]
     decided: tuple[str, ...]
+    by_state: tuple[str, ...]
+    by_layout: Mapping[str, bool]
 
 
 def capture(
@@ -88,12 +102,15 @@ def capture(
     bound = arguments.bind(model, *arguments.copy_tensors((args, kwargs)))
     with CAPTURE_LOCK:
         expected = _run(model, args, kwargs)
-        traced = _trace(model, bound, LeafPolicy(leaf), keep_untraceable, expected, modes)
+        leaves = LeafPolicy(leaf)
+        traced = _traced(_Task(model, bound, leaves, keep_untraceable, expected, modes))
         if not isinstance(expected, Exception) and not alike(traced.result, expected):
             _check_reproducible(expected, _run(model, args, kwargs))
     graph_module = _graph_module(traced.root, traced.graph, type(model).__name__)
     graph_module.meta[ASSIGNED] = traced.assigned
     graph_module.meta[DECIDED_BY_MODE] = traced.decided
+    graph_module.meta[BY_STATE] = traced.by_state
+    graph_module.meta[BY_LAYOUT] = tuple(traced.by_layout)
     return graph_module
 
 
@@ -107,20 +124,77 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
             return error
 
 
-def _trace(
-    model: nn.Module,
-    bound: tuple[arguments.Argument, ...],
-    leaves: LeafPolicy,
-    keep_untraceable: bool,
-    expected: Any,
-    modes: bool,
-) -> _Traced:
-    tracer = CaptureTracer(leaves, keep_untraceable=keep_untraceable)
+@dataclass(frozen=True)
+class _Task:
+    """What is traced, and how.
+
+    Attributes:
+        expected: what the model yields for the example inputs, or the exception that it raises.
+    """
+
+    model: nn.Module
+    bound: tuple[arguments.Argument, ...]
+    leaves: LeafPolicy
+    keep_untraceable: bool
+    expected: Any
+    modes: bool
+
+    def tracer(self, converting: _Modules, *, contrary: bool = False) -> CaptureTracer:
+        """A tracer for it; ``converting`` and ``contrary`` as the tracer has them."""
+        return CaptureTracer(
+            self.leaves,
+            keep_untraceable=self.keep_untraceable,
+            model_raises=isinstance(self.expected, Exception),
+            contrary=contrary,
+            converting=converting.values(),
+        )
+
+
+def _traced(task: _Task) -> _Traced:
+    """The model traced once, or again where that shows more.
+
+    Which modules make numbers of Python from sizes shows when they do. There ``int`` and ``float``
+    get stand-ins, and the model is traced anew: once for nearly all that have any.
+    """
+    found: _Traced | None = None
+    converting: _Modules = {}
+    while True:
+        tracer = task.tracer(converting)
+        failed: CaptureError | ConfigError | None = None
+        try:
+            found = _trace(task, tracer)
+        except (CaptureError, ConfigError) as error:
+            failed = error
+        if tracer.converting.keys() <= converting.keys():
+            break
+        converting = {**converting, **tracer.converting}
+    if found is None:
+        assert failed is not None
+        raise failed
+    if found.by_state or found.by_layout:
+        return _without_idle_branches(found, task, converting)
+    return found
+
+
+def _without_idle_branches(found: _Traced, task: _Task, converting: _Modules) -> _Traced:
+    """``found``, which forgets what it decided by if deciding otherwise changes no values."""
+    try:
+        contrary = _trace(task, task.tracer(converting, contrary=True))
+    except (CaptureError, ConfigError):
+        return found
+    if isinstance(task.expected, Exception) or not alike(contrary.result, task.expected):
+        return found
+    told = {where: branches for where, branches in found.by_layout.items() if not branches}
+    return found._replace(by_state=(), by_layout=told)
+
+
+def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
+    model, bound, leaves = task.model, task.bound, task.leaves
     root = copy_of(model)
     if isinstance(root, _OPAQUE_ROOTS):
         root = Holder(root)
     decisions = Decisions()
-    if modes:
+    if task.modes:
         decisions = watch_modes(root, lambda m, path: path == "" or not leaves.is_leaf(m, path))
     with side_effects_undone(model), buffers_restored(root):
         try:
@@ -129,13 +203,21 @@ def _trace(
         except (CaptureError, ConfigError):
             raise
         except Exception as error:
-            raise _explain(tracer, error, expected) from error
+            raise _explain(tracer, error, task.expected) from error
     tracer.drop_unused()
     meta.set_contiguous_outputs(next(iter(reversed(graph.nodes))), tracer.result)
     keep_keyword_only(graph, [each.parameter for each in bound])
-    if modes:
+    if task.modes:
         root.eval()
-    return _Traced(root, graph, tracer.result, assigned, tuple(decisions.lines))
+    return _Traced(
+        root,
+        graph,
+        tracer.result,
+        assigned,
+        tuple(decisions.lines),
+        tuple(tracer.by_state),
+        tracer.by_layout,
+    )
 
 
 def _check_reproducible(first: Any, second: Any) -> None:

@@ -1,0 +1,66 @@
+"""Text that only people read: messages of asserts, warnings, logs and errors.
+
+What goes into such a text decides nothing. Any other text may be the key under which a model looks
+something up, so what it shows of sizes is guarded.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from functools import cache
+from types import CodeType, FrameType
+
+from qfx.graph import source
+
+_TELLING = frozenset(
+    (
+        *("print", "warn", "warning", "warning_once", "warning_advice", "debug", "info", "error"),
+        *("info_once", "exception", "critical", "log", "write"),
+        *("_assert", "_check", "_check_value", "_check_type", "_check_index", "_check_with"),
+        *("torch_assert", "assert_async", "_assert_async"),
+    )
+)
+"""Functions and methods that show text to people."""
+
+_MODULES = frozenset(("logging", "warnings", "traceback"))
+
+
+def tells_people(frame: FrameType | None, stop: CodeType) -> bool:
+    """Whether the text that is made at ``frame`` is only shown; frames beyond ``stop`` don't count.
+
+    Known from the source: false where there is none.
+    """
+    while frame is not None and frame.f_code is not stop:
+        module = str(frame.f_globals.get("__name__"))
+        if module.partition(".")[0] in _MODULES:
+            return True
+        if source.is_outside(frame.f_code.co_filename):
+            return frame.f_lineno in _telling_lines(frame.f_code.co_filename)
+        frame = frame.f_back
+    return False
+
+
+@cache
+def _telling_lines(filename: str) -> frozenset[int]:
+    """The lines of a file that hold parts of statements that only show text."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(filename)))
+    except SyntaxError:
+        return frozenset()
+    return frozenset(
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt) and _tells(node)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    )
+
+
+def _tells(statement: ast.stmt) -> bool:
+    if isinstance(statement, (ast.Raise, ast.Assert)):
+        return True
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return False
+    called = statement.value.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in _TELLING
