@@ -109,14 +109,37 @@ def _conv(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
 
 
 def _groups(arguments: Arguments, site: Site) -> Mismatch | None:
-    """Settle groups that are computed: they must be channels of the input over the weight's."""
-    if not _is_computed(arguments.get("groups")):
+    """Settle groups that are computed: they must be channels of the input over the weight's.
+
+    That holds for as long as the weight does: one that is made from inputs has other groups for
+    other batches.
+    """
+    groups = arguments.get("groups")
+    if not isinstance(groups, fx.Node):
         return None
     info, shape = meta.tensor_info(arguments["input"]), _weight_shape(arguments["weight"], site)
-    if info is None or shape is None:
+    if info is None or shape is None or not _is_held(arguments["weight"]):
         return _computed("groups")
     arguments["groups"] = info.shape[1 - len(shape)] // shape[1]
+    what = f"groups of the convolution at {meta.source(site.node)}"
+    site.rewriter.call(
+        vocab.GUARD, groups, expected=arguments["groups"], what=what, origins=(site.node,)
+    )
     return None
+
+
+def _is_held(weight: Any) -> bool:
+    """Whether ``weight`` is made of parameters and buffers alone."""
+    stack, seen = [weight], set()
+    while stack:
+        each = stack.pop()
+        if isinstance(each, Held) or each in seen:
+            continue
+        if each.op != "get_attr" and not each.all_input_nodes:
+            return False
+        seen.add(each)
+        stack.extend(each.all_input_nodes)
+    return True
 
 
 def _spread_of(
