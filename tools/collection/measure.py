@@ -113,7 +113,7 @@ def _shaken(model: nn.Module, call: Call) -> float:
         for parameter in other.parameters():
             if parameter.is_floating_point():
                 noise = torch.randn(parameter.shape, generator=generator)
-                parameter += _NOISE * parameter * noise
+                parameter.add_(_NOISE * parameter * noise)
     return sqnr(call.of(model), call.of(other))
 
 
