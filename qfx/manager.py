@@ -26,6 +26,7 @@ from qfx.graph.value_check import ValueCheck
 from qfx.graph.verify import Interface, verify
 from qfx.graph.working import WorkingGraphModule
 from qfx.instruments import Instrument
+from qfx.level_checks import check_level
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext, PatternPass, as_pass
 from qfx.pipeline import Marker, Pipeline, Step
@@ -231,7 +232,8 @@ class _Run:
             instrument.after_pass(step, ctx, stage)
 
     def _verify(self, level: Level) -> None:
-        verify(self.graph_module, level)
+        verify(self.graph_module)
+        check_level(self.graph_module, level)
         self.interface.check(self.graph_module.graph)
 
     def _check_values(self) -> None:

@@ -18,8 +18,8 @@ from qfx.errors import (
 )
 from qfx.graph.history import History
 from qfx.graph.tracing import capture
-from qfx.graph.verify import LEVEL_CHECKS
 from qfx.instruments import Dump, Instrument, NumericCheck, Timing, sqnr
+from qfx.level_checks import LEVEL_CHECKS
 from qfx.levels import Level
 from qfx.manager import run_passes, run_pipeline
 from qfx.pass_base import Pass, PassContext, PatternPass
@@ -429,7 +429,7 @@ def test_level_predicate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         produces = Level.FUSED
 
     run_passes(ConvRelu(), [Claims()], X)
-    monkeypatch.setitem(LEVEL_CHECKS, Level.FUSED, no_sigmoid)
+    monkeypatch.setitem(LEVEL_CHECKS, Level.FUSED, (no_sigmoid,))
     with pytest.raises(PassError, match="sigmoid at FUSED"):
         run_passes(ConvRelu(), [Claims()], X)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from qfx.graph.verify import LEVEL_CHECKS
-from qfx.levels import Level
 from qfx_passes.annotate import Annotate
 from qfx_passes.bias import CorrectBias, RecordInputMeans
 from qfx_passes.canonicalize import Canonicalize
@@ -12,8 +10,8 @@ from qfx_passes.fuse_bn import FuseConvBN
 from qfx_passes.fuse_pads import FusePads
 from qfx_passes.fuse_post import FusePostOps
 from qfx_passes.joins import SettleJoins
-from qfx_passes.lower import Lower, check_lowered
-from qfx_passes.observers import PlaceObservers, check_observed
+from qfx_passes.lower import Lower
+from qfx_passes.observers import PlaceObservers
 from qfx_passes.reference import Reference
 from qfx_passes.start import StartFrom
 from qfx_passes.stubs import InsertStubs
@@ -38,8 +36,5 @@ BUILTIN = (
     Lower,
 )
 """Every pass of qfx; registered under the entry-point group ``qfx.passes``."""
-
-LEVEL_CHECKS[Level.OBSERVED] = check_observed
-LEVEL_CHECKS[Level.LOWERED] = check_lowered
 
 __all__ = [pass_type.__name__ for pass_type in BUILTIN]

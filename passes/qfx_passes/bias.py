@@ -31,10 +31,10 @@ from qfx.graph import meta
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import annotation
 from qfx.quant.channel_mean import ChannelMean, Reach
+from qfx.quant.recorders import recorder_of
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
-from qfx_passes.observers import recorder_of
 from qfx_passes.operands import is_constant
 from qfx_passes.weights import QuantizedWeights, quantized_weights
 

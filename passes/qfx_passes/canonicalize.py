@@ -34,7 +34,7 @@ from qfx_passes.adapters import ADAPTERS, Arguments, Held, Site
 from qfx_passes.mutation import Call, Mutations, functional, read_call
 from qfx_passes.norms import norms_of
 from qfx_passes.overwritten import Memory, name_changed_values
-from qfx_passes.products import expand_product
+from qfx_passes.products import Products
 
 
 class Canonicalize(Pass):
@@ -99,6 +99,7 @@ class _Sweep:
     ) -> None:
         self._rewriter = rewriter
         self._trainable = trainable
+        self._products = Products(rewriter, trainable=trainable)
         self._mutations = Mutations(graph_module)
         self._now: dict[fx.Node, fx.Node] = {}
 
@@ -183,7 +184,7 @@ class _Sweep:
             return self._canonicalize_number(node, call)
         if call.target is F.multi_head_attention_forward:
             return self._expand_attention_function(node, call)
-        product = expand_product(node, call, self._rewriter, trainable=self._trainable)
+        product = self._products.expand(node, call)
         if isinstance(product, fx.Node):
             self._rewriter.replace(node, product)
             return product

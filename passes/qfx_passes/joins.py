@@ -29,7 +29,7 @@ from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Edge, annotate, annotation
 from qfx.quant.observers import Observer
-from qfx_passes.observers import observer_of
+from qfx.quant.recorders import observer_of
 from qfx_passes.operands import asks_shape, float_operands
 
 

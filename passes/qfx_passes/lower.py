@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, fx
 
 from qfx.backends.base import Backend, KernelRule, Measured, Output, QuantizedWeight, Site
-from qfx.errors import VerifyError
 from qfx.graph import meta
 from qfx.graph.effects import has_effect
 from qfx.graph.macs import macs
@@ -42,7 +41,6 @@ from qfx.report.reasons import refusal
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import DEQUANTIZE, QUANTIZE, UNPACK, WIDEN, bound, is_op
-from qfx_passes.observers import observer_of, recorder_of
 from qfx_passes.operands import (
     asks_shape,
     float_operands,
@@ -337,19 +335,3 @@ def _with_dtype(value: meta.Value, dtype: torch.dtype) -> meta.Value:
     if isinstance(value, list):
         return [_with_dtype(item, dtype) for item in value]
     return value
-
-
-def check_lowered(graph_module: fx.GraphModule) -> None:
-    """Level LOWERED: nothing records any more, and what is dequantized agrees with its quantize."""
-    for node in graph_module.graph.nodes:
-        for kind, found in (("an observer", observer_of), ("a recorder", recorder_of)):
-            if found(node) is not None:
-                raise VerifyError(f"{meta.where(node)}: {kind} is left", node=node.name)
-        source = node.args[0] if is_op(node, DEQUANTIZE) else None
-        if not isinstance(source, fx.Node) or not is_op(source, QUANTIZE):
-            continue
-        if source.args[1:3] != node.args[1:3]:
-            raise VerifyError(
-                f"{meta.where(node)} reads %{source.name} with other qparams than it has",
-                node=node.name,
-            )

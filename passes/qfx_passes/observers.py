@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from qfx.errors import ConfigError, VerifyError
+from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Edge, annotation
-from qfx.quant.channel_mean import ChannelMean
-from qfx.quant.fake_quant import FakeQuantize, make_fake_quant
-from qfx.quant.observers import Observer
+from qfx.quant.fake_quant import make_fake_quant
+from qfx.quant.recorders import is_observer
 from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.operands import is_float_operation
 
@@ -105,45 +104,3 @@ def after(value: fx.Node) -> fx.Node:
     while value.op == "placeholder" and following.op == "placeholder":
         following = following.next
     return following
-
-
-def is_observer(node: fx.Node) -> bool:
-    """Whether ``node`` calls an observer."""
-    return observer_of(node) is not None
-
-
-def observer_of(node: fx.Node) -> Observer | FakeQuantize | None:
-    """The observer or fake-quant that ``node`` calls, or None."""
-    module = _called(node)
-    return module if isinstance(module, (Observer, FakeQuantize)) else None
-
-
-def recorder_of(node: fx.Node) -> ChannelMean | None:
-    """The recorder of channel means that ``node`` calls, or None."""
-    module = _called(node)
-    return module if isinstance(module, ChannelMean) else None
-
-
-def _called(node: fx.Node) -> nn.Module | None:
-    owner = node.graph.owning_module
-    if node.op != "call_module" or owner is None:
-        return None
-    return owner.get_submodule(str(node.target))
-
-
-def check_observed(graph_module: fx.GraphModule) -> None:
-    """Level OBSERVED: every quantized read goes through exactly one observer."""
-    for node in graph_module.graph.nodes:
-        observer = observer_of(node)
-        if observer is not None and is_observer(node.args[0]):
-            raise VerifyError(f"{meta.where(node)}: an observer reads another observer's result")
-        note = annotation(node)
-        if note is None or not note.decision.quantized:
-            continue
-        observed = {name for name, edge in note.reads.items() if not edge.spec.dynamic}
-        bare = [v for v in node.all_input_nodes if v.name in observed and meta.tensor_info(v)]
-        if bare:
-            raise VerifyError(
-                f"{meta.where(node)}: its operand %{bare[0].name} is to be quantized but has no "
-                "observer"
-            )

@@ -27,47 +27,71 @@ from qfx.vocab import bound, is_op
 from qfx_passes.mutation import Call
 
 
-def expand_product(
-    node: fx.Node, call: Call, rewriter: Rewriter, *, trainable: bool
-) -> fx.Node | Mismatch | None:
-    """The product that ``call`` computes; None if it is no such call, a Mismatch if it can't be."""
-    if call.target is torch.einsum:
-        return _expand_einsum(node, call, rewriter)
-    if call.target in (torch.addmm, "addmm"):
-        return _expand_addmm(node, call, rewriter, trainable=trainable)
-    if call.target in (torch.matmul, torch.mm, operator.matmul, "matmul", "mm"):
-        return _expand_matmul(node, call, rewriter, trainable=trainable)
-    return None
+class Products:
+    """Writes the products of one graph; all calls that share a matrix share its transposed copy."""
 
+    def __init__(self, rewriter: Rewriter, *, trainable: bool) -> None:
+        self._rewriter = rewriter
+        self._trainable = trainable
+        self._copies: dict[str, str] = {}  # name of a matrix -> that of its transpose
 
-def _expand_matmul(
-    node: fx.Node, call: Call, rewriter: Rewriter, *, trainable: bool
-) -> fx.Node | None:
-    """A matmul with a constant matrix on the right, as a linear layer."""
-    names = ("input", "mat2" if call.target in (torch.mm, "mm") else "other")
-    arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-    operands = [arguments.pop(name, None) for name in names]
-    source = meta.tensor_info(operands[0]) if isinstance(operands[0], fx.Node) else None
-    if arguments or source is None or len(source.shape) < 2:
+    def expand(self, node: fx.Node, call: Call) -> fx.Node | Mismatch | None:
+        """The product that ``call`` computes; None if it is none, a Mismatch if it can't be."""
+        if call.target is torch.einsum:
+            return _expand_einsum(node, call, self._rewriter)
+        if call.target in (torch.addmm, "addmm"):
+            return self._expand_addmm(node, call)
+        if call.target in (torch.matmul, torch.mm, operator.matmul, "matmul", "mm"):
+            return self._expand_matmul(node, call)
         return None
-    weight = _transposed(operands[1], rewriter, node, trainable=trainable)
-    return None if weight is None else _made(rewriter, node, vocab.LINEAR, operands[0], weight)
 
+    def _expand_matmul(self, node: fx.Node, call: Call) -> fx.Node | None:
+        """A matmul with a constant matrix on the right, as a linear layer."""
+        names = ("input", "mat2" if call.target in (torch.mm, "mm") else "other")
+        arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        operands = [arguments.pop(name, None) for name in names]
+        source = meta.tensor_info(operands[0]) if isinstance(operands[0], fx.Node) else None
+        if arguments or source is None or len(source.shape) < 2:
+            return None
+        weight = self._transposed(operands[1], node)
+        if weight is None:
+            return None
+        return _made(self._rewriter, node, vocab.LINEAR, operands[0], weight)
 
-def _transposed(
-    matrix: object, rewriter: Rewriter, node: fx.Node, *, trainable: bool
-) -> fx.Node | None:
-    """A read of the transpose of a constant matrix; None of what is none."""
-    info = meta.tensor_info(matrix) if isinstance(matrix, fx.Node) else None
-    if info is None or len(info.shape) != 2:
-        return None
-    assert isinstance(matrix, fx.Node)
-    if matrix.op == "get_attr":
-        return None if trainable else _copied(matrix, rewriter, node)
-    parameter = matrix.args[0] if is_op(matrix, vocab.TRANSPOSE, vocab.PERMUTE) else None
-    if not isinstance(parameter, fx.Node) or parameter.op != "get_attr":
-        return None
-    return parameter if _swaps(matrix) else None
+    def _expand_addmm(self, node: fx.Node, call: Call) -> fx.Node | Mismatch:
+        names = ("input", "mat1", "mat2")
+        arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        if any(arguments.get(scale, 1) != 1 for scale in ("alpha", "beta")) or "out" in arguments:
+            return Mismatch("addmm with a scale")
+        bias, source, weight = (arguments[name] for name in names)
+        info = meta.tensor_info(bias)
+        is_layer = bias.op == "get_attr" and info is not None and len(info.shape) == 1
+        constant = self._transposed(weight, node) if is_layer else None
+        if constant is None:
+            product = _made(self._rewriter, node, vocab.MATMUL, source, weight)
+            return _made(self._rewriter, node, vocab.ADD, product, bias)
+        return _made(self._rewriter, node, vocab.LINEAR, source, constant, bias)
+
+    def _transposed(self, matrix: object, node: fx.Node) -> fx.Node | None:
+        """A read of the transpose of a constant matrix; None of what is none."""
+        info = meta.tensor_info(matrix) if isinstance(matrix, fx.Node) else None
+        if info is None or len(info.shape) != 2:
+            return None
+        assert isinstance(matrix, fx.Node)
+        if matrix.op == "get_attr":
+            return None if self._trainable else self._copied(matrix, node)
+        parameter = matrix.args[0] if is_op(matrix, vocab.TRANSPOSE, vocab.PERMUTE) else None
+        if not isinstance(parameter, fx.Node) or parameter.op != "get_attr":
+            return None
+        return parameter if _swaps(matrix) else None
+
+    def _copied(self, matrix: fx.Node, node: fx.Node) -> fx.Node:
+        """A read of a transposed copy."""
+        name, rewriter = str(matrix.target), self._rewriter
+        if name not in self._copies:
+            transposed = rewriter.tensor(matrix).detach().t().contiguous()
+            self._copies[name] = rewriter.register(name, transposed)
+        return rewriter.attribute(self._copies[name], origins=(node,))
 
 
 def _swaps(matrix: fx.Node) -> bool:
@@ -76,41 +100,6 @@ def _swaps(matrix: fx.Node) -> bool:
     if "dims" in arguments:
         return [d % 2 for d in arguments["dims"]] == [1, 0]
     return bool((arguments["dim0"] - arguments["dim1"]) % 2)
-
-
-def _copied(weight: fx.Node, rewriter: Rewriter, node: fx.Node) -> fx.Node:
-    """A read of a transposed copy; all calls that share a matrix share it."""
-    key = f"transpose of {weight.target}"
-    for read in node.graph.nodes:
-        if read.meta.get(_TRANSPOSED) == key:
-            made = rewriter.attribute(str(read.target), origins=(node,))
-            break
-    else:
-        transposed = rewriter.tensor(weight).detach().t().contiguous()
-        made = rewriter.constant(str(weight.target), transposed, origins=(node,))
-    made.meta[_TRANSPOSED] = key
-    return made
-
-
-_TRANSPOSED = "qfx_transposed"
-"""Meta: which matrix a constant is the transpose of."""
-
-
-def _expand_addmm(
-    node: fx.Node, call: Call, rewriter: Rewriter, *, trainable: bool
-) -> fx.Node | Mismatch:
-    names = ("input", "mat1", "mat2")
-    arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-    if any(arguments.get(scale, 1) != 1 for scale in ("alpha", "beta")) or "out" in arguments:
-        return Mismatch("addmm with a scale")
-    bias, source, weight = (arguments[name] for name in names)
-    info = meta.tensor_info(bias)
-    is_layer = bias.op == "get_attr" and info is not None and len(info.shape) == 1
-    constant = _transposed(weight, rewriter, node, trainable=trainable) if is_layer else None
-    if constant is None:
-        product = _made(rewriter, node, vocab.MATMUL, source, weight)
-        return _made(rewriter, node, vocab.ADD, product, bias)
-    return _made(rewriter, node, vocab.LINEAR, source, constant, bias)
 
 
 def _expand_einsum(node: fx.Node, call: Call, rewriter: Rewriter) -> fx.Node | Mismatch:

@@ -27,6 +27,7 @@ from qfx.quant.annotation import Annotation, Edge, annotation
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.observers import Observer
 from qfx.quant.qparams import QParams
+from qfx.quant.recorders import observer_of, recorder_of
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import (
@@ -41,7 +42,7 @@ from qfx.vocab import (
     WIDEN,
     is_op,
 )
-from qfx_passes.observers import after, observer_of, recorder_of
+from qfx_passes.observers import after
 from qfx_passes.operands import weight_operands
 from qfx_passes.weights import (
     QuantizedWeights,

@@ -25,10 +25,10 @@ from qfx.pass_base import Pass, PassContext
 from qfx.quant.configuration import Configuration
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.qparams import QParams
+from qfx.quant.recorders import observer_of
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Start
 from qfx.vocab import bound, is_op
-from qfx_passes.observers import observer_of
 from qfx_passes.operands import constant_value, is_constant, value_of
 
 _BIASED = (

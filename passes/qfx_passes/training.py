@@ -34,6 +34,7 @@ from qfx.quant.annotation import annotate, annotation
 from qfx.quant.configuration import Configuration
 from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize, make_weight_fake_quant
 from qfx.quant.qparams import QParams
+from qfx.quant.recorders import observer_of
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.dropout import AttentionDropout, Dropout
@@ -42,7 +43,6 @@ from qfx.runtime.trained import Start, Trained
 from qfx.vocab import Kind, OpDef, bound, is_op
 from qfx_passes.fuse_post import PostOp
 from qfx_passes.norms import Norms
-from qfx_passes.observers import observer_of
 from qfx_passes.operands import is_constant, is_derived, value_of, weight_operands
 
 _MOVING = (Kind.SHAPE, Kind.JOIN)

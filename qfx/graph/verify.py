@@ -2,8 +2,8 @@
 
 All that ``Graph.lint`` checks (whose messages print the whole graph), and what it omits:
 one output, and it is last; arity against the vocabulary and operator schemas; user lists that agree
-with the arguments; no submodule, parameter or buffer that no node uses. Levels add their own
-predicates, as data (:data:`LEVEL_CHECKS`).
+with the arguments; no submodule, parameter or buffer that no node uses. Levels add predicates of
+their own (:mod:`qfx.level_checks`).
 """
 
 from __future__ import annotations
@@ -20,40 +20,14 @@ from qfx.errors import VerifyError
 from qfx.graph import meta
 from qfx.graph.lookup import Lookup
 from qfx.graph.text import qualified_name
-from qfx.levels import Level
 from qfx.rewrite.attributes import orphans
 from qfx.vocab import OpDef
-
-
-def check_canonical(graph_module: fx.GraphModule) -> None:
-    """Operations have one form: operands by position, attributes by keyword, defaults left out."""
-    for node in graph_module.graph.nodes:
-        if not isinstance(node.target, OpDef):
-            continue
-        for name, value in node.kwargs.items():
-            parameter = node.target.signature.parameters[name]
-            if parameter.kind is not parameter.KEYWORD_ONLY:
-                raise _fault(node, f"is not canonical: its operand {name} is given by keyword")
-            if type(value) is type(parameter.default) and value == parameter.default:
-                raise _fault(
-                    node, f"is not canonical: {name}={value!r} is the default, leave it out"
-                )
-
-
-LEVEL_CHECKS: dict[Level, Callable[[fx.GraphModule], None]] = dict.fromkeys(
-    (Level.CANONICAL, Level.FUSED, Level.STUBBED), check_canonical
-)
-"""What a graph at a level must satisfy besides (raises VerifyError); the level's owner adds it."""
 
 _OPS = ("placeholder", "get_attr", "call_function", "call_method", "call_module", "output")
 
 
-def verify(graph_module: fx.GraphModule, level: Level | None = None) -> None:
-    """Check a graph.
-
-    Args:
-        graph_module: the graph and its owner.
-        level: also check what this level promises.
+def verify(graph_module: fx.GraphModule) -> None:
+    """Check a graph and its owner.
 
     Raises:
         VerifyError: at the first fault; its ``node`` names the node.
@@ -69,8 +43,6 @@ def verify(graph_module: fx.GraphModule, level: Level | None = None) -> None:
             f"nothing uses {name!r} of {type(owner).__name__} any more; erase what is left over "
             "through ctx.rewriter, which also drops it from the model"
         )
-    if level is not None and level in LEVEL_CHECKS:
-        LEVEL_CHECKS[level](graph_module)
 
 
 class Interface:
