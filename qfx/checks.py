@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from qfx.backends.base import METHODS
 from qfx.errors import ConfigError
@@ -64,6 +65,8 @@ def check_example_inputs(
             "If the model takes one list, write example_inputs=(the_list,)."
         )
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    if isinstance(example_inputs, PackedSequence):
+        args = (example_inputs,)
     if example_inputs is None and kwargs:
         args = ()
     return args, kwargs

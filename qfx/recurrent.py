@@ -11,15 +11,19 @@ where a gate is the sum of its two parts and s is the logistic function: Hochrei
 With ``measured``, activations are rounded before they are multiplied: :mod:`qfx.recurrent_steps`.
 
 Weights are W_ih, W_hh of each layer and direction in turn, biases likewise or none.
+
+``packed`` is what a ``PackedSequence`` holds beside its data, which is the input then: the rows of
+each step, and the orders of the batch (see :mod:`qfx.recurrent_steps`). The result is packed alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from qfx.errors import ConfigError
 from qfx.recurrent_steps import (
@@ -34,6 +38,9 @@ from qfx.recurrent_steps import (
     stepped,
 )
 
+Packed: TypeAlias = "tuple[Tensor, Tensor | None, Tensor | None]"
+"""``batch_sizes``, ``sorted_indices`` and ``unsorted_indices`` of a PackedSequence."""
+
 
 # -- operations ------------------------------------------------------------------------------------
 def lstm(
@@ -41,16 +48,17 @@ def lstm(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor] = (),
     hx: Pair | None = None,
+    packed: Packed | None = None,
     *,
     num_layers: int = 1,
     bidirectional: bool = False,
     batch_first: bool = False,
     measured: Codes | None = None,
-) -> tuple[Tensor, Pair]:
+) -> tuple[Tensor | PackedSequence, Pair]:
     """As ``nn.LSTM``: the sequence of hidden states, and the last hidden and cell states."""
     layout = num_layers, bidirectional, batch_first
     run = _whole(torch._VF.lstm) if measured is None else stepped(lstm_step, 2, measured)
-    y, h, c = _sequence(run, input, weights, biases, hx, *layout)
+    y, h, c = _sequence(run, input, weights, biases, hx, packed, *layout)
     return y, (h, c)
 
 
@@ -59,16 +67,18 @@ def gru(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor] = (),
     hx: Tensor | None = None,
+    packed: Packed | None = None,
     *,
     num_layers: int = 1,
     bidirectional: bool = False,
     batch_first: bool = False,
     measured: Codes | None = None,
-) -> Pair:
+) -> tuple[Tensor | PackedSequence, Tensor]:
     """As ``nn.GRU``: the sequence of hidden states, and the last ones."""
     layout = num_layers, bidirectional, batch_first
     run = _whole(torch._VF.gru) if measured is None else stepped(gru_step, 1, measured)
-    y, h = _sequence(run, input, weights, biases, None if hx is None else (hx,), *layout)
+    state = None if hx is None else (hx,)
+    y, h = _sequence(run, input, weights, biases, state, packed, *layout)
     return y, h
 
 
@@ -77,20 +87,22 @@ def rnn(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor] = (),
     hx: Tensor | None = None,
+    packed: Packed | None = None,
     *,
     nonlinearity: str = "tanh",
     num_layers: int = 1,
     bidirectional: bool = False,
     batch_first: bool = False,
     measured: Codes | None = None,
-) -> Pair:
+) -> tuple[Tensor | PackedSequence, Tensor]:
     """As ``nn.RNN``: the sequence of hidden states, and the last ones."""
     layout = num_layers, bidirectional, batch_first
     if measured is None:
         run = _whole(getattr(torch._VF, f"rnn_{nonlinearity}"))
     else:
         run = stepped(RNN_STEPS[nonlinearity], 1, measured)
-    y, h = _sequence(run, input, weights, biases, None if hx is None else (hx,), *layout)
+    state = None if hx is None else (hx,)
+    y, h = _sequence(run, input, weights, biases, state, packed, *layout)
     return y, h
 
 
@@ -145,11 +157,20 @@ def _sequence(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     hx: State | None,
+    packed: Packed | None,
     num_layers: int,
     bidirectional: bool,
     batch_first: bool,
-) -> State:
+) -> tuple[Any, ...]:
     """``run`` on a batch; without a batch dimension, on a batch of one."""
+    if packed is not None:
+
+        def run_packed(states: State) -> State:
+            layout = num_layers, bidirectional, False
+            return run(input, weights, biases, states or None, *layout, packed[0])
+
+        shape = num_layers * (2 if bidirectional else 1), weights[1].shape[1]
+        return in_packed_order(run_packed, hx or (), packed, *shape)
     batched = input.dim() == 3
     if not batched:
         input, batch_first = input.unsqueeze(1), False
@@ -159,6 +180,31 @@ def _sequence(
     check(length, hx or (), (rows, batch, weights[1].shape[1]))
     y, *last = run(input, weights, biases, hx, num_layers, bidirectional, batch_first)
     return (y, *last) if batched else (y.squeeze(1), *(s.squeeze(1) for s in last))
+
+
+def in_packed_order(
+    run: Callable[[State], State], hx: State, packed: Packed, rows: int, hidden: int
+) -> tuple[Any, ...]:
+    """``run`` on initial states in the order of packed sequences, final ones in that of the batch.
+
+    Args:
+        run: takes the initial states, none if they are zero, and returns data and final states.
+        hx: initial states in the order of the batch, or none.
+        packed: how the sequences are packed.
+        rows: layers times directions.
+        hidden: number of hidden units.
+
+    Returns:
+        A PackedSequence, and the final states.
+    """
+    sizes, sorted_indices, unsorted_indices = packed
+    check(sizes.numel(), hx, (rows, int(sizes[0]), hidden))
+    if sorted_indices is not None:
+        hx = tuple(state.index_select(1, sorted_indices) for state in hx)
+    y, *last = run(hx)
+    if unsorted_indices is not None:
+        last = [state.index_select(1, unsorted_indices) for state in last]
+    return PackedSequence(y, *packed), *last
 
 
 def _unbatched(
@@ -213,17 +259,20 @@ def _whole(function: Callable[..., State]) -> Callable[..., State]:
         num_layers: int,
         bidirectional: bool,
         batch_first: bool,
+        sizes: Tensor | None = None,
     ) -> State:
         if hx is None:
-            batch = x.shape[0 if batch_first else 1]
+            batch = x.shape[0 if batch_first else 1] if sizes is None else int(sizes[0])
             rows = num_layers * (2 if bidirectional else 1)
             zeros = x.new_zeros(rows, batch, weights[1].shape[1])
             hx = (zeros, zeros) if function is torch._VF.lstm else (zeros,)
         each = [pairs(weights), pairs(biases)] if biases else [pairs(weights)]
         flat = [tensor for both in zip(*each, strict=True) for pair in both for tensor in pair]
         state = hx if function is torch._VF.lstm else hx[0]
-        flags = bool(biases), num_layers, 0.0, False, bidirectional, batch_first
-        return function(x, state, flat, *flags)
+        flags = bool(biases), num_layers, 0.0, False, bidirectional
+        if sizes is not None:
+            return function(x, sizes, state, flat, *flags)
+        return function(x, state, flat, *flags, batch_first)
 
     return run
 

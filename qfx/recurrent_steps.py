@@ -3,6 +3,10 @@
 What multiplies weights is rounded to codes whose range is measured when it runs: the input of a
 layer all at once (of the first layer, outside: it is an operand), the hidden state before every
 step, over the batch and both directions. Cell states and gates stay float.
+
+Sequences of different lengths are packed as PyTorch packs them: the rows of a step follow those of
+the step before, the longest sequence first, so that fewer rows are left with every one that ends.
+Reading it backwards, a sequence begins at its own end, and step t has the same rows.
 """
 
 from __future__ import annotations
@@ -47,20 +51,25 @@ def stepped(step: Step, states: int, codes: Codes) -> Callable[..., State]:
         num_layers: int,
         bidirectional: bool,
         batch_first: bool,
+        sizes: Tensor | None = None,
     ) -> State:
         x = x.transpose(0, 1) if batch_first else x
         ways = 2 if bidirectional else 1
+        length = x.shape[:2] if sizes is None else ()
+        rows = [x.shape[1]] * x.shape[0] if sizes is None else sizes.tolist()
+        x = x.flatten(0, 1) if sizes is None else x
         if hx is None:
-            shape = (num_layers * ways, x.shape[1], weights[1].shape[1])
+            shape = (num_layers * ways, rows[0], weights[1].shape[1])
             hx = (x.new_zeros(shape),) * states
         last = []
         for layer in range(num_layers):
             own = slice(layer * ways, (layer + 1) * ways)
             x = rounded(x, codes) if layer else x
             parts = pairs(weights)[own], pairs(biases)[own]
-            x, final = _layer(step, x, *parts, tuple(s[own] for s in hx), codes)
+            x, final = _layer(step, x, *parts, tuple(s[own] for s in hx), codes, rows)
             last.append(final)
-        y = x.transpose(0, 1) if batch_first else x
+        y = x.reshape(*length, x.shape[-1]) if length else x
+        y = y.transpose(0, 1) if batch_first else y
         return (y, *(torch.cat(each) for each in zip(*last, strict=True)))
 
     return run
@@ -73,21 +82,44 @@ def _layer(
     biases: Sequence[Pair],
     state: State,
     codes: Codes,
+    sizes: Sequence[int],
 ) -> tuple[Tensor, State]:
-    """One layer on (length, batch, features); states are (directions, batch, hidden)."""
+    """One layer on rows (N, features), ``sizes`` of each step in turn.
+
+    States are (directions, batch, hidden); a sequence that has ended keeps its own.
+    """
     of_input, recurrent = (torch.stack(w) for w in zip(*weights, strict=True))
-    ways = torch.stack([x, x.flip(0)]) if len(weights) == 2 else x.unsqueeze(0)
-    projected = torch.einsum("dtbi,dgi->tdbg", ways, of_input)
+    backwards = reversed_rows(sizes, x.device)
+    ways = torch.stack([x, x[backwards]]) if len(weights) == 2 else x.unsqueeze(0)
+    projected = ways @ of_input.mT
     offset: Tensor | float = 0.0
     if biases:
         first, second = (torch.stack(b).unsqueeze(1) for b in zip(*biases, strict=True))
         projected, offset = projected + first, second
     hidden = []
-    for row in projected:
-        state = step(row, rounded(state[0], codes) @ recurrent.mT + offset, state)
-        hidden.append(state[0])
-    y = torch.stack(hidden, 1)
-    return torch.cat([y[0], *(each.flip(0) for each in y[1:])], -1), state
+    for row in torch.split(projected, list(sizes), 1):
+        going = tuple(s[:, : row.shape[1]] for s in state)
+        made = step(row, rounded(going[0], codes) @ recurrent.mT + offset, going)
+        ended = (s[:, row.shape[1] :] for s in state)
+        state = tuple(torch.cat(both, 1) for both in zip(made, ended, strict=True))
+        hidden.append(made[0])
+    y = torch.cat(hidden, 1)
+    return torch.cat([y[0], *(each[backwards] for each in y[1:])], -1), state
+
+
+def reversed_rows(sizes: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """(N,) where each row of packed sequences stands when each sequence is read backwards.
+
+    Args:
+        sizes: how many rows each step has, never more than the step before.
+        device: of the result.
+    """
+    steps = torch.tensor(sizes)
+    starts = steps.cumsum(0) - steps
+    time = torch.arange(len(sizes)).repeat_interleave(steps)
+    place = torch.arange(int(steps.sum())) - starts[time]
+    lengths = (steps.unsqueeze(1) > torch.arange(sizes[0])).sum(0)
+    return (starts[lengths[place] - 1 - time] + place).to(device)
 
 
 def one_step(step: Step, codes: Codes) -> Callable[..., State]:
@@ -96,7 +128,7 @@ def one_step(step: Step, codes: Codes) -> Callable[..., State]:
     def run(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], hx: State) -> State:
         parts = pairs(weights), pairs(biases)
         state = tuple(s.unsqueeze(0) for s in hx)
-        _, last = _layer(step, x.unsqueeze(0), *parts, state, codes)
+        _, last = _layer(step, x, *parts, state, codes, [x.shape[0]])
         return tuple(s.squeeze(0) for s in last)
 
     return run

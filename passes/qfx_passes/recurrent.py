@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from qfx import vocab
 from qfx.graph import meta
@@ -43,10 +44,37 @@ def adapt(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
         return Mismatch("it projects its hidden state (proj_size={0})", module.proj_size)
     if getattr(module, "dropout", 0) and module.training:
         return Mismatch("it drops out between layers, in training")
-    source = arguments.get("input")
-    if not isinstance(source, fx.Node) or meta.tensor_info(source) is None:
-        return Mismatch("its input is no tensor, but a PackedSequence")
+    failed = _unpack(op, arguments, site)
+    if failed is not None:
+        return failed
     for name in _FLAGS:
         if name in arguments and arguments[name] == op.signature.parameters[name].default:
             del arguments[name]
     return None
+
+
+def _unpack(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
+    """Let the input be the data of a PackedSequence, if it is one, and ``packed`` the rest."""
+    source = arguments.get("input")
+    if isinstance(source, fx.Node) and meta.tensor_info(source) is not None:
+        return None
+    parts = _parts(source, site)
+    if parts is None or "packed" not in op.signature.parameters:
+        return Mismatch("its input is neither a tensor nor a PackedSequence")
+    arguments["input"], arguments["packed"] = parts[0], parts[1:]
+    return None
+
+
+def _parts(source: object, site: Site) -> tuple[fx.Node | None, ...] | None:
+    """The fields of a PackedSequence; None if ``source`` is none."""
+    if isinstance(source, PackedSequence):
+        return tuple(source)  # type: ignore[arg-type]
+    if not isinstance(source, fx.Node):
+        return None
+    values = meta.value_of(source)
+    if not isinstance(values, tuple) or len(values) != len(PackedSequence._fields):
+        return None
+    return tuple(
+        site.rewriter.call(vocab.GETITEM, source, i, origins=(source,), value=value)
+        for i, value in enumerate(values)
+    )

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn.utils.rnn import PackedSequence
 
 from qfx import vocab
 from qfx.backends import quantized_dtypes as q
@@ -20,15 +21,22 @@ from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
 from qfx.backends.quantized_engine import engine
 from qfx.backends.quantized_saturation import reduces
 from qfx.graph import meta
-from qfx.recurrent import check
+from qfx.recurrent import Packed, check, in_packed_order
 from qfx.recurrent_steps import pairs
 
 _ops = torch.ops.quantized
 
 
 def lstm(
-    input: Tensor, hx: Any, params: list[Any], hidden: int, layers: int, ways: int, first: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    input: Tensor,
+    hx: Any,
+    params: list[Any],
+    hidden: int,
+    layers: int,
+    ways: int,
+    first: bool,
+    packed: Packed | None = None,
+) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
     """``nn.LSTM`` on packed cell parameters, with or without a batch.
 
     Args:
@@ -39,7 +47,11 @@ def lstm(
         layers: number of layers.
         ways: number of directions.
         first: ``batch_first`` of the module.
+        packed: how ``input`` is packed; see :mod:`qfx.recurrent`.
     """
+    if packed is not None:
+        y, h, c = _on_packed(_lstm_rows, input, hx, params, hidden, layers, ways, packed)
+        return y, (h, c)
     x, states, batched = _batch(input, hx)
     _check(x, states, layers * ways, hidden, first and batched)
     layout = True, layers, 0.0, False, ways == 2, first and batched
@@ -50,15 +62,62 @@ def lstm(
 
 
 def gru(
-    input: Tensor, hx: Any, params: list[Any], hidden: int, layers: int, ways: int, first: bool
-) -> tuple[Tensor, Tensor]:
+    input: Tensor,
+    hx: Any,
+    params: list[Any],
+    hidden: int,
+    layers: int,
+    ways: int,
+    first: bool,
+    packed: Packed | None = None,
+) -> tuple[Tensor | PackedSequence, Tensor]:
     """``nn.GRU`` on packed cell parameters, as :func:`lstm`."""
+    if packed is not None:
+        y, h = _on_packed(_gru_rows, input, hx, params, hidden, layers, ways, packed)
+        return y, h
     x, states, batched = _batch(input, hx)
     _check(x, states, layers * ways, hidden, first and batched)
     layout = True, layers, 0.0, False, ways == 2, first and batched
     hx = states or [_zeros(x, layers * ways, hidden, first and batched)]
     made = torch.quantized_gru(x, hx[0], params, *layout)
     y, h = made if batched else (tensor.squeeze(1) for tensor in made)
+    return y, h
+
+
+def _on_packed(
+    rows: Callable[..., tuple[Tensor, ...]],
+    data: Tensor,
+    hx: Any,
+    params: list[Any],
+    hidden: int,
+    layers: int,
+    ways: int,
+    packed: Packed,
+) -> tuple[Any, ...]:
+    """A layer on the rows of packed sequences, which the kernels take as PyTorch's own do."""
+    sizes = packed[0]
+
+    def run(states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        zeros = data.new_zeros(layers * ways, int(sizes[0]), hidden)
+        layout = True, layers, 0.0, False, ways == 2
+        return rows(data, sizes, states or (zeros, zeros), params, layout)
+
+    states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    return in_packed_order(run, states, packed, layers * ways, hidden)
+
+
+def _lstm_rows(
+    data: Tensor, sizes: Tensor, hx: tuple[Tensor, ...], params: list[Any], layout: tuple[Any, ...]
+) -> tuple[Tensor, ...]:
+    options = {"dtype": torch.qint8, "use_dynamic": True}
+    y, h, c = torch.quantized_lstm(data, sizes, hx, params, *layout, **options)
+    return y, h, c
+
+
+def _gru_rows(
+    data: Tensor, sizes: Tensor, hx: tuple[Tensor, ...], params: list[Any], layout: tuple[Any, ...]
+) -> tuple[Tensor, ...]:
+    y, h = torch.quantized_gru(data, sizes, hx[0], params, *layout)
     return y, h
 
 
@@ -117,7 +176,10 @@ def layer(op: vocab.OpDef, engine_name: str) -> Emit:
         layout: tuple[Any, ...] = ()
         if op in vocab.SEQUENCES:
             ways = 2 if site.arguments["bidirectional"] else 1
-            layout = site.arguments["num_layers"], ways, site.arguments["batch_first"]
+            layout = (
+                *(site.arguments["num_layers"], ways, site.arguments["batch_first"]),
+                site.arguments["packed"],
+            )
         hidden = site.weights[1].integers.shape[1]
         args = value, hx, list(_packed(em, site, engine_name)), hidden, *layout
         return em.rw.call(_KERNELS[op], *args, origins=(site.node,), value=meta.value_of(site.node))

@@ -19,16 +19,20 @@ Where no initial state is given, it is zero, and so is its product in the first 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from qfx.backends.x86_cells import CELLS, State
 from qfx.backends.x86_dynamic import quantize_dynamic
 from qfx.quant.qparams import choose_numbers
-from qfx.recurrent import check
+from qfx.recurrent import Packed, check, in_packed_order
+from qfx.recurrent_steps import reversed_rows
 from qfx.runtime.operations import define
 
 _linear = torch.ops.onednn.qlinear_pointwise.default
@@ -53,17 +57,65 @@ def _layer(
     codes: Codes,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer on codes (length, batch, features) with their scale and zero point."""
-    gates = _project(x, parts)
+    hidden, last = _steps(kind, _project(x, parts), parts, hx, codes)
+    if len(parts) == 1:
+        return hidden.squeeze(1), last
+    return torch.cat([hidden[:, 0], hidden[:, 1].flip(0)], -1), last
+
+
+def _steps(
+    kind: str, gates: Tensor, parts: Sequence[Sequence[Tensor]], hx: State | None, codes: Codes
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All hidden states (length, directions, batch, hidden), and the final states."""
     cell = CELLS[kind](gates, hx, _new_bias(parts))
     add = _adder(gates, parts)
     for t in range(gates.shape[0]):
         if cell.h is not None and cell.h.numel():
             add(t, *_measured(cell.h, codes))
         cell.step(t)
-    y = cell.hidden
-    if len(parts) == 1:
-        return y.squeeze(1), cell.last()
-    return torch.cat([y[:, 0], y[:, 1].flip(0)], -1), cell.last()
+    return cell.hidden, cell.last()
+
+
+def _packed_layer(
+    kind: str,
+    x: tuple[Tensor, float, int],
+    parts: Sequence[Sequence[Tensor]],
+    hx: State | None,
+    codes: Codes,
+    sizes: Sequence[int],
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As :func:`_layer`, on the rows (N, features) of packed sequences, ``sizes`` of each step.
+
+    Steps with as many rows as each other are those of a layer on a smaller batch.
+    """
+    backwards = reversed_rows(sizes, x[0].device)
+    rows, scale, zero_point = x
+    projected = [
+        _linear(
+            rows[backwards] if way else rows,
+            *(scale, zero_point, part[0], part[1], part[6], part[2], *_FLOAT, *_PLAIN),
+        )
+        for way, part in enumerate(parts)
+    ]
+    made, state, last, first = [], hx, None, 0
+    for size, steps in itertools.groupby(sizes):
+        count = len(list(steps))
+        taken = slice(first, first + count * size)
+        gates = torch.stack([y[taken].unflatten(0, (count, size)) for y in projected], 1)
+        hidden, state = _steps(kind, gates, parts, state and _first(state, size), codes)
+        made.append(hidden.transpose(0, 1).flatten(1, 2))
+        last = tuple(each.clone() for each in state) if last is None else last
+        for whole, part in zip(last, state, strict=True):
+            whole[:, :size] = part
+        first = taken.stop
+    assert last is not None
+    y = torch.cat(made, 1)
+    return torch.cat([y[0], *(each[backwards] for each in y[1:])], -1), last
+
+
+def _first(state: State, size: int) -> State:
+    """The states of the sequences that go on."""
+    return [each[:, :size].contiguous() for each in state]
 
 
 Adder: TypeAlias = "Callable[[int, Tensor, float, int], None]"
@@ -145,8 +197,9 @@ def _run(
     low: int,
     high: int,
     symmetric: bool,
+    sizes: Sequence[int] | None = None,
 ) -> tuple[Tensor, ...]:
-    """All layers on codes (length, batch, features).
+    """All layers on codes (length, batch, features), or on the rows of packed sequences.
 
     Args:
         x: uint8.
@@ -159,20 +212,23 @@ def _run(
         low: smallest code of what is measured.
         high: largest code.
         symmetric: whether the zero point is the middle code.
+        sizes: how many rows each step of packed sequences has.
 
     Returns:
         The sequence (length, batch, directions * hidden), and the final states.
     """
     codes = low, high, symmetric
-    rows = len(parts) // PARTS, x.shape[1], parts[3].shape[0]  # packed weights are (in, out)
-    check(x.shape[0], hx, rows)  # a kernel would read and write beyond them
+    length, batch = x.shape[:2] if sizes is None else (len(sizes), sizes[0])
+    rows = len(parts) // PARTS, batch, parts[3].shape[0]  # packed weights are (in, out)
+    check(length, hx, rows)  # a kernel would read and write beyond them
+    layer = _layer if sizes is None else partial(_packed_layer, sizes=sizes)
     each = [parts[i : i + PARTS] for i in range(0, len(parts), PARTS)]
     ways = len(each) // num_layers
     y, last = x, []
     for first in range(0, len(each), ways):
         own = slice(first, first + ways)
         source = quantize_dynamic(y, *codes) if first else (x, scale, zero_point)
-        y, final = _layer(kind, source, each[own], [s[own] for s in hx] or None, codes)
+        y, final = layer(kind, source, each[own], [s[own] for s in hx] or None, codes)
         last.append(final)
     return (y, *(torch.cat(states) for states in zip(*last, strict=True)))
 
@@ -213,11 +269,12 @@ def sequence(
     zero_point: Any,
     parts: Sequence[Tensor],
     hx: Any,
+    packed: Packed | None,
     kind: str,
     num_layers: int,
     batch_first: bool,
     *codes: Any,
-) -> tuple[Tensor, Any]:
+) -> tuple[Tensor | PackedSequence, Any]:
     """``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` on codes, compiled or not, with or without a batch.
 
     Args:
@@ -226,6 +283,7 @@ def sequence(
         zero_point: of ``x``.
         parts: as :func:`_run`.
         hx: initial states as the module takes them, or None.
+        packed: how ``x`` is packed; see :mod:`qfx.recurrent`.
         kind: as :func:`_run`.
         num_layers: number of layers.
         batch_first: as in the module.
@@ -234,6 +292,8 @@ def sequence(
     Returns:
         What the module returns.
     """
+    if packed is not None:
+        return _on_packed(x, scale, zero_point, parts, _states(hx), packed, kind, num_layers, codes)
     run, states, batched = _runner(), _states(hx), x.dim() == 3
     if not batched:
         x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
@@ -244,6 +304,26 @@ def sequence(
         y, last = y.squeeze(1), [s.squeeze(1) for s in last]
     elif batch_first:
         y = y.transpose(0, 1)
+    return y, tuple(last) if kind == "lstm" else last[0]
+
+
+def _on_packed(
+    x: Tensor,
+    scale: Any,
+    zero_point: Any,
+    parts: Sequence[Tensor],
+    hx: list[Tensor],
+    packed: Packed,
+    kind: str,
+    num_layers: int,
+    codes: tuple[Any, ...],
+) -> tuple[PackedSequence, Any]:
+    def run(states: State) -> tuple[Tensor, ...]:
+        low, high, symmetric = codes
+        head = x.contiguous(), scale, zero_point, parts, states, kind, num_layers
+        return _run(*head, low, high, symmetric, packed[0].tolist())
+
+    y, *last = in_packed_order(run, tuple(hx), packed, len(parts) // PARTS, parts[3].shape[0])
     return y, tuple(last) if kind == "lstm" else last[0]
 
 

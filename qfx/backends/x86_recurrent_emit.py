@@ -45,11 +45,12 @@ def layer(op: vocab.OpDef) -> Emit:
         kind = _KINDS.get(op) or str(site.arguments["nonlinearity"])
         parts = tuple(_parts(em, site, kind))
         measured: Any = site.arguments["measured"]
-        head = codes, x.scale, x.zero_point, parts, site.arguments["hx"], kind
+        head = codes, x.scale, x.zero_point, parts, site.arguments["hx"]
         if op in vocab.CELLS:
-            return _call(em, site, recurrent.cell, *head, *measured[1:])
-        layout = site.arguments["num_layers"], site.arguments["batch_first"]
-        return _call(em, site, recurrent.sequence, *head, *layout, *measured[1:])
+            return _call(em, site, recurrent.cell, *head, kind, *measured[1:])
+        layout = kind, site.arguments["num_layers"], site.arguments["batch_first"]
+        packed = site.arguments["packed"]
+        return _call(em, site, recurrent.sequence, *head, packed, *layout, *measured[1:])
 
     return emit
 
@@ -111,6 +112,11 @@ def _is_joint(site: Site) -> bool:
         return False
     info = meta.tensor_info(input_of(site)[0])
     assert info is not None
+    packed: Any = site.arguments["packed"]
+    if packed is not None:
+        steps = meta.tensor_info(packed[0])
+        assert steps is not None
+        return info.shape[0] <= JOINT_BATCH * steps.numel  # on average
     batch = info.shape[0 if site.arguments["batch_first"] else 1]
     return len(info.shape) == 2 or batch <= JOINT_BATCH
 

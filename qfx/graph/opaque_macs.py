@@ -25,7 +25,8 @@ from qfx.graph.inference import Inference, Unknown
 from qfx.vocab import OpDef
 
 _KNOWN = ("aten", "prim", "prims", "prim_ops")
-_IDLE = (getattr, operator.getitem)
+_IDLE = (getattr, operator.getitem, torch._pack_padded_sequence, torch._pad_packed_sequence)
+"""What multiplies nothing; the last two can't be run without values."""
 
 
 def opaque_macs(graph_module: fx.GraphModule) -> dict[fx.Node, int | None]:
@@ -47,13 +48,22 @@ def _is_opaque(node: fx.Node) -> bool:
 
 def _recurrent(node: fx.Node, graph_module: fx.GraphModule) -> int | None:
     """Of a recurrent layer: each step multiplies by every weight once. Steps are slow to run."""
-    if node.op != "call_module" or not node.args or not isinstance(node.args[0], fx.Node):
+    if node.op != "call_module":
         return None
-    module, read = graph_module.get_submodule(str(node.target)), meta.tensor_info(node.args[0])
+    module = graph_module.get_submodule(str(node.target))
+    read = _data(node.args[0] if node.args else node.kwargs.get("input"))
     if not isinstance(module, nn.RNNBase) or read is None:
         return None
     weights = (p for p in module.parameters() if p.dim() == 2)
     return read.numel // module.input_size * sum(p.numel() for p in weights)
+
+
+def _data(operand: object) -> meta.TensorInfo | None:
+    """The tensor that an operand is, or that it holds first: the data of a PackedSequence."""
+    value = meta.value_of(operand) if isinstance(operand, fx.Node) else operand
+    if isinstance(value, tuple) and value:
+        return _data(value[0])
+    return value if isinstance(value, meta.TensorInfo) else None
 
 
 def _work(node: fx.Node, inference: Inference) -> int | None:

@@ -104,6 +104,8 @@ class ValueProxy(_Classed, fx.Proxy):
         if name in _FIXED or isinstance(self.example, torch.device):
             asked = name in _OF_GRADIENTS
             return self.tracer.state(value, sys._getframe(1), f".{name}") if asked else value
+        if value is None and isinstance(self.example, tuple):
+            return None  # a field that is left out, which Python may ask about
         if callable(value) and not isinstance(value, torch.Tensor):
             return _recorder(self, name)
         return self.tracer.call(getattr, self, name)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
 from qfx.errors import CalibrationError, ConfigError, QfxError, warn
@@ -63,7 +64,7 @@ def batches(data: object, positional: int, *, name: str = "calibration_data") ->
 
 
 def _batch(item: object, which: str) -> Batch:
-    if isinstance(item, Tensor):
+    if isinstance(item, (Tensor, PackedSequence)):
         return (item,), {}
     if isinstance(item, Mapping):
         return (), {str(k): v for k, v in item.items()}
