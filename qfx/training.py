@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from qfx.errors import ConfigError
+from qfx.errors import ConfigError, warn
+from qfx.graph.meta import where
 from qfx.runtime.quantized import PreparedModel
 from qfx.runtime.trainable import TrainableModel
 
@@ -24,8 +25,16 @@ def freeze_observers(prepared: nn.Module) -> None:
         ConfigError: it is no such model.
     """
     for model in _prepared(prepared, "freeze_observers"):
-        for fake_quant in model.fake_quants.values():
+        fake_quants = model.fake_quants
+        for fake_quant in fake_quants.values():
             fake_quant.observer_enabled = False
+        lacking = {name for name, each in fake_quants.items() if each.lacks_range}
+        places = [where(node) for node in model.graph.nodes if node.target in lacking]
+        if places:
+            warn(
+                f"there is no range to freeze at {', '.join(dict.fromkeys(places))}: nothing but "
+                "zeros was seen there. The first values that are not zero will give one"
+            )
 
 
 def freeze_batchnorm(prepared: nn.Module) -> None:

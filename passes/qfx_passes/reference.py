@@ -24,6 +24,7 @@ from qfx.graph import meta
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Edge, annotation
+from qfx.quant.configuration import Configuration
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.observers import Observer
 from qfx.quant.qparams import QParams
@@ -61,6 +62,8 @@ class Reference(Pass):
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         _check_calibrated(graph)
+        if ctx.has(Configuration):
+            _warn_of_zeros(graph, ctx.get(Configuration))
         weights = _Weights(ctx.rewriter, quantized_weights(ctx))
         measured = _Measured(ctx.rewriter)
         for node in list(graph.nodes):
@@ -100,10 +103,28 @@ def _check_calibrated(graph: fx.Graph) -> None:
         )
 
 
+def _warn_of_zeros(graph: fx.Graph, configuration: Configuration) -> None:
+    """Say where a range is empty: there is a scale, but it fits nothing that may come later."""
+    places = [
+        meta.where(node)
+        for node in graph.nodes
+        if (observer := observer_of(node)) is not None and observer.lacks_range
+    ]
+    if places:
+        configuration.warn(
+            f"nothing but zeros was seen at {', '.join(places)}: zeros stay zeros there, and what "
+            "else comes when the model runs is rounded to whole numbers. If something will, give "
+            "data that shows it, or leave what reads it float"
+        )
+
+
 def _replace_observer(node: fx.Node, observer: Observer | FakeQuantize, rw: Rewriter) -> None:
     value = node.args[0]
     assert isinstance(value, fx.Node)
-    qparams = observer.qparams()
+    try:
+        qparams = observer.qparams()
+    except CalibrationError as error:
+        raise CalibrationError(f"{meta.where(node)}: {error}") from error
     with rw.at(node):
         integers = quantize_node(rw, value, qparams)
         rw.replace(node, dequantize_node(rw, integers, qparams, value))
@@ -230,7 +251,7 @@ class _Weights:
         key = (id(tensor), spec)
         if key not in self.done:
             if trained is not None:
-                self.quantized.put(tensor, spec, trained)
+                self.quantized.put(str(weight.target), tensor, spec, trained)
             form = stored_weight(str(weight.target), tensor, spec, self.quantized)
             names = [
                 self.rw.register(f"{weight.target}_{part}", kept)

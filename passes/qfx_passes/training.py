@@ -25,6 +25,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from qfx import vocab
+from qfx.errors import CalibrationError
 from qfx.graph import meta
 from qfx.graph.clone import copy_graph, copy_nodes
 from qfx.graph.modes import ModeFlag
@@ -260,7 +261,7 @@ class _Form:
         key = (_expression(meaning), spec)
         if key in self.fake_quants:
             return self._call_module(self.fake_quants[key], weight, weight)
-        fake_quant = make_weight_fake_quant(spec, value_of(meaning, self.rw))
+        fake_quant = self._made(spec, meaning)
         if isinstance(fake_quant, LearnedFakeQuantize) and layer.name in self.start:
             fake_quant.start_from(self.start[layer.name])
         hint = f"{_parameter_of(meaning).target}_fake_quant"
@@ -268,6 +269,12 @@ class _Form:
         made = self.rw.call_module(hint, fake_quant, weight, origins=(weight,), value=value)
         self.fake_quants[key] = str(made.target)
         return made
+
+    def _made(self, spec: QuantSpec, meaning: fx.Node) -> FakeQuantize:
+        try:
+            return make_weight_fake_quant(spec, value_of(meaning, self.rw))
+        except CalibrationError as error:
+            raise CalibrationError(f"{_parameter_of(meaning).target}: {error}") from error
 
     def _after(self, value: fx.Node, post: tuple[PostOp, ...], like: fx.Node) -> fx.Node:
         """``value`` through the operations that were fused into ``like``."""
@@ -335,11 +342,16 @@ def _settle_weights(node: fx.Node, names: tuple[tuple[str, str], ...], rw: Rewri
     """Note the qparams that training used, where they don't follow from the weight."""
     note = annotation(node)
     assert note is not None
-    found = []
-    for _, name in names:
+    found: list[QParams | None] = []
+    weights = {operand.name: operand for operand in node.all_input_nodes}
+    for weight, name in names:
         module = rw.graph_module.get_submodule(name)
         assert isinstance(module, FakeQuantize)
-        found.append(None if module.follows_weight else module.qparams())
+        try:
+            found.append(None if module.follows_weight else module.qparams())
+        except CalibrationError as error:
+            parameter = _parameter_of(weights[weight]).target
+            raise CalibrationError(f"{parameter}: {error}") from error
     if any(qparams is not None for qparams in found):
         annotate(node, replace(note, weight_qparams=tuple(found)))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from qfx.errors import CalibrationError
 from qfx.pass_base import PassContext
 from qfx.quant import packing
+from qfx.quant.observers.base import require_finite
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.quant.spec import QuantSpec
 
@@ -38,8 +39,12 @@ class QuantizedWeights:
         self._done[key] = weight, weight._version, integers, qparams
         return integers, qparams
 
-    def put(self, weight: Tensor, spec: QuantSpec, qparams: QParams) -> None:
-        """Quantize ``weight`` with qparams that were found elsewhere."""
+    def put(self, name: str, weight: Tensor, spec: QuantSpec, qparams: QParams) -> None:
+        """Quantize ``weight`` with qparams that were found elsewhere; its errors name it."""
+        try:
+            require_finite(weight, (weight,))
+        except CalibrationError as error:
+            raise CalibrationError(f"{name}: {error}") from error
         integers = qparams.quantize(weight.detach())
         self._done[id(weight), spec] = weight, weight._version, integers, qparams
 

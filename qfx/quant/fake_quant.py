@@ -10,6 +10,11 @@ come from is what tells them apart:
 * :class:`LearnedFakeQuantize` learns the scale by gradient descent (Esser et al. 2020,
   arXiv:1902.08153).
 
+Where nothing but zeros was seen, as behind a scale that is initialized to zero, every scale is
+right, and none is when other values come: it would round them to zero, or clip them, and with that
+their gradients. So a range of zeros is none to keep: it is looked for until there is one, also
+where it is frozen, and a learned scale starts no earlier.
+
 Scale and zero point are buffers (or parameters), so ``state_dict``, copies and devices keep them;
 the two switches are part of ``state_dict``, too. Nothing here waits for the device.
 """
@@ -24,12 +29,8 @@ from torch import Tensor, nn
 
 from qfx.errors import CalibrationError
 from qfx.quant import ops
-from qfx.quant.observers.minmax import MinMaxObserver, MovingAverageMinMaxObserver
-from qfx.quant.observers.per_channel import (
-    MovingAveragePerChannelMinMaxObserver,
-    PerChannelMinMaxObserver,
-)
-from qfx.quant.qparams import QParams, scale_and_zero_point
+from qfx.quant.observers.base import is_empty, require_finite
+from qfx.quant.qparams import QParams
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
@@ -58,6 +59,8 @@ class FakeQuantize(nn.Module):
         self.spec = spec
         self.observer = spec.make_observer()
         self._initialized = False
+        self._found = False  # whether the range is known to hold more than zeros
+        self.moved = False  # whether the range moved since ranks last agreed
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
         self.observer_enabled = True
@@ -93,6 +96,7 @@ class FakeQuantize(nn.Module):
         else:
             self.observer.track(x)
         self.choose()
+        self.moved = True
         self._initialized = torch.compiler.is_compiling() or self.observer.seen
 
     @torch.no_grad()
@@ -103,7 +107,15 @@ class FakeQuantize(nn.Module):
     @property
     def observes_data(self) -> bool:
         """Whether the range moves with the data that passes by."""
-        return self.training and self.observer_enabled
+        return self.training and (self.observer_enabled or self.lacks_range)
+
+    @property
+    def lacks_range(self) -> bool:
+        """Whether nothing but zeros was seen; once there is a range, the device is not asked."""
+        if self._found or torch.compiler.is_compiling() or not self.observer.seen:
+            return False
+        self._found = not self.observer.lacks_range
+        return not self._found
 
     def rounded(self, x: Tensor) -> Tensor:
         """``x`` as its integers stand for it."""
@@ -135,8 +147,8 @@ class FakeQuantize(nn.Module):
     def _qparams(self, scale: Tensor) -> QParams:
         if not bool(scale.isfinite().all() and (scale > 0).all()):
             raise CalibrationError(
-                f"the scale is {scale.flatten()[:4].tolist()}: training diverged, or only batches "
-                "with NaN or infinite values were seen"
+                f"the scale is {scale.flatten()[:4].tolist()}: training diverged, or only NaN and "
+                "infinite values were seen"
             )
         numbers: tuple[Any, Any] = scale, self.zero_point
         if not self.spec.per_channel:
@@ -165,7 +177,7 @@ class FakeQuantize(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Set the switches; what there is to know besides, buffers hold."""
         self.observer_enabled, self.fake_quant_enabled = map(bool, state.tolist())
-        self._initialized = False
+        self._initialized = self._found = False
 
     def extra_repr(self) -> str:
         off = [n for n in ("observer", "fake_quant") if not getattr(self, f"{n}_enabled")]
@@ -180,9 +192,10 @@ class LearnedFakeQuantize(FakeQuantize):
         dy/dscale = q - v   inside the bounds, else q - zero_point
 
     times 1 / sqrt(N * quant_max) for N values a scale, so that a scale moves as fast as a weight.
-    The scale starts from the first tensor (a weight: from its values now): at
+    The scale starts from the first tensor (a weight: from its values now) that is not all zeros: at
     2 E|x| / sqrt(quant_max) where codes are symmetric, else at the range. The zero point stays
-    where it starts.
+    where it starts. Where the mean of |x| is beyond the largest code, gradients pass nearly nowhere
+    and the scale is lost: it starts again.
 
     Args:
         spec: how the tensor will be quantized.
@@ -216,20 +229,25 @@ class LearnedFakeQuantize(FakeQuantize):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Choose where the scale starts, once."""
-        if self.initialized or x.numel() == 0:
+        """Choose where the scale starts, once, and again where it is lost."""
+        if x.numel() == 0:
             return
+        unknown = is_empty(*self.observer.range()).all()
         self.observer.track(x)
         self._initialized = torch.compiler.is_compiling() or self.observer.seen
         if not self._initialized:
             return
         scale, zero_point = self.observer.scale_and_zero_point()
+        axis, (low, high) = self.spec.channel_axis, self.spec.bounds
+        rows = x.reshape(1, -1) if axis is None else x.movedim(axis, 0).flatten(1)
+        mean = rows.abs().float().mean(1).reshape(scale.shape)
         if self.spec.symmetric:
-            axis = self.spec.channel_axis
-            rows = x.reshape(1, -1) if axis is None else x.movedim(axis, 0).flatten(1)
-            mean = 2 * rows.abs().float().mean(1) / math.sqrt(self.spec.bounds[1])
-            scale = torch.where(mean > 0, mean, scale.reshape(-1)).reshape(scale.shape)
-        self._set(scale, zero_point)
+            scale = torch.where(mean > 0, 2 * mean / math.sqrt(high), scale)
+        codes = torch.maximum(high - self.zero_point, self.zero_point - low)
+        starts = (unknown | (mean > codes * self.positive_scale())) & scale.isfinite()
+        # Through ``data``: where the module is called again, backward reads what is written here.
+        self.scale.data.copy_(torch.where(starts, scale, self.scale))
+        self.zero_point.data.copy_(torch.where(starts, zero_point, self.zero_point))
 
     def rounded(self, x: Tensor) -> Tensor:
         """``x`` as its integers stand for it, with a gradient for the scale."""
@@ -250,8 +268,9 @@ class LearnedFakeQuantize(FakeQuantize):
 class WeightFakeQuantize(FakeQuantize):
     """Rounds a weight with qparams that follow it, in training and inference alike.
 
-    The range of a weight is no statistic of data: it is that of the weight as it is. With the
-    observer off, qparams stay as they are.
+    The range of a weight is no statistic of data: it is what its observer says of the weight as it
+    is, and of nothing before. A weight that is not finite has no range; it rounds to NaN, as it
+    does in float. With the observer off, qparams stay as they are.
 
     Args:
         spec: how the weight will be quantized.
@@ -260,6 +279,7 @@ class WeightFakeQuantize(FakeQuantize):
 
     def __init__(self, spec: QuantSpec, like: Tensor) -> None:
         super().__init__(spec)
+        self.observer.to(like.device)
         qparams = self.chosen(like)
         self.scale = torch.as_tensor(qparams.scale, device=like.device)
         kind = torch.float32 if spec.offset else torch.int32
@@ -268,7 +288,7 @@ class WeightFakeQuantize(FakeQuantize):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` rounded."""
-        if self.observer_enabled and not recomputes():
+        if (self.observer_enabled or self.lacks_range) and not recomputes():
             self.update(x)
         return self.rounded(x) if self.fake_quant_enabled else x
 
@@ -283,16 +303,11 @@ class WeightFakeQuantize(FakeQuantize):
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Let the range be that of ``x``."""
-        x = x.detach().float()
-        kind = type(self.observer)
-        if kind in (MinMaxObserver, MovingAverageMinMaxObserver):
-            self._set(*scale_and_zero_point(*torch.aminmax(x), self.spec))
-        elif isinstance(self.observer, PerChannelMinMaxObserver) and kind in _FOLLOWING:
-            values = self.observer.values(x)
-            ends = values.amin(-1), values.amax(-1)
-            self._set(*scale_and_zero_point(*ends, self.spec))
+        self.observer.clear()
+        if self.observer.track(x):
+            self.choose()
         else:
-            self._set(*_numbers(self.chosen(x)))
+            self.scale.fill_(torch.nan)
 
     def chosen(self, weight: Tensor) -> QParams:
         """The qparams that ``weight`` will be converted with, unless the observer is off."""
@@ -301,23 +316,16 @@ class WeightFakeQuantize(FakeQuantize):
         return self.observer.qparams()
 
 
-_FOLLOWING = (PerChannelMinMaxObserver, MovingAveragePerChannelMinMaxObserver)
-"""Observers of which a weight seen alone gives its range."""
-
-
 def make_fake_quant(spec: QuantSpec) -> FakeQuantize:
     """The fake-quant of activations under ``spec``."""
     return LearnedFakeQuantize(spec) if spec.observer_class.learns else FakeQuantize(spec)
 
 
 def make_weight_fake_quant(spec: QuantSpec, like: Tensor) -> FakeQuantize:
-    """The fake-quant of a weight such as ``like``."""
+    """The fake-quant of a weight such as ``like``; CalibrationError if that is not all finite."""
+    require_finite(like, (like,))
     kind = LearnedFakeQuantize if spec.observer_class.learns else WeightFakeQuantize
     return kind(spec, like.detach())
-
-
-def _numbers(qparams: QParams) -> tuple[Tensor, Tensor]:
-    return torch.as_tensor(qparams.scale), torch.as_tensor(qparams.zero_point)
 
 
 def recomputes() -> bool:

@@ -5,9 +5,11 @@ what the others observed is lost, and after the last step every rank holds buffe
 after a forward in training the ranks put together what they saw, in a collective call for each of
 these, however many sites there are:
 
-* averages (moving ranges, statistics of batch-norm): the average over the ranks;
+* averages (moving ranges, statistics of batch-norm): the average over the ranks that have one;
 * extremes: the smallest and the largest;
-* any other observer, and where learned scales start: what rank 0 has.
+* any other observer, and learned scales: what the first rank has that has any.
+
+A range of nothing but zeros is none, if another rank has one.
 
 Scales follow. So all ranks convert to the same model, whichever of them does. Not so inside
 ``ddp.join()``, where ranks stop at different times, nor where the whole forward is compiled.
@@ -16,15 +18,19 @@ Scales follow. So all ranks convert to the same model, whichever of them does. N
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize
+from qfx.quant.observers.base import Observer, is_empty
 from qfx.quant.observers.minmax import MinMaxObserver, MovingAverageMinMaxObserver
 
 _NORMS = nn.modules.batchnorm._BatchNorm
+_Known: TypeAlias = "tuple[Tensor, Tensor]"
+"""A tensor, and whether what this rank has of it counts."""
 
 
 def is_distributed() -> bool:
@@ -39,41 +45,54 @@ def is_distributed() -> bool:
 @torch.no_grad()
 def agree(model: nn.Module) -> None:
     """Let all ranks hold the same statistics; all of them must call it."""
-    averaged: list[Tensor] = []
+    averaged: list[_Known] = []
     least: list[tuple[Tensor, int]] = []  # tensors, and the sign under which the smallest counts
-    of_rank_0: list[Tensor] = []
-    observing: list[FakeQuantize] = []
+    first: list[_Known] = []
+    moved: list[FakeQuantize] = []
     for module in model.modules():
         if isinstance(module, _NORMS) and module.training and module.running_mean is not None:
             assert module.running_var is not None
-            averaged += [module.running_mean, module.running_var]
+            averaged += [(t, t.isfinite()) for t in (module.running_mean, module.running_var)]
         elif isinstance(module, LearnedFakeQuantize):
-            of_rank_0 += [module.scale, module.zero_point]
-        elif isinstance(module, FakeQuantize) and module.observes_data:
-            observing.append(module)
+            started = ~is_empty(*module.observer.range()).all()
+            first += [(module.scale, started), (module.zero_point, started)]
+            least += _extremes(module.observer)
+        elif isinstance(module, FakeQuantize) and module.moved:
+            moved.append(module)
             observer = module.observer
             least.append((observer.batches, -1))  # the most that any has seen
             if isinstance(observer, MovingAverageMinMaxObserver):
-                averaged += [observer.min_val, observer.max_val]
+                ends = observer.min_val, observer.max_val
+                averaged += [(end, ~is_empty(*ends)) for end in ends]
+                least.append((observer.beyond, -1))
             elif isinstance(observer, MinMaxObserver):
-                least += [(observer.min_val, 1), (observer.max_val, -1)]
+                least += _extremes(observer)
             else:
-                of_rank_0 += observer.buffers()
+                first += [(b, torch.ones_like(observer.recording)) for b in observer.buffers()]
     _average(averaged)
     _smallest(least)
-    _take_over(of_rank_0)
-    for fake_quant in observing:
+    _take_over(first)
+    for fake_quant in moved:
         fake_quant.choose()
+        fake_quant.moved = False
 
 
-def _average(tensors: Sequence[Tensor]) -> None:
-    """Averages over the ranks that have seen something: what a range is before that is infinite."""
+def _extremes(observer: Observer) -> list[tuple[Tensor, int]]:
+    """The ends of what was seen; none per channel, as of weights, which all ranks share."""
+    if not isinstance(observer, MinMaxObserver):
+        return []
+    return [(observer.min_val, 1), (observer.max_val, -1)]
+
+
+def _average(tensors: Sequence[_Known]) -> None:
+    """Averages over the ranks that know; zero if none does, but some saw zeros."""
     if tensors:
-        flat = _flat(tensors)
-        known = flat.isfinite()
-        sums = torch.stack([torch.where(known, flat, 0.0), known.to(flat.dtype)])
-        dist.all_reduce(sums)
-        _write(torch.where(sums[1] > 0, sums[0] / sums[1], flat), tensors)
+        flat, known = _flat(tensor for tensor, _ in tensors), _masks(tensors)
+        finite = flat.isfinite()
+        counted = torch.where(known, flat, 0.0), known.to(flat.dtype), finite.to(flat.dtype)
+        total, knowing, seen = _summed(torch.stack(counted))
+        flat = torch.where(knowing > 0, total / knowing, torch.where(seen > 0, 0.0, flat))
+        _write(flat, [tensor for tensor, _ in tensors])
 
 
 def _smallest(signed: Sequence[tuple[Tensor, int]]) -> None:
@@ -84,11 +103,25 @@ def _smallest(signed: Sequence[tuple[Tensor, int]]) -> None:
         _write(flat * signs, [tensor for tensor, _ in signed])
 
 
-def _take_over(tensors: Sequence[Tensor]) -> None:
+def _take_over(tensors: Sequence[_Known]) -> None:
+    """What the first rank has that knows."""
     if tensors:
-        flat = _flat(tensor.double() for tensor in tensors)
-        dist.broadcast(flat, 0)
-        _write(flat, tensors)
+        flat, rank = _flat(tensor.double() for tensor, _ in tensors), dist.get_rank()
+        owner = torch.where(_masks(tensors), rank, dist.get_world_size())
+        dist.all_reduce(owner, dist.ReduceOp.MIN)
+        total = _summed(torch.where(owner == rank, flat, 0.0))
+        flat = torch.where(owner < dist.get_world_size(), total, flat)
+        _write(flat, [tensor for tensor, _ in tensors])
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def _masks(tensors: Sequence[_Known]) -> Tensor:
+    """For each value, whether this rank knows it."""
+    return torch.cat([known.expand(tensor.shape).reshape(-1) for tensor, known in tensors])
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:

@@ -9,6 +9,12 @@ import torch
 
 from qfx.quant import ops
 from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize, WeightFakeQuantize
+from qfx.quant.observers import (
+    MovingAveragePerChannelMinMaxObserver,
+    Observer,
+    PerChannelMinMaxObserver,
+)
+from qfx.quant.qparams import quantize_weight
 from qfx.quant.spec import QuantSpec
 from tests.cases.flow import randn
 
@@ -111,3 +117,94 @@ def test_state_holds_switches_and_ranges() -> None:
     second.load_state_dict(first.state_dict())
     assert (second.observer_enabled, second.fake_quant_enabled, second.seen) == (False, True, True)
     assert torch.equal(first(randn(8, seed=1)), second(randn(8, seed=1)))
+
+
+def test_zeros_are_no_range() -> None:
+    """They neither start an average nor pull it in."""
+    fake_quant = FakeQuantize(ACTIVATION)
+    zeros, x = torch.zeros(8), torch.tensor([-1.0, 3.0])
+    for value in (zeros, zeros, x, zeros):
+        fake_quant(value)
+    assert fake_quant.observer.range() == (torch.tensor(-1.0), torch.tensor(3.0))
+    assert fake_quant.scale.item() == pytest.approx(4 / 255)
+
+
+def test_a_range_follows_values_that_keep_growing() -> None:
+    fake_quant = FakeQuantize(ACTIVATION)
+    for step in range(5):
+        fake_quant(torch.tensor([-0.5, 1.0 + 0.1 * step]))
+    assert fake_quant.observer.max_val.item() == pytest.approx(1.4)
+    assert fake_quant.observer.min_val.item() == -0.5
+    for size in (2.0, 20.0, 200.0):
+        fake_quant(torch.tensor([-0.5, size]))
+    assert fake_quant.observer.max_val.item() == 200.0
+
+
+def test_an_outlier_moves_an_average_by_its_share_only() -> None:
+    fake_quant = FakeQuantize(ACTIVATION)
+    for size in (1.0, 100.0, 1.0):
+        fake_quant(torch.tensor([0.0, size]))
+    assert fake_quant.observer.max_val.item() == pytest.approx(1.99 - 0.0099)
+
+
+def test_state_of_an_earlier_version_loads() -> None:
+    first, second = FakeQuantize(ACTIVATION), FakeQuantize(ACTIVATION)
+    first(randn(8))
+    state = first.state_dict()
+    del state["observer.beyond"]
+    second.load_state_dict(state)
+    assert torch.equal(first.eval()(randn(8, seed=1)), second.eval()(randn(8, seed=1)))
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_learned_scales_start_at_what_is_not_zero_and_again_where_they_are_lost(
+    axis: int | None,
+) -> None:
+    name = "lsq" if axis is None else "lsq_per_channel"
+    spec = QuantSpec(
+        torch.int8, symmetric=True, per_channel=axis is not None, quant_min=-127, observer=name
+    )
+    weight = randn(4, 9)
+    fake_quant = LearnedFakeQuantize(spec, torch.zeros(4, 9))
+    assert torch.equal(fake_quant(torch.zeros(4, 9)), torch.zeros(4, 9))
+    for factor, base in ((1e-6, 1e-6), (3e-6, 1e-6), (1.0, 1.0), (2.0, 1.0)):
+        fake_quant(weight * factor)
+        mean = weight.abs().mean() if axis is None else weight.abs().mean(1)
+        torch.testing.assert_close(fake_quant.scale, base * 2 * mean / math.sqrt(127))
+
+
+class Clipped(PerChannelMinMaxObserver):
+    """Records in a way of its own."""
+
+    def record(self, x: torch.Tensor) -> None:
+        super().record(x.clamp(-0.5, 0.5))
+
+
+MOVING = MovingAveragePerChannelMinMaxObserver.with_args(averaging_constant=0.3)
+
+
+@pytest.mark.parametrize("observer", ["per_channel_minmax", "per_channel_mse", MOVING, Clipped])
+def test_any_observer_follows_a_weight(observer: type[Observer] | str) -> None:
+    spec = QuantSpec(
+        torch.int8, symmetric=True, per_channel=True, quant_min=-127, observer=observer
+    )
+    fake_quant = WeightFakeQuantize(spec, randn(4, 9))
+    for seed in (1, 2):
+        weight = randn(4, 9, seed=seed) / seed
+        y = fake_quant(weight)
+        _, qparams = quantize_weight(weight, spec)
+        assert fake_quant.qparams() == qparams
+        assert torch.equal(y, qparams.dequantize(qparams.quantize(weight)))
+    assert fake_quant(weight.where(weight < 0.3, math.nan)).isnan().any()
+    assert fake_quant(weight).isfinite().all()  # nothing is left of it
+    if observer is Clipped:
+        assert fake_quant.scale.max() <= 0.5 / 127
+
+
+def test_a_frozen_weight_of_zeros_is_followed_until_it_moves() -> None:
+    fake_quant = WeightFakeQuantize(WEIGHT, torch.zeros(4, 9))
+    fake_quant.observer_enabled = False
+    weight = randn(4, 9)
+    for factor in (0.0, 1e-3, 1.0):
+        fake_quant(weight * factor)
+    assert fake_quant.qparams() == fake_quant.chosen(weight * 1e-3)

@@ -49,6 +49,12 @@ class Observer(nn.Module):
     recording: Tensor
     batches: Tensor
 
+    def __init_subclass__(cls) -> None:
+        """A class that records in a way of its own is tracked by what it records."""
+        super().__init_subclass__()
+        if "record" in cls.__dict__ and "track" not in cls.__dict__:
+            cls.track = Observer.track  # type: ignore[method-assign]
+
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__()
         self.spec = spec
@@ -70,6 +76,11 @@ class Observer(nn.Module):
     def seen(self) -> bool:
         """Whether there is anything to choose qparams from."""
         return bool(self.batches > 0)
+
+    @property
+    def lacks_range(self) -> bool:
+        """Whether nothing but zeros was seen: every scale is right for these, and none is known."""
+        return self.seen and bool(is_empty(*self.extent()).all())
 
     def forward(self, x: Tensor) -> Tensor:
         """Record ``x`` if enabled and in training mode, and return it."""
@@ -96,16 +107,21 @@ class Observer(nn.Module):
         self.failed = False
 
     @torch.no_grad()
-    def track(self, x: Tensor) -> None:
+    def track(self, x: Tensor) -> bool:
         """:meth:`observe` in training, which goes on where calibration stops.
 
         A batch with NaN or infinite values, as a gradient scaler provokes, is passed over.
         Observers of training don't wait for the device to say what a tensor holds.
+
+        Returns:
+            False where nothing was recorded; True also where the device alone knows.
         """
         try:
             self.observe(x)
         except CalibrationError:
             self.failed = False
+            return False
+        return True
 
     def scale_and_zero_point(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point for what was seen, as tensors: 0-dim, (C,) or (C, G)."""
@@ -142,10 +158,24 @@ class Observer(nn.Module):
 
     def reset(self) -> None:
         """Forget everything seen."""
-        fresh = type(self)(self.spec)
-        for name, buffer in fresh.named_buffers():
-            if name != "recording":
-                setattr(self, name, buffer.to(self.recording.device))
+        for name, blank in self._fresh().items():
+            setattr(self, name, blank.clone())
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Forget everything seen, in place: the next tensor is as large as the last."""
+        for name, blank in self.blanks().items():
+            self.get_buffer(name).copy_(blank)
+
+    def _fresh(self) -> dict[str, Tensor]:
+        """The buffers of a new observer, without the switch; made once."""
+        device = self.recording.device
+        kept: dict[str, Tensor] = self.__dict__.get("_kept", {})
+        if not kept or any(blank.device != device for blank in kept.values()):
+            fresh = type(self)(self.spec).to(device)
+            kept = {name: b for name, b in fresh.named_buffers() if name != "recording"}
+            self.__dict__["_kept"] = kept
+        return kept
 
     @classmethod
     def with_args(cls: type[_Self], **options: Any) -> type[_Self]:
@@ -186,9 +216,17 @@ class Observer(nn.Module):
         """Remember a non-empty float32 tensor."""
         raise NotImplementedError
 
+    def blanks(self) -> dict[str, Tensor]:
+        """What buffers hold before data, in the shapes that they have; see :meth:`clear`."""
+        return self._fresh()
+
     def range(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest value to represent."""
         raise NotImplementedError
+
+    def extent(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value seen; no wider than zero where :meth:`range` is not."""
+        return self.range()
 
     def absorb(self: _Self, other: _Self) -> None:
         """Merge the state of ``other``, which has seen data."""
@@ -211,6 +249,11 @@ class Observer(nn.Module):
 def is_number(value: object) -> bool:
     """Whether an option is a number; what a configuration file holds may be anything."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_empty(low: Tensor, high: Tensor) -> Tensor:
+    """Whether nothing but zeros lies in a range, or it is that of no data (infinite)."""
+    return (low >= 0) & (high <= 0)
 
 
 def smallest_and_largest(x: Tensor) -> tuple[Tensor, Tensor]:

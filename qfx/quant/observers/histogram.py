@@ -81,6 +81,9 @@ class HistogramObserver(Observer):
         low, high = self.search(self.seen_values())
         return torch.tensor(low), torch.tensor(high)
 
+    def extent(self) -> tuple[Tensor, Tensor]:
+        return self.min_val, self.max_val
+
     def seen_values(self) -> Histogram:
         """What was seen, on the CPU."""
         width = math.ldexp(1.0, int(self.exponent))

@@ -14,7 +14,7 @@ from torch import Tensor
 from qfx.errors import ConfigError
 from qfx.quant.layout import split_groups
 from qfx.quant.observers.base import Observer, require_finite
-from qfx.quant.observers.minmax import check_averaging_constant
+from qfx.quant.observers.minmax import averaged, check_averaging_constant
 from qfx.quant.observers.registry import register_observer
 
 if TYPE_CHECKING:
@@ -39,22 +39,40 @@ class PerChannelMinMaxObserver(Observer):
         self.register_buffer("max_val", torch.zeros(0))
 
     def record(self, x: Tensor) -> None:
-        low, high = self.extremes(self.values(x))
-        if self.seen:
-            self.require_same(low)
-            low, high = torch.minimum(self.min_val, low), torch.maximum(self.max_val, high)
-        self.min_val, self.max_val = low, high
+        self.take(*self.extremes(self.values(x)))
+
+    @torch.no_grad()
+    def track(self, x: Tensor) -> bool:
+        if x.numel() == 0:
+            return False
+        values = self.values(x.detach())
+        low, high = values.amin(-1).float(), values.amax(-1).float()
+        finite = (high - low).isfinite().all()
+        before = self.ends_before(low)
+        self.take(low, high)
+        for end, old in zip((self.min_val, self.max_val), before, strict=True):
+            end.copy_(torch.where(finite, end, old))
+        self.batches.add_(finite)
+        return True
+
+    def take(self, low: Tensor, high: Tensor) -> None:
+        """Remember the ranges of a batch, without asking the device for a value."""
+        before = self.ends_before(low)
+        self.hold(torch.minimum(before[0], low), torch.maximum(before[1], high))
 
     def range(self) -> tuple[Tensor, Tensor]:
         return self.min_val, self.max_val
 
     def absorb(self, other: PerChannelMinMaxObserver) -> None:
-        low, high = self.ends_of(other)
-        if self.seen:
-            low, high = torch.minimum(self.min_val, low), torch.maximum(self.max_val, high)
-        self.min_val, self.max_val = low, high
+        low, high = other.min_val.to(self.min_val.device), other.max_val.to(self.min_val.device)
+        before = self.ends_before(low)
+        self.hold(torch.minimum(before[0], low), torch.maximum(before[1], high))
 
     # -- for subclasses --------------------------------------------------------------------------
+    def blanks(self) -> dict[str, Tensor]:
+        nothing = torch.full_like(self.min_val, torch.inf)
+        return super().blanks() | {"min_val": nothing, "max_val": -nothing}
+
     def values(self, x: Tensor) -> Tensor:
         """(C, N) values of each channel, or (C, G, N) of each group; ConfigError if ``x`` has none.
 
@@ -73,52 +91,29 @@ class PerChannelMinMaxObserver(Observer):
         require_finite(values, (low, high))
         return low, high
 
-    def require_same(self, ends: Tensor) -> None:
-        """ConfigError unless ``ends`` are of as many channels as were seen before."""
-        if ends.shape != self.min_val.shape:
+    def ends_before(self, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the ends so far, infinite before data; ConfigError unless ``ends`` fit them."""
+        if ends.shape == self.min_val.shape:
+            return self.min_val.clone(), self.max_val.clone()
+        if self.min_val.numel() and self.seen:
             raise ConfigError(
                 f"saw {tuple(self.min_val.shape)} channels before and {tuple(ends.shape)} now:"
                 " per-channel ranges need an axis of fixed size"
             )
+        nothing = torch.full_like(ends, torch.inf)
+        return nothing, -nothing
 
-    def ends_of(self, other: PerChannelMinMaxObserver) -> tuple[Tensor, Tensor]:
-        """The ends of ``other``, on the device of this one."""
-        device = self.min_val.device
-        low, high = other.min_val.to(device), other.max_val.to(device)
-        if self.seen:
-            self.require_same(low)
-        return low, high
-
-
-class AveragedPerChannelObserver(PerChannelMinMaxObserver):
-    """Base of observers that average the ranges of batches; a subclass says how."""
-
-    def record(self, x: Tensor) -> None:
-        low, high = self.batch_range(self.values(x))
-        if self.seen:
-            self.require_same(low)
-        self._move(low, high, self.share())
-
-    def absorb(self, other: PerChannelMinMaxObserver) -> None:
-        mine, theirs = int(self.batches), int(other.batches)
-        self._move(*self.ends_of(other), theirs / (mine + theirs))
-
-    def batch_range(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The range of each row of one batch; see :meth:`values`."""
-        return self.extremes(values)
-
-    def share(self) -> float:
-        """How much of the average a batch is that comes after others."""
-        raise NotImplementedError
-
-    def _move(self, low: Tensor, high: Tensor, share: float) -> None:
-        if self.seen:
-            low, high = self.min_val.lerp(low, share), self.max_val.lerp(high, share)
-        self.min_val, self.max_val = low, high
+    def hold(self, low: Tensor, high: Tensor) -> None:
+        """Remember these ends; in place, where there are as many."""
+        if low.shape == self.min_val.shape:
+            self.min_val.copy_(low)
+            self.max_val.copy_(high)
+        else:
+            self.min_val, self.max_val = low, high
 
 
 @register_observer("moving_average_per_channel_minmax")
-class MovingAveragePerChannelMinMaxObserver(AveragedPerChannelObserver):
+class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver):
     """Exponential averages of the ranges of batches, per channel: for weights in training.
 
     As :class:`~qfx.quant.observers.minmax.MovingAverageMinMaxObserver`, with the same option
@@ -134,5 +129,10 @@ class MovingAveragePerChannelMinMaxObserver(AveragedPerChannelObserver):
         super().check(spec)
         check_averaging_constant(cls.averaging_constant)
 
-    def share(self) -> float:
-        return self.averaging_constant
+    def take(self, low: Tensor, high: Tensor) -> None:
+        self.hold(*averaged(self.ends_before(low), (low, high), self.averaging_constant))
+
+    def absorb(self, other: PerChannelMinMaxObserver) -> None:
+        mine, theirs = int(self.batches), int(other.batches)
+        ends = other.min_val.to(self.min_val.device), other.max_val.to(self.min_val.device)
+        self.hold(*averaged(self.ends_before(ends[0]), ends, theirs / (mine + theirs)))

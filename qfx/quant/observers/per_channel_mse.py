@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from qfx.quant import ops
-from qfx.quant.observers.per_channel import AveragedPerChannelObserver
+from qfx.quant.observers.per_channel import PerChannelMinMaxObserver
 from qfx.quant.observers.registry import register_observer
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _BLOCK = 2**16  # values searched at a time
 
 
 @register_observer("per_channel_mse")
-class PerChannelMSEObserver(AveragedPerChannelObserver):
+class PerChannelMSEObserver(PerChannelMinMaxObserver):
     """The clip range of least squared quantization error, per channel or group.
 
     Made for constant weights, which are seen once: then the range is the best one. Of several
@@ -40,14 +40,25 @@ class PerChannelMSEObserver(AveragedPerChannelObserver):
 
     per_tensor = "mse"
 
-    def batch_range(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def record(self, x: Tensor) -> None:
+        values = self.values(x)
         low, high = self.extremes(values)
         rows = values.reshape(-1, values.shape[-1])
         best = best_ranges(rows, low.flatten(), high.flatten(), self.spec)
-        return best[0].view_as(low), best[1].view_as(high)
+        ends = best[0].view_as(low), best[1].view_as(high)
+        self._average(*ends, 1 / (int(self.batches) + 1))
 
-    def share(self) -> float:
-        return 1 / (int(self.batches) + 1)
+    def absorb(self, other: PerChannelMinMaxObserver) -> None:
+        mine, theirs = int(self.batches), int(other.batches)
+        device = self.min_val.device
+        ends = other.min_val.to(device), other.max_val.to(device)
+        self._average(*ends, theirs / (mine + theirs))
+
+    def _average(self, low: Tensor, high: Tensor, share: float) -> None:
+        before = self.ends_before(low)
+        if share < 1:
+            low, high = before[0].lerp(low, share), before[1].lerp(high, share)
+        self.hold(low, high)
 
 
 def best_ranges(rows: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,11 @@ class PlaceholderObserver(Observer):
         """There is none; see :meth:`qparams`."""
         self.qparams()
 
+    @property
+    def lacks_range(self) -> bool:
+        """Never: none is wanted."""
+        return False
+
     def absorb(self, other: PlaceholderObserver) -> None:
         """Nothing was seen."""
 
