@@ -213,18 +213,19 @@ def place(path: str, location: str) -> str:
     return f"{module} ({location})" if location else module
 
 
-def node_failed(
-    node: fx.Node, error: Exception, *, model_raises: bool
-) -> ConfigError | CaptureError:
-    """The error to raise when an operation raises on what the example inputs give it."""
+def node_failed(node: fx.Node, error: Exception, remedy: str) -> ConfigError | CaptureError:
+    """The error to raise when an operation raises on what the example inputs give it.
+
+    ``remedy`` is for a model that itself raises on them; "" for one that does not.
+    """
     shapes = ", ".join(_shown(n) for n in node.all_input_nodes)
     origin = meta.origins(node)[0]
     where = place(origin.module_path, origin.source)
     what = f"{node.name} = {origin.type_name}({shapes}): {type(error).__name__}: {error}"
-    if model_raises:
+    if remedy:
         return ConfigError(
             f"{where}: the model itself raises on the example inputs, in {what}\n"
-            "What to do: pass example inputs of the shapes and dtypes that the model takes."
+            f"What to do: {remedy}."
         )
     return CaptureError(
         f"{where}: this can't be captured in a graph: {what}\nThe model itself does not raise. "

@@ -36,13 +36,13 @@ class EvaluatingTracer(DecidingTracer):
     """Runs each node as it is recorded, on the values of the example inputs.
 
     Args:
-        model_raises: whether the model itself raises on them.
+        remedy: what to do about a model that itself raises on them; "" if it does not.
         options: of ``fx.Tracer``.
     """
 
-    def __init__(self, *, model_raises: bool, **options: Any) -> None:
+    def __init__(self, *, remedy: str, **options: Any) -> None:
         super().__init__(**options)
-        self._model_raises = model_raises
+        self._remedy = remedy
         self._running = False
         self._thread = threading.get_ident()
         self._witness = Witness(self._unrecorded_draw)
@@ -75,7 +75,7 @@ class EvaluatingTracer(DecidingTracer):
         except (CaptureError, ConfigError):
             raise
         except Exception as error:
-            raise node_failed(node, error, model_raises=self._model_raises) from error
+            raise node_failed(node, error, self._remedy) from error
         self._note_writes(operands, versions)
         return self.proxy_of(node, example, args, operands)
 

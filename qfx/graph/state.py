@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from qfx.graph.effects import overwrites
 from qfx.graph.proxy import ValueProxy
@@ -42,6 +43,24 @@ def _example(value: object) -> object:
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     return {**vars(module), **module._buffers, **module._parameters}
+
+
+def kept_tensors(model: nn.Module) -> Iterator[str]:
+    """Qualified names of what may be left from an earlier call: tensors that are no parameters.
+
+    Plain attributes, lists and dicts of them, and buffers that are not saved.
+    """
+    for path, module in model.named_modules():
+        plain = {n: v for n, v in vars(module).items() if n not in ("_parameters", "_buffers")}
+        names = [name for name, value in plain.items() if _holds_tensor(value)]
+        for name in (*names, *sorted(module._non_persistent_buffers_set & module._buffers.keys())):
+            yield f"{path}.{name}" if path else name
+
+
+def _holds_tensor(value: object) -> bool:
+    if isinstance(value, (list, tuple, dict)):
+        return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+    return isinstance(value, Tensor)
 
 
 def written_buffers(

@@ -52,7 +52,8 @@ class CaptureTracer(EvaluatingTracer):
     Args:
         leaves: which modules are recorded as one call.
         keep_untraceable: record a child whose forward can't be traced as one call, too.
-        model_raises: whether the model itself raises on the example inputs.
+        remedy: what to do about a model that itself raises on the example inputs; "" if it does
+            not.
         contrary: take branches on layouts, and on how the model is run, the other way.
         converting: globals of modules in which ``int`` and ``float`` see through proxies.
 
@@ -69,12 +70,12 @@ class CaptureTracer(EvaluatingTracer):
         leaves: LeafPolicy,
         *,
         keep_untraceable: bool = False,
-        model_raises: bool = False,
+        remedy: str = "",
         contrary: bool = False,
         converting: Iterable[dict[str, Any]] = (),
     ) -> None:
         super().__init__(
-            model_raises=model_raises,
+            remedy=remedy,
             contrary=contrary,
             autowrap_modules=(math,),
             autowrap_functions=FACTORIES,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,6 +27,7 @@ from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.modes import Decisions, watch_modes
 from qfx.graph.naming import rename_reserved
 from qfx.graph.signature import keep_keyword_only
+from qfx.graph.state import kept_tensors
 from qfx.graph.tracer import CaptureTracer
 from qfx.graph.working import WorkingGraphModule
 
@@ -47,6 +49,11 @@ BY_LAYOUT = "qfx.by_layout"
 """Key of ``graph_module.meta``: where forward decides by the layout of a tensor ("file:line")."""
 
 
+_OTHER_INPUTS = "pass example inputs of the shapes and dtypes that the model takes"
+_RESET = (
+    "; or, if it takes them, reset what a run on inputs of other sizes may have left in it "
+    "({names}) to what it was at first, or pass a model that has not run yet"
+)
 _Modules: TypeAlias = "dict[int, dict[str, Any]]"
 """Globals of modules, by their identity."""
 
@@ -139,12 +146,20 @@ class _Task:
     expected: Any
     modes: bool
 
+    @property
+    def remedy(self) -> str:
+        """What to do if the model itself raises on the example inputs; "" if it does not."""
+        if not isinstance(self.expected, Exception):
+            return ""
+        kept = list(islice(kept_tensors(self.model), 4))
+        return _OTHER_INPUTS + (_RESET.format(names=", ".join(kept)) if kept else "")
+
     def tracer(self, converting: _Modules, *, contrary: bool = False) -> CaptureTracer:
         """A tracer for it; ``converting`` and ``contrary`` as the tracer has them."""
         return CaptureTracer(
             self.leaves,
             keep_untraceable=self.keep_untraceable,
-            model_raises=isinstance(self.expected, Exception),
+            remedy=self.remedy,
             contrary=contrary,
             converting=converting.values(),
         )
@@ -203,7 +218,7 @@ def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
         except (CaptureError, ConfigError):
             raise
         except Exception as error:
-            raise _explain(tracer, error, task.expected) from error
+            raise _explain(tracer, error, task) from error
     tracer.drop_unused()
     meta.set_contiguous_outputs(next(iter(reversed(graph.nodes))), tracer.result)
     keep_keyword_only(graph, [each.parameter for each in bound])
@@ -284,14 +299,13 @@ def _graph_module(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule
     return graph_module
 
 
-def _explain(tracer: CaptureTracer, error: Exception, expected: Any) -> CaptureError | ConfigError:
+def _explain(tracer: CaptureTracer, error: Exception, task: _Task) -> CaptureError | ConfigError:
     """The error to raise when tracing raised ``error``: is it the model, or the tracing?"""
     where = place(tracer.failed_path, source.raised_at(error.__traceback__, tracer.entry))
-    if isinstance(expected, Exception):
+    if task.remedy:
         return ConfigError(
             f"{where}: the model itself raises on the example inputs: "
-            f"{type(expected).__name__}: {expected}\n"
-            "What to do: pass example inputs of the shapes and dtypes that the model takes."
+            f"{type(task.expected).__name__}: {task.expected}\nWhat to do: {task.remedy}."
         )
     return CaptureError(
         f"{where}: this can't be captured in a graph: {type(error).__name__}: {error}\n"
