@@ -142,7 +142,8 @@ class DecidingTracer(fx.Tracer):
             return
         length = self.call(len, proxy)
         if isinstance(length, ValueProxy):
-            self._guard_once(length, length.example, construct, sys._getframe(2))
+            what = f"the length of {construct}"
+            self._guard_once(length, length.example, what, sys._getframe(2))
 
     def _guard_once(
         self,

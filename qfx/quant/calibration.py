@@ -23,6 +23,7 @@ from tqdm import tqdm
 from qfx.errors import CalibrationError, ConfigError, QfxError, warn
 from qfx.graph.meta import where
 from qfx.quant.observers import Observer
+from qfx.quant.structure import misfit
 from qfx.runtime.quantized import PreparedModel
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
@@ -176,6 +177,8 @@ def _run_batch(
     prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], number: int | None
 ) -> None:
     which = "the example inputs" if number is None else f"calibration batch {number}"
+    if number is not None:
+        _check_structure(prepared, args, kwargs, which)
     try:
         with torch.no_grad():
             prepared(*args, **kwargs)
@@ -192,6 +195,17 @@ def _run_batch(
             f"It has {_describe(args, kwargs)}; the example inputs were {examples}."
             f"{_lacking(prepared, args, kwargs)}"
         ) from error
+
+
+def _check_structure(
+    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], which: str
+) -> None:
+    """ConfigError for a batch that is nested otherwise than the examples."""
+    settings, signature = prepared.settings, inspect.signature(prepared.forward)
+    examples = (settings.example_inputs, settings.example_kwargs)
+    difference = misfit(signature, examples, (args, kwargs))
+    if difference:
+        raise ConfigError(f"{which} does not fit the model: {difference}")
 
 
 def _site(prepared: PreparedModel, error: CalibrationError) -> str:

@@ -295,7 +295,7 @@ def test_containers_go_in_and_come_out() -> None:
 
 def test_a_container_of_another_length_is_refused() -> None:
     graph_module = capture(Nested(), nested_arguments(2.0), {"z": torch.ones(2)})
-    with pytest.raises(ConfigError, match="argument rest = 2"):
+    with pytest.raises(ConfigError, match="the length of argument rest = 2"):
         graph_module(*nested_arguments(2.0), torch.ones(2), z=torch.zeros(2))
 
 
