@@ -6,22 +6,38 @@ import difflib
 import importlib
 from functools import cache
 
+import torch
+
 from qfx.backends.base import Backend
 from qfx.errors import BackendError
+from qfx.torch_private import QUANTIZED_DTYPES, lacking
 
 NAMES = ("x86", "fbgemm", "qnnpack", "reference")
 
 _X86_ONLY = ("x86", "fbgemm")  # PyTorch's ARM builds have a onednn engine, too
-_ENGINES = {"x86": "onednn", "fbgemm": "fbgemm", "qnnpack": "qnnpack"}
+_ON_QUANTIZED_DTYPES = ("fbgemm", "qnnpack")
 
 
 def available() -> tuple[str, ...]:
     """Names of the backends whose kernels this PyTorch and machine have."""
+    return tuple(name for name in NAMES if not _lacks(name))
+
+
+def _lacks(name: str) -> str:
+    """What this machine lacks for a backend, in words, or ""."""
     from qfx.backends.hardware import hardware
 
     here = hardware()
-    names = (n for n in NAMES if n not in _ENGINES or _ENGINES[n] in here.engines)
-    return tuple(n for n in names if here.is_x86 or n not in _X86_ONLY)
+    if name in _X86_ONLY and not here.is_x86:
+        return "an x86 CPU"
+    if name == "x86" and not here.onednn:
+        return "a PyTorch built with oneDNN"
+    if name not in _ON_QUANTIZED_DTYPES or name in here.engines:
+        return ""
+    gone = lacking(QUANTIZED_DTYPES)
+    if gone:
+        return f"a PyTorch with quantized dtypes ({torch.__version__} has no {', '.join(gone)})"
+    return f"PyTorch's {name} engine"
 
 
 def detect() -> str:
@@ -45,10 +61,9 @@ def resolve_backend(backend: str | Backend) -> Backend:
             f"unknown backend {name!r}{hint} Choose 'auto' or one of: {', '.join(map(repr, NAMES))}"
         )
     if name not in available():
-        cpu = " and an x86 CPU" if name in _X86_ONLY else ""
         raise BackendError(
-            f"backend {name!r} needs PyTorch's {_ENGINES[name]} engine{cpu}; this machine lacks "
-            f"that. Available here: {', '.join(available())}"
+            f"backend {name!r} needs {_lacks(name)}; this machine lacks that. "
+            f"Available here: {', '.join(available())}"
         )
     return _load(name)
 

@@ -17,16 +17,13 @@ import torch
 from torch import Tensor
 
 from qfx.runtime.operations import define
+from qfx.torch_private import find
 
-_ops = torch.ops.quantized
 NAMES: Mapping[int, str] = {
     8: "quantized.embedding_bag_byte_rowwise_offsets",
     4: "quantized.embedding_bag_4bit_rowwise_offsets",
 }
-_KERNELS = {
-    8: _ops.embedding_bag_byte_rowwise_offsets.default,
-    4: _ops.embedding_bag_4bit_rowwise_offsets.default,
-}
+_KERNELS = {bits: find(f"torch.ops.{name}.default") for bits, name in NAMES.items()}
 
 
 def pack_rows(codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:

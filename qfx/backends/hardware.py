@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 from qfx.backends import saturation
+from qfx.torch_private import QUANTIZED_DTYPES, lacking
 
 X86_MACHINES = frozenset(("x86_64", "amd64", "i386", "i686"))
 
@@ -22,7 +23,8 @@ class Hardware:
         capability: the widest vector set that torch's own kernels use, e.g. "AVX512", "DEFAULT".
         saturates: whether oneDNN's integer kernels do, so that activations need 7 bits.
         onednn: whether this build of torch holds oneDNN.
-        engines: torch's quantized engines in this build.
+        engines: torch's engines of quantized dtypes in this build; none where torch has dropped
+            these dtypes.
     """
 
     machine: str
@@ -64,5 +66,11 @@ def hardware() -> Hardware:
         capability=torch.backends.cpu.get_cpu_capability(),
         saturates=machine in X86_MACHINES and saturation.saturates(),
         onednn=torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
-        engines=tuple(e for e in torch.backends.quantized.supported_engines if e != "none"),
+        engines=_engines(),
     )
+
+
+def _engines() -> tuple[str, ...]:
+    if lacking(QUANTIZED_DTYPES):
+        return ()
+    return tuple(e for e in torch.backends.quantized.supported_engines if e != "none")

@@ -21,11 +21,20 @@ from qfx.backends.base import QuantizedWeight
 from qfx.backends.quantized_engine import engine
 from qfx.runtime.operations import define
 from qfx.semantics.post import Post, apply_post
+from qfx.torch_private import find
 
 GROUP_SIZES = (32, 64, 128, 256)
 """What ``_weight_int4pack_mm_for_cpu`` takes; output channels come in sixteens."""
 
 _CHANNELS = 16
+
+_int8 = find("torch._weight_int8pack_mm")
+_int4 = find("torch._weight_int4pack_mm_for_cpu")
+_pack_4bit = find("torch._convert_weight_to_int4pack_for_cpu")
+_onednn_fp16 = find("torch.ops.onednn.linear_dynamic_fp16.default")
+_pack_onednn_fp16 = find("torch.ops.onednn.linear_prepack_fp16.default")
+_fbgemm_fp16 = find("torch.ops.quantized.linear_dynamic_fp16.default")
+_pack_fbgemm_fp16 = find("torch.ops.quantized.linear_prepack_fp16.default")
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ def linear_int8(
     input: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, *, post: Post = ()
 ) -> Tensor:
     """``torch._weight_int8pack_mm`` on input (..., in)."""
-    y: Tensor = torch._weight_int8pack_mm(input.reshape(-1, input.shape[-1]), codes, scale)
+    y: Tensor = _int8(input.reshape(-1, input.shape[-1]), codes, scale)
     return _shaped(input, y, bias, post)
 
 
@@ -112,7 +121,7 @@ def _pack_int4(form: Form) -> tuple[object, ...]:
     scale = torch.as_tensor(weight.qparams.scale)
     middle = 0 if weight.integers.dtype == torch.int8 else 8
     zero = (middle - torch.as_tensor(weight.qparams.zero_point).float()) * scale
-    packed = torch._convert_weight_to_int4pack_for_cpu(_from_zero(weight.integers), 1)
+    packed = _pack_4bit(_from_zero(weight.integers), 1)
     numbers = torch.stack((scale, zero), dim=-1).transpose(0, 1).contiguous()
     return packed, weight.qparams.group_size, numbers
 
@@ -128,7 +137,7 @@ def linear_int4(
 ) -> Tensor:
     """``torch._weight_int4pack_mm_for_cpu`` on input (..., in)."""
     flat = input.reshape(-1, input.shape[-1])
-    y: Tensor = torch._weight_int4pack_mm_for_cpu(flat, packed, group_size, numbers)
+    y: Tensor = _int4(flat, packed, group_size, numbers)
     return _shaped(input, y, bias, post)
 
 
@@ -145,12 +154,12 @@ def _unfit_half(form: Form) -> str:
 def _pack_onednn_half(form: Form) -> tuple[object, ...]:
     assert form.halves is not None
     shape = [max(1, form.rows), form.inputs]
-    return (torch.ops.onednn.linear_prepack_fp16(form.halves.float(), shape),)
+    return (_pack_onednn_fp16(form.halves.float(), shape),)
 
 
 _onednn_half = define(
     "linear_dynamic_fp16(Tensor x, Tensor w, Tensor? bias)",
-    torch.ops.onednn.linear_dynamic_fp16.default,
+    _onednn_fp16,
     lambda x, w, bias: x.new_empty((*x.shape[:-1], w.shape[-1])),
 )
 
@@ -158,19 +167,19 @@ _onednn_half = define(
 def onednn_half(input: Tensor, packed: Any, bias: Tensor | None, *, post: Post = ()) -> Tensor:
     """``onednn::linear_dynamic_fp16``, compiled or not."""
     compiling = torch.compiler.is_compiling()
-    kernel = _onednn_half if compiling else torch.ops.onednn.linear_dynamic_fp16.default
+    kernel = _onednn_half if compiling else _onednn_fp16
     return apply_post(kernel(input, packed, bias), post)
 
 
 def _pack_fbgemm_half(form: Form) -> tuple[object, ...]:
     assert form.halves is not None
     with engine("fbgemm"):
-        return (torch.ops.quantized.linear_prepack_fp16(form.halves.float(), None),)
+        return (_pack_fbgemm_fp16(form.halves.float(), None),)
 
 
 def fbgemm_half(input: Tensor, packed: Any, bias: Tensor | None, *, post: Post = ()) -> Tensor:
     """``quantized::linear_dynamic_fp16`` over a weight packed by fbgemm."""
-    y: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(input, packed)
+    y: Tensor = _fbgemm_fp16(input, packed)
     return apply_post(y if bias is None else y.add_(bias), post)
 
 

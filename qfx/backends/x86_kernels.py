@@ -30,7 +30,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qfx.backends.integer_pools import max_pool
+from qfx.torch_private import find
+
 _onednn = torch.ops.onednn
+_max_pool2d = find("torch.ops.quantized.max_pool2d.default", instead=max_pool)
 
 CONV_POST_OPS: Mapping[int, tuple[str, ...]] = {
     1: ("none", "relu"),
@@ -271,7 +275,7 @@ def max_pool2d(
         uint8, channels_last.
     """
     steps = list(stride) or list(kernel_size)
-    pooled: Tensor = torch.ops.quantized.max_pool2d(
+    pooled: Tensor = _max_pool2d(
         channels_last(input), list(kernel_size), steps, list(padding), list(dilation), ceil_mode
     )
     return pooled

@@ -34,9 +34,10 @@ from qfx.quant.qparams import choose_numbers
 from qfx.recurrent import Packed, check, in_packed_order
 from qfx.recurrent_steps import reversed_rows
 from qfx.runtime.operations import define
+from qfx.torch_private import find
 
-_linear = torch.ops.onednn.qlinear_pointwise.default
-_add_to = torch.ops.onednn.qlinear_pointwise.binary
+_linear = find("torch.ops.onednn.qlinear_pointwise.default")
+_add_to = find("torch.ops.onednn.qlinear_pointwise.binary")
 _FLOAT = (1.0, 0, torch.float32)
 _PLAIN: tuple[Any, ...] = ("none", [], "")
 _IN_PLACE = (*_FLOAT, 1.0, 0, "sum", 1.0, *_PLAIN)
