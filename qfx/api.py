@@ -5,12 +5,10 @@ nn.Module -> capture -> passes before calibration -> calibrate -> passes after i
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import torch
 from torch import fx, nn
 
 from qfx import pipelines
@@ -46,6 +44,7 @@ from qfx.report.sites import QuantizationReport, build_report, size_bytes
 from qfx.runtime.quantized import RECORDERS, PreparedModel, QuantizedModel, Settings
 from qfx.runtime.trainable import trainable
 from qfx.runtime.trained import Start, Trained
+from qfx.undisturbed import undisturbed
 
 _ASSIGNS = (
     "forward sets {names}, and a graph sets no attributes: it goes on with what the example inputs "
@@ -79,22 +78,9 @@ _BY_LAYOUT = (
     "if it is another; a graph holds one way only, that of the example inputs, and integer kernels "
     "lay tensors out as they like. Write it so that the layout does not matter"
 )
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
-def _undisturbed(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """``call`` outside inference mode, whose tensors can't be calibrated, and outside autocast."""
-
-    @functools.wraps(call)
-    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
-            return call(*args, **kwargs)
-
-    return called
-
-
-@_undisturbed
+@undisturbed()
 def quantize(
     model: nn.Module,
     example_inputs: Any,
@@ -171,7 +157,7 @@ def _calibrate_once(
     run_example(prepared)
 
 
-@_undisturbed
+@undisturbed()
 @patiently
 def prepare(
     model: nn.Module,
@@ -256,7 +242,7 @@ def _lost(model: nn.Module, captured: fx.GraphModule, method: str) -> Iterator[s
         yield _DECIDES.format(lines=", ".join(captured.meta[DECIDED_BY_MODE]))
 
 
-@_undisturbed
+@undisturbed()
 def calibrate(
     prepared: PreparedModel,
     data: Iterable[Any],
@@ -281,7 +267,7 @@ def calibrate(
     return prepared
 
 
-@_undisturbed
+@undisturbed()
 @patiently
 def convert(prepared: PreparedModel, *, min_coverage: float | None = None) -> QuantizedModel:
     """Turn a calibrated model into a quantized one; ``prepared`` stays as it is.

@@ -34,11 +34,13 @@ from qfx.quant.configuration import Configuration
 from qfx.registry import get_pass
 from qfx.rewrite.pattern import Call, Module, walk
 from qfx.rewrite.rewriter import Rewriter
+from qfx.undisturbed import undisturbed
 from qfx.vocab import OpDef
 
 _DIFF_LINES = 40
 
 
+@undisturbed()
 def run_passes(
     model: nn.Module,
     passes: Iterable[Pass | type[Pass]],
@@ -89,6 +91,7 @@ def run_passes(
     return run_pipeline(graph_module, pipeline, ctx, history, instruments), history
 
 
+@undisturbed()
 def run_pipeline(
     graph_module: fx.GraphModule,
     passes: Pipeline | Sequence[Step],

@@ -7,7 +7,8 @@ is called. A kernel that is missing is thus one more that a probe finds not to w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +22,12 @@ QUANTIZED_DTYPES = (
     *("torch.ops.quantized.linear", "torch.ops.quantized.linear_prepack"),
 )
 """What PyTorch has for as long as it has quantized dtypes."""
+
+DETECT_CAUSAL = "torch.nn.modules.transformer._detect_is_causal_mask"
+"""(mask, is_causal, size): whether attention may use a kernel for causal masks."""
+
+DTYPE_OF_MASK = "torch.nn.functional._none_or_dtype"
+"""(mask): its dtype, which that of another mask is compared with."""
 
 
 class Missing:
@@ -50,6 +57,30 @@ def find(path: str, instead: Callable[..., Any] | None = None) -> Callable[..., 
 def lacking(paths: Iterable[str]) -> tuple[str, ...]:
     """Those of ``paths`` that this PyTorch lacks."""
     return tuple(path for path in paths if _found(path) is None)
+
+
+@contextmanager
+def wrapped(wrappers: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
+    """Functions of PyTorch, by their paths, in wrappers; one that is missing can't be called.
+
+    Afterwards each is as it was, whatever becomes of the others. What someone else put in its
+    place meanwhile stays.
+    """
+    with ExitStack() as undo:
+        for path, wrap in wrappers.items():
+            place, _, name = path.rpartition(".")
+            owner, original = _found(place), _found(path)
+            if original is None:
+                continue
+            made = wrap(original)
+            undo.callback(_unwrap, owner, name, made, original)
+            setattr(owner, name, made)
+        yield
+
+
+def _unwrap(owner: object, name: str, made: object, original: object) -> None:
+    if getattr(owner, name, None) is made:
+        setattr(owner, name, original)
 
 
 def _found(path: str) -> Any:

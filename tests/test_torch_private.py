@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from operator import attrgetter
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 import qfx
-from qfx.torch_private import Missing, find, lacking
+from qfx.graph.copying import buffers_restored, side_effects_undone
+from qfx.graph.tracing import capture
+from qfx.torch_private import DETECT_CAUSAL, DTYPE_OF_MASK, Missing, find, lacking, wrapped
 
 
 def test_what_is_there_is_found() -> None:
@@ -34,3 +43,160 @@ def test_lacking_names_what_is_missing() -> None:
         "torch.nope",
         "torch.ops.aten.nope",
     )
+
+
+# -- wrapped functions ---------------------------------------------------------------------------
+def doubled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: 2 * function(*args)
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    made = SimpleNamespace(one=lambda: 1, two=lambda: 2)
+    monkeypatch.setattr(torch, "house", made, raising=False)
+    return made
+
+
+def test_wrapped_while_entered(house: SimpleNamespace) -> None:
+    one = house.one
+    with wrapped({"torch.house.one": doubled, "torch.house.two": doubled}):
+        assert (house.one(), house.two()) == (2, 4)
+    assert house.one is one
+    assert house.two() == 2
+
+
+def test_what_is_missing_is_left_out(house: SimpleNamespace) -> None:
+    with wrapped(
+        {"torch.house.three": doubled, "torch.nope.one": doubled, "torch.house.one": doubled}
+    ):
+        assert house.one() == 2
+    assert house.one() == 1
+    assert not hasattr(house, "three")
+
+
+def test_an_error_inside_undoes_all(house: SimpleNamespace) -> None:
+    with pytest.raises(ZeroDivisionError), wrapped({"torch.house.one": doubled}):
+        raise ZeroDivisionError
+    assert house.one() == 1
+
+
+def test_a_wrapper_that_fails_undoes_those_before(house: SimpleNamespace) -> None:
+    def fails(function: Callable[..., Any]) -> Callable[..., Any]:
+        raise ValueError("no")
+
+    with (
+        pytest.raises(ValueError, match="no"),
+        wrapped({"torch.house.one": doubled, "torch.house.two": fails}),
+    ):
+        pass
+    assert (house.one(), house.two()) == (1, 2)
+
+
+def test_one_that_cannot_be_undone_does_not_keep_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stuck:
+        def __init__(self) -> None:
+            vars(self).update(one=lambda: 1, sets=0)
+
+        def __setattr__(self, name: str, value: object) -> None:
+            vars(self)["sets"] += 1
+            if vars(self)["sets"] == 3:  # once each to wrap, then the first to be undone
+                raise RuntimeError("stuck")
+            vars(self)[name] = value
+
+    stuck = Stuck()
+    vars(stuck)["two"] = lambda: 2
+    monkeypatch.setattr(torch, "stuck", stuck, raising=False)
+    with (
+        pytest.raises(RuntimeError, match="stuck"),
+        wrapped({"torch.stuck.one": doubled, "torch.stuck.two": doubled}),
+    ):
+        pass
+    assert stuck.one() == 1
+    assert stuck.two() == 4
+
+
+def test_what_someone_else_put_there_stays(house: SimpleNamespace) -> None:
+    with wrapped({"torch.house.one": doubled}):
+        house.one = lambda: 7
+    assert house.one() == 7
+
+
+# -- capture without the names that it wraps -----------------------------------------------------
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.layer(x, src_mask=mask)
+
+
+HELPERS = (DETECT_CAUSAL, DTYPE_OF_MASK)
+MASK = torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1).bool(), -torch.inf)
+
+
+@pytest.mark.parametrize(
+    "gone", [(DETECT_CAUSAL,), (DTYPE_OF_MASK,), (DETECT_CAUSAL, DTYPE_OF_MASK)]
+)
+def test_captures_where_they_are_missing(
+    gone: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that renames its helpers."""
+    for path in gone:
+        place, _, name = path.rpartition(".")
+        owner = attrgetter(place.removeprefix("torch."))(torch)
+        monkeypatch.delattr(owner, name)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(capture(model, (x,))(x), model(x))
+
+
+def test_masks_are_seen_through_where_they_are_there() -> None:
+    model, x = Attends().eval(), torch.randn(2, 3, 8)
+    with torch.no_grad():
+        graph = capture(model, (x, MASK))
+        torch.testing.assert_close(graph(x, MASK), model(x, MASK))
+        torch.testing.assert_close(
+            graph(x, 0 * MASK.nan_to_num(neginf=0)), model(x, torch.zeros(3, 3))
+        )
+
+
+# -- what capture changes in the process ---------------------------------------------------------
+def test_one_side_effect_that_cannot_be_undone_does_not_keep_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stuck(enabled: bool) -> None:
+        if enabled:
+            raise RuntimeError("stuck")
+
+    monkeypatch.setattr(torch.backends.mha, "set_fastpath_enabled", stuck)
+    before = random.getstate()
+
+    def draw() -> None:
+        with side_effects_undone(nn.Identity()):
+            random.random()
+
+    with pytest.raises(RuntimeError, match="stuck"):
+        draw()
+    assert random.getstate() == before
+    assert torch.is_grad_enabled()
+
+
+def test_one_buffer_that_cannot_be_restored_does_not_keep_the_others() -> None:
+    module = nn.Module()
+    for name in ("first", "stuck", "last"):
+        module.register_buffer(name, torch.zeros(2))
+    with torch.inference_mode():
+        module.stuck = torch.zeros(2)
+
+    def write() -> None:
+        with buffers_restored(module):
+            module.first += 1
+            module.last = torch.ones(2)
+
+    with pytest.raises(RuntimeError, match="inference tensor"):
+        write()
+    assert module.first.tolist() == module.last.tolist() == [0.0, 0.0]

@@ -126,7 +126,7 @@ def _misfit(kernel: PackedKernel, form: Form) -> str:
     if misfit:
         return misfit
     verdict = probe(kernel.name, (), torch.float32)
-    return "" if verdict else f"does not work here: {verdict.detail}"
+    return "" if verdict else f"gives wrong results here: {verdict.detail}"
 
 
 def _is_fast(kernel: PackedKernel, form: Form) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeGuard
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph.overlap import overwrite
+from qfx.undisturbed import undisturbed
 
 
 class Holder(nn.Module):
@@ -150,39 +151,35 @@ def _bake_parametrizations(module: nn.Module) -> None:
 
 @contextmanager
 def side_effects_undone(model: nn.Module | None = None) -> Iterator[None]:
-    """No gradients, no fast path of attention; random state restored, also of a model's devices."""
+    """No gradients, autocast or fast path of attention; random state restored, of devices too."""
     tensors = () if model is None else _tensors(model)
     devices = {t.device.index for t in tensors if t.device.type == "cuda"}
-    python_state = random.getstate()
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with (
-            torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)),
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        random.setstate(python_state)
+    with ExitStack() as undo:  # whatever fails to be undone, the rest is
+        undo.callback(random.setstate, random.getstate())
+        undo.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        torch.backends.mha.set_fastpath_enabled(False)
+        known = sorted(device for device in devices if device is not None)
+        undo.enter_context(torch.random.fork_rng(devices=known))
+        undo.enter_context(undisturbed())
+        undo.enter_context(torch.no_grad())
+        yield
 
 
 @contextmanager
 def buffers_restored(root: nn.Module) -> Iterator[None]:
     """Statistics that the run of the examples moves are put back."""
-    kept = [
-        (module, name, buffer, buffer.clone())
-        for module in root.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
+    with ExitStack() as undo:
+        for module in root.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    undo.callback(_restore, module, name, buffer, buffer.clone())
         yield
-    finally:
-        for module, name, buffer, before in kept:
-            overwrite(buffer, before)
-            module._buffers[name] = buffer
+
+
+def _restore(module: nn.Module, name: str, buffer: torch.Tensor, before: torch.Tensor) -> None:
+    module._buffers[name] = buffer
+    overwrite(buffer, before)
 
 
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
-from torch.nn.modules import transformer
 
 from qfx.graph.proxy import ValueProxy
+from qfx.torch_private import DETECT_CAUSAL, DTYPE_OF_MASK, wrapped
 
 _SWIN = "torchvision.models.swin_transformer"
 
@@ -108,22 +108,26 @@ def masks_seen_through() -> Iterator[None]:
     Whether a mask is causal is only a hint for faster kernels: the mask itself is applied in any
     case. The dtype of one mask is only compared with that of another, for a warning.
     """
-    detect, dtype_of = transformer._detect_is_causal_mask, F._none_or_dtype
+    with wrapped({DETECT_CAUSAL: _hinted, DTYPE_OF_MASK: _known}):
+        yield
 
+
+def _hinted(detect: Callable[..., bool]) -> Callable[..., bool]:
     def detect_causal(mask: Any, is_causal: bool | None = None, size: Any = None) -> bool:
         if isinstance(mask, fx.Proxy):
             return bool(is_causal)
         return detect(mask, is_causal, size)
 
+    return detect_causal
+
+
+def _known(dtype_of: Callable[..., Any]) -> Callable[..., Any]:
     def dtype_of_mask(input: Any) -> torch.dtype | None:
         known: Any = input.example if isinstance(input, ValueProxy) else input
-        return dtype_of(known)
+        found: torch.dtype | None = dtype_of(known)
+        return found
 
-    transformer._detect_is_causal_mask, F._none_or_dtype = detect_causal, dtype_of_mask
-    try:
-        yield
-    finally:
-        transformer._detect_is_causal_mask, F._none_or_dtype = detect, dtype_of
+    return dtype_of_mask
 
 
 REPLACEMENTS: dict[str, Callable[..., Any]] = {
