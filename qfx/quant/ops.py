@@ -11,7 +11,8 @@ Three choices fix the last bit, and every form of a quantized model follows them
 * the reciprocal of the scale multiplies; nothing is divided;
 * the zero point is added *before* rounding, so ties go to the even code. Per tensor the product
   and the sum are one fused multiply-add (on CPUs that have it), per channel they round apart.
-  This is what ``torch.quantize_per_tensor``, ``torch.quantize_per_channel`` and oneDNN compute;
+  This is what oneDNN computes, and ``torch.quantize_per_tensor`` and ``quantize_per_channel`` up to
+  torch 2.13 (2.14.1 rounds the product first: ties may be a step off);
 * half and bfloat16 are widened to float32 first, and codes beyond 24 bits are made in float64.
 
 0.0 maps to the zero point exactly, and quantize(dequantize(q)) == q. NaN gives an unspecified code.
