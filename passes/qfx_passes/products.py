@@ -1,14 +1,12 @@
-"""Other spellings of products: ``einsum``, ``addmm`` and ``matmul`` as matmul and linear.
+"""Other spellings of products: ``addmm`` and ``matmul`` as matmul and linear.
 
-    einsum("bhid,bhjd->bhij", q, k) = matmul(q, k')          addmm(b, x, W) = linear(x, W', b)
-                                                             x @ W = linear(x, W'), W constant
+    addmm(b, x, W) = linear(x, W', b)        x @ W = linear(x, W'), W constant
 
 Where W is written as the transpose of a parameter, W' is that parameter, so that what else reads it
 (an embedding, of which the output layer is the transpose) goes on sharing it. Else W' is a copy,
 which only inference may have.
 
-An einsum is a matmul when each operand has one index of its own, one is summed over, and the rest
-(the batch) is common to both operands and the result.
+What ``einsum`` is, :mod:`qfx_passes.einsum` tells.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
+from qfx_passes.einsum import expand_einsum
 from qfx_passes.mutation import Call
 
 
@@ -38,7 +37,8 @@ class Products:
     def expand(self, node: fx.Node, call: Call) -> fx.Node | Mismatch | None:
         """The product that ``call`` computes; None if it is none, a Mismatch if it can't be."""
         if call.target is torch.einsum:
-            return _expand_einsum(node, call, self._rewriter)
+            trainable = self._trainable
+            return expand_einsum(node, call.args, self._rewriter, trainable=trainable)
         if call.target in (torch.addmm, "addmm"):
             return self._expand_addmm(node, call)
         if call.target in (torch.matmul, torch.mm, operator.matmul, "matmul", "mm"):
@@ -100,50 +100,6 @@ def _swaps(matrix: fx.Node) -> bool:
     if "dims" in arguments:
         return [d % 2 for d in arguments["dims"]] == [1, 0]
     return bool((arguments["dim0"] - arguments["dim1"]) % 2)
-
-
-def _expand_einsum(node: fx.Node, call: Call, rewriter: Rewriter) -> fx.Node | Mismatch:
-    equation, *operands = call.args
-    if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
-        operands = list(operands[0])
-    terms = _terms(equation) if isinstance(equation, str) else None
-    if terms is None or len(operands) != 2:
-        return Mismatch("einsum of a form that is no matmul")
-    left, right, result = terms
-    batch = [i for i in result if i in left and i in right]
-    rows, columns = [i for i in left if i not in right], [i for i in right if i not in left]
-    summed = [i for i in left if i in right and i not in result]
-    free = rows + columns
-    if not len(rows) == len(columns) == len(summed) == 1 or not set(free) <= set(result):
-        return Mismatch("einsum {0} is no matmul", equation)
-    first = _permuted(rewriter, node, operands[0], left, batch + rows + summed)
-    second = _permuted(rewriter, node, operands[1], right, batch + summed + columns)
-    product = _made(rewriter, node, vocab.MATMUL, first, second)
-    made: fx.Node = _permuted(
-        rewriter, node, product, "".join(batch + rows + columns), list(result)
-    )
-    return made
-
-
-def _terms(equation: str) -> tuple[str, str, str] | None:
-    """The indices of two operands and of the result, if they are written out and distinct."""
-    operands, arrow, result = equation.replace(" ", "").partition("->")
-    left, comma, right = operands.partition(",")
-    terms = (left, right, result)
-    if not arrow or not comma or any(not t.isalpha() or len(set(t)) < len(t) for t in terms):
-        return None
-    return terms
-
-
-def _permuted(
-    rewriter: Rewriter, node: fx.Node, operand: Any, indices: str, wanted: list[str]
-) -> Any:
-    order = tuple(indices.index(i) for i in wanted)
-    if order == tuple(range(len(order))):
-        return operand
-    if order[:-2] == tuple(range(len(order) - 2)):
-        return _made(rewriter, node, vocab.TRANSPOSE, operand, dim0=-2, dim1=-1)
-    return _made(rewriter, node, vocab.PERMUTE, operand, dims=order)
 
 
 def _made(

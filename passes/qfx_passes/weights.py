@@ -81,10 +81,10 @@ def stored_weight(
 ) -> StoredWeight:
     """What is kept of ``weight`` under ``spec``: two codes a byte where they fit."""
     if spec.dtype == torch.float16:
-        return StoredWeight({"half": _half(name, weight.detach())}, None)
+        return StoredWeight({"half": _in_rows(_half(name, weight.detach()))}, None)
     integers, qparams = quantized.get(name, weight, spec)
     bounds = (spec.dtype, qparams.quant_min, qparams.quant_max)
-    parts = {"q": integers}
+    parts = {"q": _in_rows(integers)}
     if packing.packs(tuple(integers.shape), *bounds):
         parts = {"q4": packing.pack(integers)}
     if isinstance(qparams.scale, Tensor) and isinstance(qparams.zero_point, Tensor):
@@ -92,6 +92,11 @@ def stored_weight(
         kept = zero if zero.is_floating_point() else zero.to(integers.dtype)
         parts |= {"scale": qparams.scale, "zero_point": kept}
     return StoredWeight(parts, qparams)
+
+
+def _in_rows(weight: Tensor) -> Tensor:
+    """``weight``, if it is a matrix, as kernels read it, however the float one lies in memory."""
+    return weight.contiguous() if weight.dim() == 2 else weight
 
 
 def _half(name: str, weight: Tensor) -> Tensor:

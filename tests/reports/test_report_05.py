@@ -186,3 +186,13 @@ def test_overlap(make: Callable[[], Tensor], overlaps: bool) -> None:
     torch.tensor([], dtype=torch.float32).set_(stretch).fill_(7.0)
     overwrite(tensor, before)
     assert torch.equal(tensor, before)
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
+@pytest.mark.parametrize("backend", ["x86", "fbgemm"])
+def test_weight_that_lies_transposed(backend: str, method: str) -> None:
+    model = seeded(nn.Linear, 16, 8)
+    model.weight = nn.Parameter(torch.randn(16, 8).t())
+    quantized = qfx.quantize(model, randn(4, 16), method=method, backend=backend)
+    with torch.no_grad():
+        assert sqnr(model(randn(4, 16)), quantized(randn(4, 16))) > 28
