@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a check
 
 import qfx  # noqa: E402
 from qfx.graph.history import file_name  # noqa: E402
+from qfx.report.text import covered  # noqa: E402
 from tools.loading import add_model_arguments, colored, load, table  # noqa: E402
 from tools.page import page  # noqa: E402
 
@@ -128,11 +129,7 @@ def run(
 def in_one_line(report: qfx.QuantizationReport) -> str:
     """How much was quantized."""
     done = sum(site.decision == "quantized" for site in report.sites)
-    share = (
-        ""
-        if report.coverage is None
-        else f", {report.coverage:.1%} of multiply-accumulates in integers"
-    )
+    share = "" if report.coverage is None else f", {covered(report)} in integers"
     return f"{done} of {len(report.sites)} sites quantized{share}"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qfx.report.page_assets import SCRIPT, STYLE
 from qfx.report.table import amount, byte_count
-from qfx.report.text import heads
+from qfx.report.text import covered, heads
 
 if TYPE_CHECKING:
     from qfx.report.sites import QuantizationReport, Site
@@ -58,6 +58,8 @@ def _summary(report: QuantizationReport) -> Iterator[str]:
     yield "<div><h2>Multiply-accumulates quantized</h2>"
     if report.coverage is None:
         yield '<p class="big">none to count</p></div>'
+    elif report.unknown:
+        yield f'<p class="big">{covered(report)}</p></div>'
     else:
         share = f"{report.coverage:.1%}"
         yield f'<p class="big">{share}</p>{_bar(report.coverage, f"{share} of MACs")}</div>'

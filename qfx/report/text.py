@@ -24,12 +24,21 @@ def report_text(report: QuantizationReport) -> str:
 
 def summary(report: QuantizationReport) -> Iterator[str]:
     """How much was quantized, and what it does to the size; three lines."""
-    covered = "no MACs" if report.coverage is None else f"{report.coverage:.1%} of MACs"
-    yield f"Quantized for {report.backend}: {covered} quantized{_left_out(report)}"
+    yield f"Quantized for {report.backend}: {covered(report)} quantized{_left_out(report)}"
     counts = report.counts
     yield "Operations: " + ", ".join(f"{count} {status}" for status, count in counts.items())
     before, after = report.size_bytes
     yield f"Size: {byte_count(before)} -> {byte_count(after)} ({_ratio(before, after)})"
+
+
+def covered(report: QuantizationReport) -> str:
+    """Of how many MACs; no share of all where some can't be known."""
+    if report.coverage is None:
+        return "no MACs"
+    if not report.unknown:
+        return f"{report.coverage:.1%} of MACs"
+    known = sum(site.macs for site in report.sites)
+    return f"{amount(round(report.coverage * known))} of {amount(known)} known MACs"
 
 
 def _ratio(before: int, after: int) -> str:

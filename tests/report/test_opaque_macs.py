@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,6 @@ X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize(
     ("module", "call", "work"),
     [
-        (nn.MultiheadAttention(4, 2, add_bias_kv=True), lambda m, x: m(x, x, x)[0], None),
         (nn.Bilinear(4, 4, 5), lambda m, x: m(x, x), 2 * 3 * 5 * 4 * 4),
         (nn.ConvTranspose1d(3, 5, 3, 2), lambda m, x: m(x, output_size=[9]), 2 * 4 * 3 * 5 * 3),
         (
@@ -49,14 +49,14 @@ X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
             2 * 3 * 2 * (4 * 6 * (4 + 2) + 6 * 2),
         ),
     ],
-    ids=["attention", "bilinear", "transposed", "transposed, computed size", "rnn", "gru", "lstm"],
+    ids=["bilinear", "transposed", "transposed, computed size", "rnn", "gru", "lstm"],
 )
 def test_opaque_modules_count(
-    module: nn.Module, call: Callable[[Any, Tensor], Tensor], work: int | None
+    module: nn.Module, call: Callable[[Any, Tensor], Tensor], work: int
 ) -> None:
     report = qfx.quantize(Model(module, call).eval(), X, backend="reference").report
     macs = site_of(report, "module").macs
-    assert macs == work or (work is None and macs > 3 * 2 * 3 * 4 * 4)
+    assert macs == work
     assert report.coverage == pytest.approx(96 / (96 + macs))
     assert not report.unknown
 
@@ -88,7 +88,7 @@ class LooksAtValues(nn.Linear):
         return super().forward(x) if x.sum() > 0 else x
 
 
-def test_unknown_work_is_said_to_be_unknown() -> None:
+def test_unknown_work_is_said_to_be_unknown(tmp_path: Path) -> None:
     module = LooksAtValues(4, 4)
     module.register_forward_hook(lambda *_: None)
     model = Model(module, lambda m, x: m(x)).eval()
@@ -96,6 +96,8 @@ def test_unknown_work_is_said_to_be_unknown() -> None:
         report = qfx.quantize(model, X, backend="reference", min_coverage=0.5).report
     assert [site.label for site in report.unknown] == ["module"]
     first, *_ = str(report).splitlines()
-    assert first.endswith("100.0% of MACs quantized, not counting module: how much work that is "
-                          "can't be known")  # fmt: skip
+    assert first.endswith("96 of 96 known MACs quantized, not counting module: how much work that "
+                          "is can't be known")  # fmt: skip
+    page = report.to_html(tmp_path / "page.html").read_text()
+    assert "96 of 96 known MACs" in page
     assert "?" in next(line for line in str(report).splitlines() if line.startswith("module"))
