@@ -15,6 +15,7 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.errors import VerifyError
 from qfx.graph import meta
+from qfx.graph.effects import has_effect
 from qfx.levels import Level
 from qfx.quant.annotation import Annotation, Edge, annotation
 from qfx.quant.fake_quant import FakeQuantize
@@ -63,6 +64,16 @@ def check_post_ops(graph_module: fx.GraphModule) -> None:
             name = step[0] if isinstance(step, (tuple, list)) and step else step
             if name not in known:
                 raise _fault(node, f"has the post-op {step!r}, which names no operation")
+
+
+def check_read(graph_module: fx.GraphModule) -> None:
+    """What only computes is read by something: what was left over would run for nothing."""
+    for node in graph_module.graph.nodes:
+        if not node.users and node.op.startswith("call_") and not has_effect(node):
+            raise _fault(
+                node,
+                "is read by nothing; let something read it, or erase it (ctx.rewriter.erase)",
+            )
 
 
 def check_stubs(graph_module: fx.GraphModule) -> None:
@@ -168,15 +179,17 @@ def check_reference(graph_module: fx.GraphModule) -> None:
             _check_stored(node, weight, graph_module, parameters)
 
 
+_CANONICAL: tuple[Check, ...] = (check_canonical, check_post_ops, check_read)
+
 LEVEL_CHECKS: dict[Level, tuple[Check, ...]] = {
     Level.CAPTURED: (),
-    Level.CANONICAL: (check_canonical,),
-    Level.FUSED: (check_canonical, check_post_ops),
-    Level.STUBBED: (check_canonical, check_post_ops, check_stubs),
-    Level.OBSERVED: (check_canonical, check_post_ops, check_stubs, check_observed),
-    Level.FAKE_QUANT: (check_canonical, check_post_ops, check_stubs, check_fake_quants),
-    Level.REFERENCE: (check_canonical, check_post_ops, check_settled, check_pairs, check_reference),
-    Level.LOWERED: (check_canonical, check_post_ops, check_settled, check_pairs),
+    Level.CANONICAL: _CANONICAL,
+    Level.FUSED: _CANONICAL,
+    Level.STUBBED: (check_stubs, *_CANONICAL),
+    Level.OBSERVED: (check_stubs, check_observed, *_CANONICAL),
+    Level.FAKE_QUANT: (check_stubs, check_fake_quants, *_CANONICAL),
+    Level.REFERENCE: (check_settled, check_pairs, check_reference, *_CANONICAL),
+    Level.LOWERED: (check_settled, check_pairs, *_CANONICAL),
 }
 """What a graph at a level must satisfy besides what every graph must (:mod:`qfx.graph.verify`)."""
 

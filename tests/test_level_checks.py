@@ -85,6 +85,12 @@ def by_keyword(gm: fx.GraphModule) -> None:
     fc.args, fc.kwargs = fc.args[:2], {**fc.kwargs, "bias": fc.args[2]}
 
 
+def left_over(gm: fx.GraphModule) -> None:
+    fc = named(gm, vocab.LINEAR)
+    with gm.graph.inserting_before(fc):
+        gm.graph.call_function(torch.tanh, (fc.args[0],))
+
+
 def unknown_post_op(gm: fx.GraphModule) -> None:
     named(gm, vocab.CONV2D).update_kwarg("post", (("rellu",),))
 
@@ -184,6 +190,9 @@ def weight_is_a_parameter(gm: fx.GraphModule) -> None:
 
 BROKEN: list[tuple[Level, Callable[[fx.GraphModule], None], str]] = [
     (Level.CANONICAL, by_keyword, "its operand bias is given by keyword"),
+    (Level.CANONICAL, unknown_post_op, "which names no operation"),
+    (Level.CANONICAL, left_over, "%tanh .*is read by nothing"),
+    (Level.LOWERED, left_over, "%tanh .*is read by nothing"),
     (Level.FUSED, by_keyword, "its operand bias is given by keyword"),
     (Level.FUSED, unknown_post_op, r"has the post-op \('rellu',\), which names no operation"),
     (Level.STUBBED, unknown_post_op, "which names no operation"),

@@ -272,6 +272,23 @@ class FuseNothing(PatternPass):
     name = "fuse-nothing"
 
 
+def left_over(graph: fx.Graph, ctx: PassContext) -> None:
+    sigmoid = node_named(graph, "sigmoid")
+    with graph.inserting_before(sigmoid):
+        graph.call_function(torch.tanh, (sigmoid.args[0],))
+
+
+def bypassed(graph: fx.Graph, ctx: PassContext) -> None:
+    node_named(graph, "sigmoid").args = (node_named(graph, "conv"),)
+
+
+@pytest.mark.parametrize(("action", "node"), [(left_over, "tanh"), (bypassed, "relu")])
+def test_what_nothing_reads_is_named(action, node: str) -> None:
+    with pytest.raises(PassError, match=rf"%{node} .*is read by nothing") as caught:
+        run_passes(ConvRelu(), [do(action)], X)
+    assert (caught.value.pass_name, caught.value.node) == ("do", node)
+
+
 def test_error_in_a_rule_names_rule_and_node_and_undoes_its_pass() -> None:
     @rewrite(Op(vocab.SIGMOID, Any("x")))
     def explode(match: Match, rw: Rewriter) -> fx.Node:
