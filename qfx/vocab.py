@@ -210,7 +210,11 @@ ADD = _op(
     elementwise.add, Kind.ARITHMETIC, (), (torch.add, operator.add, operator.iadd), ("add", "add_")
 )
 SUB = _op(
-    elementwise.sub, Kind.ARITHMETIC, (), (torch.sub, operator.sub, operator.isub), ("sub", "sub_")
+    elementwise.sub,
+    Kind.ARITHMETIC,
+    (),
+    (torch.sub, torch.subtract, operator.sub, operator.isub),
+    ("sub", "sub_", "subtract", "subtract_"),
 )
 MUL = _op(
     elementwise.mul,
@@ -260,7 +264,7 @@ SIGMOID = _op(
     elementwise.sigmoid,
     Kind.ACTIVATION,
     (nn.Sigmoid,),
-    (torch.sigmoid, torch.sigmoid_, F.sigmoid),
+    (torch.sigmoid, torch.sigmoid_, F.sigmoid, torch.special.expit),
     ("sigmoid", "sigmoid_"),
 )
 HARDSIGMOID = _op(elementwise.hardsigmoid, Kind.ACTIVATION, (nn.Hardsigmoid,), (F.hardsigmoid,))
@@ -273,13 +277,17 @@ TANH = _op(
 )
 MISH = _op(elementwise.mish, Kind.ACTIVATION, (nn.Mish,), (F.mish,))
 SOFTMAX = _op(
-    elementwise.softmax, Kind.ACTIVATION, (nn.Softmax,), (torch.softmax, F.softmax), ("softmax",)
+    elementwise.softmax,
+    Kind.ACTIVATION,
+    (nn.Softmax,),
+    (torch.softmax, F.softmax, torch.special.softmax),
+    ("softmax",),
 )
 LOG_SOFTMAX = _op(
     elementwise.log_softmax,
     Kind.ACTIVATION,
     (nn.LogSoftmax,),
-    (torch.log_softmax, F.log_softmax),
+    (torch.log_softmax, F.log_softmax, torch.special.log_softmax),
     ("log_softmax",),
 )
 
@@ -383,8 +391,8 @@ TRANSPOSE = _op(
     shapes.transpose,
     Kind.SHAPE,
     (),
-    (torch.transpose, torch.swapaxes, torch.t),
-    ("transpose", "swapaxes", "t"),
+    (torch.transpose, torch.swapaxes, torch.swapdims, torch.t),
+    ("transpose", "swapaxes", "swapdims", "t"),
 )
 SQUEEZE = _op(shapes.squeeze, Kind.SHAPE, (), (torch.squeeze,), ("squeeze", "squeeze_"))
 UNSQUEEZE = _op(shapes.unsqueeze, Kind.SHAPE, (), (torch.unsqueeze,), ("unsqueeze", "unsqueeze_"))

@@ -33,6 +33,7 @@ from qfx_passes import attention, recurrent, spellings
 from qfx_passes.adapters import ADAPTERS, Arguments, Held, Site
 from qfx_passes.mutation import Call, Mutations, functional, read_call
 from qfx_passes.norms import norms_of
+from qfx_passes.overloads import as_called
 from qfx_passes.overwritten import Memory, name_changed_values
 from qfx_passes.products import Products
 
@@ -74,6 +75,7 @@ _DROPOUTS: dict[Any, str] = {
     torch.alpha_dropout: "alpha_dropout",
 }
 """Functions that drop, and their kind of :class:`qfx.runtime.dropout.Dropout`."""
+_KNOWN_FUNCTIONS = frozenset({*_FUNCTIONS, *_DROPOUTS, torch.addmm})
 _DROPOUT_MODULES: dict[type[nn.Module], str] = {
     nn.Dropout: "dropout",
     nn.Dropout1d: "dropout1d",
@@ -167,6 +169,7 @@ class _Sweep:
         """What ``node`` becomes; None, perhaps with a note, if it stays as it was written."""
         if call.kind == "call_module":
             return self._canonicalize_module(node)
+        call = as_called(call, node, _KNOWN_FUNCTIONS)
         if call.target is getattr:
             return self._canonicalize_property(node, call)
         drop = _drop_function(call)

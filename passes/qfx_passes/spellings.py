@@ -72,7 +72,9 @@ _SYNONYMS = {
     "sizes": "size",
 }
 
-_IGNORED = frozenset({"inplace", "_stacklevel", "momentum", "norm_type"})
+_IGNORED = frozenset(
+    ("inplace", "_stacklevel", "momentum", "norm_type", "cudnn_enable", "cudnn_enabled", "implicit")
+)
 _EXPECTED: dict[str, tuple[Any, ...]] = {
     "out": (None,),
     "dtype": (None,),

@@ -45,8 +45,9 @@ def arguments_of(node: fx.Node, module: nn.Module | None = None) -> Arguments:
     args, kwargs = node.args, dict(node.kwargs)
     if isinstance(node.target, OpDef):
         return _of_operation(node.target, node)
-    for signature in _signatures(node, module):
-        found = _bound(signature, args, kwargs)
+    signatures = tuple(_signatures(node, module))
+    for signature in signatures:
+        found = _bound(signature, args, kwargs, certain=len(signatures) == 1)
         if found is not None:
             return found
     return _variadic(node) or Arguments(args, (), kwargs)
@@ -57,21 +58,33 @@ def _of_operation(op: OpDef, node: fx.Node) -> Arguments:
         named = vocab.bound(node)
     except TypeError:  # verification says what is wrong with it
         return Arguments(node.args, (), dict(node.kwargs))
-    names = positional(op.signature)
+    names = operand_names(op)
     return Arguments(tuple(named[name] for name in names), names, named)
 
 
 @cache
-def positional(signature: inspect.Signature) -> tuple[str, ...]:
+def operand_names(op: OpDef) -> tuple[str, ...]:
+    """The parameters of an operation that may be given by position."""
+    return _positional(op.signature)
+
+
+def _positional(signature: inspect.Signature) -> tuple[str, ...]:
     """The parameters that may be given by position, but for ``*args``."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return tuple(p.name for p in signature.parameters.values() if p.kind in kinds)
 
 
 def _bound(
-    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    certain: bool = False,
 ) -> Arguments | None:
-    """``args`` and ``kwargs`` by parameter; None if they do not fit."""
+    """``args`` and ``kwargs`` by parameter; None if they do not fit.
+
+    Of several signatures, that is also if a value is of another type than one wants.
+    """
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError:
@@ -85,11 +98,11 @@ def _bound(
             variadic = value
         elif parameter.kind is _REST:
             named.update(value)
-        elif _contradicts(parameter.annotation, value):
+        elif not certain and _contradicts(parameter.annotation, value):
             return None
         else:
             named[name] = value
-    names = positional(signature)
+    names = _positional(signature)
     return Arguments((*(named[name] for name in names), *variadic), names, named)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from qfx.errors import PatternError
-from qfx.rewrite.arguments import positional
+from qfx.rewrite.arguments import operand_names
 from qfx.vocab import OpDef
 
 _LITERALS: dict[str, tuple[type, ...]] = {
@@ -64,7 +64,7 @@ def _named(ops: Sequence[OpDef]) -> str:
 
 
 def _fault(op: OpDef, operands: Sequence[Expected], attributes: Mapping[str, Expected]) -> str:
-    names = positional(op.signature)
+    names = operand_names(op)
     if len(operands) > len(names):
         return (
             f"{op.name} takes {len(names)} operand{'s' if len(names) != 1 else ''} "

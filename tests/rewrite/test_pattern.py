@@ -412,6 +412,11 @@ FUNCTIONS = {  # a pattern, calls that match it, calls that do not
         [((1,), {}), ((1, -1), {}), ((), {"start_dim": 1}), ((), {"end_dim": -1, "start_dim": 1})],
         [((), {}), ((1, 2), {}), ((0,), {})],
     ),
+    "defaults that are lists": (
+        lambda: Op(F.avg_pool2d, Any("x"), 2, padding=1),
+        [((2, None, 1), {}), ((2,), {"padding": 1})],
+        [((2,), {}), ((3, None, 1), {})],
+    ),
     "overloads": (
         lambda: Op(torch.mean, Any("x"), dim=1),
         [((1,), {}), ((), {"dim": 1}), ((1, True), {})],
