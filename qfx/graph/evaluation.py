@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import fx
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.errors import CaptureError, ConfigError
@@ -32,12 +33,35 @@ from qfx.graph.proxy import ValueProxy
 from qfx.graph.witness import Witness
 
 
+class _Made(NamedTuple):
+    """A tensor among the arguments of a call that is no proxy, and what it was before the call."""
+
+    tensor: Tensor
+    name: str
+    before: Tensor
+    version: int
+
+    @classmethod
+    def among(cls, arguments: Any, names: Mapping[Any, str]) -> list[_Made]:
+        """Those in a nest of arguments; ``names`` are those of the constants of the graph."""
+        leaves = pytree.tree_leaves(arguments)
+        found = [leaf for leaf in leaves if type(leaf) is Tensor and leaf in names]
+        return [cls(t, names[t], t.clone(), version(t)) for t in found]
+
+    @property
+    def is_written(self) -> bool:
+        return version(self.tensor) != self.version
+
+
 class EvaluatingTracer(DecidingTracer):
     """Runs each node as it is recorded, on the values of the example inputs.
 
     Args:
         remedy: what to do about a model that itself raises on them; "" if it does not.
         options: of ``fx.Tracer``.
+
+    Attributes:
+        made: proxies for tensors that are none, by identity: made from no input, and written to.
     """
 
     def __init__(self, *, remedy: str, **options: Any) -> None:
@@ -45,7 +69,8 @@ class EvaluatingTracer(DecidingTracer):
         self._remedy = remedy
         self._running = False
         self._thread = threading.get_ident()
-        self._witness = Witness(self._unrecorded_draw)
+        self._witness = Witness(self._unrecorded_draw, self._read_unrecorded)
+        self.made: dict[int, ValueProxy] = {}
         self._attribute_memory = Memory()
 
     def _is_foreign(self) -> bool:
@@ -69,15 +94,52 @@ class EvaluatingTracer(DecidingTracer):
             CaptureError, ConfigError: its operation raises on the example inputs.
         """
         operands = proxies_in((args, kwargs))
-        versions = _versions(operands)
+        versions, made = _versions(operands), _Made.among((args, kwargs), self.tensor_attrs)
         try:
             example = self._compute(node, given.values(args), given.values(kwargs))
         except (CaptureError, ConfigError):
             raise
         except Exception as error:
-            raise node_failed(node, error, self._remedy) from error
+            failed = node_failed(node, error, self._remedy)
+            self.graph.erase_node(node)  # the model, or PyTorch, may go on without it
+            raise failed from error
         self._note_writes(operands, versions)
+        for each in made:
+            if each.is_written:
+                self._make_anew(each, operands)
         return self.proxy_of(node, example, args, operands)
+
+    def _make_anew(self, made: _Made, operands: list[ValueProxy]) -> None:
+        """Let the graph make a tensor in every run, where capture made it once, and it is written.
+
+        Its constant is what it was; the graph copies that first. What Python goes on to read of it
+        would be what it is for the example inputs, and is refused.
+        """
+        self.settle()
+        held = [n for n in self.graph.nodes if n.op == "get_attr" and n.target == made.name]
+        setattr(self.root, made.name, made.before)
+        with self.graph.inserting_after(held[0]):
+            copied = self.create_node("call_method", "clone", (held[0],), {})
+        meta.set_value(copied, meta.describe(made.before))
+        for node in held:
+            node.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
+        memory = memory_of(made.tensor, [each.memory for each in operands])
+        memory.write(
+            inputs=any(o.from_input for o in operands), data=any(o.from_data for o in operands)
+        )
+        self.made[id(made.tensor)] = ValueProxy(copied, self, made.tensor, Provenance(), memory)
+
+    def _read_unrecorded(self, tensors: Iterable[Tensor]) -> None:
+        """Called for what Python itself does with tensors that are no proxies."""
+        if self._is_foreign() or not self.made:
+            return
+        known = [each.memory for each in self.made.values()]
+        if any(memory_of(tensor, ()).overlaps(memory) for tensor in tensors for memory in known):
+            self.refuse(
+                "a tensor that depends on no input when it is made, and then on what is written to "
+                "it, and is computed with by itself",
+                "make it from an input, as in x.new_zeros(3)",
+            )
 
     def proxy_of(
         self, node: fx.Node, example: Any, args: tuple[Any, ...], operands: list[ValueProxy]

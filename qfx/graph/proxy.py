@@ -153,6 +153,7 @@ class ValueProxy(_Classed, fx.Proxy):
     def __len__(self) -> int:
         if self._is_hint(sys._getframe(1)):
             return len(self.example)
+        len(self.example)  # raises what Python does
         length = self.tracer.call(len, self)
         return int(self.tracer.decide(length, int, "len()"))
 

@@ -225,6 +225,8 @@ class CaptureTracer(EvaluatingTracer):
             return a.node
         if id(a) in self._containers:
             return self._containers[id(a)]
+        if id(a) in self.made:
+            return self.made[id(a)].node
         if type(a) in (int, float, str, bool, type(None)):
             return a
         if is_numpy_scalar(a):
@@ -298,6 +300,9 @@ class CaptureTracer(EvaluatingTracer):
         type_expr: Any = None,
         proxy_factory_fn: object = None,
     ) -> Any:
+        if self.made:
+            args = tuple(self.made.get(id(a), a) for a in args)
+            kwargs = {name: self.made.get(id(a), a) for name, a in kwargs.items()}
         if kind == "call_function":
             name_of_target = source.qualified_name(target)
             if name_of_target in REPLACEMENTS:

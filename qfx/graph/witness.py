@@ -7,7 +7,7 @@ does with dropout only) shows in the generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -35,11 +35,17 @@ class Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         unwatched: called when random numbers are drawn by something else.
+        unwatched_read: called with the tensors that something else reads.
     """
 
-    def __init__(self, unwatched: Callable[[], object] = bool) -> None:
+    def __init__(
+        self,
+        unwatched: Callable[[], object] = bool,
+        unwatched_read: Callable[[Iterable[torch.Tensor]], object] = bool,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._unwatched = unwatched
+        self._unwatched_read = unwatched_read
         self._watched: _Watched | None = None
 
     @contextmanager
@@ -62,6 +68,9 @@ class Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]
         named = kwargs or {}
         if self._watched is not None:
             self._watched.see(func, args, named)
+        else:
+            leaves = pytree.tree_leaves((args, named))
+            self._unwatched_read(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
         if not is_random_operation(func):
             return func(*args, **named)
         before = torch.get_rng_state()

@@ -218,6 +218,39 @@ def test_a_tensor_in_a_tuple_is_data() -> None:
         qfx.run_passes(Pair(), [], ((randn(2, 3), 2),))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: torch.zeros(4).index_add_(0, torch.tensor([1]), x.sum((0, 1))[:1]),
+        lambda x: torch.ones(4).copy_(x[0, 0]),
+        lambda x: put(torch.zeros(4), x.argmax() % 4),
+        lambda x: put(torch.zeros(4), x.shape[1] % 4),
+    ],
+)
+def test_what_is_made_from_no_input_and_written_to_is_made_in_every_run(make: Make) -> None:
+    model = seeded(lambda: Reads(make, lambda x, t: (x + t) * 2 - t))
+    graph_module, _ = qfx.run_passes(model, [], randn(2, 3, 4))
+    for seed in range(4):
+        x = randn(2, 3 + seed, 4, seed=seed)
+        torch.testing.assert_close(graph_module(x), model(x))
+
+
+def put(made: Tensor, at: Any) -> Tensor:
+    made[at] = 1.0
+    return made
+
+
+def test_what_python_reads_of_such_a_tensor_is_refused() -> None:
+    class Kept(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            made = torch.zeros(3)
+            made[0] = x.sum()
+            return x * 2 if made[0] > 0 else x
+
+    with pytest.raises(qfx.CaptureError, match="depends on no input when it is made"):
+        qfx.run_passes(Kept(), [], randn(2, 3))
+
+
 def test_a_count_of_calls_is_no_constant() -> None:
     class Counts(nn.Module):
         def __init__(self) -> None:
