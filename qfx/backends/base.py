@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
+from qfx.backends.table_checks import METHODS as METHODS
+from qfx.backends.table_checks import check_backend, check_rule
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QConfig
 from qfx.rewrite.pattern import Mismatch
@@ -151,6 +153,9 @@ class KernelRule:
         methods: what it serves: activations quantized with known qparams ("static"), measured at
             run time ("dynamic"), or not at all ("weight_only"); see :data:`METHODS`.
         emit_dynamic, emit_weight_only: write the calls of those methods.
+
+    Raises:
+        BackendError: the row can't be meant.
     """
 
     op: OpDef
@@ -168,14 +173,14 @@ class KernelRule:
     emit_dynamic: Emit | None = None
     emit_weight_only: Emit | None = None
 
+    def __post_init__(self) -> None:
+        check_rule(self)
+
     def emit_of(self, method: str) -> Emit | None:
         """What writes the call for a method."""
         emits = {"dynamic": self.emit_dynamic, "weight_only": self.emit_weight_only}
         return emits.get(method, self.emit)
 
-
-METHODS = ("static", "dynamic", "weight_only")
-"""Every way to quantize an operation after training."""
 
 RUN_TIME = METHODS[1:]
 """The methods under which an operation takes and hands out float."""
@@ -236,6 +241,7 @@ class Backend:
     _by_op: dict[OpDef, KernelRule] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_backend(self)
         object.__setattr__(self, "_by_op", {rule.op: rule for rule in self.rules})
 
     def rule(self, op: object) -> KernelRule | None:

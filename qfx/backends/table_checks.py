@@ -1,0 +1,140 @@
+"""What a row of a backend's table, and the table, must be: checked when they are made.
+
+A row that can't be meant would not be noticed otherwise: an operand that the operation lacks is
+never quantized, a post-op that does not exist never fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from qfx.errors import BackendError
+from qfx.quant.qparams import QParams
+from qfx.semantics.post import POST_OPS
+from qfx.vocab import Kind, OpDef
+
+if TYPE_CHECKING:
+    from qfx.backends.base import Backend, KernelRule
+
+METHODS = ("static", "dynamic", "weight_only")
+"""Every way to quantize an operation after training."""
+
+
+def check_rule(rule: KernelRule) -> None:
+    """Raise if a row can't be meant.
+
+    Raises:
+        BackendError: it says which row, and what about it.
+    """
+    for fault in _faults(rule):
+        op = rule.op.name if isinstance(rule.op, OpDef) else repr(rule.op)
+        raise BackendError(f"KernelRule({op}, {rule.kernel!r}): {fault}")
+
+
+def _faults(rule: KernelRule) -> Iterator[str]:
+    if not isinstance(rule.op, OpDef):
+        yield f"op is {rule.op!r}, no operation; give one of qfx.vocab, e.g. vocab.CONV2D"
+    if not isinstance(rule.kernel, str) or not rule.kernel:
+        yield "kernel must be the name that reports show"
+    for name in ("demand", "output"):
+        value = getattr(rule, name)
+        if not isinstance(value, Enum):
+            yield f"{name} is {value!r}; give one of {type(rule).__annotations__[name]}"
+    yield from _faults_of_operands(rule)
+    yield from _faults_of_post(rule)
+    yield from _faults_of_methods(rule)
+    if (rule.fixed is not None) != (getattr(rule.output, "name", "") == "FIXED"):
+        yield "fixed goes with output=Output.FIXED, and only with that"
+    if rule.fixed is not None and not isinstance(rule.fixed, QParams):
+        yield f"fixed is {rule.fixed!r}; give QParams"
+    if rule.requantizes and rule.output.name != "SHARED":
+        yield "requantizes goes with output=Output.SHARED only"
+
+
+def _faults_of_operands(rule: KernelRule) -> Iterator[str]:
+    parameters = tuple(rule.op.signature.parameters)
+    if not isinstance(rule.operands, tuple):
+        yield f"operands is {rule.operands!r}; give a tuple of parameters of {rule.op.name}"
+    for operand in rule.operands:
+        if operand not in parameters:
+            yield f"{rule.op.name} has no operand {operand!r}; it has: {', '.join(parameters)}"
+    if rule.weight is not None and not {"weight", "weights"} & set(parameters):
+        yield f"{rule.op.name} has no weight; leave weight out"
+
+
+def _faults_of_post(rule: KernelRule) -> Iterator[str]:
+    if rule.post and "post" not in rule.op.signature.parameters:
+        yield f"{rule.op.name} takes no post-ops"
+    for chain in rule.post:
+        if not isinstance(chain, tuple):
+            yield f"post holds {chain!r}; give chains, tuples of names: (({chain!r},),)"
+        for name in chain:
+            if name not in POST_OPS:
+                yield f"there is no post-op {name!r}; choose of {', '.join(sorted(POST_OPS))}"
+
+
+def _faults_of_methods(rule: KernelRule) -> Iterator[str]:
+    if not isinstance(rule.methods, tuple) or not rule.methods:
+        yield f"methods is {rule.methods!r}; give a tuple of {', '.join(map(repr, METHODS))}"
+    for method in rule.methods:
+        if method not in METHODS:
+            yield f"there is no method {method!r}; choose of {', '.join(map(repr, METHODS))}"
+    emits = {"emit": "static", "emit_dynamic": "dynamic", "emit_weight_only": "weight_only"}
+    for name, method in emits.items():
+        emit = getattr(rule, name)
+        if emit is not None and not callable(emit):
+            yield f"{name} is {emit!r}; give a function (emitter, site)"
+        if emit is not None and method not in rule.methods:
+            yield f"{name} is given, but {method!r} is not among its methods {rule.methods}"
+    if rule.supports is not None and not callable(rule.supports):
+        yield f"supports is {rule.supports!r}; give a function of the node"
+
+
+def check_backend(backend: Backend) -> None:
+    """Raise if a table can't be meant.
+
+    Raises:
+        BackendError: it says which row, and what about it.
+    """
+    for fault in (*_twice(backend.rules), *_faults_of_table(backend)):
+        raise BackendError(f"Backend({backend.name!r}): {fault}")
+
+
+def _twice(rules: Iterable[KernelRule]) -> Iterator[str]:
+    seen: dict[OpDef, KernelRule] = {}
+    for rule in rules:
+        first = seen.setdefault(rule.op, rule)
+        if first is not rule:
+            yield (
+                f"two rows for {rule.op.name}: {first.kernel!r} and {rule.kernel!r}; a row says "
+                "with supports= what it takes, and its emit may choose among kernels"
+            )
+
+
+def _faults_of_table(backend: Backend) -> Iterator[str]:
+    if (backend.quantize is None) != (backend.dequantize is None):
+        yield "give both quantize and dequantize, or neither to keep the reference form"
+    known = (*METHODS, "qat")
+    for method in backend.defaults:
+        if method not in known:
+            yield f"defaults for {method!r}, which is no method; choose of {', '.join(known)}"
+    for rule in backend.rules:
+        emits = (rule.emit, rule.emit_dynamic, rule.emit_weight_only)
+        if backend.quantize is None and any(emit is not None for emit in emits):
+            yield f"the row of {rule.op.name} has an emit, which needs quantize and dequantize"
+        if backend.quantize is not None:
+            yield from _missing(rule)
+
+
+def _missing(rule: KernelRule) -> Iterator[str]:
+    """What a row does not say about calls that have to be written."""
+    lacks = {
+        "static": rule.emit is None and rule.output.name != "SHARED",  # else the operation itself
+        "dynamic": rule.emit_dynamic is None and rule.op.kind is not Kind.LOOKUP,
+        "weight_only": rule.emit_weight_only is None,  # which also does lookups of "dynamic"
+    }
+    for method in rule.methods:
+        if lacks[method]:
+            yield f"the row of {rule.op.name} has no emit for its method {method!r}"
