@@ -36,6 +36,7 @@ from qfx.backends.fitting import (
     unfit,
 )
 from qfx.backends.saturation import HIGHEST_SAFE
+from qfx.backends.slow import TooSlow
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.graph.effects import is_random
@@ -217,7 +218,8 @@ class _Annotator:
                 return refusal("filled", detail=meta.where(self.filled[value]))
         mismatch = rule.supports(node) if rule.supports else None
         if mismatch is not None:
-            return refusal("unsupported", detail=mismatch.reason, remedy="leave it float")
+            code = "slow-kernel" if isinstance(mismatch, TooSlow) else "unsupported"
+            return refusal(code, detail=mismatch.reason, remedy="leave it float")
         if self.backend.probe is None or in_float(qconfig):  # emit chooses among kernels
             return None
         fault = self.backend.probe(rule.kernel, post_names(node))

@@ -9,7 +9,7 @@ from qfx.backends import quantized_dtypes as q
 from qfx.backends.base import KernelRule, Supports, WeightRule
 from qfx.backends.hardware import hardware
 from qfx.backends.quantized_saturation import reduces
-from qfx.backends.quantized_transpose import around_direct_kernel
+from qfx.backends.quantized_transpose import takes_phases, woven
 from qfx.rewrite.pattern import Mismatch
 
 RELU_CLAMP = (("relu",), ("clamp",))
@@ -44,36 +44,17 @@ def _depthwise_engine(engine: str) -> str:
 
 def transposed(engine: str, per_channel: bool) -> tuple[KernelRule, ...]:
     """The rows of transposed convolutions; ``per_channel``: whether they take such scales."""
-    ops: tuple[vocab.OpDef, ...] = (
-        vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D,
-    )  # fmt: skip
-    if engine == "qnnpack":  # its conv_transpose3d is wrong by hundreds of steps (torch 2.13)
-        ops = ops[:2]
-    packing = "fbgemm" if engine == "x86" else engine  # oneDNN's is wrong (torch 2.13)
-    emits = [
-        q.packed_kernel(op.name, packing, spatial=dims, with_relu=False, transposed=True)
-        for dims, op in enumerate(ops, start=1)
-    ]
-    if engine == "x86":
-        emits[1] = around_direct_kernel(emits[1])
+    ops = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
     return tuple(
         KernelRule(
             op,
-            f"quantized.{op.name}",
+            f"quantized.conv{dims}d",
             weight=WeightRule(axis=1, per_channel=per_channel),
             post=RELU_CLAMP,
-            supports=_ungrouped if engine == "qnnpack" else None,
-            emit=emit,
+            supports=takes_phases,
+            emit=woven(engine, dims),
         )
-        for op, emit in zip(ops, emits, strict=True)
-    )
-
-
-def _ungrouped(node: fx.Node) -> Mismatch | None:
-    """Refuse groups: qnnpack wants a weight scale per channel of all groups, and reads zeros."""
-    groups = node.kwargs.get("groups", 1)
-    return (
-        None if groups == 1 else Mismatch("qnnpack takes no groups here, and there are {0}", groups)
+        for dims, op in enumerate(ops, start=1)
     )
 
 

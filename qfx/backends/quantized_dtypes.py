@@ -23,6 +23,7 @@ from qfx.backends.quantized_engine import engine
 from qfx.backends.quantized_linear import LINEAR
 from qfx.backends.quantized_proven import is_wrong
 from qfx.backends.quantized_room import per_dim, room_of, roomy_conv
+from qfx.backends.x86_forms import as_it_is
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -110,9 +111,7 @@ def packed_kernel(
     name: str,
     engine_name: str,
     *,
-    with_relu: bool = True,
     spatial: int = 0,
-    transposed: bool = False,
     depthwise: str | None = None,
 ) -> Emit:
     """Emits ``quantized::name`` over a packed weight, with relu or clamp as post-op.
@@ -123,20 +122,19 @@ def packed_kernel(
     def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
         assert site.weight is not None
         packing = depthwise if depthwise and is_depthwise(site.node) else engine_name
-        plain = spatial and not transposed
-        if plain and is_wrong(site.node, packing):
+        if spatial and is_wrong(as_it_is(site.node), site.node, packing):
             packing = "fbgemm"  # oneDNN's is wrong
         post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
-        relu = with_relu and post == (("relu",),)
+        relu = post == (("relu",),)
         output = output_of(site)
         called = f"{name}_relu" if relu else name
-        kernel = _overload(called)
+        kernel = overload(called)
         room: dict[str, Any] = {}
-        if plain:
+        if spatial:
             site, room = room_of(site, packing, spatial)
         if room:
             kernel, room = roomy_conv, {"name": called, **room}
-        packed = packed_weight(em, site, name, packing, spatial, transposed, relu)
+        packed = packed_weight(em, site, name, packing, spatial, relu)
         y = call(em, site, kernel, integer(site), packed, output.scale, output.zero_point, **room)
         return y if relu or not post else clamped(em, site, y, post[0])
 
@@ -150,7 +148,8 @@ def is_depthwise(node: fx.Node) -> bool:
     return bound(node).get("groups", 1) > 1 and info is not None and info.shape[1] == 1
 
 
-def _overload(name: str) -> Callable[..., Any]:
+def overload(name: str) -> Callable[..., Any]:
+    """The kernel of ``torch.ops.quantized`` over packed weights."""
     if name in LINEAR:
         return LINEAR[name]
     packet = getattr(torch.ops.quantized, name)
@@ -164,15 +163,12 @@ def packed_weight(
     name: str,
     engine_name: str,
     spatial: int = 0,
-    transposed: bool = False,
     relu: bool = False,
 ) -> fx.Node:
     """A read of the weight and bias packed for ``quantized::name``, or for its form with relu."""
     weight, arguments = site.weight, site.arguments
     assert weight is not None
-    names = ["stride", "padding", "dilation"]
-    if transposed:
-        names.insert(2, "output_padding")
+    names = ("stride", "padding", "dilation")
     geometry = [per_dim(arguments[n], spatial) for n in names] if spatial else []
     tail = [*geometry, arguments["groups"]] if spatial else []
     prepack = getattr(torch.ops.quantized, f"{name}_prepack")

@@ -85,6 +85,11 @@ def in_order_op(em: Emitter, site: Site) -> fx.Node | Mismatch:
     return same_op(em, _arranged(em, site, in_order))
 
 
+def contiguous_op(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    """The operation itself on integers, made :func:`contiguous`."""
+    return same_op(em, _arranged(em, site, contiguous))
+
+
 def _arranged(em: Emitter, site: Site, arrange: Callable[[Tensor], Tensor]) -> Site:
     """The site with its integer input arranged."""
     integers, qparams = _input(site)
@@ -110,5 +115,6 @@ def same_op(em: Emitter, site: Site, **other: object) -> fx.Node | Mismatch:
     kwargs = fx.map_arg(attributes, lambda v: swap.get(v, v))
     info = meta.tensor_info(node)
     assert info is not None
-    value = meta.TensorInfo(info.shape, torch.quint8)
-    return em.rw.call(node.target, *args, origins=(node,), value=value, **kwargs)
+    lowered = em.rw.call(node.target, *args, origins=(node,), **kwargs)
+    meta.set_value(lowered, meta.TensorInfo(info.shape, torch.quint8))
+    return lowered

@@ -14,15 +14,14 @@ from torch import Tensor, fx
 
 from qfx.backends.quantized_engine import engine
 from qfx.backends.x86_conv_calls import ConvCall, Ending
-from qfx.backends.x86_forms import as_it_is, size_of
+from qfx.backends.x86_forms import size_of
 from qfx.backends.x86_proven import Numbers, Run, fault, is_suspect
 
 _ENDING = Ending(shifted=True, dtype=torch.uint8)
 
 
-def is_wrong(node: fx.Node, packing: str) -> bool:
-    """Whether an engine that takes oneDNN's kernels gets a plain convolution wrong."""
-    call = as_it_is(node)
+def is_wrong(call: ConvCall | None, node: fx.Node, packing: str) -> bool:
+    """Whether an engine that takes oneDNN's kernels gets the call of a convolution wrong."""
     if call is None or packing not in ("x86", "onednn") or not is_suspect(call):
         return False
     return bool(fault(call, _ENDING, size_of(node), _runner(packing)))

@@ -37,7 +37,7 @@ from qfx.backends.base import (
     pulls,
 )
 from qfx.backends.quantized_convs import RELU_CLAMP, convolutions, transposed
-from qfx.backends.quantized_layouts import in_order_op, on_tidy, same_op
+from qfx.backends.quantized_layouts import contiguous_op, in_order_op, on_tidy, same_op
 from qfx.backends.quantized_saturation import reduces
 from qfx.backends.recurrent_weights import restored
 from qfx.graph import meta
@@ -65,7 +65,7 @@ def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[Kerne
         *_activations(engine),
         *_pools(),
         *(pulls(op, op.name) for op in MOVES if op is not vocab.ROLL),
-        pulls(vocab.PAD, "pad", supports=_pads),
+        pulls(vocab.PAD, "pad", _pad, supports=_pads),
         replace(pulls(vocab.CAT, "cat", q.cat, operands=("tensors",)), requantizes=True),
         pulls(vocab.STACK, "stack", operands=("tensors",)),
     )
@@ -300,20 +300,40 @@ def _no_indices(node: fx.Node) -> Mismatch | None:
 
 
 def _pads(node: fx.Node) -> Mismatch | None:
-    mode, value = node.kwargs.get("mode", "constant"), node.kwargs.get("value")
+    arguments, info = vocab.bound(node), meta.tensor_info(node)
+    mode, value, pads = arguments["mode"], arguments["value"], arguments["pad"]
     if mode not in ("constant", "reflect") or value not in (None, 0, 0.0):
         return Mismatch(
             "the quantized pad fills with zeros or reflects; asked: {0}, {1}", mode, value
+        )
+    if not isinstance(pads, (tuple, list)) or not all(isinstance(p, int) for p in pads):
+        return Mismatch("the quantized pad takes numbers, not {0}", pads)
+    if mode == "reflect" and len(pads) > 4:
+        return Mismatch("the quantized pad reflects in one or two dims, not {0}", len(pads) // 2)
+    if info is None or len(info.shape) < 5:
+        return None
+    if min(pads) < 0 < max(pads):
+        return Mismatch(
+            "the quantized pad of {0}-d tensors crops or pads, not both", len(info.shape)
         )
     return None
 
 
 def _interpolates(node: fx.Node) -> Mismatch | None:
-    info, mode = meta.tensor_info(node), node.kwargs.get("mode", "nearest")
-    rank = len(info.shape) if info else 0
+    info, arguments = meta.tensor_info(node), vocab.bound(node)
+    mode, rank = arguments["mode"], len(info.shape) if info else 0
     if (rank, mode) not in ((4, "nearest"), (4, "bilinear"), (5, "nearest")):
         return Mismatch("no quantized kernel for mode {0} of {1}-d tensors", mode, rank)
+    if arguments.get("antialias"):
+        return Mismatch("no quantized kernel for antialias=True")
     return None
+
+
+def _pad(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    """Padding; of volumes only in order, for what copies them knows no other format."""
+    info = meta.tensor_info(site.node)
+    is_volume = info is not None and len(info.shape) > 4
+    return (contiguous_op if is_volume else same_op)(em, site)
 
 
 # -- calls that no pattern covers -------------------------------------------------------------

@@ -27,8 +27,6 @@ from qfx.backends.saturation import (
     products,
 )
 
-_TRANSPOSED = ((1, 32, 32, 3, 1), (2, 32, 32, 3, 1), (2, 32, 32, 3, 2))
-
 
 class Layers(Enum):
     """Kinds of layers that an engine has kernels of its own for."""
@@ -36,7 +34,6 @@ class Layers(Enum):
     LINEAR = "linear"
     CONVOLUTION = "convolution"
     DEPTHWISE = "depthwise"
-    TRANSPOSED = "transposed"
 
 
 def saturates(engine_name: str, layers: Layers) -> bool:
@@ -47,11 +44,10 @@ def saturates(engine_name: str, layers: Layers) -> bool:
 def reduces(engine_name: str) -> bool:
     """Whether the layers of a backend that packs for an engine need activations of 7 bits.
 
-    With "x86", transposed convolutions are packed for fbgemm, and depthwise ones for oneDNN, whose
-    kernels are faster than fbgemm's.
+    With "x86", depthwise convolutions are packed for oneDNN, whose kernels are faster.
     """
-    others = {Layers.TRANSPOSED: "fbgemm", Layers.DEPTHWISE: "onednn"}
-    engines = {kind: engine_name for kind in Layers} | (others if engine_name == "x86" else {})
+    depthwise = "onednn" if engine_name == "x86" else engine_name
+    engines = {kind: engine_name for kind in Layers} | {Layers.DEPTHWISE: depthwise}
     return any(saturates(name, kind) for kind, name in engines.items())
 
 
@@ -61,14 +57,8 @@ def _trials(engine_name: str, layers: Layers) -> Iterator[Trial]:
         for sizes in LINEARS:
             yield partial(_under, engine_name, partial(_linear, *sizes)), sizes[1]
         return
-    shapes = {
-        Layers.CONVOLUTION: CONVOLUTIONS,
-        Layers.DEPTHWISE: DEPTHWISE,
-        Layers.TRANSPOSED: _TRANSPOSED,
-    }
-    for shape in shapes[layers]:
-        run = partial(_conv, *shape, transposed=layers is Layers.TRANSPOSED)
-        yield partial(_under, engine_name, run), products(*shape)
+    for shape in DEPTHWISE if layers is Layers.DEPTHWISE else CONVOLUTIONS:
+        yield partial(_under, engine_name, partial(_conv, *shape)), products(*shape)
 
 
 def _under(engine_name: str, run: Callable[[], Tensor]) -> Tensor:
@@ -92,22 +82,12 @@ def _linear(rows: int, inputs: int, outputs: int) -> Tensor:
     return _in_units(torch.ops.quantized.linear.default, codes, packed, inputs)
 
 
-def _conv(
-    dims: int, inputs: int, outputs: int, size: int, groups: int, *, transposed: bool
-) -> Tensor:
-    name = f"conv_transpose{dims}d" if transposed else f"conv{dims}d"
-    ones, none = [1] * dims, [0] * dims
-    shape = (inputs, outputs // groups) if transposed else (outputs, inputs // groups)
-    weight = _quantized((*shape, *[size] * dims), torch.int8)
-    extra = [none] if transposed else []
+def _conv(dims: int, inputs: int, outputs: int, size: int, groups: int) -> Tensor:
+    name, ones = f"conv{dims}d", [1] * dims
+    weight = _quantized((outputs, inputs // groups, *[size] * dims), torch.int8)
     prepack = getattr(torch.ops.quantized, f"{name}_prepack")
-    packed = prepack(weight, None, ones, none, *extra, ones, groups)
+    packed = prepack(weight, None, ones, [0] * dims, ones, groups)
     packet = getattr(torch.ops.quantized, name)
     kernel = packet.new if "new" in packet.overloads() else packet.default
     codes = _quantized((1, inputs, *[size + 5] * dims), torch.uint8)
-    terms = products(dims, inputs, outputs, size, groups)
-    y = _in_units(kernel, codes, packed, terms)
-    # At the border of a transposed convolution fewer products meet.
-    for d in range(2, dims + 2) if transposed else ():
-        y = y.narrow(d, size - 1, y.shape[d] - 2 * (size - 1))
-    return y
+    return _in_units(kernel, codes, packed, products(dims, inputs, outputs, size, groups))

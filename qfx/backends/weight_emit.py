@@ -160,6 +160,9 @@ def _packed(em: Emitter, site: Site, kernel: PackedKernel, form: Form) -> fx.Nod
     return y
 
 
+_WIDENED = "its weight is kept in {0} and made float in front of {1}: {2}"
+
+
 def _widened(em: Emitter, site: Site, kept: Kept, code: str, detail: str) -> fx.Node:
     """The float layer behind a weight that is made float; it adds nothing to the coverage."""
     input, bias = site.arguments["input"], site.arguments["bias"]
@@ -168,8 +171,11 @@ def _widened(em: Emitter, site: Site, kept: Kept, code: str, detail: str) -> fx.
     else:
         numbers = (kept.codes, kept.scale, kept.zero_point)
         y = call(em, site, weight_kernels.linear, input, *numbers, bias, **kept.options)
-    told = {"kept": kept.bits, "detail": detail, "faster": IN_INTEGERS}
-    why = refusal(code, op=site.node.target.name, **told)  # type: ignore[union-attr]
+    op = site.node.target.name  # type: ignore[union-attr]
+    if code == "slow-kernel":
+        why = refusal(code, detail=_WIDENED.format(kept.bits, op, detail), remedy=IN_INTEGERS)
+    else:
+        why = refusal(code, op=op, kept=kept.bits, detail=detail)
     mark_kernel(y, Kernel(f"dequantized {kept.bits} weight", 0, replace(why, quantized=True)))
     return y
 

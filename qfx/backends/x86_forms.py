@@ -100,6 +100,12 @@ def as_it_is(node: fx.Node) -> ConvCall | None:
     return _as_it_is(weight, bound(node)).call if weight else None
 
 
+def phases(node: fx.Node) -> ConvCall | None:
+    """The call of the phases of a transposed convolution; None if shapes are open."""
+    weight = _shape(bound(node)["weight"])
+    return _phases(weight, bound(node)).call if weight else None
+
+
 def size_of(node: fx.Node) -> Sizes:
     """The spatial size of a convolution's input, as captured."""
     return _shape(bound(node)["input"])[2:]

@@ -69,7 +69,8 @@ def _in_float(em: Emitter, site: Site) -> fx.Node:
     weights = tuple(_restored(em, weight) for weight in node.args[1])  # type: ignore[union-attr]
     y = _call(em, site, op, quantized.args[0], weights, *node.args[2:], **kwargs)
     detail = f"below {FEWEST_UNITS} hidden units float is faster than a kernel call a step"
-    why = refusal("slow-kernel", kept="int8", op=op.name, detail=detail, faster="")
+    told = f"its weight is kept in int8 and made float in front of {op.name}: {detail}"
+    why = refusal("slow-kernel", detail=told, remedy="nothing to do if size is what counts")
     mark_restored(y, "int8", why)
     return y
 

@@ -86,10 +86,7 @@ REASONS: dict[str, tuple[str, str]] = {
         "a pass made it anew after annotate, which decides what is quantized",
         "put that pass before annotate in the pipeline",
     ),
-    "slow-kernel": (
-        "its weight is kept in {kept} and made float in front of {op}: {detail}",
-        "nothing to do if size is what counts{faster}",
-    ),
+    "slow-kernel": ("{detail}", "{remedy}"),
     "unfit-kernel": (
         "its weight is kept in {kept} and made float in front of {op}: {detail}",
         "nothing to do if size is what counts; for speed, give it a shape or a spec that a kernel "
@@ -99,8 +96,11 @@ REASONS: dict[str, tuple[str, str]] = {
 }
 
 
-IN_INTEGERS = "; for speed, qfx.get_default_qconfig(backend, 'dynamic') computes in integers"
-"""What else to do about "slow-kernel", where there is such a kernel."""
+IN_INTEGERS = (
+    "nothing to do if size is what counts; for speed, qfx.get_default_qconfig(backend, 'dynamic') "
+    "computes in integers"
+)
+"""What to do about "slow-kernel" where only weights are kept in integers."""
 
 
 def elsewhere(backends: tuple[str, ...]) -> str:

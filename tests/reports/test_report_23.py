@@ -159,7 +159,6 @@ def test_a_kernel_that_is_absent_decides_nothing(unmeasured: pytest.MonkeyPatch)
         ({("x86", Layers.CONVOLUTION)}, True),
         ({("x86", Layers.DEPTHWISE)}, False),  # these are packed for oneDNN
         ({("onednn", Layers.DEPTHWISE)}, True),
-        ({("fbgemm", Layers.TRANSPOSED)}, True),
         ({("fbgemm", Layers.LINEAR)}, False),  # nothing is packed so
     ],
 )

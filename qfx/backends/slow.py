@@ -1,0 +1,25 @@
+"""Kernels that are slower than float by multiples are not used: which, is known by geometry.
+
+No stopwatch decides: two runs agree, and so do two processes and the copies of a model. The rules
+stand where the kernels are:
+
+=====================================================  ==========================================
+what                                                   where
+=====================================================  ==========================================
+transposed convolutions that are dilated or depthwise  :mod:`qfx.backends.quantized_transpose`
+weights in few bits, by kernel and rows of the input   :mod:`qfx.backends.weight_packs`
+=====================================================  ==========================================
+"""
+
+from __future__ import annotations
+
+from qfx.rewrite.pattern import Mismatch
+
+
+class TooSlow(Mismatch):
+    """Why an operation stays float though there is a kernel: reason ``slow-kernel``."""
+
+    __slots__ = ()
+
+    def __init__(self, what: str, *args: object) -> None:
+        super().__init__(what + " run several times faster in float than in integers", *args)
