@@ -64,7 +64,8 @@ def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[Kerne
         *_norms(),
         *_activations(engine),
         *_pools(),
-        *(pulls(op, op.name) for op in MOVES if op is not vocab.ROLL),
+        *(pulls(op, op.name) for op in MOVES if op not in (vocab.ROLL, vocab.CHANNEL_SHUFFLE)),
+        pulls(vocab.CHANNEL_SHUFFLE, "channel_shuffle", supports=_image),
         pulls(vocab.PAD, "pad", _pad, supports=_pads),
         replace(pulls(vocab.CAT, "cat", q.cat, operands=("tensors",)), requantizes=True),
         pulls(vocab.STACK, "stack", operands=("tensors",)),
@@ -233,7 +234,7 @@ def _pools() -> tuple[KernelRule, ...]:
             for dims, op in enumerate(largest, start=1)
         ),
         *(
-            follows(op, op.name, on_tidy(same_op, dims))
+            follows(op, op.name, on_tidy(same_op, dims), supports=_batched)
             for ops in (averages, adaptive)
             for dims, op in enumerate(ops, start=1)
         ),
@@ -296,7 +297,21 @@ def _all_bits(engine: str) -> Supports:
 
 
 def _no_indices(node: fx.Node) -> Mismatch | None:
-    return Mismatch("return_indices=True") if node.kwargs.get("return_indices") else None
+    return Mismatch("return_indices=True") if node.kwargs.get("return_indices") else _batched(node)
+
+
+def _batched(node: fx.Node) -> Mismatch | None:
+    """Refuse volumes without a batch, for which no pool is made."""
+    info = meta.tensor_info(node)
+    if info is None or len(info.shape) != 4 or not node.target.name.endswith("3d"):  # type: ignore[union-attr]
+        return None
+    return Mismatch("the quantized pools of volumes need a batch dimension: {0}", list(info.shape))
+
+
+def _image(node: fx.Node) -> Mismatch | None:
+    info = meta.tensor_info(node)
+    rank = len(info.shape) if info else 0
+    return None if rank == 4 else Mismatch("the quantized channel_shuffle takes 4 dims: {0}", rank)
 
 
 def _pads(node: fx.Node) -> Mismatch | None:
