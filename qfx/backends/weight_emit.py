@@ -1,23 +1,21 @@
 """How calls over weights that are only kept in few bits are written, for every backend.
 
 A linear layer takes the first of its backend's kernels that fits, that the probe finds right and
-that is no slower than float at the shapes of the site. Else its weight is made float in front of
-the operation (:mod:`qfx.backends.weight_kernels`): small all the same, reason ``slow-kernel`` where
-speed decided, ``unfit-kernel`` where no kernel takes the layer.
+that pays for its shapes, which :mod:`qfx.backends.weight_packs` knows without a stopwatch. Else its
+weight is made float in front of the operation (:mod:`qfx.backends.weight_kernels`): small all the
+same, reason ``slow-kernel`` where speed decided, ``unfit-kernel`` where no kernel takes the layer.
 Embeddings make only those rows float that they read.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx
 
-from qfx.backends import embedding_rows, speed, weight_kernels
+from qfx.backends import embedding_rows, weight_kernels
 from qfx.backends.base import RUN_TIME, Emit, Emitter, KernelRule, Site, WeightRule
 from qfx.backends.probe import probe
 from qfx.backends.weight_packs import Form, PackedKernel
@@ -94,7 +92,7 @@ def linear(*kernels: PackedKernel) -> Emit:
         code, faults = "unfit-kernel", []
         for kernel in (k for k in kernels if k.kept == kept.bits):
             fault = _misfit(kernel, form)
-            if not fault and _is_fast(kernel, form):
+            if not fault and pays(kernel, form):
                 return _packed(em, site, kernel, form)
             code = code if fault else "slow-kernel"
             faults.append(f"{kernel.name} {fault or 'is slower than float here'}")
@@ -129,22 +127,9 @@ def _misfit(kernel: PackedKernel, form: Form) -> str:
     return "" if verdict else f"gives wrong results here: {verdict.detail}"
 
 
-def _is_fast(kernel: PackedKernel, form: Form) -> bool:
-    group = None if form.quantized is None else form.quantized.qparams.group_size
-    key = (kernel.name, form.rows, form.outputs, form.inputs, group)
-    return speed.no_slower(key, partial(_contest, kernel, form))
-
-
-def _contest(kernel: PackedKernel, form: Form) -> speed.Contest:
-    """The kernel and float at the shapes of the site."""
-    x = torch.ones(form.rows, form.inputs, device="cpu")
-    weight = torch.ones(form.outputs, form.inputs, device="cpu")
-    constants = kernel.pack(form)
-    return speed.Contest(
-        lambda rows: kernel.run(x[:rows], *constants, form.bias),
-        partial(F.linear, x, weight, form.bias),
-        form.rows,
-    )
+def pays(kernel: PackedKernel, form: Form) -> bool:
+    """Whether a kernel is as fast as float for a layer, by its geometry and this CPU."""
+    return kernel.pays(form)
 
 
 def _packed(em: Emitter, site: Site, kernel: PackedKernel, form: Form) -> fx.Node:

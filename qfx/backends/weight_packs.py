@@ -4,6 +4,14 @@
     int4   y = x ((q - 8) * scale + zero)^T             q 0..15, scale and zero per group
     half   y = x w^T                                    w float16
 
+Which pays for float32 is known from the kernels, and no stopwatch decides (one core, AVX2, torch
+2.13; time of the kernel / of float, for 1 to 128 rows of 256 to 2048 inputs and outputs):
+
+    int8   6 to 175      one number at a time; fast in bfloat16 only              never used
+    int4   10 to 340     likewise                                                 never used
+    half   onednn        17 to 1300; fast where the CPU multiplies halves         if it does (AMX)
+           fbgemm        0.1 to 0.9 from 768x768 on, else 1.2 to 3                large weights
+
 ``torch._dyn_quant_matmul_4bit`` is none of them: it rounds the activations to 8 bits, which
 weight-only quantization promises not to do.
 """
@@ -69,6 +77,7 @@ class PackedKernel:
         unfit: why it can't take a layer, or "".
         pack: the constants that it reads.
         run: calls it: (input, *constants, bias, post=).
+        pays: whether it is as fast as float for a layer; see the module's text.
     """
 
     name: str
@@ -76,6 +85,7 @@ class PackedKernel:
     unfit: Callable[[Form], str]
     pack: Callable[[Form], tuple[object, ...]]
     run: Callable[..., Tensor]
+    pays: Callable[[Form], bool]
 
 
 # -- int8 ----------------------------------------------------------------------------------------
@@ -183,11 +193,31 @@ def fbgemm_half(input: Tensor, packed: Any, bias: Tensor | None, *, post: Post =
     return apply_post(y if bias is None else y.add_(bias), post)
 
 
-INT8 = PackedKernel("_weight_int8pack_mm", "int8", _unfit_int8, _pack_int8, linear_int8)
-INT4 = PackedKernel("_weight_int4pack_mm_for_cpu", "4-bit", _unfit_int4, _pack_int4, linear_int4)
+def _never(form: Form) -> bool:
+    return False
+
+
+def _multiplies_halves(form: Form) -> bool:
+    asks = getattr(torch.cpu, "_is_amx_fp16_supported", None)
+    return asks is not None and bool(asks())
+
+
+def _is_large(form: Form) -> bool:
+    return form.outputs * form.inputs >= LARGE
+
+
+LARGE = 1 << 19
+"""Weights from which on reading half as many bytes pays."""
+
+INT8 = PackedKernel("_weight_int8pack_mm", "int8", _unfit_int8, _pack_int8, linear_int8, _never)
+INT4 = PackedKernel(
+    "_weight_int4pack_mm_for_cpu", "4-bit", _unfit_int4, _pack_int4, linear_int4, _never
+)
 ONEDNN_HALF = PackedKernel(
-    "onednn.linear_dynamic_fp16", "float16", _unfit_half, _pack_onednn_half, onednn_half
-)
+    "onednn.linear_dynamic_fp16", "float16", _unfit_half, _pack_onednn_half, onednn_half,
+    _multiplies_halves,
+)  # fmt: skip
 FBGEMM_HALF = PackedKernel(
-    "quantized.linear_dynamic_fp16", "float16", _unfit_half, _pack_fbgemm_half, fbgemm_half
-)
+    "quantized.linear_dynamic_fp16", "float16", _unfit_half, _pack_fbgemm_half, fbgemm_half,
+    _is_large,
+)  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import QConfig, QuantSpec, vocab
-from qfx.backends import speed, weight_emit, weight_kernels
+from qfx.backends import weight_emit, weight_kernels, weight_packs
 from qfx.backends.probe import probe
 from qfx.backends.weight_probes import PROBES
 from qfx.quant import packing
@@ -84,13 +84,13 @@ def quantized(model: nn.Module, x: Tensor, qconfig: QConfig, backend: str) -> qf
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kernel is as fast as float."""
-    monkeypatch.setattr(speed, "no_slower", lambda key, contest: False)
+    monkeypatch.setattr(weight_emit, "pays", lambda kernel, form: False)
 
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kernel is as fast as float."""
-    monkeypatch.setattr(speed, "no_slower", lambda key, contest: True)
+    monkeypatch.setattr(weight_emit, "pays", lambda kernel, form: True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -193,49 +193,29 @@ def test_probes_find_the_kernels_right_here(kernel: str) -> None:
     assert verdict, verdict.detail
 
 
-def test_speed_is_measured_once_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, key = [], object()
-
-    def contest() -> speed.Contest:
-        made.append(1)
-        return speed.Contest(lambda rows: None, lambda: None, 1)
-
-    monkeypatch.setattr(speed, "measure", lambda contest: False)
-    assert not speed.no_slower(key, contest)
-    assert not speed.no_slower(key, contest)
-    assert len(made) == 1
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls say themselves how long they took."""
-    monkeypatch.setattr(speed, "_seconds", lambda call: call())
+@pytest.mark.parametrize(
+    ("kernel", "outputs", "inputs", "expected"),
+    [
+        (weight_packs.INT8, 4096, 4096, False),
+        (weight_packs.INT4, 4096, 4096, False),
+        (weight_packs.FBGEMM_HALF, 256, 256, False),
+        (weight_packs.FBGEMM_HALF, 1024, 512, True),
+    ],
+)
+def test_what_pays_is_known_by_geometry(
+    kernel: weight_packs.PackedKernel, outputs: int, inputs: int, expected: bool
+) -> None:
+    form = weight_packs.Form("w", 4, outputs, inputs, None, None, None)
+    assert weight_emit.pays(kernel, form) is expected
 
 
-def test_the_fastest_runs_are_compared(clock: None) -> None:
-    def measured(kernel: list[float], floating: list[float]) -> bool:
-        ours, theirs = iter(kernel), iter(floating)
-        return speed.measure(speed.Contest(lambda rows: next(ours), lambda: next(theirs), 1))
-
-    assert measured([2.0, 2.0, 1.0, 2.0, 2.0], [0.5, 0.5, *[1.0] * 5])  # two alone, first
-    assert not measured([1.2] * 5, [2.0, 2.0, 2.0, 1.0, 2.0, 2.0, 2.0])
-
-
-def test_a_hopeless_kernel_does_not_run_on_all_rows(clock: None) -> None:
-    tried: list[int] = []
-
-    def kernel(rows: int) -> float:
-        tried.append(rows)
-        return float(rows)
-
-    assert not speed.measure(speed.Contest(kernel, lambda: 10.0, 10_000))
-    assert tried == [1, 4, 16, 16]
-
-
-# -- what users do with it -----------------------------------------------------------------------
-@pytest.mark.parametrize("config", CONFIGS)
-def test_copies_and_compiled_code(config: str, slow: None) -> None:
-    check_copies(config)
+@pytest.mark.parametrize("has", [False, True])
+def test_halves_pay_where_the_cpu_multiplies_them(
+    has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: has, raising=False)
+    form = weight_packs.Form("w", 4, 64, 64, None, None, None)
+    assert weight_emit.pays(weight_packs.ONEDNN_HALF, form) is has
 
 
 @pytest.mark.parametrize("config", ["int8", "int4 groups of 32", "float16 dynamic"])
