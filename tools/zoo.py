@@ -146,7 +146,7 @@ def _what(row: Row, trouble: rows.Trouble) -> str:
         rows.Trouble.REFUSES: row.refused,
         rows.Trouble.NOISY: f"{row.worst:.1f} dB, {row.shaken:.1f} with noise in float weights",
         rows.Trouble.KERNELS: f"{row.worst:.1f} dB, its reference {row.reference:.1f} dB",
-        rows.Trouble.COVERAGE: row.left,
+        rows.Trouble.COVERAGE: ", not counted: ".join(filter(None, (row.left, row.uncounted))),
         rows.Trouble.SLOW: f"{row.seconds:.0f} s",
     }[trouble]
 

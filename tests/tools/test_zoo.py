@@ -119,6 +119,7 @@ def test_images_of_the_sizes_that_a_model_takes() -> None:
         ({"worst": math.nan, "reference": math.nan}, Trouble.NOISY),
         ({"reference": 33.5}, Trouble.KERNELS),
         ({"coverage": 0.94}, Trouble.COVERAGE),
+        ({"uncounted": "_grouped_mm"}, Trouble.COVERAGE),
         ({"seconds": 61.0}, Trouble.SLOW),
     ],
 )

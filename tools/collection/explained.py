@@ -93,6 +93,12 @@ EXPLAINED: tuple[Explanation, ...] = (
         "16.8 dB of the float model with noise of 40 dB in its weights",
     ),
     Explanation(
+        Trouble.COVERAGE,
+        "transformers/mixtral/dynamic",
+        "the experts are two products of groups of rows, torch's _grouped_mm, which is not in the "
+        "vocabulary: float, and not counted; of the rest, attention has no dynamic kernel",
+    ),
+    Explanation(
         Trouble.NOISY,
         "transformers/bit/dynamic",
         "fifty layers of random weights amplify: 6.4 dB of the float model with noise of 40 dB in "

@@ -78,6 +78,7 @@ def _measured(entry: Entry, subject: Subject, backend: str) -> Row:
         speed=_speed(model, quantized, first),
         left=left(quantized.report),
         refused=refused,
+        uncounted=", ".join(sorted({site.op for site in quantized.report.unknown})),
         shaken=_shaken(model, first) if not _worst(of_model) >= LEAST_SQNR else math.nan,
     )
 

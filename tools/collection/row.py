@@ -29,7 +29,7 @@ class Trouble(Enum):
     KERNELS = "kernels"
     """The lowered form is further from the float model than the reference is, by 3 dB or more."""
     COVERAGE = "coverage"
-    """Under 95 % of the multiply-accumulates are in integers."""
+    """Under 95 % of the multiply-accumulates are in integers, or some can't be counted."""
     SLOW = "slow"
     """It took over a minute to quantize, with fewer than 150 million parameters."""
 
@@ -44,6 +44,7 @@ class Row:
         calls: how many were made with the quantized model.
         shaken: dB of the float model against itself with noise of 40 dB in its weights, for models
             that are noisy: how much of the noise is the model's own doing.
+        uncounted: operations whose work is unknown, which coverage leaves out; "" when none.
         refused: the first call that a guard refused, and why; "" when all were taken.
         parameters: how many it has.
         coverage: fraction of multiply-accumulates in integers; None for a model without any.
@@ -70,6 +71,12 @@ class Row:
     left: str = ""
     refused: str = ""
     shaken: float = math.nan
+    uncounted: str = ""
+
+    @property
+    def covers_little(self) -> bool:
+        """Whether too few of the multiply-accumulates are in integers."""
+        return self.coverage is not None and self.coverage < LEAST_COVERAGE
 
     @property
     def troubles(self) -> tuple[Trouble, ...]:
@@ -80,7 +87,7 @@ class Row:
             Trouble.REFUSES: bool(self.refused),
             Trouble.NOISY: not self.worst >= LEAST_SQNR,
             Trouble.KERNELS: not self.worst >= self.reference - KERNELS_COST,
-            Trouble.COVERAGE: self.coverage is not None and self.coverage < LEAST_COVERAGE,
+            Trouble.COVERAGE: self.covers_little or bool(self.uncounted),
             Trouble.SLOW: self.seconds > MOST_SECONDS and self.parameters < LARGE,
         }
         return tuple(trouble for trouble, holds in found.items() if holds)
