@@ -228,7 +228,8 @@ class _Sweep:
             return self._call(node, vocab.SIZE, {"input": call.args[0], "dim": 0})
         assert not isinstance(call.target, str)
         op = vocab.SCALARS[call.target]
-        new = self._rewriter.call(op, *call.args, origins=(node,), value=None, **call.kwargs)
+        value = meta.value_of(node)  # None of a number, as many of a torch.Size as it has
+        new = self._rewriter.call(op, *call.args, origins=(node,), value=value, **call.kwargs)
         self._rewriter.replace(node, new)
         return new
 
