@@ -126,7 +126,6 @@ SPECIAL: dict[str, Architecture] = {
     "lilt": Architecture(settings={"hidden_size": 192}),
     "mamba2": Architecture(settings={"num_heads": 8, "n_groups": 2, "state_size": 16}),
     "squeezebert": Architecture(settings={"embedding_size": WIDTH}),
-    "swin": Architecture("pixels", {"image_size": 224}, keeps_sizes=True),
     "videomae": Architecture("clips", {"num_frames": 4}),
     "vivit": Architecture("clips", {"num_frames": 4, "tubelet_size": [2, 16, 16]}),
     "timesformer": Architecture("clips", {"num_frames": 4}),
@@ -158,8 +157,8 @@ def build(name: str) -> Subject:
     architecture = SPECIAL[name]
     model = _model(name, architecture)
     if architecture.kind == "pixels":
-        own = getattr(model.config, "image_size", SMALL["image_size"])
-        return images.subject(model, (SMALL["image_size"], SMALL["image_size"] + 32, own))
+        own, small = getattr(model.config, "image_size", None), SMALL["image_size"]
+        return images.subject(model, (small, small + 32, *([own] if isinstance(own, int) else [])))
     calls = tuple(CALLS[architecture.kind](model))
     return Subject(model, calls, (calls[0].kwargs, calls[1].kwargs))
 
