@@ -234,6 +234,8 @@ DIV = _op(
     ("div", "div_", "divide", "floor_divide"),
 )
 
+CAST = _op(elementwise.cast, Kind.ARITHMETIC)
+
 # -- activations ---------------------------------------------------------------------------------
 RELU = _op(
     elementwise.relu,

@@ -31,6 +31,7 @@ from qfx.stubs import is_dequant_stub, is_quant_stub
 from qfx.vocab import OpDef, is_op
 from qfx_passes import attention, recurrent, spellings
 from qfx_passes.adapters import ADAPTERS, Arguments, Held, Site
+from qfx_passes.casts import Cast, read_cast
 from qfx_passes.mutation import Call, Mutations, functional, read_call
 from qfx_passes.norms import norms_of
 from qfx_passes.overloads import as_called
@@ -172,6 +173,9 @@ class _Sweep:
         call = as_called(call, node, _KNOWN_FUNCTIONS)
         if call.target is getattr:
             return self._canonicalize_property(node, call)
+        cast = read_cast(call)
+        if cast is not None:
+            return self._canonicalize_cast(node, cast)
         drop = _drop_function(call)
         if drop is not None and self._trainable and isinstance(drop.training, ModeFlag) and drop.p:
             arguments = {"input": drop.input, "p": drop.p, "kind": drop.kind}
@@ -194,6 +198,12 @@ class _Sweep:
         if product is not None:
             meta.set_note(node, product.reason)
         return self._canonicalize_spelling(node, call)
+
+    def _canonicalize_cast(self, node: fx.Node, cast: Cast) -> fx.Node:
+        if cast.changes:
+            return self._call(node, vocab.CAST, {"input": cast.input, "dtype": cast.dtype})
+        self._rewriter.replace(node, cast.input)
+        return cast.input
 
     def _canonicalize_spelling(self, node: fx.Node, call: Call) -> fx.Node | None:
         op = vocab.SETITEM if call.target is vocab.SETITEM else self._op(call)

@@ -83,3 +83,8 @@ def softmax(input: Tensor, *, dim: int, dtype: torch.dtype | None = None) -> Ten
 
 def log_softmax(input: Tensor, *, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     return torch.log_softmax(input, dim, dtype)
+
+
+def cast(input: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """``input`` in another dtype."""
+    return input.to(dtype)
