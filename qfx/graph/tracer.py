@@ -240,6 +240,11 @@ class CaptureTracer(EvaluatingTracer):
                 "a parameter that is not registered under the model",
                 "keep its module in an nn.ModuleList or nn.ModuleDict, not in a plain list",
             )
+        if isinstance(a, torch.Generator):
+            self.refuse(
+                "a random generator",
+                "draw once, in __init__, and keep the tensor as a buffer, or draw without one",
+            )
         if isinstance(a, dict) and is_record(a):  # an output class of transformers
             fields = {k: v for k, v in a.items() if v is not None}
             return self.create_proxy("call_function", type(a), (), fields).node

@@ -598,3 +598,13 @@ def test_six_threads_at_once_while_others_run_models() -> None:
         thread.join()
     assert not failures
     assert lengths == [24] * 18
+
+
+def test_a_generator_is_refused_by_name() -> None:
+    class Draws(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            generator = torch.Generator().manual_seed(0)
+            return x + torch.rand(x.shape[-1], generator=generator)
+
+    with pytest.raises(CaptureError, match="a random generator can't be captured in a graph"):
+        capture(Draws().eval(), (torch.ones(2, 3),))
