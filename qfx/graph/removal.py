@@ -24,7 +24,7 @@ def removers(stages: Sequence[RecordedStage], names: Iterable[str]) -> dict[str,
         if after.snapshot is before.snapshot:
             continue
         gone = left - _alive(after.snapshot, left)
-        found.update((name, _by(after, before.snapshot, name)) for name in gone)
+        found.update(_by(after, before.snapshot, gone))
         left -= gone
     return found
 
@@ -33,10 +33,14 @@ def _alive(view: Snapshot, names: set[str]) -> set[str]:
     return {o.node for record in view for o in record.origins if o.node in names}
 
 
-def _by(stage: RecordedStage, before: Snapshot, name: str) -> str:
-    """The rule that removed the last node that derived from ``name``, else the pass."""
-    if not stage.events:
-        return stage.name
-    held = {r.name for r in before if any(o.node == name for o in r.origins)}
-    rules = [e.rule for e in stage.events if not held.isdisjoint(e.removed)]
-    return rules[-1] if rules else stage.name
+def _by(stage: RecordedStage, before: Snapshot, gone: set[str]) -> dict[str, str]:
+    """For each operation the rule that removed the last node that derived from it, or the pass."""
+    removed = {
+        node: position for position, event in enumerate(stage.events) for node in event.removed
+    }
+    last: dict[str, int] = {}
+    for record in before:
+        for origin in record.origins:
+            if origin.node in gone and record.name in removed:
+                last[origin.node] = max(removed[record.name], last.get(origin.node, 0))
+    return {name: stage.events[last[name]].rule if name in last else stage.name for name in gone}
