@@ -31,10 +31,16 @@ from qfx.graph.clone import clone_graph_module
 from qfx.graph.copying import computed_weights, inference_copy
 from qfx.graph.history import History
 from qfx.graph.state import written_buffers
-from qfx.graph.tracing import ASSIGNED, BY_LAYOUT, BY_STATE, DECIDED_BY_MODE, capture
+from qfx.graph.tracing import (
+    ASSIGNED,
+    BY_LAYOUT,
+    BY_STATE,
+    DECIDED_BY_MODE,
+    EXPECTED,
+    capture,
+)
 from qfx.levels import Level
 from qfx.manager import transform
-from qfx.pass_base import PassContext
 from qfx.patience import patiently
 from qfx.pipeline import Pipeline
 from qfx.quant.calibration import run_calibration, run_example
@@ -45,6 +51,7 @@ from qfx.runtime.quantized import RECORDERS, PreparedModel, QuantizedModel, Sett
 from qfx.runtime.trainable import trainable
 from qfx.runtime.trained import Start, Trained
 from qfx.undisturbed import undisturbed
+from qfx.verification.net import Net
 
 _ASSIGNS = (
     "forward sets {names}, and a graph sets no attributes: it goes on with what the example inputs "
@@ -94,6 +101,7 @@ def quantize(
     pipeline: Pipeline | None = None,
     progress: bool | None = None,
     min_coverage: float | None = None,
+    check: bool = True,
 ) -> QuantizedModel:
     """Quantize a model after training.
 
@@ -111,6 +119,9 @@ def quantize(
         pipeline: passes to run in place of the method's own.
         progress: show a progress bar; None shows one on a terminal.
         min_coverage: least fraction of multiply-accumulates that must run in integers.
+        check: compare on the example inputs what every step computes with what it should: the float
+            graph with the model, each kernel call and the whole with the reference form. A kernel
+            that is wrong is put back to float (reason "kernel-failed-check").
 
     Returns:
         A GraphModule with the signature and output structure of ``model``, with ``.report`` and
@@ -121,6 +132,7 @@ def quantize(
         CaptureError: the model can't be traced.
         CalibrationError: calibration data is empty, or holds NaN or infinity.
         CoverageError: nothing was quantized, or less than ``min_coverage``.
+        PassError: a pass failed, or changed what the model computes.
         BackendError: the backend is unknown or not available on this machine.
     """
     check_coverage(min_coverage)
@@ -139,7 +151,7 @@ def quantize(
         _calibrate_once(prepared, calibration_data, progress)
     elif calibration_data is not None and method != "static":
         prepared.settings.configuration.warn(_NO_DATA.format(method=method))
-    return _convert(prepared, min_coverage=min_coverage)
+    return _convert(prepared, min_coverage=min_coverage, check=check)
 
 
 def _calibrate_once(
@@ -200,20 +212,23 @@ def prepare(
     check_calibrates(chosen)
     before, after = chosen.split()
     captured = _captured(model, args, kwargs, method)
+    expected = captured.meta.pop(EXPECTED, None)
     configuration = Configuration(captured, model, qconfig, target, method, types)
     for warning in _lost(model, captured, method):
         configuration.warn(warning)
-    graph_module = clone_graph_module(captured)
-    ctx = PassContext(graph_module, example_inputs=args, example_kwargs=kwargs)
-    ctx.put(target, configuration)
-    if qparams_from is not None:
-        ctx.put(Start(qparams_from.__dict__["reference"]))
-    history = History()
-    transform(graph_module, before, ctx, history)
+    graph_module = clone_graph_module(captured, apart=True)
+    start = None if qparams_from is None else Start(qparams_from.__dict__["reference"])
     settings = Settings(
-        method, target, configuration, after, args, kwargs, captured, size_bytes(model),
-        written_buffers(graph_module, RECORDERS), ctx.get(Trained) if ctx.has(Trained) else None,
+        method, target, configuration, before, after, args, kwargs, captured, expected,
+        size_bytes(model), start,
     )  # fmt: skip
+    ctx, history = settings.context(graph_module), History()
+    transform(graph_module, before, ctx, history)
+    settings = replace(
+        settings,
+        buffers=written_buffers(graph_module, RECORDERS),
+        trained=ctx.get(Trained) if ctx.has(Trained) else None,
+    )
     if method == "qat":
         return trainable(graph_module, history, settings).in_mode_of(model)
     return PreparedModel(graph_module, history, settings).train()
@@ -224,8 +239,8 @@ def _captured(
 ) -> fx.GraphModule:
     """The graph of inference, also of a model in training."""
     if method == "qat":
-        return capture(inference_copy(model), args, kwargs, modes=True)
-    return capture(model, args, kwargs)
+        return capture(inference_copy(model), args, kwargs, modes=True, keep_expected=True)
+    return capture(model, args, kwargs, keep_expected=True)
 
 
 def _lost(model: nn.Module, captured: fx.GraphModule, method: str) -> Iterator[str]:
@@ -269,16 +284,24 @@ def calibrate(
 
 @undisturbed()
 @patiently
-def convert(prepared: PreparedModel, *, min_coverage: float | None = None) -> QuantizedModel:
+def convert(
+    prepared: PreparedModel, *, min_coverage: float | None = None, check: bool = True
+) -> QuantizedModel:
     """Turn a calibrated model into a quantized one; ``prepared`` stays as it is.
+
+    Args:
+        prepared: from :func:`prepare`.
+        min_coverage: as for :func:`quantize`.
+        check: as for :func:`quantize`.
 
     Raises:
         CalibrationError: observers that have seen no data, each named.
         CoverageError: nothing was quantized, or less than ``min_coverage``.
+        PassError: a pass changed what the model computes.
     """
     _check_prepared(prepared, "convert")
     check_coverage(min_coverage)
-    return _convert(prepared.copy_to_convert(), min_coverage=min_coverage)
+    return _convert(prepared.copy_to_convert(), min_coverage=min_coverage, check=check)
 
 
 def _check_float(model: object) -> None:
@@ -317,26 +340,31 @@ def _check_prepared(prepared: object, taker: str) -> None:
 
 
 @patiently
-def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> QuantizedModel:
+def _convert(
+    prepared: PreparedModel, *, min_coverage: float | None, check: bool = True
+) -> QuantizedModel:
     """Convert ``prepared`` and use it up."""
     settings, history = prepared.settings, prepared.history
+    net = Net(prepared) if check else None
     prepared.restore_buffers()
     if settings.backend.cpu_only:
         prepared.to("cpu")
-    ctx = PassContext(
-        prepared,
-        example_inputs=settings.example_inputs,
-        example_kwargs=dict(settings.example_kwargs),
-    )
-    ctx.put(settings.backend, settings.configuration)
-    if settings.trained is not None:
-        ctx.put(settings.trained)
+    ctx = settings.context(prepared)
     to_reference, to_lowered = _at_reference(settings.rest)
-    transform(prepared, to_reference, ctx, history)
+    if net is not None:
+        net.check_float(prepared)
+    transform(prepared, to_reference, ctx, history, net.instruments() if net else ())
     reference = clone_graph_module(prepared, take=True)
-    lowered = clone_graph_module(reference)
-    ctx.graph_module = lowered
-    transform(lowered, to_lowered, ctx, history)
+
+    def lower(graph_module: fx.GraphModule, stages: History) -> None:
+        ctx.graph_module = graph_module
+        transform(graph_module, to_lowered, ctx, stages, net.instruments() if net else ())
+
+    if net is not None:
+        lowered, history = net.lower(reference, lower, history)
+    else:
+        lowered = clone_graph_module(reference)
+        lower(lowered, history)
     report = build_report(
         settings.captured,
         reference,
@@ -345,6 +373,7 @@ def _convert(prepared: PreparedModel, *, min_coverage: float | None) -> Quantize
         size_before=settings.size_before,
         history=history,
         warnings=settings.configuration.warnings,
+        checked=net.checked() if net else None,
     )
     _check_coverage(report, min_coverage)
     return QuantizedModel(

@@ -209,7 +209,7 @@ class _Run:
             adopt(self.graph_module, checkpoint.arguments, step.name)
             level = ctx.level if step.produces is None else max(ctx.level, step.produces)
             self._verify(level)
-            if not _is_own(step):
+            if not step.is_own:
                 self._check_values()
         except Exception as error:
             if isinstance(error, QfxError) and not isinstance(error, VerifyError | PatternError):
@@ -277,11 +277,6 @@ class _Run:
             if node in event.added or node in event.removed:
                 return event.rule
         return None
-
-
-def _is_own(step: Pass) -> bool:
-    """Whether a pass comes with qfx, whose tests check the values that it records."""
-    return type(step).__module__.partition(".")[0] == "qfx_passes"
 
 
 def _headline(step: Pass, rule: str | None, node: str | None, error: Exception) -> str:

@@ -69,6 +69,7 @@ class CorrectBias(Pass):
     """Fold the mean error of quantized weights into biases; removes the recorders."""
 
     name = "correct-bias"
+    keeps_values = False
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         means: dict[_Layer, dict[fx.Node, _Seen]] = defaultdict(dict)

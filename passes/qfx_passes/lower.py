@@ -35,6 +35,7 @@ from qfx.quant.annotation import (
     kernel_of,
     mark_kernel,
 )
+from qfx.quant.meaning import Meaning, set_meaning
 from qfx.quant.packing import unpack
 from qfx.quant.qparams import QParams
 from qfx.report.reasons import refusal
@@ -91,10 +92,13 @@ class _Lowering:
                 self._dequantize(node)
             else:
                 self._operation(node)
-        self.graph.eliminate_dead_code(has_effect)
+        measured = [q for q in self.qparams.values() if isinstance(q, Measured)]
+        numbers = {number for q in measured for number in (q.scale, q.zero_point)}
+        self.graph.eliminate_dead_code(lambda node: node in numbers or has_effect(node))
         for node in self.graph.nodes:
             if node in self.stands_for and is_op(node, DEQUANTIZE):
                 self._write_dequantize(node)
+        self.graph.eliminate_dead_code(has_effect)
         if self.backend.finish is not None:
             self.backend.finish(self.graph, self)
         keep_contiguous(self.graph, self.rw)
@@ -115,12 +119,14 @@ class _Lowering:
         qparams = _qparams(node)
         known = self.stands_for.get(value)
         if known is not None and known.qparams == qparams:
+            set_meaning(known.node, Meaning(value.name, value.name, node.name))
             self.rw.replace(node, known.node)
             return
         integers = node
         if self.backend.quantize is not None:
             with self.rw.at(node):
                 integers = self.backend.quantize(self, value, qparams)
+            set_meaning(integers, Meaning(value.name, node.name, node.name))
             self.rw.replace(node, integers)
         self.qparams[integers] = qparams
 
@@ -133,6 +139,7 @@ class _Lowering:
         if self.backend.measure is not None:
             with self.rw.at(node):
                 integers, qparams = self.backend.measure(self, value, node)
+            set_meaning(integers, Meaning(value.name, node.name, node.name))
             self.rw.replace(node, integers)
         self.qparams[integers] = qparams
 
@@ -175,7 +182,7 @@ class _Lowering:
             self._declined(node, Mismatch("its operands have different qparams"))
             return
         assert isinstance(qparams, QParams)
-        lowered = self._emit(node, rule, inputs, qparams)
+        lowered = self._emit(node, rule, inputs, qparams, shares=True)
         if lowered is not None:
             self.stands_for[node] = _Integers(lowered, qparams)
             self.qparams[lowered] = qparams
@@ -195,6 +202,7 @@ class _Lowering:
             following, qparams = readers[0], _qparams(readers[0])
             lowered = self._emit(node, rule, inputs, qparams)
             if lowered is not None:
+                set_meaning(lowered, Meaning(node.name, node.name, following.name))
                 for query in queries:
                     query.replace_input_with(node, lowered)
                 self.rw.replace(following, lowered)
@@ -211,6 +219,8 @@ class _Lowering:
         inputs: dict[fx.Node, _Integers],
         output: QParams | None,
         method: str = "static",
+        *,
+        shares: bool = False,
     ) -> fx.Node | None:
         arguments = bound(node)
         site = Site(
@@ -224,12 +234,25 @@ class _Lowering:
         with self.rw.at(node):
             emit = rule.emit_of(method)
             lowered = emit(self, site) if emit else self._same_op(site)
-        if isinstance(lowered, Mismatch):
-            self._declined(node, lowered)
-            return None
-        if kernel_of(lowered) is None:  # else emit had a choice of kernels, and said so
-            mark_kernel(lowered, Kernel(rule.kernel, macs(node)))
+            if isinstance(lowered, Mismatch):
+                self._declined(node, lowered)
+                return None
+            # Where emit had a choice of kernels, it said which it took.
+            kernel = kernel_of(lowered) or Kernel(rule.kernel, macs(node))
+            if output is not None and not shares:
+                lowered = self._within(lowered, output)
+        mark_kernel(lowered, kernel)
+        set_meaning(lowered, Meaning(node.name, node.name, qparams=output))
         return lowered
+
+    def _within(self, codes: fx.Node, qparams: QParams) -> fx.Node:
+        """``codes`` clamped to the bounds of ``qparams``: kernels saturate where the dtype ends."""
+        ends, clamp = torch.iinfo(qparams.dtype), self.backend.clamp
+        bounds = qparams.quant_min, qparams.quant_max
+        if bounds == (ends.min, ends.max) or codes.target is clamp:
+            return codes
+        value = meta.value_of(codes)
+        return self.rw.call(clamp, codes, *bounds, origins=(codes,), value=value)
 
     def _same_op(self, site: Site) -> fx.Node:
         """The operation itself on integers: exact where values only move."""
@@ -256,7 +279,9 @@ class _Lowering:
         if self.backend.dequantize is None or is_op(known.node, QUANTIZE):
             return
         with self.rw.at(node):
-            self.rw.replace(node, self.backend.dequantize(self, known.node, known.qparams))
+            value = self.backend.dequantize(self, known.node, known.qparams)
+        set_meaning(value, Meaning(node.name, node.name))
+        self.rw.replace(node, value)
 
     # -- constants ----------------------------------------------------------------------------
     def _weights(self, node: fx.Node) -> Iterator[QuantizedWeight]:

@@ -57,6 +57,7 @@ class Reference(Pass):
     """Replace observers by q/dq nodes and constant weights by integers."""
 
     name = "reference"
+    keeps_values = False
     requires = Level.OBSERVED
     produces = Level.REFERENCE
 

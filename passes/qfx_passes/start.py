@@ -46,6 +46,7 @@ class StartFrom(Pass):
     """Take over qparams and corrected biases, if there is a model to start from."""
 
     name = "start-from"
+    keeps_values = False
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         if not ctx.has(Start):

@@ -219,6 +219,8 @@ class Backend:
         rules: the table.
         defaults: method -> default QConfig.
         quantize, dequantize: write the boundary calls; None keeps the reference form.
+        clamp: (codes, lowest, highest) -> codes between them, for qparams that don't use the whole
+            dtype: kernels saturate where that ends, and must not read codes beyond the bounds.
         measure: writes the call that quantizes a value with the qparams that it measures, given
             also the QUANTIZE of the reference form; None where kernels do that themselves.
         probe: (kernel, post-ops) -> what is wrong with it on this machine, or "".
@@ -233,6 +235,7 @@ class Backend:
     defaults: Mapping[str, QConfig]
     quantize: Callable[[Emitter, fx.Node, QParams], fx.Node] | None = None
     dequantize: Callable[[Emitter, fx.Node, QParams | Measured], fx.Node] | None = None
+    clamp: Callable[[Tensor, int, int], Tensor] = torch.clamp
     measure: Callable[[Emitter, fx.Node, fx.Node], tuple[fx.Node, Measured]] | None = None
     probe: Callable[[str, Chain], str] | None = None
     finish: Callable[[fx.Graph, Emitter], None] | None = None

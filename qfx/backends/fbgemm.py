@@ -21,4 +21,5 @@ def backend() -> Backend:
         quantize=quantized_dtypes.quantize,
         dequantize=quantized_dtypes.dequantize,
         saturates=narrow,
+        clamp=quantized_dtypes.clamp_codes,
     )

@@ -60,8 +60,8 @@ def quantize(em: Emitter, value: fx.Node, qparams: QParams) -> fx.Node:
     """f32 -> quint8."""
     info = meta.tensor_info(value)
     assert info is not None
-    dtype = _DTYPES[qparams.dtype]
-    return em.rw.call(
+    dtype, ends = _DTYPES[qparams.dtype], torch.iinfo(qparams.dtype)
+    integers = em.rw.call(
         torch.quantize_per_tensor,
         value,
         qparams.scale,
@@ -70,6 +70,18 @@ def quantize(em: Emitter, value: fx.Node, qparams: QParams) -> fx.Node:
         origins=(value,),
         value=meta.TensorInfo(info.shape, dtype),
     )
+    bounds = qparams.quant_min, qparams.quant_max
+    if bounds == (ends.min, ends.max):
+        return integers
+    return em.rw.call(
+        clamp_codes, integers, *bounds, origins=(value,), value=meta.value_of(integers)
+    )
+
+
+def clamp_codes(x: Tensor, low: int, high: int) -> Tensor:
+    """A quantized tensor whose codes are between ``low`` and ``high``."""
+    scale, zero_point = x.q_scale(), x.q_zero_point()
+    return torch.clamp(x, (low - zero_point) * scale, (high - zero_point) * scale)
 
 
 def dequantize(em: Emitter, integers: fx.Node, qparams: QParams | Measured) -> fx.Node:

@@ -61,6 +61,7 @@ _FRESH = frozenset(
         *(_ops.qconv2d_pointwise.default, calls.conv2d),
         *(calls.conv2d_add, calls.pointwise, calls.pointwise_add),
         *(calls.linear, calls.linear_add, transpose.weave_groups),
+        torch.clamp,
     )
 )
 """Kernels whose result is a tensor of its own, in the layout that "sum" wants."""

@@ -23,6 +23,7 @@ from qfx.backends.base import Emitter, Site
 from qfx.backends.x86_memory import QUANTIZING
 from qfx.graph import meta
 from qfx.quant.annotation import kernel_of, mark_kernel
+from qfx.quant.meaning import hand_on_meaning
 from qfx.vocab import Kind, OpDef
 
 _CODES = "qfx.x86.codes"
@@ -115,6 +116,7 @@ def _hand_out(em: Emitter, node: fx.Node, product: fx.Node, start: int, width: i
         part = em.rw.call(vocab.NARROW, product, dim=-1, start=start, length=width, origins=(node,))
         if _leaves(node):  # whose readers may view it as they could what float layers yield
             part = em.rw.call(kernels.clone_contiguous, part, origins=(node,))
+    hand_on_meaning(node, part)
     em.rw.replace(node, part)
     if kernel is not None:
         mark_kernel(part, kernel)

@@ -21,6 +21,7 @@ def clone_graph_module(
     graph_module: fx.GraphModule,
     *,
     deep: bool = False,
+    apart: bool = False,
     take: bool = False,
     memo: dict[int, Any] | None = None,
 ) -> WorkingGraphModule:
@@ -29,6 +30,7 @@ def clone_graph_module(
     Args:
         graph_module: what to copy; any subclass of GraphModule.
         deep: copy parameters, buffers and submodules too, instead of sharing them.
+        apart: copy submodules, but share what they hold: passes empty those whose parts they use.
         take: take over the graph itself instead of a copy; ``graph_module`` is used up.
         memo: as for ``__deepcopy__``.
     """
@@ -40,6 +42,10 @@ def clone_graph_module(
     for registry in ("_parameters", "_buffers", "_modules"):
         held = graph_module.__dict__[registry]
         root.__dict__[registry] = copy.deepcopy(held, memo) if deep else held
+    if apart:
+        made: dict[int, nn.Module | None] = {}
+        children = root.__dict__["_modules"]
+        root.__dict__["_modules"] = {n: _shell(child, made) for n, child in children.items()}
     for owner, name, value in opaque_values(graph_module):
         if owner is graph_module and name not in graph_module._buffers:
             root.__dict__[name] = value
@@ -49,6 +55,20 @@ def clone_graph_module(
     copy_hooks(graph_module, clone)
     hide_opaque_values(clone)
     return clone
+
+
+def _shell(module: nn.Module | None, made: dict[int, nn.Module | None]) -> nn.Module | None:
+    """A module of the same class that holds the same tensors, and shells of the same children."""
+    if module is None or isinstance(module, torch.jit.ScriptModule):
+        return module
+    if id(module) not in made:
+        shell = made[id(module)] = type(module).__new__(type(module))
+        shell.__dict__.update(module.__dict__)
+        for registry in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+            shell.__dict__[registry] = copy.copy(module.__dict__[registry])
+        children = module.__dict__["_modules"].items()
+        shell.__dict__["_modules"] = {name: _shell(child, made) for name, child in children}
+    return made[id(module)]
 
 
 def copy_graph(graph: fx.Graph) -> fx.Graph:

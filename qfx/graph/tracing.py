@@ -38,6 +38,9 @@ _OPAQUE_ROOTS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 ASSIGNED = "qfx.assigned"
 """Key of ``graph_module.meta``: qualified names of the attributes that forward sets."""
 
+EXPECTED = "qfx.expected"
+"""Key of ``graph_module.meta``: what the model yields for the example inputs, where asked for."""
+
 DECIDED_BY_MODE = "qfx.decided_by_mode"
 """Key of ``graph_module.meta``: where forward asks whether it is in training ("file:line")."""
 
@@ -81,6 +84,7 @@ def capture(
     leaf: Callable[[nn.Module, str], bool] | None = None,
     keep_untraceable: bool = False,
     modes: bool = False,
+    keep_expected: bool = False,
 ) -> fx.GraphModule:
     """Trace ``model`` into a graph whose nodes carry origins, shapes and dtypes.
 
@@ -94,6 +98,7 @@ def capture(
             with a note; otherwise that is a CaptureError.
         modes: keep training flags that are handed on apart from constants
             (:mod:`qfx.graph.modes`); the model must be in eval mode.
+        keep_expected: keep what the model yields under :data:`EXPECTED`.
 
     Returns:
         A graph module with the signature of ``model.forward``, in the mode of the model. Sizes
@@ -118,6 +123,8 @@ def capture(
     graph_module.meta[DECIDED_BY_MODE] = traced.decided
     graph_module.meta[BY_STATE] = traced.by_state
     graph_module.meta[BY_LAYOUT] = tuple(traced.by_layout)
+    if keep_expected and not isinstance(expected, Exception):
+        graph_module.meta[EXPECTED] = expected
     return graph_module
 
 

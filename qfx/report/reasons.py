@@ -57,6 +57,11 @@ REASONS: dict[str, tuple[str, str]] = {
         "the kernel of {op} gave wrong results on this machine ({detail})",
         "nothing to do: the float form is correct",
     ),
+    "kernel-failed-check": (
+        "the kernel of {op} gave other results than its reference form on the example inputs "
+        "({detail})",
+        "nothing to do: the float form is correct",
+    ),
     "not-float32": (
         "it computes in {detail}; integer kernels take float32 in and out",
         "convert the model with model.float()",

@@ -23,6 +23,7 @@ from qfx.graph.macs import macs
 from qfx.graph.opaque_macs import opaque_macs
 from qfx.graph.removal import removers
 from qfx.quant.annotation import Decision, Kernel, annotation, kernel_of
+from qfx.report.checked import Checked
 from qfx.report.html import report_page
 from qfx.report.reasons import refusal, removal
 from qfx.report.text import report_text
@@ -97,6 +98,7 @@ class QuantizationReport:
             holds them: kernels' own layouts don't count, and a 4-bit code counts half a byte.
         backend: name of the backend.
         warnings: settings that had no effect.
+        checked: what was checked of the conversion, and on what; None where that was switched off.
     """
 
     sites: tuple[Site, ...]
@@ -104,6 +106,7 @@ class QuantizationReport:
     size_bytes: tuple[int, int]
     backend: str
     warnings: tuple[str, ...] = ()
+    checked: Checked | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -154,6 +157,7 @@ def build_report(
     size_before: int,
     history: History,
     warnings: Sequence[str] = (),
+    checked: Checked | None = None,
 ) -> QuantizationReport:
     """Derive the report of a conversion from its capture, reference and lowered graphs.
 
@@ -169,6 +173,7 @@ def build_report(
         size_bytes=(size_before, size_bytes(reference)),
         backend=backend,
         warnings=tuple(warnings),
+        checked=checked,
     )
 
 

@@ -23,12 +23,16 @@ def report_text(report: QuantizationReport) -> str:
 
 
 def summary(report: QuantizationReport) -> Iterator[str]:
-    """How much was quantized, and what it does to the size; three lines."""
+    """How much was quantized, what it does to the size, and what was checked."""
     yield f"Quantized for {report.backend}: {covered(report)} quantized{_left_out(report)}"
     counts = report.counts
     yield "Operations: " + ", ".join(f"{count} {status}" for status, count in counts.items())
     before, after = report.size_bytes
     yield f"Size: {byte_count(before)} -> {byte_count(after)} ({_ratio(before, after)})"
+    if report.checked is None:
+        yield "Not checked on any inputs: check=False"
+    else:
+        yield from report.checked.lines()
 
 
 def covered(report: QuantizationReport) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor, fx, nn
@@ -21,6 +21,7 @@ from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.overlap import overwrite
 from qfx.graph.working import WorkingGraphModule
+from qfx.pass_base import PassContext
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
 from qfx.runtime.constants import flatten_constants, pin_constants
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from qfx.pipeline import Pipeline
     from qfx.quant.configuration import Configuration
     from qfx.report.sites import QuantizationReport
-    from qfx.runtime.trained import Trained
+    from qfx.runtime.trained import Start, Trained
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ class Settings:
         method: "static", ...
         backend: the target.
         configuration: which operation gets which QConfig.
-        rest: the passes that convert runs.
+        before, rest: the passes that prepare runs, and those that convert runs.
         example_inputs, example_kwargs: as given by the user.
         captured: the graph as captured, for the report.
+        expected: what the float model yields for the example inputs; None if it warned or raised.
         size_before: bytes of parameters and buffers of the user's model.
+        start: the quantized model that training starts from.
         buffers: those that running the model may write to, as they were before calibration.
         trained: what a model in training means.
     """
@@ -55,13 +58,27 @@ class Settings:
     method: str
     backend: Backend
     configuration: Configuration
+    before: Pipeline
     rest: Pipeline
     example_inputs: tuple[Any, ...]
     example_kwargs: Mapping[str, Any]
     captured: fx.GraphModule
+    expected: Any
     size_before: int
-    buffers: Mapping[str, Tensor]
+    start: Start | None = None
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
     trained: Trained | None = None
+
+    def context(self, graph_module: fx.GraphModule) -> PassContext:
+        """What the passes of ``graph_module`` may use."""
+        ctx = PassContext(
+            graph_module,
+            example_inputs=self.example_inputs,
+            example_kwargs=dict(self.example_kwargs),
+        )
+        ctx.put(self.backend, self.configuration)
+        ctx.put(*(each for each in (self.trained, self.start) if each is not None))
+        return ctx
 
 
 RECORDERS = (Observer, ChannelMean)
@@ -88,11 +105,17 @@ class PreparedModel(WorkingGraphModule):
         self.history = history
         self.settings = settings
         self.training = graph_module.training  # each child keeps its own mode
+        self.__dict__["_changed"], self.__dict__["_written"] = False, _writes(self)
 
     @property
     def has_observers(self) -> bool:
         """Whether anything is to be calibrated: not if all is dynamic or weight-only."""
         return any(isinstance(module, Observer) for module in self.modules())
+
+    @property
+    def parameters_changed(self) -> bool:
+        """Whether somebody wrote to a parameter since it was prepared."""
+        return bool(self.__dict__["_changed"] or self.__dict__["_written"] != _writes(self))
 
     def train(self, mode: bool = True) -> PreparedModel:
         """Record what runs through, or stop."""
@@ -134,6 +157,7 @@ class PreparedModel(WorkingGraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
         copied = clone_graph_module(self, deep=True, memo=memo)
         result = self._made_of(copied, copy.deepcopy(self.history))
+        result.__dict__["_changed"] = self.parameters_changed
         memo[id(self)] = result
         return result
 
@@ -149,6 +173,11 @@ class PreparedModel(WorkingGraphModule):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         refuse_conversion(probe_conversion(fn), "prepared")
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def _writes(model: nn.Module) -> int:
+    """How often parameters were written to; only differences mean something."""
+    return sum(parameter._version for parameter in model.parameters())
 
 
 class QuantizedModel(WorkingGraphModule):

@@ -194,6 +194,7 @@ class _Coarser(qfx.Pass):
     """Gives the first operand of a stack twice the step of the other."""
 
     name = "coarser"
+    keeps_values = False
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         (stack,) = (n for n in graph.nodes if n.target is vocab.STACK)

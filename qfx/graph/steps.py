@@ -1,0 +1,136 @@
+"""Running a graph node by node, with every value at hand while somebody needs it.
+
+State of the model, of its arguments and of the random generators is afterwards as it was: buffers
+that the graph may write to are copies, arguments too, and each node draws its random numbers from
+the same seed, so that two graphs with the same node draw the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.graph.copying import side_effects_undone
+from qfx.graph.interpret import NamedInterpreter
+from qfx.graph.state import written_buffers
+
+_KINDS = {"**": inspect.Parameter.VAR_KEYWORD, "*": inspect.Parameter.VAR_POSITIONAL}
+
+
+def arguments_by_name(
+    graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The value of each input of ``graph``, defaults included; no code is generated.
+
+    Raises:
+        TypeError: the arguments do not fit.
+    """
+    signature = inspect.Signature(
+        [_parameter(node) for node in graph.nodes if node.op == "placeholder"],
+        __validate_parameters__=False,
+    )
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _parameter(node: fx.Node) -> inspect.Parameter:
+    target = str(node.target)
+    stars = target[: len(target) - len(target.lstrip("*"))]
+    kind = _KINDS.get(stars, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    default = node.args[0] if node.args else inspect.Parameter.empty
+    return inspect.Parameter(target.lstrip("*"), kind, default=default)
+
+
+class Steps(NamedInterpreter):
+    """Runs one graph step by step.
+
+    Args:
+        graph_module: whose graph to run.
+        arguments: as of :func:`arguments_by_name`; they are not copied again.
+        wanted: how often each node's value is asked for by :meth:`run_to`.
+        seed: of the random numbers of each node.
+        buffers: what buffers that the graph may write to hold at first, by name; what they hold now
+            when left out.
+
+    Enter :func:`state_kept` around all steps.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        arguments: Mapping[str, Any],
+        wanted: Mapping[fx.Node, int] | None = None,
+        *,
+        seed: int = 0,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(graph_module, arguments)
+        self._seed = seed
+        self._left = Counter(wanted or {})
+        for node in graph_module.graph.nodes:
+            self._left.update(node.all_input_nodes)
+        self._first = written_buffers(graph_module, ())
+        self._first.update((n, b) for n, b in (buffers or {}).items() if n in self._first)
+        self._copies = {name: buffer.clone() for name, buffer in self._first.items()}
+        self._ahead = iter(graph_module.graph.nodes)
+
+    def fetch_attr(self, target: str) -> Any:
+        """A parameter, buffer or module; of what the graph may write to, a copy."""
+        return self._copies[target] if target in self._copies else super().fetch_attr(target)
+
+    def step(self, node: fx.Node) -> Any:
+        """Run the next node, whose inputs have been run, and return what it yields."""
+        torch.default_generator.manual_seed(self._seed)
+        value = self.env[node] = self.run_node(node)
+        for read in (*node.all_input_nodes, *(() if self._left[node] else (node,))):
+            self._release(read)
+        return value
+
+    def run_to(self, node: fx.Node) -> Any:
+        """The value of ``node``, after all nodes up to it were run, as often as it was wanted."""
+        while node not in self.env:
+            self.step(next(self._ahead))
+        value = self.env[node]
+        self._release(node)
+        return value
+
+    def run_to_end(self) -> Any:
+        """Run what is left; what the graph returns."""
+        result = None
+        for node in self._ahead:
+            result = self.step(node)
+        return result
+
+    def written(self) -> dict[str, Tensor]:
+        """The buffers that the graph reads and has changed by now, by name."""
+        return {
+            name: value
+            for name, value in sorted(self._copies.items())
+            if not torch.equal(value, self._first[name])
+        }
+
+    def _release(self, node: fx.Node) -> None:
+        self._left[node] -= 1
+        if self._left[node] <= 0:
+            self.env.pop(node, None)
+
+
+@contextmanager
+def state_kept(graph_module: fx.GraphModule) -> Iterator[None]:
+    """No gradients; random state, and buffers of modules that the graph calls, are put back."""
+    before = written_buffers(graph_module, ())
+    with side_effects_undone(graph_module):
+        try:
+            yield
+        finally:
+            for name, buffer in before.items():
+                held = graph_module.get_buffer(name)
+                if not torch.equal(held, buffer):
+                    held.copy_(buffer)

@@ -1,0 +1,217 @@
+"""Every kernel call of a lowered graph against the reference graph, on the same inputs.
+
+Both graphs run side by side on the example inputs. Each value of the lowered graph that stands for
+one of the reference graph is compared with it, and then put right: so a call is judged by what it
+makes of right inputs, and every one at fault is found in one run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from qfx.graph.arguments import copy_tensors
+from qfx.graph.steps import Steps, arguments_by_name, state_kept
+from qfx.quant.annotation import annotation, kernel_of
+from qfx.quant.meaning import meaning_of
+from qfx.quant.qparams import QParams
+from qfx.verification.differences import Grid, fraction_off, put_right, steps_off, tensor_pairs
+from qfx.verification.outputs import Batch, agreement
+from qfx.vocab import RECURRENT as RECURRENT_OPS
+from qfx.vocab import OpDef, bound
+
+TIE = 0.05
+"""How near to the middle between two codes both are right, in steps."""
+
+RELATIVE = 1e-3
+"""How far a float result may be off, as a fraction of the largest."""
+
+MEASURED = 45.0
+"""SQNR in dB that makes up for it where inputs are rounded at run time: ties go either way."""
+
+RECURRENT = 30.0
+"""The same for layers that feed such roundings back, step by step."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A call that does not compute what it stands for.
+
+    Attributes:
+        node: in the lowered graph.
+        operation: the node of the reference graph that was lowered to it.
+        kernel: its name in reports, or "".
+        detail: what is wrong, in words.
+    """
+
+    node: str
+    operation: str
+    kernel: str
+    detail: str
+
+
+@dataclass
+class CallCheck:
+    """What the run showed.
+
+    Attributes:
+        faults: in graph order.
+        checked: how many kernel calls were compared.
+        unchecked: the kernel calls that stand for nothing in the reference graph.
+        result: what the reference graph returned.
+    """
+
+    faults: list[Fault] = field(default_factory=list)
+    checked: int = 0
+    unchecked: list[str] = field(default_factory=list)
+    result: Any = None
+
+
+def check_calls(reference: fx.GraphModule, lowered: fx.GraphModule, batch: Batch) -> CallCheck:
+    """Run both graphs on a batch, and judge each call of the second."""
+    with state_kept(reference), state_kept(lowered):
+        return _Check(reference, lowered, batch).run()
+
+
+@dataclass(frozen=True)
+class _Meant:
+    """What a node of the lowered graph stands for, as nodes of the reference graph.
+
+    Attributes:
+        value: the float value.
+        operation: what was lowered.
+        codes: the QUANTIZE that makes the same codes, if there is one.
+        qparams: of codes that no QUANTIZE makes.
+        enough: SQNR in dB that excuses a float result for its largest error.
+        judged: whether it is known to compute the same each time.
+    """
+
+    value: fx.Node
+    operation: str
+    codes: fx.Node | None = None
+    qparams: QParams | None = None
+    enough: float = math.inf
+    judged: bool = True
+
+    @property
+    def reads(self) -> tuple[fx.Node, ...]:
+        """The nodes whose values are asked for, as often as they are."""
+        codes = () if self.codes is None else (self.codes, *self.measured)
+        return (self.value, *codes)
+
+    @property
+    def measured(self) -> tuple[fx.Node, ...]:
+        """Scale and zero point, where they are found at run time."""
+        if self.codes is None:
+            return ()
+        numbers = (bound(self.codes)[name] for name in ("scale", "zero_point"))
+        return tuple(n for n in numbers if isinstance(n, fx.Node))
+
+
+class _Check:
+    def __init__(self, reference: fx.GraphModule, lowered: fx.GraphModule, batch: Batch) -> None:
+        self.graph = lowered.graph
+        self.meant = dict(_meanings(reference.graph, lowered.graph))
+        wanted = Counter(node for meant in self.meant.values() for node in meant.reads)
+        self.explicit = _steps(reference, batch, wanted)
+        self.actual = _steps(lowered, batch)
+        self.found = CallCheck()
+
+    def run(self) -> CallCheck:
+        for node in self.graph.nodes:
+            if node.op == "output":
+                break
+            value = self.actual.step(node)
+            meant, kernel = self.meant.get(node), kernel_of(node)
+            if meant is not None:
+                self._judge(node, meant, value)
+                self.found.checked += kernel is not None
+            elif kernel is not None:
+                self.found.unchecked.append(node.name)
+        self.found.result = self.explicit.run_to_end()
+        return self.found
+
+    def _judge(self, node: fx.Node, meant: _Meant, value: Any) -> None:
+        exact = self.explicit.run_to(meant.value)
+        grid, right = None, exact
+        if meant.codes is not None:
+            grid, right = self._grid(meant), self.explicit.run_to(meant.codes)
+        elif meant.qparams is not None:
+            q = meant.qparams
+            grid = Grid(float(q.scale), int(q.zero_point), q.quant_min, q.quant_max)
+            right = pytree.tree_map_only(Tensor, lambda y: grid.place(y).round_(), exact)
+        pairs = tensor_pairs(value, exact)
+        details = (_detail(one, other, grid, meant.enough) for one, other in pairs)
+        detail = next(filter(None, details), "")
+        if node in self.actual.env:
+            self.actual.env[node] = put_right(value, right)
+        if detail and meant.judged:
+            kernel = kernel_of(node)
+            name = "" if kernel is None else kernel.name
+            self.found.faults.append(Fault(node.name, meant.operation, name, detail))
+
+    def _grid(self, meant: _Meant) -> Grid:
+        assert meant.codes is not None
+        arguments = bound(meant.codes)
+        scale, zero_point = (
+            map(self.explicit.run_to, meant.measured)
+            if meant.measured
+            else (
+                arguments["scale"],
+                arguments["zero_point"],
+            )
+        )
+        ends = torch.iinfo(arguments["dtype"])
+        low, high = arguments["quant_min"], arguments["quant_max"]
+        low, high = ends.min if low is None else low, ends.max if high is None else high
+        return Grid(float(scale), int(zero_point), low, high)
+
+
+def _steps(
+    graph_module: fx.GraphModule, batch: Batch, wanted: Mapping[fx.Node, int] | None = None
+) -> Steps:
+    args, kwargs = copy_tensors((batch[0], dict(batch[1])))
+    return Steps(graph_module, arguments_by_name(graph_module.graph, args, kwargs), wanted)
+
+
+def _meanings(reference: fx.Graph, lowered: fx.Graph) -> Iterator[tuple[fx.Node, _Meant]]:
+    """What each node of ``lowered`` stands for, as far as it is known."""
+    named = {node.name: node for node in reference.nodes}
+    for node in lowered.nodes:
+        meaning = meaning_of(node)
+        if meaning is None:
+            same = named.get(node.name)
+            if same is not None and node.op == same.op and node.target == same.target:
+                yield node, _Meant(same, node.name, judged=isinstance(node.target, OpDef))
+        elif meaning.value in named:
+            value, codes = named[meaning.value], named.get(meaning.codes)
+            enough = _enough(named[meaning.operation]) if meaning.operation in named else math.inf
+            yield node, _Meant(value, meaning.operation, codes, meaning.qparams, enough)
+
+
+def _enough(operation: fx.Node) -> float:
+    """What is asked of the float results of an operation that measures at run time."""
+    note = annotation(operation)
+    if note is None or not note.decision.quantized or note.method == "static":
+        return math.inf
+    return RECURRENT if operation.target in RECURRENT_OPS else MEASURED
+
+
+def _detail(value: Tensor, exact: Tensor, grid: Grid | None, enough: float) -> str:
+    """What is wrong with ``value``, or ""."""
+    if grid is not None and (value.is_quantized or not value.is_floating_point()):
+        off = steps_off(value, exact, grid)
+        return "" if off <= TIE else f"{off:.3g} steps off the nearest code"
+    if not (exact.is_floating_point() and value.is_floating_point()):
+        return ""
+    off = fraction_off(value, exact)
+    if off <= RELATIVE or (off < math.inf and agreement(exact, value) >= enough):
+        return ""
+    return f"off by {off:.2g} of the largest value"

@@ -1,0 +1,104 @@
+"""The float graph as it stands before quantization, against what the float model computes."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import fx
+
+from qfx.errors import CaptureError, PassError
+from qfx.graph.clone import clone_graph_module
+from qfx.graph.state import written_buffers
+from qfx.manager import transform
+from qfx.runtime.quantized import PreparedModel
+from qfx.verification.outputs import Batch, agreement, least_agreement, outcome, outputs
+from qfx.verification.stages import KeepsValues
+
+
+def check_float(
+    prepared: PreparedModel, batch: Batch, expected: Any, changed: bool
+) -> tuple[Any, float, str]:
+    """How well a prepared model, its observers aside, agrees with the model that it was made from.
+
+    Args:
+        prepared: to be converted; training may have moved its parameters.
+        batch: the example inputs, on its device.
+        expected: what the model made of them before training.
+        changed: whether parameters were written to, and not by training.
+
+    Returns:
+        What the float model makes of the batch now, SQNR in dB, and a note on what could not be
+        compared, or "".
+
+    Raises:
+        PassError: a pass changed what the graph computes; names it and the first node.
+        CaptureError: the captured graph does not compute what the model computes.
+    """
+    settings, buffers = prepared.settings, prepared.settings.buffers
+    (actual, state), captured = outcome(prepared, batch), settings.captured
+    if settings.method == "qat":
+        trained = _with_tensors_of(captured, prepared)
+        if trained is None:
+            return actual, math.nan, "the float graph: not compared, parameters have other names"
+        expected, captured, buffers = outputs(trained, batch), trained, {}
+    elif changed:
+        return actual, math.nan, "the float graph: not compared, parameters were written to"
+    elif expected is None:
+        expected = outputs(captured, batch)
+    least, found = least_agreement(expected, actual), agreement(expected, actual)
+    writes = bool(written_buffers(captured, ()))
+    if found >= least and not writes:
+        return expected, found, ""
+    again, meant = outcome(captured, batch, buffers)
+    if min(agreement(again, actual), agreement(meant, state)) < least:
+        _blame(prepared, captured, batch)
+        return actual, math.nan, "the float graph: not compared, a pass changes what it computes"
+    if found >= least:
+        return expected, found, ""
+    if agreement(again, outputs(captured, batch, seed=1)) < least:
+        return actual, agreement(again, actual), "the model draws random numbers"
+    raise CaptureError(
+        f"the captured graph does not compute what the model computes: on the example inputs the "
+        f"outputs agree to {found:.1f} dB, and rounding leaves {least:.0f} dB. The model decides "
+        "something in Python that tracing can't see. What to do: find the module at fault by "
+        "capturing its children one by one, and write what it decides by with tensors, or keep "
+        "that module float."
+    )
+
+
+def _blame(prepared: PreparedModel, captured: fx.GraphModule, batch: Batch) -> None:
+    """Run the passes again and raise at the one at fault, unless those at fault say that they are.
+
+    What a pass that does not keep values computes is what those after it are held to.
+    """
+    settings = prepared.settings
+    again = clone_graph_module(captured, apart=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were given the first time
+        transform(again, settings.before, settings.context(again), None, [KeepsValues(batch)])
+    if all(getattr(step, "keeps_values", True) for step in settings.before.passes):
+        raise PassError(
+            "the prepared model does not compute what the model computes, and no single pass is "
+            "to blame. What to do: run the passes with NumericCheck, and report it.",
+            pass_name=settings.before.passes[-1].name,
+            graph_module=captured,
+        )
+
+
+def _with_tensors_of(captured: fx.GraphModule, prepared: PreparedModel) -> fx.GraphModule | None:
+    """A copy of ``captured`` over what training made of its tensors; None if names don't match."""
+    clone = clone_graph_module(captured, deep=True)
+    trained: dict[str, Any] = {
+        **dict(prepared.named_parameters()),
+        **dict(prepared.named_buffers()),
+    }
+    own = {**dict(clone.named_parameters()), **dict(clone.named_buffers())}
+    if any(name not in trained or trained[name].shape != own[name].shape for name in own):
+        return None
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(trained[name])
+    return clone

@@ -1,0 +1,165 @@
+"""Lowering under a net: what a kernel gets wrong is put back to float, and the report says so.
+
+lower -> compare every call -> put back what fails -> lower again ... -> compare the whole
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from qfx.errors import PassError
+from qfx.graph import meta
+from qfx.graph.clone import clone_graph_module
+from qfx.graph.history import History
+from qfx.instruments import Instrument
+from qfx.quant.annotation import Annotation, annotate, annotation
+from qfx.report.checked import Checked
+from qfx.report.reasons import refusal
+from qfx.runtime.quantized import PreparedModel
+from qfx.verification.calls import CallCheck, Fault, check_calls
+from qfx.verification.floats import check_float
+from qfx.verification.outputs import Batch, agreement, outputs
+from qfx.verification.stages import KeepsValues
+
+_EXPLAINED = 28.0
+"""SQNR in dB that eight bits leave at least; see :mod:`qfx.report.bisection`."""
+
+Lowering = Callable[[fx.GraphModule, History], None]
+
+
+class Net:
+    """Checks one conversion on its example inputs, step by step.
+
+    Args:
+        prepared: what is converted, as the user left it.
+    """
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        settings = prepared.settings
+        self._device = "cpu" if settings.backend.cpu_only else None
+        self._batch: Batch = self._moved((settings.example_inputs, dict(settings.example_kwargs)))
+        self._expected = self._moved(settings.expected)
+        self._changed = prepared.parameters_changed
+        self._float = math.nan
+        self._notes: list[str] = []
+        self._put_back: dict[str, str] = {}
+        self._calls = CallCheck()
+        self._lowered = self._output = math.nan
+
+    def check_float(self, prepared: PreparedModel) -> None:
+        """Compare the graph before quantization with the float model; see there for errors."""
+        self._expected, self._float, note = check_float(
+            prepared, self._batch, self._expected, self._changed
+        )
+        self._notes += [note] if note else []
+
+    def instruments(self) -> list[Instrument]:
+        """To run beside passes: those of other people keep what the graph computes."""
+        return [KeepsValues(self._batch, foreign_only=True)]
+
+    def lower(
+        self, reference: fx.GraphModule, lower: Lowering, history: History
+    ) -> tuple[fx.GraphModule, History]:
+        """Lower a copy of ``reference`` until every call of it computes what it stands for.
+
+        Args:
+            reference: the reference form; stays as it is.
+            lower: runs the passes of lowering on a graph, in place, and adds their stages.
+            history: up to the reference form; stays as it is.
+
+        Returns:
+            The lowered graph, and the history with its stages.
+
+        Raises:
+            PassError: the whole is wrong, or a fault is none that floats would cure.
+        """
+        while True:
+            stages, graph_module = History(history), clone_graph_module(reference, apart=True)
+            _put_back(graph_module, self._put_back)
+            lower(graph_module, stages)
+            self._calls = check_calls(reference, graph_module, self._batch)
+            faults = self._calls.faults
+            if not faults:
+                break
+            found = _curable(reference, faults)
+            if not found.keys() - self._put_back.keys():
+                raise _error(graph_module, faults[0])
+            self._put_back.update(found)
+        self._check_whole(reference, graph_module)
+        return graph_module, stages
+
+    def _check_whole(self, reference: fx.GraphModule, lowered: fx.GraphModule) -> None:
+        meant, actual = self._calls.result, outputs(lowered, self._batch)
+        self._output = agreement(self._expected, meant)
+        self._lowered, least = agreement(meant, actual), min(_EXPLAINED, self._output)
+        if self._lowered >= least:
+            return
+        if agreement(actual, outputs(lowered, self._batch, seed=1)) >= least:
+            raise PassError(
+                f"the lowered model gives other outputs than its reference form: they agree to "
+                f"{self._lowered:.1f} dB on the example inputs, though each kernel call is right. "
+                "What to do: quantize with backend='reference', and report it.",
+                pass_name="lower",
+                graph_module=reference,
+            )
+        self._notes.append("the output: not compared, the model draws random numbers")
+
+    def checked(self) -> Checked:
+        """What was checked so far, for the report."""
+        return Checked(
+            float_graph=self._float,
+            calls=self._calls.checked,
+            put_back=len(self._put_back),
+            lowered=self._lowered,
+            output=self._output,
+            notes=tuple(self._notes),
+        )
+
+    def _moved(self, value: Any) -> Any:
+        if self._device is None:
+            return value
+        return pytree.tree_map_only(Tensor, lambda t: t.to(self._device), value)
+
+
+def _put_back(graph_module: fx.GraphModule, put_back: dict[str, str]) -> None:
+    """Decide that the operations stay float."""
+    for node in graph_module.graph.nodes:
+        if node.name in put_back:
+            detail = put_back[node.name]
+            annotate(
+                node, Annotation(refusal("kernel-failed-check", op=_named(node), detail=detail))
+            )
+
+
+def _named(node: fx.Node) -> str:
+    return str(getattr(node.target, "name", node.target))
+
+
+def _curable(reference: fx.GraphModule, faults: list[Fault]) -> dict[str, str]:
+    """The faults of quantized operations, by operation."""
+    notes = {n.name: annotation(n) for n in reference.graph.nodes}
+    found: dict[str, str] = {}
+    for fault in faults:
+        note = notes.get(fault.operation)
+        if note is not None and note.decision.quantized:
+            found.setdefault(fault.operation, f"{fault.kernel}: {fault.detail}")
+    return found
+
+
+def _error(graph_module: fx.GraphModule, fault: Fault) -> PassError:
+    node = next(n for n in graph_module.graph.nodes if n.name == fault.node)
+    maker, _, rule = meta.rule_of(node).partition("/")
+    return PassError(
+        f"{meta.where(node)} of the lowered graph does not compute what it stands for on the "
+        f"example inputs: {fault.detail}. What to do: quantize with backend='reference', and "
+        "report it.",
+        pass_name=maker or "lower",
+        rule=rule or None,
+        node=fault.node,
+        graph_module=graph_module,
+    )
