@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from qfx.graph.clone import is_opaque
 from qfx.graph.effects import overwrites
 from qfx.graph.proxy import ValueProxy
 
@@ -79,5 +80,5 @@ def written_buffers(
     if any(map(overwrites, graph_module.graph.nodes)):
         read = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
         buffers = graph_module.named_buffers(remove_duplicate=False)
-        found.update((name, buffer) for name, buffer in buffers if name in read)
+        found.update((n, b) for n, b in buffers if n in read and not is_opaque(b))
     return {name: buffer.clone() for name, buffer in found.items()}

@@ -143,6 +143,9 @@ def swap_operands(graph: fx.Graph, ctx: qfx.PassContext, draw: random.Random) ->
 
 def drop_effect(graph: fx.Graph, ctx: qfx.PassContext, draw: random.Random) -> str:
     node = next(n for n in graph.nodes if n.target is halve_)
+    for after in list(node.users):  # the value as the call left it
+        after.replace_all_uses_with(after.args[0])
+        graph.erase_node(after)
     graph.erase_node(node)
     return str(node.name)
 
