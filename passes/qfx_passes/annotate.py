@@ -41,6 +41,7 @@ from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.graph.effects import is_random
 from qfx.graph.leaves import has_hooks
+from qfx.graph.scripted import Scripted
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Decision, annotate
 from qfx.quant.configuration import Choice, Configuration
@@ -139,6 +140,8 @@ class _Annotator:
             return _opaque(node)
         if is_random(node):
             return refusal("random", op=op)
+        if isinstance(node.target, Scripted):
+            return refusal("opaque-function", op=operation_name(node))
         if not isinstance(node.target, OpDef):
             note = meta.note_of(node)
             return refusal("unknown-form" if note else "unknown-op", op=op, note=note)

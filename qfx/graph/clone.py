@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.working import WorkingGraphModule
+
+_Held = TypeVar("_Held")
 
 
 def clone_graph_module(
@@ -41,7 +43,7 @@ def clone_graph_module(
         memo.update((id(value), value) for _, _, value in opaque_values(graph_module))
     for registry in ("_parameters", "_buffers", "_modules"):
         held = graph_module.__dict__[registry]
-        root.__dict__[registry] = copy.deepcopy(held, memo) if deep else held
+        root.__dict__[registry] = deep_copy(held, memo) if deep else held
     if apart:
         made: dict[int, nn.Module | None] = {}
         children = root.__dict__["_modules"]
@@ -69,6 +71,23 @@ def _shell(module: nn.Module | None, made: dict[int, nn.Module | None]) -> nn.Mo
         children = module.__dict__["_modules"].items()
         shell.__dict__["_modules"] = {name: _shell(child, made) for name, child in children}
     return made[id(module)]
+
+
+def deep_copy(value: _Held, memo: dict[int, Any]) -> _Held:
+    """``copy.deepcopy(value, memo)``, whose parameters are leaves in TorchScript's modules, too.
+
+    Those are copied by operations, of which autograd would keep a record.
+    """
+    with torch.no_grad():
+        copied = copy.deepcopy(value, memo)
+    roots = value.values() if isinstance(value, dict) else (value,)
+    modules = (m for root in roots if isinstance(root, nn.Module) for m in root.modules())
+    for module in modules:
+        made = memo.get(id(module)) if isinstance(module, torch.jit.ScriptModule) else None
+        if made is not None:
+            for ours, theirs in zip(made.parameters(), module.parameters(), strict=True):
+                ours.requires_grad_(theirs.requires_grad)
+    return copied
 
 
 def copy_graph(graph: fx.Graph) -> fx.Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from qfx.errors import CaptureError, ConfigError
+from qfx.graph.clone import deep_copy
 from qfx.graph.overlap import overwrite
 from qfx.undisturbed import undisturbed
 
@@ -35,8 +35,9 @@ def check_model(model: nn.Module) -> None:
         raise ConfigError(f"expected an nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError(
-            "the model is compiled by TorchScript, which has no Python left to trace. "
-            "What to do: pass the original nn.Module."
+            f"the model is a {type(model).__name__}, compiled by TorchScript, which has no Python "
+            "left to trace. What to do: pass the nn.Module that it was made from; to one that is "
+            "built anew, load_state_dict(model.state_dict()) gives the weights of a saved file."
         )
     if hasattr(model, "_orig_mod"):
         raise CaptureError(
@@ -78,7 +79,7 @@ def _deep_copy(model: nn.Module) -> nn.Module:
             if not value.is_leaf:
                 memo[id(value)] = value.detach().clone()  # deepcopy refuses these
     try:
-        return copy.deepcopy(model, memo)
+        return deep_copy(model, memo)
     except Exception as error:
         raise CaptureError(
             f"the model can't be deep-copied: {type(error).__name__}: {error}\n"

@@ -28,6 +28,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 from qfx.graph import meta
 from qfx.graph.containers import Container
 from qfx.graph.leaves import has_hooks
+from qfx.graph.scripted import Scripted
 from qfx.graph.source import torch_class
 from qfx.vocab import Kind, OpDef
 
@@ -154,6 +155,8 @@ _IMMUTABLE = (int, float, str, torch.Size, torch.dtype, torch.device)
 
 
 def _is_known_function(target: Any) -> bool:
+    if isinstance(target, Scripted):
+        return False
     if isinstance(target, (type, Container, OpOverload, OpOverloadPacket)):
         return True
     if isinstance(target, (MethodDescriptorType, WrapperDescriptorType)):

@@ -11,6 +11,7 @@ import math
 import operator
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
@@ -34,6 +35,7 @@ from qfx.graph.leaves import LeafPolicy
 from qfx.graph.patches import SeenThrough, draws_recorded
 from qfx.graph.provenance import Provenance, memory_of
 from qfx.graph.proxy import ValueProxy
+from qfx.graph.scripted import Scripted, scripts_recorded
 from qfx.graph.state import Assignments
 
 _DTYPES: dict[type, torch.dtype] = {
@@ -101,8 +103,12 @@ class CaptureTracer(EvaluatingTracer):
             self._attribute_names[id(parameter)] = name
         for name, buffer in root.named_buffers():
             self._attribute_names.setdefault(id(buffer), name)
-        patches = masks_seen_through(), draws_recorded(self._draw), self._seen_through
-        with patches[0], patches[1], patches[2], self._witness:
+        with ExitStack() as patches:
+            patches.enter_context(masks_seen_through())
+            patches.enter_context(draws_recorded(self._draw))
+            patches.enter_context(scripts_recorded(self._scripted))
+            patches.enter_context(self._seen_through)
+            patches.enter_context(self._witness)
             self._seen_through.show(type(root))
             self.assignments.watch(root, "")
             try:
@@ -366,6 +372,12 @@ class CaptureTracer(EvaluatingTracer):
         """Record a call of a function that draws random numbers."""
         if self._is_foreign():
             return function(*args, **kwargs)
+        return self.create_proxy("call_function", function, args, kwargs)
+
+    def _scripted(self, function: Scripted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record a call of a compiled function that is given proxies; None if it is not."""
+        if self._is_foreign() or not proxies_in((args, kwargs)):
+            return None
         return self.create_proxy("call_function", function, args, kwargs)
 
     def placeholder(self, name: str, default: tuple[Any, ...], example: Any) -> ValueProxy:

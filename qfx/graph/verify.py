@@ -164,6 +164,8 @@ class _Walk:
         if node.op not in ("call_function", "call_module"):
             return
         called: object = node.target
+        if isinstance(self.resolved.get(str(node.target)), torch.jit.ScriptModule):
+            return  # its class has no forward of its own
         if node.op == "call_module":
             called = type(self.resolved[str(node.target)]).forward  # type: ignore[attr-defined]
         key = (called, len(node.args), tuple(node.kwargs))

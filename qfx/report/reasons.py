@@ -17,6 +17,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "{op} is known, but not in this form: {note}",
         "write it with constants and plain arguments, or leave it float",
     ),
+    "opaque-function": (
+        "{op} is compiled by TorchScript, and not looked into",
+        "nothing to do if float is fine; else call the Python function that it was made from",
+    ),
     "random": (
         "{op} draws random numbers, anew in every call",
         "nothing to do: what follows is quantized",
