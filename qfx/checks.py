@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from qfx.backends.base import METHODS
@@ -104,11 +104,29 @@ def check_mode(model: object, method: str) -> None:
         raise ConfigError(
             f"model is {type(model).__name__}, not a torch.nn.Module; wrap a function in a module"
         )
-    if model.training and method != "qat":
+    if is_exported(model):
+        _check_exported(model)
+    elif model.training and method != "qat":
         raise ConfigError(
             f"the model is in training mode, and method={method!r} quantizes what runs in "
             "inference (batch-norm and dropout differ): call model.eval() first"
         )
+
+
+def is_exported(model: nn.Module) -> TypeGuard[fx.GraphModule]:
+    """Whether ``model`` comes from ``torch.export``: its mode is fixed, and eval() refuses."""
+    return isinstance(model, fx.GraphModule) and "eval" in vars(model)
+
+
+def _check_exported(model: fx.GraphModule) -> None:
+    for node in model.graph.nodes:
+        names = [a.name for a in getattr(getattr(node.target, "_schema", None), "arguments", ())]
+        given = dict(zip(names, node.args, strict=False)) | node.kwargs
+        if True in (given.get("training"), given.get("train")):
+            raise ConfigError(
+                f"the model was exported in training mode ({node.name} trains), and that can't be "
+                "changed afterwards: call model.eval() before torch.export.export(model, ...)"
+            )
 
 
 def check_device(model: nn.Module) -> None:

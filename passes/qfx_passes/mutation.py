@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import fx
+from torch._ops import OpOverload
 
 from qfx import vocab
 from qfx.graph import meta
@@ -79,6 +80,10 @@ def functional(call: Call) -> Call | None:
         return None
     if not name.endswith("_"):
         return _without_flag(call)
+    if isinstance(call.target, OpOverload):
+        packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
+        overload = getattr(packet, call.target._overloadname, None)
+        return None if overload is None else replace(call, target=overload)
     holder = _holder(call)
     twin = getattr(holder, name.removesuffix("_"), None)
     if not callable(twin):
@@ -106,6 +111,8 @@ def _without_flag(call: Call) -> Call | None:
 
 
 def _name(call: Call) -> str:
+    if isinstance(call.target, OpOverload):
+        return str(call.target._schema.name.rpartition("::")[2])
     return call.target if isinstance(call.target, str) else getattr(call.target, "__name__", "")
 
 

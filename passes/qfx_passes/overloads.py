@@ -18,6 +18,10 @@ from torch._ops import OpOverload, OpOverloadPacket
 from qfx.rewrite.arguments import arguments_of
 from qfx_passes.mutation import Call
 
+_METHODS = {"_unsafe_view": "view", "sym_size": "size"}
+"""What a graph of torch.export calls otherwise than the method that it is."""
+_IDLE = frozenset({"cudnn_enable", "cudnn_enabled", "implicit"})
+"""Arguments that say nothing of what is computed."""
 _RENAMED = {"view": {"size": "shape"}}
 """Where the schema calls something otherwise than the operation."""
 
@@ -30,12 +34,12 @@ def as_called(call: Call, node: fx.Node, functions: Container[Any]) -> Call:
     if not isinstance(call.target, (OpOverload, OpOverloadPacket)):
         return call
     package, name, *_ = str(call.target).split(".")
-    given = arguments_of(node)
+    name, given = _METHODS.get(name, name), arguments_of(node)
     if package != "aten" or name.endswith("_") or name in _OTHER or not given.names:
         return call
     renamed = _RENAMED.get(name, {})
     # An empty list stands for an argument that is left out: the stride of a pool, say.
-    kept = {key: value for key, value in given.named.items() if value != []}
+    kept = {key: value for key, value in given.named.items() if value != [] and key not in _IDLE}
     kwargs = {renamed.get(key, key): value for key, value in kept.items()}
     twins = [getattr(holder, name, None) for holder in (F, torch)]
     target = next((twin for twin in twins if twin is not None and twin in functions), name)

@@ -106,7 +106,7 @@ def inference_copy(model: nn.Module) -> nn.Module:
     Raises:
         CaptureError: the model can't be captured.
     """
-    model_in_eval = _deep_copy(model).eval()
+    model_in_eval = nn.Module.train(_deep_copy(model), False)  # exported ones refuse .eval()
     check_model(model_in_eval)
     return model_in_eval
 

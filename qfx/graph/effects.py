@@ -94,7 +94,9 @@ def module_of(node: fx.Node) -> nn.Module | None:
 
 def in_place_operand(node: fx.Node) -> fx.Node | None:
     """The one operand that a call of torch or Python promises to work in place on, if any."""
-    if isinstance(node.target, (OpDef, OpOverload, OpOverloadPacket)) or not is_known(node):
+    if isinstance(node.target, (OpDef, OpOverloadPacket)) or not is_known(node):
+        return None
+    if isinstance(node.target, OpOverload) and not _is_aten_in_place(node.target):
         return None
     return next(iter(_promised(node)), None)
 
@@ -259,6 +261,11 @@ def _is_idle(module: nn.Module | None) -> bool:
 def _overloads(packet: OpOverloadPacket) -> list[OpOverload]:
     names = packet.overloads()  # type: ignore[no-untyped-call]
     return [getattr(packet, name) for name in names]
+
+
+def _is_aten_in_place(overload: OpOverload) -> bool:
+    """Whether an operation works on its first operand, and hands that out."""
+    return overload.namespace == "aten" and overload._schema.name.endswith("_")
 
 
 def _is_query(node: fx.Node) -> bool:

@@ -92,6 +92,8 @@ _SHORT_MODULES = {
 
 def qualified_name(target: Any) -> str:
     """A readable name of a function: "torch.add", "operator.add", "torch.nn.functional.relu"."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target._overloadpacket)
     name = str(getattr(target, "__name__", target))
     module = getattr(target, "__module__", None)
     if module is None:
