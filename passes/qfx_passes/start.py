@@ -52,7 +52,8 @@ class StartFrom(Pass):
         if not ctx.has(Start):
             return
         reference = ctx.get(Start).reference
-        here, there = _made_by(graph), _made_by(reference.graph)
+        common = _operations(graph) & _operations(reference.graph)
+        here, there = _made_by(graph, common), _made_by(reference.graph, common)
         _take_qparams(graph, here, dict(_quantized(reference, there)), ctx.get(Configuration))
         layers = {there[node]: node for node in reference.graph.nodes if is_op(node, *_BIASED)}
         for node in list(graph.nodes):
@@ -71,8 +72,17 @@ class StartFrom(Pass):
                     _take_bias(node, wanted, ctx.rewriter)
 
 
-def _made_by(graph: fx.Graph) -> dict[fx.Node, Made]:
-    """What makes each value; one call of a module may be taken apart into several alike."""
+def _operations(graph: fx.Graph) -> set[str]:
+    """The captured operations that nodes derive from: what drops leaves none in a reference."""
+    origins = (origin for node in graph.nodes for origin in meta.origins(node))
+    return {origin.node for origin in origins if origin.type_name != "parameter"}
+
+
+def _made_by(graph: fx.Graph, among: set[str]) -> dict[fx.Node, Made]:
+    """What makes each value, of the operations ``among``.
+
+    One call of a module may be taken apart into several alike.
+    """
     made: dict[fx.Node, Made] = {}
     count: dict[tuple[object, ...], int] = {}
     for node in graph.nodes:
@@ -80,17 +90,11 @@ def _made_by(graph: fx.Graph) -> dict[fx.Node, Made]:
         if is_op(node, vocab.QUANT_STUB, vocab.DEQUANT_STUB, vocab.DROPOUT):
             made[node] = made[node.args[0]]
             continue
-        operations = frozenset(o.node for o in meta.origins(node) if _computes(o))
+        operations = frozenset(o.node for o in meta.origins(node) if o.node in among)
         key = (operations, node.target if node.op == "call_function" else node.op)
         made[node] = (*key, count.setdefault(key, 0))
         count[key] += 1
     return made
-
-
-def _computes(origin: meta.Origin) -> bool:
-    """Whether an origin computes in inference: what drops has left no trace in the reference."""
-    kind = origin.type_name.lower()
-    return kind != "parameter" and "dropout" not in kind and "stochastic" not in kind
 
 
 def _weight_qparams(restored: object, reference: fx.GraphModule) -> QParams | None:

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils import _pytree as pytree
 
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph.clone import deep_copy
@@ -165,6 +166,18 @@ def side_effects_undone(model: nn.Module | None = None) -> Iterator[None]:
         undo.enter_context(undisturbed())
         undo.enter_context(torch.no_grad())
         yield
+
+
+def apart_from_buffers(value: Any, root: nn.Module) -> Any:
+    """``value`` with copies of the tensors that lie in a buffer, which is about to be restored."""
+    buffers = (b for b in root.buffers() if isinstance(b, torch.Tensor))  # forward may set others
+    memory = {b.untyped_storage().data_ptr() for b in buffers if b.layout is torch.strided}
+
+    def copied(leaf: Any) -> Any:
+        is_plain = isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided
+        return leaf.clone() if is_plain and leaf.untyped_storage().data_ptr() in memory else leaf
+
+    return pytree.tree_map(copied, value)
 
 
 @contextmanager

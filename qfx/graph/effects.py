@@ -60,10 +60,12 @@ def shares_memory(node: fx.Node) -> tuple[fx.Node, ...]:
         return ()
     if isinstance(node.target, OpDef):
         return tuple(node.all_input_nodes[:1]) if node.target.kind is Kind.SHAPE else ()
+    promised = _promised(node) if is_known(node) else ()
+    if promised:
+        return promised
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if meta.is_alias(node) or name in _MAY_ALIAS or not is_known(node):
-        return tuple(node.all_input_nodes)
-    return _promised(node)
+    shares = meta.is_alias(node) or name in _MAY_ALIAS or not is_known(node)
+    return tuple(node.all_input_nodes) if shares else ()
 
 
 def is_random(node: fx.Node) -> bool:

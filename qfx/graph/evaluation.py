@@ -77,6 +77,17 @@ class EvaluatingTracer(DecidingTracer):
         """Whether the call is none of ours: another thread, or the inside of a leaf."""
         return self._running or threading.get_ident() != self._thread
 
+    def set_data(self, proxy: ValueProxy, value: Any) -> None:
+        """Record ``proxy.data = value``, for a tensor that the model keeps, as a write."""
+        held, given = proxy.example, value.example if isinstance(value, ValueProxy) else value
+        is_held = proxy.node.op == "get_attr" and isinstance(given, Tensor)
+        if not is_held or (given.shape, given.dtype) != (held.shape, held.dtype):
+            self.refuse(
+                "an assignment to .data that does more than to change values",
+                "write to a buffer of a fixed shape in place, as in self.state.copy_(new)",
+            )
+        self.create_proxy("call_method", "copy_", (proxy, value), {})
+
     def _unrecorded_draw(self) -> None:
         if not self._is_foreign():
             self.refuse(

@@ -77,6 +77,12 @@ class ValueProxy(_Classed, fx.Proxy):
         self.memory = memory
         self._iterated = (0, 0)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "data":
+            self.tracer.set_data(self, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def from_input(self) -> bool:
         """Whether it depends on the inputs at all; what does not is a constant."""

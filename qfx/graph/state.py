@@ -18,22 +18,23 @@ from qfx.graph.proxy import ValueProxy
 
 
 class Assignments:
-    """Finds attributes that are set while a model is traced."""
+    """Finds attributes that are set, and lists and dicts that are filled, while a model runs."""
 
     def __init__(self) -> None:
-        self._before: dict[nn.Module, tuple[str, dict[str, Any]]] = {}
+        self._before: dict[nn.Module, tuple[str, dict[str, tuple[Any, list[Any]]]]] = {}
 
     def watch(self, module: nn.Module, path: str) -> None:
         """Remember what the attributes of ``module``, whose forward is entered, are by now."""
         if module not in self._before:
-            self._before[module] = path, _attributes(module)
+            held = {n: (value, _content(value)) for n, value in _attributes(module).items()}
+            self._before[module] = path, held
 
     def found(self) -> Iterator[str]:
         """The qualified names of those that were there before, and are something else now."""
         for module, (path, before) in self._before.items():
             now = _attributes(module)
-            for name, value in before.items():
-                if _example(now.get(name)) is not value:
+            for name, (value, content) in before.items():
+                if _example(now.get(name)) is not value or not _is_same(content, _content(value)):
                     yield f"{path}.{name}" if path else name
 
 
@@ -42,8 +43,23 @@ def _example(value: object) -> object:
     return value.example if isinstance(value, ValueProxy) else value
 
 
+_REGISTRIES = frozenset(vars(nn.Module()))
+
+
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {**vars(module), **module._buffers, **module._parameters}
+    own = {name: value for name, value in vars(module).items() if name not in _REGISTRIES}
+    return {**own, **module._buffers, **module._parameters}
+
+
+def _content(value: object) -> list[Any]:
+    """What is in a list, set or dict; nothing in anything else."""
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    return list(value) if isinstance(value, (list, set)) else []
+
+
+def _is_same(before: list[Any], now: list[Any]) -> bool:
+    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
 
 
 def kept_tensors(model: nn.Module) -> Iterator[str]:

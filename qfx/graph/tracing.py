@@ -18,7 +18,14 @@ from torch import fx, nn
 
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import arguments, meta, source
-from qfx.graph.copying import Holder, buffers_restored, check_model, copy_of, side_effects_undone
+from qfx.graph.copying import (
+    Holder,
+    apart_from_buffers,
+    buffers_restored,
+    check_model,
+    copy_of,
+    side_effects_undone,
+)
 from qfx.graph.decisions import place
 from qfx.graph.examples import alike
 from qfx.graph.interpret import NamedInterpreter
@@ -222,6 +229,7 @@ def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
         try:
             graph = tracer.record(root, lambda m: arguments.call(m, tracer, bound))
             assigned = tuple(tracer.assignments.found())
+            tracer.result = apart_from_buffers(tracer.result, root)
         except (CaptureError, ConfigError):
             raise
         except Exception as error:
