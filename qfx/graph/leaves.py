@@ -56,6 +56,27 @@ def clear_hooks(module: nn.Module) -> None:
         getattr(module, name).clear()
 
 
+_RECORDERS = frozenset({("transformers.utils.output_capturing", "output_capturing_hook")})
+"""Forward hooks, by module and name, that hand on what they see and do nothing else."""
+
+
+def take_recorders(module: nn.Module) -> list[Callable[..., object]]:
+    """Unhook from ``module`` itself the forward hooks that are known to record only.
+
+    Libraries install them on the first call and leave them there. What they record belongs to what
+    the model's Python does, which capture takes once.
+    """
+    hooks = module._forward_hooks
+    found = {key: hook for key, hook in hooks.items() if _records_only(hook)}
+    for key in found:
+        del hooks[key]
+    return list(found.values())
+
+
+def _records_only(hook: object) -> bool:
+    return (getattr(hook, "__module__", ""), getattr(hook, "__name__", "")) in _RECORDERS
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether anything is hooked to the forward or backward of ``module``."""
     return any(getattr(module, name, None) for name in _HOOKS)

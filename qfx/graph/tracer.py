@@ -31,7 +31,7 @@ from qfx.graph.inlined import (
     TRANSPARENT,
     masks_seen_through,
 )
-from qfx.graph.leaves import LeafPolicy
+from qfx.graph.leaves import LeafPolicy, take_recorders
 from qfx.graph.patches import SeenThrough, draws_recorded
 from qfx.graph.provenance import Provenance, memory_of
 from qfx.graph.proxy import ValueProxy
@@ -89,6 +89,7 @@ class CaptureTracer(EvaluatingTracer):
         self._attribute_proxies: dict[str, ValueProxy] = {}
         self._optional: list[fx.Node] = []
         self._containers: dict[int, fx.Node] = {}
+        self._recorders: dict[nn.Module, list[Callable[..., object]]] = {}
         self._call: Callable[[nn.Module], Any] = _nothing
         self._seen_through = SeenThrough(converting, self._asked)
         self.assignments = Assignments()
@@ -103,6 +104,7 @@ class CaptureTracer(EvaluatingTracer):
             self._attribute_names[id(parameter)] = name
         for name, buffer in root.named_buffers():
             self._attribute_names.setdefault(id(buffer), name)
+        self._recorders = {module: take_recorders(module) for module in root.modules()}
         with ExitStack() as patches:
             patches.enter_context(masks_seen_through())
             patches.enter_context(draws_recorded(self._draw))
@@ -157,8 +159,12 @@ class CaptureTracer(EvaluatingTracer):
         if path is None:
             return forward(*args, **kwargs)
         if self._leaves.is_leaf(m, path):
-            return self._record_leaf(m, path, args, kwargs, self._leaves.note(m))
-        return self._enter(m, path, forward, args, kwargs)
+            result: Any = self._record_leaf(m, path, args, kwargs, self._leaves.note(m))
+        else:
+            result = self._enter(m, path, forward, args, kwargs)
+        for recorder in self._recorders.get(m, ()):
+            recorder(m, args, result)
+        return result
 
     def _record_leaf(
         self,
