@@ -7,11 +7,12 @@ is called. A kernel that is missing is thus one more that a probe finds not to w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from qfx.errors import BackendError
 
@@ -54,6 +55,18 @@ def find(path: str, instead: Callable[..., Any] | None = None) -> Callable[..., 
     return found or instead or Missing(path)
 
 
+def _kind(base: str, *kinds: type[nn.Module]) -> tuple[type[nn.Module], ...]:
+    """The private base of some modules of PyTorch; these themselves where it is missing."""
+    found: type[nn.Module] | None = _found(base)
+    return kinds if found is None else (found,)
+
+
+def schema_arguments(operator: Any) -> Sequence[Any] | None:
+    """The arguments in the schema of an operator of ``torch.ops``; None where it can't be told."""
+    schema = getattr(operator, "_schema", None)
+    return None if schema is None else schema.arguments
+
+
 def lacking(paths: Iterable[str]) -> tuple[str, ...]:
     """Those of ``paths`` that this PyTorch lacks."""
     return tuple(path for path in paths if _found(path) is None)
@@ -88,3 +101,50 @@ def _found(path: str) -> Any:
     for name in path.split(".")[1:]:
         found = getattr(found, name, None)
     return found
+
+
+# -- names that are used as they are -------------------------------------------------------------
+ASSERT = find("torch._assert")
+"""(condition, message): an assertion that a graph holds."""
+
+make_per_tensor: Callable[..., Tensor] = find("torch._make_per_tensor_quantized_tensor")
+make_per_channel: Callable[..., Tensor] = find("torch._make_per_channel_quantized_tensor")
+"""Tensors of a quantized dtype from their codes, with scale and zero point."""
+
+OVERLOAD, PACKET = type(torch.ops.aten.relu.default), type(torch.ops.aten.relu)
+"""The types of operators of ``torch.ops``: of one overload, of all under one name."""
+
+BATCH_NORMS = _kind(
+    "torch.nn.modules.batchnorm._BatchNorm",
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+)
+DROPOUTS = _kind(
+    "torch.nn.modules.dropout._DropoutNd",
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+"""Modules of a kind, with all that inherit from them."""
+
+
+class _NoDispatchMode:
+    """Stands for ``TorchDispatchMode`` where it is missing."""
+
+    def __enter__(self) -> None:
+        Missing("torch.utils._python_dispatch.TorchDispatchMode")()
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+DispatchMode: Any = find("torch.utils._python_dispatch.TorchDispatchMode", instead=_NoDispatchMode)
+"""Base of modes that see every operator; where it is missing none can be entered."""
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_MORE_OF_HOOKS = (
+    *("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks_with_kwargs", "_is_full_backward_hook"),
+)
+HOOKS = tuple(name for name in _HOOKS if hasattr(nn.Module(), name))
+"""Attributes of a module that hold its hooks, by their handles."""
+
+HOOK_STATE = (*HOOKS, *(name for name in _MORE_OF_HOOKS if hasattr(nn.Module(), name)))
+"""All attributes of a module that tell what is hooked to it, and how."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,22 @@ from torch import Tensor, nn
 import qfx
 from qfx.graph.copying import buffers_restored, side_effects_undone
 from qfx.graph.tracing import capture
-from qfx.torch_private import DETECT_CAUSAL, DTYPE_OF_MASK, Missing, find, lacking, wrapped
+from qfx.torch_private import (
+    BATCH_NORMS,
+    DETECT_CAUSAL,
+    DROPOUTS,
+    DTYPE_OF_MASK,
+    HOOK_STATE,
+    HOOKS,
+    OVERLOAD,
+    PACKET,
+    Missing,
+    _kind,
+    find,
+    lacking,
+    schema_arguments,
+    wrapped,
+)
 
 
 def test_what_is_there_is_found() -> None:
@@ -200,3 +217,70 @@ def test_one_buffer_that_cannot_be_restored_does_not_keep_the_others() -> None:
     with pytest.raises(RuntimeError, match="inference tensor"):
         write()
     assert module.first.tolist() == module.last.tolist() == [0.0, 0.0]
+
+
+# -- in one place --------------------------------------------------------------------------------
+def private_names(path: Path) -> Iterator[str]:
+    """Private names that are reached from torch's modules, and imports of private modules."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr[1] != "_":
+            owner = ast.unparse(node.value)
+            if owner.partition(".")[0] in ("torch", "F", "nn", "fx"):
+                yield f"{owner}.{node.attr}"
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
+            parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            if any(part.startswith("_") for part in parts):
+                yield f"{node.module}: {', '.join(alias.name for alias in node.names)}"
+
+
+ELSEWHERE = {
+    "passes/qfx_passes/canonicalize.py": {"nn.modules.dropout._DropoutNd", "torch._assert"},
+    "passes/qfx_passes/mutation.py": {"nn.modules.dropout._DropoutNd"},
+    "passes/qfx_passes/norms.py": {"nn.modules.batchnorm._BatchNorm"},
+    "qfx/backends/quantized_proven.py": {"torch._make_per_tensor_quantized_tensor"},
+    "qfx/graph/effects.py": {
+        "nn.modules.dropout._DropoutNd",
+        "torch._ops: OpOverload, OpOverloadPacket",
+    },
+    "qfx/graph/opaque_macs.py": {"torch._pack_padded_sequence", "torch._pad_packed_sequence"},
+    "qfx/graph/witness.py": {"torch.utils._python_dispatch: TorchDispatchMode"},
+    "qfx/quant/fake_quant.py": {"torch._C", "torch._C._current_graph_task_id"},
+    "qfx/runtime/agreement.py": {
+        "nn.modules.batchnorm._BatchNorm",
+        "nn.parallel.DistributedDataParallel._active_ddp_module",
+    },
+    "qfx/recurrent.py": {"torch._VF"},
+    "qfx/graph/tracer.py": {"torch._assert"},
+}
+"""What is still to be moved there; nothing may be added."""
+
+
+def test_private_names_of_pytorch_are_looked_up_in_one_place() -> None:
+    root = Path(__file__).parents[1]
+    paths = [path for folder in ("qfx", "passes") for path in (root / folder).rglob("*.py")]
+    for path in paths:
+        known = ELSEWHERE.get(str(path.relative_to(root)), set()) | {"torch.utils: _pytree"}
+        assert path.name == "torch_private.py" or set(private_names(path)) <= known, path
+
+
+@pytest.mark.parametrize("operator", [torch.ops.aten.add.Tensor, torch.ops.aten.relu.default])
+def test_types_of_operators(operator: Any) -> None:
+    assert isinstance(operator, OVERLOAD)
+    assert isinstance(operator.overloadpacket, PACKET)
+    arguments = schema_arguments(operator)
+    assert arguments is not None
+    assert arguments[0].name == "self"
+
+
+def test_kinds_of_modules() -> None:
+    norms = (nn.BatchNorm1d(2), nn.BatchNorm3d(2), nn.SyncBatchNorm(2))
+    dropouts = (nn.Dropout(), nn.Dropout2d(), nn.FeatureAlphaDropout())
+    assert all(isinstance(norm, BATCH_NORMS) for norm in norms)
+    assert all(isinstance(dropout, DROPOUTS) for dropout in dropouts)
+    assert not isinstance(nn.LayerNorm(2), BATCH_NORMS)
+    assert _kind("torch.nn.nope", nn.Dropout, nn.AlphaDropout) == (nn.Dropout, nn.AlphaDropout)
+
+
+def test_hooks_are_attributes_of_modules() -> None:
+    assert set(HOOKS) < set(HOOK_STATE) <= set(vars(nn.Module()))
+    assert "_forward_hooks" in HOOKS

@@ -27,6 +27,7 @@ from qfx.backends.x86_forms import as_it_is
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
+from qfx.torch_private import make_per_channel, make_per_tensor
 from qfx.vocab import bound
 
 _DTYPES = {torch.uint8: torch.quint8, torch.int8: torch.qint8}
@@ -101,12 +102,10 @@ def quantized_weight(weight: QuantizedWeight) -> Tensor:
     qparams = weight.qparams
     if isinstance(qparams.scale, Tensor) and isinstance(qparams.zero_point, Tensor):
         assert qparams.axis is not None
-        return torch._make_per_channel_quantized_tensor(
+        return make_per_channel(
             weight.integers, qparams.scale.double(), qparams.zero_point.long(), qparams.axis
         )
-    return torch._make_per_tensor_quantized_tensor(
-        weight.integers, float(qparams.scale), int(qparams.zero_point)
-    )
+    return make_per_tensor(weight.integers, float(qparams.scale), int(qparams.zero_point))
 
 
 def clamped(em: Emitter, site: Site, y: fx.Node, post: Sequence[Any]) -> fx.Node:
@@ -223,7 +222,7 @@ def _operand(em: Emitter, site: Site, name: str) -> fx.Node:
 
     def recipe() -> object:
         codes = torch.tensor([code + 1], dtype=torch.uint8)
-        return torch._make_per_tensor_quantized_tensor(codes, size, 1)
+        return make_per_tensor(codes, size, 1)
 
     return em.packed(("number", operand), recipe)
 

@@ -26,6 +26,7 @@ from qfx.backends.saturation import (
     measured,
     products,
 )
+from qfx.torch_private import make_per_tensor
 
 
 class Layers(Enum):
@@ -67,7 +68,7 @@ def _under(engine_name: str, run: Callable[[], Tensor]) -> Tensor:
 
 
 def _quantized(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch._make_per_tensor_quantized_tensor(largest(shape, dtype), 1.0, 0)
+    return make_per_tensor(largest(shape, dtype), 1.0, 0)
 
 
 def _in_units(kernel: Any, codes: Tensor, packed: Any, terms: int) -> Tensor:

@@ -23,6 +23,7 @@ from qfx.graph.copying import side_effects_undone
 from qfx.graph.leaves import clear_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.lookup import Lookup
+from qfx.torch_private import OVERLOAD, PACKET
 from qfx.vocab import OpDef
 
 _Key: TypeAlias = "tuple[object, ...]"
@@ -156,7 +157,7 @@ def _is_pure(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     package = str(getattr(node.target, "__module__", "") or "").partition(".")[0]
-    known = (OpDef, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+    known = (OpDef, OVERLOAD, PACKET)
     own = ("torch", "_operator", "math", "builtins")
     return isinstance(node.target, known) or package in own
 

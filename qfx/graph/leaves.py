@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from qfx.graph.source import torch_class, type_name
 from qfx.stubs import is_stub
+from qfx.torch_private import HOOK_STATE, HOOKS
 
 _COMPOSITIONS = (
     nn.Sequential,
@@ -27,32 +28,17 @@ _COMPOSITIONS = (
     nn.TransformerDecoderLayer,
 )
 _TRACED_PACKAGES = ("torch.nn.utils.", "torch.nn.parallel.")
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-
-
-_HOOK_STATE = (
-    *_HOOKS,
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs",
-    "_is_full_backward_hook",
-)
 
 
 def copy_hooks(source: nn.Module, target: nn.Module) -> None:
     """Hook to ``target`` itself what is hooked to ``source`` itself."""
-    for name in _HOOK_STATE:
+    for name in HOOK_STATE:
         target.__dict__[name] = copy.copy(source.__dict__[name])
 
 
 def clear_hooks(module: nn.Module) -> None:
     """Forget all that is hooked to ``module`` itself."""
-    for name in _HOOKS:
+    for name in HOOKS:
         getattr(module, name).clear()
 
 
@@ -79,7 +65,7 @@ def _records_only(hook: object) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether anything is hooked to the forward or backward of ``module``."""
-    return any(getattr(module, name, None) for name in _HOOKS)
+    return any(getattr(module, name, None) for name in HOOKS)
 
 
 class LeafPolicy:

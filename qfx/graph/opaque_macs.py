@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
 from qfx.graph.inference import Inference, Unknown
+from qfx.torch_private import DispatchMode
 from qfx.vocab import OpDef
 
 _KNOWN = ("aten", "prim", "prims", "prim_ops")
@@ -76,7 +76,7 @@ def _work(node: fx.Node, inference: Inference) -> int | None:
 
 
 # -- counting -------------------------------------------------------------------------------------
-class _OwnOperatorsOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _OwnOperatorsOnly(DispatchMode):  # type: ignore[misc]
     """Refuses operators that PyTorch's counter has never heard of."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -95,7 +95,7 @@ def _counted() -> Iterator[FlopCounterMode]:
         aten.mv: lambda matrix, _, **__: 2 * prod(matrix),
         aten.dot: lambda vector, _, **__: 2 * prod(vector),
     }
-    refusing = _OwnOperatorsOnly()  # type: ignore[no-untyped-call]
+    refusing = _OwnOperatorsOnly()
     with FlopCounterMode(display=False, custom_mapping=more) as counter, refusing:
         yield counter
 

@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from qfx.graph.meta import TensorInfo, Value
+from qfx.torch_private import OVERLOAD, PACKET
 from qfx.vocab import OpDef
 
 REFERENCE = re.compile(r"%(%|\w+)")
@@ -142,7 +143,7 @@ def qualified_name(target: object) -> str:
     """The short dotted name of a function, type, operator overload or callable object."""
     if isinstance(target, OpDef):
         return target.name
-    if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+    if isinstance(target, (OVERLOAD, PACKET)):
         return str(target)
     name = getattr(target, "__qualname__", None) or getattr(target, "__name__", None)
     if not isinstance(name, str):

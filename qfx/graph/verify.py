@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
@@ -21,6 +20,7 @@ from qfx.graph import meta
 from qfx.graph.lookup import Lookup
 from qfx.graph.text import qualified_name
 from qfx.rewrite.attributes import orphans
+from qfx.torch_private import OVERLOAD, schema_arguments
 from qfx.vocab import OpDef
 
 _OPS = ("placeholder", "get_attr", "call_function", "call_method", "call_module", "output")
@@ -179,7 +179,7 @@ class _Walk:
 
 def _misfit(called: Any, node: fx.Node, *, method: bool) -> str:
     """Why ``called`` does not take the arguments of ``node``; "" when it does, or can't be told."""
-    if isinstance(called, torch._ops.OpOverload):
+    if isinstance(called, OVERLOAD):
         return _schema_misfit(called, node)
     signature = called.signature if isinstance(called, OpDef) else _signature(called)
     if signature is None:
@@ -198,8 +198,10 @@ def _signature(called: Callable[..., Any]) -> inspect.Signature | None:
     return inspect.signature(called)
 
 
-def _schema_misfit(called: torch._ops.OpOverload, node: fx.Node) -> str:
-    arguments = called._schema.arguments
+def _schema_misfit(called: object, node: fx.Node) -> str:
+    arguments = schema_arguments(called)
+    if arguments is None:
+        return ""
     names = [a.name for a in arguments]
     positional = [a.name for a in arguments if not a.kwarg_only]
     if len(node.args) > len(positional):

@@ -15,6 +15,7 @@ from qfx.quant.fake_quant import FakeQuantize
 from qfx.runtime.agreement import agree, is_distributed
 from qfx.runtime.quantized import PreparedModel
 from qfx.runtime.trained import by_mode
+from qfx.torch_private import BATCH_NORMS
 
 
 class TrainableModel(PreparedModel):
@@ -61,7 +62,7 @@ class TrainableModel(PreparedModel):
 
     def _freeze_batchnorm(self) -> None:
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, BATCH_NORMS):
                 module.eval()
 
     def in_mode_of(self, model: nn.Module) -> TrainableModel:
