@@ -237,7 +237,6 @@ ELSEWHERE = {
     "passes/qfx_passes/canonicalize.py": {"nn.modules.dropout._DropoutNd", "torch._assert"},
     "passes/qfx_passes/mutation.py": {"nn.modules.dropout._DropoutNd"},
     "passes/qfx_passes/norms.py": {"nn.modules.batchnorm._BatchNorm"},
-    "qfx/backends/quantized_proven.py": {"torch._make_per_tensor_quantized_tensor"},
     "qfx/graph/effects.py": {
         "nn.modules.dropout._DropoutNd",
         "torch._ops: OpOverload, OpOverloadPacket",

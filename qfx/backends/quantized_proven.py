@@ -7,7 +7,6 @@ See :mod:`qfx.backends.x86_proven`: it is the same kernels that may be wrong, he
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -16,6 +15,7 @@ from qfx.backends.quantized_engine import engine
 from qfx.backends.x86_conv_calls import ConvCall, Ending
 from qfx.backends.x86_forms import size_of
 from qfx.backends.x86_proven import Numbers, Run, fault, is_suspect
+from qfx.torch_private import make_per_tensor
 
 _ENDING = Ending(shifted=True, dtype=torch.uint8)
 
@@ -32,7 +32,7 @@ def _runner(packing: str) -> Run:
     def run(
         call: ConvCall, ending: Ending, codes: Tensor, weight: Tensor, numbers: Numbers
     ) -> Tensor:
-        make: Any = torch._make_per_tensor_quantized_tensor
+        make = make_per_tensor
         ops, name = torch.ops.quantized, f"conv{call.dims}d"
         with engine(packing):
             prepack = getattr(ops, f"{name}_prepack")

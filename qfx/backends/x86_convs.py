@@ -35,6 +35,7 @@ from qfx.backends.x86_parts import (
 )
 from qfx.backends.x86_proven import refuse_wrong, right_form
 from qfx.graph import meta
+from qfx.quant.meaning import hand_on_meaning
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
 
@@ -139,6 +140,7 @@ def _read(em: Emitter, site: Site, form: Form) -> fx.Node:
         batch, _, *spatial = shape_of(qx)
         pixels = em.rw.call(kernels.quantize_rgbx, *qx.args, origins=(qx,))
         meta.set_value(pixels, meta.TensorInfo((batch, 4, *spatial), torch.uint8))
+        hand_on_meaning(qx, pixels)
         return pixels
     return _padded(em, site, list(outer)) if outer else qx
 

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from qfx.torch_private import OVERLOAD
+
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _HIDDEN = (os.path.dirname(os.path.abspath(torch.__file__)) + os.sep, _OWN)
 _GENERATED = ("<eval_with_key>", "<frozen", "<string>")
@@ -92,7 +94,7 @@ _SHORT_MODULES = {
 
 def qualified_name(target: Any) -> str:
     """A readable name of a function: "torch.add", "operator.add", "torch.nn.functional.relu"."""
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, OVERLOAD):
         return str(target._overloadpacket)
     name = str(getattr(target, "__name__", target))
     module = getattr(target, "__module__", None)

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qfx.torch_private import make_per_tensor
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -91,7 +93,7 @@ def _tensor_put_right(value: Tensor, meant: Tensor) -> Tensor:
         return value
     if value.is_quantized:
         codes = value.int_repr().copy_(meant)
-        return torch._make_per_tensor_quantized_tensor(codes, value.q_scale(), value.q_zero_point())
+        return make_per_tensor(codes, value.q_scale(), value.q_zero_point())
     if any(n > 1 and s == 0 for n, s in zip(value.shape, value.stride(), strict=True)):
         return value  # a view of what was put right before
     return value.copy_(meant)
