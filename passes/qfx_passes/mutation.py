@@ -19,13 +19,13 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import fx
-from torch._ops import OpOverload
 
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.effects import flag_position, in_place_operand, is_known, shares_memory
 from qfx.graph.source import torch_class
 from qfx.rewrite.pattern import Mismatch
+from qfx.torch_private import OVERLOAD
 
 Target: TypeAlias = "str | Callable[..., Any]"
 
@@ -80,7 +80,7 @@ def functional(call: Call) -> Call | None:
         return None
     if not name.endswith("_"):
         return _without_flag(call)
-    if isinstance(call.target, OpOverload):
+    if isinstance(call.target, OVERLOAD):
         packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
         overload = getattr(packet, call.target._overloadname, None)
         return None if overload is None else replace(call, target=overload)
@@ -111,7 +111,7 @@ def _without_flag(call: Call) -> Call | None:
 
 
 def _name(call: Call) -> str:
-    if isinstance(call.target, OpOverload):
+    if isinstance(call.target, OVERLOAD):
         return str(call.target._schema.name.rpartition("::")[2])
     return call.target if isinstance(call.target, str) else getattr(call.target, "__name__", "")
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx
-from torch._ops import OpOverload, OpOverloadPacket
 
 from qfx.rewrite.arguments import arguments_of
+from qfx.torch_private import OVERLOAD, PACKET
 from qfx_passes.mutation import Call
 
 _METHODS = {"_unsafe_view": "view", "sym_size": "size"}
@@ -31,7 +31,7 @@ _OTHER = frozenset({"floor_divide"})
 
 def as_called(call: Call, node: fx.Node, functions: Container[Any]) -> Call:
     """``call`` of an operator as that of its twin among ``functions``, or of a method."""
-    if not isinstance(call.target, (OpOverload, OpOverloadPacket)):
+    if not isinstance(call.target, (OVERLOAD, PACKET)):
         return call
     package, name, *_ = str(call.target).split(".")
     name, given = _METHODS.get(name, name), arguments_of(node)
