@@ -113,7 +113,7 @@ class QfxWarning(UserWarning):
     """Something the user asked for had no effect, or only in part."""
 
 
-_BETWEEN = ("qfx", "qfx_passes", "tqdm", "torch")
+_BETWEEN = ("qfx", "qfx_passes", "tqdm", "torch", "contextlib")  # the last decorates
 
 
 def warn(message: str) -> None:

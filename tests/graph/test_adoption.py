@@ -31,6 +31,7 @@ class Replace(qfx.Pass):
     """ReLUs by calls of something else, the way tutorials on fx do it."""
 
     name = "replace"
+    keeps_values = False
     by: Callable[[fx.Graph, Any], fx.Node]
 
     def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
@@ -75,6 +76,7 @@ def test_replaced(backend: str, at: str, by: Any, function: Any) -> None:
 
 class AddLayer(qfx.Pass):
     name = "add-layer"
+    keeps_values = False
 
     def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
         ctx.graph_module.add_module("more", nn.Linear(4, 4))
