@@ -238,10 +238,9 @@ class _Lowering:
                 self._declined(node, lowered)
                 return None
             # Where emit had a choice of kernels, it said which it took.
-            kernel = kernel_of(lowered) or Kernel(rule.kernel, macs(node))
+            mark_kernel(lowered, kernel_of(lowered) or Kernel(rule.kernel, macs(node)))
             if output is not None and not shares:
                 lowered = self._within(lowered, output)
-        mark_kernel(lowered, kernel)
         set_meaning(lowered, Meaning(node.name, node.name, qparams=output))
         return lowered
 

@@ -129,11 +129,13 @@ class _Check:
             if node.op == "output":
                 break
             value = self.actual.step(node)
-            meant, kernel = self.meant.get(node), kernel_of(node)
-            if meant is not None:
-                self._judge(node, meant, value)
-                self.found.checked += kernel is not None
-            elif kernel is not None:
+            if node in self.meant:
+                self._judge(node, self.meant[node], value)
+            if kernel_of(node) is None:
+                continue
+            if node in self.meant or any(reader in self.meant for reader in node.users):
+                self.found.checked += 1  # or the clamp behind it
+            else:
                 self.found.unchecked.append(node.name)
         self.found.result = self.explicit.run_to_end()
         return self.found
@@ -155,8 +157,8 @@ class _Check:
         if node in self.actual.env and told is value:
             self.actual.env[node] = put
         if detail and meant.judged:
-            kernel = kernel_of(node)
-            name = "" if kernel is None else kernel.name
+            kernels = map(kernel_of, (node, *node.all_input_nodes[:1]))
+            name = next((kernel.name for kernel in kernels if kernel is not None), "")
             self.found.faults.append(Fault(node.name, meant.operation, name, detail))
 
     def _grid(self, meant: _Meant) -> Grid:

@@ -83,6 +83,8 @@ def put_right(value: Any, meant: Any) -> Any:
     """``value`` holding what is ``meant``, in place where it can be; memory formats stay."""
     if isinstance(value, Tensor) and isinstance(meant, Tensor):
         return _tensor_put_right(value, meant)
+    if isinstance(value, tuple) and hasattr(value, "_fields") and isinstance(meant, tuple):
+        return type(value)(*map(put_right, value, meant))
     if type(value) in (tuple, list) and isinstance(meant, (tuple, list)):
         return type(value)(map(put_right, value, meant))
     return value

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
+from qfx.backends import resolve_backend
 from qfx.backends.quantized_layouts import in_order, tidy
 from tests.cases.flow import randn, seeded, sqnr, step
 
@@ -47,8 +48,9 @@ class Viewed(nn.Module):
 
 def check(model: nn.Module, example: Tensor, inputs: list[Tensor], backend: str) -> None:
     qmodel = qfx.quantize(model, example, backend=backend, calibration_data=[example, *inputs])
+    least = 4 if resolve_backend(backend).saturates else 10  # a bit is worth 6 dB
     for x in inputs:
-        assert sqnr(model(x), qmodel(x)) > 10  # a pixel in 256 steps
+        assert sqnr(model(x), qmodel(x)) > least  # a pixel in 256 steps
         off = (qmodel(x) - qmodel.reference(x)).abs().max()
         assert off <= 1.01 * step(qmodel) + 1e-6
 
