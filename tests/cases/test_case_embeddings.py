@@ -16,7 +16,7 @@ import qfx
 from qfx import QConfig, QuantSpec, vocab
 from qfx.backends import embedding_rows, weight_emit
 from qfx_passes.canonicalize import Canonicalize
-from tests.cases.flow import run, seeded, sqnr, targets
+from tests.cases.flow import less_a_bit, run, seeded, sqnr, targets
 from tests.support.checking import run as run_pass
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
@@ -151,7 +151,7 @@ def test_embedding_before_linear_is_dynamic(backend: str) -> None:
     assert [s.decision for s in qmodel.report.sites] == ["quantized", "quantized"]
     assert qmodel.report.coverage == 1.0
     for inputs in (x, tokens(1, 2), tokens(7, 4, 3)):
-        assert sqnr(run(model, (inputs,)), run(qmodel, (inputs,))) > 35
+        assert sqnr(run(model, (inputs,)), run(qmodel, (inputs,))) > less_a_bit(35, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

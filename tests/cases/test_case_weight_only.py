@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import QConfig, QuantSpec, vocab
-from qfx.backends import weight_emit, weight_kernels, weight_packs
+from qfx.backends import (
+    resolve_backend,
+    saturation,
+    weight_emit,
+    weight_kernels,
+    weight_packs,
+)
 from qfx.backends.probe import probe
 from qfx.backends.weight_probes import PROBES
 from qfx.quant import packing
@@ -265,9 +271,10 @@ def test_the_reference_form_names_its_storage() -> None:
 def test_4_bit_weights_of_integer_kernels_are_packed_in_the_reference_form() -> None:
     """Whatever the method: dynamic kernels read them unpacked."""
     weight = int4().weight
-    qconfig = QConfig(QuantSpec(torch.uint8, dynamic=True), weight)
     model, x = seeded(lambda: nn.Linear(IN, OUT)), randn(5, IN)
     for backend in BACKENDS:
+        highest = saturation.HIGHEST_SAFE if resolve_backend(backend).saturates else None
+        qconfig = QConfig(QuantSpec(torch.uint8, dynamic=True, quant_max=highest), weight)
         qmodel = quantized(model, x, qconfig, backend)
         assert vocab.UNPACK in targets(qmodel.reference)
         assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 15

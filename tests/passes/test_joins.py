@@ -118,7 +118,10 @@ def test_a_kernel_that_cannot_requantize_shares() -> None:
 
 
 class Creeping(nn.Module):
-    """Each concatenation is 1.3 times as wide as the last, which it holds."""
+    """Each concatenation is 1.301 times as wide as the last, which it holds.
+
+    1.3 would make ties of every fifth code, and a tie that falls the other way grows down the chain.
+    """
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -127,7 +130,7 @@ class Creeping(nn.Module):
         with torch.no_grad():
             for conv in self.rest:
                 conv.weight.zero_()
-                conv.weight[:, -2:, 0, 0] = torch.eye(2) * 1.3
+                conv.weight[:, -2:, 0, 0] = torch.eye(2) * 1.301
                 conv.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,7 +159,7 @@ def test_fixed_qparams_stay() -> None:
 
     qmodel = quantized(seeded(Gate), X, "fbgemm", quantize=1, dequantize=1)
     assert joins(qmodel) == ["cat"]
-    assert 1 / 256 in steps(qmodel)
+    assert 1 / (128 if resolve_backend("fbgemm").saturates else 256) in steps(qmodel)
 
 
 @pytest.mark.parametrize("gain", [1.2, 20.0])

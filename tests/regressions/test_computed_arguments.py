@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from tests.cases.flow import randn, seeded, sqnr
+from tests.cases.flow import less_a_bit, randn, seeded, sqnr
 
 
 class Depthwise(nn.Module):
@@ -26,7 +26,7 @@ def test_groups_and_normalized_shapes_are_settled() -> None:
     qmodel = qfx.quantize(model, x, backend="fbgemm")
     assert {site.decision for site in qmodel.report.sites} == {"quantized"}
     for inputs in (x, randn(5, 8, 8)):
-        assert sqnr(model(inputs), qmodel(inputs)) > 30
+        assert sqnr(model(inputs), qmodel(inputs)) > less_a_bit(30, "fbgemm")
 
 
 class Pooled(nn.Module):
