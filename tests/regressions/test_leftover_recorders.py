@@ -42,9 +42,9 @@ class RecordLate(qfx.Pass):
         node.args = (made, *node.args[1:])
 
 
-def test_a_lowered_graph_may_not_record() -> None:
+def test_a_graph_past_calibration_may_not_record() -> None:
     pipeline = qfx.pipelines.static().insert_after("reference", RecordLate())
-    with pytest.raises(qfx.PassError, match=r"pass lower.*a recorder is left"):
+    with pytest.raises(qfx.PassError, match=r"pass record-late.*%late.* is a recorder"):
         qfx.quantize(net(), X, backend="reference", pipeline=pipeline)
 
 

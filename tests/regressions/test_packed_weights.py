@@ -100,4 +100,4 @@ def test_grouped_transposed_convolution_on_qnnpack(groups: int) -> None:
     qmodel = qfx.quantize(model, X, backend="qnnpack")
     assert sqnr(model(X), qmodel(X)) > 25
     site = next(s for s in qmodel.report.sites if s.module_path == "up")
-    assert site.reason == ("unsupported" if groups > 1 else "")
+    assert (site.decision, site.kernel) == ("quantized", "quantized.conv2d")  # has no such fault

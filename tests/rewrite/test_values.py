@@ -32,6 +32,8 @@ def plain(make: Callable[[qfx.Rewriter, fx.Node], fx.Node], op: vocab.OpDef = vo
                 if vocab.is_op(n, op):
                     with ctx.rewriter.at(n):
                         ctx.rewriter.replace(n, make(ctx.rewriter, n))
+            for n in [n for n in graph.nodes if vocab.is_op(n, op) and not n.users]:
+                ctx.rewriter.erase(n)  # a copy of which only the arguments were read
 
     return Plain()
 
