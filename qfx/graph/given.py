@@ -17,7 +17,9 @@ from qfx.graph.proxy import ValueProxy
 
 
 def thawed(value: Any) -> Any:
-    """``value``, an argument of a node, with plain lists and dicts in place of immutable ones."""
+    """``value``, an argument of a node, as code gives it: plain lists, dicts and training flags."""
+    if isinstance(value, ModeFlag):
+        return False
     if isinstance(value, immutable_list):
         return [thawed(item) for item in value]
     if isinstance(value, immutable_dict):

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 
 from qfx.errors import CaptureError, PassError
 from qfx.graph.clone import clone_graph_module
@@ -91,14 +91,20 @@ def _blame(prepared: PreparedModel, captured: fx.GraphModule, batch: Batch) -> N
 def _with_tensors_of(captured: fx.GraphModule, prepared: PreparedModel) -> fx.GraphModule | None:
     """A copy of ``captured`` over what training made of its tensors; None if names don't match."""
     clone = clone_graph_module(captured, deep=True)
-    trained: dict[str, Any] = {
-        **dict(prepared.named_parameters()),
-        **dict(prepared.named_buffers()),
-    }
-    own = {**dict(clone.named_parameters()), **dict(clone.named_buffers())}
+    own, trained = _tensors(clone), _tensors(prepared)
     if any(name not in trained or trained[name].shape != own[name].shape for name in own):
         return None
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(trained[name])
+    for name in own:
+        path, _, leaf = name.rpartition(".")
+        owner = clone.get_submodule(path)
+        held: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+        held[leaf] = trained[name]
     return clone
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under all of their names."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
