@@ -93,3 +93,8 @@ def parts(value: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 def makes_container(node: fx.Node) -> bool:
     """Whether ``node`` only puts together what others computed."""
     return node.op == "call_function" and isinstance(node.target, (Container, type))
+
+
+def is_size(value: Any) -> bool:
+    """Whether pytree is to leave ``value`` whole: it makes a plain tuple of a ``torch.Size``."""
+    return isinstance(value, torch.Size)

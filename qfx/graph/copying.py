@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph.clone import deep_copy
+from qfx.graph.containers import is_size
 from qfx.graph.overlap import overwrite
 from qfx.undisturbed import undisturbed
 
@@ -177,7 +178,7 @@ def apart_from_buffers(value: Any, root: nn.Module) -> Any:
         is_plain = isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided
         return leaf.clone() if is_plain and leaf.untyped_storage().data_ptr() in memory else leaf
 
-    return pytree.tree_map(copied, value)
+    return pytree.tree_map(copied, value, is_leaf=is_size)
 
 
 @contextmanager

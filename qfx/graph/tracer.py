@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta, source
-from qfx.graph.containers import is_numpy_scalar, is_record, is_special, parts
+from qfx.graph.containers import is_numpy_scalar, is_record, is_size, is_special, parts
 from qfx.graph.evaluation import EvaluatingTracer
 from qfx.graph.examples import constant_size, example_of, opened, proxies_in
 from qfx.graph.given import Copy, Given
@@ -123,7 +123,7 @@ class CaptureTracer(EvaluatingTracer):
     ) -> tuple[Any, list[Any]]:
         def run(root: nn.Module) -> Any:
             result = opened(self._call(root))
-            self.result = pytree.tree_map(example_of, result)
+            self.result = pytree.tree_map(example_of, result, is_leaf=is_size)
             return self._returned(result)
 
         return run, [self.root]
