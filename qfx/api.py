@@ -387,10 +387,15 @@ def _convert(
 
 
 def _at_reference(pipeline: Pipeline) -> tuple[Pipeline, Pipeline]:
-    """The passes up to the reference form, and those from it on."""
+    """The passes up to the reference form, and those from it on.
+
+    What follows the reference form and changes values on purpose changes what is meant by it.
+    """
     passes = pipeline.passes
     produced = [i for i, p in enumerate(passes) if getattr(p, "produces", None) is Level.REFERENCE]
     at = produced[-1] + 1 if produced else len(passes)
+    while at < len(passes) and not getattr(passes[at], "keeps_values", True):
+        at += 1
     before = replace(pipeline, passes=passes[:at])
     return before, replace(pipeline, passes=passes[at:], start=before.end)
 

@@ -17,7 +17,7 @@ import qfx
 from qfx import vocab
 from qfx.backends import resolve_backend, x86_recurrent, x86_recurrent_emit
 from qfx.graph.macs import macs
-from tests.cases.flow import randn, run, seeded, sqnr, targets, tensors
+from tests.cases.flow import less_a_bit, randn, run, seeded, sqnr, targets, tensors
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
 
@@ -92,7 +92,7 @@ def check(model: nn.Module, qmodel: qfx.QuantizedModel, *args: Any, bound: float
     for ours, theirs in zip(tensors(actual), tensors(expected), strict=True):
         assert (ours.shape, ours.dtype) == (theirs.shape, torch.float32)
         assert sqnr(theirs, ours) > bound
-    assert sqnr(meant, actual) > AGREE
+    assert sqnr(meant, actual) > less_a_bit(AGREE, qmodel.backend)
 
 
 def dynamic(model: nn.Module, *args: Any, backend: str = "x86", **options: Any) -> Any:

@@ -116,4 +116,7 @@ def test_moving_averages_of_channels() -> None:
     ).make_observer()
     observer(torch.tensor([[-1.0, 2.0], [0.0, 8.0]]))
     observer(torch.tensor([[-3.0, 4.0], [0.0, 0.0]]))
-    assert [end.tolist() for end in observer.range()] == [[-2.0, 0.0], [3.0, 4.0]]
+    # Nothing but zeros is no range, and counts for nothing.
+    assert [end.tolist() for end in observer.range()] == [[-2.0, 0.0], [3.0, 8.0]]
+    observer(torch.tensor([[-2.0, 3.0], [0.0, 2.0]]))
+    assert [end.tolist() for end in observer.range()] == [[-2.0, 0.0], [3.0, 5.0]]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
+from qfx.backends import resolve_backend
 from tools import minilm
 
 pytestmark = pytest.mark.skipif(
@@ -34,7 +35,8 @@ def test_embeddings_stay_near_and_weights_a_third() -> None:
     assert F.cosine_similarity(cat, near, 0) > 0.6 > F.cosine_similarity(cat, far, 0)
     qmodel = qfx.quantize(model, minilm.tokenize(sentences[:4]), method="dynamic", backend="x86")
     similar = F.cosine_similarity(embeddings(model, sentences), embeddings(qmodel, sentences), -1)
-    assert similar.mean() > 0.99
+    distance = 0.01  # goes with the square of the error, which a bit less doubles
+    assert similar.mean() > 1 - distance * (4 if resolve_backend("x86").saturates else 1)
     assert qmodel.report.coverage is not None
     assert qmodel.report.coverage > 0.95
     linear = [p for p in qmodel.reference.state_dict() if p.startswith("layers.") and "_q" in p]
