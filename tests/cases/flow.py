@@ -109,7 +109,7 @@ _ONE_BIT = 6.02
 
 
 def less_a_bit(bound: float, backend: str) -> float:
-    """``bound`` in dB holds for 8 bits: a bit less of it where the kernels of ``backend`` saturate."""
+    """``bound``, in dB and of 8 bits, or a bit less where the kernels of ``backend`` saturate."""
     return bound - (_ONE_BIT if resolve_backend(backend).saturates else 0.0)
 
 

@@ -120,7 +120,7 @@ def test_a_kernel_that_cannot_requantize_shares() -> None:
 class Creeping(nn.Module):
     """Each concatenation is 1.301 times as wide as the last, which it holds.
 
-    1.3 would make ties of every fifth code, and a tie that falls the other way grows down the chain.
+    1.3 would make ties of every fifth code, and one that falls the other way grows down the chain.
     """
 
     def __init__(self, count: int) -> None:
