@@ -19,7 +19,6 @@ from torch.utils import _pytree as pytree
 import qfx
 from qfx import vocab
 from qfx.backends import resolve_backend, x86_kernels
-from qfx.backends.quantized_dtypes import clamp_codes
 from qfx.quant.annotation import kernel_of
 from qfx.report.measures import sqnr
 
@@ -64,13 +63,12 @@ def boundaries(graph_module: fx.GraphModule) -> tuple[int, int]:
 
 
 def kernels(qmodel: qfx.QuantizedModel) -> list[str]:
-    """The kernels of the lowered graph, in order, by the name of the function that is called.
-
-    Where kernels saturate, what clamps their codes to 7 bits stands behind them, and is no kernel.
-    """
-    calls = [node for node in qmodel.graph.nodes if kernel_of(node) is not None]
-    makers = [n.args[0] if n.target is clamp_codes else n for n in calls]
-    return [getattr(n.target, "__name__", str(n.target)).partition(".")[0] for n in makers]
+    """The kernels of the lowered graph, in order, by the name of the function that is called."""
+    return [
+        getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+        for node in qmodel.graph.nodes
+        if kernel_of(node) is not None
+    ]
 
 
 def targets(graph_module: fx.GraphModule) -> list[Any]:
