@@ -336,6 +336,7 @@ def test_six_threads_give_what_one_gives(backend: str) -> None:
     for thread in threads:
         thread.join()
     assert sorted(results) == list(range(6))
+    assert torch.backends.mha.get_fastpath_enabled()
     reference = run(expected, (X,))
     for qmodel in results.values():
         assert torch.equal(run(qmodel, (X,)), reference)
@@ -354,6 +355,7 @@ def test_global_state_is_as_before(backend: str, grad: bool) -> None:
             torch.get_default_dtype(),
             torch.backends.quantized.engine,
             torch.get_num_threads(),
+            torch.backends.mha.get_fastpath_enabled(),
             list(warnings.filters),
             torch.are_deterministic_algorithms_enabled(),
             nn.Module.__call__,

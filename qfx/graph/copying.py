@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph.clone import deep_copy
 from qfx.graph.containers import is_size
+from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.overlap import overwrite
 from qfx.undisturbed import undisturbed
 
@@ -154,11 +155,14 @@ def _bake_parametrizations(module: nn.Module) -> None:
 
 @contextmanager
 def side_effects_undone(model: nn.Module | None = None) -> Iterator[None]:
-    """No gradients, autocast or fast path of attention; random state restored, of devices too."""
+    """No gradients, autocast or fast path of attention; random state restored, of devices too.
+
+    One thread at a time: of two, the second would find, and put back, what the first has set.
+    """
     tensors = () if model is None else _tensors(model)
     devices = {t.device.index for t in tensors if t.device.type == "cuda"}
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as undo:  # whatever fails to be undone, the rest is
+    with CAPTURE_LOCK, ExitStack() as undo:  # whatever fails to be undone, the rest is
+        fast_path = torch.backends.mha.get_fastpath_enabled()
         undo.callback(random.setstate, random.getstate())
         undo.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
