@@ -6,7 +6,6 @@ import math
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import CaptureError, PassError
