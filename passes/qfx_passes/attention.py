@@ -122,10 +122,18 @@ def _replace(node: fx.Node, expansion: _Expansion) -> None:
     if node._erased:
         return
     for reader in list(node.users):
-        reader.args, reader.kwargs = fx.map_arg(
-            (reader.args, reader.kwargs), lambda n: pair if n is node else n
-        )
+        if reader.target is len:
+            for user in list(reader.users):
+                user.args, user.kwargs = _with(reader, len(pair), user)
+            rewriter.erase(reader)
+            continue
+        reader.args, reader.kwargs = _with(node, pair, reader)
     rewriter.erase(node)
+
+
+def _with(node: fx.Node, value: Any, reader: fx.Node) -> Any:
+    """The arguments of ``reader`` with ``value`` in place of ``node``."""
+    return fx.map_arg((reader.args, reader.kwargs), lambda n: value if n is node else n)
 
 
 def _takes_one(reader: fx.Node) -> bool:
