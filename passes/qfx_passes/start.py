@@ -163,7 +163,8 @@ def _take_qparams(
         fake_quant.start_from(qparams)
         taken.add(str(node.target))
     left = [place for name, place in unknown.items() if name not in taken]
-    related = any(operations for operations, *_ in here.values())  # any two models have inputs
+    # any two models have inputs and an output
+    related = any(made[0] for node, made in here.items() if node.op != "output")
     if left and not (taken and related):
         raise ConfigError(
             "qparams_from has no quantized value in common with this model: give what qfx.quantize "
