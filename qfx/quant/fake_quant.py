@@ -89,6 +89,7 @@ class FakeQuantize(nn.Module):
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Let the range follow ``x``."""
+        self.moved = True  # that of other ranks does, where this one has nothing to see
         if x.numel() == 0:
             return
         if self.calibrates:
@@ -96,7 +97,6 @@ class FakeQuantize(nn.Module):
         else:
             self.observer.track(x)
         self.choose()
-        self.moved = True
         self._initialized = torch.compiler.is_compiling() or self.observer.seen
 
     @torch.no_grad()
