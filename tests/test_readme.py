@@ -50,8 +50,8 @@ def blocks_of(language: str) -> list[str]:
 
 
 def without_sources(report: str) -> str:
-    """Nor the distance of the reference form, which weights that are drawn decide."""
-    report = re.sub(r"[\d.]+ dB from", "... dB from", report)
+    """Nor distances, which weights that are drawn and the machine decide."""
+    report = re.sub(r"([\d.]+ dB from|equal to)", "... dB from", report)
     return re.sub(r" *(\S+:\d+|source|-+)$", "", report, flags=re.MULTILINE)
 
 

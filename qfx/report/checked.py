@@ -34,7 +34,10 @@ class Checked:
             parts.append(f"the float graph is the model ({_decibels(self.float_graph)})")
         if self.calls:
             plural = "s" if self.calls > 1 else ""
-            parts.append(f"{self.calls} kernel call{plural} and the output as the reference form")
+            parts.append(f"{self.calls} kernel call{plural} as in the reference form")
+        if self.calls and not math.isnan(self.lowered):
+            off = "equal to" if self.lowered == math.inf else f"{self.lowered:.1f} dB from"
+            parts.append(f"the output {off} it")
         parts.append(f"the reference form {_decibels(self.output)} from the model")
         yield f"Checked on the example inputs: {'; '.join(parts)}"
         if self.put_back:

@@ -114,6 +114,7 @@ class Net:
                 pass_name="lower",
                 graph_module=reference,
             )
+        self._lowered = math.nan
         self._notes.append("the output: not compared, the model draws random numbers")
 
     def checked(self) -> Checked:
