@@ -27,6 +27,7 @@ from qfx.quant.observers import Observer
 from qfx.runtime.constants import flatten_constants, pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
 from qfx.runtime.inputs import explain_failure
+from qfx.runtime.own_code import with_own_code
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
@@ -242,6 +243,12 @@ class QuantizedModel(WorkingGraphModule):
         )
         memo[id(self)] = result
         return result
+
+    def recompile(self) -> Any:
+        """Generate the code of the graph, and code of its own for calls."""
+        code = super().recompile()
+        type(self).__call__ = with_own_code(QuantizedModel.__call__)  # type: ignore[method-assign]
+        return code
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model.

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from qfx.graph.history import History
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.runtime.agreement import agree, is_distributed
+from qfx.runtime.own_code import with_own_code
 from qfx.runtime.quantized import PreparedModel
 from qfx.runtime.trained import by_mode
 from qfx.torch_private import BATCH_NORMS
@@ -101,8 +102,9 @@ class TrainableModel(PreparedModel):
             self.train(self.training)
 
     def recompile(self) -> Any:
-        """Generate the code of the graph, and of the graph that it means."""
+        """Generate the code of the graph and of the graph that it means, and one for calls."""
         code = super().recompile()
+        type(self).__call__ = with_own_code(TrainableModel.__call__)  # type: ignore[method-assign]
         if self.settings.trained is not None:
             kind = type(self)
             kind.forward = by_mode(kind.forward, self, self.settings.trained)

@@ -17,6 +17,7 @@ from torch import fx, nn
 from qfx.graph.clone import copy_graph
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.qparams import QParams
+from qfx.runtime.own_code import with_own_code
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ def by_mode(training: Callable[..., Any], owner: nn.Module, trained: Trained) ->
     made.recompile()
     inference = type(made).forward
 
-    @wraps(training)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return (training if self.training else inference)(self, *args, **kwargs)
 
-    return forward
+    return wraps(training)(with_own_code(forward))
