@@ -6,54 +6,40 @@ is the user's own module, with its momentum, its counter and its class, under it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from torch import Tensor, fx, nn
 
 from qfx.graph.source import torch_class
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What passes may drop of a module: its class, its counter, and what it leaves out."""
-
-    kind: type[nn.Module]
-    counter: Tensor | None
-    without: tuple[str, ...]
+from qfx.torch_private import BATCH_NORMS
 
 
 class Norms:
-    """The batch-norm modules of a graph, by path."""
+    """The batch-norm modules of a graph, by path, with the counters that passes drop."""
 
-    def __init__(self, kept: dict[str, _Kept]) -> None:
-        self._kept = kept
+    def __init__(self, counters: Mapping[str, Tensor | None]) -> None:
+        self._counters = counters
 
     def holds(self, statistic: fx.Node) -> bool:
         """Whether a statistic that is read is that of a module which can be restored."""
-        return str(statistic.target).rpartition(".")[0] in self._kept
+        return str(statistic.target).rpartition(".")[0] in self._counters
 
     def restore(self, root: nn.Module, path: str) -> bool:
         """Make what is left at ``path`` the module again that it was; False if it was none."""
-        if path not in self._kept:
+        if path not in self._counters:
             return False
-        module, kept = root.get_submodule(path), self._kept[path]
-        if type(module) is not kept.kind:
-            module.__class__ = kept.kind
-            module.register_buffer("num_batches_tracked", kept.counter)
-            for name in kept.without:
-                module.register_parameter(name, None)
+        root.get_submodule(path).register_buffer("num_batches_tracked", self._counters[path])
         return True
 
 
 def norms_of(graph: fx.Graph) -> Norms:
     """The batch-norm modules that ``graph`` calls."""
-    root, kept = graph.owning_module, {}
+    root, counters = graph.owning_module, {}
     assert root is not None
     for node in graph.nodes:
         if node.op != "call_module":
             continue
         module = root.get_submodule(str(node.target))
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and torch_class(module) is not None:
-            without = tuple(n for n in ("weight", "bias") if getattr(module, n) is None)
-            kept[str(node.target)] = _Kept(type(module), module.num_batches_tracked, without)
-    return Norms(kept)
+        if isinstance(module, BATCH_NORMS) and torch_class(module) is not None:
+            counters[str(node.target)] = module._buffers["num_batches_tracked"]
+    return Norms(counters)

@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
+
+from qfx.graph.module_shells import take_after
 
 
 class WorkingGraphModule(fx.GraphModule):
     """Generates its code when ``forward`` or ``code`` is first asked for, or by ``recompile()``."""
+
+    def __init__(
+        self, root: nn.Module | dict[str, Any], graph: fx.Graph, class_name: str = "GraphModule"
+    ) -> None:
+        super().__init__(root, graph, class_name)
+        if isinstance(root, nn.Module):
+            _keep_classes(self, root)
 
     @property
     def graph(self) -> fx.Graph:
@@ -48,6 +57,15 @@ class WorkingGraphModule(fx.GraphModule):
     def _update(self) -> None:
         if vars(type(self))["forward"] is _GENERATED:
             self.recompile()
+
+
+def _keep_classes(made: fx.GraphModule, root: nn.Module) -> None:
+    """Give modules of which nodes read parts the classes they have in ``root``: fx does not."""
+    for path, module in made.named_modules():
+        if path and type(module) is nn.Module:
+            original = root.get_submodule(path)
+            if original is not module:
+                take_after(module, original)
 
 
 class _Generated:

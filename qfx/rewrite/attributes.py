@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import PatternError
 from qfx.graph.lookup import Lookup
+from qfx.graph.module_shells import take_away
 
 _MISSING = object()
 
@@ -67,13 +68,13 @@ class Attributes:
     def drop_orphans(self) -> None:
         """Delete every parameter, buffer and submodule that no node uses.
 
-        What is left of a layer is a plain module: nobody calls it any more, and its ``extra_repr``
-        may read what is gone.
+        What is left of a layer nobody calls any more (:mod:`qfx.graph.module_shells`).
         """
         for owner, name in list(orphans(self._root)):
-            delattr(owner, name)
-            if owner is not self._root:
-                owner.__class__ = nn.Module
+            if owner is self._root:
+                delattr(owner, name)
+            else:
+                take_away(owner, name)
 
     def _free(self, hint: str) -> tuple[nn.Module, str, str]:
         """The owner, "owner.path." and an attribute name like ``hint`` that is not taken."""
@@ -90,9 +91,11 @@ class Attributes:
         prefix = "".join(f"{atom}." for atom in path)
         name = last
         suffix = self._next_suffix.get(prefix + last, 1)
-        while hasattr(owner, name):
+        while getattr(owner, name, None) is not None:
             name, suffix = f"{last}_{suffix}", suffix + 1
         self._next_suffix[prefix + last] = suffix
+        if hasattr(owner, name):
+            delattr(owner, name)  # None stands there for a tensor that the layer lacks
         return owner, prefix, name
 
 
@@ -121,8 +124,8 @@ def _unused(
     if id(module) in visited or id(module) in called:
         return
     visited.add(id(module))
-    for name in (*module._parameters, *module._buffers):
-        if (id(module), name) not in used:
+    for name, held in (*module._parameters.items(), *module._buffers.items()):
+        if held is not None and (id(module), name) not in used:
             yield module, name
     for name, child in module._modules.items():
         if (id(module), name) not in used:
