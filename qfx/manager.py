@@ -35,6 +35,7 @@ from qfx.registry import get_pass
 from qfx.rewrite.pattern import Call, Module, walk
 from qfx.rewrite.rewriter import Rewriter
 from qfx.undisturbed import undisturbed
+from qfx.verification.stages import KeepsValues
 from qfx.vocab import OpDef
 
 _DIFF_LINES = 40
@@ -50,6 +51,7 @@ def run_passes(
     backend: str | Backend = "auto",
     settings: Sequence[object] = (),
     instruments: Sequence[Instrument] = (),
+    check: bool = True,
 ) -> tuple[fx.GraphModule, History]:
     """Capture ``model`` and run ``passes`` over the graph.
 
@@ -65,6 +67,8 @@ def run_passes(
         backend: what passes that work for a backend work for.
         settings: what passes ask of their context by type; the backend's defaults are there.
         instruments: told before and after each pass.
+        check: compare on the example inputs what the graph computes before and after each pass; one
+            whose class does not say ``keeps_values = False`` fails where that differs.
 
     Returns:
         The graph module, and the history with the capture as stage 0.
@@ -72,7 +76,7 @@ def run_passes(
     Raises:
         ConfigError: the passes don't fit together.
         CaptureError: the model can't be traced.
-        PassError: a pass failed, or broke the graph.
+        PassError: a pass failed, broke the graph, or changed what it computes.
     """
     if isinstance(passes, str):
         raise ConfigError(
@@ -88,7 +92,8 @@ def run_passes(
     offer_defaults(ctx, model, backend)
     ctx.put(*settings)
     history = History()
-    return run_pipeline(graph_module, pipeline, ctx, history, instruments), history
+    net = [KeepsValues((args, ctx.example_kwargs))] if check else []
+    return run_pipeline(graph_module, pipeline, ctx, history, [*instruments, *net]), history
 
 
 @undisturbed()

@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a check
 
 import qfx  # noqa: E402
 from qfx.backends import resolve_backend  # noqa: E402
-from qfx.instruments import NumericCheck  # noqa: E402
+from qfx.verification.stages import NumericCheck  # noqa: E402
 from tools.loading import add_model_arguments, colored, load  # noqa: E402
 
 WHAT = ("all", "changed", "last", "none")
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = [resolve_backend(arguments.backend)] if arguments.backend else []
         instruments = [check] if arguments.check else []
         _, history = qfx.run_passes(
-            model, passes, inputs, settings=settings, instruments=instruments
+            model, passes, inputs, settings=settings, instruments=instruments, check=False
         )
         blame = history.blame(arguments.blame) if arguments.blame else None
     except qfx.QfxError as error:

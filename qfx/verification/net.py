@@ -23,17 +23,8 @@ from qfx.report.reasons import refusal
 from qfx.runtime.quantized import PreparedModel
 from qfx.verification.calls import CallCheck, Fault, check_calls
 from qfx.verification.floats import check_float
-from qfx.verification.outputs import Batch, agreement, outputs
+from qfx.verification.outputs import EIGHT_BITS, FLIPS, Batch, agreement, outputs
 from qfx.verification.stages import KeepsValues
-
-_EXPLAINED = 28.0
-"""SQNR in dB that eight bits leave at least; see :mod:`qfx.report.bisection`."""
-
-_FLIPS = 10.0
-"""By how many dB values that lie between two codes may do worse than rounding itself.
-
-Every call is right by then: what is looked for is a value that is overwritten too early.
-"""
 
 Lowering = Callable[[fx.GraphModule, History], None]
 
@@ -103,7 +94,8 @@ class Net:
         meant, actual = self._calls.result, outputs(lowered, self._batch)
         self._output = agreement(self._expected, meant)
         self._lowered = agreement(meant, actual)
-        least = min(_EXPLAINED, self._output) - _FLIPS
+        # Every call is right by now: what is looked for is a value that is overwritten too early.
+        least = min(EIGHT_BITS, self._output) - FLIPS
         if self._lowered >= least:
             return
         if agreement(actual, outputs(lowered, self._batch, seed=1)) >= least:

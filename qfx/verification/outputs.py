@@ -24,6 +24,12 @@ Batch = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 _RECORDERS = (Observer, ChannelMean, FakeQuantize)
 
+EIGHT_BITS = 28.0
+"""SQNR in dB that eight bits leave at least; see :mod:`qfx.report.bisection`."""
+
+FLIPS = 10.0
+"""By how many dB values that lie between two codes may do worse than rounding itself."""
+
 _OTHER_INTEGERS = 0.01
 """What fraction of integers may differ: where two logits are level, the last bit decides."""
 

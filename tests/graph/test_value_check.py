@@ -126,6 +126,7 @@ def at_relu(make: Any) -> qfx.Pass:
 
     class Plain(qfx.Pass):
         name = "plain"
+        keeps_values = False
 
         def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
             node = next(n for n in graph.nodes if n.name == "relu")

@@ -116,7 +116,7 @@ def test_a_sound_model_accuses_nobody(x: Tensor) -> None:
 
 def test_removers_name_pass_and_rule(mlp: Mlp, x: Tensor) -> None:
     drop = bad_pass(RELU, lambda m, rw: m["x"])
-    _, history = qfx.run_passes(mlp, [qfx.get_pass("canonicalize"), drop], x)
+    _, history = qfx.run_passes(mlp, [qfx.get_pass("canonicalize"), drop], x, check=False)
     names = [r.name for r in history[0].snapshot]
     gone = removers(list(history), names)
     assert gone["relu"] == gone["relu_1"] == "bad-pass/bad-rule"

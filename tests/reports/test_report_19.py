@@ -136,6 +136,7 @@ class PutDraw(qfx.Pass):
     """Puts a function that draws, of which capture knows nothing, on a parameter."""
 
     name = "put-draw"
+    keeps_values = False
 
     def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
         node = next(n for n in graph.nodes if n.op == "get_attr" and n.target == "weight")

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx.graph.tracing import capture
-from qfx.instruments import run_detached
+from qfx.verification.outputs import outputs
 from qfx_passes import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr
 
@@ -95,7 +95,7 @@ def test_interpreters_and_passes_give_the_same(kind: type[nn.Module]) -> None:
     model = seeded(kind)
     captured = capture(model, (X,))
     torch.testing.assert_close(captured(OTHER), model(OTHER))
-    torch.testing.assert_close(run_detached(captured, (OTHER,))[0], model(OTHER))
+    torch.testing.assert_close(outputs(captured, ((OTHER,), {})), model(OTHER))
     canonical, _ = qfx.run_passes(model, [Canonicalize()], X)
     torch.testing.assert_close(canonical(OTHER), model(OTHER))
     made = qfx.quantize(model, X, backend="reference")

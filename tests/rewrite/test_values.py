@@ -26,6 +26,7 @@ class Net(nn.Module):
 def plain(make: Callable[[qfx.Rewriter, fx.Node], fx.Node], op: vocab.OpDef = vocab.RELU):
     class Plain(qfx.Pass):
         name = "plain"
+        keeps_values = False
 
         def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
             for n in list(graph.nodes):
@@ -98,6 +99,7 @@ def test_several_made_first_and_replaced_later_keep_apart() -> None:
 def test_what_replaces_nothing_derives_from_what_it_reads() -> None:
     class Aside(qfx.Pass):
         name = "aside"
+        keeps_values = False
 
         def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
             (relu,) = [n for n in graph.nodes if vocab.is_op(n, vocab.RELU)]

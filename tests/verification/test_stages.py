@@ -1,0 +1,167 @@
+"""Passes beside a numeric check: what it records, what it refuses, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qfx
+from qfx import vocab
+from qfx.errors import ConfigError, PassError
+from qfx.graph.tracing import capture
+from qfx.manager import run_pipeline
+from qfx.pass_base import PassContext
+from qfx.verification.outputs import agreement
+from qfx.verification.stages import NumericCheck
+
+X = torch.linspace(-1, 1, 48).reshape(1, 3, 4, 4)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x)) + 1.0
+
+
+class Shift(qfx.Pass):
+    name = "shift"
+    by: float = 0.01
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        add = next(n for n in graph.nodes if n.target is vocab.ADD)
+        add.args = (add.args[0], 1.0 + self.by)
+
+
+class ShiftOnPurpose(Shift):
+    name = "shift-on-purpose"
+    keeps_values = False
+
+
+@qfx.rewrite(qfx.Op(vocab.RELU, qfx.Any("x")))
+def relu_is_silu(match: qfx.Match, rw: qfx.Rewriter) -> fx.Node:
+    return rw.call(vocab.SILU, match["x"])
+
+
+class Silu(qfx.PatternPass):
+    name = "silu"
+    patterns = (relu_is_silu,)
+
+
+# -- run_passes holds passes to it -----------------------------------------------------------------
+def test_a_pass_that_changes_values_is_refused() -> None:
+    model = Net().eval()
+    with pytest.raises(PassError, match="pass shift changes what the model computes") as raised:
+        qfx.run_passes(model, [Shift()], X)
+    error = raised.value
+    assert (error.pass_name, error.rule, error.node) == ("shift", None, "add")
+    assert "first at %add" in str(error)
+    assert "keeps_values = False" in str(error)
+    assert "1.01" in str(error), "the diff shows the change"
+    assert error.graph_module is not None
+    torch.testing.assert_close(error.graph_module(X), model(X))
+
+
+def test_the_rule_is_named() -> None:
+    with pytest.raises(PassError) as raised:
+        qfx.run_passes(Net().eval(), [Silu()], X)
+    assert (raised.value.pass_name, raised.value.rule) == ("silu", "relu_is_silu")
+    assert raised.value.node == "relu"
+
+
+def test_what_is_meant_or_not_checked_passes() -> None:
+    model = Net().eval()
+    for gm, _ in (
+        qfx.run_passes(model, [ShiftOnPurpose()], X),
+        qfx.run_passes(model, [Shift()], X, check=False),
+        qfx.run_passes(model, [Shift(by=1e-7)], X),
+    ):
+        torch.testing.assert_close(gm(X), model(X), atol=0.02, rtol=0)
+
+
+def test_what_is_meant_is_no_excuse_for_the_next() -> None:
+    for passes in ([ShiftOnPurpose(by=0.5), Shift()], [Shift(by=0.0), Shift()]):
+        with pytest.raises(PassError, match="pass shift changes"):
+            qfx.run_passes(Net().eval(), passes, X)
+
+
+def test_lowering_rounds() -> None:
+    names = ("canonicalize", "fold-constants", "fuse-conv-bn", "fuse-post-ops", "insert-stubs")
+    passes: list[type[qfx.Pass]] = [
+        *map(qfx.get_pass, names),
+        qfx.get_pass("annotate"),
+        qfx.get_pass("place-observers"),
+    ]
+
+    class Calibrate(qfx.Pass):
+        name = "calibrate-here"
+
+        def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+            ctx.graph_module.recompile()
+            ctx.graph_module(X)
+
+    passes += [Calibrate, *map(qfx.get_pass, ("settle-joins", "reference", "lower"))]
+    model = Net().eval()
+    gm, history = qfx.run_passes(model, passes, X)
+    assert history[-1].name == "lower"
+    assert agreement(model(X), gm(X)) > 25
+
+
+# -- the instrument --------------------------------------------------------------------------------
+def test_it_measures_against_the_stage_before() -> None:
+    check = NumericCheck()
+    passes = [qfx.get_pass("fuse-post-ops"), Shift(), ShiftOnPurpose(by=0.0)]
+    qfx.run_passes(Net().eval(), passes, X, instruments=[check], check=False)
+    assert check.sqnr["canonicalize"] == float("inf")
+    assert 35 < check.sqnr["shift"] < 50  # 20 log10(1.5 / 0.01) is 43.5 dB
+    assert 35 < check.sqnr["shift-on-purpose"] < 50
+    named = r"pass shift changes .* first at %add.* 4\d.\d dB .* at least 100.0 dB are asked for"
+    with pytest.raises(PassError, match=named):
+        qfx.run_passes(
+            Net().eval(), [Shift()], X, instruments=[NumericCheck(min_sqnr=100)], check=False
+        )
+
+
+def test_it_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout()).train()
+    random = torch.get_rng_state()
+    inputs = X.clone()
+    check = NumericCheck(min_sqnr=100)
+    gm, _ = qfx.run_passes(model, [ShiftNothing()], inputs, instruments=[check])
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(inputs, X)
+    assert int(gm.get_buffer("0.num_batches_tracked")) == 0
+
+
+class ShiftNothing(qfx.Pass):
+    name = "nothing"
+    requires = qfx.Level.CAPTURED
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None: ...
+
+
+def test_it_needs_inputs() -> None:
+    with pytest.raises(ConfigError, match="needs example inputs"):
+        run_pipeline(capture(Net().eval(), (X,)), [], instruments=[NumericCheck()])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], float("inf")),
+        ([1.0, 0.0], [1.0, 0.1], 20.0),
+        ([1.0], [1.0, 1.0], -float("inf")),
+        ([0.0], [1.0], -float("inf")),
+        ([float("nan")], [float("nan")], float("inf")),
+        ([float("nan")], [1.0], -float("inf")),
+        ([1, 2], [1, 2], float("inf")),
+        ([1, 2], [1, 3], -float("inf")),
+        ([1, 2], [1.0, 2.0], -float("inf")),
+    ],
+)
+def test_agreement(a: list[float], b: list[float], expected: float) -> None:
+    assert agreement(torch.tensor(a), torch.tensor(b)) == pytest.approx(expected, rel=1e-5)
