@@ -41,6 +41,7 @@ from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.graph.effects import is_random
 from qfx.graph.leaves import has_hooks
+from qfx.graph.memory import Memory
 from qfx.graph.scripted import Scripted
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Decision, annotate
@@ -65,7 +66,6 @@ from qfx_passes.operands import (
     post_operands,
     weight_operands,
 )
-from qfx_passes.overwritten import Memory
 from qfx_passes.rows import Rows
 from qfx_passes.stubs import quantized_region
 

@@ -20,6 +20,7 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.effects import has_effect
 from qfx.graph.leaves import has_hooks
+from qfx.graph.memory import Memory
 from qfx.graph.modes import ModeFlag
 from qfx.graph.source import qualified_name, torch_class
 from qfx.levels import Level
@@ -35,7 +36,7 @@ from qfx_passes.casts import Cast, read_cast
 from qfx_passes.mutation import Call, Mutations, functional, read_call
 from qfx_passes.norms import norms_of
 from qfx_passes.overloads import as_called
-from qfx_passes.overwritten import Memory, name_changed_values
+from qfx_passes.overwritten import name_changed_values
 from qfx_passes.products import Products
 
 

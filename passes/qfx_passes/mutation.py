@@ -4,7 +4,7 @@
 computation unless something else sees the memory of ``x`` change: another view of it that is read
 later, or a parameter or buffer that keeps it. Those are left as they were written.
 
-One forward sweep with union-find over nodes that share memory; each class knows its two latest
+One forward sweep over sets of nodes that share memory; each set knows its two latest
 readers, so that a decision costs constant time.
 """
 
@@ -22,6 +22,7 @@ from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.disjoint import DisjointSets
 from qfx.graph.effects import flag_position, in_place_operand, is_known, shares_memory
 from qfx.graph.source import torch_class
 from qfx.rewrite.pattern import Mismatch
@@ -139,7 +140,7 @@ class Mutations:
         self._last_read = {
             n: max((self._position[u] for u in n.users), default=-1) for n in self._position
         }
-        self._parent: dict[fx.Node, fx.Node] = {}
+        self._sets: DisjointSets[fx.Node] = DisjointSets()
         self._memory: dict[fx.Node, _Memory] = {}
         self._now: dict[fx.Node, fx.Node] = {}
         self._elements: dict[tuple[Any, int], fx.Node] = {}
@@ -203,7 +204,7 @@ class Mutations:
     ) -> Mismatch | None:
         if _name(call) in _METADATA:
             return None
-        memory = self._memory[self._find(base)]
+        memory = self._memory[self._sets.root(base)]
         if memory.is_state:
             return Mismatch("{0} is a parameter or buffer, changed in place", base)
         for position, other in memory.latest:
@@ -230,27 +231,18 @@ class Mutations:
         return node
 
     def _own(self, node: fx.Node, *, is_state: bool = False) -> None:
-        self._parent[node] = node
+        self._sets.add(node)
         self._memory[node] = _Memory([(self._last_read[node], node)], is_state)
 
-    def _find(self, node: fx.Node) -> fx.Node:
-        root = node
-        while self._parent[root] is not root:
-            root = self._parent[root]
-        while self._parent[node] is not root:
-            self._parent[node], node = root, self._parent[node]
-        return root
-
     def _join(self, node: fx.Node, other: fx.Node) -> None:
-        mine, theirs = self._find(node), self._find(other)
-        if mine is theirs:
+        joined = self._sets.join(node, other)
+        if joined is None:
             return
-        ours = self._memory.pop(mine)
-        memory = self._memory[theirs]
+        ours = self._memory.pop(joined)
+        memory = self._memory[self._sets.root(other)]
         latest = sorted((*memory.latest, *ours.latest), key=lambda entry: entry[0])
         memory.latest = latest[-2:]
         memory.is_state = memory.is_state or ours.is_state
-        self._parent[mine] = theirs
 
 
 def _element(node: fx.Node) -> tuple[Any, int]:

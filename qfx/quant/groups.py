@@ -1,4 +1,4 @@
-"""Groups of values that share their qparams, kept by union-find."""
+"""Groups of values that share their qparams."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from qfx.graph.disjoint import DisjointSets
 from qfx.quant import ops
 from qfx.quant.annotation import Edge
 from qfx.quant.observers import FixedQParamsObserver
@@ -14,24 +15,23 @@ from qfx.quant.spec import QuantSpec
 
 
 class Groups:
-    """Union-find over group numbers."""
+    """Groups by number; of those that were merged the least."""
 
     def __init__(self) -> None:
-        self._parent: list[int] = []
+        self._sets: DisjointSets[int] = DisjointSets()
+        self._count = 0
         self.edges: dict[int, Edge] = {}
         self._mixed: set[int] = set()  # groups of values that several operations make
 
     def new(self, spec: QuantSpec) -> int:
-        number = len(self._parent)
-        self._parent.append(number)
+        number = self._count
+        self._count += 1
+        self._sets.add(number)
         self.edges[number] = Edge(number, spec)
         return number
 
     def find(self, number: int) -> int:
-        while self._parent[number] != number:
-            self._parent[number] = self._parent[self._parent[number]]
-            number = self._parent[number]
-        return number
+        return self._sets.root(number)
 
     def union(self, a: int, b: int) -> None:
         """Merge two groups; fixed qparams give way to observed ones."""
@@ -41,7 +41,7 @@ class Groups:
         dropped = self.edges.pop(b)
         if is_fixed(self.edges[a].spec):
             self.edges[a] = Edge(a, dropped.spec)
-        self._parent[b] = a
+        self._sets.join(b, a)
         if b in self._mixed:
             self._mixed.add(a)
 
