@@ -26,7 +26,6 @@ from torch import fx
 from qfx import vocab
 from qfx.backends.base import Backend
 from qfx.graph import meta
-from qfx.graph.effects import Writers
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.configuration import Configuration
@@ -76,7 +75,6 @@ class _Fusion:
         self.configuration = configuration
         self.outside = _outside(graph)
         self.constant = _constant(graph)
-        self.writers = Writers(graph)
 
     def of_activations(self) -> RewriteRule:
         @rewrite(Op(ACTIVATIONS, Op(CARRIERS, bind="layer", users=1)), name="fuse-activation")
@@ -129,8 +127,6 @@ class _Fusion:
     def _add(
         self, rw: Rewriter, total: fx.Node, layer: fx.Node, residual: fx.Node, *before: PostOp
     ) -> fx.Node | Mismatch:
-        if self.writers.between(layer, total) is not None:
-            return Mismatch("what {0} reads may be overwritten before {1}", layer, total)
         return self._fuse(rw, layer, total, *before, ("add", residual), *_post(total))
 
     def _takes_residual(self, layer: fx.Node) -> bool | Mismatch:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, WrapperDescriptorType
@@ -101,23 +100,6 @@ def in_place_operand(node: fx.Node) -> fx.Node | None:
     if isinstance(node.target, OpOverload) and not _is_aten_in_place(node.target):
         return None
     return next(iter(_promised(node)), None)
-
-
-class Writers:
-    """The calls of a graph that may write to memory, to ask what lies between two nodes.
-
-    Calls that are made after construction are not known.
-    """
-
-    def __init__(self, graph: fx.Graph) -> None:
-        self._nodes = [node for node in graph.nodes if overwrites(node)]
-
-    def between(self, first: fx.Node, last: fx.Node) -> fx.Node | None:
-        """A writer behind ``first`` and before ``last``, if there is one."""
-        for node in self._nodes[bisect_right(self._nodes, first) :]:
-            if not node._erased:
-                return node if node < last else None
-        return None
 
 
 # -- who promises what -----------------------------------------------------------------------------

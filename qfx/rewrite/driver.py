@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from torch import fx
 
 from qfx.errors import PatternError
 from qfx.graph import meta
+from qfx.graph.memory import Memory
 from qfx.rewrite.matcher import Matcher
 from qfx.rewrite.pattern import Mismatch, target_name
+from qfx.rewrite.replacement import Replacement
 from qfx.rewrite.rewriter import Rewriter
 from qfx.rewrite.rule import Match, NearMiss, RewriteRule
 from qfx.vocab import OpDef
@@ -58,6 +61,11 @@ class _Driver:
         self.limit = len(rewriter.graph.nodes) + _SLACK
         self.skipped_hub = False
         self.rewrites = 0
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Who may write to what, asked for by the first match."""
+        return Memory(self.rewriter.graph)
 
     def run(self) -> None:
         while self._sweep() and self.skipped_hub:
@@ -102,6 +110,7 @@ class _Driver:
         """Let ``rule`` rewrite ``match``; None, or why it would not."""
         root, rewriter = match.root, self.rewriter
         size = len(rewriter.graph.nodes)
+        replacement = Replacement(match, self.memory)
         with rewriter.applying(rule.name, match):
             result = rule(match, rewriter)
             if isinstance(result, Mismatch):
@@ -117,8 +126,20 @@ class _Driver:
                     f"rule {rule.name} returned the root of the match, {meta.where(root)}, as its "
                     'own replacement; return a new node, or Mismatch("nothing to do")'
                 )
+            late = replacement.refusal(result, rewriter.fresh)
+            if late is not None and rewriter.has_mutated:
+                raise PatternError(
+                    f"rule {rule.name} at {meta.where(root)}: {late.reason}. Create it where that "
+                    "is read now, `with rw.at(node):`, or leave the replacing to the driver"
+                )
+            if late is not None:
+                rewriter.rollback()
+                return late
             if not root._erased:
                 rewriter.replace(root, result)
+            for node in rewriter.touched:
+                if not node._erased:
+                    self.memory.learn(node)
         self.rewrites += 1
         self._age(rule, match, grew=len(rewriter.graph.nodes) >= size)
         return None

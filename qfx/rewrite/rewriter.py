@@ -283,9 +283,19 @@ class Rewriter:
         """Nodes made, rewired, or read less often by the rule at work."""
         return self._touched
 
+    @property
+    def has_mutated(self) -> bool:
+        """Whether the rule at work replaced or erased nodes itself."""
+        return self._mutations > 0
+
+    @property
+    def fresh(self) -> tuple[fx.Node, ...]:
+        """Nodes that the rule at work made."""
+        return tuple(self._fresh)
+
     def rollback(self) -> None:
         """Take back the nodes that a rule made before it returned a Mismatch."""
-        if self._mutations:
+        if self.has_mutated:
             raise PatternError(
                 f"rule {self.rule} changed the graph at {self.node} and then returned a Mismatch; "
                 "decide first, then rewrite"

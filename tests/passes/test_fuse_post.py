@@ -468,7 +468,7 @@ def test_residual_added_after_the_input_is_overwritten() -> None:
         randomised(Overwritten(lambda y, x: y + x)),
         settings=[EVERYTHING],
         fired=0,
-        mismatch="what conv_norm reads may be overwritten before add",
+        mismatch="add_ may overwrite mul_2 before the replacement of add reads it",
         atol=1e-5,
     )
     assert "conv2d" in fused(result)
