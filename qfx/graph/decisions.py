@@ -47,6 +47,7 @@ class DecidingTracer(fx.Tracer):
         inputs: the tensors among the arguments, whose ranks decide all ranks.
         by_layout: where the model decides by layouts ("file:line"), and whether it only branches.
         by_state: what it asks of how it is run, and where.
+        asked_devices: the nodes that compare the type of a device with a text.
         converting: globals of the modules that make numbers of Python from proxies.
         is_done: whether tracing is over, so that proxies are good for nothing any more.
     """
@@ -63,6 +64,7 @@ class DecidingTracer(fx.Tracer):
         self._ranks_guard: fx.Node | None = None
         self.by_layout: dict[str, bool] = {}
         self.by_state: dict[str, None] = {}
+        self.asked_devices: dict[tuple[torch.device, str], fx.Node] = {}
         self.converting: dict[int, dict[str, Any]] = {}
         self.is_done = False
 

@@ -19,9 +19,9 @@ def _words(text: str) -> frozenset[str]:
 
 _QUERIES = _words(
     "shape ndim dtype device size dim ndimension numel nelement stride is_floating_point "
-    "is_complex is_contiguous is_cuda is_mps element_size nbytes itemsize get_device "
-    "storage_offset type len is_tensor is_signed zeros_like ones_like full_like empty_like "
-    "new_zeros new_ones new_full new_empty new_tensor"
+    "is_complex is_contiguous is_cpu is_cuda is_mps is_xpu is_xla is_hpu is_mtia "
+    "element_size nbytes itemsize get_device storage_offset type len is_tensor is_signed "
+    "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_tensor"
 )
 """Functions and attributes whose result tells nothing of the contents of their tensor."""
 

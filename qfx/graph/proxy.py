@@ -21,6 +21,7 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from qfx.graph import source
+from qfx.graph.devices import DeviceType
 from qfx.graph.provenance import Memory, Provenance, is_plain
 from qfx.graph.telling import tells_people
 
@@ -107,7 +108,9 @@ class ValueProxy(_Classed, fx.Proxy):
         if name.startswith("__"):
             raise AttributeError(name)
         value = getattr(self.example, name)
-        if name in _FIXED or isinstance(self.example, torch.device):
+        if isinstance(self.example, torch.device):
+            return DeviceType(self) if name == "type" and self.from_input else value
+        if name in _FIXED:
             asked = name in _OF_GRADIENTS
             return self.tracer.state(value, sys._getframe(1), f".{name}") if asked else value
         if value is None and isinstance(self.example, tuple):

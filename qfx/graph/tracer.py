@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta, source
 from qfx.graph.containers import is_numpy_scalar, is_record, is_size, is_special, parts
+from qfx.graph.devices import DeviceType
 from qfx.graph.evaluation import EvaluatingTracer
 from qfx.graph.examples import constant_size, example_of, opened, proxies_in
 from qfx.graph.given import Copy, Given
@@ -241,6 +242,8 @@ class CaptureTracer(EvaluatingTracer):
             return self.made[id(a)].node
         if type(a) in (int, float, str, bool, type(None)):
             return a
+        if isinstance(a, DeviceType):
+            return str(a)
         if is_numpy_scalar(a):
             return a.item()  # the code of a graph is text, and knows no numpy
         if isinstance(a, type) and a in _DTYPES:
