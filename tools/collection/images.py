@@ -9,7 +9,6 @@ from torch import nn
 from tools.collection.subject import Call, Subject, seeded
 
 BATCH = 2
-CALIBRATION = 3
 
 
 def subject(model: nn.Module, sizes: Sequence[int], channels: int = 3) -> Subject:
@@ -29,7 +28,8 @@ def subject(model: nn.Module, sizes: Sequence[int], channels: int = 3) -> Subjec
 
     shapes = ((BATCH, size), (1, size), (3, size), (1 if other != size else 4, other))
     calls = tuple(images(batch, edge, seed) for seed, (batch, edge) in enumerate(shapes))
-    calibration = [images(BATCH, size, 100 + seed).args for seed in range(CALIBRATION)]
+    edges = (size, other, size)  # ranges are those of the sizes that will be met
+    calibration = [images(BATCH, edge, 100 + seed).args for seed, edge in enumerate(edges)]
     return Subject(model, calls, tuple(calibration))
 
 

@@ -60,19 +60,27 @@ def build_video(name: str) -> Subject:
         Call(f"batch {b}, {t} frames of {s} pixels", (seeded(b, 3, t, s, s, seed=seed),))
         for seed, (b, t, s) in enumerate(shapes)
     )
-    return Subject(_network(name), calls)
+    ends = (shapes[0], shapes[-1])
+    calibration = tuple(
+        (seeded(1, 3, t, s, s, seed=100 + seed),) for seed, (_, t, s) in enumerate(ends)
+    )
+    return Subject(_network(name), calls, calibration)
 
 
 def build_flow(name: str) -> Subject:
     """Create a network of optical flow, and pairs of images."""
     calls = tuple(
-        Call(
-            f"batch {b}, {h} x {w}",
-            tuple(seeded(b, 3, h, w, seed=2 * seed + i).tanh() for i in range(2)),
-        )
+        Call(f"batch {b}, {h} x {w}", _pair(b, h, w, 2 * seed))
         for seed, (b, h, w) in enumerate(_FLOW)
     )
-    return Subject(_network(name), calls)
+    calibration = tuple(_pair(*shape, 100 + 2 * seed) for seed, shape in enumerate(_FLOW[::2]))
+    return Subject(_network(name), calls, calibration)
+
+
+def _pair(batch: int, height: int, width: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """Two images whose numbers lie within one of zero."""
+    shape = (batch, 3, height, width)
+    return tuple(seeded(*shape, seed=seed + i).tanh() for i in range(2))
 
 
 def _network(name: str, **options: object) -> nn.Module:
