@@ -33,6 +33,7 @@ from qfx.graph.history import History
 from qfx.graph.state import written_buffers
 from qfx.graph.tracing import (
     ASSIGNED,
+    BY_DRAW,
     BY_LAYOUT,
     BY_STATE,
     DECIDED_BY_MODE,
@@ -79,6 +80,11 @@ _BY_STATE = (
     "forward asks {lines}, and computes something else by the answer; a graph holds one way only, "
     "that of inference without gradients, inference mode and autocast. Decide by an argument, or "
     "by self.training, instead"
+)
+_BY_DRAW = (
+    "forward draws random numbers outside of PyTorch, with {lines}; a graph draws none there, and "
+    "goes on with those of the capture in every call. Draw with torch, as in torch.rand(()), which "
+    "a graph draws anew, or only where self.training is set"
 )
 _BY_LAYOUT = (
     "forward decides by the layout of a tensor in memory at {lines}, and computes something else "
@@ -251,6 +257,8 @@ def _lost(model: nn.Module, captured: fx.GraphModule, method: str) -> Iterator[s
         yield _BAKED.format(names=", ".join(computed_weights(model)))
     if captured.meta[BY_STATE]:
         yield _BY_STATE.format(lines=", ".join(captured.meta[BY_STATE]))
+    if captured.meta[BY_DRAW]:
+        yield _BY_DRAW.format(lines=", ".join(captured.meta[BY_DRAW]))
     if captured.meta[BY_LAYOUT]:
         yield _BY_LAYOUT.format(lines=", ".join(captured.meta[BY_LAYOUT]))
     if captured.meta[DECIDED_BY_MODE]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeGuard
@@ -164,6 +165,9 @@ def side_effects_undone(model: nn.Module | None = None) -> Iterator[None]:
     with CAPTURE_LOCK, ExitStack() as undo:  # whatever fails to be undone, the rest is
         fast_path = torch.backends.mha.get_fastpath_enabled()
         undo.callback(random.setstate, random.getstate())
+        if "numpy.random" in sys.modules:  # which need not be installed
+            numpy_random: Any = sys.modules["numpy.random"]
+            undo.callback(numpy_random.set_state, numpy_random.get_state())
         undo.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
         known = sorted(device for device in devices if device is not None)

@@ -47,6 +47,7 @@ class DecidingTracer(fx.Tracer):
         inputs: the tensors among the arguments, whose ranks decide all ranks.
         by_layout: where the model decides by layouts ("file:line"), and whether it only branches.
         by_state: what it asks of how it is run, and where.
+        by_draw: what draws random numbers in Python, where, and whether evenly between bounds.
         asked_devices: the nodes that compare the type of a device with a text.
         converting: globals of the modules that make numbers of Python from proxies.
         is_done: whether tracing is over, so that proxies are good for nothing any more.
@@ -64,6 +65,7 @@ class DecidingTracer(fx.Tracer):
         self._ranks_guard: fx.Node | None = None
         self.by_layout: dict[str, bool] = {}
         self.by_state: dict[str, None] = {}
+        self.by_draw: dict[str, bool] = {}
         self.asked_devices: dict[tuple[torch.device, str], fx.Node] = {}
         self.converting: dict[int, dict[str, Any]] = {}
         self.is_done = False
@@ -98,6 +100,11 @@ class DecidingTracer(fx.Tracer):
             return answer
         self.by_state.setdefault(f"{what} at {source.location(frame)}")
         return answer != self.contrary
+
+    def draws(self, frame: FrameType, what: str, even: bool) -> None:
+        """Write down that the model draws a random number of Python."""
+        where = f"{what} at {source.location(self.user_frame(frame))}"
+        self.by_draw[where] = even and self.by_draw.get(where, True)
 
     def decide_value(self, proxy: ValueProxy, construct: str, frame: FrameType) -> None:
         """Guard what ``proxy`` stands for, whole; CaptureError if it depends on data."""

@@ -23,6 +23,7 @@ from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta, source
 from qfx.graph.containers import is_numpy_scalar, is_record, is_size, is_special, parts
 from qfx.graph.devices import DeviceType
+from qfx.graph.draws import Draws
 from qfx.graph.evaluation import EvaluatingTracer
 from qfx.graph.examples import constant_size, example_of, opened, proxies_in
 from qfx.graph.given import Copy, Given
@@ -58,6 +59,7 @@ class CaptureTracer(EvaluatingTracer):
         remedy: what to do about a model that itself raises on the example inputs; "" if it does
             not.
         contrary: take branches on layouts, and on how the model is run, the other way.
+        draw: what Python is to draw where it draws between 0 and 1; None for a random number.
         converting: globals of modules in which ``int`` and ``float`` see through proxies.
 
     Attributes:
@@ -75,6 +77,7 @@ class CaptureTracer(EvaluatingTracer):
         keep_untraceable: bool = False,
         remedy: str = "",
         contrary: bool = False,
+        draw: float | None = None,
         converting: Iterable[dict[str, Any]] = (),
     ) -> None:
         super().__init__(
@@ -92,6 +95,7 @@ class CaptureTracer(EvaluatingTracer):
         self._containers: dict[int, fx.Node] = {}
         self._recorders: dict[nn.Module, list[Callable[..., object]]] = {}
         self._call: Callable[[nn.Module], Any] = _nothing
+        self._draws = Draws(self._drawn, draw)
         self._seen_through = SeenThrough(converting, self._asked)
         self.assignments = Assignments()
         self.result: Any = None
@@ -110,7 +114,9 @@ class CaptureTracer(EvaluatingTracer):
             patches.enter_context(masks_seen_through())
             patches.enter_context(draws_recorded(self._draw))
             patches.enter_context(scripts_recorded(self._scripted))
+            patches.enter_context(self._draws)
             patches.enter_context(self._seen_through)
+            self._seen_through.replace(self._draws.replaced)
             patches.enter_context(self._witness)
             self._seen_through.show(type(root))
             self.assignments.watch(root, "")
@@ -144,6 +150,12 @@ class CaptureTracer(EvaluatingTracer):
 
     def _asked(self, answer: bool, frame: FrameType, what: str) -> bool:
         return answer if self._is_foreign() else self.state(answer, frame, what)
+
+    def _drawn(self, frame: FrameType, what: str, even: bool) -> bool:
+        if self._is_foreign():
+            return False
+        self.draws(frame, what, even)
+        return True
 
     # -- modules and their attributes ------------------------------------------------------------
     def call_module(

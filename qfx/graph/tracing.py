@@ -27,6 +27,7 @@ from qfx.graph.copying import (
     side_effects_undone,
 )
 from qfx.graph.decisions import place
+from qfx.graph.draws import ENDS
 from qfx.graph.examples import alike
 from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.leaves import LeafPolicy, copy_hooks
@@ -55,6 +56,9 @@ DECIDED_BY_MODE = "qfx.decided_by_mode"
 BY_STATE = "qfx.by_state"
 """Key of ``graph_module.meta``: what forward asks of how it is run, and where."""
 
+BY_DRAW = "qfx.by_draw"
+"""Key of ``graph_module.meta``: what draws random numbers in Python, and where."""
+
 BY_LAYOUT = "qfx.by_layout"
 """Key of ``graph_module.meta``: where forward decides by the layout of a tensor ("file:line")."""
 
@@ -81,6 +85,7 @@ class _Traced(NamedTuple):
     decided: tuple[str, ...]
     by_state: tuple[str, ...]
     by_layout: Mapping[str, bool]
+    by_draw: Mapping[str, bool]
 
 
 def capture(
@@ -125,10 +130,12 @@ def capture(
         traced = _traced(_Task(model, bound, leaves, keep_untraceable, expected, modes))
         if not isinstance(expected, Exception) and not alike(traced.result, expected):
             _check_reproducible(expected, _run(model, args, kwargs))
+            traced, keep_expected = _with_unseen_draws(traced), False  # it is another each time
     graph_module = _graph_module(traced.root, traced.graph, type(model).__name__)
     graph_module.meta[ASSIGNED] = traced.assigned
     graph_module.meta[DECIDED_BY_MODE] = traced.decided
     graph_module.meta[BY_STATE] = traced.by_state
+    graph_module.meta[BY_DRAW] = tuple(traced.by_draw)
     graph_module.meta[BY_LAYOUT] = tuple(traced.by_layout)
     if keep_expected and not isinstance(expected, Exception):
         graph_module.meta[EXPECTED] = expected
@@ -168,13 +175,16 @@ class _Task:
         kept = list(islice(kept_tensors(self.model), 4))
         return _OTHER_INPUTS + (_RESET.format(names=", ".join(kept)) if kept else "")
 
-    def tracer(self, converting: _Modules, *, contrary: bool = False) -> CaptureTracer:
-        """A tracer for it; ``converting`` and ``contrary`` as the tracer has them."""
+    def tracer(
+        self, converting: _Modules, *, contrary: bool = False, draw: float | None = None
+    ) -> CaptureTracer:
+        """A tracer for it; options as the tracer has them."""
         return CaptureTracer(
             self.leaves,
             keep_untraceable=self.keep_untraceable,
             remedy=self.remedy,
             contrary=contrary,
+            draw=draw,
             converting=converting.values(),
         )
 
@@ -201,20 +211,35 @@ def _traced(task: _Task) -> _Traced:
         assert failed is not None
         raise failed
     if found.by_state or found.by_layout:
-        return _without_idle_branches(found, task, converting)
+        found = _without_idle_branches(found, task, converting)
+    is_even = found.by_draw and all(found.by_draw.values())
+    if is_even and all(_same(task, converting, draw=end) for end in ENDS):
+        found = found._replace(by_draw={})
     return found
 
 
 def _without_idle_branches(found: _Traced, task: _Task, converting: _Modules) -> _Traced:
     """``found``, which forgets what it decided by if deciding otherwise changes no values."""
-    try:
-        contrary = _trace(task, task.tracer(converting, contrary=True))
-    except (CaptureError, ConfigError):
-        return found
-    if isinstance(task.expected, Exception) or not alike(contrary.result, task.expected):
+    if not _same(task, converting, contrary=True):
         return found
     told = {where: branches for where, branches in found.by_layout.items() if not branches}
     return found._replace(by_state=(), by_layout=told)
+
+
+def _same(task: _Task, converting: _Modules, **options: Any) -> bool:
+    """Whether the model, told otherwise, computes the same."""
+    try:
+        other = _trace(task, task.tracer(converting, **options))
+    except (CaptureError, ConfigError):
+        return False
+    return not isinstance(task.expected, Exception) and alike(other.result, task.expected)
+
+
+def _with_unseen_draws(traced: _Traced) -> _Traced:
+    """``traced``, of a model that yields something else each time, with a word if no node does."""
+    if traced.by_draw or any(meta.drew(node) for node in traced.graph.nodes):
+        return traced
+    return traced._replace(by_draw={"something that tracing can't see": False})
 
 
 def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
@@ -247,6 +272,7 @@ def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
         tuple(decisions.lines),
         tuple(tracer.by_state),
         tracer.by_layout,
+        tracer.by_draw,
     )
 
 
