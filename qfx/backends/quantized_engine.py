@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-_LOCK = threading.RLock()
+from qfx.graph.locks import CAPTURE_LOCK
 
 
 @contextmanager
 def engine(name: str) -> Iterator[None]:
-    """Pack under engine ``name``; the process-wide setting is restored, and held by one thread."""
-    with _LOCK:
+    """Pack under engine ``name``; the process-wide setting is restored, and held by one thread.
+
+    Kernels ask for it when they run, too, so nothing is checked meanwhile.
+    """
+    with CAPTURE_LOCK:
         before = torch.backends.quantized.engine
         torch.backends.quantized.engine = name
         try:

@@ -5,4 +5,5 @@ from __future__ import annotations
 import threading
 
 CAPTURE_LOCK = threading.RLock()
-"""Held while tracing, for which fx patches classes of the whole process, and while modules run."""
+"""Held while tracing, for which fx patches classes of the whole process, while modules run, and
+while the engine of quantized kernels is another."""
