@@ -6,18 +6,21 @@ keeps its own order of operations, so a result may be one step off; pure data mo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import qfx
 from qfx import vocab
 from qfx.backends import resolve_backend
 from qfx.vocab import OpDef
+from tests.cases.flow import Branches
 
 IMAGE = (2, 8, 9, 9)
 
@@ -133,7 +136,7 @@ def _name(row: Row) -> str:
 
 
 def _model(row: Row) -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = row.module().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -146,45 +149,84 @@ EIGHT_BITS = (vocab.HARDSIGMOID, vocab.TANH)
 """Their kernels hand out codes up to 255, and no others: nothing for layers that saturate."""
 
 
+class Outcome(NamedTuple):
+    """What became of a row."""
+
+    expected: Tensor
+    reference: Tensor
+    lowered: Tensor
+    step: float
+    sites: list[qfx.report.Site]
+
+
+@functools.cache
+def outcomes(backend: str) -> dict[int, Outcome]:
+    """Of every row that ``backend`` has a kernel for, by its index: quantized in one model."""
+    table = resolve_backend(backend)
+    rows = [i for i, row in enumerate(ROWS) if table.rule(row.op) is not None]
+    branches, inputs = zip(*(_model(ROWS[i]) for i in rows), strict=True)
+    model, x = Branches(branches), list(inputs)
+    quantized = qfx.quantize(model, (x,), backend=backend)
+    with torch.no_grad():
+        results = zip(model(x), quantized.reference(x), quantized(x), strict=True)
+    steps, sites = _steps(quantized), quantized.report.sites
+    return {
+        row: Outcome(
+            *result, step, [s for s in sites if f"{s.module_path}.".startswith(f"branches.{i}.")]
+        )
+        for i, (row, result, step) in enumerate(zip(rows, results, steps, strict=True))
+    }
+
+
+def outcome(row: Row, backend: str) -> Outcome:
+    index = ROWS.index(row)
+    if index not in outcomes(backend):
+        pytest.skip(f"{backend} has no kernel for {row.op.name}")
+    return outcomes(backend)[index]
+
+
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack", "x86"])
 @pytest.mark.parametrize("row", ROWS, ids=_name)
 def test_lowered_agrees_with_reference(row: Row, backend: str) -> None:
-    model, x = _model(row)
-    rule = resolve_backend(backend).rule(row.op)
-    if rule is None:
-        pytest.skip(f"{backend} has no kernel for {row.op.name}")
-    quantized = qfx.quantize(model, x, backend=backend)
-    lowered, reference = quantized(x), quantized.reference(x)
+    found = outcome(row, backend)
     # qnnpack requantizes in fixed point: its convolutions may be a step off.
     steps = max(row.steps, 1) if backend == "qnnpack" else row.steps
-    assert (lowered - reference).abs().max() <= steps * _output_step(quantized) + 1e-5
+    assert (found.lowered - found.reference).abs().max() <= steps * found.step + 1e-5
 
 
 @pytest.mark.parametrize("row", ROWS, ids=_name)
 def test_the_reference_backend_quantizes_it(row: Row) -> None:
-    model, x = _model(row)
-    quantized = qfx.quantize(model, x, backend="reference")
     assert resolve_backend("reference").rule(row.op) is not None
-    assert all(site.decision == "quantized" for site in quantized.report.sites), quantized.report
-    error = (quantized(x) - model(x)).norm() / model(x).norm()
+    found = outcome(row, "reference")
+    assert found.sites
+    assert all(site.decision == "quantized" for site in found.sites), found.sites
+    error = (found.lowered - found.expected).norm() / found.expected.norm()
     assert error < 0.06, f"relative error {error}"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=_name)
 def test_fbgemm_runs_it_in_integers_where_it_has_a_row(row: Row) -> None:
-    model, x = _model(row)
-    if resolve_backend("fbgemm").rule(row.op) is None:
-        pytest.skip(f"fbgemm has no kernel for {row.op.name}")
-    quantized = qfx.quantize(model, x, backend="fbgemm")
+    found = outcome(row, "fbgemm")
+    assert found.sites
     if resolve_backend("fbgemm").saturates and row.op in EIGHT_BITS:
-        (site,) = (s for s in quantized.report.sites if s.op == row.op.name)
+        (site,) = (s for s in found.sites if s.op == row.op.name)
         assert site.decision == "float"
         assert site.reason == "unsupported"
         return
-    assert all(site.decision == "quantized" for site in quantized.report.sites), quantized.report
+    assert all(site.decision == "quantized" for site in found.sites), found.sites
 
 
-def _output_step(model: qfx.QuantizedModel) -> float:
-    """The largest scale of a quantize in the reference graph."""
-    nodes = model.reference.graph.nodes
-    return max(float(n.args[1]) for n in nodes if vocab.is_op(n, vocab.QUANTIZE))
+def _steps(model: qfx.QuantizedModel) -> list[float]:
+    """The largest scale of a quantize that each output of the reference graph depends on."""
+    outputs = next(iter(reversed(model.reference.graph.nodes))).args[0]
+    assert isinstance(outputs, (list, tuple))
+    return [_largest_scale(node) for node in outputs if isinstance(node, fx.Node)]
+
+
+def _largest_scale(output: fx.Node) -> float:
+    seen, pending = {output}, [output]
+    for node in pending:  # which grows
+        found = [n for n in node.all_input_nodes if n not in seen]
+        seen.update(found)
+        pending += found
+    return max(float(n.args[1]) for n in pending if vocab.is_op(n, vocab.QUANTIZE))

@@ -9,7 +9,7 @@ model's (SQNR), and within one quantization step of the reference form's.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -38,8 +38,8 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 def seeded(make: Callable[..., nn.Module], *args: Any, seed: int = 0) -> nn.Module:
     """``make(*args)`` in eval mode, with the same weights every time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed queues tracebacks for GPUs
         return make(*args).eval()
 
 
@@ -79,22 +79,39 @@ def tensors(value: object) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+class Branches(nn.Module):
+    """Models side by side, each with an input of its own: many cases in one call of quantize."""
+
+    def __init__(self, branches: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.eval()
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [branch(x) for branch, x in zip(self.branches, inputs, strict=True)]
+
+
 def step(qmodel: qfx.QuantizedModel) -> float:
     """The largest step that outputs of the reference form, or what they derive from, have."""
+    return max(steps(qmodel), default=0.0)
+
+
+def steps(qmodel: qfx.QuantizedModel) -> list[float]:
+    """:func:`step` of every output."""
     output = next(iter(reversed(qmodel.reference.graph.nodes)))
-    seen: set[fx.Node] = set()
-    return max(_scales(output, seen), default=0.0)
+    leaves = [leaf for leaf in pytree.tree_leaves(output.args) if isinstance(leaf, fx.Node)]
+    return [max(_scales(leaf, set()), default=0.0) for leaf in leaves]
 
 
 def _scales(node: fx.Node, seen: set[fx.Node]) -> Iterator[float]:
+    if node in seen:
+        return
+    seen.add(node)
+    if node.target is vocab.QUANTIZE:
+        yield float(node.args[1])  # type: ignore[arg-type]
+        return
     for operand in node.all_input_nodes:
-        if operand in seen:
-            continue
-        seen.add(operand)
-        if operand.target is vocab.QUANTIZE:
-            yield float(operand.args[1])  # type: ignore[arg-type]
-        else:
-            yield from _scales(operand, seen)
+        yield from _scales(operand, seen)
 
 
 def run(module: nn.Module, args: tuple[Any, ...]) -> Any:

@@ -112,22 +112,33 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
 }
 
 
+class Every(nn.Module):
+    """All of ``MODELS``, each on inputs of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(seeded(make) for make, _ in MODELS.values())
+
+    def forward(self, inputs: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        return [model(*each) for model, each in zip(self.models, inputs, strict=True)]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("name", MODELS)
-def test_rows_are_kept_in_few_bits(name: str, config: str, backend: str) -> None:
-    (make, inputs), (qconfig, bound) = MODELS[name], CONFIGS[config]
-    model = seeded(make)
+def test_rows_are_kept_in_few_bits(config: str, backend: str) -> None:
+    qconfig, bound = CONFIGS[config]
+    model, inputs = Every().eval(), ([inputs for _, inputs in MODELS.values()],)
     qmodel = qfx.quantize(model, inputs, method="weight_only", qconfig=qconfig, backend=backend)
     looked_up = [s for s in qmodel.report.sites if "embedding" in s.op.lower()]
-    assert looked_up
+    assert len(looked_up) == len(MODELS) + 2  # the functional one reads three times
     assert {s.decision for s in looked_up} == {"quantized"}
     assert qmodel.report.coverage is None
-    expected, actual = run(model, inputs), run(qmodel, inputs)
-    assert actual.dtype == torch.float32
-    assert sqnr(expected, actual) > bound
-    # 4-bit kernels keep scales as halves; the others sum the same numbers in another order.
-    assert sqnr(run(qmodel.reference, inputs), actual) > (60 if "4" in config else 100)
+    results = (run(each, inputs) for each in (model, qmodel.reference, qmodel))
+    for name, expected, reference, actual in zip(MODELS, *results, strict=True):
+        assert actual.dtype == torch.float32, name
+        assert sqnr(expected, actual) > bound, name
+        # 4-bit kernels keep scales as halves; the others sum the same numbers in another order.
+        assert sqnr(reference, actual) > (60 if "4" in config else 100), name
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -385,28 +396,32 @@ def test_tied_weights_of_other_specs_are_stored_twice() -> None:
     assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 15
 
 
+class Odd(nn.Module):
+    """Rows of 15 values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.bag = nn.Embedding(ROWS, 15), nn.EmbeddingBag(ROWS, 15)
+        self.layer = nn.Linear(15, ROWS, bias=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        return [self.embedding(x), self.bag(x), self.layer(y)]
+
+
 @pytest.mark.parametrize("qconfig", [signed(4), affine(4), affine(4, group_size=5)])
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("make", "x"),
-    [
-        (lambda: nn.Embedding(ROWS, 15), tokens(3, 5)),
-        (lambda: nn.EmbeddingBag(ROWS, 15), tokens(3, 5)),
-        (lambda: nn.Linear(15, ROWS, bias=False), torch.linspace(-1, 1, 30).view(2, 15)),
-    ],
-)
-def test_rows_of_odd_width_are_two_codes_a_byte(
-    make: Callable[[], nn.Module], x: Tensor, qconfig: QConfig, backend: str
-) -> None:
-    model = seeded(make)
-    qmodel = qfx.quantize(model, x, method="weight_only", qconfig=qconfig, backend=backend)
-    (codes,) = (b for n, b in qmodel.reference.named_buffers() if n.endswith("_q4"))
-    assert codes.shape == (ROWS, 8)
-    assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 15
-    assert sqnr(run(qmodel.reference, (x,)), run(qmodel, (x,))) > 100
+def test_rows_of_odd_width_are_two_codes_a_byte(qconfig: QConfig, backend: str) -> None:
+    model, inputs = seeded(Odd), (tokens(3, 5), torch.linspace(-1, 1, 30).view(2, 15))
+    qmodel = qfx.quantize(model, inputs, method="weight_only", qconfig=qconfig, backend=backend)
+    codes = [b for n, b in qmodel.reference.named_buffers() if n.endswith("_q4")]
+    assert [c.shape for c in codes] == 3 * [(ROWS, 8)]
     torch._dynamo.reset()
     compiled = torch.compile(qmodel, backend="aot_eager")
-    assert torch.allclose(run(compiled, (x,)), run(qmodel, (x,)), atol=1e-6)
+    results = (run(each, inputs) for each in (model, qmodel.reference, compiled, qmodel))
+    for expected, reference, same, actual in zip(*results, strict=True):
+        assert sqnr(expected, actual) > 15
+        assert sqnr(reference, actual) > 100
+        assert torch.allclose(same, actual, atol=1e-6)
 
 
 def test_the_state_of_a_prepared_model_round_trips() -> None:

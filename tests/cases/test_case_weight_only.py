@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from qfx.backends import (
 from qfx.backends.probe import probe
 from qfx.backends.weight_probes import PROBES
 from qfx.quant import packing
-from tests.cases.flow import randn, run, seeded, sqnr, targets
+from tests.cases.flow import Branches, randn, run, seeded, sqnr, targets
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
 IN, OUT = 256, 128
@@ -101,30 +101,31 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("name", MODELS)
-def test_weights_are_made_float_where_they_are_read(
-    name: str, config: str, backend: str, slow: None
-) -> None:
-    check(name, config, backend)
+def test_weights_are_made_float_where_they_are_read(config: str, backend: str, slow: None) -> None:
+    check(MODELS, config, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("name", ["linear+relu", "blocks"])
-def test_kernels_compute_the_same(name: str, config: str, backend: str, fast: None) -> None:
-    check(name, config, backend)
+def test_kernels_compute_the_same(config: str, backend: str, fast: None) -> None:
+    check(("linear+relu", "blocks"), config, backend)
 
 
-def check(name: str, config: str, backend: str) -> None:
-    (make, shape), (qconfig, bound) = MODELS[name], CONFIGS[config]
-    model, x = seeded(make), randn(*shape)
-    qmodel = quantized(model, x, qconfig, backend)
+def check(names: Iterable[str], config: str, backend: str) -> None:
+    qconfig, bound = CONFIGS[config]
+    model = Branches(seeded(MODELS[name][0]) for name in names)
+    examples = [randn(*MODELS[name][1]) for name in names]
+    qmodel = qfx.quantize(
+        model, (examples,), method=qconfig.method, qconfig=qconfig, backend=backend
+    )
     layers = [s for s in qmodel.report.sites if s.op.lower() == "linear"]
     assert {s.decision for s in layers} == {"quantized"}
-    for inputs in (x, 5 * x, x[:1] if x.dim() > 1 else x):
-        expected, actual = run(model, (inputs,)), run(qmodel, (inputs,))
-        assert sqnr(expected, actual) > bound
-        assert sqnr(run(qmodel.reference, (inputs,)), actual) > 90
+    larger, fewer = [5 * x for x in examples], [x[:1] if x.dim() > 1 else x for x in examples]
+    for inputs in (examples, larger, fewer):
+        results = (run(each, (inputs,)) for each in (model, qmodel.reference, qmodel))
+        for name, expected, reference, actual in zip(names, *results, strict=True):
+            assert sqnr(expected, actual) > bound, name
+            assert sqnr(reference, actual) > 90, name
 
 
 # -- which kernel --------------------------------------------------------------------------------

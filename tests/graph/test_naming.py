@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -17,41 +18,55 @@ NAMES = ("history", "settings", "meta", "report", "backend", "reference", "graph
 
 
 class Model(nn.Module):
-    def __init__(self, name: str, held: nn.Module | Tensor) -> None:
+    """Holds a module, parameter or buffer under each of ``names``."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[], nn.Module | Tensor]) -> None:
         super().__init__()
-        self.name = name
-        if isinstance(held, Tensor) and not isinstance(held, nn.Parameter):
-            self.register_buffer(name, held)
-        else:
-            setattr(self, name, held)
+        self.names = tuple(names)
+        for name in self.names:
+            held = make()
+            if isinstance(held, Tensor) and not isinstance(held, nn.Parameter):
+                self.register_buffer(name, held)
+            else:
+                setattr(self, name, held)
         self.out = nn.Linear(4, 4)
 
-    def forward(self, x: Tensor) -> Tensor:
-        held = getattr(self, self.name)
-        return self.out(held(x) if isinstance(held, nn.Module) else x * held)
+    def forward(self, x: Tensor) -> list[Tensor]:
+        held = [getattr(self, name) for name in self.names]
+        return [self.out(h(x) if isinstance(h, nn.Module) else x * h) for h in held]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", [nn.Linear, nn.Parameter, torch.Tensor], ids=lambda k: k.__name__)
-def test_attributes_called_like_ours(name: str, kind: type) -> None:
+MAKERS: dict[str, Callable[[], nn.Module | Tensor]] = {
+    "Linear": lambda: nn.Linear(4, 4),
+    "Parameter": lambda: nn.Parameter(torch.rand(4) + 1),
+    "Tensor": lambda: torch.rand(4) + 1,
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_attributes_called_like_ours(kind: str) -> None:
     torch.manual_seed(0)
-    held = nn.Linear(4, 4) if kind is nn.Linear else kind(torch.rand(4) + 1)
-    model = Model(name, held).eval()
+    model = Model(NAMES, MAKERS[kind]).eval()
     for backend in sorted({"x86", "fbgemm", "reference"} & set(qfx.backends.available())):
         qmodel = qfx.quantize(model, X, backend=backend)
         for same in (qmodel, copy.deepcopy(qmodel), qmodel.reference):
-            torch.testing.assert_close(same(X), model(X), rtol=0.1, atol=0.1)
+            for name, ours, theirs in zip(NAMES, same(X), model(X), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.1, msg=name)
         assert len(qmodel.history) > 2
         assert qmodel.backend == backend
-    if kind is nn.Linear:
-        assert qmodel.report.sites[0].module_path == name
-        mapping = qfx.get_default_qconfig_mapping("reference").set_module_name(name, None)
+    if kind == "Linear":
+        paths = [site.module_path for site in qmodel.report.sites]
+        assert [path for path in paths if path != "out"] == list(NAMES)
+        mapping = qfx.get_default_qconfig_mapping("reference")
+        for name in NAMES:
+            mapping.set_module_name(name, None)
         sites = qfx.quantize(model, X, backend="reference", qconfig=mapping).report.sites
-        assert [site.decision for site in sites] == ["float", "quantized"]
+        assert {site.decision for site in sites if site.module_path != "out"} == {"float"}
+        assert {site.decision for site in sites if site.module_path == "out"} == {"quantized"}
 
 
 def test_state_keeps_its_order_and_nearly_its_names() -> None:
-    prepared = qfx.prepare(Model("graph", nn.Linear(4, 4)).eval(), X, backend="reference")
+    prepared = qfx.prepare(Model(["graph"], MAKERS["Linear"]).eval(), X, backend="reference")
     names = [name for name, _ in prepared.named_parameters()]
     assert names == ["graph_.weight", "graph_.bias", "out.weight", "out.bias"]
 

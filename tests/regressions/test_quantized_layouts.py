@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import qfx
 from qfx.backends import resolve_backend
 from qfx.backends.quantized_layouts import in_order, tidy
-from tests.cases.flow import randn, seeded, sqnr, step
+from tests.cases.flow import Branches, randn, run, seeded, sqnr, steps
 
 BACKENDS = ("fbgemm", "qnnpack", "x86")
 Function = Callable[[Tensor], Tensor]
@@ -47,23 +47,33 @@ class Viewed(nn.Module):
 
 
 def check(model: nn.Module, example: Tensor, inputs: list[Tensor], backend: str) -> None:
-    qmodel = qfx.quantize(model, example, backend=backend, calibration_data=[example, *inputs])
+    check_each([model], example, inputs, backend)
+
+
+def check_each(
+    models: list[nn.Module], example: Tensor, inputs: list[Tensor], backend: str
+) -> None:
+    """All ``models`` on the same inputs, quantized as one."""
+    every = Branches(models)
+    examples, *batches = ([x] * len(models) for x in (example, *inputs))
+    data = [(batch,) for batch in (examples, *batches)]
+    qmodel = qfx.quantize(every, (examples,), backend=backend, calibration_data=data)
     least = 4 if resolve_backend(backend).saturates else 10  # a bit is worth 6 dB
-    for x in inputs:
-        assert sqnr(model(x), qmodel(x)) > least  # a pixel in 256 steps
-        off = (qmodel(x) - qmodel.reference(x)).abs().max()
-        assert off <= 1.01 * step(qmodel) + 1e-6
+    for batch in batches:
+        results = (run(each, (batch,)) for each in (every, qmodel.reference, qmodel))
+        for expected, reference, actual, size in zip(*results, steps(qmodel), strict=True):
+            assert sqnr(expected, actual) > least  # a pixel in 256 steps
+            assert (actual - reference).abs().max() <= 1.01 * size + 1e-6
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("follow", FOLLOWERS)
 @pytest.mark.parametrize("view", VIEWS)
-def test_views_of_images(view: str, follow: str, backend: str, batch: int) -> None:
-    model = seeded(lambda: Viewed(VIEWS[view], FOLLOWERS[follow]))
+def test_views_of_images(view: str, backend: str, batch: int) -> None:
+    models = [seeded(lambda f=f: Viewed(VIEWS[view], f)) for f in FOLLOWERS.values()]
     shapes = [(1, 8, 6, 6), (2, 8, 5, 7), (1, 8, 6, 1), (2, 8, 1, 5), (2, 8, 1, 1)]
     inputs = [randn(*shape, seed=i) for i, shape in enumerate(shapes)]
-    check(model, randn(batch, 8, 6, 6, seed=9), inputs, backend)
+    check_each(models, randn(batch, 8, 6, 6, seed=9), inputs, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -81,7 +81,9 @@ def test_it_trains_as_well_as_in_float(residual: bool, gamma: float) -> None:
     model = net(gamma, residual)
     expected = trained(copy.deepcopy(model))
     assert expected < 0.6
-    for name, observer in OBSERVERS.items():
+    # Half of the observers for each: all of them see either gamma, with and without a residual.
+    for name in list(OBSERVERS)[residual ^ (gamma > 0) :: 2]:
+        observer = OBSERVERS[name]
         options = {"method": "qat", "backend": "x86", "qconfig": config(observer)}
         prepared = qfx.prepare(model, IMAGES[:4], **options)
         assert trained(prepared) < 1.1 * expected + 0.02, name

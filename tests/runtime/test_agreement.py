@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +15,8 @@ import qfx
 from tests.cases.flow import randn
 
 RANKS = 2
+KINDS = ("moving_average_minmax", "minmax", "histogram", "lsq", "late")
+"""Observers; "late" is of a rank that has nothing to see in the first step."""
 
 
 class Net(nn.Module):
@@ -27,14 +29,20 @@ class Net(nn.Module):
         return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
 
 
-def work(rank: int, port: int, observer: str, out: str) -> None:
+def work(rank: int, port: int, out: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    kept = {kind: train(rank, kind) for kind in KINDS}
+    torch.save(kept, f"{out}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def train(rank: int, kind: str) -> dict[str, Any]:
     torch.manual_seed(0)
     weight = qfx.get_default_qconfig("reference", "qat").weight
-    late = observer == "late"  # rank 1 has nothing to see in the first step
-    kind = "moving_average_minmax" if late else observer
-    config = qfx.QConfig(activation=qfx.QuantSpec(torch.uint8, observer=kind), weight=weight)
+    late = kind == "late"
+    observer = "moving_average_minmax" if late else kind
+    config = qfx.QConfig(activation=qfx.QuantSpec(torch.uint8, observer=observer), weight=weight)
     x = randn(4, 3, 8, 8)
     model = qfx.prepare(Net(), (x,), method="qat", backend="reference", qconfig=config)
     wrapped = nn.parallel.DistributedDataParallel(model)
@@ -49,25 +57,28 @@ def work(rank: int, port: int, observer: str, out: str) -> None:
         optimizer.step()
     qfx.freeze_observers(wrapped)
     converted = qfx.convert(model)
-    kept = {"state": model.state_dict(), "y": converted(x)}
-    torch.save(kept, f"{out}/{rank}.pt")
-    dist.destroy_process_group()
+    return {"state": model.state_dict(), "y": converted(x)}
 
 
-@pytest.mark.parametrize(
-    "observer", ["moving_average_minmax", "minmax", "histogram", "lsq", "late"]
-)
-def test_ranks_agree(observer: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each rank holds of every kind: processes are started once, and take seconds."""
+    out = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, observer, str(tmp_path)), nprocs=RANKS)
-    first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(RANKS))
+    torch.multiprocessing.spawn(work, (port, str(out)), nprocs=RANKS)
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_agree(kind: str, ranks: list[dict[str, Any]]) -> None:
+    first, second = (kept[kind] for kept in ranks)
     assert torch.equal(first["y"], second["y"])
     for name, tensor in first["state"].items():
         assert torch.equal(tensor, second["state"][name]), name
         assert tensor.isfinite().all(), name
-    if observer == "minmax":  # of the inputs, rank 1 alone saw the largest
+    if kind == "minmax":  # of the inputs, rank 1 alone saw the largest
         seen = [v for n, v in first["state"].items() if n.endswith("max_val") and v.dim() == 0]
         inputs = [4 * randn(4, 3, 8, 8, seed=10 + step).max() for step in range(3)]
         assert max(inputs) in seen

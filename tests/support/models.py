@@ -87,7 +87,7 @@ class Program:
     def build(self) -> nn.Module:
         """The model, in eval mode, with weights and statistics drawn from ``seed``."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)
             model = Interpreted(self)
             for module in model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -293,10 +293,10 @@ class _Builder:
 
 
 @st.composite
-def programs(draw: Draw, *, max_steps: int = 8) -> Program:
-    """A program of at least one step."""
+def programs(draw: Draw, *, min_steps: int = 1, max_steps: int = 8) -> Program:
+    """A program of so many steps."""
     builder = _Builder(draw)
-    for _ in range(draw(st.integers(1, max_steps))):
+    for _ in range(draw(st.integers(min_steps, max_steps))):
         builder.step()
     last = len(builder.shapes) - 1
     other = draw(st.none() | st.integers(0, last))
