@@ -23,7 +23,7 @@ from qfx.errors import CalibrationError
 from qfx.graph import meta
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
-from qfx.quant.annotation import Annotation, Edge, annotation
+from qfx.quant.annotation import Annotation, Edge, annotation, mark_rangeless
 from qfx.quant.configuration import Configuration
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.observers import Observer
@@ -65,6 +65,7 @@ class Reference(Pass):
         _check_calibrated(graph)
         if ctx.has(Configuration):
             _warn_of_zeros(graph, ctx.get(Configuration))
+            _note_late_ranges(graph, ctx.get(Configuration))
         weights = _Weights(ctx.rewriter, quantized_weights(ctx))
         measured = _Measured(ctx.rewriter)
         for node in list(graph.nodes):
@@ -119,6 +120,22 @@ def _warn_of_zeros(graph: fx.Graph, configuration: Configuration) -> None:
         )
 
 
+def _note_late_ranges(graph: fx.Graph, configuration: Configuration) -> None:
+    """Say where training found a range only after a while."""
+    places = [
+        f"{meta.where(node)}, {count} batch{'es' if count > 1 else ''}"
+        for node in graph.nodes
+        if isinstance(found := observer_of(node), FakeQuantize)
+        and (count := int(found.rangeless))
+        and not found.lacks_range
+    ]
+    if places:
+        configuration.note(
+            f"in training, nothing but zeros was seen at first at {'; '.join(places)}. The first "
+            "values that were not zero gave the range there"
+        )
+
+
 def _replace_observer(node: fx.Node, observer: Observer | FakeQuantize, rw: Rewriter) -> None:
     value = node.args[0]
     assert isinstance(value, fx.Node)
@@ -128,6 +145,8 @@ def _replace_observer(node: fx.Node, observer: Observer | FakeQuantize, rw: Rewr
         raise CalibrationError(f"{meta.where(node)}: {error}") from error
     with rw.at(node):
         integers = quantize_node(rw, value, qparams)
+        if observer.lacks_range:
+            mark_rangeless(integers)
         rw.replace(node, dequantize_node(rw, integers, qparams, value))
 
 

@@ -11,7 +11,6 @@ model have in common. From the reference graph of the quantized model are taken
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -22,6 +21,7 @@ from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.pass_base import Pass, PassContext
+from qfx.quant.annotation import is_rangeless
 from qfx.quant.configuration import Configuration
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.qparams import QParams
@@ -54,7 +54,8 @@ class StartFrom(Pass):
         reference = ctx.get(Start).reference
         common = _operations(graph) & _operations(reference.graph)
         here, there = _made_by(graph, common), _made_by(reference.graph, common)
-        _take_qparams(graph, here, dict(_quantized(reference, there)), ctx.get(Configuration))
+        known, rangeless = _quantized(reference.graph, there)
+        _take_qparams(graph, here, known, rangeless, ctx.get(Configuration))
         layers = {there[node]: node for node in reference.graph.nodes if is_op(node, *_BIASED)}
         for node in list(graph.nodes):
             if not is_op(node, *_BIASED) or not is_constant(bound(node)["bias"]):
@@ -111,7 +112,8 @@ def _weight_qparams(restored: object, reference: fx.GraphModule) -> QParams | No
         return None
     ends = torch.iinfo(codes.dtype)
     bounds = ends.min, ends.max
-    return QParams(scale, zero_point, codes.dtype, *bounds, a["axis"], a["group_size"])
+    qparams = QParams(scale, zero_point, codes.dtype, *bounds, a["axis"], a["group_size"])
+    return qparams if qparams.dequantize(codes).any() else None  # any scale stands for zeros
 
 
 def _same_weight(node: fx.Node, layer: fx.Node, reference: fx.GraphModule, rw: Rewriter) -> bool:
@@ -129,32 +131,44 @@ def _same_weight(node: fx.Node, layer: fx.Node, reference: fx.GraphModule, rw: R
 
 # -- qparams ---------------------------------------------------------------------------------------
 def _quantized(
-    reference: fx.GraphModule, there: dict[fx.Node, Made]
-) -> Iterator[tuple[Made, QParams]]:
-    """The values that are quantized with qparams known beforehand."""
-    for node in reference.graph.nodes:
+    graph: fx.Graph, there: dict[fx.Node, Made]
+) -> tuple[dict[Made, QParams], set[Made]]:
+    """The values that are quantized with qparams known beforehand, and those that were all zero."""
+    known: dict[Made, QParams] = {}
+    rangeless: set[Made] = set()
+    for node in graph.nodes:
         if not is_op(node, vocab.QUANTIZE):
             continue
         a = bound(node)
         if not isinstance(a["scale"], float):
             continue
+        if is_rangeless(node):
+            rangeless.add(there[a["input"]])
+            continue
         ends = torch.iinfo(a["dtype"])
         low = ends.min if a["quant_min"] is None else a["quant_min"]
         high = ends.max if a["quant_max"] is None else a["quant_max"]
-        yield there[a["input"]], QParams(a["scale"], a["zero_point"], a["dtype"], low, high)
+        numbers = a["scale"], a["zero_point"]
+        known[there[a["input"]]] = QParams(*numbers, a["dtype"], low, high)
+    return known, rangeless
 
 
 def _take_qparams(
     graph: fx.Graph,
     here: dict[fx.Node, Made],
     known: dict[Made, QParams],
+    rangeless: set[Made],
     configuration: Configuration,
 ) -> None:
     unknown: dict[str, str] = {}
+    zeros: dict[str, str] = {}
     taken: set[str] = set()
     for node in graph.nodes:
         fake_quant, source = observer_of(node), node.args[0] if node.args else None
         if not isinstance(fake_quant, FakeQuantize) or not isinstance(source, fx.Node):
+            continue
+        if here[source] in rangeless:
+            zeros[str(node.target)] = meta.where(node)
             continue
         qparams = known.get(here[source])
         if qparams is None or not _fits(qparams, fake_quant):
@@ -162,10 +176,15 @@ def _take_qparams(
             continue
         fake_quant.start_from(qparams)
         taken.add(str(node.target))
+    if zeros:
+        configuration.note(
+            f"nothing but zeros was seen at {', '.join(zeros.values())} when qparams_from was "
+            "calibrated, so ranges start with training there"
+        )
     left = [place for name, place in unknown.items() if name not in taken]
     # any two models have inputs and an output
     related = any(made[0] for node, made in here.items() if node.op != "output")
-    if left and not (taken and related):
+    if left and not ((taken or zeros) and related):
         raise ConfigError(
             "qparams_from has no quantized value in common with this model: give what qfx.quantize "
             "or qfx.convert made of the same model, with activations of the same dtype and bounds"

@@ -89,6 +89,19 @@ def annotate(node: fx.Node, note: Annotation) -> None:
     node.meta[_KEY] = note
 
 
+_RANGELESS = "qfx.rangeless"
+
+
+def mark_rangeless(node: fx.Node) -> None:
+    """Say of a QUANTIZE that its qparams stand for nothing but zeros, the only values seen."""
+    node.meta[_RANGELESS] = True
+
+
+def is_rangeless(node: fx.Node) -> bool:
+    """Whether nothing but zeros was seen of what a QUANTIZE reads."""
+    return _RANGELESS in node.meta
+
+
 @dataclass(frozen=True)
 class Kernel:
     """What an integer node of a lowered graph runs.

@@ -45,6 +45,7 @@ class FakeQuantize(nn.Module):
     Attributes:
         observer: what chooses the range.
         scale, zero_point: those of the last update; float32 and int32, 0-dim, (C,) or (C, G).
+        rangeless: for how many batches there was no range: nothing but zeros had been seen.
         observer_enabled: whether training moves the range.
         fake_quant_enabled: whether values are rounded; if not, they pass unchanged, as they do
             until there are qparams.
@@ -52,6 +53,7 @@ class FakeQuantize(nn.Module):
 
     scale: Tensor
     zero_point: Tensor
+    rangeless: Tensor
     observer_enabled: bool
 
     def __init__(self, spec: QuantSpec) -> None:
@@ -63,6 +65,7 @@ class FakeQuantize(nn.Module):
         self.moved = False  # whether the range moved since ranks last agreed
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+        self.register_buffer("rangeless", torch.zeros((), dtype=torch.int32))
         self.observer_enabled = True
         self.fake_quant_enabled = True
         self.calibrates = False  # whether what is not finite is an error, as in calibration
@@ -96,8 +99,12 @@ class FakeQuantize(nn.Module):
             self.observer.observe(x)
         else:
             self.observer.track(x)
+        self._count_rangeless()
         self.choose()
         self._initialized = torch.compiler.is_compiling() or self.observer.seen
+
+    def _count_rangeless(self) -> None:
+        self.rangeless.add_(is_empty(*self.observer.extent()).all())
 
     @torch.no_grad()
     def choose(self) -> None:
@@ -170,6 +177,14 @@ class FakeQuantize(nn.Module):
         self.zero_point.copy_(zero_point)
 
     # -- state -----------------------------------------------------------------------------------
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take state without ``rangeless``, too: earlier versions had none."""
+        if f"{prefix}scale" in state_dict:
+            state_dict.setdefault(f"{prefix}rangeless", torch.zeros_like(self.rangeless))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def get_extra_state(self) -> Tensor:
         """The switches."""
         return torch.tensor([self.observer_enabled, self.fake_quant_enabled], dtype=torch.uint8)
@@ -234,6 +249,7 @@ class LearnedFakeQuantize(FakeQuantize):
             return
         unknown = is_empty(*self.observer.range()).all()
         self.observer.track(x)
+        self._count_rangeless()
         self._initialized = torch.compiler.is_compiling() or self.observer.seen
         if not self._initialized:
             return

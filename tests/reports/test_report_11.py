@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.quant.observers import MovingAverageMinMaxObserver
-from tests.cases.flow import randn
+from tests.cases.flow import randn, sqnr
 
 DIGITS = load_digits()
 IMAGES = torch.tensor(DIGITS.images, dtype=torch.float32).div(8).sub(1).flatten(1)
@@ -146,3 +146,57 @@ def test_a_range_of_zeros_is_named_when_it_is_converted(method: str) -> None:
         converted = qfx.convert(prepared)
     (message,) = {str(each.message) for each in w}
     assert message in converted.report.warnings
+
+
+def test_a_range_that_was_empty_at_first_is_in_the_report() -> None:
+    for observer in (None, "minmax", "lsq", "histogram"):
+        model = gated(observer)
+        x = randn(16, 8, seed=1)
+        for gate in (0.0, 0.0, 0.01):
+            model.gate.fill_(gate)
+            model(x)
+        resumed = gated(observer)
+        resumed.load_state_dict(model.state_dict())
+        for each in (model, resumed, copy.deepcopy(model)):
+            (line,) = [w for w in qfx.convert(each).report.warnings if "at first" in w]
+            assert "fake_quant_3 (test_report_11" in line, observer
+            assert "2 batches" in line, observer
+    model = gated(None)
+    model.gate.fill_(1.0)
+    model(x)
+    assert not [w for w in qfx.convert(model).report.warnings if "at first" in w]
+
+
+def test_state_of_earlier_versions_is_taken() -> None:
+    model = gated(None)
+    model(randn(16, 8))
+    state = {k: v for k, v in model.state_dict().items() if not k.endswith(".rangeless")}
+    gated(None).load_state_dict(state)
+
+
+@pytest.mark.parametrize("observer", [None, "minmax", "lsq", "histogram"])
+def test_training_does_not_start_from_a_range_of_zeros(observer: object) -> None:
+    """It would be that of scale 1.0, which rounds all that comes to zero."""
+    torch.manual_seed(0)
+    model, x = Gated().eval(), randn(16, 8, seed=1)
+    with pytest.warns(qfx.QfxWarning, match="nothing but zeros was seen"):
+        calibrated = qfx.quantize(
+            model, x, backend="reference", qconfig=observer and config("minmax")
+        )
+    options = {"method": "qat", "backend": "reference", "qconfig": config(observer)}
+    prepared = qfx.prepare(model.train(), x, qparams_from=calibrated, **options)
+    assert prepared.fake_quants["fake_quant_0"].seen, "the others do start from theirs"
+    prepared.gate.fill_(0.01)
+    y = prepared(x)
+    y.square().sum().backward()
+    inner = prepared.get_parameter("fc1.weight").grad
+    assert inner is not None
+    assert inner.abs().max() > 0
+    prepared.eval()
+    model.gate.fill_(0.01)
+    model.eval()
+    converted = qfx.convert(prepared)
+    (line,) = [w for w in converted.report.warnings if "when qparams_from was calibrated" in w]
+    assert "fake_quant_3 (test_report_11" in line
+    bias = model.fc2.bias
+    assert sqnr(model(x) - bias, converted(x) - bias) > 8, "its output moves by few steps"
