@@ -7,6 +7,7 @@ stand where the kernels are:
 what                                                   where
 =====================================================  ==========================================
 transposed convolutions that are dilated or depthwise  :mod:`qfx.backends.quantized_transpose`
+groups of odd numbers of channels                      :mod:`qfx.backends.x86_forms`
 weights in few bits, by kernel and rows of the input   :mod:`qfx.backends.weight_packs`
 =====================================================  ==========================================
 """

@@ -7,8 +7,8 @@
     more channels  y = conv([x 0], [w 0])                     four channels more
     phases         y = weave(conv(x, W'))                     transposed convolutions
 
-Some kernels are wrong at some geometries (:mod:`qfx.backends.x86_proven`), so a convolution takes
-the first form whose calls are right.
+Some kernels are wrong at some geometries (:mod:`qfx.backends.x86_proven`), and some are slow, so a
+convolution takes the first form whose calls are right and fast.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ PIECE = 16
 
 MOST_WORK = 4
 """How many times the products a form may compute: int8 instructions do so many more than float."""
+
+
+BLOCK = 4
+"""Channels that oneDNN's kernels for groups take at a time."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,24 @@ class Form:
     name: str
     parts: tuple[Part, ...]
     reads: Reads = Reads.AS_IT_IS
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a call goes to oneDNN's reference kernel, which takes 15 to 70 times as long.
+
+        That is where a group's channels, in or out, are no whole blocks, but for depthwise kernels
+        in 1d and 2d (one core with AVX2, torch 2.13, 3 taps a dim; others take 0.3 to 1.8 times as
+        long as float).
+        """
+        return any(map(_is_slow, (part.call for part in self.parts)))
+
+
+def _is_slow(call: ConvCall) -> bool:
+    inputs, outputs = call.weight[1], call.weight[0] // call.groups
+    depthwise = inputs == outputs == 1 and call.dims < 3
+    if call.groups == 1 or depthwise:
+        return False
+    return inputs % BLOCK != 0 or outputs % BLOCK != 0
 
 
 # -- the forms of a layer ------------------------------------------------------------------------

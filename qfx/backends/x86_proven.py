@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qfx.backends import x86_kernels as kernels
+from qfx.backends.slow import TooSlow
 from qfx.backends.trials import Trial
 from qfx.backends.x86_conv_calls import ConvCall, Ending, Sizes, pack, write, write_sum
 from qfx.backends.x86_forms import Form, Reads, forms, size_of
@@ -65,9 +66,12 @@ USUAL = ("as it is", "image")
 
 
 def right_form(node: fx.Node, ending: Ending, *, pixels: bool) -> Form | Mismatch:
-    """The first form of a convolution whose calls are right with an ending."""
+    """The first form of a convolution whose calls are right with an ending, and fast."""
     size = size_of(node)
-    for form in forms(node):
+    fast = [form for form in forms(node) if not form.is_slow]
+    if not fast:
+        return _slow(node)
+    for form in fast:
         if form.reads is Reads.PIXELS and not pixels:
             continue
         if ending.adds and len(form.parts) > 1:
@@ -80,15 +84,27 @@ def right_form(node: fx.Node, ending: Ending, *, pixels: bool) -> Form | Mismatc
 
 
 def refuse_wrong(node: fx.Node) -> Mismatch | None:
-    """Refuse a convolution no form of which is right, whatever it reads and hands out."""
+    """Refuse a convolution no form of which is right and fast, whatever it reads and hands out."""
     if not forms(node):
         return None
     form = right_form(node, _PLAIN, pixels=False)
     return form if isinstance(form, Mismatch) else None
 
 
+def _whole(node: fx.Node) -> ConvCall:
+    return next(form for form in forms(node) if form.name == "as it is").parts[0].call
+
+
+def _slow(node: fx.Node) -> Mismatch:
+    call = _whole(node)
+    return TooSlow(
+        "convolutions of {0} to {1} channels a group ({2} groups)",
+        call.weight[1], call.weight[0] // call.groups, call.groups,
+    )  # fmt: skip
+
+
 def _wrong(node: fx.Node) -> Mismatch:
-    whole = next(form for form in forms(node) if form.name == "as it is").parts[0].call
+    whole = _whole(node)
     return Mismatch(
         "onednn.qconv{0}d is wrong here for kernel {1}, {2} to {3} channels and groups={4}",
         whole.dims, whole.weight[2:], whole.weight[1] * whole.groups, whole.weight[0], whole.groups,
