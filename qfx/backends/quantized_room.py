@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qfx.backends.base import Site
-from qfx.backends.room import Sizes, lacks_room, least_sizes, outer_padding, with_room
+from qfx.backends.room import Sizes, lacks_room, least_sizes, outer_padding, padded, with_room
 
 _ops = torch.ops.quantized
 _KERNELS: Mapping[str, Callable[..., Tensor]] = {
@@ -40,7 +39,7 @@ def roomy_conv(
     """
     kernel = _KERNELS[name]
     if outer:
-        x = F.pad(x, outer)
+        x = padded(x, outer)
     if not lacks_room(x, least):
         return kernel(x, packed, *rest)
     return with_room(lambda x, _: kernel(x, packed, *rest), x, least, stride, 0.0)

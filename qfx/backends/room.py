@@ -74,10 +74,16 @@ def with_room(
     pads = [
         side for r, s in zip(reversed(rows), reversed(stride), strict=True) for side in (0, r * s)
     ]
-    y = run(F.pad(x, pads, value=zero), rows)
+    y = run(padded(x, pads, zero), rows)
     for d, r in enumerate(rows, start=y.dim() - len(rows)):
         y = y.narrow(d, 0, y.shape[d] - r)
     return y
+
+
+def padded(x: Tensor, pads: Sizes, zero: float = 0.0) -> Tensor:
+    """``F.pad``, which refuses volumes on quantized dtypes in channels_last_3d."""
+    volume = x.is_quantized and x.dim() == 5
+    return F.pad(x.contiguous() if volume else x, list(pads), value=zero)
 
 
 def outer_padding(kernel: Sizes, padding: Sizes, dilation: Sizes) -> tuple[list[int], list[int]]:

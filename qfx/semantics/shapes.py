@@ -115,11 +115,16 @@ def repeat_interleave(input: Tensor, *, repeats: int, dim: int | None = None) ->
 
 
 def pixel_shuffle(input: Tensor, *, upscale_factor: int) -> Tensor:
-    return F.pixel_shuffle(input, upscale_factor)
+    return F.pixel_shuffle(_contiguous_volumes(input), upscale_factor)
 
 
 def pixel_unshuffle(input: Tensor, *, downscale_factor: int) -> Tensor:
-    return F.pixel_unshuffle(input, downscale_factor)
+    return F.pixel_unshuffle(_contiguous_volumes(input), downscale_factor)
+
+
+def _contiguous_volumes(input: Tensor) -> Tensor:
+    """``input`` in a layout that torch shuffles pixels of: not channels_last_3d."""
+    return input.contiguous() if input.dim() == 5 else input
 
 
 def channel_shuffle(input: Tensor, *, groups: int) -> Tensor:
