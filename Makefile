@@ -11,7 +11,7 @@ OF_TORCH := torch|torchvision|filelock|fsspec|Jinja2|MarkupSafe|mpmath|setuptool
 # Errors only: pip warns at length about what a machine configures.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS)
 # One thread a test process: the processes share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 OUT ?= demo-output
 
 .DEFAULT_GOAL := help

@@ -58,11 +58,10 @@ def check_canonical(graph_module: fx.GraphModule) -> None:
 
 def check_post_ops(graph_module: fx.GraphModule) -> None:
     """What is fused into an operation is a list of operations of the vocabulary."""
-    known = {op.name for op in vocab.ops()}
     for node in graph_module.graph.nodes:
         for step in node.kwargs.get("post", ()) if isinstance(node.target, OpDef) else ():
             name = step[0] if isinstance(step, (tuple, list)) and step else step
-            if name not in known:
+            if not vocab.has(name):
                 raise _fault(node, f"has the post-op {step!r}, which names no operation")
 
 

@@ -23,7 +23,7 @@ from qfx.graph.history import History, Stage
 from qfx.graph.snapshot import Snapshot, snapshot
 from qfx.graph.tracing import capture
 from qfx.graph.value_check import ValueCheck
-from qfx.graph.verify import Interface, verify
+from qfx.graph.verify import Fitting, Interface, verify
 from qfx.graph.working import WorkingGraphModule
 from qfx.instruments import Instrument
 from qfx.level_checks import check_level
@@ -193,7 +193,8 @@ class _Run:
         self.graph_module, self.ctx, self.history = graph_module, ctx, history
         self.instruments = instruments
         Rewriter(graph_module, pass_name="").finish()
-        verify(graph_module)
+        self._fitting: Fitting = set()
+        verify(graph_module, self._fitting)
         self.interface = Interface(graph_module.graph)
         if not len(history):
             history.append(Stage(0, "capture", self._snapshot(), (), 0.0))
@@ -240,7 +241,7 @@ class _Run:
             instrument.after_pass(step, ctx, stage)
 
     def _verify(self, level: Level) -> None:
-        verify(self.graph_module)
+        verify(self.graph_module, self._fitting)
         check_level(self.graph_module, level)
         self.interface.check(self.graph_module.graph)
 

@@ -112,6 +112,11 @@ def lookup(name: str) -> OpDef:
     return _BY_NAME[name]
 
 
+def has(name: object) -> bool:
+    """Whether an operation is called ``name``."""
+    return isinstance(name, str) and name in _BY_NAME
+
+
 def ops() -> Iterator[OpDef]:
     """Every operation, in the order of the table."""
     return iter(_BY_NAME.values())

@@ -46,18 +46,14 @@ HEAVY = (
 )
 
 
-def loaded_by(statement: str) -> set[str]:
-    program = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
-    command = [sys.executable, "-c", program]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    return set(json.loads(output.splitlines()[-1]))
-
-
 @pytest.fixture(scope="module")
 def import_cost() -> set[str]:
     """Modules that ``import qfx`` loads and ``import torch`` does not."""
-    path = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'passes')]}"
-    return loaded_by(f"{path}; import qfx") - loaded_by("import torch")
+    path = f"import json, sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'passes')]}"
+    program = f"{path}\nimport torch\nbefore = set(sys.modules)\nimport qfx\n"
+    command = [sys.executable, "-c", f"{program}print(json.dumps([*(set(sys.modules) - before)]))"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    return set(json.loads(output.splitlines()[-1]))
 
 
 def test_import_loads_nothing_heavy(import_cost: set[str]) -> None:

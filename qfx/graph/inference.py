@@ -28,6 +28,11 @@ from qfx.vocab import OpDef
 
 _Key: TypeAlias = "tuple[object, ...]"
 
+_known: dict[_Key, tuple[meta.Value]] = {}
+"""What pure functions yield, by function, default dtype and arguments. It holds no tensors."""
+
+_MOST_KNOWN = 10_000
+
 
 class Unknown(Exception):  # noqa: N818 - an outcome that callers see to
     """What a node yields or costs can't be told without running it."""
@@ -40,7 +45,6 @@ class Inference:
         self._graph_module = graph_module
         self._lookup = Lookup(graph_module)
         self._numbers: dict[fx.Node, Any] = {}
-        self._known: dict[_Key, meta.Value] = {}
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -59,9 +63,13 @@ class Inference:
         key = (node.target, torch.get_default_dtype(), _key(arguments))
         if not _is_hashable(key):
             return meta.describe(self._call(node, arguments))
-        if key not in self._known:
-            self._known[key] = meta.describe(self._call(node, arguments))
-        return self._known[key]
+        found = _known.get(key)
+        if found is None:
+            found = (meta.describe(self._call(node, arguments)),)
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[key] = found
+        return found[0]
 
     def run(self, node: fx.Node) -> Any:
         """As :meth:`value`, but the tensors themselves, each time anew."""

@@ -23,6 +23,7 @@ from qfx.graph.stand_ins import CONVERSIONS, EVERYWHERE, is_tensor, recorded
 
 _OPAQUE = ("torch", "qfx", "qfx_passes", "builtins")
 _RECORDED = (*FACTORIES, *(f for n, f in vars(math).items() if callable(f) and n[0] != "_"))
+_STAND_INS = {function: recorded(function) for function in _RECORDED}
 _STATE = ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
 
 
@@ -57,7 +58,7 @@ class SeenThrough:
         self._by_value: dict[int, Any] = {}
 
     def __enter__(self) -> SeenThrough:
-        functions: dict[Any, Any] = {f: recorded(f) for f in _RECORDED}
+        functions: dict[Any, Any] = dict(_STAND_INS)
         in_torch = {"is_tensor": is_tensor}
         in_torch.update((name, self._telling(getattr(torch, name))) for name in _STATE)
         functions.update((getattr(torch, name), made) for name, made in in_torch.items())
@@ -85,9 +86,10 @@ class SeenThrough:
             if package in self._packages or package in _OPAQUE:
                 continue
             self._packages.add(package)
-            for name, module in list(sys.modules.items()):
-                if name == package or name.startswith(f"{package}."):
-                    self._change(vars(module))
+            within = f"{package}."
+            modules = list(sys.modules.items())
+            for module in [m for n, m in modules if n == package or n.startswith(within)]:
+                self._change(vars(module))
 
     def _change(self, names: dict[str, Any]) -> None:
         self._stand_in(names, EVERYWHERE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx, nn
@@ -24,11 +24,18 @@ from qfx.rewrite.attributes import orphans
 from qfx.torch_private import OVERLOAD, schema_arguments
 from qfx.vocab import OpDef
 
+Fitting: TypeAlias = set[tuple[object, int, tuple[str, ...]]]
+"""What is called, the number of arguments by position, names of the others: found to fit."""
+
 _OPS = ("placeholder", "get_attr", "call_function", "call_method", "call_module", "output")
 
 
-def verify(graph_module: fx.GraphModule) -> None:
+def verify(graph_module: fx.GraphModule, fitting: Fitting | None = None) -> None:
     """Check a graph and its owner.
+
+    Args:
+        graph_module: whose graph to check.
+        fitting: calls found to fit so far, and now; who checks a graph again keeps it.
 
     Raises:
         VerifyError: at the first fault; its ``node`` names the node.
@@ -38,7 +45,7 @@ def verify(graph_module: fx.GraphModule) -> None:
             "the graph belongs to another module; a pass changes the graph it is given in place"
         )
     _check_output(graph_module.graph)
-    _Walk(graph_module).run()
+    _Walk(graph_module, set() if fitting is None else fitting).run()
     for owner, name in orphans(graph_module):
         raise VerifyError(
             f"nothing uses {name!r} of {type(owner).__name__} any more; erase what is left over "
@@ -96,13 +103,13 @@ def _check_output(graph: fx.Graph) -> None:
 class _Walk:
     """One walk in graph order."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(self, graph_module: fx.GraphModule, fitting: Fitting) -> None:
         self.graph = graph_module.graph
         self.seen: set[fx.Node] = set()
         self.names: set[str] = set()
         self.lookup = Lookup(graph_module)
         self.resolved: dict[str, object] = {}
-        self.fitting: set[tuple[object, int, tuple[str, ...]]] = set()
+        self.fitting = fitting
 
     def run(self) -> None:
         for node in self.graph.nodes:

@@ -6,7 +6,6 @@ keeps its own order of operations, so a result may be one step off; pure data mo
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from qfx import vocab
 from qfx.backends import resolve_backend
 from qfx.vocab import OpDef
 from tests.cases.flow import Branches
+from tests.support.once import once
 
 IMAGE = (2, 8, 9, 9)
 
@@ -159,7 +159,7 @@ class Outcome(NamedTuple):
     sites: list[qfx.report.Site]
 
 
-@functools.cache
+@once
 def outcomes(backend: str) -> dict[int, Outcome]:
     """Of every row that ``backend`` has a kernel for, by its index: quantized in one model."""
     table = resolve_backend(backend)

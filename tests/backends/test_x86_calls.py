@@ -94,18 +94,20 @@ CASES = [
 ]
 
 
+def each_of_them(inputs: list[Tensor]) -> list[Tensor]:
+    return [function(x) for (function, _), x in zip(CASES, inputs, strict=True)]
+
+
 @pytest.mark.parametrize("grad", [torch.no_grad, torch.enable_grad, torch.inference_mode])
-@pytest.mark.parametrize(("function", "shape"), CASES)
-def test_compiled_equals_eager(
-    function: Callable[[Tensor], Tensor], shape: tuple[int, ...], grad: Callable[[], torch.no_grad]
-) -> None:
+def test_compiled_equals_eager(grad: Callable[[], torch.no_grad]) -> None:
     torch._dynamo.reset()
     with grad():
-        x = codes(*shape)
-        compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
-        got, expected = compiled(x), function(x)
-    assert torch.equal(got, expected)
-    assert got.stride() == expected.stride()
+        inputs = [codes(*shape) for _, shape in CASES]
+        compiled = torch.compile(each_of_them, backend="aot_eager", fullgraph=True)
+        results = compiled(inputs), each_of_them(inputs)
+    for case, got, expected in zip(CASES, *results, strict=True):
+        assert torch.equal(got, expected), case
+        assert got.stride() == expected.stride(), case
 
 
 def broadcast_linear(x: Tensor, residual: Tensor) -> Tensor:
@@ -123,45 +125,45 @@ def broadcast_conv2d(x: Tensor, residual: Tensor) -> Tensor:
     return calls.conv2d_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "", [])
 
 
+SUMS: list[tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...]]] = [
+    (broadcast_linear, (3, 8), (1, 8)),
+    (broadcast_linear, (1, 8), (3, 8)),
+    (broadcast_linear, (2, 3, 8), (2, 1, 8)),
+    (broadcast_linear, (2, 1, 8), (1, 3, 8)),
+    (broadcast_linear_float, (3, 8), (1, 8)),
+    (broadcast_linear_float, (2, 3, 8), (2, 3, 8)),
+    (broadcast_conv2d, (2, 8, 5, 5), (1, 8, 5, 5)),
+    (broadcast_conv2d, (1, 8, 5, 5), (2, 8, 5, 5)),
+    (broadcast_conv2d, (2, 8, 5, 5), (2, 8, 5, 5)),  # NCHW: the result is channels_last
+]
+
+
+def every_sum(operands: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return [function(*pair) for (function, *_), pair in zip(SUMS, operands, strict=True)]
+
+
+def operands_of_sums() -> list[tuple[Tensor, Tensor]]:
+    return [(codes(*x), codes(*residual)) for _, x, residual in SUMS]
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize(
-    ("function", "x", "residual"),
-    [
-        (broadcast_linear, (3, 8), (1, 8)),
-        (broadcast_linear, (1, 8), (3, 8)),
-        (broadcast_linear, (2, 3, 8), (2, 1, 8)),
-        (broadcast_linear, (2, 1, 8), (1, 3, 8)),
-        (broadcast_linear_float, (3, 8), (1, 8)),
-        (broadcast_linear_float, (2, 3, 8), (2, 3, 8)),
-        (broadcast_conv2d, (2, 8, 5, 5), (1, 8, 5, 5)),
-        (broadcast_conv2d, (1, 8, 5, 5), (2, 8, 5, 5)),
-        (broadcast_conv2d, (2, 8, 5, 5), (2, 8, 5, 5)),  # NCHW: the result is channels_last
-    ],
-)
-def test_compilers_know_the_shape_of_a_sum_that_broadcasts(
-    function: Callable[..., Tensor],
-    x: tuple[int, ...],
-    residual: tuple[int, ...],
-    dynamic: bool,
-) -> None:
+def test_compilers_know_the_shape_of_a_sum_that_broadcasts(dynamic: bool) -> None:
     torch._dynamo.reset()
     seen: list[Tensor] = []
 
     def keep(graph_module: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
         with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            seen.append(graph_module(*(mode.from_tensor(t) for t in examples))[0])
+            seen.extend(graph_module(*(mode.from_tensor(t) for t in examples)))
         return graph_module.forward
 
-    operands = codes(*x), codes(*residual)
-    expected = function(operands[0], operands[1].clone())
-    compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=dynamic)
-    got = compiled(*operands)
-    assert torch.equal(got, expected)
-    assert got.stride() == expected.stride()
+    compiled = torch.compile(every_sum, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    results = compiled(operands_of_sums()), every_sum(operands_of_sums())
     torch._dynamo.reset()
-    torch.compile(function, backend=keep, fullgraph=True)(*operands)
-    (fake,) = seen
-    assert (fake.shape, fake.stride(), fake.dtype) == (got.shape, got.stride(), got.dtype)
+    torch.compile(every_sum, backend=keep, fullgraph=True)(operands_of_sums())
+    for case, got, expected, fake in zip(SUMS, *results, seen, strict=True):
+        assert torch.equal(got, expected), case
+        assert got.stride() == expected.stride(), case
+        assert (fake.shape, fake.stride(), fake.dtype) == (got.shape, got.stride(), got.dtype), case
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # Inductor's own

@@ -13,7 +13,7 @@ import qfx
 from qfx import vocab
 from qfx.backends import x86_calls as calls
 from qfx.backends.x86_dynamic import quantize_dynamic
-from tests.cases.flow import randn, run, seeded, sqnr, targets
+from tests.cases.flow import Branches, randn, run, seeded, sqnr, targets
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
 CONVOLVES = ("x86", "reference")
@@ -162,14 +162,15 @@ def test_static_only_kernels_refuse_measured_qparams_by_name() -> None:
     assert qmodel.report.sites[0].reason == "config-unfit"
 
 
-@pytest.mark.parametrize("name", ["linear+relu", "residual", "conv2d+bn", "attention"])
-def test_compiled_code_measures_too(name: str) -> None:
-    make, shape = MODELS[name]
-    model, x = seeded(make), randn(*shape)
-    qmodel = qfx.quantize(model, x, method="dynamic", backend="x86")
+def test_compiled_code_measures_too() -> None:
+    names = ("linear+relu", "residual", "conv2d+bn", "attention")
+    model = Branches(seeded(MODELS[name][0]) for name in names)
+    inputs = [randn(*MODELS[name][1]) for name in names]
+    qmodel = qfx.quantize(model, (inputs,), method="dynamic", backend="x86")
     compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
-        assert torch.equal(compiled(x), qmodel(x))
+        for name, ours, theirs in zip(names, compiled(inputs), qmodel(inputs), strict=True):
+            assert torch.equal(ours, theirs), name
 
 
 def test_empty_and_constant_inputs() -> None:
@@ -284,23 +285,24 @@ NOT_FINITE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("backend", ["x86", "reference"])
 @pytest.mark.parametrize("name", NOT_FINITE)
-def test_what_is_not_finite_stays_so(name: str, backend: str, value: float) -> None:
+def test_what_is_not_finite_stays_so(name: str, backend: str) -> None:
     make, shape = NOT_FINITE[name]
     model, x = seeded(make), randn(*shape)
     qmodel = qfx.quantize(model, x, method="dynamic", backend=backend)
-    x.view(-1)[5] = value
-    y = qmodel(x)
-    assert (y[0] if name == "gru" else y).isnan().all()
+    for value in (torch.nan, torch.inf, -torch.inf):
+        x.view(-1)[5] = value
+        y = qmodel(x)
+        assert (y[0] if name == "gru" else y).isnan().all(), value
 
 
-@pytest.mark.parametrize("name", ["linear+relu", "conv1d", "conv2d+relu"])
-def test_what_is_not_finite_stays_so_when_compiled(name: str) -> None:
-    make, shape = NOT_FINITE[name]
-    model, x = seeded(make), randn(*shape)
-    qmodel = qfx.quantize(model, x, method="dynamic", backend="x86")
+def test_what_is_not_finite_stays_so_when_compiled() -> None:
+    names = ("linear+relu", "conv1d", "conv2d+relu")
+    model = Branches(seeded(NOT_FINITE[name][0]) for name in names)
+    inputs = [randn(*NOT_FINITE[name][1]) for name in names]
+    qmodel = qfx.quantize(model, (inputs,), method="dynamic", backend="x86")
     compiled = torch.compile(qmodel, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), qmodel(x))
-    assert compiled(x.fill_(torch.nan)).isnan().all()
+    torch.testing.assert_close(compiled(inputs), qmodel(inputs))
+    for name, y in zip(names, compiled([x.fill_(torch.nan) for x in inputs]), strict=True):
+        assert y.isnan().all(), name

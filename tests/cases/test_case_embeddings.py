@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -113,11 +113,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
 
 
 class Every(nn.Module):
-    """All of ``MODELS``, each on inputs of its own."""
+    """Some of ``MODELS``, each on inputs of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Iterable[str] = MODELS) -> None:
         super().__init__()
-        self.models = nn.ModuleList(seeded(make) for make, _ in MODELS.values())
+        self.models = nn.ModuleList(seeded(MODELS[name][0]) for name in names)
+        self.eval()
 
     def forward(self, inputs: list[tuple[Tensor, ...]]) -> list[Tensor]:
         return [model(*each) for model, each in zip(self.models, inputs, strict=True)]
@@ -127,7 +128,7 @@ class Every(nn.Module):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_rows_are_kept_in_few_bits(config: str, backend: str) -> None:
     qconfig, bound = CONFIGS[config]
-    model, inputs = Every().eval(), ([inputs for _, inputs in MODELS.values()],)
+    model, inputs = Every(), ([inputs for _, inputs in MODELS.values()],)
     qmodel = qfx.quantize(model, inputs, method="weight_only", qconfig=qconfig, backend=backend)
     looked_up = [s for s in qmodel.report.sites if "embedding" in s.op.lower()]
     assert len(looked_up) == len(MODELS) + 2  # the functional one reads three times
@@ -311,19 +312,19 @@ def test_a_wrong_kernel_of_rows_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
     assert sqnr(run(model, inputs), run(qmodel, inputs)) > 35
 
 
-@pytest.mark.parametrize("name", ["embedding", "mean, offsets", "weighted", "mean, padded"])
 @pytest.mark.parametrize("config", ["int8", "uint4", "int4, groups"])
-def test_copies_and_compiled_code(name: str, config: str) -> None:
-    make, inputs = MODELS[name]
-    model = seeded(make)
+def test_copies_and_compiled_code(config: str) -> None:
+    names = ("embedding", "mean, offsets", "weighted", "mean, padded")
+    model, inputs = Every(names), ([MODELS[name][1] for name in names],)
     qmodel = qfx.quantize(
         model, inputs, method="weight_only", qconfig=CONFIGS[config][0], backend="x86"
     )
     torch._dynamo.reset()
     compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
-    with torch.no_grad():
-        assert torch.equal(copy.deepcopy(qmodel)(*inputs), qmodel(*inputs))
-        assert torch.allclose(compiled(*inputs), qmodel(*inputs), atol=1e-5)
+    results = (run(each, inputs) for each in (copy.deepcopy(qmodel), compiled, qmodel))
+    for name, copied, same, expected in zip(names, *results, strict=True):
+        assert torch.equal(copied, expected), name
+        assert torch.allclose(same, expected, atol=1e-5), name
 
 
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack", "reference"])

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx import vocab
+from qfx.graph import inference
 from qfx.graph.history import History
 from qfx.graph.inference import Inference
 from qfx.graph.meta import TensorInfo
@@ -224,6 +225,7 @@ def test_equal_calls_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[fx.Node] = []
     call = Inference._call
     monkeypatch.setattr(Inference, "_call", lambda s, n, a: seen.append(n) or call(s, n, a))
+    monkeypatch.setattr(inference, "_known", {})
 
     def chain(rw: qfx.Rewriter, x: fx.Node) -> fx.Node:
         for _ in range(50):
@@ -231,4 +233,4 @@ def test_equal_calls_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return x
 
     run(at_relu(chain))
-    assert 2 <= len(seen) <= 10  # when they are made and when they are checked, not 100
+    assert 1 <= len(seen) <= 9  # when they are made or checked, not 100 times

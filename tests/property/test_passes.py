@@ -6,7 +6,6 @@ pipeline run alone. A pass or pipeline that comes later is covered without a lin
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator
 
@@ -25,6 +24,7 @@ from qfx.pipeline import Pipeline
 from qfx.registry import get_pass, list_passes, parse_pass
 from qfx.verification.stages import NumericCheck
 from tests.support import Program, programs
+from tests.support.once import once
 
 # Float passes reorder float arithmetic at most; 8-bit rounding of small random models keeps this.
 FLOAT_SQNR, QUANTIZED_SQNR = 90.0, 8.0
@@ -101,7 +101,7 @@ def test_pipelines_hold_on_any_model(name: str) -> None:
     holds()
 
 
-@functools.cache
+@once
 def doubled(name: str) -> list[History]:
     """Of a few models, with every pass of the pipeline run twice in a row."""
     pipeline, found = FACTORIES[name](backend="reference"), []
