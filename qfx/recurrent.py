@@ -18,7 +18,7 @@ each step, and the orders of the batch (see :mod:`qfx.recurrent_steps`). The res
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -41,6 +41,12 @@ from qfx.recurrent_steps import (
 Packed: TypeAlias = "tuple[Tensor, Tensor | None, Tensor | None]"
 """``batch_sizes``, ``sorted_indices`` and ``unsorted_indices`` of a PackedSequence."""
 
+_NAMES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_OWN: Mapping[str, Callable[..., Any]] = {
+    name: getattr(torch, name) for name in (*_NAMES, *(f"{name}_cell" for name in _NAMES))
+}
+"""PyTorch's functions, as they are while none is patched."""
+
 
 # -- operations ------------------------------------------------------------------------------------
 def lstm(
@@ -57,7 +63,7 @@ def lstm(
 ) -> tuple[Tensor | PackedSequence, Pair]:
     """As ``nn.LSTM``: the sequence of hidden states, and the last hidden and cell states."""
     layout = num_layers, bidirectional, batch_first
-    run = _whole(torch._VF.lstm) if measured is None else stepped(lstm_step, 2, measured)
+    run = _whole(_OWN["lstm"]) if measured is None else stepped(lstm_step, 2, measured)
     y, h, c = _sequence(run, input, weights, biases, hx, packed, *layout)
     return y, (h, c)
 
@@ -76,7 +82,7 @@ def gru(
 ) -> tuple[Tensor | PackedSequence, Tensor]:
     """As ``nn.GRU``: the sequence of hidden states, and the last ones."""
     layout = num_layers, bidirectional, batch_first
-    run = _whole(torch._VF.gru) if measured is None else stepped(gru_step, 1, measured)
+    run = _whole(_OWN["gru"]) if measured is None else stepped(gru_step, 1, measured)
     state = None if hx is None else (hx,)
     y, h = _sequence(run, input, weights, biases, state, packed, *layout)
     return y, h
@@ -98,7 +104,7 @@ def rnn(
     """As ``nn.RNN``: the sequence of hidden states, and the last ones."""
     layout = num_layers, bidirectional, batch_first
     if measured is None:
-        run = _whole(getattr(torch._VF, f"rnn_{nonlinearity}"))
+        run = _whole(_OWN[f"rnn_{nonlinearity}"])
     else:
         run = stepped(RNN_STEPS[nonlinearity], 1, measured)
     state = None if hx is None else (hx,)
@@ -115,7 +121,7 @@ def lstm_cell(
     measured: Codes | None = None,
 ) -> Pair:
     """As ``nn.LSTMCell``: the next hidden and cell state."""
-    run = _cell(torch._VF.lstm_cell) if measured is None else one_step(lstm_step, measured)
+    run = _cell(_OWN["lstm_cell"]) if measured is None else one_step(lstm_step, measured)
     h, c = _unbatched(run, input, weights, biases, hx, 2)
     return h, c
 
@@ -129,7 +135,7 @@ def gru_cell(
     measured: Codes | None = None,
 ) -> Tensor:
     """As ``nn.GRUCell``: the next hidden state."""
-    run = _cell(torch._VF.gru_cell) if measured is None else one_step(gru_step, measured)
+    run = _cell(_OWN["gru_cell"]) if measured is None else one_step(gru_step, measured)
     return _unbatched(run, input, weights, biases, None if hx is None else (hx,), 1)[0]
 
 
@@ -144,7 +150,7 @@ def rnn_cell(
 ) -> Tensor:
     """As ``nn.RNNCell``: the next hidden state."""
     if measured is None:
-        run = _cell(getattr(torch._VF, f"rnn_{nonlinearity}_cell"))
+        run = _cell(_OWN[f"rnn_{nonlinearity}_cell"])
     else:
         run = one_step(RNN_STEPS[nonlinearity], measured)
     return _unbatched(run, input, weights, biases, None if hx is None else (hx,), 1)[0]
@@ -265,10 +271,10 @@ def _whole(function: Callable[..., State]) -> Callable[..., State]:
             batch = x.shape[0 if batch_first else 1] if sizes is None else int(sizes[0])
             rows = num_layers * (2 if bidirectional else 1)
             zeros = x.new_zeros(rows, batch, weights[1].shape[1])
-            hx = (zeros, zeros) if function is torch._VF.lstm else (zeros,)
+            hx = (zeros, zeros) if function is _OWN["lstm"] else (zeros,)
         each = [pairs(weights), pairs(biases)] if biases else [pairs(weights)]
         flat = [tensor for both in zip(*each, strict=True) for pair in both for tensor in pair]
-        state = hx if function is torch._VF.lstm else hx[0]
+        state = hx if function is _OWN["lstm"] else hx[0]
         flags = bool(biases), num_layers, 0.0, False, bidirectional
         if sizes is not None:
             return function(x, sizes, state, flat, *flags)

@@ -107,6 +107,12 @@ def _found(path: str) -> Any:
 ASSERT = find("torch._assert")
 """(condition, message): an assertion that a graph holds."""
 
+PACKERS = (find("torch._pack_padded_sequence"), find("torch._pad_packed_sequence"))
+"""What packing sequences of several lengths, and unpacking them, ends in."""
+
+graph_task: Callable[[], int] = find("torch._C._current_graph_task_id", instead=lambda: -1)
+"""The number of the backward pass that runs; -1 for none, and where it can't be told."""
+
 make_per_tensor: Callable[..., Tensor] = find("torch._make_per_tensor_quantized_tensor")
 make_per_channel: Callable[..., Tensor] = find("torch._make_per_channel_quantized_tensor")
 """Tensors of a quantized dtype from their codes, with scale and zero point."""
@@ -124,6 +130,18 @@ DROPOUTS = _kind(
     *(nn.AlphaDropout, nn.FeatureAlphaDropout),
 )
 """Modules of a kind, with all that inherit from them."""
+
+
+def active_ddp() -> Any:
+    """The DistributedDataParallel whose forward runs, or None.
+
+    Raises:
+        BackendError: this PyTorch does not tell.
+    """
+    kind = nn.parallel.DistributedDataParallel
+    if not hasattr(kind, "_active_ddp_module"):
+        Missing("torch.nn.parallel.DistributedDataParallel._active_ddp_module")()
+    return getattr(kind, "_active_ddp_module", None)
 
 
 class _NoDispatchMode:

@@ -233,32 +233,11 @@ def private_names(path: Path) -> Iterator[str]:
                 yield f"{node.module}: {', '.join(alias.name for alias in node.names)}"
 
 
-ELSEWHERE = {
-    "passes/qfx_passes/canonicalize.py": {"nn.modules.dropout._DropoutNd", "torch._assert"},
-    "passes/qfx_passes/mutation.py": {"nn.modules.dropout._DropoutNd"},
-    "passes/qfx_passes/norms.py": {"nn.modules.batchnorm._BatchNorm"},
-    "qfx/graph/effects.py": {
-        "nn.modules.dropout._DropoutNd",
-        "torch._ops: OpOverload, OpOverloadPacket",
-    },
-    "qfx/graph/opaque_macs.py": {"torch._pack_padded_sequence", "torch._pad_packed_sequence"},
-    "qfx/graph/witness.py": {"torch.utils._python_dispatch: TorchDispatchMode"},
-    "qfx/quant/fake_quant.py": {"torch._C", "torch._C._current_graph_task_id"},
-    "qfx/runtime/agreement.py": {
-        "nn.modules.batchnorm._BatchNorm",
-        "nn.parallel.DistributedDataParallel._active_ddp_module",
-    },
-    "qfx/recurrent.py": {"torch._VF"},
-    "qfx/graph/tracer.py": {"torch._assert"},
-}
-"""What is still to be moved there; nothing may be added."""
-
-
 def test_private_names_of_pytorch_are_looked_up_in_one_place() -> None:
     root = Path(__file__).parents[1]
     paths = [path for folder in ("qfx", "passes") for path in (root / folder).rglob("*.py")]
     for path in paths:
-        known = ELSEWHERE.get(str(path.relative_to(root)), set()) | {"torch.utils: _pytree"}
+        known = {"torch.utils: _pytree"}
         assert path.name == "torch_private.py" or set(private_names(path)) <= known, path
 
 

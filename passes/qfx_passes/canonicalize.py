@@ -29,6 +29,7 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.dropout import KINDS
 from qfx.stubs import is_dequant_stub, is_quant_stub
+from qfx.torch_private import ASSERT, DROPOUTS
 from qfx.vocab import OpDef, is_op
 from qfx_passes import attention, recurrent, spellings
 from qfx_passes.adapters import ADAPTERS, Arguments, Held, Site
@@ -184,7 +185,7 @@ class _Sweep:
         if drop is not None and (not int(drop.training) or not drop.p):
             self._rewriter.replace(node, drop.input)
             return drop.input
-        if call.target is torch._assert:
+        if call.target is ASSERT:
             return self._call(
                 node, vocab.GUARD, {"value": call.args[0], "expected": True, "what": call.args[1]}
             )
@@ -333,8 +334,8 @@ class _Sweep:
 
 def _is_idle_module(module: nn.Module) -> bool:
     """Whether ``module`` hands its input through."""
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return not module.training or module.p == 0
+    if isinstance(module, DROPOUTS):
+        return not module.training or getattr(module, "p", None) == 0
     return torch_class(module) is nn.Identity
 
 

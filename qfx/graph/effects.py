@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._ops import OpOverload, OpOverloadPacket
 
 from qfx.graph import meta
 from qfx.graph.containers import Container
 from qfx.graph.leaves import has_hooks
 from qfx.graph.scripted import Scripted
 from qfx.graph.source import torch_class
+from qfx.torch_private import DROPOUTS, OVERLOAD, PACKET
 from qfx.vocab import Kind, OpDef
 
 
@@ -95,9 +95,9 @@ def module_of(node: fx.Node) -> nn.Module | None:
 
 def in_place_operand(node: fx.Node) -> fx.Node | None:
     """The one operand that a call of torch or Python promises to work in place on, if any."""
-    if isinstance(node.target, (OpDef, OpOverloadPacket)) or not is_known(node):
+    if isinstance(node.target, (OpDef, PACKET)) or not is_known(node):
         return None
-    if isinstance(node.target, OpOverload) and not _is_aten_in_place(node.target):
+    if isinstance(node.target, OVERLOAD) and not _is_aten_in_place(node.target):
         return None
     return next(iter(_promised(node)), None)
 
@@ -143,7 +143,7 @@ _IMMUTABLE = (int, float, str, torch.Size, torch.dtype, torch.device)
 def _is_known_function(target: Any) -> bool:
     if isinstance(target, Scripted):
         return False
-    if isinstance(target, (type, Container, OpOverload, OpOverloadPacket)):
+    if isinstance(target, (type, Container, OVERLOAD, PACKET)):
         return True
     if isinstance(target, (MethodDescriptorType, WrapperDescriptorType)):
         return _is_tensor_method(target.__name__)
@@ -186,9 +186,9 @@ def _computes_only(node: fx.Node) -> bool:
 
 def _promised(node: fx.Node) -> tuple[fx.Node, ...]:
     """The operands that a known call says it writes to."""
-    if isinstance(node.target, OpOverload):
+    if isinstance(node.target, OVERLOAD):
         return tuple(_written_by_schema(node, (node.target,)))
-    if isinstance(node.target, OpOverloadPacket):
+    if isinstance(node.target, PACKET):
         return tuple(dict.fromkeys(_written_by_schema(node, _overloads(node.target))))
     out = node.kwargs.get("out")
     if out is not None:
@@ -197,7 +197,7 @@ def _promised(node: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(_nodes_in(first)) if first is not None and _works_in_place(node) else ()
 
 
-def _written_by_schema(node: fx.Node, overloads: Iterable[OpOverload]) -> Iterator[fx.Node]:
+def _written_by_schema(node: fx.Node, overloads: Iterable[Any]) -> Iterator[fx.Node]:
     for overload in overloads:
         for position, argument in enumerate(overload._schema.arguments):
             if argument.alias_info is None or not argument.alias_info.is_write:
@@ -239,17 +239,16 @@ def flag_position(function: FunctionType) -> int | None:
 
 
 def _is_idle(module: nn.Module | None) -> bool:
-    return isinstance(module, nn.modules.dropout._DropoutNd) and not module.training
+    return isinstance(module, DROPOUTS) and not module.training
 
 
-def _overloads(packet: OpOverloadPacket) -> list[OpOverload]:
-    names = packet.overloads()  # type: ignore[no-untyped-call]
-    return [getattr(packet, name) for name in names]
+def _overloads(packet: Any) -> list[Any]:
+    return [getattr(packet, name) for name in packet.overloads()]
 
 
-def _is_aten_in_place(overload: OpOverload) -> bool:
+def _is_aten_in_place(overload: Any) -> bool:
     """Whether an operation works on its first operand, and hands that out."""
-    return overload.namespace == "aten" and overload._schema.name.endswith("_")
+    return bool(overload.namespace == "aten" and overload._schema.name.endswith("_"))
 
 
 def _is_query(node: fx.Node) -> bool:
@@ -264,9 +263,9 @@ def _nodes_in(argument: Any) -> list[fx.Node]:
 
 # -- who draws random numbers ----------------------------------------------------------------------
 def _has_random_overload(target: Any) -> bool:
-    if isinstance(target, OpOverload):
+    if isinstance(target, OVERLOAD):
         return is_random_operation(target)
-    if isinstance(target, OpOverloadPacket):
+    if isinstance(target, PACKET):
         return any(map(is_random_operation, _overloads(target)))
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     return _is_random_name(name)
@@ -275,7 +274,7 @@ def _has_random_overload(target: Any) -> bool:
 @cache
 def _is_random_name(name: str) -> bool:
     packet = getattr(torch.ops.aten, name, None) if name.isidentifier() else None
-    return isinstance(packet, OpOverloadPacket) and _has_random_overload(packet)
+    return isinstance(packet, PACKET) and _has_random_overload(packet)
 
 
 @cache
@@ -286,6 +285,6 @@ def random_functions() -> tuple[str, ...]:
     return tuple(filter(_is_random_name, names))
 
 
-def is_random_operation(overload: OpOverload) -> bool:
+def is_random_operation(overload: Any) -> bool:
     """Whether torch says that an operation draws from a generator."""
     return torch.Tag.nondeterministic_seeded in overload.tags

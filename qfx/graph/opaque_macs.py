@@ -21,11 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
 from qfx.graph.inference import Inference, Unknown
-from qfx.torch_private import DispatchMode
+from qfx.torch_private import PACKERS, DispatchMode
 from qfx.vocab import OpDef
 
 _KNOWN = ("aten", "prim", "prims", "prim_ops")
-_IDLE = (getattr, operator.getitem, torch._pack_padded_sequence, torch._pad_packed_sequence)
+_IDLE = (getattr, operator.getitem, *PACKERS)
 """What multiplies nothing; the last two can't be run without values."""
 
 

@@ -39,6 +39,7 @@ from qfx.graph.provenance import Provenance, memory_of
 from qfx.graph.proxy import ValueProxy
 from qfx.graph.scripted import Scripted, scripts_recorded
 from qfx.graph.state import Assignments
+from qfx.torch_private import ASSERT
 
 _DTYPES: dict[type, torch.dtype] = {
     bool: torch.bool,
@@ -341,7 +342,7 @@ class CaptureTracer(EvaluatingTracer):
                 return REPLACEMENTS[name_of_target](*args, **kwargs)
             if name_of_target in TRANSPARENT:
                 return target(*args, **kwargs)
-            if target is torch._assert and _tells_ranks(args[0]):
+            if target is ASSERT and _tells_ranks(args[0]):
                 return bool(args[0])  # those of the inputs are guarded once
         known = constant_size(kind, target, args, kwargs)
         if known is not None:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from qfx.graph.effects import is_random_operation
+from qfx.torch_private import DispatchMode
 
 
 class Seen(NamedTuple):
@@ -30,7 +30,7 @@ class Seen(NamedTuple):
     wrote: bool
 
 
-class Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Witness(DispatchMode):  # type: ignore[misc]
     """While entered, sees what is drawn and written by the operation that is watched.
 
     Args:
@@ -43,7 +43,7 @@ class Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]
         unwatched: Callable[[], object] = bool,
         unwatched_read: Callable[[Iterable[torch.Tensor]], object] = bool,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._unwatched = unwatched
         self._unwatched_read = unwatched_read
         self._watched: _Watched | None = None

@@ -31,6 +31,7 @@ from qfx.errors import CalibrationError
 from qfx.quant import ops
 from qfx.quant.observers.base import is_empty, require_finite
 from qfx.quant.qparams import QParams
+from qfx.torch_private import graph_task
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
@@ -346,4 +347,4 @@ def make_weight_fake_quant(spec: QuantSpec, like: Tensor) -> FakeQuantize:
 
 def recomputes() -> bool:
     """Whether backward is running: a checkpoint computes again what was observed before."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and graph_task() != -1

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize
 from qfx.quant.observers.base import Observer, is_empty
 from qfx.quant.observers.minmax import MinMaxObserver, MovingAverageMinMaxObserver
+from qfx.torch_private import BATCH_NORMS, active_ddp
 
-_NORMS = nn.modules.batchnorm._BatchNorm
 _Known: TypeAlias = "tuple[Tensor, Tensor]"
 """A tensor, and whether what this rank has of it counts."""
 
@@ -37,7 +37,7 @@ def is_distributed() -> bool:
     """Whether the forward that runs is that of DistributedDataParallel, on several ranks."""
     if not (dist.is_available() and dist.is_initialized()) or torch.compiler.is_compiling():
         return False
-    ddp = nn.parallel.DistributedDataParallel._active_ddp_module
+    ddp = active_ddp()
     uneven = ddp is not None and ddp._join_config.enable  # other ranks may be done already
     return ddp is not None and not uneven and dist.get_world_size() > 1
 
@@ -50,9 +50,8 @@ def agree(model: nn.Module) -> None:
     first: list[_Known] = []
     moved: list[FakeQuantize] = []
     for module in model.modules():
-        if isinstance(module, _NORMS) and module.training and module.running_mean is not None:
-            assert module.running_var is not None
-            averaged += [(t, t.isfinite()) for t in (module.running_mean, module.running_var)]
+        if isinstance(module, BATCH_NORMS):
+            averaged += _moving_statistics(module)
         elif isinstance(module, LearnedFakeQuantize):
             started = ~is_empty(*module.observer.range()).all()
             first += [(module.scale, started), (module.zero_point, started)]
@@ -75,6 +74,12 @@ def agree(model: nn.Module) -> None:
     for fake_quant in moved:
         fake_quant.choose()
         fake_quant.moved = False
+
+
+def _moving_statistics(norm: nn.Module) -> list[_Known]:
+    """Mean and variance of a batch-norm that is in training and has them."""
+    found = [norm._buffers.get(name) for name in ("running_mean", "running_var")]
+    return [(t, t.isfinite()) for t in found if t is not None and norm.training]
 
 
 def _extremes(observer: Observer) -> list[tuple[Tensor, int]]:
