@@ -10,8 +10,9 @@ CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 OF_TORCH := torch|torchvision|filelock|fsspec|Jinja2|MarkupSafe|mpmath|setuptools|sympy|typing_extensions
 # Errors only: pip warns at length about what a machine configures.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS)
-# One thread a test process: the processes share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+# One thread a test process: the processes share the cores. Each keeps to a stretch of the tests, and so
+# makes once what the tests of a file share. What tests start in processes of its own is compiled once.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 OUT ?= demo-output
 
 .DEFAULT_GOAL := help

@@ -17,7 +17,7 @@ import qfx
 from qfx import vocab
 from qfx.backends import resolve_backend, x86_recurrent, x86_recurrent_emit
 from qfx.graph.macs import macs
-from tests.cases.flow import less_a_bit, randn, run, seeded, sqnr, targets, tensors
+from tests.cases.flow import Branches, less_a_bit, randn, run, seeded, sqnr, targets, tensors
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
 
@@ -87,7 +87,12 @@ def state_of(kind: str, *shape: int) -> Any:
 
 def check(model: nn.Module, qmodel: qfx.QuantizedModel, *args: Any, bound: float = 30.0) -> None:
     """Structure, shapes and values: near float, and as the reference form."""
-    expected, actual, meant = (run(m, args) for m in (model, qmodel, qmodel.reference))
+    check_results(*(run(m, args) for m in (model, qmodel, qmodel.reference)), qmodel, bound)
+
+
+def check_results(
+    expected: Any, actual: Any, meant: Any, qmodel: qfx.QuantizedModel, bound: float = 30.0
+) -> None:
     assert pytree.tree_structure(actual) == pytree.tree_structure(expected)
     for ours, theirs in zip(tensors(actual), tensors(expected), strict=True):
         assert (ours.shape, ours.dtype) == (theirs.shape, torch.float32)
@@ -104,20 +109,24 @@ def has_kernel(kind: str, backend: str) -> bool:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_layers(kind: str, options: str, backend: str) -> None:
+def test_layers(kind: str, backend: str) -> None:
     if not has_kernel(kind, backend):
         pytest.skip("a near-miss, below")
-    layer = seeded(lambda: LAYERS[kind](8, 16, **OPTIONS[options]))
+    layers = Branches(
+        seeded(lambda options=options: LAYERS[kind](8, 16, **options))
+        for options in OPTIONS.values()
+    )
     x = randn(5, 3, 8)
-    qmodel = dynamic(layer, x, backend=backend)
+    qmodel = dynamic(layers, [x] * len(OPTIONS), backend=backend)
     assert qmodel.report.coverage == 1.0
-    (site,) = (s for s in qmodel.report.sites if s.macs)
-    assert (site.decision, site.op) == ("quantized", LAYERS[kind].__name__)
-    check(layer, qmodel, x)
-    for other in (randn(9, 1, 8), 5 * x, x[:1], x[:, 0]):  # other lengths, batches, none, scales
-        check(layer, qmodel, other)
+    sites = [(s.decision, s.op) for s in qmodel.report.sites if s.macs]
+    assert sites == [("quantized", LAYERS[kind].__name__)] * len(OPTIONS)
+    for inputs in (x, randn(9, 1, 8), 5 * x, x[:1], x[:, 0]):  # lengths, batches, none, scales
+        args = ([inputs] * len(OPTIONS),)
+        results = (run(m, args) for m in (layers, qmodel, qmodel.reference))
+        for each in zip(*results, strict=True):
+            check_results(*each, qmodel)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

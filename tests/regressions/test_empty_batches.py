@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import qfx
-from tests.cases.flow import randn, seeded, sqnr
+from tests.cases.flow import Branches, randn, seeded, sqnr
 
 CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv1d": (lambda: nn.Conv1d(4, 8, 3), (2, 4, 7)),
@@ -34,17 +34,18 @@ def test_convolutions_of_nothing(name: str, method: str) -> None:
     assert sqnr(model(x), qmodel(x)) > 30
 
 
-@pytest.mark.parametrize("name", ["conv1d", "strided", "two"])
 @pytest.mark.parametrize("method", ["static", "dynamic"])
-def test_compiled_convolutions_in_1d(name: str, method: str) -> None:
+def test_compiled_convolutions_in_1d(method: str) -> None:
     """Their packed weights have four dims, which the measured form's shapes did not expect."""
     torch._dynamo.reset()
-    make, shape = CONVOLUTIONS[name]
-    x = randn(*shape)
-    qmodel = qfx.quantize(seeded(make), x, backend="x86", method=method)
+    makers, shapes = zip(
+        *(CONVOLUTIONS[name] for name in ("conv1d", "strided", "two")), strict=True
+    )
+    x = [randn(*shape) for shape in shapes]
+    qmodel = qfx.quantize(Branches(map(seeded, makers)), (x,), backend="x86", method=method)
     compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
-    for inputs in (x, x[:0]):
-        assert torch.equal(compiled(inputs), qmodel(inputs))
+    for inputs in (x, [each[:0] for each in x]):
+        assert all(map(torch.equal, compiled(inputs), qmodel(inputs)))
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 16), (3, 0, 16), (0, 16), (16,)])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.backends.room import lacks_room, least_sizes, outer_padding
-from tests.cases.flow import randn, seeded, sqnr, step, targets
+from tests.cases.flow import Branches, randn, seeded, sqnr, step, targets
 
 BACKENDS = ("x86", "fbgemm", "qnnpack")
 
@@ -91,16 +91,17 @@ def test_residuals_of_small_results(width: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["static", "dynamic"])
-@pytest.mark.parametrize("name", ["one column", "wide padding", "depth 1"])
-def test_compiled(name: str, method: str) -> None:
+def test_compiled(method: str) -> None:
     torch._dynamo.reset()
-    model, *shapes = CASES[name]
-    example, small = (randn(*shape) for shape in shapes)
-    qmodel = qfx.quantize(model, example, backend="x86", method=method)
+    names = ("one column", "wide padding", "depth 1")
+    models, *shapes = zip(*(CASES[name] for name in names), strict=True)
+    example, small = ([randn(*shape) for shape in each] for each in shapes)
+    qmodel = qfx.quantize(Branches(models), (example,), backend="x86", method=method)
     compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
-        for x in (example, small):
-            assert sqnr(qmodel(x), compiled(x)) > 60
+        for inputs in (example, small):
+            for name, expected, y in zip(names, qmodel(inputs), compiled(inputs), strict=True):
+                assert sqnr(expected, y) > 60, name
 
 
 def test_usual_convolutions_call_the_kernel_itself() -> None:
