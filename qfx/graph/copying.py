@@ -21,6 +21,7 @@ from qfx.graph.clone import deep_copy
 from qfx.graph.containers import is_size
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.overlap import overwrite
+from qfx.graph.provenance import version
 from qfx.undisturbed import undisturbed
 
 
@@ -187,6 +188,19 @@ def apart_from_buffers(value: Any, root: nn.Module) -> Any:
         return leaf.clone() if is_plain and leaf.untyped_storage().data_ptr() in memory else leaf
 
     return pytree.tree_map(copied, value, is_leaf=is_size)
+
+
+@contextmanager
+def parameters_restored(root: nn.Module, original: nn.Module) -> Iterator[None]:
+    """Parameters of a copy that a run writes to are put back to those of the original."""
+    before = {name: version(p) for name, p in root.named_parameters()}
+    try:
+        yield
+    finally:
+        kept = dict(original.named_parameters())
+        for name, parameter in root.named_parameters():
+            if before.get(name) != version(parameter) and name in kept:
+                overwrite(parameter, kept[name])
 
 
 @contextmanager

@@ -98,3 +98,12 @@ def written_buffers(
         buffers = graph_module.named_buffers(remove_duplicate=False)
         found.update((n, b) for n, b in buffers if n in read and not is_opaque(b))
     return {name: buffer.clone() for name, buffer in found.items()}
+
+
+def written_tensors(graph_module: fx.GraphModule) -> dict[str, Tensor]:
+    """:func:`written_buffers`, and copies of the parameters that calls are given to write to."""
+    operands = {o for n in graph_module.graph.nodes for o in overwrites(n) if o.op == "get_attr"}
+    given = {str(operand.target) for operand in operands}
+    parameters = graph_module.named_parameters(remove_duplicate=False) if given else ()
+    found = {name: p.detach().clone() for name, p in parameters if name in given}
+    return {**written_buffers(graph_module, ()), **found}

@@ -1,6 +1,6 @@
 """Running a graph node by node, with every value at hand while somebody needs it.
 
-State of the model, of its arguments and of the random generators is afterwards as it was: buffers
+State of the model, of its arguments and of the random generators is afterwards as it was: tensors
 that the graph may write to are copies, arguments too, and each node draws its random numbers from
 the same seed, so that two graphs with the same node draw the same.
 """
@@ -11,6 +11,7 @@ import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, fx
 
 from qfx.graph.copying import side_effects_undone
 from qfx.graph.interpret import NamedInterpreter
-from qfx.graph.state import written_buffers
+from qfx.graph.state import written_tensors
 
 _KINDS = {"**": inspect.Parameter.VAR_KEYWORD, "*": inspect.Parameter.VAR_POSITIONAL}
 
@@ -56,7 +57,7 @@ class Steps(NamedInterpreter):
         arguments: as of :func:`arguments_by_name`; they are not copied again.
         wanted: how often each node's value is asked for by :meth:`run_to`.
         seed: of the random numbers of each node.
-        buffers: what buffers that the graph may write to hold at first, by name; what they hold now
+        buffers: what tensors that the graph may write to hold at first, by name; what they hold now
             when left out.
 
     Enter :func:`state_kept` around all steps.
@@ -76,7 +77,7 @@ class Steps(NamedInterpreter):
         self._left = Counter(wanted or {})
         for node in graph_module.graph.nodes:
             self._left.update(node.all_input_nodes)
-        self._first = written_buffers(graph_module, ())
+        self._first = written_tensors(graph_module)
         self._first.update((n, b) for n, b in (buffers or {}).items() if n in self._first)
         self._copies = {name: buffer.clone() for name, buffer in self._first.items()}
         self._ahead = iter(graph_module.graph.nodes)
@@ -109,7 +110,7 @@ class Steps(NamedInterpreter):
         return result
 
     def written(self) -> dict[str, Tensor]:
-        """The buffers that the graph reads and has changed by now, by name."""
+        """The tensors that the graph reads and has changed by now, by name."""
         return {
             name: value
             for name, value in sorted(self._copies.items())
@@ -124,13 +125,13 @@ class Steps(NamedInterpreter):
 
 @contextmanager
 def state_kept(graph_module: fx.GraphModule) -> Iterator[None]:
-    """No gradients; random state, and buffers of modules that the graph calls, are put back."""
-    before = written_buffers(graph_module, ())
+    """No gradients; random state, and what the graph and the modules in it write, are put back."""
+    before = written_tensors(graph_module)
     with side_effects_undone(graph_module):
         try:
             yield
         finally:
-            for name, buffer in before.items():
-                held = graph_module.get_buffer(name)
-                if not torch.equal(held, buffer):
-                    held.copy_(buffer)
+            for name, value in before.items():
+                held: Tensor = attrgetter(name)(graph_module)
+                if not torch.equal(held, value):
+                    held.copy_(value)

@@ -24,6 +24,7 @@ from qfx.graph.copying import (
     buffers_restored,
     check_model,
     copy_of,
+    parameters_restored,
     side_effects_undone,
 )
 from qfx.graph.decisions import place
@@ -250,7 +251,7 @@ def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
     decisions = Decisions()
     if task.modes:
         decisions = watch_modes(root, lambda m, path: path == "" or not leaves.is_leaf(m, path))
-    with side_effects_undone(model), buffers_restored(root):
+    with side_effects_undone(model), buffers_restored(root), parameters_restored(root, model):
         try:
             graph = tracer.record(root, lambda m: arguments.call(m, tracer, bound))
             assigned = tuple(tracer.assignments.found())

@@ -198,3 +198,30 @@ def test_what_a_rule_made_counts_too() -> None:
     assert [m.reason for m in history[-1].near_misses if m.rule == "both/conv_relu"] == [
         "halve_ may overwrite add before the replacement of relu reads it"
     ]
+
+
+def test_parameters_that_are_written_to_are_left_alone() -> None:
+    """By capture, which runs the model on a copy, and by the check of passes, which runs graphs."""
+
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((3, 1, 1), 2.0), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * self.weight
+            halve_(self.weight)
+            return torch.sigmoid(y)
+
+    model = Writes().eval()
+    gm, history = qfx.run_passes(model, [qfx.get_pass("canonicalize"), Sigmoids()], X)
+    assert "halve_ may overwrite weight" in history[-1].near_misses[0].reason
+    for held in (model, gm):
+        assert held.weight.flatten().tolist() == [2.0] * 3
+    for _ in range(2):
+        torch.testing.assert_close(gm(X), model(X))
+
+
+class Sigmoids(qfx.PatternPass):
+    name = "sigmoids"
+    patterns = (sigmoid_of_product,)
