@@ -13,7 +13,14 @@ from qfx.graph.clone import clone_graph_module
 from qfx.graph.state import written_buffers
 from qfx.manager import transform
 from qfx.runtime.quantized import PreparedModel
-from qfx.verification.outputs import Batch, agreement, least_agreement, outcome, outputs
+from qfx.verification.outputs import (
+    Batch,
+    agreement,
+    least_agreement,
+    least_when_shaken,
+    outcome,
+    outputs,
+)
 from qfx.verification.stages import KeepsValues
 
 
@@ -51,6 +58,8 @@ def check_float(
     writes = bool(written_buffers(captured, ()))
     if found >= least and not writes:
         return expected, found, ""
+    if found < least:
+        least = min(least, least_when_shaken(captured, batch, buffers))
     again, meant = outcome(captured, batch, buffers)
     if min(agreement(again, actual), agreement(meant, state)) < least:
         _blame(prepared, captured, batch)

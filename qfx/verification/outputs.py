@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from qfx.graph.arguments import copy_tensors
+from qfx.graph.clone import clone_graph_module
 from qfx.graph.steps import Steps, arguments_by_name, state_kept
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.fake_quant import FakeQuantize
@@ -32,6 +33,10 @@ FLIPS = 10.0
 
 _OTHER_INTEGERS = 0.01
 """What fraction of integers may differ: where two logits are level, the last bit decides."""
+
+
+_MARGIN = 10.0
+"""By how many dB rounding on the way may do worse than that of parameters."""
 
 
 class FloatSteps(Steps):
@@ -107,8 +112,28 @@ def _finite(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 def least_agreement(*values: Any) -> float:
     """What rounding leaves of the agreement of two ways to compute the same, in dB.
 
-    Deep graphs lose up to a thousand times the rounding error of their dtype.
+    Deep graphs lose up to a thousand times the rounding error of their dtype; for those that lose
+    more there is :func:`least_when_shaken`.
     """
     kinds = [t.dtype for v in values for t in _tensors(v) if t.is_floating_point()]
     coarsest = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
     return 60.0 if coarsest < 1e-6 else 20.0
+
+
+def least_when_shaken(
+    graph_module: fx.GraphModule, batch: Batch, buffers: Mapping[str, Tensor] | None = None
+) -> float:
+    """What rounding leaves of the outputs of a graph that amplifies it, in dB.
+
+    That is what a random last bit of each parameter leaves, less ten: a graph whose softmax takes
+    one of two equal scores, say, tells as much from bits that nobody chose.
+    """
+    shaken = clone_graph_module(graph_module, deep=True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in shaken.parameters():
+            if parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                parameter.addcmul_(parameter, noise, value=torch.finfo(parameter.dtype).eps)
+    both = (outcome(each, batch, buffers)[0] for each in (graph_module, shaken))
+    return agreement(*both) - _MARGIN

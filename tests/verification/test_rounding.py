@@ -1,0 +1,58 @@
+"""Models that amplify the rounding of floats: no pass is to blame, and faults still are."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qfx
+from qfx.graph.tracing import capture
+from qfx.verification.outputs import agreement, least_when_shaken, outputs
+
+X = torch.linspace(-1, 1, 96).reshape(2, 3, 4, 4)
+
+
+class Amplifies(nn.Module):
+    """Folding the norm changes the last bits, and the sine of a large number makes more of them."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.norm.get_buffer("running_var").uniform_(0.5, 1.5)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.norm(self.conv(x)) * self.factor)
+
+
+class ScaleWeight(qfx.Pass):
+    name = "scale-weight"
+
+    def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
+        with torch.no_grad():
+            ctx.graph_module.get_parameter("conv.weight").mul_(1.001)
+
+
+@pytest.mark.parametrize("method", ["static", "qat"])
+def test_rounding_is_no_fault(method: str) -> None:
+    model = Amplifies(3e4).eval()
+    prepared = qfx.prepare(model, X, method=method, backend="reference")
+    quantized = qfx.convert(qfx.calibrate(prepared, [X]))
+    assert quantized.report.sites
+
+
+def test_a_fault_is_one_all_the_same() -> None:
+    with pytest.raises(qfx.PassError, match="pass scale-weight changes what the model computes"):
+        qfx.run_passes(Amplifies(3e4).eval(), [ScaleWeight()], X)
+
+
+@pytest.mark.parametrize(("factor", "low", "high"), [(1.0, 110, 150), (3e4, 20, 60)])
+def test_what_rounding_leaves(factor: float, low: float, high: float) -> None:
+    captured = capture(Amplifies(factor).eval(), (X,))
+    before = outputs(captured, ((X,), {}))
+    assert low < least_when_shaken(captured, ((X,), {})) < high
+    assert math.isinf(agreement(before, outputs(captured, ((X,), {})))), "it stays as it was"
