@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import CaptureError, PassError
 from qfx.graph.clone import clone_graph_module
-from qfx.graph.state import written_buffers
+from qfx.graph.state import written_tensors
 from qfx.manager import transform
 from qfx.runtime.quantized import PreparedModel
 from qfx.verification.outputs import (
@@ -55,7 +55,7 @@ def check_float(
     elif expected is None:
         expected = outputs(captured, batch)
     least, found = least_agreement(expected, actual), agreement(expected, actual)
-    writes = bool(written_buffers(captured, ()))
+    writes = bool(written_tensors(captured))
     if found >= least and not writes:
         return expected, found, ""
     if found < least:
