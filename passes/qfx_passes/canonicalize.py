@@ -148,6 +148,7 @@ class _Sweep:
         made = self._canonicalize(node, call) or self._as_call(node, call)
         meta.set_value(made, meta.value_of(written.mutates))
         self._now[written.mutates] = made
+        self._rewriter.keep(made)  # what reads it is yet to be visited
 
     def _as_call(self, node: fx.Node, call: Call) -> fx.Node:
         """The functional call of something that the vocabulary does not know."""

@@ -68,6 +68,7 @@ class Rewriter:
         self._removed: list[str] = []
         self._source = ""
         self._touched: list[fx.Node] = []
+        self._kept: set[fx.Node] = set()
         self._mutations = 0
 
     # -- where -----------------------------------------------------------------------------------
@@ -253,6 +254,10 @@ class Rewriter:
         if self._match is None:
             self._flush(wrapping)
 
+    def keep(self, node: fx.Node) -> None:
+        """Don't take ``node`` for dead when what reads it goes: others are to read it later."""
+        self._kept.add(node)
+
     def erase(self, node: fx.Node) -> None:
         """Erase ``node``, which nothing may read, and its inputs if that leaves them dead."""
         if node._erased:
@@ -396,6 +401,8 @@ class Rewriter:
 
     def _may_vanish(self, node: fx.Node) -> bool:
         """Whether a dead node has no effect; a node of the match is the rule's to remove."""
+        if node in self._kept:
+            return False
         if self._match is not None and node in self._match.nodes:
             return True
         return not has_effect(node)
