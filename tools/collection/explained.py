@@ -84,7 +84,19 @@ def _static(library: str, trouble: Trouble, names: str, reason: str) -> Iterator
 EXPLAINED: tuple[Explanation, ...] = (
     *_all(Trouble.FAILS, "flaubert xlm", _BRANCHES, "assert lengths.max().item() <= slen"),
     *_all(Trouble.FAILS, "led longformer", _BRANCHES, "if is_global_attn:"),
+    *_all(
+        Trouble.FAILS,
+        "big_bird",
+        "layers are made in forward where a sequence is short, and draw weights",
+        "random numbers drawn",
+    ),
     *_all(Trouble.REFUSES, "dinov2 dinov2_with_registers", _INTERPOLATES, "a branch at"),
+    *_all(
+        Trouble.REFUSES,
+        "dinov3_vit",
+        "Python keeps position codes in a table by the size of the image",
+        "a key at",
+    ),
     *_all(Trouble.REFUSES, "mobilevit", "Python interpolates unless patches fit", "a branch at"),
     *_all(Trouble.REFUSES, "mamba mamba2 rwkv canine", _LOOPS, "an integer of Python at"),
     *_all(Trouble.REFUSES, "cpmant funnel", _LISTS, "an integer of Python at"),
@@ -121,5 +133,68 @@ EXPLAINED: tuple[Explanation, ...] = (
         "transformers/bit/dynamic",
         "fifty layers of random weights amplify: 6.4 dB of the float model with noise of 40 dB in "
         "its weights, 26 dB with noise of 60 dB in its image",
+    ),
+    Explanation(
+        Trouble.NOISY,
+        "transformers/cpmant/dynamic",
+        "random weights amplify: 13.4 dB of the float model with noise of 40 dB in its weights",
+    ),
+    *_static(
+        "timm",
+        Trouble.COVERAGE,
+        "cait_xxs24_224 convit_tiny crossvit_tiny_240 deit_tiny_patch16_224 gcvit_xxtiny "
+        "gemma4_vit_167m halonet_h1 hiera_tiny_224 levit_128s maxvit_pico_rw_256 mvitv2_tiny "
+        "nest_tiny pit_ti_224 sam2_hiera_tiny swin_s3_tiny_224 tiny_vit_5m_224 tnt_s_patch16_224 "
+        "visformer_tiny vit_relpos_small_patch16_224 vit_tiny_patch16_224 "
+        "vit_tiny_patch16_dinov3_qkvb vitamin_small_224 volo_d1_224",
+        _ATTENTION,
+    ),
+    *_static("timm", Trouble.COVERAGE, "sequencer2d_s", _RECURRENT),
+    *_static("timm", Trouble.NOISY, "inception_v3", _EXPLODES),
+    *_static("torchvision", Trouble.NOISY, "inception_v3", _EXPLODES),
+    *_static(
+        "timm",
+        Trouble.NOISY,
+        "csatv2 davit_tiny efficientvim_m1",
+        f"{_SEVEN_BITS}: over 20 dB with 8",
+    ),
+    *_static(
+        "timm",
+        Trouble.NOISY,
+        "mobilenetv2_035",
+        f"{_SEVEN_BITS}: 19.4 dB with 8, and 17.9 dB of the float model with noise of 40 dB in its "
+        "weights",
+    ),
+    *_static(
+        "timm",
+        Trouble.NOISY,
+        "fastvit_t8",
+        "blocks as they are trained: three branches, each rounded before they are added, in a "
+        "trunk without norms; 13.6 dB with 8 bits too",
+    ),
+    *_static(
+        "timm",
+        Trouble.NOISY,
+        "gemma4_vit_167m mobilenetv5_300m visformer_tiny",
+        "random weights amplify: 7, 19 and 14 dB of the float model with noise of 40 dB in its "
+        "weights",
+    ),
+    *_static(
+        "torchvision",
+        Trouble.NOISY,
+        "swin_v2_b swin_v2_s swin_v2_t",
+        "attention by cosines over random weights amplifies: 17 to 21 dB of the float model with "
+        "noise of 40 dB in its weights",
+    ),
+    Explanation(
+        Trouble.SLOW,
+        "transformers/swin2sr/dynamic",
+        "the float model takes 8 s for these images: quantizing is a dozen runs",
+    ),
+    *_all(Trouble.COVERAGE, "swin2sr", _PRODUCTS),
+    *_all(
+        Trouble.NOISY,
+        "swinv2",
+        "random weights amplify: 13.6 dB of the float model with noise of 40 dB in its weights",
     ),
 )

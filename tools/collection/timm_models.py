@@ -121,6 +121,8 @@ SMALL: dict[str, str] = {
     "xcit": "xcit_nano_12_p16_224",
 }
 _SIZES = (64, 96, 128, 160)
+_OWN_SIZES = {"mobilevit_xxs": (64, 128)}
+"""Sizes of models in which Python decides by others to interpolate."""
 
 
 def entries() -> Iterator[Entry]:
@@ -142,4 +144,4 @@ def build(name: str) -> Subject:
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     channels, own, _ = config["input_size"]
     sizes = (own,) if config.get("fixed_input_size") else (*(s for s in _SIZES if s < own), own)
-    return images.subject(model, sizes, channels)
+    return images.subject(model, _OWN_SIZES.get(name, sizes), channels)
