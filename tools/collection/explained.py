@@ -197,4 +197,26 @@ EXPLAINED: tuple[Explanation, ...] = (
         "swinv2",
         "random weights amplify: 13.6 dB of the float model with noise of 40 dB in its weights",
     ),
+    Explanation(
+        Trouble.FAILS,
+        "timm/deepseek_vit_412m/static",
+        "412 million parameters at 546 pixels: a call of the float model takes a minute",
+        "took over",
+    ),
+    *_static(
+        "timm",
+        Trouble.NOISY,
+        "halonet_h1",
+        "random weights amplify: 9.6 dB of the float model with noise of 40 dB in its weights, and "
+        "66 dB between float32 and float64",
+    ),
+    *_static(
+        "timm",
+        Trouble.NOISY,
+        "mobilevit_xxs",
+        f"{_SEVEN_BITS}: 18.2 dB with 8, and 20.2 dB of the float model with noise of 40 dB in its "
+        "weights",
+    ),
+    Explanation(Trouble.REFUSES, "transformers/mamba/static", _LOOPS, "an integer of Python at"),
+    *_static("transformers", Trouble.COVERAGE, "mamba", _PRODUCTS),
 )
