@@ -219,4 +219,5 @@ EXPLAINED: tuple[Explanation, ...] = (
     ),
     Explanation(Trouble.REFUSES, "transformers/mamba/static", _LOOPS, "an integer of Python at"),
     *_static("transformers", Trouble.COVERAGE, "mamba", _PRODUCTS),
+    *_static("transformers", Trouble.NOISY, "wav2vec2", f"{_SEVEN_BITS}: 22.5 dB and more with 8"),
 )
