@@ -170,7 +170,8 @@ class DecidingTracer(fx.Tracer):
         if frame is not None:
             where = source.location(self.user_frame(frame))
         is_tensor = isinstance(proxy.example, torch.Tensor)  # which may be written to in between
-        if not (is_tensor or proxy.from_size):
+        is_whole = isinstance(expected, (tuple, list))  # a shape, of which ranks tell the length
+        if not (is_tensor or is_whole or proxy.from_size):
             self._fix_ranks()
         elif is_tensor or (proxy.node, type(expected)) not in self._guarded:
             self._guarded.add((proxy.node, type(expected)))

@@ -107,6 +107,8 @@ class ValueProxy(_Classed, fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name == "item" and self.node.target is math.prod:
+            return lambda: self  # to the model it may be a number of numpy
         value = getattr(self.example, name)
         if isinstance(self.example, torch.device):
             return DeviceType(self) if name == "type" and self.from_input else value
@@ -139,6 +141,13 @@ class ValueProxy(_Classed, fx.Proxy):
 
         self.tracer.decide_value(self, "an array of numpy", sys._getframe(1))
         return numpy.array(self.example, dtype=dtype)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        import numpy
+
+        if function is numpy.prod and not kwargs and len(args) == 1 and _holds_sizes(self.example):
+            return self.tracer.call(math.prod, self)
+        return numpy.ndarray.__array_function__(numpy.empty(0), function, (), args, kwargs)
 
     # Rounding asks the number for it, and takes whatever it says.
     def __round__(self, *digits: Any) -> Any:
@@ -267,6 +276,11 @@ for _name in [
     "matmul",
 ]:
     setattr(ValueProxy, f"__i{_name}__", _inplace(_name))
+
+
+def _holds_sizes(value: object) -> bool:
+    """Whether ``value`` is a shape, or a part of one; numpy makes 1.0 of none, and Python 1."""
+    return isinstance(value, (tuple, list)) and bool(value) and all(type(v) is int for v in value)
 
 
 def _tracer_of(arguments: Any) -> EvaluatingTracer:

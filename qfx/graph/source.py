@@ -1,12 +1,13 @@
 """Where user code stands: source lines of frames, and readable names of what was called.
 
-A frame is the user's when its file lies neither in torch nor in qfx and was not generated. Files
-are shown from the top of their package on (``torchvision/models/resnet.py:92``), so that the text
-is short and the same on every machine.
+A frame is the user's when its file lies neither in torch nor in numpy or qfx and was not generated.
+Files are shown from the top of their package on (``torchvision/models/resnet.py:92``), so that the
+text is short and the same on every machine.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import linecache
 import operator
 import os
@@ -22,6 +23,8 @@ from qfx.torch_private import OVERLOAD
 
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _HIDDEN = (os.path.dirname(os.path.abspath(torch.__file__)) + os.sep, _OWN)
+_NUMPY = importlib.util.find_spec("numpy")  # which need not be installed
+_LIBRARIES = () if _NUMPY is None else (os.path.dirname(str(_NUMPY.origin)) + os.sep,)
 _GENERATED = ("<eval_with_key>", "<frozen", "<string>")
 
 
@@ -33,7 +36,7 @@ def is_outside(filename: str) -> bool:
 
 @cache
 def _is_users(filename: str) -> bool:
-    return not filename.startswith((*_HIDDEN, *_GENERATED))
+    return not filename.startswith((*_HIDDEN, *_LIBRARIES, *_GENERATED))
 
 
 @cache
