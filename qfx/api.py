@@ -52,6 +52,7 @@ from qfx.runtime.quantized import RECORDERS, PreparedModel, QuantizedModel, Sett
 from qfx.runtime.trainable import trainable
 from qfx.runtime.trained import Start, Trained
 from qfx.undisturbed import undisturbed
+from qfx.verification.floats import check_untrained
 from qfx.verification.net import Net
 
 _ASSIGNS = (
@@ -236,7 +237,9 @@ def prepare(
         trained=ctx.get(Trained) if ctx.has(Trained) else None,
     )
     if method == "qat":
-        return trainable(graph_module, history, settings).in_mode_of(model)
+        prepared = trainable(graph_module, history, settings)
+        check_untrained(prepared)
+        return prepared.in_mode_of(model)
     return PreparedModel(graph_module, history, settings).train()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -13,15 +15,19 @@ from qfx.graph.clone import clone_graph_module
 from qfx.graph.state import written_tensors
 from qfx.manager import transform
 from qfx.runtime.quantized import PreparedModel
-from qfx.verification.outputs import (
-    Batch,
-    agreement,
-    least_agreement,
-    least_when_shaken,
-    outcome,
-    outputs,
-)
+from qfx.verification.outputs import Batch, agreement, compared, outcome, outputs, shaken_outcomes
 from qfx.verification.stages import KeepsValues
+
+
+def check_untrained(prepared: PreparedModel) -> None:
+    """Compare a model to be trained with the float model, while its parameters are the same.
+
+    Raises:
+        PassError: a pass changed what the graph computes; names it and the first node.
+    """
+    settings = prepared.settings
+    batch = (settings.example_inputs, settings.example_kwargs)
+    _check(prepared.copy_to_convert(), batch, outputs(settings.captured, batch), settings.captured)
 
 
 def check_float(
@@ -43,37 +49,57 @@ def check_float(
         PassError: a pass changed what the graph computes; names it and the first node.
         CaptureError: the captured graph does not compute what the model computes.
     """
-    settings, buffers = prepared.settings, prepared.settings.buffers
-    (actual, state), captured = outcome(prepared, batch), settings.captured
+    settings, captured = prepared.settings, prepared.settings.captured
     if settings.method == "qat":
         trained = _with_tensors_of(captured, prepared)
         if trained is None:
-            return actual, math.nan, "the float graph: not compared, parameters have other names"
-        expected, captured, buffers = outputs(trained, batch), trained, {}
-    elif changed:
-        return actual, math.nan, "the float graph: not compared, parameters were written to"
-    elif expected is None:
+            return (
+                outputs(prepared, batch),
+                math.nan,
+                "the float graph: not compared, parameters have other names",
+            )
+        return _check(prepared, batch, outputs(trained, batch), trained)
+    if changed:
+        return (
+            outputs(prepared, batch),
+            math.nan,
+            "the float graph: not compared, parameters were written to",
+        )
+    if expected is None:
         expected = outputs(captured, batch)
-    least, found = least_agreement(expected, actual), agreement(expected, actual)
-    writes = bool(written_tensors(captured))
-    if found >= least and not writes:
-        return expected, found, ""
-    if found < least:
-        least = min(least, least_when_shaken(captured, batch, buffers))
+    return _check(prepared, batch, expected, captured, settings.buffers)
+
+
+def _check(
+    prepared: PreparedModel,
+    batch: Batch,
+    expected: Any,
+    captured: fx.GraphModule,
+    buffers: Mapping[str, Tensor] = MappingProxyType({}),
+) -> tuple[Any, float, str]:
+    """The comparison itself; ``captured`` is what the passes were given, its buffers as then."""
+    actual, state = outcome(prepared, batch)
+    verdict, shaken = compared(expected, actual), None
+    if verdict.holds and not written_tensors(captured):
+        return expected, verdict.found, ""
+    if not verdict.holds:
+        shaken = shaken_outcomes(captured, batch, buffers)
+    of_outputs = None if shaken is None else (shaken[0][0], shaken[1][0])
     again, meant = outcome(captured, batch, buffers)
-    if min(agreement(again, actual), agreement(meant, state)) < least:
+    if not compared((again, meant), (actual, state), shaken).holds:
         _blame(prepared, captured, batch)
         return actual, math.nan, "the float graph: not compared, a pass changes what it computes"
-    if found >= least:
-        return expected, found, ""
-    if agreement(again, outputs(captured, batch, seed=1)) < least:
+    verdict = compared(expected, actual, of_outputs)
+    if verdict.holds:
+        return expected, verdict.found, ""
+    if not compared(again, outputs(captured, batch, seed=1), of_outputs).holds:
         return actual, agreement(again, actual), "the model draws random numbers"
     raise CaptureError(
         f"the captured graph does not compute what the model computes: on the example inputs the "
-        f"outputs agree to {found:.1f} dB, and rounding leaves {least:.0f} dB. The model decides "
-        "something in Python that tracing can't see. What to do: find the module at fault by "
-        "capturing its children one by one, and write what it decides by with tensors, or keep "
-        "that module float."
+        f"outputs agree to {verdict.found:.1f} dB, and rounding leaves {verdict.least:.0f} dB. The "
+        "model decides something in Python that tracing can't see. What to do: find the module at "
+        "fault by capturing its children one by one, and write what it decides by with tensors, or "
+        "keep that module float."
     )
 
 

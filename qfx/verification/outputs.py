@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -34,6 +34,12 @@ FLIPS = 10.0
 _OTHER_INTEGERS = 0.01
 """What fraction of integers may differ: where two logits are level, the last bit decides."""
 
+
+_FILL = 100.0
+"""How many times as large as what differs a value is that stands for none."""
+
+_LOST_IN_HALF = 20.0
+"""How much of 16-bit floats rounding on the way takes, in dB."""
 
 _MARGIN = 10.0
 """By how many dB rounding on the way may do worse than that of parameters."""
@@ -74,24 +80,78 @@ def outcome(
         return steps.run_to_end(), steps.written()
 
 
-def agreement(expected: Any, actual: Any) -> float:
-    """SQNR in dB of all tensors of ``actual`` together; -inf where they can't be the same thing.
+class Verdict(NamedTuple):
+    """How well two values agree, and how well they have to, in dB, where that is worst."""
 
-    Both are tensors, or nests of them. Where there are no floats, the answer is inf or, where more
-    integers differ than a tie explains, -inf.
+    found: float
+    least: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether they agree well enough."""
+        return self.found >= self.least
+
+
+def agreement(expected: Any, actual: Any) -> float:
+    """SQNR in dB of the tensor of ``actual`` that is worst; -inf where one can't be the same thing.
+
+    Both are tensors, or nests of them. Each counts by itself, so that boxes in pixels don't hide
+    scores, and what is filled in (-1e9 in masked logits) counts in none. Where there are no floats,
+    the answer is inf or, where more integers differ than a tie explains, -inf.
     """
-    pairs = list(zip(_tensors(expected), _tensors(actual), strict=False))
-    if len(pairs) != len(_tensors(expected)) or len(pairs) != len(_tensors(actual)):
+    pairs = _pairs(expected, actual)
+    return -math.inf if pairs is None else min((_agreement(*p) for p in pairs), default=math.inf)
+
+
+def compared(
+    expected: Any, actual: Any, shaken: tuple[Any, Any] | None = None, *, cap: float = math.inf
+) -> Verdict:
+    """Whether two ways to compute the same agree as far as rounding lets them.
+
+    Args:
+        expected: what one of them makes of some inputs: a tensor, or a nest of them.
+        actual: what the other makes of them.
+        shaken: what :func:`shaken_outcomes` gives for the graph in question, once it is needed.
+        cap: the most that is asked, in dB.
+    """
+    pairs, loose = _pairs(expected, actual), None if shaken is None else _pairs(*shaken)
+    if pairs is None:
+        return Verdict(-math.inf, 0.0)
+    verdicts = []
+    for index, (one, other) in enumerate(pairs):
+        least = min(cap, _least(one, other))
+        if loose is not None and len(loose) == len(pairs):
+            least = min(least, _agreement(*loose[index]) - _MARGIN)
+        verdicts.append(Verdict(_agreement(one, other), least))
+    failed = [v for v in verdicts if not v.holds]
+    return min(failed or verdicts, default=Verdict(math.inf, 0.0))
+
+
+def _pairs(expected: Any, actual: Any) -> list[tuple[Tensor, Tensor]] | None:
+    ours, theirs = _tensors(expected), _tensors(actual)
+    return list(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else None
+
+
+def _agreement(one: Tensor, other: Tensor) -> float:
+    if one.shape != other.shape or one.dtype.is_floating_point != other.is_floating_point():
         return -math.inf
+    if not one.is_floating_point():
+        differ = float((one != other).float().mean()) if one.numel() else 0.0
+        return -math.inf if differ > _OTHER_INTEGERS else math.inf
     error = Error()
-    for one, other in pairs:
-        if one.shape != other.shape or one.dtype.is_floating_point != other.is_floating_point():
-            return -math.inf
-        if one.is_floating_point():
-            error.add(*_finite(one, other))
-        elif one.numel() and float((one != other).float().mean()) > _OTHER_INTEGERS:
-            return -math.inf
+    error.add(*_unfilled(*_finite(one, other)))
     return -math.inf if math.isnan(error.sqnr) else error.sqnr
+
+
+def _unfilled(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """The two without what is the same and far larger than all that is not."""
+    other = other.to(one.dtype)
+    differ = one != other
+    if not bool(differ.any()):
+        return one, other
+    largest = torch.maximum(one.abs(), other.abs())[differ].max()
+    kept = (one.abs() <= _FILL * largest) | differ
+    return one[kept], other[kept]
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -109,24 +169,24 @@ def _finite(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return one.masked_fill(both, 0.0), other.masked_fill(both, 0.0)
 
 
-def least_agreement(*values: Any) -> float:
-    """What rounding leaves of the agreement of two ways to compute the same, in dB.
+def _least(*values: Tensor) -> float:
+    """What rounding leaves of the agreement of two ways to compute a tensor, in dB.
 
-    Deep graphs lose up to a thousand times the rounding error of their dtype; for those that lose
-    more there is :func:`least_when_shaken`.
+    Graphs lose up to a hundred times the rounding error of their dtype, deep ones in float32 a
+    thousand times; for those that lose more there is :func:`shaken_outcomes`.
     """
-    kinds = [t.dtype for v in values for t in _tensors(v) if t.is_floating_point()]
+    kinds = [value.dtype for value in values if value.is_floating_point()]
     coarsest = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
-    return 60.0 if coarsest < 1e-6 else 20.0
+    return 60.0 if coarsest < 1e-6 else -20 * math.log10(coarsest) - _LOST_IN_HALF
 
 
-def least_when_shaken(
+def shaken_outcomes(
     graph_module: fx.GraphModule, batch: Batch, buffers: Mapping[str, Tensor] | None = None
-) -> float:
-    """What rounding leaves of the outputs of a graph that amplifies it, in dB.
+) -> tuple[Any, Any]:
+    """The :func:`outcome` of a graph, and the same when each parameter's last bit is random.
 
-    That is what a random last bit of each parameter leaves, less ten: a graph whose softmax takes
-    one of two equal scores, say, tells as much from bits that nobody chose.
+    Where the two differ, the graph amplifies rounding: one whose softmax takes one of two equal
+    scores, say, tells as much from bits that nobody chose.
     """
     shaken = clone_graph_module(graph_module, deep=True)
     generator = torch.Generator().manual_seed(0)
@@ -135,5 +195,4 @@ def least_when_shaken(
             if parameter.is_floating_point():
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
                 parameter.addcmul_(parameter, noise, value=torch.finfo(parameter.dtype).eps)
-    both = (outcome(each, batch, buffers)[0] for each in (graph_module, shaken))
-    return agreement(*both) - _MARGIN
+    return outcome(graph_module, batch, buffers), outcome(shaken, batch, buffers)

@@ -27,11 +27,12 @@ from qfx.verification.outputs import (
     EIGHT_BITS,
     FLIPS,
     Batch,
+    Verdict,
     agreement,
+    compared,
     float_steps,
-    least_agreement,
-    least_when_shaken,
     outcome,
+    shaken_outcomes,
 )
 
 _DIFF_LINES = 40
@@ -78,10 +79,11 @@ class NumericCheck(Instrument):
         if before is None or last is None:
             return
         actual = self._outcome = outcome(ctx.graph_module, self._batch(ctx))
-        found = self.sqnr[step.name] = agreement(expected, actual)
-        least, why = self._least(step, before, expected, actual)
-        if found >= least:
+        self.sqnr[step.name] = agreement(expected, actual)
+        verdict, why = self._judge(step, before, expected, actual)
+        if verdict.holds:
             return
+        found, least = verdict
         node = first_change(
             before, ctx.graph_module, self._batch(ctx), min(_OFF, 10 ** (-least / 20))
         )
@@ -105,12 +107,12 @@ class NumericCheck(Instrument):
     def _looks_at(self, step: Pass) -> bool:
         return True
 
-    def _least(
+    def _judge(
         self, step: Pass, before: fx.GraphModule, expected: Any, actual: Any
-    ) -> tuple[float, str]:
-        """What is asked of a pass, in dB, and why, for the message."""
+    ) -> tuple[Verdict, str]:
+        """How well the two agree and how well they have to, and why, for the message."""
         least = -math.inf if self.min_sqnr is None else self.min_sqnr
-        return least, f"at least {least:.1f} dB are asked for."
+        return Verdict(self.sqnr[step.name], least), f"at least {least:.1f} dB are asked for."
 
 
 class KeepsValues(NumericCheck):
@@ -132,17 +134,18 @@ class KeepsValues(NumericCheck):
     def _looks_at(self, step: Pass) -> bool:
         return step.keeps_values and not (self._foreign_only and step.is_own)
 
-    def _least(
+    def _judge(
         self, step: Pass, before: fx.GraphModule, expected: Any, actual: Any
-    ) -> tuple[float, str]:
-        least = least_agreement(expected, actual)
-        if step.produces is Level.LOWERED:
-            least = min(least, EIGHT_BITS - FLIPS)  # kernels round where the reference form doesn't
-        if agreement(expected, actual) < least:
-            least = min(least, least_when_shaken(before, self._examples))
-        return least, (
-            f"rounding leaves {least:.0f} dB. What to do: mend the pass; where the change is "
-            "meant, say so in its class: keeps_values = False."
+    ) -> tuple[Verdict, str]:
+        # Kernels round where the reference form doesn't.
+        cap = EIGHT_BITS - FLIPS if step.produces is Level.LOWERED else math.inf
+        verdict = compared(expected, actual, cap=cap)
+        if not verdict.holds:
+            shaken = shaken_outcomes(before, self._examples)
+            verdict = compared(expected, actual, shaken, cap=cap)
+        return verdict, (
+            f"rounding leaves {verdict.least:.0f} dB. What to do: mend the pass; where the change "
+            "is meant, say so in its class: keeps_values = False."
         )
 
 

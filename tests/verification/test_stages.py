@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -154,6 +157,7 @@ def test_it_needs_inputs() -> None:
     [
         ([1.0, 2.0], [1.0, 2.0], float("inf")),
         ([1.0, 0.0], [1.0, 0.1], 20.0),
+        ([1.0, 2.0, -1e9], [1.0, 2.2, -1e9], 10 * math.log10(5 / 0.04)),
         ([1.0], [1.0, 1.0], -float("inf")),
         ([0.0], [1.0], -float("inf")),
         ([float("nan")], [float("nan")], float("inf")),
@@ -165,3 +169,52 @@ def test_it_needs_inputs() -> None:
 )
 def test_agreement(a: list[float], b: list[float], expected: float) -> None:
     assert agreement(torch.tensor(a), torch.tensor(b)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_output_counts_by_itself() -> None:
+    boxes, scores = torch.tensor([640.0, 320.0]), torch.tensor([0.5, 0.25])
+    assert agreement((boxes, scores), (boxes, -scores)) < 0
+
+
+# -- faults beside what is large, coarse or trained ------------------------------------------------
+class Head(nn.Module):
+    """A head whose output is given out in one of several ways."""
+
+    def __init__(self, out: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.l, self.h, self.out = nn.Linear(8, 8), nn.Linear(8, 16), out
+
+    def forward(self, x: Tensor) -> Any:
+        hidden = torch.relu(self.l(x))
+        logits = self.h(hidden)
+        if self.out == "masked":
+            return logits.masked_fill(torch.arange(16) > 13, -1e9)
+        if self.out == "boxes":
+            return {"boxes": hidden * 640, "scores": logits.sigmoid()}
+        if self.out == "codes":
+            return logits, (logits * 1e6).round().long()
+        return logits
+
+
+class Negate(qfx.Pass):
+    name = "negate"
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        head = ctx.graph_module.get_submodule("h")
+        head.weight = nn.Parameter(-head.get_parameter("weight").detach())
+
+
+@pytest.mark.parametrize("out", ["masked", "boxes", "codes", "plain"])
+def test_no_fault_hides_behind_another_output(out: str) -> None:
+    with pytest.raises(PassError, match="pass negate changes what the model computes"):
+        qfx.run_passes(Head(out).eval(), [Negate()], torch.linspace(-1, 1, 64).reshape(8, 8))
+
+
+@pytest.mark.parametrize("after", ["canonicalize", "fuse-conv-bn"])
+def test_a_fault_before_training_is_found_before_training(after: str) -> None:
+    pipeline = qfx.pipelines.qat(backend="reference").insert_after(after, Negate())
+    with pytest.raises(PassError, match="pass negate changes what the model computes"):
+        qfx.prepare(
+            Head("plain"), torch.linspace(-1, 1, 64).reshape(8, 8), method="qat", pipeline=pipeline
+        )
