@@ -98,9 +98,9 @@ EXPLAINED: tuple[Explanation, ...] = (
         "a key at",
     ),
     *_all(Trouble.REFUSES, "mobilevit", "Python interpolates unless patches fit", "a branch at"),
-    *_all(Trouble.REFUSES, "mamba mamba2 rwkv canine", _LOOPS, "an integer of Python at"),
+    *_all(Trouble.REFUSES, "mamba rwkv canine", _LOOPS, "an integer of Python at"),
     *_all(Trouble.REFUSES, "cpmant funnel", _LISTS, "an integer of Python at"),
-    *_all(Trouble.COVERAGE, "funnel levit mamba squeezebert", _PRODUCTS),
+    *_all(Trouble.COVERAGE, "levit mamba squeezebert", _PRODUCTS),
     *_all(Trouble.COVERAGE, "mamba2", f"tokens are padded to a chunk of 256, and {_PRODUCTS}"),
     *_all(Trouble.NOISY, "gemma glm helium llama mistral olmo phi3 qwen2 qwen3", _GATED),
     *_all(Trouble.NOISY, "smollm3 stablelm", _GATED),
@@ -220,4 +220,12 @@ EXPLAINED: tuple[Explanation, ...] = (
     Explanation(Trouble.REFUSES, "transformers/mamba/static", _LOOPS, "an integer of Python at"),
     *_static("transformers", Trouble.COVERAGE, "mamba", _PRODUCTS),
     *_static("transformers", Trouble.NOISY, "wav2vec2", f"{_SEVEN_BITS}: 22.5 dB and more with 8"),
+    *_static(
+        "torchvision",
+        Trouble.COVERAGE,
+        "swin3d_b swin3d_s swin3d_t mvit_v1_b mvit_v2_s",
+        "functions that torchvision hides from tracing (torch.fx.wrap): attention in windows, "
+        "positions; and products of two activations have no integer kernel in the backend",
+    ),
+    *_static("torchvision", Trouble.NOISY, "mvit_v2_s", _SEVEN_BITS),
 )
