@@ -27,6 +27,9 @@ QUANTIZED_DTYPES = (
 DETECT_CAUSAL = "torch.nn.modules.transformer._detect_is_causal_mask"
 """(mask, is_causal, size): whether attention may use a kernel for causal masks."""
 
+CHECK = "torch._check_with"
+"""(error, condition, message): what ``torch._check`` and its like end in."""
+
 DTYPE_OF_MASK = "torch.nn.functional._none_or_dtype"
 """(mask): its dtype, which that of another mask is compared with."""
 

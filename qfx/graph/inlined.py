@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qfx.graph.proxy import ValueProxy
-from qfx.torch_private import DETECT_CAUSAL, DTYPE_OF_MASK, wrapped
+from qfx.torch_private import ASSERT, CHECK, DETECT_CAUSAL, DTYPE_OF_MASK, wrapped
 
 _SWIN = "torchvision.models.swin_transformer"
 
@@ -130,6 +130,25 @@ def _known(dtype_of: Callable[..., Any]) -> Callable[..., Any]:
     return dtype_of_mask
 
 
+@contextmanager
+def checks_recorded() -> Iterator[None]:
+    """``torch._check`` and its like: guarded by sizes, and asserted by the contents of tensors."""
+    with wrapped({CHECK: _checked}):
+        yield
+
+
+def _checked(check: Callable[..., None]) -> Callable[..., None]:
+    def check_with(error_type: type[Exception], cond: Any, message: Any = None) -> None:
+        if type(cond) is not ValueProxy:
+            check(error_type, cond, message)
+        elif cond.from_data and cond.example is True:
+            ASSERT(cond, "a check of the model fails")
+        else:
+            check(error_type, bool(cond), message)
+
+    return check_with
+
+
 REPLACEMENTS: dict[str, Callable[..., Any]] = {
     f"{_SWIN}.shifted_window_attention": shifted_window_attention,
 }
@@ -149,8 +168,17 @@ FACTORIES = (
     torch.tensor,
     torch.as_tensor,
     torch.finfo,
+    torch.roll,
 )
-"""Functions that make tensors from numbers; they do not dispatch on proxies of their own."""
+"""Functions of numbers, most of which make tensors; they do not dispatch on proxies for these."""
+
+METHODS = (
+    *("expand", "repeat", "tile", "view", "reshape", "permute", "unflatten", "broadcast_to"),
+    *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"),
+    *("roll", "split", "narrow", "select", "triu", "tril", "diagonal", "flip"),
+    *("sum", "mean", "std", "var", "amax", "amin"),
+)
+"""Methods of tensors that read the numbers they are given before, or instead of, dispatching."""
 
 TRANSPARENT = frozenset({f"{_SWIN}._patch_merging_pad", f"{_SWIN}._get_relative_position_bias"})
 """Wrapped functions that trace as they are."""

@@ -16,9 +16,10 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
 import torch
+from torch.overrides import is_tensor_method_or_property
 
 from qfx.graph.effects import random_functions
-from qfx.graph.inlined import FACTORIES
+from qfx.graph.inlined import FACTORIES, METHODS
 from qfx.graph.stand_ins import CONVERSIONS, EVERYWHERE, is_tensor, recorded
 
 _OPAQUE = ("torch", "qfx", "qfx_passes", "builtins")
@@ -146,3 +147,32 @@ def draws_recorded(record: Callable[..., Any]) -> Iterator[None]:
     finally:
         for name, function in originals.items():
             setattr(torch, name, function)
+
+
+@contextmanager
+def methods_recorded(record: Callable[..., Any]) -> Iterator[None]:
+    """Methods of plain tensors that read numbers go to ``record(name, method, args, kwargs)``.
+
+    Only a proxy records what it is asked for itself; ``torch.zeros(1, 8).expand(n, 8)`` is no
+    method of one.
+    """
+    is_tensor_method_or_property(torch.Tensor.expand)  # fills a cache of torch with its methods
+    before = {name: vars(torch.Tensor).get(name, _ABSENT) for name in METHODS}
+
+    def recording(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return record(name, method, args, kwargs)
+
+        return call
+
+    try:
+        for name in METHODS:
+            setattr(torch.Tensor, name, recording(name, getattr(torch.Tensor, name)))
+        yield
+    finally:
+        for name, own in before.items():
+            if own is _ABSENT:  # inherited
+                delattr(torch.Tensor, name)
+            else:
+                setattr(torch.Tensor, name, own)

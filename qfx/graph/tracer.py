@@ -31,10 +31,11 @@ from qfx.graph.inlined import (
     FACTORIES,
     REPLACEMENTS,
     TRANSPARENT,
+    checks_recorded,
     masks_seen_through,
 )
 from qfx.graph.leaves import LeafPolicy, take_recorders
-from qfx.graph.patches import SeenThrough, draws_recorded
+from qfx.graph.patches import SeenThrough, draws_recorded, methods_recorded
 from qfx.graph.provenance import Provenance, memory_of
 from qfx.graph.proxy import ValueProxy
 from qfx.graph.scripted import Scripted, scripts_recorded
@@ -113,7 +114,9 @@ class CaptureTracer(EvaluatingTracer):
         self._recorders = {module: take_recorders(module) for module in root.modules()}
         with ExitStack() as patches:
             patches.enter_context(masks_seen_through())
+            patches.enter_context(checks_recorded())
             patches.enter_context(draws_recorded(self._draw))
+            patches.enter_context(methods_recorded(self._method))
             patches.enter_context(scripts_recorded(self._scripted))
             patches.enter_context(self._draws)
             patches.enter_context(self._seen_through)
@@ -395,6 +398,18 @@ class CaptureTracer(EvaluatingTracer):
         if self._is_foreign():
             return function(*args, **kwargs)
         return self.create_proxy("call_function", function, args, kwargs)
+
+    def _method(
+        self,
+        name: str,
+        method: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Record a call of a method of tensors that is given proxies."""
+        if self._is_foreign() or not proxies_in((args, kwargs)):
+            return method(*args, **kwargs)
+        return self.create_proxy("call_method", name, args, kwargs)
 
     def _scripted(self, function: Scripted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of a compiled function that is given proxies; None if it is not."""
