@@ -7,7 +7,6 @@ makes of right inputs, and every one at fault is found in one run.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,22 +21,21 @@ from qfx.graph.steps import Steps, arguments_by_name, state_kept
 from qfx.quant.annotation import annotation, kernel_of
 from qfx.quant.meaning import meaning_of
 from qfx.quant.qparams import QParams
+from qfx.verification.allowances import (
+    allowance_reads,
+    midway_allowance,
+    off_in_part,
+    recurrent_detail,
+    relative_error,
+    rounded_inputs,
+)
 from qfx.verification.differences import Grid, fraction_off, put_right, steps_off, tensor_pairs
-from qfx.verification.outputs import Batch, agreement
+from qfx.verification.outputs import Batch
 from qfx.vocab import RECURRENT as RECURRENT_OPS
 from qfx.vocab import OpDef, bound
 
 TIE = 0.05
 """How near to the middle between two codes both are right, in steps."""
-
-RELATIVE = 1e-3
-"""How far a float result may be off, as a fraction of the largest."""
-
-MEASURED = 45.0
-"""SQNR in dB that makes up for it where inputs are rounded at run time: ties go either way."""
-
-RECURRENT = 30.0
-"""The same for layers that feed such roundings back, step by step."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class _Meant:
         operation: what was lowered.
         codes: the QUANTIZE that makes the same codes, if there is one.
         qparams: of codes that no QUANTIZE makes.
-        enough: SQNR in dB that excuses a float result for its largest error.
+        within: the operation whose float results are judged by row and channel, if they are.
         judged: whether it is known to compute the same each time.
     """
 
@@ -97,14 +95,15 @@ class _Meant:
     operation: str
     codes: fx.Node | None = None
     qparams: QParams | None = None
-    enough: float = math.inf
+    within: fx.Node | None = None
     judged: bool = True
 
     @property
     def reads(self) -> tuple[fx.Node, ...]:
         """The nodes whose values are asked for, as often as they are."""
         codes = () if self.codes is None else (self.codes, *self.measured)
-        return (self.value, *codes)
+        asked = () if self.within is None else allowance_reads(self.within)
+        return (self.value, *codes, *asked)
 
     @property
     def measured(self) -> tuple[fx.Node, ...]:
@@ -151,8 +150,10 @@ class _Check:
             right = pytree.tree_map_only(Tensor, lambda y: grid.place(y).round_(), exact)
         told = _without_spare_channels(value, exact)
         pairs = tensor_pairs(told, exact)
-        details = (_detail(one, other, grid, meant.enough) for one, other in pairs)
+        details = (self._detail(one, other, grid, meant) for one, other in pairs)
         detail = next(filter(None, details), "")
+        for read in () if meant.within is None else allowance_reads(meant.within):
+            self.explicit.run_to(read)  # was kept for the judgement
         put = put_right(told, right)
         if node in self.actual.env and told is value:
             self.actual.env[node] = put
@@ -160,6 +161,26 @@ class _Check:
             kernels = map(kernel_of, (node, *node.all_input_nodes[:1]))
             name = next((kernel.name for kernel in kernels if kernel is not None), "")
             self.found.faults.append(Fault(node.name, meant.operation, name, detail))
+
+    def _detail(self, value: Tensor, exact: Tensor, grid: Grid | None, meant: _Meant) -> str:
+        """What is wrong with ``value``, or ""."""
+        if grid is not None and (value.is_quantized or not value.is_floating_point()):
+            off = steps_off(value, exact, grid)
+            return "" if off <= TIE else f"{off:.3g} steps off the nearest code"
+        if not (exact.is_floating_point() and value.is_floating_point()):
+            return ""
+        least, within = relative_error(exact.dtype), meant.within
+        if within is None:
+            off = fraction_off(value, exact)
+            return "" if off <= least else f"off by {off:.2g} of the largest value"
+        off = off_in_part(value, exact)
+        if off <= least:
+            return ""
+        if next(rounded_inputs(within), None) is not None:
+            if within.target in RECURRENT_OPS:
+                return recurrent_detail(value, exact)
+            off = off_in_part(value, exact, midway_allowance(within, self.explicit.env.__getitem__))
+        return "" if off <= least else f"off by {off:.2g} of the largest value of a row or channel"
 
     def _grid(self, meant: _Meant) -> Grid:
         assert meant.codes is not None
@@ -196,16 +217,16 @@ def _meanings(reference: fx.Graph, lowered: fx.Graph) -> Iterator[tuple[fx.Node,
                 yield node, _Meant(same, node.name, judged=isinstance(node.target, OpDef))
         elif meaning.value in named:
             value, codes = named[meaning.value], named.get(meaning.codes)
-            enough = _enough(named[meaning.operation]) if meaning.operation in named else math.inf
-            yield node, _Meant(value, meaning.operation, codes, meaning.qparams, enough)
+            within = _within(named[meaning.operation]) if meaning.operation in named else None
+            yield node, _Meant(value, meaning.operation, codes, meaning.qparams, within)
 
 
-def _enough(operation: fx.Node) -> float:
-    """What is asked of the float results of an operation that measures at run time."""
+def _within(operation: fx.Node) -> fx.Node | None:
+    """``operation`` where its kernel takes and hands out float."""
     note = annotation(operation)
     if note is None or not note.decision.quantized or note.method == "static":
-        return math.inf
-    return RECURRENT if operation.target in RECURRENT_OPS else MEASURED
+        return None
+    return operation
 
 
 def _without_spare_channels(value: Any, exact: Any) -> Any:
@@ -215,16 +236,3 @@ def _without_spare_channels(value: Any, exact: Any) -> Any:
     if value.dim() != exact.dim() or value.dim() < 2 or value.shape[1] <= exact.shape[1]:
         return value
     return value.narrow(1, 0, exact.shape[1])
-
-
-def _detail(value: Tensor, exact: Tensor, grid: Grid | None, enough: float) -> str:
-    """What is wrong with ``value``, or ""."""
-    if grid is not None and (value.is_quantized or not value.is_floating_point()):
-        off = steps_off(value, exact, grid)
-        return "" if off <= TIE else f"{off:.3g} steps off the nearest code"
-    if not (exact.is_floating_point() and value.is_floating_point()):
-        return ""
-    off = fraction_off(value, exact)
-    if off <= RELATIVE or (off < math.inf and agreement(exact, value) >= enough):
-        return ""
-    return f"off by {off:.2g} of the largest value"
