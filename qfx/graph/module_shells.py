@@ -6,6 +6,8 @@ no weight decay for norms, say, or ``isinstance(m, nn.Linear) and m.bias is not 
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import fx, nn
 
@@ -32,7 +34,7 @@ def take_after(shell: nn.Module, original: nn.Module) -> None:
         return
     for name, value in vars(original).items():
         if _is_plain(value):
-            shell.__dict__.setdefault(name, value)
+            shell.__dict__.setdefault(name, copy.deepcopy(value))
     for registry in ("_parameters", "_buffers"):
         for name in getattr(original, registry).keys() - vars(shell).keys():
             getattr(shell, registry).setdefault(name, None)
@@ -78,7 +80,9 @@ def _is_torchs(method: object) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
+    if isinstance(value, (tuple, list, set, frozenset)):
         return all(map(_is_plain, value))
     return isinstance(value, _PLAIN)
 

@@ -24,6 +24,11 @@ class Scale(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(8))
+        self.options = {"decay": 0.0, "axes": [-1]}
+
+    @property
+    def decay(self) -> object:
+        return self.options["decay"]
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.weight
@@ -65,6 +70,10 @@ def test_classes_stay(made_by: str) -> None:
     assert kinds == {"scale": Scale, "norm": nn.LayerNorm}
     assert type(made.get_submodule("stays")) is nn.Module
     assert "Scale()" in repr(made)
+    scale = made.get_submodule("scale")
+    assert scale.decay == 0.0
+    scale.options["axes"].append(0)  # type: ignore[operator,union-attr]
+    assert model.scale.options == {"decay": 0.0, "axes": [-1]}
     copied = copy.deepcopy(made).train().eval()
     assert copied.state_dict().keys() == made.state_dict().keys()
     assert type(copied.get_submodule("scale")) is Scale
