@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
 from qfx.errors import CalibrationError, ConfigError, QfxError, warn
+from qfx.graph.arguments import copy_tensors
 from qfx.graph.meta import where
 from qfx.quant.observers import Observer
 from qfx.quant.structure import misfit
@@ -180,8 +181,9 @@ def _run_batch(
     if number is not None:
         _check_structure(prepared, args, kwargs, which)
     try:
+        own_args, own_kwargs = copy_tensors((args, kwargs))  # forward may write to its arguments
         with torch.no_grad():
-            prepared(*args, **kwargs)
+            prepared(*own_args, **own_kwargs)
     except CalibrationError as error:
         raise CalibrationError(f"{which}: {_site(prepared, error)}{error}") from error
     except QfxError:
