@@ -38,6 +38,7 @@ from qfx.graph.tracing import (
     BY_STATE,
     DECIDED_BY_MODE,
     EXPECTED,
+    FILLED,
     capture,
 )
 from qfx.levels import Level
@@ -59,6 +60,10 @@ _ASSIGNS = (
     "forward sets {names}, and a graph sets no attributes: it goes on with what the example inputs "
     "gave. If that is state, register a buffer and write to it in place, as in "
     "self.count.add_(1); if nothing reads it in the next call, all is well"
+)
+_FILLS = (
+    "forward changes {names}, a list or dict that it is given, and a graph writes to none of its "
+    "caller's: the quantized model leaves it as it is. Return what is put into it instead"
 )
 _NO_DATA = (
     "calibration_data is not used: nothing here takes its range from data (method={method!r}). "
@@ -256,6 +261,8 @@ def _lost(model: nn.Module, captured: fx.GraphModule, method: str) -> Iterator[s
     """What the user should know that a graph does not keep of a model."""
     if captured.meta[ASSIGNED]:
         yield _ASSIGNS.format(names=", ".join(captured.meta[ASSIGNED]))
+    if captured.meta[FILLED]:
+        yield _FILLS.format(names=", ".join(captured.meta[FILLED]))
     if method == "qat" and computed_weights(model):
         yield _BAKED.format(names=", ".join(computed_weights(model)))
     if captured.meta[BY_STATE]:

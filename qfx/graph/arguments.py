@@ -156,12 +156,16 @@ def _unpack(tracer: CaptureTracer, proxy: ValueProxy, value: Any, name: str) -> 
             _unpack(tracer, tracer.element(proxy, i), item, f"{name}[{i}]")
             for i, item in enumerate(value)
         ]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        made = type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        if isinstance(made, list):
+            tracer.assignments.watch_argument(name, made)
+        return made
     if isinstance(value, dict):
         tracer.fix_length(proxy, f"argument {name}")
         unpacked = copy.copy(value)
         for key, item in value.items():
             unpacked[key] = _unpack(tracer, tracer.element(proxy, key), item, f"{name}[{key!r}]")
+        tracer.assignments.watch_argument(name, unpacked)
         return unpacked
     if value is None or isinstance(value, (bool, str, torch.dtype, torch.device, enum.Enum)):
         tracer.guard(proxy, value, f"argument {name}")

@@ -7,11 +7,13 @@ step of Python that tracing takes once: the graph goes on with what the attribut
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from qfx.graph import meta
 from qfx.graph.clone import is_opaque
 from qfx.graph.effects import overwrites
 from qfx.graph.proxy import ValueProxy
@@ -22,6 +24,7 @@ class Assignments:
 
     def __init__(self) -> None:
         self._before: dict[nn.Module, tuple[str, dict[str, tuple[Any, list[Any]]]]] = {}
+        self._given: list[tuple[str, Any, list[Any]]] = []
 
     def watch(self, module: nn.Module, path: str) -> None:
         """Remember what the attributes of ``module``, whose forward is entered, are by now."""
@@ -29,13 +32,41 @@ class Assignments:
             held = {n: (value, _content(value)) for n, value in _attributes(module).items()}
             self._before[module] = path, held
 
+    def watch_argument(self, name: str, container: list[Any] | dict[Any, Any]) -> None:
+        """Remember what is in a list or dict that forward is about to be given."""
+        self._given.append((name, container, _content(container)))
+
+    def filled(self) -> Iterator[str]:
+        """The lists and dicts among the arguments that hold something else now, and from where."""
+        for name, container, before in self._given:
+            now = _content(container)
+            if not _is_same(before, now):
+                yield name + _whence(before, now)
+
     def found(self) -> Iterator[str]:
-        """The qualified names of those that were there before, and are something else now."""
+        """The qualified names of those that are new, or something else than before."""
         for module, (path, before) in self._before.items():
             now = _attributes(module)
             for name, (value, content) in before.items():
                 if _example(now.get(name)) is not value or not _is_same(content, _content(value)):
                     yield f"{path}.{name}" if path else name
+            for name in now:
+                if name not in before and not _is_made_by_tracing(module, name):
+                    yield f"{path}.{name}" if path else name
+
+
+def _is_made_by_tracing(module: nn.Module, name: str) -> bool:
+    """Whether a new attribute is a constant of the graph, or what is computed at most once."""
+    is_computed_once = isinstance(getattr(type(module), name, None), cached_property)
+    return is_computed_once or name.startswith("_tensor_constant")
+
+
+def _whence(before: list[Any], now: list[Any]) -> str:
+    """Where what is new in a container was computed, in brackets, as far as nodes tell."""
+    old = {id(value) for value in before}
+    nodes = [v.node for v in now if isinstance(v, ValueProxy) and id(v) not in old]
+    lines = dict.fromkeys(o.source for node in nodes for o in meta.origins(node) if o.source)
+    return f" (computed at {', '.join(lines)})" if lines else ""
 
 
 def _example(value: object) -> object:
@@ -59,7 +90,9 @@ def _content(value: object) -> list[Any]:
 
 
 def _is_same(before: list[Any], now: list[Any]) -> bool:
-    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
+    return len(before) == len(now) and all(
+        _example(a) is _example(b) for a, b in zip(before, now, strict=True)
+    )
 
 
 def kept_tensors(model: nn.Module) -> Iterator[str]:

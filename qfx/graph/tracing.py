@@ -47,6 +47,9 @@ _OPAQUE_ROOTS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 ASSIGNED = "qfx.assigned"
 """Key of ``graph_module.meta``: qualified names of the attributes that forward sets."""
 
+FILLED = "qfx.filled"
+"""Key of ``graph_module.meta``: the lists and dicts among its arguments that forward changes."""
+
 EXPECTED = "qfx.expected"
 """Key of ``graph_module.meta``: what the model yields for the example inputs, where asked for."""
 
@@ -83,6 +86,7 @@ class _Traced(NamedTuple):
     graph: fx.Graph
     result: Any
     assigned: tuple[str, ...]
+    filled: tuple[str, ...]
     decided: tuple[str, ...]
     by_state: tuple[str, ...]
     by_layout: Mapping[str, bool]
@@ -134,6 +138,7 @@ def capture(
             traced, keep_expected = _with_unseen_draws(traced), False  # it is another each time
     graph_module = _graph_module(traced.root, traced.graph, type(model).__name__)
     graph_module.meta[ASSIGNED] = traced.assigned
+    graph_module.meta[FILLED] = traced.filled
     graph_module.meta[DECIDED_BY_MODE] = traced.decided
     graph_module.meta[BY_STATE] = traced.by_state
     graph_module.meta[BY_DRAW] = tuple(traced.by_draw)
@@ -255,6 +260,7 @@ def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
         try:
             graph = tracer.record(root, lambda m: arguments.call(m, tracer, bound))
             assigned = tuple(tracer.assignments.found())
+            filled = tuple(tracer.assignments.filled())
             tracer.result = apart_from_buffers(tracer.result, root)
         except (CaptureError, ConfigError):
             raise
@@ -270,6 +276,7 @@ def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
         graph,
         tracer.result,
         assigned,
+        filled,
         tuple(decisions.lines),
         tuple(tracer.by_state),
         tracer.by_layout,

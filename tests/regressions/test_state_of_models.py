@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
 import pytest
 import torch
@@ -76,14 +79,14 @@ class Rebinds(Counts):
         self.calls = self.calls + 1
         self.number += 1
         self.same = self.same
-        self.stash = self.linear(x)  # new: nothing read it before
+        self.stash = self.linear(x)
         return self.stash
 
 
 def test_attributes_that_forward_sets_are_warned_of() -> None:
     model = nn.Sequential()
     model.add_module("m", Rebinds())
-    with pytest.warns(qfx.QfxWarning, match=r"forward sets m\.number, m\.calls, and a graph"):
+    with pytest.warns(qfx.QfxWarning, match=r"forward sets m\.number, m\.calls, m\.stash, and"):
         report = qfx.quantize(model.eval(), X, backend="reference").report
     assert any("m.number" in text for text in report.warnings)
     assert model.m.calls == 0
@@ -93,3 +96,152 @@ def test_nothing_is_said_of_models_that_set_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         qfx.quantize(Counts().eval(), X, backend="reference")
+
+
+class Remembers(nn.Module):
+    """Finds what it left in the call before, in one way or another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def before(self, x: Tensor) -> Tensor:
+        return self.state if hasattr(self, "state") else torch.ones_like(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state = torch.tanh(self.inner(x) + self.outer(self.before(x)))
+        return self.state
+
+
+class ByGetattr(Remembers):
+    def before(self, x: Tensor) -> Tensor:
+        found = getattr(self, "state", None)
+        return torch.ones_like(x) if found is None else found
+
+
+class ByTrying(Remembers):
+    def before(self, x: Tensor) -> Tensor:
+        try:
+            return self.state
+        except AttributeError:
+            return torch.ones_like(x)
+
+
+class ByDict(Remembers):
+    def before(self, x: Tensor) -> Tensor:
+        return self.__dict__["state"] if "state" in self.__dict__ else torch.ones_like(x)
+
+
+@pytest.mark.parametrize("kind", [Remembers, ByGetattr, ByTrying, ByDict])
+def test_attributes_that_forward_makes_are_warned_of(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    with pytest.warns(qfx.QfxWarning, match="forward sets state, and a graph"):
+        qmodel = qfx.quantize(model, X, backend="reference")
+    assert any("forward sets state" in text for text in qmodel.report.warnings)
+    assert "state" not in vars(model)
+    torch.testing.assert_close(qmodel(X), model(X), atol=0.1, rtol=0)
+
+
+class ComputesOnce(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    @cached_property
+    def scale(self) -> float:
+        return 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * self.scale + torch.ones(4)
+
+
+def test_nothing_is_said_of_what_is_computed_once() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        qfx.quantize(ComputesOnce().eval(), X, backend="reference")
+
+
+class Writes(nn.Module):
+    """Writes to its argument after it has read it."""
+
+    def __init__(self, write: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.linear, self.write = nn.Linear(4, 4), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        self.write(x)
+        return y
+
+
+def _zero(x: Tensor) -> None:
+    x[:] = 0
+
+
+@pytest.mark.parametrize(
+    "write", [lambda x: x.zero_(), lambda x: x.fill_(2.0), lambda x: x.mul_(0), _zero]
+)
+@pytest.mark.parametrize("with_data", [False, True])
+def test_data_of_the_user_are_never_written_to(
+    write: Callable[[Tensor], object], with_data: bool
+) -> None:
+    torch.manual_seed(0)
+    model, x, batches = Writes(write).eval(), X.clone(), [X.clone(), 2 * X]
+    data = batches if with_data else None
+    qmodel = qfx.quantize(model, x, calibration_data=data, backend="reference")
+    for tensor, before in ((x, X), (batches[0], X), (batches[1], 2 * X)):
+        assert torch.equal(tensor, before)
+    torch.testing.assert_close(qmodel(X.clone()), model(X.clone()), atol=0.1, rtol=0)
+
+
+class Collects(nn.Module):
+    """Leaves something in a list or dict of its caller."""
+
+    def __init__(self, leave: Callable[[Any, Tensor], object]) -> None:
+        super().__init__()
+        self.linear, self.leave = nn.Linear(4, 4), leave
+
+    def forward(self, x: Tensor, acc: Any) -> Tensor:
+        y: Tensor = self.linear(x)
+        self.leave(acc, y)
+        return y
+
+
+def _put(acc: Any, y: Tensor) -> None:
+    acc["a"] = y
+
+
+LEAVING: list[tuple[Callable[[Any, Tensor], object], Any, str]] = [
+    (lambda acc, y: acc.append(y), [X], r"acc \(computed at .*test_state_of_models\.py:\d+\)"),
+    (lambda acc, y: acc[0].append(y), [[X]], r"acc\[0\] \(computed at "),
+    (lambda acc, y: acc["a"].append(y), {"a": [X]}, r"acc\['a'\] \(computed at "),
+    (lambda acc, y: acc.update(b=y), {"a": X}, r"acc \(computed at "),
+    (_put, {"a": X}, r"acc \(computed at "),
+    (lambda acc, y: acc.pop(), [X, X], "acc"),
+]
+
+
+@pytest.mark.parametrize(("leave", "acc", "name"), LEAVING)
+def test_lists_and_dicts_of_the_caller_that_forward_changes_are_warned_of(
+    leave: Callable[[Any, Tensor], object], acc: Any, name: str
+) -> None:
+    model, before = Collects(leave).eval(), copy.deepcopy(acc)
+    with pytest.warns(qfx.QfxWarning, match=f"forward changes {name}.*Return what is put into it"):
+        qmodel = qfx.quantize(model, (X, acc), backend="reference")
+    assert any("forward changes acc" in text for text in qmodel.report.warnings)
+    torch.testing.assert_close(acc, before)
+    torch.testing.assert_close(qmodel(X, acc), model(X, copy.deepcopy(acc)), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "leave", [lambda acc, y: acc[0].add_(1), lambda acc, y: list(acc).append(y)]
+)
+def test_nothing_is_said_of_lists_that_keep_what_they_hold(
+    leave: Callable[[Any, Tensor], object],
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        acc = [X.clone()]
+        qfx.quantize(Collects(leave).eval(), (X, acc), backend="reference")
+        assert torch.equal(acc[0], X)
