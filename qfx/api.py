@@ -30,7 +30,7 @@ from qfx.errors import ConfigError, CoverageError, warn
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.copying import computed_weights, inference_copy
 from qfx.graph.history import History
-from qfx.graph.state import written_buffers
+from qfx.graph.state import written_tensors
 from qfx.graph.tracing import (
     ASSIGNED,
     BY_DRAW,
@@ -238,7 +238,7 @@ def prepare(
     transform(graph_module, before, ctx, history)
     settings = replace(
         settings,
-        buffers=written_buffers(graph_module, RECORDERS),
+        buffers=written_tensors(graph_module, RECORDERS),
         trained=ctx.get(Trained) if ctx.has(Trained) else None,
     )
     if method == "qat":

@@ -19,6 +19,7 @@ alone (see :mod:`qfx_passes.joins`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -203,6 +204,10 @@ class _Annotator:
         dtypes = {t.dtype for t in meta.float_tensors(meta.value_of(node))}
         if dtypes != {torch.float32}:
             return refusal("not-float32", detail=", ".join(map(str, dtypes)))
+        for held in self._held(node, rule):
+            writer = self.memory.any_writer(held)
+            if writer is not None:
+                return refusal("overwritten", detail=meta.where(writer))
         batched = rule.weight is not None and self.backend.quantize is not None
         if batched and not in_float(qconfig) and not is_lookup(node):
             rank = too_flat(node)
@@ -227,6 +232,11 @@ class _Annotator:
             return None
         fault = self.backend.probe(rule.kernel, post_names(node))
         return refusal("kernel-failed-probe", op=rule.kernel, detail=fault) if fault else None
+
+    def _held(self, node: fx.Node, rule: KernelRule) -> Iterator[fx.Node]:
+        """The parameters and buffers whose values a kernel of ``rule`` takes once and for all."""
+        data = set(float_operands(node, rule.operands))
+        yield from (o for o in node.all_input_nodes if o.op == "get_attr" and o not in data)
 
     # -- sweeps -------------------------------------------------------------------------------
     def _backward(self, node: fx.Node) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from qfx.graph import meta
-from qfx.graph.effects import has_effect, overwrites, shares_memory
+from qfx.graph.effects import changing, has_effect
 from qfx.graph.given import thawed
 from qfx.graph.overlap import memory_of
 from qfx.graph.witness import Witness
@@ -62,7 +62,7 @@ class _Constants:
 
     def __init__(self, graph: fx.Graph, rewriter: Rewriter) -> None:
         self._rewriter = rewriter
-        self._changing = _changing(graph)
+        self._changing = changing(graph)
         changed = (n for n in self._changing if n.op == "get_attr")
         self._changed_memory = {self._memory(node) for node in changed} - {0}
         self.sources: dict[fx.Node, int] = {}
@@ -136,19 +136,6 @@ class _Constants:
         if seen().drew or not self._drawn.isdisjoint(node.all_input_nodes):
             self._drawn.add(node)  # a function made of others, which a pass put here
         return value
-
-
-def _changing(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes whose memory something left in the graph writes to."""
-    stack = [operand for node in graph.nodes for operand in overwrites(node)]
-    found: set[fx.Node] = set()
-    while stack:
-        node = stack.pop()
-        if node in found:
-            continue
-        found.add(node)
-        stack.extend(shares_memory(node))
-    return found
 
 
 def _name_for(node: fx.Node) -> str:

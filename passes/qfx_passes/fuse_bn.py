@@ -20,6 +20,8 @@ from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.overlap import memory_of
+from qfx.graph.state import written_memory
 from qfx.levels import Level
 from qfx.pass_base import Pass, PassContext
 from qfx.quant.folding import fold_bias, fold_weight
@@ -46,7 +48,9 @@ class FuseConvBN(Pass):
         layer = Op(LAYERS, Anything(), Attr(), bind="layer", users=1)
         pattern = Op(vocab.BATCH_NORM, layer, Attr(), Attr())
         rule = rewrite(pattern, name="fold-batch-norm")(
-            _Folds(ctx.get(Norms) if self.trainable else None).apply
+            _Folds(
+                ctx.get(Norms) if self.trainable else None, written_memory(ctx.graph_module)
+            ).apply
         )
         ctx.near_misses.extend(drive((rule,), ctx.rewriter))
 
@@ -69,8 +73,9 @@ class _Source:
 class _Folds:
     """The rule, with the constants it made: a layer called twice keeps one weight."""
 
-    def __init__(self, norms: Norms | None) -> None:
+    def __init__(self, norms: Norms | None, changing: set[int]) -> None:
         self._norms = norms  # of a graph that is to be trained
+        self._changing = changing
         self._made: dict[_Source, tuple[str, str]] = {}
 
     def apply(self, match: Match, rw: Rewriter) -> fx.Node | Mismatch:
@@ -80,6 +85,9 @@ class _Folds:
         refusal = _refusal(layer, norm, parameters)
         if refusal is not None:
             return refusal
+        for parameter in parameters.values():
+            if memory_of(rw.tensor(parameter)) in self._changing:
+                return Mismatch("%{0} is changed in place when the model runs", parameter)
         if self._norms is not None and not self._norms.holds(parameters["var"]):
             return Mismatch("{0} is no module of PyTorch's own, which training could call", norm)
         source = _Source(

@@ -191,15 +191,20 @@ def apart_from_buffers(value: Any, root: nn.Module) -> Any:
 
 
 @contextmanager
-def parameters_restored(root: nn.Module, original: nn.Module) -> Iterator[None]:
-    """Parameters of a copy that a run writes to are put back to those of the original."""
+def parameters_restored(root: nn.Module, original: nn.Module) -> Iterator[set[str]]:
+    """Parameters of a copy that a run writes to are put back to those of the original.
+
+    Yields a set for the names of more of them: writing to ``parameter.data`` is not counted.
+    """
+    written: set[str] = set()
     before = {name: version(p) for name, p in root.named_parameters()}
     try:
-        yield
+        yield written
     finally:
         kept = dict(original.named_parameters())
         for name, parameter in root.named_parameters():
-            if before.get(name) != version(parameter) and name in kept:
+            is_written = name in written or before.get(name) != version(parameter)
+            if is_written and name in kept:
                 overwrite(parameter, kept[name])
 
 

@@ -50,7 +50,21 @@ def overwrites(node: fx.Node) -> tuple[fx.Node, ...]:
     promised = _promised(node) if is_known(node) else ()
     if promised or (is_known(node) and not meta.wrote(node)):
         return promised
-    return tuple(operand for operand in node.all_input_nodes if not _is_query(operand))
+    statistics = _running_statistics(node) if is_known(node) else ()
+    return statistics or tuple(o for o in node.all_input_nodes if not _is_query(o))
+
+
+def changing(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose memory something in the graph writes to, or may write to."""
+    stack = [operand for node in graph.nodes for operand in overwrites(node)]
+    found: set[fx.Node] = set()
+    while stack:
+        node = stack.pop()
+        if node in found:
+            continue
+        found.add(node)
+        stack.extend(shares_memory(node))
+    return found
 
 
 def shares_memory(node: fx.Node) -> tuple[fx.Node, ...]:
@@ -231,11 +245,25 @@ def _flag(node: fx.Node) -> object:
     return node.args[position] if position is not None and position < len(node.args) else None
 
 
-@cache
 def flag_position(function: FunctionType) -> int | None:
     """Where the parameter ``inplace`` of a Python function stands, if it has one."""
-    names = list(inspect.signature(function).parameters)
+    names = _parameter_names(function)
     return names.index("inplace") if "inplace" in names else None
+
+
+def _running_statistics(node: fx.Node) -> tuple[fx.Node, ...]:
+    """The operands of a function like ``F.batch_norm`` that it moves in training."""
+    if not isinstance(node.target, FunctionType):
+        return ()
+    names = _parameter_names(node.target)
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    held = (given.get(name) for name in ("running_mean", "running_var") if name in names)
+    return tuple(operand for operand in held if isinstance(operand, fx.Node))
+
+
+@cache
+def _parameter_names(function: FunctionType) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _is_idle(module: nn.Module | None) -> bool:

@@ -52,6 +52,12 @@ class Memory:
         is_view = operand in self._shared.get(reader, ())
         return self.writer(operand, reader) if is_view else None
 
+    def any_writer(self, value: fx.Node) -> fx.Node | None:
+        """The first call that may write to the memory of ``value``, before or after it is read."""
+        return next(
+            (n for n in self._writers.get(self._sets.root(value), []) if not n._erased), None
+        )
+
     def owners_of_views(self) -> list[fx.Node]:
         """The results, of operations, whose memory others are views of and something overwrites."""
         views = (n for n, operands in self._shared.items() if operands and not overwrites(n))

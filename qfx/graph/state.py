@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -15,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from qfx.graph import meta
 from qfx.graph.clone import is_opaque
-from qfx.graph.effects import overwrites
+from qfx.graph.effects import changing, overwrites
+from qfx.graph.overlap import memory_of
 from qfx.graph.proxy import ValueProxy
 
 
@@ -133,10 +135,22 @@ def written_buffers(
     return {name: buffer.clone() for name, buffer in found.items()}
 
 
-def written_tensors(graph_module: fx.GraphModule) -> dict[str, Tensor]:
+def written_tensors(
+    graph_module: fx.GraphModule, besides: tuple[type[nn.Module], ...] = ()
+) -> dict[str, Tensor]:
     """:func:`written_buffers`, and copies of the parameters that calls are given to write to."""
-    operands = {o for n in graph_module.graph.nodes for o in overwrites(n) if o.op == "get_attr"}
-    given = {str(operand.target) for operand in operands}
+    given = written_names(graph_module.graph)
     parameters = graph_module.named_parameters(remove_duplicate=False) if given else ()
     found = {name: p.detach().clone() for name, p in parameters if name in given}
-    return {**written_buffers(graph_module, ()), **found}
+    return {**written_buffers(graph_module, besides), **found}
+
+
+def written_names(graph: fx.Graph) -> set[str]:
+    """The qualified names of what the graph reads as an attribute and may write to."""
+    return {str(node.target) for node in changing(graph) if node.op == "get_attr"}
+
+
+def written_memory(graph_module: fx.GraphModule) -> set[int]:
+    """Where the tensors lie that the graph reads as attributes and may write to."""
+    held = (attrgetter(name)(graph_module) for name in written_names(graph_module.graph))
+    return {memory_of(value) for value in held if isinstance(value, Tensor)} - {0}

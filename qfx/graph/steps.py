@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from qfx.graph.copying import side_effects_undone
 from qfx.graph.interpret import NamedInterpreter
-from qfx.graph.state import written_tensors
+from qfx.graph.state import written_names, written_tensors
 
 _KINDS = {"**": inspect.Parameter.VAR_KEYWORD, "*": inspect.Parameter.VAR_POSITIONAL}
 
@@ -80,11 +80,21 @@ class Steps(NamedInterpreter):
         self._first = written_tensors(graph_module)
         self._first.update((n, b) for n, b in (buffers or {}).items() if n in self._first)
         self._copies = {name: buffer.clone() for name, buffer in self._first.items()}
+        self._written = written_names(graph_module.graph) & self._copies.keys()
         self._ahead = iter(graph_module.graph.nodes)
 
     def fetch_attr(self, target: str) -> Any:
         """A parameter, buffer or module; of what the graph may write to, a copy."""
         return self._copies[target] if target in self._copies else super().fetch_attr(target)
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a module yields that holds the copies of what other nodes write to."""
+        inside = f"{target}."
+        names = [name for name in self._written if name.startswith(inside)]
+        if not names:
+            return super().call_module(target, args, kwargs)
+        held = {name.removeprefix(inside): self._copies[name] for name in names}
+        return torch.func.functional_call(self.fetch_attr(str(target)), held, args, kwargs)
 
     def step(self, node: fx.Node) -> Any:
         """Run the next node, whose inputs have been run, and return what it yields."""

@@ -36,7 +36,7 @@ from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.modes import Decisions, watch_modes
 from qfx.graph.naming import rename_reserved
 from qfx.graph.signature import keep_keyword_only
-from qfx.graph.state import kept_tensors
+from qfx.graph.state import kept_tensors, written_names
 from qfx.graph.tracer import CaptureTracer
 from qfx.graph.working import WorkingGraphModule
 
@@ -256,9 +256,11 @@ def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
     decisions = Decisions()
     if task.modes:
         decisions = watch_modes(root, lambda m, path: path == "" or not leaves.is_leaf(m, path))
-    with side_effects_undone(model), buffers_restored(root), parameters_restored(root, model):
+    restored = parameters_restored(root, model)
+    with side_effects_undone(model), buffers_restored(root), restored as written:
         try:
             graph = tracer.record(root, lambda m: arguments.call(m, tracer, bound))
+            written |= written_names(graph)
             assigned = tuple(tracer.assignments.found())
             filled = tuple(tracer.assignments.filled())
             tracer.result = apart_from_buffers(tracer.result, root)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +73,9 @@ class Witness(DispatchMode):  # type: ignore[misc]
             leaves = pytree.tree_leaves((args, named))
             self._unwatched_read(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
         if not is_random_operation(func):
-            return func(*args, **named)
+            result = func(*args, **named)
+            torch.autograd.graph.increment_version(list(_moved_statistics(func, args, named)))
+            return result
         before = torch.get_rng_state()
         result = func(*args, **named)
         if not _runs_on_cpu(result, named) or not torch.equal(before, torch.get_rng_state()):
@@ -103,7 +106,7 @@ class _Watched:
         self._wrote = not self._memory.isdisjoint(addresses)
 
     def seen(self) -> Seen:
-        """What it did; running statistics change without saying so, which counters tell."""
+        """What it did; of running statistics, no schema says that they change, but counters do."""
         return Seen(self.drew, self._wrote or self._counters() != self._versions)
 
     def _counters(self) -> list[int]:
@@ -118,6 +121,34 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterat
             yield kwargs[argument.name]
         elif position < len(args):
             yield args[position]
+
+
+_RATES = frozenset({"momentum", "exponential_average_factor"})
+_IN_TRAINING = frozenset({"training", "train", "use_input_stats"})
+
+
+def _moved_statistics(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[torch.Tensor]:
+    """The running statistics that a norm moves, which neither its schema nor torch counts."""
+    moved, flag = _statistics(func)
+    given: dict[int | str, Any] = dict((*enumerate(args), *kwargs.items()))
+    if not moved or (flag and not any(given.get(key) for key in flag)):
+        return
+    yield from (t for key in moved if isinstance(t := given.get(key), torch.Tensor))
+
+
+@cache
+def _statistics(func: Any) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
+    """Positions and names of the running statistics of a norm, and of what asks to move them."""
+    names = [argument.name for argument in func._schema.arguments]
+    if "running_mean" not in names or _RATES.isdisjoint(names):
+        return (), ()
+
+    def keys(wanted: Iterable[str]) -> tuple[int | str, ...]:
+        return tuple(key for n in wanted if n in names for key in (names.index(n), n))
+
+    return keys(("running_mean", "running_var")), keys(_IN_TRAINING)
 
 
 def _runs_on_cpu(result: Any, kwargs: dict[str, Any]) -> bool:

@@ -12,8 +12,10 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import BackendError, FormatError, QfxError
@@ -52,7 +54,7 @@ class Settings:
         expected: what the float model yields for the example inputs; None if it warned or raised.
         size_before: bytes of parameters and buffers of the user's model.
         start: the quantized model that training starts from.
-        buffers: those that running the model may write to, as they were before calibration.
+        buffers: those, and parameters, that forward may write to, as they were before calibration.
         trained: what a model in training means.
     """
 
@@ -106,7 +108,7 @@ class PreparedModel(WorkingGraphModule):
         self.history = history
         self.settings = settings
         self.training = graph_module.training  # each child keeps its own mode
-        self.__dict__["_changed"], self.__dict__["_written"] = False, _writes(self)
+        self.__dict__["_changed"], self.__dict__["_written"] = False, self._writes()
 
     @property
     def has_observers(self) -> bool:
@@ -115,8 +117,13 @@ class PreparedModel(WorkingGraphModule):
 
     @property
     def parameters_changed(self) -> bool:
-        """Whether somebody wrote to a parameter since it was prepared."""
-        return bool(self.__dict__["_changed"] or self.__dict__["_written"] != _writes(self))
+        """Whether somebody wrote to a parameter since it was prepared, other than forward."""
+        return bool(self.__dict__["_changed"] or self.__dict__["_written"] != self._writes())
+
+    def _writes(self) -> int:
+        """How often others than forward wrote to parameters; only differences mean something."""
+        own = self.settings.buffers
+        return sum(p._version for name, p in self.named_parameters() if name not in own)
 
     def train(self, mode: bool = True) -> PreparedModel:
         """Record what runs through, or stop."""
@@ -127,9 +134,10 @@ class PreparedModel(WorkingGraphModule):
         return self
 
     def restore_buffers(self) -> None:
-        """Forget what calibration did to buffers of the model."""
-        for name, before in self.settings.buffers.items():
-            overwrite(self.get_buffer(name), before)
+        """Forget what calibration did to buffers, and parameters, that forward writes to."""
+        with torch.no_grad():
+            for name, before in self.settings.buffers.items():
+                overwrite(attrgetter(name)(self), before)
 
     @contextmanager
     def calibrating(self) -> Iterator[None]:
@@ -174,11 +182,6 @@ class PreparedModel(WorkingGraphModule):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         refuse_conversion(probe_conversion(fn), "prepared")
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
-
-
-def _writes(model: nn.Module) -> int:
-    """How often parameters were written to; only differences mean something."""
-    return sum(parameter._version for parameter in model.parameters())
 
 
 class QuantizedModel(WorkingGraphModule):

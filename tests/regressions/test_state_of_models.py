@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
@@ -245,3 +246,137 @@ def test_nothing_is_said_of_lists_that_keep_what_they_hold(
         acc = [X.clone()]
         qfx.quantize(Collects(leave).eval(), (X, acc), backend="reference")
         assert torch.equal(acc[0], X)
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.write()
+        y: Tensor = self.second(self.first(x))
+        return y
+
+    def write(self) -> None:
+        with torch.no_grad():
+            self.second.bias.add_(1)
+
+
+class ByData(Layers):
+    def write(self) -> None:
+        self.second.bias.data.add_(1)
+
+
+class ByDataOperator(Layers):
+    def write(self) -> None:
+        self.second.bias.data += 1
+
+
+class OfWeight(Layers):
+    def write(self) -> None:
+        self.second.weight.data = self.second.weight.data * 0.5
+
+
+class AfterReading(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(x))
+        with torch.no_grad():
+            self.second.weight.mul_(2)
+        return y
+
+
+@pytest.mark.parametrize("kind", [Layers, ByData, ByDataOperator, OfWeight, AfterReading])
+@pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
+def test_layers_whose_parameters_forward_writes_to_stay_float(
+    kind: type[nn.Module], method: str
+) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    before, data = copy.deepcopy(model.state_dict()), [X] * 3 if method == "static" else None
+    qmodel = qfx.quantize(model, X, method=method, calibration_data=data, backend="reference")
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+    sites = {site.label: site for site in qmodel.report.sites}
+    assert sites["first"].decision == "quantized"
+    assert sites["second"].reason == "overwritten"
+    with torch.no_grad():
+        for _ in range(4):
+            expected = model(X)
+            most = 0.05 * float(expected.abs().max())
+            torch.testing.assert_close(qmodel(X), expected, atol=most, rtol=0)
+
+
+class Normed(nn.Module):
+    """Batch-norm that can't be folded into the layer before it, whose bias changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm = nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.second.bias.add_(1)
+        y: Tensor = self.norm(self.second(self.first(x)))
+        return y
+
+
+def test_batch_norm_is_not_folded_into_what_forward_writes_to() -> None:
+    torch.manual_seed(0)
+    model = Normed().eval()
+    qmodel = qfx.quantize(model, X, method="dynamic", backend="reference")
+    for _ in range(3):
+        torch.testing.assert_close(qmodel(X), model(X), atol=0.05, rtol=0)
+
+
+class Statistics(Layers):
+    """Moves running statistics; what it normalizes is not read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        F.batch_norm(y, self.mean, self.var, training=True)
+        z: Tensor = self.second(y) + self.mean
+        return z
+
+
+class Normalizes(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.batch_norm(self.first(x), self.mean, running_var=self.var, training=True)
+        z: Tensor = self.second(y) + self.mean
+        return z
+
+
+class ByTorch(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.batch_norm(self.first(x), None, None, self.mean, self.var, True, 0.1, 1e-5, False)
+        z: Tensor = self.second(y)
+        return z
+
+
+class OfInstances(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x.view(-1, 4, 4))
+        y = F.instance_norm(y, self.mean, self.var, use_input_stats=True)
+        z: Tensor = self.second(y)
+        return z
+
+
+@pytest.mark.parametrize("kind", [Statistics, Normalizes, ByTorch, OfInstances])
+def test_running_statistics_move_as_in_the_model_and_calibration_does_not_count(
+    kind: type[nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.randn(32, 4)
+    qmodel = qfx.quantize(model, x, calibration_data=[x] * 3, backend="reference")
+    assert torch.equal(qmodel.get_buffer("mean"), torch.zeros(4))
+    assert torch.equal(model.get_buffer("mean"), torch.zeros(4))
+    for scale in (1.0, 0.9, 0.8):
+        expected = model(scale * x)
+        torch.testing.assert_close(qmodel(scale * x), expected, atol=0.1, rtol=0)
+        for name in ("mean", "var"):
+            held = qmodel.get_buffer(name)
+            torch.testing.assert_close(held, model.get_buffer(name), atol=0.02, rtol=0)
+    assert model.get_buffer("mean").abs().max() > 0.02, "they do move"
+    layers = {site.label: site.decision for site in qmodel.report.sites}
+    assert layers["first"] == "quantized"
