@@ -107,8 +107,8 @@ class ValueProxy(_Classed, fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name == "item" and self.node.target is math.prod:
-            return lambda: self  # to the model it may be a number of numpy
+        if self.node.target is math.prod and not hasattr(self.example, name):
+            return self._of_numpy(name)
         value = getattr(self.example, name)
         if isinstance(self.example, torch.device):
             return DeviceType(self) if name == "type" and self.from_input else value
@@ -139,7 +139,7 @@ class ValueProxy(_Classed, fx.Proxy):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         import numpy  # which asks for this, and need not be installed
 
-        self.tracer.decide_value(self, "an array of numpy", sys._getframe(1))
+        self.tracer.decide_value(self, "an array of numpy", source.outside_numpy(sys._getframe(1)))
         return numpy.array(self.example, dtype=dtype)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -148,6 +148,15 @@ class ValueProxy(_Classed, fx.Proxy):
         if function is numpy.prod and not kwargs and len(args) == 1 and _holds_sizes(self.example):
             return self.tracer.call(math.prod, self)
         return numpy.ndarray.__array_function__(numpy.empty(0), function, (), args, kwargs)
+
+    def _of_numpy(self, name: str) -> Any:
+        """What a product has that a number of Python lacks: to the model it may be one of numpy."""
+        if name == "item":
+            return lambda: self
+        numpy = sys.modules.get("numpy")
+        if not hasattr(getattr(numpy, "int64", None), name):
+            raise AttributeError(name)
+        return getattr(self.__array__()[()], name)
 
     # Rounding asks the number for it, and takes whatever it says.
     def __round__(self, *digits: Any) -> Any:

@@ -58,6 +58,14 @@ def user_frame(frame: FrameType | None, stop: CodeType | None = None) -> FrameTy
     return None
 
 
+def outside_numpy(frame: FrameType) -> FrameType:
+    """The innermost frame at or above ``frame`` that belongs neither to numpy nor to us."""
+    hidden = (*_LIBRARIES, _OWN)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(hidden):
+        frame = frame.f_back
+    return frame
+
+
 def location(frame: FrameType | None) -> str:
     """Where a frame stands: "package/file.py:12", or ""."""
     if frame is None:

@@ -46,4 +46,4 @@ def _shown(value: Any) -> str:
         return f"a tensor of {value.dtype}, {tuple(value.shape)}"
     if isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value):
         return f"({', '.join(map(_shown, value))})"
-    return repr(value)
+    return repr(tuple(value) if isinstance(value, torch.Size) else value)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.graph.tracing import capture
+from qfx.graph.tracing import BY_LAYOUT, capture
 from tests.cases.flow import randn, seeded
 
 Of = Callable[[Tensor], Any]
@@ -49,6 +49,8 @@ GUARDED: dict[str, Of] = {
     "sum": lambda x: np.sum(x.shape),
     "prod of floats": lambda x: np.prod(x.shape[2:], dtype=np.float32),
     "sqrt": lambda x: np.sqrt(x.shape[2:])[1],
+    "prod, astype": lambda x: np.prod(x.shape[2:]).astype(np.float32),
+    "prod of a list": lambda x: np.prod([x.shape[2], x.shape[3]]),
     "log of a product": lambda x: 1 + np.log(np.prod(x.shape[2:])),
     "flip": lambda x: float(np.flip(x.shape)[0]),
     "from_numpy": lambda x: torch.from_numpy(np.array(x.shape)).sum(),
@@ -112,3 +114,15 @@ def test_the_guard_of_a_quantized_model_names_the_line() -> None:
     line = GUARDED["mean"].__code__.co_firstlineno
     with pytest.raises(qfx.ConfigError, match=rf"numpy at .*test_numpy_of_shapes.py:{line} = "):
         quantized(randn(2, 3, 32, 32))
+
+
+def test_what_numpy_makes_of_strides_is_told() -> None:
+    model = seeded(lambda: Scales(lambda x: np.mean(x.stride()[2:])))
+    captured = capture(model, (randn(2, 3, 16, 16),))
+    assert any("test_numpy_of_shapes.py" in where for where in captured.meta[BY_LAYOUT])
+
+
+def test_a_guard_shows_a_shape_as_a_tuple() -> None:
+    captured = capture(seeded(lambda: Scales(GUARDED["mean"])), (randn(2, 3, 16, 16),))
+    with pytest.raises(qfx.ConfigError, match=r"= \(16, 16\), but these inputs make it \(8, 4\)"):
+        captured(randn(2, 3, 8, 4))
