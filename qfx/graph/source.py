@@ -24,7 +24,8 @@ from qfx.torch_private import OVERLOAD
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _HIDDEN = (os.path.dirname(os.path.abspath(torch.__file__)) + os.sep, _OWN)
 _NUMPY = importlib.util.find_spec("numpy")  # which need not be installed
-_LIBRARIES = () if _NUMPY is None else (os.path.dirname(str(_NUMPY.origin)) + os.sep,)
+_FILE = _NUMPY.origin if _NUMPY is not None else None  # a folder of that name has none
+_LIBRARIES = () if _FILE is None else (os.path.dirname(_FILE) + os.sep,)
 _GENERATED = ("<eval_with_key>", "<frozen", "<string>")
 
 
