@@ -28,7 +28,7 @@ _OURS = frozenset(
         *("_refuse_moves", "_boxed_call", "_prologue_start", "_made_of"),
         *("fake_quants", "in_mode_of", "batchnorm_frozen"),
         *("freeze_batchnorm", "_freeze_batchnorm"),
-        *("parameters_changed", "_changed", "_written"),
+        *("parameters_changed", "_changed", "_written", "_writes"),
     }
 )
 """Attributes of what is made from graph modules."""
