@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qfx.graph.disjoint import DisjointSets
@@ -10,6 +10,7 @@ from qfx.graph.disjoint import DisjointSets
 PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=20)
 
 
+@settings(deadline=None)
 @given(PAIRS)
 def test_what_is_joined_has_one_root(pairs: list[tuple[int, int]]) -> None:
     sets: DisjointSets[int] = DisjointSets()
