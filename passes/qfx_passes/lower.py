@@ -35,7 +35,7 @@ from qfx.quant.annotation import (
     kernel_of,
     mark_kernel,
 )
-from qfx.quant.meaning import Meaning, set_meaning
+from qfx.quant.meaning import Meaning, mark_finish, set_meaning
 from qfx.quant.packing import unpack
 from qfx.quant.qparams import QParams
 from qfx.report.reasons import refusal
@@ -100,7 +100,11 @@ class _Lowering:
                 self._write_dequantize(node)
         self.graph.eliminate_dead_code(has_effect)
         if self.backend.finish is not None:
+            before = set(self.graph.nodes)
             self.backend.finish(self.graph, self)
+            for node in self.graph.nodes:
+                if node not in before:
+                    mark_finish(node)
         keep_contiguous(self.graph, self.rw)
 
     # -- the four lines of the table ----------------------------------------------------------

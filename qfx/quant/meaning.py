@@ -13,6 +13,7 @@ from torch import fx
 from qfx.quant.qparams import QParams
 
 _KEY = "qfx.meaning"
+_FINISH = "qfx.finish"
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,13 @@ def hand_on_meaning(old: fx.Node, new: fx.Node) -> None:
     meaning = meaning_of(old)
     if meaning is not None:
         set_meaning(new, meaning)
+
+
+def mark_finish(node: fx.Node) -> None:
+    """Say that the last touches of a backend added ``node``."""
+    node.meta[_FINISH] = True
+
+
+def added_by_finish(node: fx.Node) -> bool:
+    """Whether the last touches of a backend added ``node``."""
+    return _FINISH in node.meta

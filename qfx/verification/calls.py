@@ -29,7 +29,15 @@ from qfx.verification.allowances import (
     relative_error,
     rounded_inputs,
 )
-from qfx.verification.differences import Grid, fraction_off, put_right, steps_off, tensor_pairs
+from qfx.verification.differences import (
+    Grid,
+    fraction_off,
+    plain,
+    put_right,
+    steps_off,
+    tensor_pairs,
+)
+from qfx.verification.misbehaviour import differs, nodes_in, other_kind, versions, written
 from qfx.verification.outputs import Batch
 from qfx.vocab import RECURRENT as RECURRENT_OPS
 from qfx.vocab import OpDef, bound
@@ -106,6 +114,14 @@ class _Meant:
         return (self.value, *codes, *asked)
 
     @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the codes, if it hands out any."""
+        if self.codes is not None:
+            found: torch.dtype = bound(self.codes)["dtype"]
+            return found
+        return None if self.qparams is None else self.qparams.dtype
+
+    @property
     def measured(self) -> tuple[fx.Node, ...]:
         """Scale and zero point, where they are found at run time."""
         if self.codes is None:
@@ -118,7 +134,11 @@ class _Check:
     def __init__(self, reference: fx.GraphModule, lowered: fx.GraphModule, batch: Batch) -> None:
         self.graph = lowered.graph
         self.meant = dict(_meanings(reference.graph, lowered.graph))
+        self.returned = [
+            n for out in reference.graph.find_nodes(op="output") for n in nodes_in(out.args)
+        ]
         wanted = Counter(node for meant in self.meant.values() for node in meant.reads)
+        wanted.update(self.returned)
         self.explicit = _steps(reference, batch, wanted)
         self.actual = _steps(lowered, batch)
         self.found = CallCheck()
@@ -126,18 +146,51 @@ class _Check:
     def run(self) -> CallCheck:
         for node in self.graph.nodes:
             if node.op == "output":
+                self._judge_output(node)
                 break
-            value = self.actual.step(node)
-            if node in self.meant:
-                self._judge(node, self.meant[node], value)
+            if not self._step(node):
+                return self.found  # what follows would be judged by wrong inputs
             if kernel_of(node) is None:
                 continue
             if node in self.meant or any(reader in self.meant for reader in node.users):
                 self.found.checked += 1  # or the clamp behind it
             else:
                 self.found.unchecked.append(node.name)
-        self.found.result = self.explicit.run_to_end()
         return self.found
+
+    def _step(self, node: fx.Node) -> bool:
+        """Run and judge a node; whether what follows can be run."""
+        own = node not in self.meant or meaning_of(node) is not None
+        held = versions(self.actual, node) if own else {}
+        try:
+            value = self.actual.step(node)
+        except Exception as error:
+            if not self.found.faults:  # else it was given what a faulty call made
+                self._fault(node, f"raises {type(error).__name__}: {error}")
+            return False
+        spoilt = [read.name for read, v in held.items() if written(self.actual, node, read, v)]
+        if spoilt:
+            self._fault(node, f"writes to its input {spoilt[0]}, which others read")
+            return False
+        if node in self.meant:
+            self._judge(node, self.meant[node], value)
+        return True
+
+    def _fault(self, node: fx.Node, detail: str) -> None:
+        kernels = map(kernel_of, (node, *node.all_input_nodes[:1]))
+        name = next((kernel.name for kernel in kernels if kernel is not None), "")
+        operation = _operation_of(node, self.meant)
+        self.found.faults.append(Fault(node.name, operation, name, detail))
+
+    def _judge_output(self, node: fx.Node) -> None:
+        """What is returned: nodes that stand for nothing may have made it of right values."""
+        self.found.result = self.explicit.run_to_end()
+        for made, exact in zip(nodes_in(node.args), self.returned, strict=True):
+            if made in self.meant or self.found.faults:
+                continue
+            pairs = tensor_pairs(self.actual.env[made], self.explicit.run_to(exact))
+            if any(differs(one, other) for one, other in pairs):
+                self._fault(made, f"is not what {exact.name} of the reference form returns")
 
     def _judge(self, node: fx.Node, meant: _Meant, value: Any) -> None:
         exact = self.explicit.run_to(meant.value)
@@ -151,20 +204,20 @@ class _Check:
         told = _without_spare_channels(value, exact)
         pairs = tensor_pairs(told, exact)
         details = (self._detail(one, other, grid, meant) for one, other in pairs)
-        detail = next(filter(None, details), "")
+        detail = other_kind(told, exact) or next(filter(None, details), "")
         for read in () if meant.within is None else allowance_reads(meant.within):
             self.explicit.run_to(read)  # was kept for the judgement
         put = put_right(told, right)
         if node in self.actual.env and told is value:
             self.actual.env[node] = put
         if detail and meant.judged:
-            kernels = map(kernel_of, (node, *node.all_input_nodes[:1]))
-            name = next((kernel.name for kernel in kernels if kernel is not None), "")
-            self.found.faults.append(Fault(node.name, meant.operation, name, detail))
+            self._fault(node, detail)
 
     def _detail(self, value: Tensor, exact: Tensor, grid: Grid | None, meant: _Meant) -> str:
         """What is wrong with ``value``, or ""."""
         if grid is not None and (value.is_quantized or not value.is_floating_point()):
+            if meant.dtype is not None and plain(value).dtype != meant.dtype:
+                return f"is of {value.dtype}, not {meant.dtype}"
             off = steps_off(value, exact, grid)
             return "" if off <= TIE else f"{off:.3g} steps off the nearest code"
         if not (exact.is_floating_point() and value.is_floating_point()):
@@ -236,3 +289,16 @@ def _without_spare_channels(value: Any, exact: Any) -> Any:
     if value.dim() != exact.dim() or value.dim() < 2 or value.shape[1] <= exact.shape[1]:
         return value
     return value.narrow(1, 0, exact.shape[1])
+
+
+def _operation_of(node: fx.Node, meant: Mapping[fx.Node, _Meant]) -> str:
+    """The operation that ``node`` helps to compute: of the first that stands for something."""
+    seen, ahead = {node}, [node]
+    for reader in ahead:
+        if reader in meant and meaning_of(reader) is not None:
+            return meant[reader].operation
+        if reader in meant:
+            continue
+        ahead += [user for user in reader.users if user not in seen]
+        seen.update(reader.users)
+    return node.name

@@ -38,7 +38,8 @@ def with_fault(
                 return node
             return em.rw.call(corrupt, node, origins=(node,), value=meta.value_of(node))
 
-        return replace(rule, **{name: emit})
+        changes: dict[str, Any] = {name: emit}
+        return replace(rule, **changes)
 
     return replace(found, rules=tuple(map(faulty, found.rules)))
 

@@ -1,0 +1,59 @@
+"""What a call can do wrong beside its numbers: write to its inputs, hand out another kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx
+
+from qfx.graph.steps import Steps
+from qfx.verification.allowances import relative_error
+from qfx.verification.differences import fraction_off
+from qfx.vocab import DEVICE, DIM, SIZE, is_op
+
+_SHAPES = (SIZE, DIM, DEVICE)
+
+
+def nodes_in(arguments: Any) -> list[fx.Node]:
+    """All nodes in ``arguments``, as often as they are there."""
+    found: list[fx.Node] = []
+    fx.map_arg(arguments, found.append)
+    return found
+
+
+def versions(steps: Steps, node: fx.Node) -> dict[fx.Node, int]:
+    """How often the tensors that ``node`` reads have been written to."""
+    values = {read: steps.env.get(read) for read in node.all_input_nodes}
+    return {
+        read: value._version
+        for read, value in values.items()
+        if isinstance(value, Tensor) and not value.is_inference()
+    }
+
+
+def written(steps: Steps, node: fx.Node, read: fx.Node, version: int) -> bool:
+    """Whether ``node`` wrote to a value whose numbers others read later on."""
+    value = steps.env.get(read)
+    if value is None or value._version == version:
+        return False
+    return any(user > node and not is_op(user, *_SHAPES) for user in read.users)
+
+
+def other_kind(value: Any, exact: Any) -> str:
+    """What is wrong where no numbers can be compared, or ""."""
+    if not isinstance(exact, Tensor):
+        return ""
+    if not isinstance(value, Tensor):
+        return f"hands out {type(value).__name__}, no tensor"
+    if value.shape != exact.shape:
+        return f"has the shape {tuple(value.shape)}, not {tuple(exact.shape)}"
+    if value.is_floating_point() and exact.is_floating_point() and value.dtype != exact.dtype:
+        return f"is of {value.dtype}, not {exact.dtype}"
+    return ""
+
+
+def differs(value: Tensor, exact: Tensor) -> bool:
+    """Whether two floats are not the same but for rounding."""
+    if not (value.is_floating_point() and exact.is_floating_point()):
+        return False
+    return fraction_off(value, exact) > relative_error(exact.dtype)

@@ -1,0 +1,133 @@
+"""Kernels that raise, hand out the wrong kind or write to their inputs; faults of last touches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qfx
+from qfx import vocab
+from qfx.backends import Backend, resolve_backend
+from qfx.backends.base import Emitter, KernelRule, Site
+from qfx.graph import meta
+from qfx.report.measures import sqnr
+
+
+def with_fault(kind: vocab.OpDef, corrupt: Callable[[Tensor, Tensor], Tensor]) -> Backend:
+    """The x86 backend, with a call behind a kernel that gets its result and its input."""
+    backend = resolve_backend("x86")
+
+    def faulty(rule: KernelRule) -> KernelRule:
+        right = rule.emit
+        if rule.op is not kind or right is None:
+            return rule
+
+        def emit(em: Emitter, site: Site) -> fx.Node | qfx.Mismatch:
+            node = right(em, site)
+            if isinstance(node, qfx.Mismatch):
+                return node
+            given, _ = next(iter(site.inputs.values()))
+            value = meta.value_of(node)
+            return em.rw.call(corrupt, node, given, origins=(node,), value=value)
+
+        return replace(rule, emit=emit)
+
+    return replace(backend, rules=tuple(map(faulty, backend.rules)))
+
+
+def raises(y: Tensor, x: Tensor) -> Tensor:
+    raise RuntimeError("no kernel for this geometry")
+
+
+def short(y: Tensor, x: Tensor) -> Tensor:
+    return y[..., :3]
+
+
+def wide(y: Tensor, x: Tensor) -> Tensor:
+    return y.double() if y.is_floating_point() else y.to(torch.int32)
+
+
+def nothing(y: Tensor, x: Tensor) -> Tensor:
+    return None  # type: ignore[return-value]
+
+
+def writes(y: Tensor, x: Tensor) -> Tensor:
+    x.add_(40)
+    return y
+
+
+class Mixed(nn.Module):
+    """Two layers of a kind, one of another: that one stays in integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x)).mean((2, 3))
+        y: Tensor = self.second(torch.relu(self.first(x)))
+        return y
+
+
+def put_back(qmodel: qfx.QuantizedModel) -> set[str]:
+    sites = qmodel.report.sites
+    return {site.node for site in sites if site.reason == "kernel-failed-check"}
+
+
+@pytest.mark.parametrize("corrupt", [raises, short, wide, nothing])
+def test_a_kernel_that_fails_is_put_back(corrupt: Callable[[Tensor, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model, x = Mixed().eval(), torch.randn(4, 3, 6, 6)
+    qmodel = qfx.quantize(model, x, backend=with_fault(vocab.LINEAR, corrupt))
+    assert {s.op for s in qmodel.report.sites if s.decision == "quantized"} >= {"Conv2d"}
+    assert put_back(qmodel) >= {"first", "second"}
+    assert "conv" not in put_back(qmodel)
+    assert sqnr(qmodel.reference(x), qmodel(x)) > 40
+
+
+class Shared(nn.Module):
+    """Two layers of different kinds read one value; the first writes to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.right = nn.Conv1d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        y: Tensor = self.right(x) + self.left(x)
+        return y
+
+
+def test_the_writer_is_put_back_not_the_next_reader() -> None:
+    torch.manual_seed(0)
+    model, x = Shared().eval(), torch.randn(2, 6, 8)
+    qmodel = qfx.quantize(model, x, backend=with_fault(vocab.CONV1D, writes))
+    assert put_back(qmodel) == {"right"}
+    assert "writes to its input" in str(qmodel.report)
+    assert sqnr(qmodel.reference(x), qmodel(x)) > 40
+
+
+def louder(y: Tensor) -> Tensor:
+    return y * 1.02
+
+
+def test_last_touches_that_change_the_output_are_named() -> None:
+    torch.manual_seed(0)
+    backend = resolve_backend("x86")
+
+    def finish(graph: fx.Graph, em: Emitter) -> None:
+        (output,) = (n for n in graph.nodes if n.op == "output")
+        (value,) = output.all_input_nodes
+        with em.rw.at(output):
+            added = em.rw.call(louder, value, origins=(value,), value=meta.value_of(value))
+        output.replace_input_with(value, added)
+
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(4, 8)
+    with pytest.raises(qfx.PassError, match=r"Backend\.finish"):
+        qfx.quantize(model, x, backend=replace(backend, finish=finish))
