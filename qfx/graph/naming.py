@@ -22,6 +22,7 @@ _OURS = frozenset(
             "copy_to_convert",
             "calibrating",
             "restore_buffers",
+            "_writes",
             "_update",
             "_cpu_only",
         ),
