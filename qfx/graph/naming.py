@@ -22,7 +22,6 @@ _OURS = frozenset(
             "copy_to_convert",
             "calibrating",
             "restore_buffers",
-            "_writes",
             "_update",
             "_cpu_only",
         ),
