@@ -18,10 +18,23 @@ import torch
 from torch import Tensor, fx
 
 from qfx.verification.outputs import agreement
-from qfx.vocab import DEQUANTIZE, QUANTIZE, OpDef, bound, is_op
+from qfx.vocab import (
+    DEQUANTIZE,
+    EMBEDDING,
+    EMBEDDING_BAG,
+    QUANTIZE,
+    UNPACK,
+    OpDef,
+    bound,
+    is_op,
+)
 
 RELATIVE = 1e-3
 """How far a float result may be off, as a fraction of the largest in its row and channel."""
+
+_PACKED_ROWS = 4 * torch.finfo(torch.float16).eps
+"""The same for rows of 4-bit codes: kernels keep scale and bias in float16 beside each, off by half
+its eps at most, of values up to twice the largest; sums of rows cancel to half of that."""
 
 RECURRENT = 30.0
 """SQNR in dB that is asked of layers that feed roundings back, step by step."""
@@ -42,9 +55,18 @@ _CHANCE = 6.0
 """By how many standard deviations roundings may happen to favour one direction."""
 
 
-def relative_error(kind: torch.dtype) -> float:
-    """What fraction of the largest value a result of this dtype may be off."""
-    return max(RELATIVE, 2 * torch.finfo(kind).eps)
+def relative_error(kind: torch.dtype, operation: fx.Node | None = None) -> float:
+    """What fraction of the largest value a result of this dtype, of ``operation``, may be off."""
+    packed = operation is not None and _reads_packed_rows(operation)
+    return max(RELATIVE, 2 * torch.finfo(kind).eps, _PACKED_ROWS if packed else 0.0)
+
+
+def _reads_packed_rows(operation: fx.Node) -> bool:
+    """Whether ``operation`` looks up rows of 4-bit codes."""
+    if not is_op(operation, EMBEDDING, EMBEDDING_BAG):
+        return False
+    rows = [v.args[0] for v in operation.all_input_nodes if is_op(v, DEQUANTIZE)]
+    return any(isinstance(codes, fx.Node) and is_op(codes, UNPACK) for codes in rows)
 
 
 def rounded_inputs(operation: fx.Node) -> Iterator[fx.Node]:

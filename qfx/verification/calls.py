@@ -222,7 +222,8 @@ class _Check:
             return "" if off <= TIE else f"{off:.3g} steps off the nearest code"
         if not (exact.is_floating_point() and value.is_floating_point()):
             return ""
-        least, within = relative_error(exact.dtype), meant.within
+        within = meant.within
+        least = relative_error(exact.dtype, within)
         if within is None:
             off = fraction_off(value, exact)
             return "" if off <= least else f"off by {off:.2g} of the largest value"
