@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from qfx import vocab
 from qfx.backends import available
 from tests.cases.flow import seeded
+from tests.support.tables import assert_told, largest_step, unclipped
 
 Fn = Callable[[Tensor], Tensor]
 SHAPES = {1: (2, 8, 6), 2: (2, 8, 6, 5), 3: (2, 8, 4, 5, 6)}
@@ -161,26 +161,12 @@ def test_what_is_lowered_runs_and_is_right(family: str, dims: int, backend: str)
     model = seeded(lambda: Calls(list(FAMILIES[family](dims)), dims))
     x = torch.randn(SHAPES[dims], generator=torch.Generator().manual_seed(1))
     qconfig = qfx.get_default_qconfig(backend, "static")
-    whole = qfx.QConfig(_unclipped(qconfig.activation), qconfig.weight)
+    whole = qfx.QConfig(unclipped(qconfig.activation), qconfig.weight)
     with torch.no_grad():
         qmodel = qfx.quantize(model, x, backend=backend, qconfig=whole)
         expected, got = qmodel.reference(x), qmodel(x)
     for i, (theirs, ours) in enumerate(zip(expected, got, strict=True)):
         assert theirs.shape == ours.shape, i
         assert torch.isfinite(ours).all(), i
-        assert (theirs - ours).abs().max() <= 2.05 * _largest_step(qmodel), i
-    for site in qmodel.report.sites:
-        assert site.decision == "quantized" or (site.reason and site.message), site
-
-
-def _largest_step(qmodel: qfx.QuantizedModel) -> float:
-    """Of what is quantized, or of nothing where all is handed out in float."""
-    nodes = qmodel.reference.graph.nodes
-    return max(float(n.args[1]) for n in nodes if vocab.is_op(n, vocab.QUANTIZE))
-
-
-def _unclipped(spec: qfx.QuantSpec | None) -> qfx.QuantSpec:
-    """``spec`` with the range of what it sees: kernels saturate elsewhere than the reference."""
-    assert spec is not None
-    bounds = spec.bounds
-    return qfx.QuantSpec(spec.dtype, observer="minmax", quant_min=bounds[0], quant_max=bounds[1])
+        assert (theirs - ours).abs().max() <= 2.05 * largest_step(qmodel), i
+    assert_told(qmodel)

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from qfx import vocab
 from qfx.backends import available
 from tests.cases.flow import randn, seeded, sqnr
+from tests.support.tables import assert_told, largest_step, unclipped
 
 SHAPES = {1: (2, 8, 9), 2: (2, 8, 7, 6), 3: (2, 8, 4, 5, 4)}
 CONVS: list[dict[str, Any]] = [
@@ -110,14 +110,14 @@ def test_static_layers(family: str, dims: int, backend: str) -> None:
     skip_without(backend)
     model, x = seeded(lambda: Layers(FAMILIES[family](dims), dims)), randn(*SHAPES[dims])
     qconfig = qfx.get_default_qconfig(backend, "static")
-    whole = qfx.QConfig(_unclipped(qconfig.activation), qconfig.weight)
+    whole = qfx.QConfig(unclipped(qconfig.activation), qconfig.weight)
     with torch.no_grad():
         qmodel = qfx.quantize(model, x, backend=backend, qconfig=whole)
         expected, got = qmodel.reference(x), qmodel(x)
         ordinary = model(x)
     for i, (theirs, ours) in enumerate(zip(expected, got, strict=True)):
         assert theirs.shape == ours.shape == ordinary[i].shape, i
-        assert (theirs - ours).abs().max() <= 2.05 * _largest_step(qmodel), i
+        assert (theirs - ours).abs().max() <= 2.05 * largest_step(qmodel), i
         assert sqnr(ordinary[i], ours) > 20, i
     assert_told(qmodel)
 
@@ -204,20 +204,3 @@ def _first(value: Any) -> Tensor:
 def skip_without(backend: str) -> None:
     if backend not in available():
         pytest.skip(f"no {backend} here")
-
-
-def assert_told(qmodel: qfx.QuantizedModel) -> None:
-    for site in qmodel.report.sites:
-        assert site.decision == "quantized" or (site.reason and site.message), site
-
-
-def _largest_step(qmodel: qfx.QuantizedModel) -> float:
-    nodes = qmodel.reference.graph.nodes
-    return max(float(n.args[1]) for n in nodes if vocab.is_op(n, vocab.QUANTIZE))
-
-
-def _unclipped(spec: qfx.QuantSpec | None) -> qfx.QuantSpec:
-    """``spec`` with the range of what it sees: kernels saturate elsewhere than the reference."""
-    assert spec is not None
-    bounds = spec.bounds
-    return qfx.QuantSpec(spec.dtype, observer="minmax", quant_min=bounds[0], quant_max=bounds[1])

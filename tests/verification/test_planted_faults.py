@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,10 +15,9 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx import vocab
-from qfx.backends import resolve_backend
-from qfx.backends.base import Emitter, KernelRule, Site
 from qfx.graph import meta
 from qfx.report.measures import sqnr
+from tests.support.planted import with_fault
 
 TRIALS = range(40)
 PLACES = (
@@ -77,29 +75,6 @@ def garbage(codes: Tensor, channel: int) -> Tensor:
     return wrong
 
 
-def with_fault(
-    kind: vocab.OpDef, corrupt: Callable[[Tensor, int], Tensor], channel: int
-) -> qfx.backends.Backend:
-    """The x86 backend, with a kernel that gives something else."""
-    backend = resolve_backend("x86")
-
-    def faulty(rule: KernelRule) -> KernelRule:
-        right = rule.emit
-        assert right is not None
-
-        def emit(em: Emitter, site: Site) -> fx.Node | qfx.Mismatch:
-            node = right(em, site)
-            if isinstance(node, qfx.Mismatch):
-                return node
-            value = meta.value_of(node)
-            return em.rw.call(corrupt, node, channel, origins=(node,), value=value)
-
-        return replace(rule, emit=emit)
-
-    rules = tuple(faulty(r) if r.op is kind else r for r in backend.rules)
-    return replace(backend, rules=rules)
-
-
 @pytest.mark.parametrize("corrupt", [off_by_one, garbage])
 @pytest.mark.parametrize("seed", TRIALS)
 def test_a_wrong_kernel_is_put_back_to_float(
@@ -107,7 +82,7 @@ def test_a_wrong_kernel_is_put_back_to_float(
 ) -> None:
     model, x = case(seed)
     kind = random.Random(seed).choice((vocab.CONV2D, vocab.LINEAR))
-    backend = with_fault(kind, corrupt, seed)
+    backend = with_fault("x86", kind, corrupt, more=lambda site: (seed,))
     qmodel = qfx.quantize(model, x, backend=backend)
     put_back = [s for s in qmodel.report.sites if s.reason == "kernel-failed-check"]
     expected = {"Conv2d"} if kind is vocab.CONV2D else {"Linear"}

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
-from qfx.backends import Backend, resolve_backend
-from qfx.backends.base import Emitter, KernelRule, Site
+from qfx.backends import Backend
 from qfx.errors import CoverageError
-from qfx.graph import meta
 from qfx.verification.allowances import off_in_part, recurrent_detail
+from tests.support.planted import with_fault
 
 BACKENDS = ["x86", "fbgemm", "qnnpack"]
-
-
-def with_fault(
-    backend: str, kind: vocab.OpDef, method: str, corrupt: Callable[[Any], Any]
-) -> Backend:
-    """``backend``, with a kernel that gives something else."""
-    found, name = resolve_backend(backend), f"emit_{method}"
-
-    def faulty(rule: KernelRule) -> KernelRule:
-        right = getattr(rule, name)
-        if rule.op is not kind or right is None:
-            return rule
-
-        def emit(em: Emitter, site: Site) -> fx.Node | qfx.Mismatch:
-            node = right(em, site)
-            if isinstance(node, qfx.Mismatch):
-                return node
-            return em.rw.call(corrupt, node, origins=(node,), value=meta.value_of(node))
-
-        changes: dict[str, Any] = {name: emit}
-        return replace(rule, **changes)
-
-    return replace(found, rules=tuple(map(faulty, found.rules)))
 
 
 def channel(y: Tensor) -> Tensor:
@@ -80,7 +54,9 @@ def test_a_wrong_linear_is_put_back(
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16)).eval()
     x = torch.randn(64, 64)
-    said = put_back(model, x, with_fault(backend, vocab.LINEAR, method, corrupt), method)
+    said = put_back(
+        model, x, with_fault(backend, vocab.LINEAR, corrupt, emit=f"emit_{method}"), method
+    )
     assert "row or channel" in said
 
 
@@ -88,14 +64,15 @@ def test_a_wrong_linear_is_put_back(
 def test_a_wrong_embedding_is_put_back(corrupt: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     x = torch.randint(50, (4, 6))
-    backend = with_fault("x86", vocab.EMBEDDING, "weight_only", corrupt)
-    put_back(nn.Embedding(50, 16).eval(), x, backend, "weight_only")
+    backend = with_fault("x86", vocab.EMBEDDING, corrupt, emit="emit_weight_only")
+    said = put_back(nn.Embedding(50, 16).eval(), x, backend, "weight_only")
+    assert "row or channel" in said
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_wrong_recurrent_layer_is_put_back(backend: str) -> None:
     torch.manual_seed(0)
-    faulty = with_fault(backend, vocab.LSTM, "dynamic", output)
+    faulty = with_fault(backend, vocab.LSTM, output, emit="emit_dynamic")
     said = put_back(nn.LSTM(8, 8).eval(), torch.randn(5, 2, 8), faulty, "dynamic")
     assert "off by a factor of 1.03" in said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,32 +12,16 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx import vocab
-from qfx.backends import Backend, resolve_backend
-from qfx.backends.base import Emitter, KernelRule, Site
+from qfx.backends import resolve_backend
+from qfx.backends.base import Emitter, Site
 from qfx.graph import meta
 from qfx.report.measures import sqnr
+from tests.support.planted import with_fault
 
 
-def with_fault(kind: vocab.OpDef, corrupt: Callable[[Tensor, Tensor], Tensor]) -> Backend:
-    """The x86 backend, with a call behind a kernel that gets its result and its input."""
-    backend = resolve_backend("x86")
-
-    def faulty(rule: KernelRule) -> KernelRule:
-        right = rule.emit
-        if rule.op is not kind or right is None:
-            return rule
-
-        def emit(em: Emitter, site: Site) -> fx.Node | qfx.Mismatch:
-            node = right(em, site)
-            if isinstance(node, qfx.Mismatch):
-                return node
-            given, _ = next(iter(site.inputs.values()))
-            value = meta.value_of(node)
-            return em.rw.call(corrupt, node, given, origins=(node,), value=value)
-
-        return replace(rule, emit=emit)
-
-    return replace(backend, rules=tuple(map(faulty, backend.rules)))
+def its_input(site: Site) -> tuple[Any, ...]:
+    given, _ = next(iter(site.inputs.values()))
+    return (given,)
 
 
 def raises(y: Tensor, x: Tensor) -> Tensor:
@@ -83,7 +68,9 @@ def put_back(qmodel: qfx.QuantizedModel) -> set[str]:
 def test_a_kernel_that_fails_is_put_back(corrupt: Callable[[Tensor, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model, x = Mixed().eval(), torch.randn(4, 3, 6, 6)
-    qmodel = qfx.quantize(model, x, backend=with_fault(vocab.LINEAR, corrupt))
+    qmodel = qfx.quantize(
+        model, x, backend=with_fault("x86", vocab.LINEAR, corrupt, more=its_input)
+    )
     assert {s.op for s in qmodel.report.sites if s.decision == "quantized"} >= {"Conv2d"}
     assert put_back(qmodel) >= {"first", "second"}
     assert "conv" not in put_back(qmodel)
@@ -107,7 +94,7 @@ class Shared(nn.Module):
 def test_the_writer_is_put_back_not_the_next_reader() -> None:
     torch.manual_seed(0)
     model, x = Shared().eval(), torch.randn(2, 6, 8)
-    qmodel = qfx.quantize(model, x, backend=with_fault(vocab.CONV1D, writes))
+    qmodel = qfx.quantize(model, x, backend=with_fault("x86", vocab.CONV1D, writes, more=its_input))
     assert put_back(qmodel) == {"right"}
     assert "writes to its input" in str(qmodel.report)
     assert sqnr(qmodel.reference(x), qmodel(x)) > 40
