@@ -318,12 +318,17 @@ activations(
 )  # fmt: skip
 
 
+STEPS = {"between_16_lambda": 2.0}
+"""Halfway between two codes, quantized interpolation rounds one way (which, changes with PyTorch),
+the reference to even: a step each, which the convolution behind adds up."""
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("backend", ["fbgemm", "x86"])
 def test_small_graph(backend: str, name: str) -> None:
     function, inputs, parts = CASES[name]
     model = seeded(Model, function, parts)
-    qmodel = quantized(model, inputs, backend, bound=25)
+    qmodel = quantized(model, inputs, backend, bound=25, steps=STEPS.get(name, 1.0))
     twin = copy.deepcopy(qmodel)
     bigger = (torch.cat([inputs[0], inputs[0][:1]]), *inputs[1:])
     assert sqnr(run(model, bigger), run(twin, bigger)) > 20

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,10 +17,18 @@ from qfx.graph.clone import deep_copy
 from tests.cases.flow import randn, seeded, sqnr
 
 
-def script(made_from: Any) -> Any:
+@contextmanager
+def deprecated() -> Iterator[None]:
+    """TorchScript is a DeprecationWarning, from torch 2.14 on a FutureWarning."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.script(made_from)
+        for each in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", each)
+        yield
+
+
+@deprecated()
+def script(made_from: Any) -> Any:
+    return torch.jit.script(made_from)
 
 
 X, OTHER = randn(2, 3, 8, 8), randn(3, 3, 9, 9, seed=1)
@@ -65,8 +74,7 @@ class Number(Blocks):
 
 def traced() -> nn.Module:
     inner = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with deprecated():
         inner = torch.jit.trace(inner, randn(1, 8, 4, 4))
     return nn.Sequential(nn.Conv2d(3, 8, 3), inner, nn.Conv2d(8, 8, 3))
 
