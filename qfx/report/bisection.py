@@ -10,7 +10,9 @@ by itself and not what it inherits. The culprit is the first whose own error sta
 If its error remains when no activation is rounded, a pass made it: what it removed before the
 operation, or how it rewrote that (see :mod:`qfx.report.suspects`); otherwise quantization itself.
 When the lowered graph is further from the reference graph than that is from the float model, and
-than rounding explains, the fault lies in lowering, and the first value that differs is named.
+than rounding explains, the operations of the lowered graph are run on what the reference graph
+computes: the fault lies in the first that is off by itself. If none is, the model amplifies what
+kernels round otherwise, as it amplifies all else.
 """
 
 from __future__ import annotations
@@ -52,10 +54,12 @@ class _Sums:
     Attributes:
         alone: error of each captured operation by itself.
         unrounded: the same with activations left unrounded.
-        lowered: SQNR of the lowered graph against the reference graph, per captured operation.
+        lowered: SQNR of each captured operation of the lowered graph by itself, against the
+            reference graph.
         output: error of the model as it runs.
         reference: error of the reference graph.
         lowering: error of the lowered graph against the reference graph.
+        remaining: the same with each operation yielding what it should: what none of them makes.
     """
 
     alone: dict[str, Error]
@@ -64,6 +68,7 @@ class _Sums:
     output: Error = field(default_factory=Error)
     reference: Error = field(default_factory=Error)
     lowering: Error = field(default_factory=Error)
+    remaining: Error = field(default_factory=Error)
 
 
 def bisect(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Bisection:
@@ -121,7 +126,9 @@ class _Verdict:
     def find(self) -> Bisection:
         """The first operation that stands out, else the worst."""
         if self.sums.lowering.sqnr < min(self.sums.reference.sqnr, self.least):
-            return _lowering_fault(self.qmodel, self.sums, self.least)
+            found = _lowering_fault(self.qmodel, self.sums, self.least)
+            if found is not None:
+                return found  # else each operation does what it should, and the model amplifies
         if not self.known:
             return Bisection(None, "", (), math.nan, math.nan, self.sums.output.sqnr, False)
         first = next((n for n, s in self.known.items() if self._stands_out(n, s)), None)
@@ -229,23 +236,30 @@ class _Explicit:
             held[origin] = value.detach().clone()
         return value
 
-    def error(self, origin: str, value: Tensor) -> Error | None:
-        """How far a value of the lowered graph is off; None if there is nothing alike."""
+    def like(self, origin: str, value: Tensor) -> tuple[Error, Tensor] | None:
+        """How far a value of the lowered graph is off, and what it should be.
+
+        None if the reference graph has nothing alike.
+        """
         if value.is_quantized:
-            value = value.int_repr()
+            found = self.like(origin, value.int_repr())
+            if found is None:
+                return None
+            real = (found[1].float() - value.q_zero_point()) * value.q_scale()
+            return found[0], value.contiguous().clone().copy_(real.contiguous())
         if not value.is_floating_point():
             codes, zero = self.codes.get(origin, (None, 0))
-            return _between(codes, value.float() - zero)
-        found = (_between(held.get(origin), value) for held in (self.exact, self.rounded))
-        return max((e for e in found if e is not None), key=lambda e: e.sqnr, default=None)
+            return _compared(codes, value, zero)
+        found_ = (_compared(held.get(origin), value) for held in (self.exact, self.rounded))
+        return max((f for f in found_ if f is not None), key=lambda f: f[0].sqnr, default=None)
 
 
-def _between(expected: Tensor | None, value: Tensor) -> Error | None:
+def _compared(expected: Tensor | None, value: Tensor, zero: int = 0) -> tuple[Error, Tensor] | None:
     if expected is None or expected.shape != value.shape:
         return None
     error = Error()
-    error.add(expected, value)
-    return error
+    error.add(expected, value.float() - zero)
+    return error, torch.empty_like(value).copy_(expected + zero)  # in the layout that it has
 
 
 def _add_lowered(
@@ -258,26 +272,46 @@ def _add_lowered(
     """Compare the lowered graph with the reference graph, integers with integers."""
     explicit = _Explicit()
     meant = observation.run_watched(reference, batch, explicit.keep)
+    points = _lowered_points(qmodel.graph)
 
     def measure(node: fx.Node, value: Any) -> Any:
-        origin = observation.computed_origin(node)
-        if origin is not None and isinstance(value, Tensor):
-            error = explicit.error(origin, value)
-            worst = sums.lowered.get(origin, math.inf)
-            if error is not None:
-                sums.lowered[origin] = min(worst, error.sqnr)
-        return value
+        origin = points.get(node)
+        found = explicit.like(origin, value) if origin and isinstance(value, Tensor) else None
+        if origin is None or found is None:
+            return value
+        error, corrected = found
+        sums.lowered[origin] = min(sums.lowered.get(origin, math.inf), error.sqnr)
+        return corrected  # so that each operation shows the error that it makes by itself
 
-    actual = observation.run_watched(qmodel, batch, measure)
+    error_of(meant, observation.run_watched(qmodel, batch, measure), sums.remaining)
+    actual = observation.run_watched(qmodel, batch, lambda _, value: value)
     error_of(meant, actual, sums.lowering)
     error_of(result, meant, sums.reference)
     error_of(result, actual, sums.output)
 
 
-def _lowering_fault(qmodel: QuantizedModel, sums: _Sums, explained: float) -> Bisection:
-    """The first value of the lowered graph further off than quantization itself."""
+def _lowered_points(graph: fx.Graph) -> dict[fx.Node, str]:
+    """The nodes that yield what an operation computes: from its kernel on, if it has one.
+
+    What stands before its kernel makes operands ready.
+    """
+    steps: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        origin = observation.computed_origin(node)
+        if origin is None:
+            continue
+        if kernel_of(node) is not None:
+            steps[origin] = []
+        steps.setdefault(origin, []).append(node)
+    return {node: origin for origin, nodes in steps.items() for node in nodes}
+
+
+def _lowering_fault(qmodel: QuantizedModel, sums: _Sums, explained: float) -> Bisection | None:
+    """The first operation of the lowered graph further off than quantization itself."""
     limit = min(sums.reference.sqnr, explained)
     name = next((n for n, s in sums.lowered.items() if not s >= limit), None)
+    if name is None and sums.remaining.sqnr >= limit:
+        return None
     node = next((n for n in qmodel.graph.nodes if observation.computed_origin(n) == name), None)
     makers = () if node is None else suspects.makers_of(qmodel, node, _lowering_start(qmodel))
     foreign = [m for m in makers if suspects.is_foreign(m)]
