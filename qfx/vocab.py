@@ -132,7 +132,7 @@ def is_op(node: fx.Node, *which: OpDef) -> bool:
 def bound(node: fx.Node) -> dict[str, Any]:
     """All arguments of a canonical node by parameter name, defaults filled in."""
     assert isinstance(node.target, OpDef)
-    plain = _bound_plainly(node.target, node.args, node.kwargs)
+    plain = bound_plainly(node.target, node.args, node.kwargs)
     if plain is not None:
         return plain
     arguments = node.target.signature.bind(*node.args, **node.kwargs)
@@ -140,7 +140,7 @@ def bound(node: fx.Node) -> dict[str, Any]:
     return dict(arguments.arguments)
 
 
-def _bound_plainly(
+def bound_plainly(
     op: OpDef, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """What ``signature.bind`` finds, ten times as fast; None unless all is as it should be."""

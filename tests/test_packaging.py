@@ -164,3 +164,42 @@ def test_what_is_planned_says_so(name: str) -> None:
 def test_a_method_that_is_none_names_those_that_are() -> None:
     with pytest.raises(qfx.ConfigError, match="'static', 'dynamic', 'weight_only', 'qat'"):
         qfx.prepare(nn.Linear(2, 2).eval(), torch.ones(1, 2), method="magic")
+
+
+QUANTIZING = """
+import sys
+import torch, qfx
+from torch import nn
+
+class Pyramid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.deep = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU6())
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = nn.functional.interpolate(self.deep(x), scale_factor=2.0, mode="bilinear")
+        return self.head(torch.cat([x + y, y], 1).mean((2, 3)))
+
+block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+models = (Pyramid().eval(), torch.randn(2, 3, 8, 8)), (block.eval(), torch.randn(2, 5, 8))
+for method in ("static", "dynamic", "weight_only"):
+    for model, x in models:
+        qfx.quantize(model, (x,), method=method)
+for model, x in models:
+    for backend in qfx.backends.available():
+        qfx.quantize(model, (x,), backend=backend)
+    prepared = qfx.prepare(model, (x,), method="qat")
+    qfx.calibrate(prepared, [(x,)])
+    qfx.convert(prepared)
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+
+
+def test_quantizing_does_not_load_the_compiler() -> None:
+    path = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'passes')]}"
+    command = [sys.executable, "-W", "ignore", "-c", path + QUANTIZING]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert output.splitlines()[-1] == "[]"

@@ -138,8 +138,8 @@ def _read(em: Emitter, site: Site, form: Form) -> fx.Node:
     outer = form.parts[0].call.outer
     if form.reads is Reads.PIXELS:
         batch, _, *spatial = shape_of(qx)
-        pixels = em.rw.call(kernels.quantize_rgbx, *qx.args, origins=(qx,))
-        meta.set_value(pixels, meta.TensorInfo((batch, 4, *spatial), torch.uint8))
+        value = meta.TensorInfo((batch, 4, *spatial), torch.uint8)
+        pixels = em.rw.call(kernels.quantize_rgbx, *qx.args, origins=(qx,), value=value)
         hand_on_meaning(qx, pixels)
         return pixels
     return _padded(em, site, list(outer)) if outer else qx

@@ -41,9 +41,9 @@ def protect_accumulators(graph: fx.Graph, rw: Rewriter) -> None:
         assert isinstance(residual, fx.Node)
         if _may_overwrite(residual, node):
             continue
+        value = meta.value_of(residual)
         with rw.at(node):
-            copy = rw.call(_COPIES[node.target], residual, origins=(node,))
-        meta.set_value(copy, meta.value_of(residual))
+            copy = rw.call(_COPIES[node.target], residual, origins=(node,), value=value)
         node.update_arg(_ACCUMULATOR, copy)
 
 

@@ -63,8 +63,8 @@ def _max_pool(em: Emitter, site: Site, kernel: Any, window: list[Any]) -> fx.Nod
     qx, x = known_input(site)
     if site.arguments["spread"]:
         qx = _filled(em, site, qx, x)
-    lowered = em.rw.call(kernel, qx, *window, site.arguments["ceil_mode"], origins=(site.node,))
-    return _as_codes(lowered, site)
+    given = (*window, site.arguments["ceil_mode"])
+    return em.rw.call(kernel, qx, *given, origins=(site.node,), value=_codes(site))
 
 
 def _filled(em: Emitter, site: Site, qx: fx.Node, x: QParams) -> fx.Node:
@@ -81,12 +81,11 @@ def _window(site: Site, dims: int) -> list[list[int]]:
     return [[] if value is None else expand(value, dims) for value in values]
 
 
-def _as_codes(lowered: fx.Node, site: Site) -> fx.Node:
-    """``lowered``, known to yield the codes of what the site yields."""
+def _codes(site: Site) -> meta.TensorInfo:
+    """The codes of what the site yields."""
     info = meta.tensor_info(site.node)
     assert info is not None
-    meta.set_value(lowered, meta.TensorInfo(info.shape, torch.uint8))
-    return lowered
+    return meta.TensorInfo(info.shape, torch.uint8)
 
 
 def pad(em: Emitter, site: Site) -> fx.Node:
@@ -94,8 +93,8 @@ def pad(em: Emitter, site: Site) -> fx.Node:
     qx, x = known_input(site)
     mode: Any = site.arguments["mode"]
     value = float(x.zero_point) if mode == "constant" else None
-    lowered = em.rw.call(F.pad, qx, site.arguments["pad"], mode, value, origins=(site.node,))
-    return _as_codes(lowered, site)
+    given = (site.arguments["pad"], mode, value)
+    return em.rw.call(F.pad, qx, *given, origins=(site.node,), value=_codes(site))
 
 
 def plain_pool(node: fx.Node) -> Mismatch | None:

@@ -2,8 +2,8 @@
 
 On the meta device tensors have shapes and dtypes and no data, so a node costs the same whatever its
 sizes. Functions of PyTorch and of the vocabulary yield the same for the same shapes, so of many
-equal layers one is run. What needs data (Python that looks at values, a kernel without a meta
-version) can't be told.
+equal layers one is run, and none where arithmetic tells (:mod:`qfx.graph.shape_rules`). What needs
+data (Python that looks at values, a kernel without a meta version) can't be told.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -23,6 +24,7 @@ from qfx.graph.copying import side_effects_undone
 from qfx.graph.leaves import clear_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.lookup import Lookup
+from qfx.graph.shape_rules import told
 from qfx.torch_private import OVERLOAD, PACKET
 from qfx.vocab import OpDef
 
@@ -60,6 +62,10 @@ class Inference:
         if not _is_pure(node):
             with self.undisturbed():
                 return meta.describe(self._call(node, arguments))
+        if isinstance(node.target, OpDef):
+            ready = told(node.target, *_made(arguments, lambda value: value))
+            if ready is not None:
+                return ready
         key = (node.target, torch.get_default_dtype(), _key(arguments))
         if not _is_hashable(key):
             return meta.describe(self._call(node, arguments))
@@ -85,14 +91,14 @@ class Inference:
         arguments = map_arg((node.args, dict(node.kwargs)), self._operand)
         try:
             with self.undisturbed():
-                args, kwargs = _made(arguments, torch.zeros, "cpu")
+                args, kwargs = _made(arguments, partial(_tensors, make=torch.zeros, device="cpu"))
                 self._target(node, copy.deepcopy)(*args, **kwargs)
         except Exception as error:
             return error
         return None
 
     def _call(self, node: fx.Node, arguments: Any) -> Any:
-        args, kwargs = _made(arguments, torch.empty, "meta")
+        args, kwargs = _made(arguments, partial(_tensors, make=torch.empty, device="meta"))
         with torch.no_grad():
             return self._target(node, _valueless_module)(*args, **kwargs)
 
@@ -191,28 +197,28 @@ def _is_hashable(key: object) -> bool:
     return True
 
 
-def _made(arguments: Any, make: Callable[..., torch.Tensor], device: str) -> Any:
-    """``arguments`` with tensors in place of shapes."""
+def _made(arguments: Any, make: Callable[[meta.Value], Any]) -> Any:
+    """``arguments`` with what ``make`` makes of shapes, tensors say, in their place."""
     if isinstance(arguments, _Shape):
-        return _tensors(arguments.value, make, device)
+        return make(arguments.value)
     if isinstance(arguments, tuple):
-        items = (_made(each, make, device) for each in arguments)
+        items = (_made(each, make) for each in arguments)
         return type(arguments)(*items) if hasattr(arguments, "_fields") else tuple(items)
     if isinstance(arguments, list):
-        return [_made(each, make, device) for each in arguments]
+        return [_made(each, make) for each in arguments]
     if isinstance(arguments, dict):
-        return {name: _made(each, make, device) for name, each in arguments.items()}
+        return {name: _made(each, make) for name, each in arguments.items()}
     if isinstance(arguments, slice):
         ends = (arguments.start, arguments.stop, arguments.step)
-        return slice(*(_made(end, make, device) for end in ends))
+        return slice(*(_made(end, make) for end in ends))
     return arguments
 
 
-def _tensors(value: meta.Value, make: Callable[..., torch.Tensor], device: str) -> Any:
+def _tensors(value: meta.Value, *, make: Callable[..., torch.Tensor], device: str) -> Any:
     if isinstance(value, meta.TensorInfo):
         return make(value.shape, dtype=value.dtype, device=device)
     if isinstance(value, (tuple, list)):
-        return type(value)(_tensors(each, make, device) for each in value)
+        return type(value)(_tensors(each, make=make, device=device) for each in value)
     return value
 
 
