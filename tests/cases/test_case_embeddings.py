@@ -124,18 +124,25 @@ class Every(nn.Module):
         return [model(*each) for model, each in zip(self.models, inputs, strict=True)]
 
 
+KINDS = ("embedding", "sum", "mean, offsets", "max", "weighted, offsets", "mean, padded")
+"""What has a kernel, or a way around one, of its own. How indices are given is another matter than
+how rows are kept: all of ``MODELS`` meet both widths, and both kinds of codes, on each backend."""
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_rows_are_kept_in_few_bits(config: str, backend: str) -> None:
     qconfig, bound = CONFIGS[config]
-    model, inputs = Every(), ([inputs for _, inputs in MODELS.values()],)
+    names = tuple(MODELS) if config in ("int8", "uint4") else KINDS
+    model, inputs = Every(names), ([MODELS[name][1] for name in names],)
     qmodel = qfx.quantize(model, inputs, method="weight_only", qconfig=qconfig, backend=backend)
     looked_up = [s for s in qmodel.report.sites if "embedding" in s.op.lower()]
-    assert len(looked_up) == len(MODELS) + 2  # the functional one reads three times
+    reads = len(names) + 2 * ("functional" in names)  # which reads three times
+    assert len(looked_up) == reads
     assert {s.decision for s in looked_up} == {"quantized"}
     assert qmodel.report.coverage is None
     results = (run(each, inputs) for each in (model, qmodel.reference, qmodel))
-    for name, expected, reference, actual in zip(MODELS, *results, strict=True):
+    for name, expected, reference, actual in zip(names, *results, strict=True):
         assert actual.dtype == torch.float32, name
         assert sqnr(expected, actual) > bound, name
         # 4-bit kernels keep scales as halves; the others sum the same numbers in another order.
@@ -146,13 +153,16 @@ def test_rows_are_kept_in_few_bits(config: str, backend: str) -> None:
 @pytest.mark.parametrize("config", ["int8", "int4"])
 def test_indices_may_be_strided(config: str, backend: str) -> None:
     x, (qconfig, _) = tokens(6, 8), CONFIGS[config]
-    looked_up, bag = seeded(lambda: nn.Embedding(ROWS, WIDTH)), seeded(lambda: Bag("sum"))
-    for model, strided in ((looked_up, x[:, 1]), (bag, x[:, ::2]), (bag, x.t())):
-        qmodel = qfx.quantize(
-            model, strided, method="weight_only", qconfig=qconfig, backend=backend
-        )
-        expected = run(qmodel, (strided.clone(memory_format=torch.contiguous_format),))
-        torch.testing.assert_close(run(qmodel, (strided,)), expected, rtol=0, atol=0)
+    strided = [(each,) for each in (x[:, 1], x[:, ::2], x.t())]
+    model = Every(("embedding", "sum", "sum"))
+    qmodel = qfx.quantize(
+        model, (strided,), method="weight_only", qconfig=qconfig, backend=backend
+    )
+    dense = [(each.clone(memory_format=torch.contiguous_format),) for (each,) in strided]
+    with torch.no_grad():  # not through ``run``, whose copies may have other strides
+        results = zip(qmodel(strided), qmodel(dense), strict=True)
+    for actual, expected in results:
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -312,13 +322,19 @@ def test_a_wrong_kernel_of_rows_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
     assert sqnr(run(model, inputs), run(qmodel, inputs)) > 35
 
 
-@pytest.mark.parametrize("config", ["int8", "uint4", "int4, groups"])
-def test_copies_and_compiled_code(config: str) -> None:
-    names = ("embedding", "mean, offsets", "weighted", "mean, padded")
-    model, inputs = Every(names), ([MODELS[name][1] for name in names],)
-    qmodel = qfx.quantize(
-        model, inputs, method="weight_only", qconfig=CONFIGS[config][0], backend="x86"
+def test_copies_and_compiled_code() -> None:
+    kept, each = (
+        ("int8", "uint4", "int4, groups"),
+        ("embedding", "mean, offsets", "weighted", "mean, padded"),
     )
+    names = [name for _ in kept for name in each]
+    mapping = qfx.QConfigMapping()
+    for i, config in enumerate(config for config in kept for _ in each):
+        mapping.set_module_name(f"models.{i}", CONFIGS[config][0])
+    model, inputs = Every(names), ([MODELS[name][1] for name in names],)
+    qmodel = qfx.quantize(model, inputs, method="weight_only", qconfig=mapping, backend="x86")
+    sites = [s for s in qmodel.report.sites if "embedding" in s.op.lower()]
+    assert [s.decision for s in sites] == ["quantized"] * len(names)
     torch._dynamo.reset()
     compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
     results = (run(each, inputs) for each in (copy.deepcopy(qmodel), compiled, qmodel))
@@ -409,13 +425,27 @@ class Odd(nn.Module):
         return [self.embedding(x), self.bag(x), self.layer(y)]
 
 
-@pytest.mark.parametrize("qconfig", [signed(4), affine(4), affine(4, group_size=5)])
+class EachKept(nn.Module):
+    """One of them for each way to keep rows."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(seeded(Odd, seed=seed) for seed in range(count))
+
+    def forward(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        return [result for model in self.models for result in model(x, y)]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_rows_of_odd_width_are_two_codes_a_byte(qconfig: QConfig, backend: str) -> None:
-    model, inputs = seeded(Odd), (tokens(3, 5), torch.linspace(-1, 1, 30).view(2, 15))
-    qmodel = qfx.quantize(model, inputs, method="weight_only", qconfig=qconfig, backend=backend)
+def test_rows_of_odd_width_are_two_codes_a_byte(backend: str) -> None:
+    qconfigs, mapping = (signed(4), affine(4), affine(4, group_size=5)), qfx.QConfigMapping()
+    for i, qconfig in enumerate(qconfigs):
+        mapping.set_module_name(f"models.{i}", qconfig)
+    model = EachKept(len(qconfigs)).eval()
+    inputs = (tokens(3, 5), torch.linspace(-1, 1, 30).view(2, 15))
+    qmodel = qfx.quantize(model, inputs, method="weight_only", qconfig=mapping, backend=backend)
     codes = [b for n, b in qmodel.reference.named_buffers() if n.endswith("_q4")]
-    assert [c.shape for c in codes] == 3 * [(ROWS, 8)]
+    assert [c.shape for c in codes] == 9 * [(ROWS, 8)]
     torch._dynamo.reset()
     compiled = torch.compile(qmodel, backend="aot_eager")
     results = (run(each, inputs) for each in (model, qmodel.reference, compiled, qmodel))
