@@ -155,9 +155,7 @@ def test_indices_may_be_strided(config: str, backend: str) -> None:
     x, (qconfig, _) = tokens(6, 8), CONFIGS[config]
     strided = [(each,) for each in (x[:, 1], x[:, ::2], x.t())]
     model = Every(("embedding", "sum", "sum"))
-    qmodel = qfx.quantize(
-        model, (strided,), method="weight_only", qconfig=qconfig, backend=backend
-    )
+    qmodel = qfx.quantize(model, (strided,), method="weight_only", qconfig=qconfig, backend=backend)
     dense = [(each.clone(memory_format=torch.contiguous_format),) for (each,) in strided]
     with torch.no_grad():  # not through ``run``, whose copies may have other strides
         results = zip(qmodel(strided), qmodel(dense), strict=True)

@@ -51,10 +51,19 @@ def train(model: nn.Module, data: list[Tensor], lr: float = 1e-2) -> None:
 
 
 # -- no step of training ---------------------------------------------------------------------------
-@pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2"])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("resnet18", "x86"),
+        ("resnet18", "fbgemm"),
+        ("mobilenet_v3_small", "x86"),
+        ("mobilenet_v3_small", "reference"),
+        ("shufflenet_v2", "fbgemm"),
+        ("shufflenet_v2", "reference"),
+    ],
+)  # what is asked is between two graphs of one backend: each has two networks, each network two
 def test_without_a_step_it_is_the_calibrated_model(name: str, backend: str) -> None:
-    model, x = small_classifier(name), randn(2, 3, 64, 64)
+    model, x = small_classifier(name), randn(2, 3, 32, 32)
     calibrated = qfx.quantize(model, (x,), backend=backend)
     start = prepared(model, x, backend=backend, qparams_from=calibrated)
     converted = qfx.convert(start)
@@ -117,11 +126,14 @@ def layers() -> list[tuple[nn.Module, Tensor]]:
 
 
 @pytest.mark.parametrize("index", range(len(layers())))
-@pytest.mark.parametrize("relu", [nn.ReLU(), nn.ReLU6()], ids=["relu", "relu6"])
-def test_a_folded_layer_trains_like_an_unfolded_one(index: int, relu: nn.Module) -> None:
-    """Per channel, scaling commutes with rounding: folded or not, values and gradients agree."""
+def test_a_folded_layer_trains_like_an_unfolded_one(index: int) -> None:
+    """Per channel, scaling commutes with rounding: folded or not, values and gradients agree.
+
+    Every other layer has the other activation behind it, which folding does not look at.
+    """
     torch.manual_seed(0)
     layer, x = layers()[index]
+    relu = nn.ReLU6() if index % 2 else nn.ReLU()
     norm = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[x.dim()](6)
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     norm.weight.data[1] *= -1
@@ -215,7 +227,7 @@ def test_sites_are_switched_one_by_one() -> None:
 
 def test_a_mobilenet_with_dropout_converts() -> None:
     model = small_classifier("mobilenet_v3_small").train()
-    x = randn(4, 3, 64, 64)
+    x = randn(4, 3, 32, 32)
     qat = prepared(model, x)
     torch.manual_seed(0)
     first = qat(x)

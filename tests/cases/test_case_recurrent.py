@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -129,43 +130,71 @@ def test_layers(kind: str, backend: str) -> None:
             check_results(*each, qmodel)
 
 
+def of_backend(backend: str) -> list[str]:
+    """The kinds that it has kernels of; the others are near-misses, below."""
+    return [kind for kind in LAYERS if has_kernel(kind, backend)]
+
+
+class Calls(nn.Module):
+    """Layers side by side, each called with arguments of its own."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.eval()
+
+    def forward(self, calls: list[tuple[Any, ...]]) -> list[Any]:
+        return [layer(*args) for layer, args in zip(self.layers, calls, strict=True)]
+
+
+def check_calls(model: nn.Module, qmodel: qfx.QuantizedModel, calls: list[Any]) -> None:
+    results = (run(m, (calls,)) for m in (model, qmodel, qmodel.reference))
+    for each in zip(*results, strict=True):
+        check_results(*each, qmodel)
+
+
+def first_of(batch: Any, dim: int = 0) -> Any:
+    return pytree.tree_map(lambda x: x.select(dim, 0), batch)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batched", [True, False])
-@pytest.mark.parametrize("kind", LAYERS)
-def test_initial_states(kind: str, batched: bool, backend: str) -> None:
-    if not has_kernel(kind, backend):
-        pytest.skip("a near-miss, below")
-    layer = seeded(lambda: LAYERS[kind](8, 16, 2, bidirectional=True, batch_first=True))
-    args = (randn(2, 5, 8), state_of(kind, 4, 2, 16))
+def test_initial_states(batched: bool, backend: str) -> None:
+    kinds = of_backend(backend)
+    model = Calls(
+        seeded(lambda kind=kind: LAYERS[kind](8, 16, 2, bidirectional=True, batch_first=True))
+        for kind in kinds
+    )
+    calls = [(randn(2, 5, 8), state_of(kind, 4, 2, 16)) for kind in kinds]
     if not batched:
-        args = (args[0][0], pytree.tree_map(lambda s: s[:, 0], args[1]))
-    check(layer, dynamic(layer, *args, backend=backend), *args)
+        calls = [(x[0], first_of(state, 1)) for x, state in calls]
+    check_calls(model, dynamic(model, calls, backend=backend), calls)
+
+
+def every_cell(backend: str, *shape: int) -> tuple[nn.Module, list[Any]]:
+    """Of each kind, with and without biases and states, and what they are called with."""
+    cases = list(product(of_backend(backend), (True, False), (True, False)))
+    model = Calls(seeded(lambda k=kind, b=bias: CELLS[k](8, 16, b)) for kind, bias, _ in cases)
+    x = randn(*shape, 8)
+    return model, [
+        (x, state_of(k, *shape, 16)) if with_state else (x,) for k, _, with_state in cases
+    ]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kind", CELLS)
-def test_cells(kind: str, bias: bool, backend: str) -> None:
-    if not has_kernel(kind, backend):
-        pytest.skip("a near-miss, below")
-    cell = seeded(lambda: CELLS[kind](8, 16, bias))
-    x, state = randn(3, 8), state_of(kind, 3, 16)
-    qmodel = dynamic(cell, x, backend=backend)
+def test_cells(backend: str) -> None:
+    model, calls = every_cell(backend, 3)
+    qmodel = dynamic(model, calls, backend=backend)
     assert qmodel.report.coverage == 1.0
-    check(cell, qmodel, x)
-    check(cell, qmodel, x[0])
-    with_state = dynamic(cell, x, state, backend=backend)
-    check(cell, with_state, x, state)
-    check(cell, with_state, x[0], pytree.tree_map(lambda s: s[0], state))
+    check_calls(model, qmodel, calls)
+    check_calls(model, qmodel, first_of(calls))
 
 
-@pytest.mark.parametrize("kind", CELLS)
-def test_cells_without_a_batch(kind: str) -> None:
-    cell, x, state = seeded(lambda: CELLS[kind](8, 16)), randn(8), state_of(kind, 16)
-    check(cell, dynamic(cell, x), x)
-    with_state = dynamic(cell, x, state)
-    check(cell, with_state, x, state)
-    check(cell, with_state, randn(3, 8), state_of(kind, 3, 16))
+def test_cells_without_a_batch() -> None:
+    model, calls = every_cell("x86")
+    qmodel = dynamic(model, calls)
+    check_calls(model, qmodel, calls)
+    check_calls(model, qmodel, every_cell("x86", 3)[1])
 
 
 @pytest.mark.parametrize("make", [nn.RNN, nn.RNNCell])
@@ -326,12 +355,15 @@ def test_copies_sizes_and_stages() -> None:
 def test_compiled_code_gives_the_same(kind: str) -> None:
     layer = seeded(lambda: Wrapped(LAYERS[kind](8, 16, 2, bidirectional=True), 32))
     cell = seeded(lambda: CELLS[kind](8, 16))
-    for model, x in ((layer, randn(5, 2, 8)), (layer, randn(5, 9, 8)), (cell, randn(2, 8))):
-        qmodel = dynamic(model, x)
-        torch._dynamo.reset()  # counts recompilations of whatever is compiled
-        compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
-        with torch.no_grad():
-            assert all(map(torch.equal, tensors(compiled(x)), tensors(qmodel(x))))
+    model = Calls([layer, copy.deepcopy(layer), cell])
+    calls = [(randn(5, 2, 8),), (randn(5, 9, 8),), (randn(2, 8),)]
+    qmodel = dynamic(model, calls)
+    torch._dynamo.reset()  # counts recompilations of whatever is compiled
+    compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        ours, theirs = tensors(compiled(calls)), tensors(qmodel(calls))
+    assert len(ours) == len(theirs)
+    assert all(map(torch.equal, ours, theirs))
 
 
 # -- near-misses -----------------------------------------------------------------------------------
@@ -456,43 +488,40 @@ KEPT: dict[str, tuple[qfx.QConfig, str, float]] = {
 }
 
 
+IN_FEW_BITS: dict[str, Callable[[], nn.Module]] = {
+    "lstm": lambda: nn.LSTM(8, 16, 2, bidirectional=True),
+    "gru": lambda: nn.GRU(8, 16),
+    "rnn": lambda: nn.RNN(8, 16, nonlinearity="relu"),
+    "lstm cell": lambda: nn.LSTMCell(8, 16),
+    "gru cell": lambda: nn.GRUCell(8, 16, bias=False),
+    "rnn cell": lambda: nn.RNNCell(8, 16),
+}
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("config", KEPT)
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: nn.LSTM(8, 16, 2, bidirectional=True),
-        lambda: nn.GRU(8, 16),
-        lambda: nn.RNN(8, 16, nonlinearity="relu"),
-        lambda: nn.LSTMCell(8, 16),
-        lambda: nn.GRUCell(8, 16, bias=False),
-        lambda: nn.RNNCell(8, 16),
-    ],
-)
-def test_weights_in_few_bits(make: Callable[[], nn.Module], config: str, backend: str) -> None:
+def test_weights_in_few_bits(config: str, backend: str) -> None:
     qconfig, kept, bound = KEPT[config]
-    model = seeded(make)
-    if (
-        config.endswith("dynamic")
-        and isinstance(model, (nn.RNN, nn.RNNCell))
-        and not has_kernel("rnn", backend)
-    ):
-        pytest.skip("these have no kernel of plain RNNs that measures")
-    x = randn(3, 8) if "Cell" in str(model) else randn(5, 2, 8)
-    qmodel = qfx.quantize(model, x, method="weight_only", qconfig=qconfig, backend=backend)
-    site = next(s for s in qmodel.report.sites if s.macs)
-    if backend == "reference":
-        assert (site.decision, site.kernel) == ("quantized", "reference")
-    else:
-        assert (site.kernel, site.reason) == (f"dequantized {kept} weights", "unfit-kernel")
+    measures = config.endswith("dynamic")  # which fbgemm and qnnpack can't of plain RNNs
+    names = [n for n in IN_FEW_BITS if not measures or has_kernel(n.split()[0], backend)]
+    model = Branches(seeded(IN_FEW_BITS[name]) for name in names)
+    x = [randn(3, 8) if "cell" in name else randn(5, 2, 8) for name in names]
+    qmodel = qfx.quantize(model, (x,), method="weight_only", qconfig=qconfig, backend=backend)
+    sites = [s for s in qmodel.report.sites if s.macs]
+    assert len(sites) == len(names)
+    for site in sites:
+        if backend == "reference":
+            assert (site.decision, site.kernel) == ("quantized", "reference")
+        else:
+            assert (site.kernel, site.reason) == (f"dequantized {kept} weights", "unfit-kernel")
     before, after = qmodel.report.size_bytes
     assert after < 0.6 * before
-    for inputs in (x, 2 * x, x[:1], x[0]):
-        expected, actual = (tensors(run(m, (inputs,))) for m in (model, qmodel))
-        meant = tensors(run(qmodel.reference, (inputs,)))
-        for e, a, r in zip(expected, actual, meant, strict=True):
-            assert sqnr(e, a) > bound
-            assert torch.equal(a, r)
+    for inputs in (x, [2 * i for i in x], [i[:1] for i in x], [i[0] for i in x]):
+        results = (run(m, (inputs,)) for m in (model, qmodel, qmodel.reference))
+        for name, *each in zip(names, *results, strict=True):
+            for e, a, r in zip(*map(tensors, each), strict=True):
+                assert sqnr(e, a) > bound, name
+                assert torch.equal(a, r), name
 
 
 def test_compiled_over_weights_in_few_bits() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -100,32 +101,34 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("config", CONFIGS)
-def test_weights_are_made_float_where_they_are_read(config: str, backend: str, slow: None) -> None:
-    check(MODELS, config, backend)
+def test_weights_are_made_float_where_they_are_read(backend: str, slow: None) -> None:
+    check(MODELS, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("config", CONFIGS)
-def test_kernels_compute_the_same(config: str, backend: str, fast: None) -> None:
-    check(("linear+relu", "blocks"), config, backend)
+def test_kernels_compute_the_same(backend: str, fast: None) -> None:
+    check(("linear+relu", "blocks"), backend)
 
 
-def check(names: Iterable[str], config: str, backend: str) -> None:
-    qconfig, bound = CONFIGS[config]
-    model = Branches(seeded(MODELS[name][0]) for name in names)
-    examples = [randn(*MODELS[name][1]) for name in names]
+def check(names: Iterable[str], backend: str) -> None:
+    """Every model in every configuration, quantized as one."""
+    cases = list(product(CONFIGS, names))
+    model = Branches(seeded(MODELS[name][0]) for _, name in cases)
+    examples = [randn(*MODELS[name][1]) for _, name in cases]
+    mapping = qfx.QConfigMapping()
+    for i, (config, _) in enumerate(cases):
+        mapping.set_module_name(f"branches.{i}", CONFIGS[config][0])
     qmodel = qfx.quantize(
-        model, (examples,), method=qconfig.method, qconfig=qconfig, backend=backend
+        model, (examples,), method="weight_only", qconfig=mapping, backend=backend
     )
     layers = [s for s in qmodel.report.sites if s.op.lower() == "linear"]
     assert {s.decision for s in layers} == {"quantized"}
     larger, fewer = [5 * x for x in examples], [x[:1] if x.dim() > 1 else x for x in examples]
     for inputs in (examples, larger, fewer):
         results = (run(each, (inputs,)) for each in (model, qmodel.reference, qmodel))
-        for name, expected, reference, actual in zip(names, *results, strict=True):
-            assert sqnr(expected, actual) > bound, name
-            assert sqnr(reference, actual) > 90, name
+        for (config, name), expected, reference, actual in zip(cases, *results, strict=True):
+            assert sqnr(expected, actual) > CONFIGS[config][1], (config, name)
+            assert sqnr(reference, actual) > 90, (config, name)
 
 
 # -- which kernel --------------------------------------------------------------------------------

@@ -49,8 +49,9 @@ MODELS = {
 
 
 ALIKE = [(name, "x86") for name in MODELS] + [
-    (name, backend) for name in MODELS for backend in ("fbgemm", "reference")
+    (name, ("fbgemm", "reference")[i % 2]) for i, name in enumerate(MODELS)
 ]
+"""What is asked is between two graphs of one backend: the others share the models."""
 
 
 @pytest.mark.parametrize(("name", "backend"), ALIKE)
