@@ -9,6 +9,6 @@ gc.set_threshold(200_000, 10, 10)
 
 
 def pytest_collection_finish() -> None:
-    """Modules stay: 400,000 objects that each full collection, torch.compile's too, went through."""
+    """Modules stay: 400,000 objects that each full collection went through."""
     gc.collect()
     gc.freeze()

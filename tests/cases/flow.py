@@ -103,6 +103,16 @@ def steps(qmodel: qfx.QuantizedModel) -> list[float]:
     return [max(_scales(leaf, set()), default=0.0) for leaf in leaves]
 
 
+def steps_of_branches(qmodel: qfx.QuantizedModel) -> list[float]:
+    """:func:`step` of every branch of models side by side, which may have several outputs each."""
+    output = next(iter(reversed(qmodel.reference.graph.nodes)))
+    found = []
+    for branch in output.args[0]:  # type: ignore[union-attr]
+        leaves = [leaf for leaf in pytree.tree_leaves(branch) if isinstance(leaf, fx.Node)]
+        found.append(max((s for leaf in leaves for s in _scales(leaf, set())), default=0.0))
+    return found
+
+
 def _scales(node: fx.Node, seen: set[fx.Node]) -> Iterator[float]:
     if node in seen:
         return

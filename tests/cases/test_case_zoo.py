@@ -14,9 +14,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import qfx
-from tests.cases.flow import quantized, randn, run, seeded, sqnr
+from tests.cases.flow import (
+    less_a_bit,
+    quantized,
+    randn,
+    run,
+    seeded,
+    sqnr,
+    steps_of_branches,
+    tensors,
+)
 
 X = randn(2, 3, 8, 8)
 TOKENS = randn(2, 5, 8)
@@ -323,15 +333,42 @@ STEPS = {"between_16_lambda": 2.0}
 the reference to even: a step each, which the convolution behind adds up."""
 
 
-@pytest.mark.parametrize("name", CASES)
+class Several(nn.Module):
+    """Models side by side."""
+
+    def __init__(self, models: list[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.eval()
+
+    def forward(self, calls: list[tuple[Tensor, ...]]) -> list[Any]:
+        return [model(*args) for model, args in zip(self.models, calls, strict=True)]
+
+
+AT_ONCE = 8
+"""So many are quantized as one: a pipeline costs as much as one of them."""
+
+
+@pytest.mark.parametrize("first", range(0, len(CASES), AT_ONCE))
 @pytest.mark.parametrize("backend", ["fbgemm", "x86"])
-def test_small_graph(backend: str, name: str) -> None:
-    function, inputs, parts = CASES[name]
-    model = seeded(Model, function, parts)
-    qmodel = quantized(model, inputs, backend, bound=25, steps=STEPS.get(name, 1.0))
+def test_small_graphs(backend: str, first: int) -> None:
+    names = list(CASES)[first : first + AT_ONCE]
+    model = Several([seeded(Model, CASES[n][0], CASES[n][2]) for n in names])
+    calls = [CASES[n][1] for n in names]
+    qmodel = qfx.quantize(model, (calls,), backend=backend)
+    results = [run(each, (calls,)) for each in (model, qmodel, qmodel.reference)]
+    sizes = steps_of_branches(qmodel)
+    for name, size, expected, actual, meant in zip(names, sizes, *results, strict=True):
+        assert pytree.tree_structure(actual) == pytree.tree_structure(expected), name
+        assert sqnr(expected, actual) > less_a_bit(25, backend), name
+        within = STEPS.get(name, 1.0) * size * 1.001 + 1e-6
+        for ours, theirs in zip(tensors(actual), tensors(meant), strict=True):
+            assert (ours.float() - theirs.float()).abs().max() <= within, name
     twin = copy.deepcopy(qmodel)
-    bigger = (torch.cat([inputs[0], inputs[0][:1]]), *inputs[1:])
-    assert sqnr(run(model, bigger), run(twin, bigger)) > 20
+    bigger = [(torch.cat([x, x[:1]]), *more) for x, *more in calls]
+    results = [run(each, (bigger,)) for each in (model, twin)]
+    for name, expected, actual in zip(names, *results, strict=True):
+        assert sqnr(expected, actual) > 20, name
 
 
 @pytest.mark.parametrize("backend", ["fbgemm", "x86"])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.backends.room import lacks_room, least_sizes, outer_padding
-from tests.cases.flow import Branches, randn, seeded, sqnr, step, targets
+from tests.cases.flow import Branches, randn, run, seeded, sqnr, steps, targets
 
 BACKENDS = ("x86", "fbgemm", "qnnpack")
 
@@ -50,27 +50,29 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("method", ["static", "dynamic"])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", CASES)
-def test_small_inputs(name: str, backend: str, method: str) -> None:
-    model, *shapes = CASES[name]
-    example, small = (randn(*shape) for shape in shapes)
-    float_only = backend != "x86" and method == "dynamic"  # see quantized_dynamic
-    if float_only or ("Transpose" in str(model) and (backend, method) != ("x86", "static")):
-        pytest.skip("no kernel")
+@pytest.mark.parametrize(  # for the others there are no dynamic kernels: see quantized_dynamic
+    ("backend", "method"), [*((backend, "static") for backend in BACKENDS), ("x86", "dynamic")]
+)
+def test_small_inputs(backend: str, method: str) -> None:
+    transposed = (backend, method) == ("x86", "static")  # nor others of those
+    cases = [c for c in CASES.items() if transposed or "Transpose" not in str(c[1][0])]
+    model = Branches(layer for _, (layer, *_) in cases)
+    example, small = ([randn(*shapes[i]) for _, (_, *shapes) in cases] for i in range(2))
     qmodel = qfx.quantize(
         model,
-        example,
+        (example,),
         backend=backend,
         method=method,
-        calibration_data=[example, small] if method == "static" else None,
+        calibration_data=[(example,), (small,)] if method == "static" else None,
     )
-    for x in (example, small):
-        assert sqnr(model(x), qmodel(x)) > 15  # biases alone, where the taps miss
-        if method == "static":
-            off = (qmodel(x) - qmodel.reference(x)).abs().max()
-            assert off <= 1.01 * step(qmodel) + 1e-6
+    decisions = [s.decision for s in qmodel.report.sites if s.macs]
+    assert decisions == ["quantized"] * len(cases)
+    for inputs in (example, small):
+        results = [run(each, (inputs,)) for each in (model, qmodel, qmodel.reference)]
+        sizes = steps(qmodel) if method == "static" else [torch.inf] * len(cases)
+        for (name, _), size, expected, ours, meant in zip(cases, sizes, *results, strict=True):
+            assert sqnr(expected, ours) > 15, name  # biases alone, where the taps miss
+            assert (ours - meant).abs().max() <= 1.01 * size + 1e-6, name
 
 
 class Residual(nn.Module):

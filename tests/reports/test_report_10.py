@@ -5,6 +5,7 @@ So the report said "100 % of MACs quantized", and ``min_coverage=0.9`` passed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -47,6 +48,15 @@ class Tagger(nn.Module):
         return self.head(y), last, lengths
 
 
+class Taggers(nn.Module):
+    def __init__(self, taggers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.taggers = nn.ModuleList(taggers)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> list[Any]:
+        return [tagger(x, lengths) for tagger in self.taggers]
+
+
 def batch(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     return randn(len(lengths), max(lengths), 16, seed=seed), torch.tensor(lengths)
 
@@ -80,12 +90,12 @@ CASES = [(k, b) for k in KINDS for b in BACKENDS if k != "rnn" or b in ("x86", "
 def test_packed_sequences_are_quantized(kind: str, backend: str, ordered: bool) -> None:
     first, second = SORTED if ordered else MIXED
     example = batch(first)
-    for options in ({}, {"bidirectional": True, "num_layers": 2, "dropout": 0.3}):
-        model = seeded(lambda options=options: Tagger(kind, ordered, **options)).eval()
-        options = {"method": "dynamic", "backend": backend, "min_coverage": 1.0}
-        qmodel = qfx.quantize(model, example, **options)
-        assert_close(model, qmodel, *example)
-        assert_close(model, qmodel, *batch(second, seed=1))
+    deep = {"bidirectional": True, "num_layers": 2, "dropout": 0.3}
+    model = Taggers(seeded(lambda o=o: Tagger(kind, ordered, **o)) for o in ({}, deep)).eval()
+    options = {"method": "dynamic", "backend": backend, "min_coverage": 1.0}
+    qmodel = qfx.quantize(model, example, **options)
+    assert_close(model, qmodel, *example)
+    assert_close(model, qmodel, *batch(second, seed=1))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

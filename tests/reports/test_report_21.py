@@ -7,6 +7,7 @@ what the model computes, or raises the guard's typed error.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -141,6 +142,7 @@ def outcome(model: nn.Module, x: Tensor) -> Any:
         return type(error)
 
 
+@functools.cache
 def check(make: Make, read: Read, first: tuple[int, ...]) -> int:
     """Capture at ``first`` and run at other shapes; at how many of them the graph computes."""
     model = seeded(lambda: Reads(make, read))
