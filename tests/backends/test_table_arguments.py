@@ -44,6 +44,11 @@ SIZES: list[dict[str, Any]] = [
 MODES = ("nearest", "linear", "bilinear", "bicubic", "trilinear", "nearest-exact", "area")
 
 
+def half_of(calls: list[Fn], dims: int) -> list[Fn]:
+    """Every other pair: with and without a batch; the others are those of the next rank."""
+    return [call for i, call in enumerate(calls) if (i // 2 + dims) % 2]
+
+
 def bind(function: Callable[..., Any], **options: Any) -> Fn:
     def call(x: Tensor) -> Tensor:
         y = function(x, **options)
@@ -158,7 +163,9 @@ class Calls(nn.Module):
 def test_what_is_lowered_runs_and_is_right(family: str, dims: int, backend: str) -> None:
     if backend not in available():
         pytest.skip(f"no {backend} here")
-    model = seeded(lambda: Calls(list(FAMILIES[family](dims)), dims))
+    calls = list(FAMILIES[family](dims))
+    # Its rows are fbgemm's, with kernels that differ: they see each call, not all of every rank.
+    model = seeded(lambda: Calls(half_of(calls, dims) if backend == "qnnpack" else calls, dims))
     x = torch.randn(SHAPES[dims], generator=torch.Generator().manual_seed(1))
     qconfig = qfx.get_default_qconfig(backend, "static")
     whole = qfx.QConfig(unclipped(qconfig.activation), qconfig.weight)
