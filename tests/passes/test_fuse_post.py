@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -77,10 +77,19 @@ RELUS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("spelling", "norm"), [*((spelling, True) for spelling in RELUS), ("nn.ReLU", False)]
-)
-@pytest.mark.parametrize("dims", DIMS)
+def spellings() -> Iterator[tuple[int, bool, str]]:
+    """Each of them at one rank: what a spelling stands for is settled without looking at the layer.
+
+    The module's at every rank, with and without a norm between.
+    """
+    for dims in DIMS:
+        yield dims, False, "nn.ReLU"
+        yield dims, True, "nn.ReLU"
+    for i, spelling in enumerate(list(RELUS)[1:]):
+        yield list(DIMS)[i % len(DIMS)], True, spelling
+
+
+@pytest.mark.parametrize(("dims", "norm", "spelling"), list(spellings()))
 @pytest.mark.parametrize("kind", [CONVS, TRANSPOSED])
 def test_relu_in_every_spelling_fuses_with_every_convolution(
     kind: dict[int, Callable[..., nn.Module]], dims: int, norm: bool, spelling: str
