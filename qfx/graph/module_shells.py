@@ -33,8 +33,8 @@ def take_after(shell: nn.Module, original: nn.Module) -> None:
     except TypeError:  # a class with slots or a base of its own
         return
     for name, value in vars(original).items():
-        if _is_plain(value):
-            shell.__dict__.setdefault(name, copy.deepcopy(value))
+        if name not in shell.__dict__ and _is_plain(value):
+            shell.__dict__[name] = copy.deepcopy(value)
     for registry in ("_parameters", "_buffers"):
         for name in getattr(original, registry).keys() - vars(shell).keys():
             getattr(shell, registry).setdefault(name, None)

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from qfx.graph import meta
 from qfx.graph.clone import is_opaque
-from qfx.graph.effects import changing, overwrites
+from qfx.graph.effects import changing
 from qfx.graph.overlap import memory_of
 from qfx.graph.proxy import ValueProxy
 
@@ -115,10 +115,13 @@ def _holds_tensor(value: object) -> bool:
     return isinstance(value, Tensor)
 
 
-def written_buffers(
-    graph_module: fx.GraphModule, besides: tuple[type[nn.Module], ...]
+def written_tensors(
+    graph_module: fx.GraphModule, besides: tuple[type[nn.Module], ...] = ()
 ) -> dict[str, Tensor]:
-    """Copies of the buffers that running the graph may write to, by qualified name.
+    """Copies of the tensors that running the graph may write to, by qualified name.
+
+    Buffers of modules that are called; if calls may write to what they are given, the buffers that
+    the graph reads, too, and the parameters that these are given.
 
     Args:
         graph_module: whose graph.
@@ -128,26 +131,24 @@ def written_buffers(
     held = {path: graph_module.get_submodule(path) for path in called}
     roots = {p: m for p, m in held.items() if not isinstance(m, besides)}
     found = {f"{p}.{n}": b for p, m in roots.items() for n, b in m.named_buffers()}
-    if any(map(overwrites, graph_module.graph.nodes)):
+    memory = changing(graph_module.graph)
+    if memory:
         read = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
         buffers = graph_module.named_buffers(remove_duplicate=False)
         found.update((n, b) for n, b in buffers if n in read and not is_opaque(b))
-    return {name: buffer.clone() for name, buffer in found.items()}
-
-
-def written_tensors(
-    graph_module: fx.GraphModule, besides: tuple[type[nn.Module], ...] = ()
-) -> dict[str, Tensor]:
-    """:func:`written_buffers`, and copies of the parameters that calls are given to write to."""
-    given = written_names(graph_module.graph)
+    given = _names(memory)
     parameters = graph_module.named_parameters(remove_duplicate=False) if given else ()
-    found = {name: p.detach().clone() for name, p in parameters if name in given}
-    return {**written_buffers(graph_module, besides), **found}
+    found.update((name, p.detach()) for name, p in parameters if name in given)
+    return {name: tensor.clone() for name, tensor in found.items()}
 
 
 def written_names(graph: fx.Graph) -> set[str]:
     """The qualified names of what the graph reads as an attribute and may write to."""
-    return {str(node.target) for node in changing(graph) if node.op == "get_attr"}
+    return _names(changing(graph))
+
+
+def _names(memory: set[fx.Node]) -> set[str]:
+    return {str(node.target) for node in memory if node.op == "get_attr"}
 
 
 def written_memory(graph_module: fx.GraphModule) -> set[int]:

@@ -80,7 +80,8 @@ class Steps(NamedInterpreter):
         self._first = written_tensors(graph_module)
         self._first.update((n, b) for n, b in (buffers or {}).items() if n in self._first)
         self._copies = {name: buffer.clone() for name, buffer in self._first.items()}
-        self._written = written_names(graph_module.graph) & self._copies.keys()
+        names = written_names(graph_module.graph) if self._copies else set()
+        self._written = names & self._copies.keys()
         self._ahead = iter(graph_module.graph.nodes)
 
     def fetch_attr(self, target: str) -> Any:
@@ -95,6 +96,11 @@ class Steps(NamedInterpreter):
             return super().call_module(target, args, kwargs)
         held = {name.removeprefix(inside): self._copies[name] for name in names}
         return torch.func.functional_call(self.fetch_attr(str(target)), held, args, kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """What ``n`` yields; unlike fx, without notes for those who trace what is run."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return getattr(self, n.op)(n.target, args, kwargs)
 
     def step(self, node: fx.Node) -> Any:
         """Run the next node, whose inputs have been run, and return what it yields."""

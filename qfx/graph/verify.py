@@ -22,7 +22,7 @@ from qfx.graph.lookup import Lookup
 from qfx.graph.text import qualified_name
 from qfx.rewrite.attributes import orphans
 from qfx.torch_private import OVERLOAD, schema_arguments
-from qfx.vocab import OpDef
+from qfx.vocab import OpDef, bound_plainly
 
 Fitting: TypeAlias = set[tuple[object, int, tuple[str, ...]]]
 """What is called, the number of arguments by position, names of the others: found to fit."""
@@ -189,6 +189,8 @@ def _misfit(called: Any, node: fx.Node, *, method: bool) -> str:
     """Why ``called`` does not take the arguments of ``node``; "" when it does, or can't be told."""
     if isinstance(called, OVERLOAD):
         return _schema_misfit(called, node)
+    if isinstance(called, OpDef) and bound_plainly(called, node.args, node.kwargs) is not None:
+        return ""
     signature = called.signature if isinstance(called, OpDef) else _signature(called)
     if signature is None:
         return ""
