@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx.backends.x86_forms import forms
-from tests.cases.flow import randn, seeded, sqnr
+from tests.cases.flow import Branches, randn, seeded, sqnr
 
 pytestmark = pytest.mark.skipif("x86" not in qfx.backends.available(), reason="no x86")
 
@@ -56,21 +56,29 @@ def form_of(layer: nn.Module, x: Tensor) -> str:
     return next(form.name for form in forms(node) if not form.is_slow)
 
 
-@pytest.mark.parametrize("method", ["static", "dynamic"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_groups_run_as_one(name: str, method: str) -> None:
+def test_form(name: str) -> None:
     make, form, size = LAYERS[name]
     layer = seeded(make)
-    x = randn(2, layer.in_channels, *size)
-    assert form_of(layer, x) == form
-    model = nn.Sequential(layer, nn.ReLU()).eval()
-    if method == "dynamic" and "transposed" in name:
-        return  # x86 measures what convolutions read, transposed ones aside
-    qmodel = qfx.quantize(model, x, backend="x86", method=method)
+    assert form_of(layer, randn(2, layer.in_channels, *size)) == form
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_groups_run_as_one(method: str) -> None:
+    # x86 measures what convolutions read, transposed ones aside.
+    names = [n for n in LAYERS if method == "static" or "transposed" not in n]
+    layers, sizes = [seeded(LAYERS[n][0]) for n in names], [LAYERS[n][2] for n in names]
+    model = Branches(nn.Sequential(layer, nn.ReLU()) for layer in layers)
+    pairs = list(zip(layers, sizes, strict=True))
+    x = [randn(2, layer.in_channels, *size) for layer, size in pairs]
+    larger = [randn(1, layer.in_channels, *(n + 2 for n in size)) for layer, size in pairs]
+    qmodel = qfx.quantize(model, (x,), backend="x86", method=method)
     assert qmodel.report.coverage == 1.0
-    for inputs in (x, randn(1, layer.in_channels, *(n + 2 for n in size))):
-        assert sqnr(qmodel.reference(inputs), qmodel(inputs)) > 35
-    assert sqnr(model(x), qmodel(x)) > 25
+    for inputs in (x, larger):
+        for name, meant, y in zip(names, qmodel.reference(inputs), qmodel(inputs), strict=True):
+            assert sqnr(meant, y) > 35, name
+    for name, expected, y in zip(names, model(x), qmodel(x), strict=True):
+        assert sqnr(expected, y) > 25, name
 
 
 @pytest.mark.parametrize("name", FAST)

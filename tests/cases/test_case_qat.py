@@ -14,6 +14,7 @@ import qfx
 from qfx.report.measures import sqnr
 from tests.cases.flow import randn, seeded
 from tests.support.classifiers import small_classifier
+from tests.support.digits import digits
 
 X = randn(8, 3, 8, 8)
 
@@ -175,14 +176,11 @@ def test_conversion_computes_what_evaluation_showed(index: int, backend: str) ->
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_converted_classifiers_agree_after_twenty_steps(name: str) -> None:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32).div(8).sub(1)[:, None]
-    images = F.interpolate(images, size=32).repeat(1, 3, 1, 1)
+    images, labels = digits()
+    images = F.interpolate(images[:, None], size=32).repeat(1, 3, 1, 1)
     model = prepared(small_classifier(name).train(), images[:8])
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    labels, generator = torch.tensor(digits.target), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     losses, drawn = [], torch.randint(0, 1500, (5, 16), generator=generator)
     for chosen in drawn.repeat(4, 1):
         loss = F.cross_entropy(model(images[chosen]), labels[chosen])

@@ -6,7 +6,6 @@ Values that are clipped have no gradient, so the branches behind the gammas neve
 from __future__ import annotations
 
 import copy
-import functools
 from dataclasses import replace
 
 import pytest
@@ -17,16 +16,9 @@ from torch import Tensor, nn
 import qfx
 from qfx.quant.observers import MovingAverageMinMaxObserver
 from tests.cases.flow import randn, sqnr
+from tests.support.digits import digits
 
-
-@functools.cache
-def digits() -> tuple[Tensor, Tensor]:
-    """Images and labels."""
-    from sklearn.datasets import load_digits  # which takes seconds
-
-    found = load_digits()
-    images = torch.tensor(found.images, dtype=torch.float32).div(8).sub(1).flatten(1)
-    return images, torch.tensor(found.target)
+IMAGES, LABELS = digits()[0].flatten(1), digits()[1]
 
 
 class Branch(nn.Module):
@@ -50,10 +42,10 @@ def net(gamma: float, residual: bool) -> nn.Module:
 def trained(model: nn.Module) -> float:
     """The loss at the end of sixty steps."""
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    generator, losses, (images, labels) = torch.Generator().manual_seed(0), [], digits()
+    generator, losses = torch.Generator().manual_seed(0), []
     for _ in range(60):
         chosen = torch.randint(0, 1500, (64,), generator=generator)
-        loss = F.cross_entropy(model(images[chosen]), labels[chosen])
+        loss = F.cross_entropy(model(IMAGES[chosen]), LABELS[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -84,19 +76,19 @@ OBSERVERS = {
 @pytest.mark.parametrize("gamma", [0.0, 1e-6])
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
 def test_it_trains_as_well_as_in_float(residual: bool, gamma: float) -> None:
-    model, (images, _) = net(gamma, residual), digits()
+    model = net(gamma, residual)
     expected = trained(copy.deepcopy(model))
     assert expected < 0.6
     # Half of the observers for each: all of them see either gamma, with and without a residual.
     for name in list(OBSERVERS)[residual ^ (gamma > 0) :: 2]:
         observer = OBSERVERS[name]
         options = {"method": "qat", "backend": "x86", "qconfig": config(observer)}
-        prepared = qfx.prepare(model, images[:4], **options)
+        prepared = qfx.prepare(model, IMAGES[:4], **options)
         assert trained(prepared) < 1.1 * expected + 0.02, name
         converted = qfx.convert(prepared)
         with torch.no_grad():
-            wanted = prepared.eval()(images[1500:])
-            assert torch.equal(converted.reference(images[1500:]), wanted), name
+            wanted = prepared.eval()(IMAGES[1500:])
+            assert torch.equal(converted.reference(IMAGES[1500:]), wanted), name
 
 
 class Gated(nn.Module):
