@@ -172,10 +172,11 @@ class _Walk:
         if node.op not in ("call_function", "call_module"):
             return
         called: object = node.target
-        if isinstance(self.resolved.get(str(node.target)), torch.jit.ScriptModule):
-            return  # its class has no forward of its own
         if node.op == "call_module":
-            called = type(self.resolved[str(node.target)]).forward  # type: ignore[attr-defined]
+            module = self.resolved[str(node.target)]
+            if isinstance(module, torch.jit.ScriptModule):
+                return  # its class has no forward of its own
+            called = type(module).forward  # type: ignore[attr-defined]
         key = (called, len(node.args), tuple(node.kwargs))
         if key in self.fitting:
             return
