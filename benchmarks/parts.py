@@ -25,8 +25,8 @@ from torch import Tensor
 
 from benchmarks import table
 from benchmarks.encoder import INNER, WIDTH
-from qfx.backends import x86_kernels
-from qfx.backends.x86_dynamic import quantize_dynamic
+from qfx.backends.onednn import kernels as x86_kernels
+from qfx.backends.onednn.dynamic import quantize_dynamic
 
 SHAPES = ((WIDTH, WIDTH),) * 4 + ((INNER, WIDTH), (WIDTH, INNER))
 """(out, in) of query, key, value, output, up and down."""

@@ -20,11 +20,10 @@ from torch import Tensor
 from benchmarks import table
 from benchmarks.worker import sqnr
 from qfx import QuantSpec
-from qfx.backends import weight_kernels as kernels
-from qfx.backends import weight_packs as packs
 from qfx.backends.base import QuantizedWeight
-from qfx.quant import packing
+from qfx.backends.stored_weights import kernels, packs
 from qfx.quant.qparams import QParams, quantize_weight
+from qfx.semantics import packing
 
 Call = Callable[[], Tensor]
 GROUP = 64

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qfx.patience import collector_resting
+from qfx.garbage_collection import collector_resting
 
 with collector_resting():  # a collection would walk all that torch holds: half the time of this
     from qfx import backends, pipelines, vocab
     from qfx.api import calibrate, convert, prepare, quantize
     from qfx.backends.base import Backend
+    from qfx.configuration.defaults import get_default_qconfig, get_default_qconfig_mapping
     from qfx.errors import (
         BackendError,
         CalibrationError,
@@ -29,24 +30,23 @@ with collector_resting():  # a collection would walk all that torch holds: half 
         QfxWarning,
         VerifyError,
     )
-    from qfx.graph.diff import GraphDiff, diff
-    from qfx.graph.history import History, Stage
-    from qfx.graph.snapshot import Snapshot, snapshot
-    from qfx.levels import Level
-    from qfx.manager import run_passes
-    from qfx.pass_base import Pass, PassContext, PatternPass
-    from qfx.pipeline import Pipeline
-    from qfx.quant import ops
-    from qfx.quant.defaults import get_default_qconfig, get_default_qconfig_mapping
+    from qfx.framework.levels import Level
+    from qfx.framework.manager import run_passes
+    from qfx.framework.pass_base import Pass, PassContext, PatternPass
+    from qfx.framework.pipeline import Pipeline
+    from qfx.framework.registry import get_pass, list_passes, parse_pass
+    from qfx.history.diff import GraphDiff, diff
+    from qfx.history.history import History, Stage
+    from qfx.history.snapshot import Snapshot, snapshot
+    from qfx.numerics.bisection import bisect
+    from qfx.numerics.comparison import compare
     from qfx.quant.qconfig import QConfig, QConfigMapping, QuantSpec
-    from qfx.registry import get_pass, list_passes, parse_pass
-    from qfx.report.bisection import bisect
-    from qfx.report.numerics import compare
     from qfx.report.sites import QuantizationReport, Site
     from qfx.rewrite import Any, Attr, Const, Match, Mismatch, Module, OneOf, Op, Rewriter, rewrite
     from qfx.runtime.quantized import PreparedModel, QuantizedModel
+    from qfx.semantics import affine as ops
     from qfx.stubs import DeQuantStub, QuantStub
-    from qfx.training import QATSchedule, freeze_batchnorm, freeze_observers
+    from qfx.training.schedule import QATSchedule, freeze_batchnorm, freeze_observers
 
 __version__ = "0.1.0"
 

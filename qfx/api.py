@@ -12,9 +12,7 @@ from typing import Any
 from torch import fx, nn
 
 from qfx import pipelines
-from qfx.backends import resolve_backend
-from qfx.backends.base import Backend
-from qfx.checks import (
+from qfx.argument_checks import (
     check_calibrates,
     check_coverage,
     check_device,
@@ -26,12 +24,10 @@ from qfx.checks import (
     check_pipeline,
     check_types,
 )
-from qfx.errors import ConfigError, CoverageError, warn
-from qfx.graph.clone import clone_graph_module
-from qfx.graph.copying import computed_weights, inference_copy
-from qfx.graph.history import History
-from qfx.graph.state import written_tensors
-from qfx.graph.tracing import (
+from qfx.backends import resolve_backend
+from qfx.backends.base import Backend
+from qfx.caller_modes import undisturbed
+from qfx.capture.capture import (
     ASSIGNED,
     BY_DRAW,
     BY_LAYOUT,
@@ -41,18 +37,22 @@ from qfx.graph.tracing import (
     FILLED,
     capture,
 )
-from qfx.levels import Level
-from qfx.manager import transform
-from qfx.patience import patiently
-from qfx.pipeline import Pipeline
-from qfx.quant.calibration import run_calibration, run_example
-from qfx.quant.configuration import Configuration
+from qfx.configuration.configuration import Configuration
+from qfx.errors import ConfigError, CoverageError, warn
+from qfx.framework.levels import Level
+from qfx.framework.manager import transform
+from qfx.framework.pipeline import Pipeline
+from qfx.garbage_collection import patiently
+from qfx.graph.clone import clone_graph_module
+from qfx.graph.copying import computed_weights, inference_copy
+from qfx.graph.state import written_tensors
+from qfx.history.history import History
 from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.report.sites import QuantizationReport, build_report, size_bytes
+from qfx.runtime.calibration import run_calibration, run_example
 from qfx.runtime.quantized import RECORDERS, PreparedModel, QuantizedModel, Settings
-from qfx.runtime.trainable import trainable
 from qfx.runtime.trained import Start, Trained
-from qfx.undisturbed import undisturbed
+from qfx.training.trainable import trainable
 from qfx.verification.floats import check_untrained
 from qfx.verification.net import Net
 

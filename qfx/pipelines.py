@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
-    from qfx.pipeline import Pipeline
+    from qfx.framework.pipeline import Pipeline
 
 
 def static(backend: str | Backend | None = None) -> Pipeline:

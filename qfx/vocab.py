@@ -24,10 +24,19 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from qfx import recurrent
-from qfx.quant import folding, packing
-from qfx.quant import ops as affine
-from qfx.semantics import elementwise, layers, markers, numbers, pools, queries, shapes
+from qfx.semantics import activations as elementwise
+from qfx.semantics import (
+    affine,
+    folding,
+    layers,
+    markers,
+    numbers,
+    packing,
+    pools,
+    queries,
+    recurrent,
+    shapes,
+)
 
 
 class Kind(Enum):

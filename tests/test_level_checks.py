@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx import vocab
-from qfx.level_checks import LEVEL_CHECKS, check_level
-from qfx.levels import Level
+from qfx.framework.level_checks import LEVEL_CHECKS, check_level
+from qfx.framework.levels import Level
 from qfx.quant.observers import MinMaxObserver
 from qfx.quant.recorders import is_observer, observer_of
 from qfx.vocab import is_op
@@ -57,7 +57,7 @@ def test_every_stage_keeps_its_level(
 ) -> None:
     seen: set[Level] = set()
     monkeypatch.setattr(
-        "qfx.manager.check_level", lambda gm, lv: seen.add(lv) or check_level(gm, lv)
+        "qfx.framework.manager.check_level", lambda gm, lv: seen.add(lv) or check_level(gm, lv)
     )
     x = X if kind is Net else torch.randn(2, 7, 6)
     model = kind().eval()
@@ -264,7 +264,8 @@ def test_every_level_declares_its_checks() -> None:
     assert list(LEVEL_CHECKS) == list(Level)
     assert all(checks for level, checks in LEVEL_CHECKS.items() if level > Level.CAPTURED)
     program = (
-        "import sys; from qfx.level_checks import LEVEL_CHECKS; from qfx.levels import Level; "
+        "import sys; from qfx.framework.level_checks import LEVEL_CHECKS; "
+        "from qfx.framework.levels import Level; "
         "assert LEVEL_CHECKS[Level.OBSERVED] and LEVEL_CHECKS[Level.LOWERED]; "
         "assert 'qfx_passes' not in sys.modules"
     )

@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 
 from qfx import vocab
+from qfx.capture.capture import capture
 from qfx.errors import (
     CalibrationError,
     ConfigError,
@@ -16,15 +17,14 @@ from qfx.errors import (
     RuleError,
     VerifyError,
 )
-from qfx.graph.history import History
-from qfx.graph.tracing import capture
-from qfx.instruments import Dump, Instrument, Timing
-from qfx.level_checks import LEVEL_CHECKS
-from qfx.levels import Level
-from qfx.manager import run_passes, run_pipeline
-from qfx.pass_base import Pass, PassContext, PatternPass
-from qfx.pipeline import CALIBRATE
-from qfx.registry import get_pass
+from qfx.framework.instruments import Dump, Instrument, Timing
+from qfx.framework.level_checks import LEVEL_CHECKS
+from qfx.framework.levels import Level
+from qfx.framework.manager import run_passes, run_pipeline
+from qfx.framework.pass_base import Pass, PassContext, PatternPass
+from qfx.framework.pipeline import CALIBRATE
+from qfx.framework.registry import get_pass
+from qfx.history.history import History
 from qfx.rewrite import Any, Match, Module, Op, Rewriter, rewrite
 
 X = torch.randn(1, 3, 8, 8)
@@ -312,7 +312,7 @@ def test_error_in_a_rule_names_rule_and_node_and_undoes_its_pass() -> None:
 
 
 def fx_text(gm: fx.GraphModule) -> str:
-    from qfx.graph.snapshot import snapshot
+    from qfx.history.snapshot import snapshot
 
     return snapshot(gm).to_text()
 

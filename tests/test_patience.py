@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from qfx.patience import collector_resting
+from qfx.garbage_collection import collector_resting
 
 
 def test_rests_meanwhile_and_nested() -> None:

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import qfx
-from qfx import registry
 from qfx.errors import ConfigError, QfxWarning
-from qfx.levels import Level
-from qfx.pass_base import Pass, PatternPass
-from qfx.pipeline import CALIBRATE, Pipeline
+from qfx.framework import registry
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, PatternPass
+from qfx.framework.pipeline import CALIBRATE, Pipeline
 
 
 class Mode(Enum):
@@ -299,7 +299,7 @@ def test_faulty_plugins_are_warned_of(
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry("bad", value)])
     with pytest.warns(QfxWarning, match=message):
         found = registry.get_pass("canonicalize")
-    assert found.__module__ == "qfx_passes.canonicalize"
+    assert found.__module__ == "qfx_passes.canonical.canonicalize"
 
 
 class Impostor(Pass):

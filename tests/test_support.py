@@ -10,7 +10,7 @@ from hypothesis import Phase, find, settings
 from torch import fx, nn
 
 from qfx import vocab
-from qfx.pass_base import PatternPass
+from qfx.framework.pass_base import PatternPass
 from qfx.rewrite import Any, Match, Mismatch, Op, Rewriter, rewrite
 from tests.support import check, golden, programs
 from tests.support.golden import normal

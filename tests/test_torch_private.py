@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import qfx
+from qfx.capture.capture import capture
 from qfx.graph.copying import buffers_restored, side_effects_undone
-from qfx.graph.tracing import capture
 from qfx.torch_private import (
     BATCH_NORMS,
     DETECT_CAUSAL,

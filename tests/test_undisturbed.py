@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import qfx
-from qfx.graph.tracing import capture
-from qfx.undisturbed import undisturbed, without_autocast
+from qfx.caller_modes import undisturbed, without_autocast
+from qfx.capture.capture import capture
 
 TYPES = ("cpu", "cuda", "xpu", "mps", "privateuseone")
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -114,7 +114,7 @@ def test_decorates_and_leaves_inference_mode() -> None:
 def test_a_device_that_this_torch_does_not_know_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qfx.undisturbed._DEVICE_TYPES", ("nope", "cpu"))
+    monkeypatch.setattr("qfx.caller_modes._DEVICE_TYPES", ("nope", "cpu"))
     torch.set_autocast_enabled("cpu", True)
     with without_autocast():
         assert enabled() == []

@@ -24,7 +24,7 @@ from tests.support.without_quantized_dtypes import take_away
 take_away()
 
 import qfx
-from qfx.report.measures import sqnr
+from qfx.numerics.measures import sqnr
 
 found = {"available": qfx.backends.available(), "errors": {}}
 for name in ("fbgemm", "qnnpack"):

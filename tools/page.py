@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 import qfx
-from qfx.graph.history import file_name
+from qfx.history.history import file_name
 
 _STYLE = """
 body { margin: 0; display: flex; height: 100vh; font: 14px/1.5 Helvetica, Arial, sans-serif;

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a checkout
 
 import qfx  # noqa: E402
-from qfx.graph.history import file_name  # noqa: E402
+from qfx.history.history import file_name  # noqa: E402
 from qfx.report.text import covered  # noqa: E402
 from tools.loading import add_model_arguments, colored, load, table  # noqa: E402
 from tools.page import page  # noqa: E402

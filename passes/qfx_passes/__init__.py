@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from qfx_passes.annotate import Annotate
-from qfx_passes.bias import CorrectBias, RecordInputMeans
-from qfx_passes.canonicalize import Canonicalize
-from qfx_passes.fold_constants import FoldConstants
-from qfx_passes.fuse_bn import FuseConvBN
-from qfx_passes.fuse_pads import FusePads
-from qfx_passes.fuse_post import FusePostOps
-from qfx_passes.joins import SettleJoins
-from qfx_passes.lower import Lower
-from qfx_passes.observers import PlaceObservers
-from qfx_passes.reference import Reference
-from qfx_passes.start import StartFrom
-from qfx_passes.stubs import InsertStubs
-from qfx_passes.training import InferenceForm, TrainingForm
+from qfx_passes.accuracy.correct_bias import CorrectBias, RecordInputMeans
+from qfx_passes.canonical.canonicalize import Canonicalize
+from qfx_passes.canonical.fold_constants import FoldConstants
+from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
+from qfx_passes.fusion.fuse_pads import FusePads
+from qfx_passes.fusion.fuse_post_ops import FusePostOps
+from qfx_passes.lowering.lower import Lower
+from qfx_passes.placement.annotate import Annotate
+from qfx_passes.placement.insert_stubs import InsertStubs
+from qfx_passes.placement.place_observers import PlaceObservers
+from qfx_passes.placement.reference import Reference
+from qfx_passes.placement.settle_joins import SettleJoins
+from qfx_passes.placement.start_from import StartFrom
+from qfx_passes.training.training_form import InferenceForm, TrainingForm
 
 BUILTIN = (
     Canonicalize,

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from qfx.errors import CalibrationError
-from qfx.pass_base import PassContext
-from qfx.quant import packing
+from qfx.framework.pass_base import PassContext
 from qfx.quant.observers.base import require_finite
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.quant.spec import QuantSpec
+from qfx.semantics import packing
 
 
 class QuantizedWeights:

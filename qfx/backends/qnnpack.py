@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from qfx.backends import quantized_dtypes
 from qfx.backends.base import Backend
 from qfx.backends.defaults import defaults
-from qfx.backends.quantized_engine import silence_deprecation
-from qfx.backends.quantized_rules import quantized_rules
-from qfx.backends.quantized_saturation import reduces
+from qfx.backends.quantized import dtypes as quantized_dtypes
+from qfx.backends.quantized.engine import silence_deprecation
+from qfx.backends.quantized.saturation import reduces
+from qfx.backends.quantized.table import quantized_rules
 
 
 def backend() -> Backend:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qfx.backends import x86_kernels as kernels
+from qfx.backends.onednn import kernels
 
 HIGHEST_CODE = 255
 HIGHEST_SAFE = 127

@@ -13,18 +13,6 @@ import torch
 from torch import fx
 
 from qfx import vocab
-from qfx.backends import (
-    weight_emit,
-    x86_convs,
-    x86_dynamic,
-    x86_linear,
-    x86_memory,
-    x86_moves,
-    x86_products,
-    x86_recurrent_emit,
-)
-from qfx.backends import weight_packs as packs
-from qfx.backends import x86_kernels as kernels
 from qfx.backends.base import (
     METHODS,
     MOVES,
@@ -39,9 +27,19 @@ from qfx.backends.base import (
     pulls,
 )
 from qfx.backends.defaults import defaults
-from qfx.backends.probe import probe
-from qfx.backends.recurrent_weights import restored
+from qfx.backends.onednn import boundaries as x86_moves
+from qfx.backends.onednn import convs as x86_convs
+from qfx.backends.onednn import dynamic as x86_dynamic
+from qfx.backends.onednn import kernels
+from qfx.backends.onednn import linear as x86_linear
+from qfx.backends.onednn import memory as x86_memory
+from qfx.backends.onednn import merged_products as x86_products
+from qfx.backends.onednn import recurrent_emitters as x86_recurrent_emit
+from qfx.backends.probing.probe import probe
 from qfx.backends.saturation import saturates
+from qfx.backends.stored_weights import emitters as weight_emit
+from qfx.backends.stored_weights import packs
+from qfx.backends.stored_weights.recurrent import restored
 
 _CLAMPS: tuple[Chain, ...] = (("relu",), ("clamp",))
 _RESIDUAL: tuple[Chain, ...] = (("add",), ("add", "relu"))

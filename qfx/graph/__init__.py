@@ -1,1 +1,1 @@
-"""qfx."""
+"""The graph: what is known of its nodes, and the analyses over them."""

@@ -16,13 +16,13 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils import _pytree as pytree
 
+from qfx.caller_modes import undisturbed
+from qfx.capture.provenance import version
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph.clone import deep_copy
 from qfx.graph.containers import is_size
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.overlap import overwrite
-from qfx.graph.provenance import version
-from qfx.undisturbed import undisturbed
 
 
 class Holder(nn.Module):

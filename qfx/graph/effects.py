@@ -6,8 +6,8 @@ torch, Python's arithmetic, modules of ``torch.nn`` without hooks. Any other cal
 and nothing tells what it does: it stays, in its place, and whatever it is given counts as
 overwritten.
 
-Capture adds what it saw while the example inputs ran (:mod:`qfx.graph.witness`): that a function
-made of others drew random numbers, or wrote where neither name nor schema says so.
+Capture adds what it saw while the example inputs ran (:mod:`qfx.capture.dispatched_effects`): that
+a function made of others drew random numbers, or wrote where neither name nor schema says so.
 """
 
 from __future__ import annotations

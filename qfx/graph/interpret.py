@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from qfx.graph.given import thawed
+from qfx.capture.call_containers import thawed
 
 
 class Interpreter(fx.Interpreter):

@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from qfx.capture.proxy import ValueProxy
 from qfx.graph import meta
 from qfx.graph.clone import is_opaque
 from qfx.graph.effects import changing
 from qfx.graph.overlap import memory_of
-from qfx.graph.proxy import ValueProxy
 
 
 class Assignments:

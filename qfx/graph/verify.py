@@ -3,7 +3,7 @@
 All that ``Graph.lint`` checks (whose messages print the whole graph), and what it omits:
 one output, and it is last; arity against the vocabulary and operator schemas; user lists that agree
 with the arguments; no submodule, parameter or buffer that no node uses. Levels add predicates of
-their own (:mod:`qfx.level_checks`).
+their own (:mod:`qfx.framework.level_checks`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch.utils import _pytree as pytree
 
 from qfx.errors import VerifyError
 from qfx.graph import meta
+from qfx.graph.attributes import orphans
 from qfx.graph.lookup import Lookup
 from qfx.graph.text import qualified_name
-from qfx.rewrite.attributes import orphans
 from qfx.torch_private import OVERLOAD, schema_arguments
 from qfx.vocab import OpDef, bound_plainly
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from qfx.graph.module_shells import take_after
+from qfx.graph.unread_modules import take_after
 
 
 class WorkingGraphModule(fx.GraphModule):

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from qfx.runtime.trainable import TrainableModel
-from qfx.training import QATSchedule
+from qfx.training.schedule import QATSchedule
+from qfx.training.trainable import TrainableModel
 
 
 class QATCallback(pl.Callback):

@@ -2,8 +2,8 @@
 
     y = dequantize(quantize(x))        dy/dx = 1 inside the bounds, else 0
 
-(:func:`qfx.quant.ops.fake_quantize`, bit for bit what the converted model computes). Where qparams
-come from is what tells them apart:
+(:func:`qfx.semantics.affine.fake_quantize`, bit for bit what the converted model computes). Where
+qparams come from is what tells them apart:
 
 * :class:`FakeQuantize` follows an observer of the activations that pass by;
 * :class:`WeightFakeQuantize` follows the weight itself, which moves with every step;
@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import CalibrationError
-from qfx.quant import ops
 from qfx.quant.observers.base import is_empty, require_finite
 from qfx.quant.qparams import QParams
+from qfx.semantics import affine as ops
 from qfx.torch_private import graph_task
 
 if TYPE_CHECKING:

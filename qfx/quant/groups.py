@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 
 from qfx.graph.disjoint import DisjointSets
-from qfx.quant import ops
 from qfx.quant.annotation import Edge
 from qfx.quant.observers import FixedQParamsObserver
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
+from qfx.semantics import affine as ops
 
 
 class Groups:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
-from qfx.quant import ops
+from qfx.semantics import affine as ops
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
@@ -97,7 +97,7 @@ class QParams:
             )
 
     def quantize(self, input: Tensor) -> Tensor:
-        """Integers of ``input``; see :func:`qfx.quant.ops.quantize`."""
+        """Integers of ``input``; see :func:`qfx.semantics.affine.quantize`."""
         return ops.quantize(
             input,
             self.scale,
@@ -205,7 +205,7 @@ def scale_and_zero_point(low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Te
 
 
 def _is_wide(low: Tensor | float) -> bool:
-    """Whether :func:`qfx.quant.ops.choose_qparams` computes in float64, as Python does."""
+    """Whether :func:`qfx.semantics.affine.choose_qparams` computes in float64, as Python does."""
     return not isinstance(low, Tensor) or low.device.type != "mps"
 
 
@@ -218,7 +218,7 @@ def choose_numbers(
     symmetric: bool = False,
     power_of_two: bool = False,
 ) -> tuple[float, int]:
-    """:func:`qfx.quant.ops.choose_qparams` of one range, bit for bit, without twenty tensors."""
+    """:func:`~qfx.semantics.affine.choose_qparams` of one range, bit for bit, without tensors."""
     if not math.isfinite(high - low):
         return math.nan, ops.middle_code(quant_min, quant_max)
     low, high = min(low, 0.0), max(high, 0.0)

@@ -1,1 +1,1 @@
-"""qfx."""
+"""What was decided for each operation, and why: as data, text and page."""

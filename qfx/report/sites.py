@@ -17,15 +17,15 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
-from qfx.graph.history import History
-from qfx.graph.labels import label
 from qfx.graph.macs import macs
 from qfx.graph.opaque_macs import opaque_macs
-from qfx.graph.removal import removers
+from qfx.history.history import History
+from qfx.history.labels import label
+from qfx.history.removal import removers
 from qfx.quant.annotation import Decision, Kernel, annotation, kernel_of
+from qfx.quant.reasons import refusal, removal
 from qfx.report.checked import Checked
-from qfx.report.html import report_page
-from qfx.report.reasons import refusal, removal
+from qfx.report.page import report_page
 from qfx.report.text import report_text
 from qfx.vocab import is_op
 
@@ -41,7 +41,7 @@ class Site:
         op: the operation as written, e.g. "Conv2d".
         decision: "quantized" or "float".
         kernel: the integer kernel that runs it, or "".
-        reason: code of :data:`qfx.report.reasons.REASONS`; "" when quantized, unless that is not
+        reason: code of :data:`qfx.quant.reasons.REASONS`; "" when quantized, unless that is not
             all there is to say ("slow-kernel", "unfit-kernel").
         message: the reason in one sentence.
         remedy: what to do about it, or "".

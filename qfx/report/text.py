@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from qfx.report.table import amount, byte_count, table
+from qfx.table import amount, byte_count, table
 
 if TYPE_CHECKING:
     from qfx.report.sites import QuantizationReport, Site

@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import PatternError
 from qfx.graph import meta
+from qfx.graph.attributes import Attributes
 from qfx.graph.effects import has_effect
-from qfx.rewrite.attributes import Attributes
 from qfx.rewrite.making import inherit, joined_name, without_defaults
 from qfx.rewrite.rule import Match
 from qfx.rewrite.values import UNSET, Values

@@ -1,1 +1,1 @@
-"""qfx."""
+"""What users hold and run: prepared and quantized models, and calibration."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, fx, nn
 
-from qfx.rewrite.attributes import Attributes
+from qfx.graph.attributes import Attributes
 
 
 def flatten_constants(graph_module: fx.GraphModule) -> None:

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import BackendError, FormatError, QfxError
+from qfx.framework.pass_base import PassContext
 from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.overlap import overwrite
 from qfx.graph.working import WorkingGraphModule
-from qfx.pass_base import PassContext
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
 from qfx.runtime.constants import flatten_constants, pin_constants
@@ -33,9 +33,9 @@ from qfx.runtime.own_code import with_own_code
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
-    from qfx.graph.history import History
-    from qfx.pipeline import Pipeline
-    from qfx.quant.configuration import Configuration
+    from qfx.configuration.configuration import Configuration
+    from qfx.framework.pipeline import Pipeline
+    from qfx.history.history import History
     from qfx.report.sites import QuantizationReport
     from qfx.runtime.trained import Start, Trained
 
@@ -93,7 +93,7 @@ class PreparedModel(WorkingGraphModule):
     Its training flag says whether what runs through it
     is recorded: ``train()``, as it comes from ``qfx.prepare``, records, and ``eval()`` stops that.
     Its layers run as in inference either way. ``qfx.calibrate`` records whatever the flag says.
-    What is made for training is a :class:`~qfx.runtime.trainable.TrainableModel`.
+    What is made for training is a :class:`~qfx.training.trainable.TrainableModel`.
 
     Attributes:
         history: the stages so far.

@@ -18,6 +18,6 @@ def dequant_stub(input: Tensor) -> Tensor:
 def dropout(input: Tensor, *, p: float = 0.5, kind: str = "dropout") -> Tensor:
     """``input``: graphs mean what they compute in inference. ``kind`` names the function of torch.
 
-    Training runs :class:`qfx.runtime.dropout.Dropout` in its place.
+    Training runs :class:`qfx.training.dropout.Dropout` in its place.
     """
     return input

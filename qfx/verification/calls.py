@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from qfx.graph.arguments import copy_tensors
+from qfx.capture.arguments import copy_tensors
 from qfx.graph.steps import Steps, arguments_by_name, state_kept
 from qfx.quant.annotation import annotation, kernel_of
 from qfx.quant.meaning import meaning_of

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from qfx.errors import CaptureError, PassError
+from qfx.framework.manager import transform
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.state import written_tensors
-from qfx.manager import transform
 from qfx.runtime.quantized import PreparedModel
 from qfx.verification.outputs import Batch, agreement, compared, outcome, outputs, shaken_outcomes
 from qfx.verification.stages import KeepsValues

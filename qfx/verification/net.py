@@ -13,14 +13,14 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from qfx.errors import PassError
+from qfx.framework.instruments import Instrument
 from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
-from qfx.graph.history import History
-from qfx.instruments import Instrument
+from qfx.history.history import History
 from qfx.quant.annotation import Annotation, annotate, annotation
 from qfx.quant.meaning import added_by_finish
+from qfx.quant.reasons import refusal
 from qfx.report.checked import Checked
-from qfx.report.reasons import refusal
 from qfx.runtime.quantized import PreparedModel
 from qfx.verification.calls import CallCheck, Fault, check_calls
 from qfx.verification.floats import check_float

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from qfx.graph.arguments import copy_tensors
+from qfx.capture.arguments import copy_tensors
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.steps import Steps, arguments_by_name, state_kept
+from qfx.numerics.measures import Error
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.observers import Observer
-from qfx.report.measures import Error
 
 Batch = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 _RECORDERS = (Observer, ChannelMean, FakeQuantize)
 
 EIGHT_BITS = 28.0
-"""SQNR in dB that eight bits leave at least; see :mod:`qfx.report.bisection`."""
+"""SQNR in dB that eight bits leave at least; see :mod:`qfx.numerics.bisection`."""
 
 FLIPS = 10.0
 """By how many dB values that lie between two codes may do worse than rounding itself."""

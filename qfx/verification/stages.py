@@ -14,14 +14,14 @@ from typing import Any
 from torch import Tensor, fx
 
 from qfx.errors import ConfigError, PassError
+from qfx.framework.instruments import Instrument
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
-from qfx.graph.diff import GraphDiff
-from qfx.graph.history import Stage
 from qfx.graph.steps import state_kept
-from qfx.instruments import Instrument
-from qfx.levels import Level
-from qfx.pass_base import Pass, PassContext
+from qfx.history.diff import GraphDiff
+from qfx.history.history import Stage
 from qfx.verification.differences import fraction_off
 from qfx.verification.outputs import (
     EIGHT_BITS,

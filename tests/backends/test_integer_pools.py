@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qfx.backends.integer_pools import max_pool
+from qfx.backends.onednn.integer_pools import max_pool
 
 POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from qfx.backends import probe as probes
-from qfx.backends.probe import REASON, judge, probe
-from qfx.backends.trials import Combination, Trial
-from qfx.backends.x86_probes import PROBES
+from qfx.backends.onednn.probes import PROBES
+from qfx.backends.probing import probe as probes
+from qfx.backends.probing.probe import REASON, judge, probe
+from qfx.backends.probing.trials import Combination, Trial
 
 SOUND = [
     ("onednn.qconv1d", ()),

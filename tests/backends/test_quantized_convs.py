@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.backends import hardware, quantized_convs, quantized_dtypes
-from qfx.backends.quantized_saturation import reduces
+from qfx.backends import hardware
+from qfx.backends.quantized import convs as quantized_convs
+from qfx.backends.quantized import dtypes as quantized_dtypes
+from qfx.backends.quantized.saturation import reduces
 from tests.cases.flow import quantized, step
 
 DEPTHWISE = {

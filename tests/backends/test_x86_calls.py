@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from qfx.backends import x86_calls as calls
-from qfx.backends import x86_kernels as kernels
+from qfx.backends.onednn import calls, kernels
 
 ZERO = torch.zeros(1, dtype=torch.int32)
 SCALES = torch.full((8,), 2e-3)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qfx import ops
-from qfx.backends.x86_dynamic import quantize_dynamic
+from qfx.backends.onednn.dynamic import quantize_dynamic
 
 ENDS = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 

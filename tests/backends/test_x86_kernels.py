@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qfx import ops
 from qfx.backends import saturation
-from qfx.backends import x86_kernels as kernels
+from qfx.backends.onednn import kernels
 
 ZERO = torch.zeros(1, dtype=torch.int32)
 SCALES = (0.0187, 0.25, 1.0 / 3)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import qfx
-from qfx.backends import x86_kernels as kernels
-from qfx.backends.x86_dynamic import quantize_dynamic
-from qfx.report.measures import sqnr
+from qfx.backends.onednn import kernels
+from qfx.backends.onednn.dynamic import quantize_dynamic
+from qfx.numerics.measures import sqnr
 from tests.cases.flow import randn, run, seeded
 
 Use = Callable[[nn.ModuleList, Tensor], Tensor]

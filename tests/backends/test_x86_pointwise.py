@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qfx.backends import x86_calls as calls
+from qfx.backends.onednn import calls
 from tests.cases.flow import quantized, randn, seeded, targets
 
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
-from qfx.backends import x86_calls as calls
-from qfx.backends import x86_kernels as kernels
-from qfx.report.measures import sqnr
+from qfx.backends.onednn import calls, kernels
+from qfx.numerics.measures import sqnr
 from tests.cases.flow import quantized, randn, run, seeded, targets
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import qfx
-from qfx.backends.x86_forms import forms
+from qfx.backends.onednn.conv_forms import forms
 from tests.cases.flow import Branches, randn, seeded, sqnr
 
 pytestmark = pytest.mark.skipif("x86" not in qfx.backends.available(), reason="no x86")

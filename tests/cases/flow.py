@@ -18,9 +18,10 @@ from torch.utils import _pytree as pytree
 
 import qfx
 from qfx import vocab
-from qfx.backends import resolve_backend, x86_kernels
+from qfx.backends import resolve_backend
+from qfx.backends.onednn import kernels as x86_kernels
+from qfx.numerics.measures import sqnr
 from qfx.quant.annotation import kernel_of
-from qfx.report.measures import sqnr
 
 BACKENDS = ("fbgemm", "x86", "reference")
 _QUANTIZE = (

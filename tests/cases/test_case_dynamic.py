@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
-from qfx.backends import x86_calls as calls
-from qfx.backends.x86_dynamic import quantize_dynamic
+from qfx.backends.onednn import calls
+from qfx.backends.onednn.dynamic import quantize_dynamic
 from tests.cases.flow import Branches, randn, run, seeded, sqnr, targets
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import QConfig, QuantSpec, vocab
-from qfx.backends import embedding_rows, weight_emit
-from qfx_passes.canonicalize import Canonicalize
+from qfx.backends.stored_weights import embedding_rows
+from qfx.backends.stored_weights import emitters as weight_emit
+from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.cases.flow import less_a_bit, run, seeded, sqnr, targets
 from tests.support.checking import run as run_pass
 

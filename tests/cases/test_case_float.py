@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.backends import resolve_backend
-from qfx.backends.quantized_dtypes import clamp_codes
+from qfx.backends.quantized.dtypes import clamp_codes
 from tests.cases.flow import (
     boundaries,
     is_dequantize,

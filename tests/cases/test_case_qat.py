@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from qfx.report.measures import sqnr
+from qfx.numerics.measures import sqnr
 from tests.cases.flow import randn, seeded
 from tests.support.classifiers import small_classifier
 from tests.support.digits import digits

@@ -16,7 +16,9 @@ from torch.utils import _pytree as pytree
 
 import qfx
 from qfx import vocab
-from qfx.backends import resolve_backend, x86_recurrent, x86_recurrent_emit
+from qfx.backends import resolve_backend
+from qfx.backends.onednn import recurrent as x86_recurrent
+from qfx.backends.onednn import recurrent_emitters as x86_recurrent_emit
 from qfx.graph.macs import macs
 from tests.cases.flow import Branches, less_a_bit, randn, run, seeded, sqnr, targets, tensors
 

@@ -14,16 +14,13 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import QConfig, QuantSpec, vocab
-from qfx.backends import (
-    resolve_backend,
-    saturation,
-    weight_emit,
-    weight_kernels,
-    weight_packs,
-)
-from qfx.backends.probe import probe
-from qfx.backends.weight_probes import PROBES
-from qfx.quant import packing
+from qfx.backends import resolve_backend, saturation
+from qfx.backends.probing.probe import probe
+from qfx.backends.stored_weights import emitters as weight_emit
+from qfx.backends.stored_weights import kernels as weight_kernels
+from qfx.backends.stored_weights import packs as weight_packs
+from qfx.backends.stored_weights.probes import PROBES
+from qfx.semantics import packing
 from tests.cases.flow import Branches, randn, run, seeded, sqnr, targets
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")

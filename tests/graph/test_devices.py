@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
-from qfx.graph.tracing import capture
+from qfx.capture.capture import capture
 from tests.cases.flow import randn, seeded, sqnr
 
 X = randn(2, 3)

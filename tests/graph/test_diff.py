@@ -8,10 +8,10 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
-from qfx.graph.align import longest_increasing
-from qfx.graph.diff import GraphDiff, diff
 from qfx.graph.meta import TensorInfo
-from qfx.graph.snapshot import snapshot
+from qfx.history.align import longest_increasing
+from qfx.history.diff import GraphDiff, diff
+from qfx.history.snapshot import snapshot
 from tests.graph.views import F32, Builder
 
 

@@ -10,10 +10,10 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
-from qfx.graph.diff import diff
-from qfx.graph.kinds import Look, look
 from qfx.graph.meta import Origin, TensorInfo
-from qfx.graph.snapshot import snapshot
+from qfx.history.diff import diff
+from qfx.history.kinds import Look, look
+from qfx.history.snapshot import snapshot
 from tests.graph.views import Builder
 
 U8 = TensorInfo((1, 8, 32, 32), torch.uint8)

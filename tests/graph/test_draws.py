@@ -17,7 +17,7 @@ from numpy.random import rand
 from torch import Tensor, nn
 
 import qfx
-from qfx.graph.tracing import BY_DRAW, capture
+from qfx.capture.capture import BY_DRAW, capture
 from tests.cases.flow import randn, seeded
 
 X = randn(2, 3)

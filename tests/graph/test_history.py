@@ -13,8 +13,8 @@ import qfx
 from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.graph import meta
-from qfx.graph.history import History, Stage
-from qfx.graph.snapshot import Snapshot, snapshot
+from qfx.history.history import History, Stage
+from qfx.history.snapshot import Snapshot, snapshot
 from tests.graph.views import Builder
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import qfx
-from qfx.graph.module_shells import take_away
-from qfx.graph.tracing import capture
-from qfx.rewrite.attributes import Attributes
+from qfx.capture.capture import capture
+from qfx.graph.attributes import Attributes
+from qfx.graph.unread_modules import take_away
 from tests.cases.flow import randn, seeded
 
 X = randn(2, 4, 8)

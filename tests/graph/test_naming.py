@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.graph.naming import reserved
+from qfx.capture.naming import reserved
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 NAMES = ("history", "settings", "meta", "report", "backend", "reference", "graph", "code",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import qfx
-from qfx.graph.removal import removers
+from qfx.history.removal import removers
 
 X = torch.randn(2, 4)
 

@@ -16,11 +16,11 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.graph import meta
-from qfx.graph.diff import diff
-from qfx.graph.listing import resolve
 from qfx.graph.meta import TensorInfo
-from qfx.graph.snapshot import Snapshot, snapshot
 from qfx.graph.text import dtype_text, literal, qualified_name
+from qfx.history.diff import diff
+from qfx.history.listing import resolve
+from qfx.history.snapshot import Snapshot, snapshot
 from tests.graph.views import F32, Builder
 
 
@@ -358,10 +358,10 @@ _SCRIPT = """
 import sys, torch
 libraries = {"networkx", "graphviz"}
 before = libraries & {*sys.modules}
-from qfx.graph.history import History
+from qfx.history.history import History
 assert libraries & {*sys.modules} == before, "drawing libraries are imported on use only"
 from tests.graph.test_snapshot import fused
-from qfx.graph.snapshot import snapshot
+from qfx.history.snapshot import snapshot
 view = snapshot(fused())
 print(view.to_text() + view.to_json() + view.to_dot().source, end="")
 """

@@ -18,10 +18,10 @@ from torch.nn.utils import parametrizations
 
 import qfx
 from qfx import vocab
+from qfx.capture.capture import capture, propagate_values
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
-from qfx.graph.tracing import capture, propagate_values
 
 
 def image(*shape: int) -> Tensor:

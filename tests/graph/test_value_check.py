@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 import qfx
 from qfx import vocab
 from qfx.graph import inference
-from qfx.graph.history import History
 from qfx.graph.inference import Inference
 from qfx.graph.meta import TensorInfo
+from qfx.history.history import History
 from qfx.rewrite.rule import RuleFunction
 
 X = torch.randn(4, 6)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import qfx
 from qfx import vocab
 from qfx.quant.channel_mean import ChannelMean
-from qfx_passes.bias import mean_output_shift
+from qfx_passes.accuracy.correct_bias import mean_output_shift
 
 
 @torch.no_grad()

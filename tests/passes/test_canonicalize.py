@@ -13,7 +13,7 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.stubs import DeQuantStub, QuantStub
 from qfx.vocab import OpDef
-from qfx_passes.canonicalize import Canonicalize
+from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.support.checking import Result, assert_close, run
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qfx_passes.canonicalize import Canonicalize
+from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.support.checking import run
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qfx import vocab
 from qfx.vocab import OpDef
-from qfx_passes.canonicalize import Canonicalize
+from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.support.checking import Result, run
 from tools.networks import classifier, image_size, import_torchvision, randomise
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
-from qfx_passes.canonicalize import Canonicalize
+from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr
 from tests.support.checking import assert_close, run
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import vocab
-from qfx_passes.fold_constants import FoldConstants
+from qfx_passes.canonical.fold_constants import FoldConstants
 from tests.support.checking import Result, check
 
 

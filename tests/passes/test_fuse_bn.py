@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qfx.quant.folding import fold_weight
-from qfx_passes.fuse_bn import FuseConvBN
+from qfx.semantics.folding import fold_weight
+from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
 from tests.support import check
 from tests.support.checking import run
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import vocab
-from qfx_passes.fuse_pads import FusePads
+from qfx_passes.fusion.fuse_pads import FusePads
 from tests.cases.flow import randn
 from tests.support.checking import check
 

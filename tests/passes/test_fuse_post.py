@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 import qfx
 from qfx import DeQuantStub, QConfig, QConfigMapping, QuantStub, vocab
 from qfx.backends.base import Backend, KernelRule
-from qfx.graph.tracing import capture
-from qfx.pass_base import Pass, PassContext
-from qfx.quant.configuration import Configuration
-from qfx_passes.fuse_bn import FuseConvBN
-from qfx_passes.fuse_post import ACTIVATIONS, CARRIERS, FusePostOps
+from qfx.capture.capture import capture
+from qfx.configuration.configuration import Configuration
+from qfx.framework.pass_base import Pass, PassContext
+from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
+from qfx_passes.fusion.fuse_post_ops import ACTIVATIONS, CARRIERS, FusePostOps
 from tests.passes.test_fuse_bn import CONVS, DIMS, NORMS, TRANSPOSED, image, ops_of, randomised
 from tests.support import check
 from tests.support.checking import Result, run

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from qfx_passes.fuse_bn import FuseConvBN
-from qfx_passes.fuse_post import FusePostOps
+from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
+from qfx_passes.fusion.fuse_post_ops import FusePostOps
 from tests.passes.test_fuse_post import backend, fused
 from tests.support import check
 from tools.networks import classifier

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from qfx import DeQuantStub, QuantStub, vocab
 from qfx.graph import meta
-from qfx_passes.canonicalize import Canonicalize
-from qfx_passes.stubs import InsertStubs, quantized_region
+from qfx_passes.canonical.canonicalize import Canonicalize
+from qfx_passes.placement.insert_stubs import InsertStubs, quantized_region
 from tests.support import check
 from tests.support.checking import run
 

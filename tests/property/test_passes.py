@@ -15,13 +15,13 @@ from hypothesis import Phase, given, settings
 from torch import nn
 
 import qfx_passes.pipelines
-from qfx.graph.history import History, Stage
-from qfx.graph.tracing import capture
-from qfx.instruments import Instrument
-from qfx.manager import offer_defaults, run_passes, run_pipeline
-from qfx.pass_base import Pass, PassContext, as_pass
-from qfx.pipeline import Pipeline
-from qfx.registry import get_pass, list_passes, parse_pass
+from qfx.capture.capture import capture
+from qfx.framework.instruments import Instrument
+from qfx.framework.manager import offer_defaults, run_passes, run_pipeline
+from qfx.framework.pass_base import Pass, PassContext, as_pass
+from qfx.framework.pipeline import Pipeline
+from qfx.framework.registry import get_pass, list_passes, parse_pass
+from qfx.history.history import History, Stage
 from qfx.verification.stages import NumericCheck
 from tests.support import Program, programs
 from tests.support.once import once

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from qfx.quant import ops
 from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize, WeightFakeQuantize
 from qfx.quant.observers import (
     MovingAveragePerChannelMinMaxObserver,
@@ -16,6 +15,7 @@ from qfx.quant.observers import (
 )
 from qfx.quant.qparams import quantize_weight
 from qfx.quant.spec import QuantSpec
+from qfx.semantics import affine as ops
 from tests.cases.flow import randn
 
 ACTIVATION = QuantSpec(torch.uint8, observer="moving_average_minmax")

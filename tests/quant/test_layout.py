@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qfx.errors import ConfigError
-from qfx.quant.layout import dense_view, join_groups, split_groups
+from qfx.semantics.layout import dense_view, join_groups, split_groups
 
 
 def test_group_size_must_divide() -> None:

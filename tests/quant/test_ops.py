@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qfx.quant import ops
 from qfx.quant.qparams import float32
+from qfx.semantics import affine as ops
 
 FMA = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qfx.errors import ConfigError
-from qfx.quant import packing
+from qfx.semantics import packing
 
 EVERY = {
     torch.int8: torch.arange(-8, 8, dtype=torch.int8).repeat(3, 1),

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from qfx.errors import CalibrationError, ConfigError
-from qfx.quant import ops
 from qfx.quant.qparams import QParams, choose_qparams, float32, quantize_weight
 from qfx.quant.spec import QuantSpec
+from qfx.semantics import affine as ops
 
 PER_CHANNEL = QuantSpec(torch.int8, symmetric=True, per_channel=True, quant_min=-127)
 

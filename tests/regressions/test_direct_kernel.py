@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import qfx
-from qfx.backends import x86_transpose
+from qfx.backends.onednn import transposed_convs as x86_transpose
 from tests.cases.flow import quantized, randn, seeded, sqnr, targets
 
 GEOMETRIES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {

@@ -53,6 +53,6 @@ def test_a_pipeline_without_calibrate_says_so(method: str) -> None:
     pipeline = getattr(qfx.pipelines, method)().without("calibrate")
     with pytest.raises(qfx.ConfigError, match="has no step `calibrate`") as raised:
         qfx.quantize(net(), X, method=method, pipeline=pipeline)
-    assert 'insert_before("settle-joins", qfx.pipeline.CALIBRATE)' in str(raised.value)
-    mended = pipeline.insert_before("settle-joins", qfx.pipeline.CALIBRATE)
+    assert 'insert_before("settle-joins", qfx.framework.pipeline.CALIBRATE)' in str(raised.value)
+    mended = pipeline.insert_before("settle-joins", qfx.framework.pipeline.CALIBRATE)
     assert str(mended) == str(getattr(qfx.pipelines, method)())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.graph.tracing import capture
+from qfx.capture.capture import capture
 from tests.cases.flow import randn, seeded
 
 Made = Callable[[Tensor], Tensor]

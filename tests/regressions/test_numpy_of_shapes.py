@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.graph.tracing import BY_LAYOUT, capture
+from qfx.capture.capture import BY_LAYOUT, capture
 from tests.cases.flow import randn, seeded
 
 Of = Callable[[Tensor], Any]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.backends import resolve_backend
-from qfx.backends.quantized_layouts import in_order, tidy
+from qfx.backends.quantized.layouts import in_order, tidy
 from tests.cases.flow import Branches, randn, run, seeded, sqnr, steps
 
 BACKENDS = ("fbgemm", "qnnpack", "x86")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.backends.room import lacks_room, least_sizes, outer_padding
+from qfx.backends.onednn.overhang import lacks_room, least_sizes, outer_padding
 from tests.cases.flow import Branches, randn, run, seeded, sqnr, steps, targets
 
 BACKENDS = ("x86", "fbgemm", "qnnpack")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from qfx.report.measures import sqnr
+from qfx.numerics.measures import sqnr
 from tests.cases.flow import randn, seeded
 from tests.cases.test_case_qat import Net, X, batches, prepared, train
 

@@ -6,9 +6,9 @@ import pytest
 from torch import nn
 
 import qfx
-from qfx.backends.room import outer_padding
-from qfx.backends.x86_conv_calls import ConvCall
-from qfx.backends.x86_proven import is_suspect
+from qfx.backends.onednn.conv_calls import ConvCall
+from qfx.backends.onednn.overhang import outer_padding
+from qfx.backends.onednn.verified_convs import is_suspect
 from tests.cases.flow import randn, seeded, sqnr
 
 CASES = {

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import qfx
 from qfx import vocab
-from qfx.graph.removal import removers
+from qfx.history.removal import removers
 from qfx.rewrite.rule import RuleFunction
 
 

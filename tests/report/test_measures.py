@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qfx.errors import ConfigError
-from qfx.report.measures import Error, cosine, error_of, sqnr
+from qfx.numerics.measures import Error, cosine, error_of, sqnr
 
 
 @dataclass

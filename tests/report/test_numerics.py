@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 import qfx
 from qfx import vocab
 from qfx.errors import ConfigError
-from qfx.report.bisection import bisect
-from qfx.report.numerics import compare
+from qfx.numerics.bisection import bisect
+from qfx.numerics.comparison import compare
 
 
 class Net(nn.Module):
@@ -121,7 +121,7 @@ def test_lowered_values_are_matched(model: Net, data: list[Tensor], backend: str
 
 def scaled(qmodel: qfx.QuantizedModel, graph_module: fx.GraphModule, origin: str) -> None:
     """Double the scale that the integers of an operation are read with."""
-    from qfx.report.observation import computed_origin
+    from qfx.numerics.observation import computed_origin
 
     for node in graph_module.graph.nodes:
         activation = vocab.is_op(node, vocab.DEQUANTIZE) and isinstance(node.args[1], float)

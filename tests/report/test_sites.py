@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 import qfx
 from qfx import vocab
-from qfx.graph.labels import label
-from qfx.report.reasons import elsewhere
-from qfx.report.table import amount, byte_count, table
+from qfx.history.labels import label
+from qfx.quant.reasons import elsewhere
+from qfx.table import amount, byte_count, table
 
 
 class Block(nn.Module):

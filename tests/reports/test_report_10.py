@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import (
 from torch.utils import _pytree as pytree
 
 import qfx
-from qfx.backends import x86_recurrent_emit
+from qfx.backends.onednn import recurrent_emitters as x86_recurrent_emit
 from tests.cases.flow import randn, seeded, sqnr
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.graph.tracing import capture
+from qfx.capture.capture import capture
 from tests.cases.flow import randn, seeded, tensors
 
 X = randn(2, 4)

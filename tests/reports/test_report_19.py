@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import qfx
+from qfx.capture.capture import capture
 from qfx.graph.effects import is_random
-from qfx.graph.tracing import capture
 from qfx_passes import Canonicalize, FoldConstants
 from tests.cases.flow import randn, seeded, sqnr
 

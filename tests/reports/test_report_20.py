@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.quant import ops
+from qfx.semantics import affine as ops
 
 STEP = 2.0**-5
 

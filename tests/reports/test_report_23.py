@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.backends import quantized_saturation, resolve_backend, saturation, x86
-from qfx.backends.quantized_saturation import Layers
+from qfx.backends import resolve_backend, saturation, x86
+from qfx.backends.quantized import saturation as quantized_saturation
+from qfx.backends.quantized.saturation import Layers
 from tests.backends.test_quantized_convs import bright, loud
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.backends import x86_conv_calls, x86_proven
-from qfx.backends.x86_proven import is_suspect
+from qfx.backends.onednn import conv_calls as x86_conv_calls
+from qfx.backends.onednn import verified_convs as x86_proven
+from qfx.backends.onednn.verified_convs import is_suspect
 from tests.cases.flow import randn, seeded, sqnr
 from tests.support.wrong_kernels import planted
 
@@ -113,7 +114,7 @@ def test_what_is_emitted_was_proven(
     monkeypatch.setattr(x86_proven, "fault", noted)
     emitted: set[str] = set()
 
-    from qfx.backends import x86_convs
+    from qfx.backends.onednn import convs as x86_convs
 
     ending_of = x86_convs._ending
     endings: list[Any] = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import qfx
-from qfx.graph.tracing import capture
+from qfx.capture.capture import capture
 from qfx.verification.outputs import outputs
 from qfx_passes import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import qfx
 from qfx import vocab
-from qfx.report.measures import sqnr
+from qfx.numerics.measures import sqnr
 from tests.cases.flow import less_a_bit, randn, seeded
 from tests.support.planted import with_fault
 

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
-from qfx.graph.snapshot import snapshot
+from qfx.history.snapshot import snapshot
 
 _TYPE = re.compile(r"\s*: \w+\[[\d,]*\]")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import qfx
-from qfx.report.measures import sqnr
+from qfx.numerics.measures import sqnr
 from tests.cases.flow import seeded
 from tests.cases.test_case_qat import Net, X, batches, four_bits, prepared
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from qfx.graph.history import History
-from qfx.graph.tracing import capture
-from qfx.manager import run_pipeline, with_canonicalization
-from qfx.pass_base import Pass, PassContext, PatternPass
-from qfx.pipeline import Pipeline
+from qfx.capture.capture import capture
+from qfx.framework.manager import run_pipeline, with_canonicalization
+from qfx.framework.pass_base import Pass, PassContext, PatternPass
+from qfx.framework.pipeline import Pipeline
+from qfx.history.history import History
 from tests.support import golden
 
 

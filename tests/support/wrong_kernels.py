@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qfx.backends import x86_proven
+from qfx.backends.onednn import verified_convs as x86_proven
 
 Geometry = tuple[int, ...]
 Wrong = Callable[[int, int, int], bool]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qfx import get_default_qconfig
+from qfx.argument_checks import METHODS_OF_USERS
 from qfx.backends import NAMES, available
 from qfx.backends.defaults import defaults
-from qfx.checks import METHODS_OF_USERS
 from tools import ops_page
 
 pytestmark = pytest.mark.skipif(

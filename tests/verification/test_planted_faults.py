@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 import qfx
 from qfx import vocab
 from qfx.graph import meta
-from qfx.report.measures import sqnr
+from qfx.numerics.measures import sqnr
 from tests.support.planted import with_fault
 
 TRIALS = range(40)

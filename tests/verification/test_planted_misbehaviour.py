@@ -15,7 +15,7 @@ from qfx import vocab
 from qfx.backends import resolve_backend
 from qfx.backends.base import Emitter, Site
 from qfx.graph import meta
-from qfx.report.measures import sqnr
+from qfx.numerics.measures import sqnr
 from tests.support.planted import with_fault
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import qfx
-from qfx.graph.tracing import capture
+from qfx.capture.capture import capture
 from qfx.verification.outputs import agreement, compared, shaken_outcomes
 
 X = torch.linspace(-1, 1, 96).reshape(2, 3, 4, 4)

@@ -11,10 +11,10 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx import vocab
+from qfx.capture.capture import capture
 from qfx.errors import ConfigError, PassError
-from qfx.graph.tracing import capture
-from qfx.manager import run_pipeline
-from qfx.pass_base import PassContext
+from qfx.framework.manager import run_pipeline
+from qfx.framework.pass_base import PassContext
 from qfx.verification.outputs import agreement
 from qfx.verification.stages import NumericCheck
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import qfx
-from qfx.report.measures import sqnr
+from qfx.numerics.measures import sqnr
 from tools.collection.row import LEAST_SQNR, Row
 from tools.collection.subject import Call, Entry, Subject
 

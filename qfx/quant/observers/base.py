@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import CalibrationError, ConfigError
-from qfx.quant.layout import dense_view
 from qfx.quant.qparams import QParams, choose_qparams, scale_and_zero_point
+from qfx.semantics.layout import dense_view
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qfx.quant import ops
 from qfx.quant.observers.distribution import Histogram, expected_error, spaced
+from qfx.semantics import affine as ops
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
-from qfx.quant import ops
 from qfx.quant.observers.base import Observer
 from qfx.quant.observers.registry import register_observer
 from qfx.quant.qparams import QParams
+from qfx.semantics import affine as ops
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
-from qfx.quant.layout import dense_view
 from qfx.quant.observers.base import Observer, smallest_and_largest
 from qfx.quant.observers.clipping import best_range
 from qfx.quant.observers.distribution import Histogram
 from qfx.quant.observers.registry import register_observer
+from qfx.semantics.layout import dense_view
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec

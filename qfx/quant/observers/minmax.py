@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
-from qfx.quant.layout import dense_view
 from qfx.quant.observers.base import Observer, is_empty, is_number, smallest_and_largest
 from qfx.quant.observers.registry import register_observer
+from qfx.semantics.layout import dense_view
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
-from qfx.quant.layout import split_groups
 from qfx.quant.observers.base import Observer, require_finite
 from qfx.quant.observers.minmax import averaged, check_averaging_constant
 from qfx.quant.observers.registry import register_observer
+from qfx.semantics.layout import split_groups
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qfx.quant import ops
 from qfx.quant.observers.per_channel import PerChannelMinMaxObserver
 from qfx.quant.observers.registry import register_observer
+from qfx.semantics import affine as ops
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec

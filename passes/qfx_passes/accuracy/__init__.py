@@ -1,0 +1,1 @@
+"""What takes errors of rounding back."""

@@ -1,0 +1,173 @@
+"""record-input-means and correct-bias: take the mean error of quantized weights out of the bias.
+
+Rounding a weight shifts the mean of the output by ``(Q(W) - W) E[x]``, which in a network with
+one-sided activations is a large part of the error. With the channel means of the input seen during
+calibration it is known, and the bias absorbs it:
+
+    b' = b - sum_k (Q(W) - W)[o, i, k] E[x_i]
+
+after Nagel et al. 2019 (arXiv:1906.04721, section 4.2), with empirical means. Padding is neglected:
+border pixels see fewer taps than the sum over the kernel assumes. A layer that is called several
+times keeps one bias: the means of its calls are averaged.
+
+Where all inputs are zero the weights don't matter, however they are rounded: the output is the
+bias, exactly, and the shift would be an error. It is a small one, except where the bias is zero:
+then a zero vector would become one with a direction of its own, and what only looks at directions
+(cosine attention, over tokens that were padded with zeros) would take it at full length. So a layer
+that saw such inputs keeps the zeros of its bias.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from qfx import vocab
+from qfx.framework.pass_base import Pass, PassContext
+from qfx.graph import meta
+from qfx.quant.annotation import annotation
+from qfx.quant.channel_mean import ChannelMean, Reach
+from qfx.quant.recorders import recorder_of
+from qfx.quant.spec import QuantSpec
+from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import bound, is_op
+from qfx_passes.operands import is_constant
+from qfx_passes.weights import QuantizedWeights, quantized_weights
+
+_CHANNEL_AXIS = {vocab.CONV1D: -2, vocab.CONV2D: -3, vocab.CONV3D: -4, vocab.LINEAR: -1}
+"""From the end: inputs may come without a batch."""
+
+
+class RecordInputMeans(Pass):
+    """Record the channel means of the inputs of quantized weights during calibration."""
+
+    name = "record-input-means"
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        recorders: dict[tuple[fx.Node, int, Reach | None], fx.Node] = {}
+        for node in list(graph.nodes):
+            if _corrected_spec(node) is None:
+                continue
+            observed = bound(node)["input"]
+            if recorder_of(observed) is not None:
+                continue
+            key = (observed, _CHANNEL_AXIS[node.target], _watched(node, ctx.rewriter))
+            if key not in recorders:
+                with ctx.rewriter.at(observed.next):
+                    recorder = ChannelMean(*key[1:])
+                    value = meta.value_of(observed)
+                    made = ctx.rewriter.call_module("input_mean", recorder, observed, value=value)
+                recorders[key] = made
+            node.replace_input_with(observed, recorders[key])
+
+
+class CorrectBias(Pass):
+    """Fold the mean error of quantized weights into biases; removes the recorders."""
+
+    name = "correct-bias"
+    keeps_values = False
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        means: dict[_Layer, dict[fx.Node, _Seen]] = defaultdict(dict)
+        for node in list(graph.nodes):
+            recorder = recorder_of(node)
+            if recorder is None:
+                continue
+            for user in list(node.users):
+                spec = _corrected_spec(user)
+                if spec is not None and recorder.seen:
+                    seen = _Seen(recorder.mean(), bool(recorder.silent > 0))
+                    means[_layer(user, spec)][user] = seen
+            ctx.rewriter.replace(node, node.args[0])
+        weights = quantized_weights(ctx)
+        for layer, of_node in means.items():
+            _correct(layer, of_node, weights, ctx.rewriter)
+
+
+def _corrected_spec(node: fx.Node) -> QuantSpec | None:
+    """The weight spec of an operation whose bias can be corrected."""
+    if not is_op(node, *_CHANNEL_AXIS) or not is_constant(bound(node)["bias"]):
+        return None
+    note = annotation(node)
+    return note.weight if note is not None and note.decision.quantized else None
+
+
+def _watched(node: fx.Node, rw: Rewriter) -> Reach | None:
+    """How ``node`` reads its input, if zeros in there would matter: if its bias has zeros."""
+    arguments = bound(node)
+    bias = arguments["bias"]
+    if isinstance(bias, fx.Node) and bool((rw.tensor(bias) != 0).all()):
+        return None
+    if is_op(node, vocab.LINEAR):
+        return Reach()
+    kernel = rw.tensor(arguments["weight"]).shape[2:]
+    geometry = (tuple(arguments[name]) for name in ("stride", "padding", "dilation"))
+    return Reach(tuple(kernel), *geometry)
+
+
+class _Seen(NamedTuple):
+    """What calibration found in the inputs of one call."""
+
+    mean: Tensor
+    silent: bool  # whether some output read zeros only
+
+
+_Layer: TypeAlias = "tuple[str, str | None, int, QuantSpec]"
+"""Names of weight and bias, groups, and the spec of the weight."""
+
+
+def _layer(node: fx.Node, spec: QuantSpec) -> _Layer:
+    arguments = bound(node)
+    bias = arguments["bias"]
+    name = str(bias.target) if isinstance(bias, fx.Node) else None
+    return str(arguments["weight"].target), name, arguments.get("groups", 1), spec
+
+
+def _correct(
+    layer: _Layer, calls: Mapping[fx.Node, _Seen], weights: QuantizedWeights, rw: Rewriter
+) -> None:
+    """Give all calls of one layer the same new bias, so that they still share one."""
+    first = next(iter(calls))
+    arguments = bound(first)
+    weight = rw.tensor(arguments["weight"])
+    weight_name, bias_name, groups, spec = layer
+    integers, qparams = weights.get(weight_name, weight, spec)
+    error = qparams.dequantize(integers).double() - weight.double()
+    mean = torch.stack([seen.mean for seen in calls.values()]).double().mean(0)
+    shift = mean_output_shift(error, mean, groups)
+    old = arguments["bias"]
+    bias = rw.tensor(old) if isinstance(old, fx.Node) else torch.zeros_like(shift)
+    if any(seen.silent for seen in calls.values()):
+        shift = torch.where(bias == 0, 0.0, shift)
+    if not shift.any():
+        return
+    hint = bias_name or weight_name.rpartition("weight")[0] + "bias"
+    with rw.at(first):
+        made = rw.constant(hint, (bias.double() - shift).to(weight.dtype), origins=(first,))
+    for node in calls:
+        replaced = node.args[2] if len(node.args) > 2 else None
+        with rw.at(node):
+            read = made if node is first else rw.attribute(str(made.target), origins=(node,))
+        node.args = (node.args[0], node.args[1], read)
+        if isinstance(replaced, fx.Node) and not replaced.users:
+            rw.erase(replaced)
+
+
+def mean_output_shift(error: Tensor, mean: Tensor, groups: int) -> Tensor:
+    """Mean of the output shift that a weight error causes.
+
+    Args:
+        error: (out, in / groups, *kernel) error of the weight.
+        mean: (in,) channel means of the input.
+        groups: as of the convolution.
+
+    Returns:
+        (out,) expected shift.
+    """
+    taps = error.flatten(2).sum(2) if error.dim() > 2 else error
+    per_group = taps.reshape(groups, -1, taps.shape[1])
+    return torch.einsum("goi,gi->go", per_group, mean.reshape(groups, -1)).flatten()

@@ -1,0 +1,153 @@
+"""Constant folding: what depends on parameters alone is computed once.
+
+A standardized weight, a bias table read by an index, a positional embedding: in inference such a
+value is a constant, and a convolution whose weight is one can be quantized like any other. Only
+the last node of a constant computation is kept, as a buffer. Not for training, where parameters
+move; nor for values that are much larger than what they are made from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+
+from qfx.capture.call_containers import thawed
+from qfx.capture.dispatched_effects import Witness
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, PassContext
+from qfx.graph import meta
+from qfx.graph.effects import changing, has_effect
+from qfx.graph.overlap import memory_of
+from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import Kind, OpDef
+
+_KEPT_KINDS = (Kind.QUANT, Kind.STUB)
+
+
+class FoldConstants(Pass):
+    """Compute what depends on parameters and buffers alone.
+
+    Attributes:
+        growth: how many times larger than its sources a constant may be.
+    """
+
+    name = "fold-constants"
+    requires = Level.CANONICAL
+    growth: int = 4
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        constants = _Constants(graph, ctx.rewriter)
+        for node in list(graph.nodes):
+            if not constants.is_last(node):
+                continue
+            if self._is_worth_it(node, constants.sources[node]):
+                constants.materialize(node)
+
+    def _is_worth_it(self, node: fx.Node, sources: int) -> bool:
+        info = meta.tensor_info(node)
+        if node.op == "get_attr" or info is None:
+            return False
+        return info.numel <= self.growth * max(sources, 256)
+
+
+class _Constants:
+    """Which nodes are constant, and their values as far as they are needed.
+
+    Attributes:
+        sources: for every constant node, how many elements it is made from.
+    """
+
+    def __init__(self, graph: fx.Graph, rewriter: Rewriter) -> None:
+        self._rewriter = rewriter
+        self._changing = changing(graph)
+        changed = (n for n in self._changing if n.op == "get_attr")
+        self._changed_memory = {self._memory(node) for node in changed} - {0}
+        self.sources: dict[fx.Node, int] = {}
+        self._values: dict[fx.Node, Any] = {}
+        self._drawn: set[fx.Node] = set()
+        for node in graph.nodes:
+            if self._is_constant(node):
+                own = meta.tensor_info(node) if node.op == "get_attr" else None
+                below = sum(self.sources[n] for n in node.all_input_nodes)
+                self.sources[node] = below + (0 if own is None else own.numel)
+
+    def is_last(self, node: fx.Node) -> bool:
+        """Whether ``node`` is constant and something that is not reads it."""
+        return node in self.sources and any(user not in self.sources for user in node.users)
+
+    def _is_constant(self, node: fx.Node) -> bool:
+        if node in self._changing or has_effect(node) or node.op == "call_module":
+            return False
+        if node.op == "get_attr":
+            return meta.tensor_info(node) is not None and not self._is_changed(node)
+        if isinstance(node.target, OpDef) and node.target.kind in _KEPT_KINDS:
+            return False
+        return all(operand in self.sources for operand in node.all_input_nodes)
+
+    def _is_changed(self, attribute: fx.Node) -> bool:
+        """Whether something writes to the memory of ``attribute``, by whatever name."""
+        return bool(self._changed_memory) and self._memory(attribute) in self._changed_memory
+
+    def _memory(self, attribute: fx.Node) -> int:
+        if meta.tensor_info(attribute) is None:
+            return 0
+        return memory_of(self._rewriter.tensor(attribute))
+
+    def materialize(self, node: fx.Node) -> None:
+        """Put a buffer in place of ``node``."""
+        with torch.random.fork_rng(devices=[]):
+            value = self._value(node)
+        if not isinstance(value, Tensor) or node in self._drawn:
+            return
+        with self._rewriter.at(node):
+            new = self._rewriter.constant(_name_for(node), value.clone(), origins=(node,))
+        self._rewriter.replace(node, new)
+        self.sources[new] = value.numel()
+        self._values[new] = value
+
+    def _value(self, node: fx.Node) -> Any:
+        """The value of a constant node; its operands first, without recursion."""
+        stack = [node]
+        while stack:
+            each = stack[-1]
+            missing = [n for n in each.all_input_nodes if n not in self._values]
+            if each in self._values or not missing:
+                stack.pop()
+            else:
+                stack.extend(missing)
+                continue
+            if each not in self._values:
+                self._values[each] = self._compute(each)
+        return self._values[node]
+
+    def _compute(self, node: fx.Node) -> Any:
+        if node.op == "get_attr":
+            return self._rewriter.tensor(node).detach()
+        args, kwargs = thawed(map_arg((node.args, dict(node.kwargs)), self._values.__getitem__))
+        witness = Witness()
+        with torch.no_grad(), witness, witness.watching(()) as seen:
+            if isinstance(node.target, str):
+                value = getattr(args[0], node.target)(*args[1:], **kwargs)
+            else:
+                value = node.target(*args, **kwargs)
+        if seen().drew or not self._drawn.isdisjoint(node.all_input_nodes):
+            self._drawn.add(node)  # a function made of others, which a pass put here
+        return value
+
+
+def _name_for(node: fx.Node) -> str:
+    """A name after the module and the operand that the constant is: "stem.conv.weight"."""
+    names = (_operand_name(user, node) for user in node.users)
+    name = next((n for n in names if n), node.name)
+    path = meta.module_path(node)
+    return f"{path}.{name}" if path else name
+
+
+def _operand_name(user: fx.Node, node: fx.Node) -> str:
+    if not isinstance(user.target, OpDef) or user.target.kind not in (Kind.MATMUL, Kind.NORM):
+        return ""
+    operands = dict(zip(user.target.signature.parameters, user.args, strict=False))
+    return next((n for n, value in operands.items() if value is node), "")

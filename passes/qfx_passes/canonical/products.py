@@ -1,0 +1,108 @@
+"""Other spellings of products: ``addmm`` and ``matmul`` as matmul and linear.
+
+    addmm(b, x, W) = linear(x, W', b)        x @ W = linear(x, W'), W constant
+
+Where W is written as the transpose of a parameter, W' is that parameter, so that what else reads it
+(an embedding, of which the output layer is the transpose) goes on sharing it. Else W' is a copy,
+which only inference may have.
+
+What ``einsum`` is, :mod:`qfx_passes.canonical.einsum` tells.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from qfx import vocab
+from qfx.graph import meta
+from qfx.rewrite.pattern import Mismatch
+from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import bound, is_op
+from qfx_passes.canonical.einsum import expand_einsum
+from qfx_passes.canonical.mutation import Call
+
+
+class Products:
+    """Writes the products of one graph; all calls that share a matrix share its transposed copy."""
+
+    def __init__(self, rewriter: Rewriter, *, trainable: bool) -> None:
+        self._rewriter = rewriter
+        self._trainable = trainable
+        self._copies: dict[str, str] = {}  # name of a matrix -> that of its transpose
+
+    def expand(self, node: fx.Node, call: Call) -> fx.Node | Mismatch | None:
+        """The product that ``call`` computes; None if it is none, a Mismatch if it can't be."""
+        if call.target is torch.einsum:
+            trainable = self._trainable
+            return expand_einsum(node, call.args, self._rewriter, trainable=trainable)
+        if call.target in (torch.addmm, "addmm"):
+            return self._expand_addmm(node, call)
+        if call.target in (torch.matmul, torch.mm, operator.matmul, "matmul", "mm"):
+            return self._expand_matmul(node, call)
+        return None
+
+    def _expand_matmul(self, node: fx.Node, call: Call) -> fx.Node | None:
+        """A matmul with a constant matrix on the right, as a linear layer."""
+        names = ("input", "mat2" if call.target in (torch.mm, "mm") else "other")
+        arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        operands = [arguments.pop(name, None) for name in names]
+        source = meta.tensor_info(operands[0]) if isinstance(operands[0], fx.Node) else None
+        if arguments or source is None or len(source.shape) < 2:
+            return None
+        weight = self._transposed(operands[1], node)
+        if weight is None:
+            return None
+        return _made(self._rewriter, node, vocab.LINEAR, operands[0], weight)
+
+    def _expand_addmm(self, node: fx.Node, call: Call) -> fx.Node | Mismatch:
+        names = ("input", "mat1", "mat2")
+        arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        if any(arguments.get(scale, 1) != 1 for scale in ("alpha", "beta")) or "out" in arguments:
+            return Mismatch("addmm with a scale")
+        bias, source, weight = (arguments[name] for name in names)
+        info = meta.tensor_info(bias)
+        is_layer = bias.op == "get_attr" and info is not None and len(info.shape) == 1
+        constant = self._transposed(weight, node) if is_layer else None
+        if constant is None:
+            product = _made(self._rewriter, node, vocab.MATMUL, source, weight)
+            return _made(self._rewriter, node, vocab.ADD, product, bias)
+        return _made(self._rewriter, node, vocab.LINEAR, source, constant, bias)
+
+    def _transposed(self, matrix: object, node: fx.Node) -> fx.Node | None:
+        """A read of the transpose of a constant matrix; None of what is none."""
+        info = meta.tensor_info(matrix) if isinstance(matrix, fx.Node) else None
+        if info is None or len(info.shape) != 2:
+            return None
+        assert isinstance(matrix, fx.Node)
+        if matrix.op == "get_attr":
+            return None if self._trainable else self._copied(matrix, node)
+        parameter = matrix.args[0] if is_op(matrix, vocab.TRANSPOSE, vocab.PERMUTE) else None
+        if not isinstance(parameter, fx.Node) or parameter.op != "get_attr":
+            return None
+        return parameter if _swaps(matrix) else None
+
+    def _copied(self, matrix: fx.Node, node: fx.Node) -> fx.Node:
+        """A read of a transposed copy."""
+        name, rewriter = str(matrix.target), self._rewriter
+        if name not in self._copies:
+            transposed = rewriter.tensor(matrix).detach().t().contiguous()
+            self._copies[name] = rewriter.register(name, transposed)
+        return rewriter.attribute(self._copies[name], origins=(node,))
+
+
+def _swaps(matrix: fx.Node) -> bool:
+    """Whether a TRANSPOSE or PERMUTE of two dims changes their order."""
+    arguments = bound(matrix)
+    if "dims" in arguments:
+        return [d % 2 for d in arguments["dims"]] == [1, 0]
+    return bool((arguments["dim0"] - arguments["dim1"]) % 2)
+
+
+def _made(
+    rewriter: Rewriter, node: fx.Node, op: vocab.OpDef, *operands: Any, **attributes: Any
+) -> fx.Node:
+    return rewriter.call(op, *operands, origins=(node,), **attributes)

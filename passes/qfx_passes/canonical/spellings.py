@@ -1,0 +1,192 @@
+"""How the spellings of an operation are read: from a call as written to canonical arguments.
+
+The vocabulary says *which* spellings mean an operation; here is how their arguments map to its
+signature. Most need nothing: names and order are those of torch. The exceptions are data: orders,
+synonyms, arguments that must have a certain value. A call that has no canonical form yields a
+Mismatch and stays as it was written.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from qfx import vocab
+from qfx.rewrite.pattern import Mismatch
+from qfx.vocab import OpDef
+from qfx_passes.canonical import recurrent
+from qfx_passes.canonical.adapters import ADAPTIVE, CONVOLUTIONS, TRANSPOSED, Arguments, Held
+
+# -- which arguments a spelling takes, where torch does not tell or differs ------------------------
+_ORDERS: dict[Any, str] = {
+    F.scaled_dot_product_attention: "query key value attn_mask dropout_p is_causal scale",
+    **dict.fromkeys(("clamp_min", torch.clamp_min, torch.clamp_min_), "input min"),
+    **dict.fromkeys(("clamp_max", torch.clamp_max, torch.clamp_max_), "input max"),
+    torch.embedding: "weight input padding_idx scale_grad_by_freq sparse",
+    F.adaptive_max_pool1d: "input output_size return_indices",
+    F.adaptive_max_pool2d: "input output_size return_indices",
+    F.adaptive_max_pool3d: "input output_size return_indices",
+    torch.mean: "input dim keepdim dtype",
+    torch.sum: "input dim keepdim dtype",
+    "mean": "input dim keepdim dtype",
+    "sum": "input dim keepdim dtype",
+    "repeat_interleave": "input repeats dim output_size",
+    torch.repeat_interleave: "input repeats dim output_size",
+}
+
+_VARARGS = {
+    "reshape": "shape",
+    "view": "shape",
+    "permute": "dims",
+    "expand": "size",
+    "repeat": "repeats",
+    "flip": "dims",
+}
+"""Methods that take their last argument as a sequence or spread out."""
+
+_IMPLIED: dict[Any, dict[str, float]] = {
+    F.relu6: {"min": 0.0, "max": 6.0},
+    F.hardtanh: {"min": -1.0, "max": 1.0},
+}
+"""Arguments whose default is not that of the operation."""
+
+_SYNONYMS = {
+    "self": "input",
+    "tensor": "input",
+    "x": "input",
+    "indices": "input",
+    "mat2": "other",
+    "axis": "dim",
+    "axis0": "dim0",
+    "axis1": "dim1",
+    "min_val": "min",
+    "max_val": "max",
+    "split_size": "split_size_or_sections",
+    "unflattened_size": "sizes",
+    "sizes": "size",
+}
+
+_IGNORED = frozenset(
+    ("inplace", "_stacklevel", "momentum", "norm_type", "cudnn_enable", "cudnn_enabled", "implicit")
+)
+_EXPECTED: dict[str, tuple[Any, ...]] = {
+    "out": (None,),
+    "dtype": (None,),
+    "memory_format": (None, torch.contiguous_format),
+    "dropout_p": (0, 0.0),
+    "enable_gqa": (False,),
+    "training": (False,),
+    "use_input_stats": (True,),
+    "return_indices": (False,),
+    "output_size": (None,),
+    "running_mean": (None,),
+    "running_var": (None,),
+    "size_average": (None,),
+    "max_norm": (None,),
+}
+"""Arguments that an operation does not have, and the values that mean nothing."""
+
+
+@cache
+def parameters(spelling: Any, op: OpDef) -> tuple[str, ...]:
+    """Names of the positional arguments of a function or method."""
+    if spelling in _ORDERS:
+        return tuple(_ORDERS[spelling].split())
+    if inspect.isfunction(spelling):
+        names = tuple(inspect.signature(spelling).parameters)
+        if names[:1] != ("args",):
+            return names
+    return tuple(name for name in op.signature.parameters if name != "post")
+
+
+def bind(
+    spelling: Any, op: OpDef, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Arguments | Mismatch:
+    """The arguments of a call by the names of the signature of ``op``."""
+    names = parameters(spelling, op)
+    if isinstance(spelling, str) and spelling in _VARARGS and len(args) > 1:
+        head, *rest = args
+        args = (head, _spread(rest))
+        names = ("input", _VARARGS[spelling])
+    if len(args) > len(names):
+        return Mismatch("{0} positional arguments, of which {1} are known", len(args), len(names))
+    found = {**dict(zip(names, args, strict=False)), **kwargs}
+    renamed = _renamed(op, found)
+    return renamed if isinstance(renamed, Mismatch) else {**_IMPLIED.get(spelling, {}), **renamed}
+
+
+def _spread(rest: list[Any]) -> Any:
+    if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
+        return tuple(rest[0])
+    return tuple(rest)
+
+
+def _renamed(op: OpDef, found: Arguments) -> Arguments | Mismatch:
+    known = op.signature.parameters
+    arguments: Arguments = {}
+    for name, value in found.items():
+        canonical = name if name in known else _SYNONYMS.get(name, name)
+        if canonical in known:
+            arguments[canonical] = value
+        elif name in _IGNORED or any(_is(value, v) for v in _EXPECTED.get(name, ())):
+            continue
+        else:
+            return Mismatch("{0}={1} has no canonical form", name, value)
+    return arguments
+
+
+def _is(value: Any, expected: Any) -> bool:
+    return value is expected or (type(value) is type(expected) and bool(value == expected))
+
+
+def read_module(op: OpDef, module: nn.Module, node: fx.Node) -> Arguments | Mismatch:
+    """The arguments that ``module`` stands for, its parameters as names to be read later."""
+    forward = inspect.signature(type(module).forward)
+    try:
+        given = forward.bind(module, *node.args, **node.kwargs).arguments
+    except TypeError:
+        return Mismatch("the call does not fit {0}", type(module).__name__)
+    operands = _renamed(op, {n: v for n, v in given.items() if n != "self"})
+    if isinstance(operands, Mismatch):
+        return operands
+    held = _MODULE_ATTRIBUTES.get(op, _attributes)(op, module)
+    return {**held, **operands}
+
+
+def _attributes(op: OpDef, module: nn.Module) -> Arguments:
+    """What the attributes of ``module`` say about the parameters of ``op`` of the same name."""
+    arguments: Arguments = {}
+    for name in (*op.signature.parameters, *_ALSO_READ.get(op, ())):
+        canonical = name if name in op.signature.parameters else _SYNONYMS.get(name, name)
+        if name in module._parameters or name in module._buffers:
+            tensor = module._parameters.get(name, module._buffers.get(name))
+            arguments[canonical] = None if tensor is None else Held(name)
+        elif name != "input" and hasattr(module, name):
+            arguments[canonical] = getattr(module, name)
+    return arguments
+
+
+def _pad_attributes(op: OpDef, module: nn.Module) -> Arguments:
+    names = {"Reflection": "reflect", "Replication": "replicate"}
+    kind = type(module).__name__
+    mode = next((m for prefix, m in names.items() if kind.startswith(prefix)), "constant")
+    return {"pad": module.padding, "mode": mode, "value": getattr(module, "value", None)}
+
+
+_ALSO_READ: dict[OpDef, tuple[str, ...]] = {
+    vocab.CLAMP: ("min_val", "max_val"),
+    vocab.UNFLATTEN: ("unflattened_size",),
+    **dict.fromkeys((vocab.EMBEDDING, vocab.EMBEDDING_BAG), ("max_norm",)),
+    **dict.fromkeys(CONVOLUTIONS + TRANSPOSED, ("padding_mode",)),
+    **dict.fromkeys(ADAPTIVE, ("return_indices",)),
+}
+_MODULE_ATTRIBUTES: dict[OpDef, Callable[[OpDef, nn.Module], Arguments]] = {
+    vocab.PAD: _pad_attributes,
+    **dict.fromkeys(vocab.RECURRENT, recurrent.attributes),
+}

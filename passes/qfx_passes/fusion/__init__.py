@@ -1,0 +1,1 @@
+"""What is folded or fused into the operation beside it."""

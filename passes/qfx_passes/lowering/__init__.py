@@ -1,0 +1,1 @@
+"""From the reference form to the kernels of a backend."""

@@ -1,0 +1,365 @@
+"""lower: replace float operations between dequantize and quantize by the backend's kernels.
+
+One sweep in graph order over the reference form. A table keeps, for each float value, the integer
+tensor that stands for it (if any) and its qparams:
+
+    dequantize(q)                      stands for q
+    op that passes values through      stands for the same op on integers
+    quantize(v), v stands for q        is q itself: the pair cancels
+    kernel op, all operands integers   becomes the kernel; its result replaces the quantize that
+                                       follows, or the float value where the kernel hands out float
+
+What the backend's row declines stays float between dequantize and quantize, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.backends.base import Backend, KernelRule, Measured, Output, QuantizedWeight, Site
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, PassContext
+from qfx.graph import meta
+from qfx.graph.effects import has_effect
+from qfx.graph.macs import macs
+from qfx.quant.annotation import (
+    Annotation,
+    Kernel,
+    annotate,
+    annotation,
+    kernel_of,
+    mark_kernel,
+)
+from qfx.quant.meaning import Meaning, mark_finish, set_meaning
+from qfx.quant.qparams import QParams
+from qfx.quant.reasons import refusal
+from qfx.rewrite.pattern import Mismatch
+from qfx.rewrite.rewriter import Rewriter
+from qfx.semantics.packing import unpack
+from qfx.vocab import DEQUANTIZE, QUANTIZE, UNPACK, WIDEN, bound, is_op
+from qfx_passes.lowering.output_layouts import keep_contiguous
+from qfx_passes.operands import (
+    asks_shape,
+    float_operands,
+    operation_name,
+    post_operands,
+    weight_operands,
+)
+
+
+class Lower(Pass):
+    """Emit the backend's kernels; a backend without any keeps the reference form."""
+
+    name = "lower"
+    requires = Level.REFERENCE
+    produces = Level.LOWERED
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        backend = ctx.get(Backend)
+        if backend.quantize is not None:
+            _Lowering(graph, backend, ctx.rewriter).run()
+
+
+@dataclass(frozen=True)
+class _Integers:
+    node: fx.Node
+    qparams: QParams | Measured
+
+
+class _Lowering:
+    """The sweep; also the :class:`~qfx.backends.base.Emitter` that rules write through."""
+
+    def __init__(self, graph: fx.Graph, backend: Backend, rw: Rewriter) -> None:
+        self.graph = graph
+        self.backend = backend
+        self.rw = rw
+        self.stands_for: dict[fx.Node, _Integers] = {}
+        self.qparams: dict[fx.Node, QParams | Measured] = {}
+        self._packed: dict[tuple[object, ...], str] = {}
+
+    def run(self) -> None:
+        for node in list(self.graph.nodes):
+            if node._erased:
+                continue
+            if is_op(node, QUANTIZE):
+                self._quantize(node)
+            elif is_op(node, DEQUANTIZE):
+                self._dequantize(node)
+            else:
+                self._operation(node)
+        measured = [q for q in self.qparams.values() if isinstance(q, Measured)]
+        numbers = {number for q in measured for number in (q.scale, q.zero_point)}
+        self.graph.eliminate_dead_code(lambda node: node in numbers or has_effect(node))
+        for node in self.graph.nodes:
+            if node in self.stands_for and is_op(node, DEQUANTIZE):
+                self._write_dequantize(node)
+        self.graph.eliminate_dead_code(has_effect)
+        if self.backend.finish is not None:
+            before = set(self.graph.nodes)
+            self.backend.finish(self.graph, self)
+            for node in self.graph.nodes:
+                if node not in before:
+                    mark_finish(node)
+        keep_contiguous(self.graph, self.rw)
+
+    # -- the four lines of the table ----------------------------------------------------------
+    def _dequantize(self, node: fx.Node) -> None:
+        integers = node.args[0]
+        assert isinstance(integers, fx.Node)
+        if integers in self.qparams:
+            self.stands_for[node] = _Integers(integers, self.qparams[integers])
+
+    def _quantize(self, node: fx.Node) -> None:
+        value = node.args[0]
+        assert isinstance(value, fx.Node)
+        if isinstance(node.args[1], fx.Node):
+            self._measure(node, value)
+            return
+        qparams = _qparams(node)
+        known = self.stands_for.get(value)
+        if known is not None and known.qparams == qparams:
+            set_meaning(known.node, Meaning(value.name, value.name, node.name))
+            self.rw.replace(node, known.node)
+            return
+        integers = node
+        if self.backend.quantize is not None:
+            with self.rw.at(node):
+                integers = self.backend.quantize(self, value, qparams)
+            set_meaning(integers, Meaning(value.name, node.name, node.name))
+            self.rw.replace(node, integers)
+        self.qparams[integers] = qparams
+
+    def _measure(self, node: fx.Node, value: fx.Node) -> None:
+        """Quantize ``value`` with what it measures, unless kernels do that themselves."""
+        scale, zero_point = node.args[1:3]
+        assert isinstance(scale, fx.Node)
+        assert isinstance(zero_point, fx.Node)
+        integers, qparams = node, Measured(scale, zero_point, bound(node)["dtype"])
+        if self.backend.measure is not None:
+            with self.rw.at(node):
+                integers, qparams = self.backend.measure(self, value, node)
+            set_meaning(integers, Meaning(value.name, node.name, node.name))
+            self.rw.replace(node, integers)
+        self.qparams[integers] = qparams
+
+    def _operation(self, node: fx.Node) -> None:
+        if asks_shape(node):
+            self._query(node)
+        note = annotation(node)
+        if note is None or not note.decision.quantized:
+            return
+        rule = self.backend.rule(node.target)
+        assert rule is not None
+        operands = [*float_operands(node, rule.operands), *post_operands(node)]
+        inputs = {v: self.stands_for[v] for v in operands if v in self.stands_for}
+        if note.method != "static":
+            self._float_kernel(node, rule, note.method, inputs)
+        elif any(v not in inputs for v in float_operands(node, rule.operands)):
+            annotate(node, Annotation(refusal("float-inputs")))
+        elif rule.output is Output.SHARED and not self._requantizes(node, rule, inputs):
+            self._share(node, rule, inputs)
+        else:
+            self._kernel(node, rule, inputs)
+
+    def _query(self, node: fx.Node) -> None:
+        """Integers have the shape of the float value; asking for it takes no dequantize."""
+        for value in node.all_input_nodes:
+            if value in self.stands_for:
+                node.replace_input_with(value, self.stands_for[value].node)
+
+    def _requantizes(
+        self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]
+    ) -> bool:
+        """Whether the result of ``node`` is to have other qparams than some of its inputs."""
+        asked = [_qparams(user) for user in node.users if is_op(user, QUANTIZE)]
+        given = (known.qparams for known in inputs.values())
+        return rule.requantizes and any(qparams != own for own in given for qparams in asked)
+
+    def _share(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]) -> None:
+        qparams, *others = (known.qparams for known in inputs.values())
+        if any(other != qparams for other in others):
+            self._declined(node, Mismatch("its operands have different qparams"))
+            return
+        assert isinstance(qparams, QParams)
+        lowered = self._emit(node, rule, inputs, qparams, shares=True)
+        if lowered is not None:
+            self.stands_for[node] = _Integers(lowered, qparams)
+            self.qparams[lowered] = qparams
+
+    def _float_kernel(
+        self, node: fx.Node, rule: KernelRule, method: str, inputs: dict[fx.Node, _Integers]
+    ) -> None:
+        """Emit a kernel that takes and hands out float; inside, it computes with integers."""
+        lowered = self._emit(node, rule, inputs, None, method)
+        if lowered is not None:
+            self.rw.replace(node, lowered)
+
+    def _kernel(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]) -> None:
+        queries = [user for user in node.users if asks_shape(user)]
+        readers = [user for user in node.users if user not in queries]
+        if len(readers) == 1 and is_op(readers[0], QUANTIZE):
+            following, qparams = readers[0], _qparams(readers[0])
+            lowered = self._emit(node, rule, inputs, qparams)
+            if lowered is not None:
+                set_meaning(lowered, Meaning(node.name, node.name, following.name))
+                for query in queries:
+                    query.replace_input_with(node, lowered)
+                self.rw.replace(following, lowered)
+                self.qparams[lowered] = qparams
+            return
+        lowered = self._emit(node, rule, inputs, None)
+        if lowered is not None:
+            self.rw.replace(node, lowered)
+
+    def _emit(
+        self,
+        node: fx.Node,
+        rule: KernelRule,
+        inputs: dict[fx.Node, _Integers],
+        output: QParams | None,
+        method: str = "static",
+        *,
+        shares: bool = False,
+    ) -> fx.Node | None:
+        arguments = bound(node)
+        site = Site(
+            node=node,
+            arguments=arguments,
+            inputs={v: (known.node, known.qparams) for v, known in inputs.items()},
+            output=output,
+            weights=tuple(self._weights(node)) if rule.weight else (),
+            bias=self._bias(arguments.get("bias")) if rule.weight else None,
+        )
+        with self.rw.at(node):
+            emit = rule.emit_of(method)
+            lowered = emit(self, site) if emit else self._same_op(site)
+            if isinstance(lowered, Mismatch):
+                self._declined(node, lowered)
+                return None
+            # Where emit had a choice of kernels, it said which it took.
+            mark_kernel(lowered, kernel_of(lowered) or Kernel(rule.kernel, macs(node)))
+            if output is not None and not shares:
+                lowered = self._within(lowered, output)
+        set_meaning(lowered, Meaning(node.name, node.name, qparams=output))
+        return lowered
+
+    def _within(self, codes: fx.Node, qparams: QParams) -> fx.Node:
+        """``codes`` clamped to the bounds of ``qparams``: kernels saturate where the dtype ends."""
+        ends, clamp = torch.iinfo(qparams.dtype), self.backend.clamp
+        bounds = qparams.quant_min, qparams.quant_max
+        if bounds == (ends.min, ends.max) or codes.target is clamp:
+            return codes
+        value = meta.value_of(codes)
+        return self.rw.call(clamp, codes, *bounds, origins=(codes,), value=value)
+
+    def _same_op(self, site: Site) -> fx.Node:
+        """The operation itself on integers: exact where values only move."""
+        node = site.node
+        assert not isinstance(node.target, str)
+        swap = {v: integers for v, (integers, _) in site.inputs.items()}
+        args: Any = fx.map_arg(node.args, lambda v: swap.get(v, v))
+        kwargs: Any = fx.map_arg(node.kwargs, lambda v: swap.get(v, v))
+        first, _ = next(iter(site.inputs.values()))
+        lowered = self.rw.call(node.target, *args, origins=(node,), **kwargs)
+        meta.set_value(lowered, _retyped(node, first))
+        return lowered
+
+    def _declined(self, node: fx.Node, mismatch: Mismatch) -> None:
+        decision = refusal(
+            "unsupported",
+            detail=f"{operation_name(node)}: {mismatch.reason}",
+            remedy="leave it float",
+        )
+        annotate(node, Annotation(decision))
+
+    def _write_dequantize(self, node: fx.Node) -> None:
+        known = self.stands_for[node]
+        if self.backend.dequantize is None or is_op(known.node, QUANTIZE):
+            return
+        with self.rw.at(node):
+            value = self.backend.dequantize(self, known.node, known.qparams)
+        set_meaning(value, Meaning(node.name, node.name))
+        self.rw.replace(node, value)
+
+    # -- constants ----------------------------------------------------------------------------
+    def _weights(self, node: fx.Node) -> Iterator[QuantizedWeight]:
+        kept = map(self._weight, weight_operands(node))
+        yield from (weight for weight in kept if weight is not None)
+
+    def _weight(self, restored: object) -> QuantizedWeight | None:
+        assert isinstance(restored, fx.Node)
+        if is_op(restored, WIDEN):
+            return None
+        codes = integers = restored.args[0]
+        assert isinstance(codes, fx.Node)
+        if is_op(codes, UNPACK):
+            integers = codes.args[0]
+        assert isinstance(integers, fx.Node)
+        scale: Any
+        zero_point: Any
+        scale, zero_point = restored.args[1:3]
+        tensor = self.rw.tensor(integers)
+        if integers is not codes:
+            named = bound(codes)
+            tensor = unpack(tensor, dtype=named["dtype"], columns=named["columns"])
+        bounds = torch.iinfo(tensor.dtype)
+        qparams = QParams(
+            self._value(scale),
+            self._value(zero_point),
+            tensor.dtype,
+            bounds.min,
+            bounds.max,
+            bound(restored)["axis"],
+            bound(restored)["group_size"],
+        )
+        return QuantizedWeight(str(integers.target), tensor, qparams, scale, zero_point)
+
+    def _value(self, number: object) -> Any:
+        return self.rw.tensor(number) if isinstance(number, fx.Node) else number
+
+    def _bias(self, bias: object) -> Tensor | None:
+        return self.rw.tensor(bias) if isinstance(bias, fx.Node) else None
+
+    # -- what rules use -----------------------------------------------------------------------
+    def packed(self, key: tuple[object, ...], recipe: Callable[[], object]) -> fx.Node:
+        """A get_attr of a packed constant, made once per key."""
+        if key not in self._packed:
+            self._packed[key] = self.rw.attach("packed.weight", recipe())
+        return self.rw.attribute(self._packed[key])
+
+
+def _qparams(quantize: fx.Node) -> QParams:
+    """The per-tensor qparams that a QUANTIZE node holds."""
+    arguments = bound(quantize)
+    bounds = torch.iinfo(arguments["dtype"])
+    low, high = arguments["quant_min"], arguments["quant_max"]
+    return QParams(
+        arguments["scale"],
+        arguments["zero_point"],
+        arguments["dtype"],
+        bounds.min if low is None else low,
+        bounds.max if high is None else high,
+    )
+
+
+def _retyped(node: fx.Node, integers: fx.Node) -> meta.Value:
+    """What ``node`` yields when it runs on ``integers``, a tensor or a tuple of them."""
+    value = meta.value_of(integers)
+    first = value[0] if isinstance(value, (tuple, list)) else value
+    assert isinstance(first, meta.TensorInfo)
+    return _with_dtype(meta.value_of(node), first.dtype)
+
+
+def _with_dtype(value: meta.Value, dtype: torch.dtype) -> meta.Value:
+    if isinstance(value, meta.TensorInfo):
+        return meta.TensorInfo(value.shape, dtype)
+    if isinstance(value, tuple):
+        return tuple(_with_dtype(item, dtype) for item in value)
+    if isinstance(value, list):
+        return [_with_dtype(item, dtype) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""Which values are quantized, observed and written out as quantize and dequantize."""

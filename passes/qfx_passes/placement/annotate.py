@@ -1,0 +1,421 @@
+"""annotate: decide which values are quantized, with what spec and which shared group.
+
+Nothing is inserted. Two sweeps over the graph, both linear:
+
+*Backwards*, operations that ask for integers (:class:`~qfx.backends.base.Demand`) demand them of
+their operands, and operations that pass values through hand a demand on to their own operands, so
+that a chain of reshapes before a convolution moves integers; not where float is at hand and someone
+else wants it, who would get it rounded. A residual that a kernel adds as a
+post-op is demanded only where the kernel's result is wanted in integers by everyone.
+
+*Forwards*, operations that merely follow run in integers when all their inputs are handed out in
+integers anyway. So does the addition of a mask to attention scores, and softmax: what masks put in
+(-inf) no scale can represent.
+
+Values of one group (the input and the output of a pool, say) share their qparams; groups are kept
+by union-find. A kernel that can requantize what it joins shares only with what is made for it
+alone (see :mod:`qfx_passes.placement.settle_joins`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from qfx import vocab
+from qfx.backends import others_with
+from qfx.backends.base import Backend, Demand, KernelRule, Output
+from qfx.backends.fitting import (
+    in_float,
+    narrowed,
+    overflows,
+    settled_weight,
+    too_flat,
+    unfit,
+)
+from qfx.backends.probing.slow_geometries import TooSlow
+from qfx.backends.saturation import HIGHEST_SAFE
+from qfx.configuration.configuration import Choice, Configuration
+from qfx.errors import ConfigError
+from qfx.framework.pass_base import Pass, PassContext
+from qfx.graph import meta
+from qfx.graph.effects import is_random
+from qfx.graph.leaves import has_hooks
+from qfx.graph.memory import Memory
+from qfx.graph.scripted import Scripted
+from qfx.quant.annotation import Annotation, Decision, annotate
+from qfx.quant.groups import Groups, is_fixed, rescaled
+from qfx.quant.qparams import QParams
+from qfx.quant.reasons import elsewhere, refusal
+from qfx.quant.spec import QConfig, QuantSpec
+from qfx.rewrite.pattern import Mismatch
+from qfx.vocab import OpDef, is_op
+from qfx_passes.operands import (
+    asks_shape,
+    bias_operands,
+    float_operands,
+    is_constant,
+    is_float_operation,
+    is_lookup,
+    operation_name,
+    post_names,
+    post_operands,
+    weight_operands,
+)
+from qfx_passes.placement.fills import filled
+from qfx_passes.placement.insert_stubs import quantized_region
+from qfx_passes.placement.rows import Rows
+from qfx_passes.placement.settle_joins import made_for
+
+QUANTIZED = Decision(True)
+_UNKNOWN_INPUT = "the shape of what it reads is unknown: a pass made that, and did not say"
+_GIVE_VALUES = "in that pass, make nodes with ctx.rewriter.call(..., value=...)"
+
+
+class Annotate(Pass):
+    """Write an :class:`~qfx.quant.annotation.Annotation` on every operation."""
+
+    name = "annotate"
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        _Annotator(graph, ctx.get(Backend), ctx.get(Configuration)).run()
+
+
+class _Annotator:
+    def __init__(self, graph: fx.Graph, backend: Backend, configuration: Configuration) -> None:
+        self.graph = graph
+        self.backend = backend
+        self.configuration = configuration
+        self.region = quantized_region(graph)
+        self.memory = Memory(graph)
+        self.filled = filled(graph)
+        self.rows = Rows(graph)
+        self.told: set[tuple[str, str]] = set()
+        self.groups = Groups()
+        self.values: dict[fx.Node, dict[QuantSpec, int]] = {}  # quantized values and their groups
+        self.reads: dict[fx.Node, dict[fx.Node, int]] = {}  # integer operations and their operands
+        self.outputs: dict[fx.Node, int] = {}  # results handed out in integers only
+        self.measured: dict[fx.Node, dict[QuantSpec, int]] = {}
+        # Operations that are not static, float in and out, and what they quantize when they run:
+        self.at_run_time: dict[fx.Node, dict[fx.Node, int]] = {}
+        self.rules: dict[fx.Node, tuple[KernelRule, Choice]] = {}
+        self.refused: dict[fx.Node, Decision] = {}
+        self.integer_only: set[fx.Node] = set()  # results of kernels that never hand out float
+
+    def run(self) -> None:
+        nodes = list(self.graph.nodes)
+        for node in nodes:
+            self._judge(node)
+        for node in reversed(nodes):
+            self._backward(node)
+        for node in nodes:
+            self._forward(node)
+        for node in nodes:
+            self._write(node)
+
+    # -- eligibility --------------------------------------------------------------------------
+    def _judge(self, node: fx.Node) -> None:
+        if not is_float_operation(node):
+            return
+        judged = self._eligible(node)
+        if isinstance(judged, Decision):
+            self.refused[node] = judged
+        else:
+            self.rules[node] = judged
+            if self._hands_out_integers(node, judged[0]):
+                self.integer_only.add(node)
+
+    def _hands_out_integers(self, node: fx.Node, rule: KernelRule) -> bool:
+        """Whether the result of ``node`` can only be integers, if its kernel is used."""
+        if rule.output is Output.SHARED:
+            operands = list(float_operands(node, rule.operands))
+            return bool(operands) and self.integer_only.issuperset(operands)
+        return rule.output is not Output.EITHER and rule.demand is Demand.ASKS
+
+    def _eligible(self, node: fx.Node) -> tuple[KernelRule, Choice] | Decision:
+        op = operation_name(node)
+        if node.op == "call_module":
+            return _opaque(node)
+        if is_random(node):
+            return refusal("random", op=op)
+        if isinstance(node.target, Scripted):
+            return refusal("opaque-function", op=operation_name(node))
+        if not isinstance(node.target, OpDef):
+            note = meta.note_of(node)
+            return refusal("unknown-form" if note else "unknown-op", op=op, note=note)
+        if node not in self.region:
+            return refusal("outside-stubs")
+        for operand in node.all_input_nodes:
+            culprit = self.memory.culprit(operand, node)
+            if culprit is not None:
+                return refusal("overwritten", detail=meta.where(culprit))
+        choice = self.configuration.resolve(node)
+        choice = self._settled(node, choice)
+        if choice.qconfig is None:
+            return refusal(choice.reason, rule=choice.rule)
+        rule, method = self.backend.rule(node.target), choice.qconfig.method
+        if rule is None or (method not in rule.methods and not _is_meant(choice, rule)):
+            return self._no_kernel(node, rule, method)
+        misfit = unfit(node, choice.qconfig, rule, self.backend)
+        if misfit is not None:
+            return self._not_honoured(node, choice, misfit)
+        return self._supported(node, rule, choice.qconfig) or (rule, choice)
+
+    def _settled(self, node: fx.Node, choice: Choice) -> Choice:
+        """``choice`` with the specs that ``node`` can get, whatever its kernel is."""
+        qconfig = self.rows.settled(node, choice.qconfig)
+        if qconfig is not None and self.backend.saturates and overflows(qconfig):
+            qconfig = narrowed(qconfig)
+            self.configuration.note(
+                f"{choice.rule}: sums of products of 8 bits saturate in the kernels of "
+                f"{self.backend.name} on this machine, so activations get 7 (quant_max="
+                f"{HIGHEST_SAFE})"
+            )
+        return replace(choice, qconfig=qconfig)
+
+    def _no_kernel(self, node: fx.Node, rule: KernelRule | None, method: str) -> Decision:
+        """Why the backend has no kernel of ``method``, and what to do."""
+        named = rule is not None and is_lookup(node)
+        code = f"not-{method}".replace("_", "-") if method != "static" or named else "no-kernel"
+        remedy = elsewhere(others_with(node.target, self.backend.name))
+        if rule is not None and not named:
+            remedy = f"nothing to do if float is fine; else try method={rule.methods[0]!r}"
+        assert isinstance(node.target, vocab.OpDef)
+        weightless = not {"weight", "weights"} & set(node.target.signature.parameters)
+        if weightless and method == "weight_only":
+            code = "no-weight"
+        elif method == "dynamic" and weightless and (rule is None or rule.demand is Demand.PULLS):
+            remedy = "nothing to do: it takes and hands out float"
+        op = operation_name(node)
+        return refusal(code, backend=self.backend.name, op=op, remedy=remedy)
+
+    def _not_honoured(self, node: fx.Node, choice: Choice, misfit: Mismatch) -> Decision:
+        told = (choice.rule, misfit.reason)  # once, however many operations a rule covers
+        if told not in self.told:
+            self.told.add(told)
+            text = f"{choice.rule} has no effect on {meta.where(node)}: {misfit.reason}"
+            self.configuration.warn(text)
+        return refusal("config-unfit", detail=misfit.reason, rule=choice.rule)
+
+    def _supported(self, node: fx.Node, rule: KernelRule, qconfig: QConfig) -> Decision | None:
+        dtypes = {t.dtype for t in meta.float_tensors(meta.value_of(node))}
+        if dtypes != {torch.float32}:
+            return refusal("not-float32", detail=", ".join(map(str, dtypes)))
+        for held in self._held(node, rule):
+            writer = self.memory.any_writer(held)
+            if writer is not None:
+                return refusal("overwritten", detail=meta.where(writer))
+        batched = rule.weight is not None and self.backend.quantize is not None
+        if batched and not in_float(qconfig) and not is_lookup(node):
+            rank = too_flat(node)
+            if rank is not None:
+                return refusal(
+                    "unsupported", detail=rank.reason, remedy="give it a batch dimension"
+                )
+        if rule.weight is not None:
+            for name, values in (("weight", weight_operands(node)), ("bias", bias_operands(node))):
+                if not all(map(is_constant, values)):
+                    return refusal("weight-not-constant", name=name)
+        if rule.operands and not list(float_operands(node, rule.operands)):
+            return refusal("unsupported", detail=_UNKNOWN_INPUT, remedy=_GIVE_VALUES)
+        for value in (node, *float_operands(node, rule.operands)):
+            if value in self.filled and qconfig.method == "static":
+                return refusal("filled", detail=meta.where(self.filled[value]))
+        mismatch = rule.supports(node) if rule.supports else None
+        if mismatch is not None:
+            code = "slow-kernel" if isinstance(mismatch, TooSlow) else "unsupported"
+            return refusal(code, detail=mismatch.reason, remedy="leave it float")
+        if self.backend.probe is None or in_float(qconfig):  # emit chooses among kernels
+            return None
+        fault = self.backend.probe(rule.kernel, post_names(node))
+        return refusal("kernel-failed-probe", op=rule.kernel, detail=fault) if fault else None
+
+    def _held(self, node: fx.Node, rule: KernelRule) -> Iterator[fx.Node]:
+        """The parameters and buffers whose values a kernel of ``rule`` takes once and for all."""
+        data = set(float_operands(node, rule.operands))
+        yield from (o for o in node.all_input_nodes if o.op == "get_attr" and o not in data)
+
+    # -- sweeps -------------------------------------------------------------------------------
+    def _backward(self, node: fx.Node) -> None:
+        if node not in self.rules:
+            return
+        rule, choice = self.rules[node]
+        assert choice.qconfig is not None
+        if choice.qconfig.method != "static":
+            self._quantize_at_run_time(node, rule, choice.qconfig)
+        elif rule.demand is Demand.ASKS and not _masks_scores(node):
+            self._ask(node, rule, choice)
+        elif rule.demand is Demand.PULLS and self._is_pulled(node):
+            self._share(node, next(iter(self.values[node])))
+
+    def _quantize_at_run_time(self, node: fx.Node, rule: KernelRule, qconfig: QConfig) -> None:
+        """Let a layer take and hand out float: nothing is asked of its neighbours."""
+        spec = None if in_float(qconfig) else qconfig.activation
+        operands = () if spec is None else float_operands(node, rule.operands)
+        self.at_run_time[node] = {v: self._measured(v, spec) for v in operands if spec is not None}
+
+    def _measured(self, value: fx.Node, spec: QuantSpec) -> int:
+        """The number of a value that is measured: once, however many layers read it."""
+        groups = self.measured.setdefault(value, {})
+        if spec not in groups:
+            groups[spec] = self.groups.new(spec)
+        return groups[spec]
+
+    def _is_pulled(self, node: fx.Node) -> bool:
+        """Whether ``node`` is read in integers, and nobody would rather have it unrounded."""
+        only = node in self.integer_only or self._wanted_as_integer(node)
+        return node in self.values and only
+
+    def _ask(self, node: fx.Node, rule: KernelRule, choice: Choice) -> None:
+        assert choice.qconfig is not None
+        spec = choice.qconfig.activation
+        assert spec is not None
+        self._check_fixed(node, rule, choice)
+        all_integer = self._wanted_as_integer(node)
+        if rule.output in (Output.INTEGER, Output.FIXED):
+            self.outputs[node] = self._quantized(node, spec)
+        fixed = self._fixed(node, rule)
+        if fixed is not None and node in self.outputs:
+            self.groups.fix(self.outputs[node], fixed)
+        operands = list(float_operands(node, rule.operands))
+        # A float result takes a float residual, unless that is quantized for others anyway:
+        # then dequantizing it is cheaper than having its maker hand out both.
+        whole = rule.output is Output.INTEGER or all_integer
+        operands += [v for v in post_operands(node) if whole or self._is_asked_for(v)]
+        self.reads[node] = {v: self._quantized(v, spec) for v in operands}
+
+    def _fixed(self, node: fx.Node, rule: KernelRule) -> QParams | None:
+        """The qparams that the last step of ``node`` (its own, or a post-op) fixes, if any."""
+        post = post_names(node)
+        last = self.backend.rule(vocab.lookup(post[-1])) if post else rule
+        fixed = last.fixed if last is not None else None
+        if fixed is None or not self.backend.saturates:
+            return fixed
+        return rescaled(fixed, fixed.dtype, (0, HIGHEST_SAFE))
+
+    def _is_asked_for(self, value: fx.Node) -> bool:
+        """Whether some operation asks for ``value`` in integers as its main operand."""
+        askers = ((user, self.rules[user][0]) for user in value.users if user in self.rules)
+        return any(
+            rule.demand is Demand.ASKS and value in float_operands(user, rule.operands)
+            for user, rule in askers
+        )
+
+    def _wanted_as_integer(self, node: fx.Node) -> bool:
+        readers = [user for user in node.users if not asks_shape(user)]
+        return bool(readers) and all(node in self.reads.get(user, ()) for user in readers)
+
+    def _quantized(self, value: fx.Node, spec: QuantSpec) -> int:
+        groups = self.values.setdefault(value, {})
+        if spec not in groups:
+            groups[spec] = self.groups.new(spec)
+        return groups[spec]
+
+    def _share(self, node: fx.Node, spec: QuantSpec) -> None:
+        rule, _ = self.rules[node]
+        operands = list(float_operands(node, rule.operands))
+        if not operands:
+            return
+        group = self._quantized(node, spec)
+        self.reads[node] = {v: self._quantized(v, spec) for v in operands}
+        for value, number in self.reads[node].items():
+            if not rule.requantizes or made_for(node, value, self.backend):
+                self.groups.union(group, number)
+        if len(self.reads[node]) > 1:
+            self.groups.mix(group)
+        self.outputs[node] = group
+
+    def _forward(self, node: fx.Node) -> None:
+        if node not in self.rules or node in self.reads or node in self.at_run_time:
+            return
+        rule, choice = self.rules[node]
+        operands = list(float_operands(node, rule.operands))
+        if not operands or any(v not in self.outputs for v in operands):
+            return
+        if rule.output is not Output.SHARED:
+            self._ask(node, rule, choice)
+            return
+        specs = {self.groups.edge(self.outputs[v]).spec for v in operands}
+        if len(specs) == 1:
+            self._share(node, specs.pop())
+
+    def _check_fixed(self, node: fx.Node, rule: KernelRule, choice: Choice) -> None:
+        if rule.output is not Output.FIXED or not choice.specific:
+            return
+        assert choice.qconfig is not None
+        assert choice.qconfig.activation is not None
+        if is_fixed(choice.qconfig.activation):
+            return
+        raise ConfigError(
+            f"{meta.where(node)}: the output of {rule.op.name} has fixed qparams, but "
+            f"{choice.rule} asks for {choice.qconfig.activation}. Drop that rule, or set it to "
+            "None to leave the operation float."
+        )
+
+    # -- result -------------------------------------------------------------------------------
+    def _write(self, node: fx.Node) -> None:
+        if not is_float_operation(node):
+            return
+        reads = self.reads.get(node, self.at_run_time.get(node))
+        if reads is None:
+            annotate(node, Annotation(self._why_float(node)))
+            return
+        rule, choice = self.rules[node]
+        assert choice.qconfig is not None
+        output = self.outputs.get(node)
+        annotate(
+            node,
+            Annotation(
+                QUANTIZED,
+                {v.name: self.groups.edge(number) for v, number in reads.items()},
+                None if output is None else self.groups.edge(output),
+                self._weight_spec(node, rule, choice),
+            ),
+        )
+
+    def _weight_spec(self, node: fx.Node, rule: KernelRule, choice: Choice) -> QuantSpec | None:
+        if rule.weight is None:
+            return None
+        assert choice.qconfig is not None
+        assert choice.qconfig.weight is not None
+        spec = settled_weight(choice.qconfig.weight, rule.weight)
+        if choice.specific and spec.per_channel != choice.qconfig.weight.per_channel:
+            self.configuration.warn(
+                f"{meta.where(node)}: {rule.kernel} takes one weight scale per tensor, so "
+                f"per_channel of {choice.rule} has no effect"
+            )
+        return spec
+
+    def _why_float(self, node: fx.Node) -> Decision:
+        if node in self.refused:
+            return self.refused[node]
+        rule, _ = self.rules[node]
+        return refusal("float-is-free" if rule.demand is Demand.PULLS else "float-inputs")
+
+
+def _opaque(node: fx.Node) -> Decision:
+    """Why a module that is still called as it is stays float, and what to do about it."""
+    note, remedy = meta.note_of(node), "replace it by layers that qfx knows"
+    owner = node.graph.owning_module
+    if owner is not None and has_hooks(owner.get_submodule(str(node.target))):
+        remedy = "remove the hook"
+    return refusal(
+        "opaque-module",
+        op=operation_name(node),
+        note=f": {note}" if note else "",
+        remedy=f"nothing to do if float is fine; else {remedy}",
+    )
+
+
+def _is_meant(choice: Choice, rule: KernelRule) -> bool:
+    """Whether a rule of the configuration is about an operation, not just about all of a module."""
+    return choice.specific and (rule.weight is not None or choice.by_type)
+
+
+def _masks_scores(node: fx.Node) -> bool:
+    """Whether ``node`` adds a mask to attention scores: -inf, or -1e4, has no place in a scale."""
+    readers = (vocab.SOFTMAX, vocab.ATTENTION, vocab.ATTENTION_WEIGHTS)
+    return is_op(node, vocab.ADD) and any(is_op(user, *readers) for user in node.users)

@@ -1,0 +1,1 @@
+"""The graph that trains, and the graph that it means."""

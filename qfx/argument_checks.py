@@ -1,0 +1,177 @@
+"""Checks of what users pass to the four calls of the API, before any work is done."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from qfx.backends.base import METHODS
+from qfx.errors import ConfigError
+from qfx.framework.levels import Level
+from qfx.framework.pipeline import CALIBRATE, Pipeline
+
+METHODS_OF_USERS = (*METHODS, "qat")
+"""What ``method=`` may be; training ends in static quantization."""
+
+
+def check_method(method: str, *, trains: bool = True) -> None:
+    """ConfigError unless ``method`` is one that exists; "qat" only where it can be trained."""
+    if method == "qat" and not trains:
+        raise ConfigError(
+            "method 'qat' needs training between its two halves: prepared = qfx.prepare(model, "
+            'example_inputs, method="qat"), train prepared, then qfx.convert(prepared)'
+        )
+    if method not in METHODS_OF_USERS:
+        known = ", ".join(map(repr, METHODS_OF_USERS))
+        raise ConfigError(f"method {method!r} does not exist; choose one of: {known}")
+
+
+def check_pipeline(pipeline: object, method: str) -> None:
+    """ConfigError unless ``pipeline`` is None or a Pipeline."""
+    if isinstance(pipeline, Pipeline):
+        made_for = pipeline.method or method
+        if made_for != method and "qat" in (made_for, method):
+            raise ConfigError(
+                f"the pipeline was made for method {made_for!r} and the call asks for {method!r}: "
+                f"start from qfx.pipelines.{method}()"
+            )
+        return
+    if pipeline is None:
+        return
+    raise ConfigError(
+        f"pipeline is {type(pipeline).__name__}, not a qfx.Pipeline. To add a pass to the method's "
+        f'own: qfx.pipelines.{method}().insert_after("canonicalize", MyPass()); to write a whole '
+        "pipeline: qfx.Pipeline((MyPass(), ...)). Passes alone run with qfx.run_passes."
+    )
+
+
+def check_example_inputs(
+    example_inputs: object, example_kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword example arguments; a single value stands for a tuple of one."""
+    if example_kwargs is not None and not isinstance(example_kwargs, Mapping):
+        raise ConfigError(
+            f"example_kwargs is {type(example_kwargs).__name__}; give a dict of keyword arguments"
+        )
+    kwargs = dict(example_kwargs or {})
+    if isinstance(example_inputs, list):
+        raise ConfigError(
+            "example_inputs is a list; give a tensor, or a tuple of the positional arguments. "
+            "If the model takes one list, write example_inputs=(the_list,)."
+        )
+    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    if isinstance(example_inputs, PackedSequence):
+        args = (example_inputs,)
+    if example_inputs is None and kwargs:
+        args = ()
+    return args, kwargs
+
+
+def check_keywords(model: nn.Module, example_inputs: object) -> None:
+    """ConfigError if ``example_inputs`` is a dict of the model's keyword arguments."""
+    if not isinstance(example_inputs, Mapping) or not example_inputs:
+        return
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if names.issuperset(example_inputs):
+        raise ConfigError(
+            f"example_inputs is a dict of keyword arguments ({', '.join(example_inputs)}); give it "
+            "as example_kwargs=, with None as example_inputs. If the model takes one dict, write "
+            "example_inputs=(the_dict,)."
+        )
+
+
+def check_calibrates(pipeline: Pipeline) -> None:
+    """ConfigError if ``pipeline`` never stops to calibrate on its way to the reference form."""
+    if CALIBRATE in pipeline.passes or pipeline.end < Level.REFERENCE:
+        return
+    readers = (p.name for p in pipeline.passes if getattr(p, "requires", None) == Level.OBSERVED)
+    raise ConfigError(
+        "the pipeline has no step `calibrate`, where data runs through the model before its "
+        "observers are read. Put it back: pipeline.insert_before("
+        f'"{next(readers, "reference")}", qfx.framework.pipeline.CALIBRATE)'
+    )
+
+
+def check_mode(model: object, method: str) -> None:
+    """ConfigError unless ``model`` is a module in the mode that ``method`` wants."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"model is {type(model).__name__}, not a torch.nn.Module; wrap a function in a module"
+        )
+    if is_exported(model):
+        _check_exported(model)
+    elif model.training and method != "qat":
+        raise ConfigError(
+            f"the model is in training mode, and method={method!r} quantizes what runs in "
+            "inference (batch-norm and dropout differ): call model.eval() first"
+        )
+
+
+def is_exported(model: nn.Module) -> TypeGuard[fx.GraphModule]:
+    """Whether ``model`` comes from ``torch.export``: its mode is fixed, and eval() refuses."""
+    return isinstance(model, fx.GraphModule) and "eval" in vars(model)
+
+
+def _check_exported(model: fx.GraphModule) -> None:
+    for node in model.graph.nodes:
+        names = [a.name for a in getattr(getattr(node.target, "_schema", None), "arguments", ())]
+        given = dict(zip(names, node.args, strict=False)) | node.kwargs
+        if True in (given.get("training"), given.get("train")):
+            raise ConfigError(
+                f"the model was exported in training mode ({node.name} trains), and that can't be "
+                "changed afterwards: call model.eval() before torch.export.export(model, ...)"
+            )
+
+
+def check_device(model: nn.Module) -> None:
+    """ConfigError if the model is spread over several devices, or has tensors without values."""
+    homes: dict[torch.device, str] = {}  # and a tensor that lives there
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        homes.setdefault(tensor.device, name)
+    for device, name in homes.items():
+        if device.type == "meta":
+            raise ConfigError(
+                f"{name} is on the meta device, where tensors have no values to quantize; build "
+                "the model on a real device and load its weights first"
+            )
+    if len(homes) > 1:
+        found = " and ".join(f"{device} ({name})" for device, name in homes.items())
+        raise ConfigError(
+            f"the model is spread over {found}; move it to one of them with model.to(...)"
+        )
+
+
+def check_dtype(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """ConfigError if the model computes in a dtype other than float32 throughout."""
+    tensors = (*model.parameters(), *model.buffers(), *args, *kwargs.values())
+    dtypes = {t.dtype for t in tensors if isinstance(t, Tensor) and t.dtype.is_floating_point}
+    if not dtypes or torch.float32 in dtypes:
+        return
+    found = ", ".join(sorted(map(str, dtypes)))
+    raise ConfigError(
+        f"the model computes in {found}; quantization starts from torch.float32: call "
+        "model.float() and give float32 example inputs"
+    )
+
+
+def check_coverage(least: object) -> None:
+    """ConfigError unless ``least`` is None or a fraction."""
+    if least is None or (isinstance(least, (int, float)) and 0 <= least <= 1):
+        return
+    raise ConfigError(f"min_coverage={least!r} is no fraction; choose a number from 0 to 1")
+
+
+def check_types(types: object) -> frozenset[type[nn.Module]] | None:
+    """``types`` as a set; ConfigError unless it is None or an iterable of module types."""
+    if types is None:
+        return None
+    kinds = list(types) if isinstance(types, Iterable) else []
+    if kinds and all(isinstance(k, type) and issubclass(k, nn.Module) for k in kinds):
+        return frozenset(kinds)
+    raise ConfigError(f"types={types!r} is no set of module types; write types={{nn.Linear, ...}}")

@@ -1,0 +1,121 @@
+"""Calls of oneDNN's convolutions: all that picks a kernel, and how it is packed and written.
+
+What is proven (:mod:`qfx.backends.onednn.verified_convs`) and what is emitted
+(:mod:`qfx.backends.onednn.convs`) are written by the same functions from the same
+:class:`ConvCall`, be their operands values or nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qfx.backends.onednn import calls, kernels
+from qfx.backends.onednn.overhang import least_sizes
+
+Sizes = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ConvCall:
+    """A call of ``onednn.qconv{n}d_pointwise`` but for its operands' values.
+
+    Attributes:
+        weight: shape as packed, (out, in / groups, *kernel).
+        stride, padding, dilation: a number per dim.
+        groups: number of groups.
+        outer: what to pad the input with before, as in ``F.pad``.
+    """
+
+    weight: Sizes
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes
+    groups: int
+    outer: Sizes = ()
+
+    @property
+    def dims(self) -> int:
+        return len(self.stride)
+
+    @property
+    def geometry(self) -> tuple[list[int], list[int], list[int], int]:
+        """Stride, padding, dilation and groups, as kernels take them."""
+        return list(self.stride), list(self.padding), list(self.dilation), self.groups
+
+    def result(self, x: Sequence[int]) -> Sizes:
+        """The shape of the result, given that of the input as padded before."""
+        kernel, sides = self.weight[2:], zip(self.padding, self.stride, self.dilation, strict=True)
+        spatial = (
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, (p, s, d) in zip(x[2:], kernel, sides, strict=True)
+        )
+        return x[0], self.weight[0], *spatial
+
+    @property
+    def least(self) -> list[int]:
+        """From which input size on it is right: :mod:`~qfx.backends.onednn.overhang`."""
+        return least_sizes(self.weight[2:], self.stride, self.padding, self.dilation)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What else of a call picks its kernel.
+
+    Attributes:
+        shifted: whether the input has a zero point.
+        dtype: of the result.
+        post: post-op, numbers and algorithm, as kernels take them.
+        adds: whether the result is added to a residual.
+    """
+
+    shifted: bool
+    dtype: torch.dtype
+    post: tuple[str, tuple[float, ...], str] = ("none", (), "")
+    adds: bool = False
+
+
+def pack(call: ConvCall, codes: Tensor, scales: Tensor, x: tuple[float, int], shape: Sizes) -> Any:
+    """The packed weight of a call, for an input of ``shape`` and its scale and zero point."""
+    stride, padding, dilation, groups = call.geometry
+    numbers = (scales.float().reshape(-1), *x)
+    return kernels.pack_conv(codes, *numbers, stride, padding, dilation, groups, shape)
+
+
+def write(
+    call: ConvCall,
+    head: Sequence[Any],
+    bias: Any,
+    output: Sequence[Any],
+    post: Sequence[Any],
+    *,
+    known: bool,
+) -> tuple[Any, tuple[Any, ...]]:
+    """The kernel and its arguments, be they nodes or values.
+
+    Args:
+        call: which convolution.
+        head: input, its scale and zero point, packed weight, its scales and zero points.
+        bias: float, or None.
+        output: scale, zero point and dtype.
+        post: post-op, its numbers and algorithm.
+        known: whether the qparams of the input are numbers.
+    """  # fmt: skip
+    args = (*head, bias, *call.geometry, *output, *post)
+    if known and not call.least and call.dims > 1:  # onednn's conv1d gives empty batches four dims
+        return getattr(torch.ops.onednn, f"qconv{call.dims}d_pointwise").default, args
+    return calls.conv(call.dims), (*args, call.least)
+
+
+def write_sum(
+    call: ConvCall, head: Sequence[Any], residual: tuple[Any, Any, Any], bias: Any,
+    output: Sequence[Any], relu: str | None,
+) -> tuple[Any, tuple[Any, ...]]:  # fmt: skip
+    """As :func:`write`, for a call that adds to a residual, given with its scale and zero point."""
+    accumulator, *qparams = residual
+    args = (*head, accumulator, bias, *call.geometry, *output)
+    return calls.conv2d_add, (*args, *qparams, "sum", 1.0, relu, [], "", call.least)

@@ -1,0 +1,113 @@
+"""Quantizing with qparams that are measured when the model runs, on plain tensors.
+
+    scale, zero_point = choose_qparams(min(x), max(x))        q = quantize(x, scale, zero_point)
+
+One call does both, and hands out the codes with the two numbers for the kernels that read them. In
+compiled code the numbers are tensors, since their values are not known when it is compiled.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.backends.base import Emitter, Measured
+from qfx.backends.onednn import kernels
+from qfx.graph import meta
+from qfx.library import define
+from qfx.quant.qparams import choose_numbers
+from qfx.semantics.layout import dense_view
+from qfx.vocab import bound
+
+Numbers = tuple[Tensor, Any, Any]
+
+
+def quantize_dynamic(
+    input: Tensor,
+    quant_min: int = 0,
+    quant_max: int = 255,
+    symmetric: bool = False,
+    power_of_two: bool = False,
+    *,
+    overwrite: bool = False,
+) -> Numbers:
+    """Measure the range of a tensor, and quantize it to uint8.
+
+    Args:
+        input: float32, any shape and memory format.
+        quant_min: smallest code.
+        quant_max: largest code.
+        symmetric: whether the zero point is the middle code.
+        power_of_two: whether the scale is a power of two.
+        overwrite: whether ``input`` may be overwritten.
+
+    Returns:
+        uint8 codes in the memory format of ``input``, scale and zero point: numbers, or in compiled
+        code tensors. If not all of ``input`` is finite, the scale is NaN and the codes are
+        unspecified.
+    """
+    if torch.compiler.is_compiling():
+        compiled: Numbers = _compiled(input, quant_min, quant_max, symmetric, power_of_two)
+        return compiled
+    if input.numel() == 0:
+        return input.to(torch.uint8), 1.0, quant_min
+    least, most = torch.aminmax(input if input.is_contiguous() else dense_view(input))
+    low, high = least.item(), most.item()
+    scale, zero_point = choose_numbers(
+        low, high, quant_min, quant_max, symmetric=symmetric, power_of_two=power_of_two
+    )
+    # Codes are monotonic in values, so that those of the ends say whether any must be clamped:
+    # seldom, and it is a third of the time.
+    inside = (
+        quant_min - 0.49 < low / scale + zero_point <= high / scale + zero_point < quant_max + 0.49
+    )
+    limit = None if inside else quant_max
+    codes = kernels.quantize(input, scale, zero_point, limit, overwrite=overwrite)
+    return codes, scale, zero_point
+
+
+def _measured(input: Tensor, *codes: Any) -> tuple[Tensor, Tensor, Tensor]:
+    quantized, scale, zero_point = quantize_dynamic(input, *codes)
+    return quantized, torch.tensor(scale), torch.tensor(zero_point)
+
+
+def _fake(input: Tensor, *codes: Any) -> tuple[Tensor, Tensor, Tensor]:
+    numbers = input.new_empty(()), input.new_empty((), dtype=torch.int64)
+    return torch.empty_like(input, dtype=torch.uint8), *numbers
+
+
+_compiled = define(
+    "quantize_dynamic(Tensor input, int quant_min, int quant_max, bool symmetric,"
+    " bool power_of_two)",
+    _measured,
+    _fake,
+    "(Tensor, Tensor, Tensor)",
+)
+
+
+def measure(em: Emitter, value: fx.Node, quantize: fx.Node) -> tuple[fx.Node, Measured]:
+    """Emits the call, given the QUANTIZE of the reference form, and picks its results apart."""
+    info, arguments = meta.tensor_info(value), bound(quantize)
+    measured = bound(arguments["scale"].args[0])
+    assert info is not None
+    codes = meta.TensorInfo(info.shape, torch.uint8)
+    quantized = em.rw.call(
+        quantize_dynamic,
+        value,
+        *(_or(arguments["quant_min"], 0), _or(arguments["quant_max"], 255)),
+        *(measured["symmetric"], measured["power_of_two"]),
+        origins=(value,),
+        value=(codes, None, None),
+    )
+    parts = [
+        em.rw.call(operator.getitem, quantized, i, origins=(value,), value=part)
+        for i, part in enumerate((codes, None, None))
+    ]
+    return parts[0], Measured(parts[1], parts[2], torch.uint8)
+
+
+def _or(bound: int | None, otherwise: int) -> int:
+    return otherwise if bound is None else bound

@@ -1,0 +1,101 @@
+"""How linear layers are written for x86, and 1x1 convolutions: linear layers on pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from qfx.backends.base import Emitter, Site
+from qfx.backends.onednn import calls, kernels
+from qfx.backends.onednn.merged_products import remember
+from qfx.backends.onednn.operands import (
+    FLOAT,
+    Step,
+    attributes,
+    call,
+    expand,
+    input_of,
+    is_free,
+    output_of,
+    post_of,
+    shape_of,
+    weight_of,
+    weight_qparams,
+)
+from qfx.rewrite.pattern import Mismatch
+
+
+def is_pointwise(site: Site) -> bool:
+    """Whether a 2-d convolution is a linear layer on every pixel."""
+    stride, padding = (expand(site.arguments[n], 2) for n in ("stride", "padding"))
+    taps = list(weight_of(site).integers.shape[2:])
+    return taps == stride == [1, 1] and padding == [0, 0] and site.arguments["groups"] == 1
+
+
+def pointwise(em: Emitter, site: Site, unary: Step | None) -> fx.Node:
+    """Emits a 1x1 convolution as a linear layer."""
+    head = _linear_head(em, site, _pixels_shape(site))
+    bias, attr = site.arguments["bias"], attributes(site, unary)
+    return call(em, site, calls.pointwise, *head, bias, *output_of(site), *attr)
+
+
+def sum_pointwise(
+    em: Emitter, site: Site, residual: fx.Node, unary: Step | None
+) -> fx.Node | Mismatch:
+    """Emits a 1x1 convolution that adds a residual, as a linear layer that does."""
+    head = _linear_head(em, site, _pixels_shape(site))
+    return _add_linear(em, site, calls.pointwise_add, head, residual, unary)
+
+
+def _pixels_shape(site: Site) -> list[int]:
+    batch, channels, height, width = shape_of(input_of(site)[0])
+    return [batch, height, width, channels]
+
+
+def linear(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    """Emits ``onednn.qlinear_pointwise``, or its binary form with a residual."""
+    head = _linear_head(em, site, shape_of(input_of(site)[0]))
+    residual, unary = post_of(site)
+    if residual is not None:
+        return _add_linear(em, site, calls.linear_add, head, residual, unary)
+    bias, attr = site.arguments["bias"], attributes(site, unary)
+    y = call(em, site, calls.linear, *head, bias, *output_of(site), *attr)
+    remember(y, site)
+    return y
+
+
+def _linear_head(em: Emitter, site: Site, shape: list[int]) -> tuple[Any, ...]:
+    """The operands of a linear kernel, for an input of ``shape`` (..., in), up to the residual."""
+    qx, x = input_of(site)
+    weight = weight_of(site)
+
+    def recipe() -> object:
+        return kernels.pack_linear(weight.integers.flatten(1), shape)
+
+    packed = em.packed(("linear", weight.name, tuple(shape[1:])), recipe)
+    return (qx, x.scale, x.zero_point, packed, *weight_qparams(em, weight))
+
+
+def _add_linear(
+    em: Emitter,
+    site: Site,
+    kernel: Any,
+    head: tuple[Any, ...],
+    residual: fx.Node,
+    unary: Step | None,
+) -> fx.Node | Mismatch:
+    if site.output is not None and residual not in site.inputs:
+        return Mismatch("the residual is not at hand in integers")
+    accumulator, qparams = (residual, FLOAT) if site.output is None else site.inputs[residual]
+    tail: Step = (
+        qparams.scale,
+        qparams.zero_point,
+        "add" if site.output is None else "sum",  # "add" takes a float residual and leaves it be
+        1.0,
+        "none" if unary is None or is_free(site, unary) else unary[0],
+        [],
+        "",
+    )
+    bias = site.arguments["bias"]
+    return call(em, site, kernel, *head, accumulator, bias, *output_of(site), *tail)

@@ -1,0 +1,123 @@
+"""What calls of oneDNN's kernels on plain tensors are made of (``torch.ops.onednn.*``).
+
+Activations are uint8, weights int8 and symmetric. A kernel computes, in real units,
+
+    y = post(x_scale * w_scale * sum((x - x_zp) * w) + bias)        q = clamp(round(y / scale) + zp)
+
+and hands out uint8, or y itself as float32. relu and clamp cost nothing where saturation does them
+(:func:`~qfx.backends.base.saturates`).
+
+The "sum" post-op adds a residual in place: it overwrites the residual, which is cloned first unless
+the kernel is its last reader.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from qfx.backends.base import Emitter, Measured, QuantizedWeight, Site, saturates
+from qfx.backends.onednn import kernels
+from qfx.graph import meta
+from qfx.quant.qparams import QParams
+
+FLOAT = QParams(1.0, 0, torch.uint8, 0, 255)
+"""The qparams that kernels want to hear for a float result."""
+
+Step = tuple[Any, ...]
+"""A post-op: its name and its numbers; or a part of a call."""
+
+
+def input_of(site: Site, name: str = "input") -> tuple[fx.Node, QParams | Measured]:
+    """The integer node of an operand and its qparams."""
+    operand = site.arguments[name]
+    assert isinstance(operand, fx.Node)
+    return site.inputs[operand]
+
+
+def known_input(site: Site) -> tuple[fx.Node, QParams]:
+    """As :func:`input_of`, for operations that take no measured qparams."""
+    qx, x = input_of(site)
+    assert isinstance(x, QParams)
+    return qx, x
+
+
+def call(em: Emitter, site: Site, kernel: Any, *args: Any) -> fx.Node:
+    """A call of ``kernel`` that yields what the site yields, in its output dtype."""
+    info = meta.tensor_info(site.node)
+    assert info is not None
+    dtype = torch.float32 if site.output is None else site.output.dtype
+    return em.rw.call(kernel, *args, origins=(site.node,), value=meta.TensorInfo(info.shape, dtype))
+
+
+def output_of(site: Site) -> tuple[Any, ...]:
+    """Scale, zero point and dtype of the result, as kernels take them."""
+    output = site.output or FLOAT
+    dtype = torch.float32 if site.output is None else output.dtype
+    return output.scale, output.zero_point, dtype
+
+
+def weight_of(site: Site) -> QuantizedWeight:
+    """The weight of a layer, which has one."""
+    assert site.weight is not None
+    return site.weight
+
+
+def weight_qparams(em: Emitter, weight: QuantizedWeight) -> tuple[fx.Node, fx.Node]:
+    """Scale and zero point as tensors: per tensor, they are one-element constants."""
+    if isinstance(weight.scale, fx.Node) and isinstance(weight.zero_point, fx.Node):
+        return weight.scale, weight.zero_point
+    scale, zero = torch.tensor([weight.scale]), torch.tensor([weight.zero_point])
+    return (
+        em.packed((weight.name, "scale"), lambda: scale.to(torch.float32)),
+        em.packed((weight.name, "zero_point"), lambda: zero.to(torch.int8)),
+    )
+
+
+def shape_of(node: fx.Node) -> list[int]:
+    """The shape of a tensor as captured."""
+    info = meta.tensor_info(node)
+    assert info is not None
+    return list(info.shape)
+
+
+def post_of(site: Site) -> tuple[fx.Node | None, Step | None]:
+    """The residual, and the activation after it."""
+    post: Any = site.arguments["post"]
+    residual = post[0][1] if post and post[0][0] == "add" else None
+    rest = post[1:] if residual is not None else post
+    return residual, (rest[0] if rest else None)
+
+
+def bounds_of(unary: Step) -> tuple[float | None, float | None]:
+    """Between what a relu or clamp keeps values; None where it does not."""
+    return (0.0, None) if unary[0] == "relu" else (unary[1], unary[2])
+
+
+def is_free(site: Site, unary: Step | None) -> bool:
+    """Whether saturation does the activation."""
+    if site.output is None or unary is None or unary[0] not in ("relu", "clamp"):
+        return False
+    return saturates(site.output, *bounds_of(unary))
+
+
+def attributes(site: Site, unary: Step | None) -> tuple[str, list[Any], str]:
+    """``attr, scalars, algorithm`` of a unary post-op."""
+    if unary is None or is_free(site, unary):
+        return "none", [], ""
+    name, *scalars = unary
+    if name == "gelu":
+        return "gelu", [], scalars[0] if scalars else "none"
+    if name == "clamp":
+        far = torch.finfo(torch.float32).max
+        low, high = scalars
+        scalars = [-far if low is None else low, far if high is None else high]
+    return kernels.POST_OP_NAMES[name], scalars, ""
+
+
+def expand(value: Any, dims: int) -> list[int]:
+    """A number per dim, where one may stand for all."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * dims if len(values) == 1 else values

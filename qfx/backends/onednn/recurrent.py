@@ -1,0 +1,351 @@
+"""Recurrent layers on oneDNN's linear kernel, plain tensors only.
+
+    gates     = x_codes W_ih + b                       the whole sequence, one call a direction
+    gates[t] += h_codes W_hh                           a call a step
+    h, c      = cell(gates[t], h, c)                   both directions in the same calls
+
+The reverse direction reads the sequence backwards, so step t is the same place for both. Biases
+are added with the input's part; of a GRU, that of the new gate with the hidden part, where the
+reset gate multiplies it. A step is some 15 calls of 1-20 us (the kernel: 20 us at least), which is
+all of the time below some hundred hidden units, where float layers are faster. So gates lie where
+as few calls as possible do: those of an LSTM are packed as i, f, o, g.
+
+Two directions are multiplied in one call for small batches: the hidden states of both by the
+weights of both, of which the products of one with the other's are thrown away. The weights are read
+once all the same, and reading them is what takes the time; at batch 32 it does not pay any more.
+
+Where no initial state is given, it is zero, and so is its product in the first step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from qfx.backends.onednn.cells import CELLS, State
+from qfx.backends.onednn.dynamic import quantize_dynamic
+from qfx.library import define
+from qfx.quant.qparams import choose_numbers
+from qfx.semantics.recurrent import Packed, check, in_packed_order
+from qfx.semantics.recurrent_steps import reversed_rows
+from qfx.torch_private import find
+
+_linear = find("torch.ops.onednn.qlinear_pointwise.default")
+_add_to = find("torch.ops.onednn.qlinear_pointwise.binary")
+_FLOAT = (1.0, 0, torch.float32)
+_PLAIN: tuple[Any, ...] = ("none", [], "")
+_IN_PLACE = (*_FLOAT, 1.0, 0, "sum", 1.0, *_PLAIN)
+
+PARTS = 7
+"""Tensors of a layer and direction: packed W_ih, its scales, the bias of the gates, packed W_hh (or
+that of both directions), its scales, the bias of a GRU's new gate, zero points."""
+
+Codes: TypeAlias = "tuple[int, int, bool]"
+"""Smallest and largest code, symmetric: how hidden states are measured."""
+
+
+def _layer(
+    kind: str,
+    x: tuple[Tensor, float, int],
+    parts: Sequence[Sequence[Tensor]],
+    hx: State | None,
+    codes: Codes,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One layer on codes (length, batch, features) with their scale and zero point."""
+    hidden, last = _steps(kind, _project(x, parts), parts, hx, codes)
+    if len(parts) == 1:
+        return hidden.squeeze(1), last
+    return torch.cat([hidden[:, 0], hidden[:, 1].flip(0)], -1), last
+
+
+def _steps(
+    kind: str, gates: Tensor, parts: Sequence[Sequence[Tensor]], hx: State | None, codes: Codes
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All hidden states (length, directions, batch, hidden), and the final states."""
+    cell = CELLS[kind](gates, hx, _new_bias(parts))
+    add = _adder(gates, parts)
+    for t in range(gates.shape[0]):
+        if cell.h is not None and cell.h.numel():
+            add(t, *_measured(cell.h, codes))
+        cell.step(t)
+    return cell.hidden, cell.last()
+
+
+def _packed_layer(
+    kind: str,
+    x: tuple[Tensor, float, int],
+    parts: Sequence[Sequence[Tensor]],
+    hx: State | None,
+    codes: Codes,
+    sizes: Sequence[int],
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As :func:`_layer`, on the rows (N, features) of packed sequences, ``sizes`` of each step.
+
+    Steps with as many rows as each other are those of a layer on a smaller batch.
+    """
+    backwards = reversed_rows(sizes, x[0].device)
+    rows, scale, zero_point = x
+    projected = [
+        _linear(
+            rows[backwards] if way else rows,
+            *(scale, zero_point, part[0], part[1], part[6], part[2], *_FLOAT, *_PLAIN),
+        )
+        for way, part in enumerate(parts)
+    ]
+    made, state, last, first = [], hx, None, 0
+    for size, steps in itertools.groupby(sizes):
+        count = len(list(steps))
+        taken = slice(first, first + count * size)
+        gates = torch.stack([y[taken].unflatten(0, (count, size)) for y in projected], 1)
+        hidden, state = _steps(kind, gates, parts, state and _first(state, size), codes)
+        made.append(hidden.transpose(0, 1).flatten(1, 2))
+        last = tuple(each.clone() for each in state) if last is None else last
+        for whole, part in zip(last, state, strict=True):
+            whole[:, :size] = part
+        first = taken.stop
+    assert last is not None
+    y = torch.cat(made, 1)
+    return torch.cat([y[0], *(each[backwards] for each in y[1:])], -1), last
+
+
+def _first(state: State, size: int) -> State:
+    """The states of the sequences that go on."""
+    return [each[:, :size].contiguous() for each in state]
+
+
+Adder: TypeAlias = "Callable[[int, Tensor, float, int], None]"
+"""Adds the hidden part of step t, given codes (directions, batch, hidden) and their qparams."""
+
+
+def _adder(gates: Tensor, parts: Sequence[Sequence[Tensor]]) -> Adder:
+    """What adds to ``gates`` with weights packed by direction, or with those of both as one."""
+    joint = parts[0][3].shape[1] != gates.shape[-1]  # packed weights are (in, out)
+    return _joint_adder(gates, parts[0]) if joint else _separate_adder(gates, parts)
+
+
+def _joint_adder(gates: Tensor, part: Sequence[Tensor]) -> Adder:
+    packed, steps = (part[3], part[4], part[6]), gates.unbind(0)
+    _, ways, batch, width = gates.shape
+    # Row (direction, batch) of the product, and of it the columns of that direction:
+    size, strides = (ways, batch, width), ((batch * ways + 1) * width, ways * width, 1)
+
+    def add(t: int, codes: Tensor, scale: float, zero_point: int) -> None:
+        y = _linear(codes.flatten(0, 1), scale, zero_point, *packed, None, *_FLOAT, *_PLAIN)
+        steps[t].add_(y.as_strided(size, strides))
+
+    return add
+
+
+def _separate_adder(gates: Tensor, parts: Sequence[Sequence[Tensor]]) -> Adder:
+    packed = [(p[3], p[4], p[6]) for p in parts]
+    rows = [step.unbind(0) for step in gates.unbind(0)]
+
+    def add(t: int, codes: Tensor, scale: float, zero_point: int) -> None:
+        for own, each, row in zip(packed, codes.unbind(0), rows[t], strict=True):
+            _add_to(each, scale, zero_point, *own, row, None, *_IN_PLACE)
+
+    return add
+
+
+def _measured(h: Tensor, codes: Codes) -> tuple[Tensor, float, int]:
+    """:func:`~qfx.backends.onednn.dynamic.quantize_dynamic` in as few calls as possible.
+
+    The scale is that of the largest value, so nothing is to be clamped where codes are rounded a
+    little less than a half up: they end below ``high + 1``, and are cut off. That errs by 0.001
+    steps more than rounding does.
+    """
+    least, most = torch.aminmax(h)
+    low, high, symmetric = codes
+    scale, zero_point = choose_numbers(least.item(), most.item(), low, high, symmetric=symmetric)
+    shifted = torch.rsub(h, zero_point + _LESS_THAN_HALF, alpha=-1.0 / scale)
+    return shifted.to(torch.uint8), scale, zero_point
+
+
+_LESS_THAN_HALF = 0.499
+
+
+def _project(x: tuple[Tensor, float, int], parts: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The input's part of the gates: (length, directions, batch, gates)."""
+    codes, scale, zero_point = x
+    made = []
+    for way, (weight, scales, bias, *_, zeros) in enumerate(parts):
+        read = codes.flip(0) if way else codes
+        y = _linear(read, scale, zero_point, weight, scales, zeros, bias, *_FLOAT, *_PLAIN)
+        made.append(y.reshape(*codes.shape[:2], bias.numel()))  # an empty batch loses a dimension
+    return made[0].unsqueeze(1) if len(made) == 1 else torch.stack(made, 1)
+
+
+def _new_bias(parts: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The bias of the hidden part of a GRU's new gate: (directions, 1, hidden)."""
+    return torch.stack([p[5] for p in parts]).unsqueeze(1)
+
+
+@torch.no_grad()
+def _run(
+    x: Tensor,
+    scale: float,
+    zero_point: int,
+    parts: Sequence[Tensor],
+    hx: State,
+    kind: str,
+    num_layers: int,
+    low: int,
+    high: int,
+    symmetric: bool,
+    sizes: Sequence[int] | None = None,
+) -> tuple[Tensor, ...]:
+    """All layers on codes (length, batch, features), or on the rows of packed sequences.
+
+    Args:
+        x: uint8.
+        scale: of ``x``.
+        zero_point: of ``x``.
+        parts: :data:`PARTS` tensors of each layer and direction in turn.
+        hx: initial states, (layers * directions, batch, hidden) each; none if they are zero.
+        kind: "lstm", "gru", "tanh", "relu".
+        num_layers: number of layers.
+        low: smallest code of what is measured.
+        high: largest code.
+        symmetric: whether the zero point is the middle code.
+        sizes: how many rows each step of packed sequences has.
+
+    Returns:
+        The sequence (length, batch, directions * hidden), and the final states.
+    """
+    codes = low, high, symmetric
+    length, batch = x.shape[:2] if sizes is None else (len(sizes), sizes[0])
+    rows = len(parts) // PARTS, batch, parts[3].shape[0]  # packed weights are (in, out)
+    check(length, hx, rows)  # a kernel would read and write beyond them
+    layer = _layer if sizes is None else partial(_packed_layer, sizes=sizes)
+    each = [parts[i : i + PARTS] for i in range(0, len(parts), PARTS)]
+    ways = len(each) // num_layers
+    y, last = x, []
+    for first in range(0, len(each), ways):
+        own = slice(first, first + ways)
+        source = quantize_dynamic(y, *codes) if first else (x, scale, zero_point)
+        y, final = layer(kind, source, each[own], [s[own] for s in hx] or None, codes)
+        last.append(final)
+    return (y, *(torch.cat(states) for states in zip(*last, strict=True)))
+
+
+# -- as calls of a graph ---------------------------------------------------------------------------
+def _at_numbers(x: Tensor, scale: Tensor, zero_point: Tensor, *rest: Any) -> list[Tensor]:
+    return list(_run(x, float(scale), int(zero_point), *rest))
+
+
+def _fake(x: Tensor, scale: Tensor, zero_point: Tensor, *rest: Any) -> list[Tensor]:
+    """What :func:`_run` returns, without values; packed weights are (in, out)."""
+    parts, _, kind = rest[:3]
+    (length, batch, _), size, rows = x.shape, parts[3].shape[0], len(parts) // PARTS
+    states = 2 if kind == "lstm" else 1
+    ways = rows // rest[3]
+    y = x.new_empty((length, batch, ways * size), dtype=torch.float32)
+    return [y, *(y.new_empty(rows, batch, size) for _ in range(states))]
+
+
+_compiled = define(
+    "qrecurrent(Tensor x, Tensor x_scale, Tensor x_zp, Tensor[] parts, Tensor[] hx, str kind,"
+    " int num_layers, int low, int high, bool symmetric)",
+    _at_numbers,
+    _fake,
+    "Tensor[]",
+)
+
+
+def _states(hx: Any) -> list[Tensor]:
+    if hx is None:
+        return []
+    return [hx] if isinstance(hx, Tensor) else list(hx)
+
+
+def sequence(
+    x: Tensor,
+    scale: Any,
+    zero_point: Any,
+    parts: Sequence[Tensor],
+    hx: Any,
+    packed: Packed | None,
+    kind: str,
+    num_layers: int,
+    batch_first: bool,
+    *codes: Any,
+) -> tuple[Tensor | PackedSequence, Any]:
+    """``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` on codes, compiled or not, with or without a batch.
+
+    Args:
+        x: uint8, shaped as the module takes it.
+        scale: of ``x``.
+        zero_point: of ``x``.
+        parts: as :func:`_run`.
+        hx: initial states as the module takes them, or None.
+        packed: how ``x`` is packed; see :mod:`qfx.semantics.recurrent`.
+        kind: as :func:`_run`.
+        num_layers: number of layers.
+        batch_first: as in the module.
+        codes: as :func:`_run`.
+
+    Returns:
+        What the module returns.
+    """
+    if packed is not None:
+        return _on_packed(x, scale, zero_point, parts, _states(hx), packed, kind, num_layers, codes)
+    run, states, batched = _runner(), _states(hx), x.dim() == 3
+    if not batched:
+        x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
+    elif batch_first:
+        x = x.transpose(0, 1)
+    y, *last = run(x.contiguous(), scale, zero_point, parts, states, kind, num_layers, *codes)
+    if not batched:
+        y, last = y.squeeze(1), [s.squeeze(1) for s in last]
+    elif batch_first:
+        y = y.transpose(0, 1)
+    return y, tuple(last) if kind == "lstm" else last[0]
+
+
+def _on_packed(
+    x: Tensor,
+    scale: Any,
+    zero_point: Any,
+    parts: Sequence[Tensor],
+    hx: list[Tensor],
+    packed: Packed,
+    kind: str,
+    num_layers: int,
+    codes: tuple[Any, ...],
+) -> tuple[PackedSequence, Any]:
+    def run(states: State) -> tuple[Tensor, ...]:
+        low, high, symmetric = codes
+        head = x.contiguous(), scale, zero_point, parts, states, kind, num_layers
+        return _run(*head, low, high, symmetric, packed[0].tolist())
+
+    y, *last = in_packed_order(run, tuple(hx), packed, len(parts) // PARTS, parts[3].shape[0])
+    return y, tuple(last) if kind == "lstm" else last[0]
+
+
+def cell(
+    x: Tensor,
+    scale: Any,
+    zero_point: Any,
+    parts: Sequence[Tensor],
+    hx: Any,
+    kind: str,
+    *codes: Any,
+) -> Any:
+    """``nn.LSTMCell``, ``nn.GRUCell`` or ``nn.RNNCell`` on codes: a sequence of one step."""
+    run, states, batched = _runner(), _states(hx), x.dim() == 2
+    if not batched:
+        x, states = x.unsqueeze(0), [s.unsqueeze(0) for s in states]
+    steps = x.contiguous().unsqueeze(0), scale, zero_point
+    _, *last = run(*steps, parts, [s.unsqueeze(0) for s in states], kind, 1, *codes)
+    made = tuple(s.squeeze(0) if batched else s.squeeze(0).squeeze(0) for s in last)
+    return made if kind == "lstm" else made[0]
+
+
+def _runner() -> Any:
+    return _compiled if torch.compiler.is_compiling() else _run

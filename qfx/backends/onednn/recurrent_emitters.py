@@ -1,0 +1,162 @@
+"""How recurrent layers are written for x86: their packed parts, and one call a module.
+
+Integer kernels cost a fixed time a step, from Python; torch's own layers don't. So layers of few
+hidden units keep their weights in integers and make them float in front of the float layer: reason
+``slow-kernel``. (Cells are called step by step either way.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx import vocab
+from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
+from qfx.backends.onednn import kernels, recurrent
+from qfx.backends.onednn.operands import input_of
+from qfx.backends.stored_weights.recurrent import mark_restored
+from qfx.graph import meta
+from qfx.quant.reasons import refusal
+from qfx.semantics.recurrent_steps import pairs
+
+FEWEST_UNITS = 256
+"""Below so many hidden units float over restored weights is faster (``benchmarks.recurrent``)."""
+
+JOINT_BATCH = 8
+"""Largest batch of the example inputs for which the directions of a layer are packed as one."""
+
+_KINDS = {
+    **dict.fromkeys((vocab.LSTM, vocab.LSTM_CELL), "lstm"),
+    **dict.fromkeys((vocab.GRU, vocab.GRU_CELL), "gru"),
+}
+
+
+def layer(op: vocab.OpDef) -> Emit:
+    """Emits the call of a recurrent layer or cell."""
+
+    def emit(em: Emitter, site: Site) -> fx.Node:
+        if op in vocab.SEQUENCES and _hidden_units(site) < FEWEST_UNITS:
+            return _in_float(em, site)
+        codes, x = input_of(site)
+        kind = _KINDS.get(op) or str(site.arguments["nonlinearity"])
+        parts = tuple(_parts(em, site, kind))
+        measured: Any = site.arguments["measured"]
+        head = codes, x.scale, x.zero_point, parts, site.arguments["hx"]
+        if op in vocab.CELLS:
+            return _call(em, site, recurrent.cell, *head, kind, *measured[1:])
+        layout = kind, site.arguments["num_layers"], site.arguments["batch_first"]
+        packed = site.arguments["packed"]
+        return _call(em, site, recurrent.sequence, *head, packed, *layout, *measured[1:])
+
+    return emit
+
+
+def _hidden_units(site: Site) -> int:
+    return int(site.weights[1].integers.shape[1])
+
+
+def _in_float(em: Emitter, site: Site) -> fx.Node:
+    """The float layer on the float value, over weights that are made float when it runs."""
+    node, op = site.node, site.node.target
+    assert isinstance(op, vocab.OpDef)
+    quantized = input_of(site)[0].args[0]
+    assert isinstance(quantized, fx.Node)
+    kwargs = {name: value for name, value in node.kwargs.items() if name != "measured"}
+    weights = tuple(_restored(em, weight) for weight in node.args[1])  # type: ignore[union-attr]
+    y = _call(em, site, op, quantized.args[0], weights, *node.args[2:], **kwargs)
+    detail = f"below {FEWEST_UNITS} hidden units float is faster than a kernel call a step"
+    told = f"its weight is kept in int8 and made float in front of {op.name}: {detail}"
+    why = refusal("slow-kernel", detail=told, remedy="nothing to do if size is what counts")
+    mark_restored(y, "int8", why)
+    return y
+
+
+def _restored(em: Emitter, weight: Any) -> fx.Node:
+    """``weight``, a DEQUANTIZE of the reference form, without zero points: they are zero."""
+    kernel, value = kernels.dequantize_rows, meta.value_of(weight)
+    return em.rw.call(kernel, *weight.args[:2], origins=(weight,), value=value)
+
+
+def _call(
+    em: Emitter, site: Site, kernel: Callable[..., Any], *args: Any, **kwargs: Any
+) -> fx.Node:
+    value = meta.value_of(site.node)
+    return em.rw.call(kernel, *args, origins=(site.node,), value=value, **kwargs)
+
+
+def _parts(em: Emitter, site: Site, kind: str) -> Iterator[fx.Node]:
+    """The :data:`~qfx.backends.onednn.recurrent.PARTS` of each layer and direction."""
+    biases: Any = site.arguments["biases"]
+    weights = pairs(site.weights)
+    of_direction: list[tuple[fx.Node, ...]] = [*pairs(biases)] or [()] * len(weights)
+    ways = 2 if _is_joint(site) else 1
+    for i, ((of_input, _), nodes) in enumerate(zip(weights, of_direction, strict=True)):
+        names = tuple(str(node.target) for node in nodes)
+        tensors = [em.rw.tensor(node) for node in nodes]
+        bias, new = _biases(kind, tensors, of_input.integers.shape[0])
+        key = ("recurrent", kind, of_input.name, *names)
+        first = i - i % ways
+        yield from _weight(em, kind, [of_input])
+        yield em.packed((*key, "bias"), _constant(_ordered(kind, bias)))
+        yield from _weight(em, kind, [w for _, w in weights[first : first + ways]])
+        yield em.packed((*key, "new"), _constant(new))
+        yield em.packed(("recurrent", "zeros"), _constant(torch.zeros(1, dtype=torch.int8)))
+
+
+def _is_joint(site: Site) -> bool:
+    """Whether both directions are packed as one."""
+    if not site.arguments.get("bidirectional"):  # cells never are
+        return False
+    info = meta.tensor_info(input_of(site)[0])
+    assert info is not None
+    packed: Any = site.arguments["packed"]
+    if packed is not None:
+        steps = meta.tensor_info(packed[0])
+        assert steps is not None
+        return info.shape[0] <= JOINT_BATCH * steps.numel  # on average
+    batch = info.shape[0 if site.arguments["batch_first"] else 1]
+    return len(info.shape) == 2 or batch <= JOINT_BATCH
+
+
+def _constant(value: Tensor) -> Callable[[], object]:
+    return lambda: value
+
+
+def _weight(em: Emitter, kind: str, weights: list[QuantizedWeight]) -> Iterator[fx.Node]:
+    """Weights packed as one, and their scales."""
+
+    def packed() -> object:
+        integers = torch.cat([_ordered(kind, w.integers) for w in weights])
+        return kernels.pack_linear(integers, [len(weights), integers.shape[1]])
+
+    key = ("recurrent", kind, *(w.name for w in weights))
+    yield em.packed(key, packed)
+    yield em.packed((*key, "scales"), _constant(torch.cat([_scales(kind, w) for w in weights])))
+
+
+def _scales(kind: str, weight: QuantizedWeight) -> Tensor:
+    """One scale per row, in the order of :func:`_ordered`."""
+    scales = torch.as_tensor(weight.qparams.scale, dtype=torch.float32).reshape(-1)
+    return _ordered(kind, scales.expand(weight.integers.shape[0]))
+
+
+def _ordered(kind: str, rows: Tensor) -> Tensor:
+    """The gates of an LSTM as i, f, o, g: what takes the same function side by side."""
+    if kind != "lstm":
+        return rows
+    i, f, g, o = rows.chunk(4)
+    return torch.cat([i, f, o, g])
+
+
+def _biases(kind: str, tensors: list[Tensor], gates: int) -> tuple[Tensor, Tensor]:
+    """The bias added with the input's part, and that of the hidden part of a GRU's new gate."""
+    if not tensors:
+        return torch.zeros(gates), torch.zeros(gates // 3 if kind == "gru" else 0)
+    of_input, of_hidden = (t.detach() for t in tensors)
+    if kind != "gru":
+        return of_input + of_hidden, torch.zeros(0)
+    r, z, n = of_hidden.chunk(3)
+    return of_input + torch.cat([r, z, torch.zeros_like(n)]), n.clone()

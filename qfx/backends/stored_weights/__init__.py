@@ -1,0 +1,1 @@
+"""Kernels over weights that are kept in few bits and made float where they are read."""

@@ -1,0 +1,1 @@
+"""Capture: a model and example inputs become a graph that keeps what was written."""

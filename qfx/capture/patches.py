@@ -1,0 +1,178 @@
+"""Names that user code sees differently while it is traced.
+
+Stand-ins are put among the globals of the modules that are traced, as ``torch.fx.wrap`` does, and
+taken away again. Other threads that run the same code meanwhile notice nothing: of what is no
+proxy, a stand-in makes what the built-in makes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from torch.overrides import is_tensor_method_or_property
+
+from qfx.capture.library_functions import FACTORIES, METHODS
+from qfx.capture.stand_ins import CONVERSIONS, EVERYWHERE, is_tensor, recorded
+from qfx.graph.effects import random_functions
+
+_OPAQUE = ("torch", "qfx", "qfx_passes", "builtins")
+_RECORDED = (*FACTORIES, *(f for n, f in vars(math).items() if callable(f) and n[0] != "_"))
+_STAND_INS = {function: recorded(function) for function in _RECORDED}
+_STATE = ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
+
+
+class _Change(NamedTuple):
+    """A name among the globals of a module, and what it was; absent when it was not there."""
+
+    names: dict[str, Any]
+    name: str
+    before: object
+    after: object
+
+
+_ABSENT = object()
+
+
+class SeenThrough:
+    """While entered, the packages shown to it see through proxies.
+
+    Args:
+        converting: globals of the modules in which ``int`` and ``float`` see through proxies, too.
+        asked: called whenever someone asks for the state of torch, with the answer, the frame and
+            what was asked; yields what to say.
+    """
+
+    def __init__(
+        self, converting: Iterable[dict[str, Any]], asked: Callable[[bool, FrameType, str], bool]
+    ) -> None:
+        self._converting = list(converting)
+        self._asked = asked
+        self._packages: set[str] = set()
+        self._changed: list[_Change] = []
+        self._by_value: dict[int, Any] = {}
+
+    def __enter__(self) -> SeenThrough:
+        functions: dict[Any, Any] = dict(_STAND_INS)
+        in_torch = {"is_tensor": is_tensor}
+        in_torch.update((name, self._telling(getattr(torch, name))) for name in _STATE)
+        functions.update((getattr(torch, name), made) for name, made in in_torch.items())
+        self._by_value = {id(function): made for function, made in functions.items()}
+        for name, made in in_torch.items():
+            self._set(vars(torch), name, made)
+        for names in self._converting:
+            self._stand_in(names, CONVERSIONS)
+        return self
+
+    def replace(self, functions: Mapping[Any, Any]) -> None:
+        """Let what is shown from now on see other functions, by whatever name."""
+        self._by_value.update((id(function), made) for function, made in functions.items())
+
+    def _telling(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def tell(*args: Any) -> Any:
+            return self._asked(function(*args), sys._getframe(1), f"torch.{function.__name__}()")
+
+        return tell
+
+    def show(self, kind: type) -> None:
+        """Let the packages that define ``kind`` see through proxies."""
+        for base in kind.__mro__:
+            package = base.__module__.partition(".")[0]
+            if package in self._packages or package in _OPAQUE:
+                continue
+            self._packages.add(package)
+            within = f"{package}."
+            modules = list(sys.modules.items())
+            for module in [m for n, m in modules if n == package or n.startswith(within)]:
+                self._change(vars(module))
+
+    def _change(self, names: dict[str, Any]) -> None:
+        self._stand_in(names, EVERYWHERE)
+        for name, value in list(names.items()):
+            made = self._by_value.get(id(value))
+            if made is not None:
+                self._set(names, name, made)
+
+    def _stand_in(self, names: dict[str, Any], stand_ins: Mapping[str, Any]) -> None:
+        for name, made in stand_ins.items():
+            if name not in names:
+                self._set(names, name, made)
+
+    def _set(self, names: dict[str, Any], name: str, made: object) -> None:
+        self._changed.append(_Change(names, name, names.get(name, _ABSENT), made))
+        names[name] = made
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for names, name, before, after in reversed(self._changed):
+            if names.get(name) is not after:
+                continue  # someone set it meanwhile
+            if before is _ABSENT:
+                del names[name]
+            else:
+                names[name] = before
+        self._changed.clear()
+        self._packages.clear()
+
+
+@contextmanager
+def draws_recorded(record: Callable[..., Any]) -> Iterator[None]:
+    """Functions of torch that draw random numbers go to ``record(function, args, kwargs)``.
+
+    fx records a call for the proxies that it is given; ``torch.rand(3)`` is given none.
+    """
+    originals = {name: getattr(torch, name) for name in random_functions()}
+
+    def recording(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return record(function, args, kwargs)
+
+        return call
+
+    try:
+        for name, function in originals.items():
+            setattr(torch, name, recording(function))
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(torch, name, function)
+
+
+@contextmanager
+def methods_recorded(record: Callable[..., Any]) -> Iterator[None]:
+    """Methods of plain tensors that read numbers go to ``record(name, method, args, kwargs)``.
+
+    Only a proxy records what it is asked for itself; ``torch.zeros(1, 8).expand(n, 8)`` is no
+    method of one.
+    """
+    is_tensor_method_or_property(torch.Tensor.expand)  # fills a cache of torch with its methods
+    before = {name: vars(torch.Tensor).get(name, _ABSENT) for name in METHODS}
+
+    def recording(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return record(name, method, args, kwargs)
+
+        return call
+
+    try:
+        for name in METHODS:
+            setattr(torch.Tensor, name, recording(name, getattr(torch.Tensor, name)))
+        yield
+    finally:
+        for name, own in before.items():
+            if own is _ABSENT:  # inherited
+                delattr(torch.Tensor, name)
+            else:
+                setattr(torch.Tensor, name, own)

@@ -1,0 +1,1 @@
+"""Which operation of a model gets which QConfig."""

@@ -1,0 +1,330 @@
+"""Runs passes over one graph: each is verified, recorded and timed, and a failure says where.
+
+    checkpoint -> pass.run -> drop orphans -> verify -> snapshot -> instruments
+
+The graph module is changed in place; callers give a copy. Code is generated once, at the end.
+Whether a pass changed anything follows from the snapshots; nobody reports it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import fx, nn
+
+from qfx.backends import Backend, resolve_backend
+from qfx.caller_modes import undisturbed
+from qfx.capture.capture import capture
+from qfx.configuration.configuration import Configuration
+from qfx.errors import ConfigError, PassError, PatternError, QfxError, RuleError, VerifyError
+from qfx.framework.adoption import adopt
+from qfx.framework.checkpoint import Checkpoint
+from qfx.framework.instruments import Instrument
+from qfx.framework.level_checks import check_level
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, PassContext, PatternPass, as_pass
+from qfx.framework.pipeline import Marker, Pipeline, Step
+from qfx.framework.registry import get_pass
+from qfx.framework.value_check import ValueCheck
+from qfx.graph.verify import Fitting, Interface, verify
+from qfx.graph.working import WorkingGraphModule
+from qfx.history.diff import GraphDiff
+from qfx.history.history import History, Stage
+from qfx.history.snapshot import Snapshot, snapshot
+from qfx.rewrite.pattern import Call, Module, walk
+from qfx.rewrite.rewriter import Rewriter
+from qfx.verification.stages import KeepsValues
+from qfx.vocab import OpDef
+
+_DIFF_LINES = 40
+
+
+@undisturbed()
+def run_passes(
+    model: nn.Module,
+    passes: Iterable[Pass | type[Pass]],
+    example_inputs: Any,
+    *,
+    example_kwargs: dict[str, Any] | None = None,
+    backend: str | Backend = "auto",
+    settings: Sequence[object] = (),
+    instruments: Sequence[Instrument] = (),
+    check: bool = True,
+) -> tuple[fx.GraphModule, History]:
+    """Capture ``model`` and run ``passes`` over the graph.
+
+    Patterns are written over canonical operations, so the graph is canonicalized before the first
+    pass that does not work on the model as written (requires ``Level.CAPTURED``, or matches
+    modules, methods or plain functions), unless a pass of the list does that itself.
+
+    Args:
+        model: never mutated.
+        passes: passes, in order; a class stands for a pass with its default options.
+        example_inputs: a tensor, or a tuple of positional arguments.
+        example_kwargs: keyword arguments.
+        backend: what passes that work for a backend work for.
+        settings: what passes ask of their context by type; the backend's defaults are there.
+        instruments: told before and after each pass.
+        check: compare on the example inputs what the graph computes before and after each pass; one
+            whose class does not say ``keeps_values = False`` fails where that differs.
+
+    Returns:
+        The graph module, and the history with the capture as stage 0.
+
+    Raises:
+        ConfigError: the passes don't fit together.
+        CaptureError: the model can't be traced.
+        PassError: a pass failed, broke the graph, or changed what it computes.
+    """
+    if isinstance(passes, str):
+        raise ConfigError(
+            f'passes is "{passes}"; give a list of passes: [qfx.get_pass("{passes}")]'
+        )
+    if not isinstance(passes, Iterable):
+        raise ConfigError(f"passes is {passes!r}; give a list of passes: [{passes!r}]")
+    steps = with_canonicalization([as_pass(p) for p in passes])
+    pipeline = Pipeline(tuple(steps))
+    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    graph_module = capture(model, args, example_kwargs)
+    ctx = PassContext(graph_module, example_inputs=args, example_kwargs=example_kwargs)
+    offer_defaults(ctx, model, backend)
+    ctx.put(*settings)
+    history = History()
+    net = [KeepsValues((args, ctx.example_kwargs))] if check else []
+    return run_pipeline(graph_module, pipeline, ctx, history, [*instruments, *net]), history
+
+
+@undisturbed()
+def run_pipeline(
+    graph_module: fx.GraphModule,
+    passes: Pipeline | Sequence[Step],
+    ctx: PassContext | None = None,
+    history: History | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> fx.GraphModule:
+    """Run passes over ``graph_module``, in place.
+
+    Args:
+        graph_module: whose graph to transform; the caller's own copy.
+        passes: a pipeline without a ``calibrate`` marker, or passes in order.
+        ctx: what passes may use; a bare one when None.
+        history: gets a stage per pass (and the start, as "capture", if it is empty).
+        instruments: told before and after each pass.
+
+    Returns:
+        ``graph_module``, with its code generated.
+
+    Raises:
+        VerifyError: the graph is broken to begin with.
+        PassError: a pass failed, or broke the graph.
+    """
+    transform(graph_module, passes, ctx, history, instruments)
+    graph_module.recompile()
+    return graph_module
+
+
+def transform(
+    graph_module: fx.GraphModule,
+    passes: Pipeline | Sequence[Step],
+    ctx: PassContext | None = None,
+    history: History | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> None:
+    """:func:`run_pipeline` without the code, which only a WorkingGraphModule generates itself."""
+    ctx = PassContext(graph_module) if ctx is None else ctx
+    start = passes.start if isinstance(passes, Pipeline) else ctx.level
+    pipeline = passes if isinstance(passes, Pipeline) else Pipeline(tuple(passes), start=start)
+    ctx.level, ctx.graph_module = start, graph_module
+    run = _Run(graph_module, ctx, History() if history is None else history, tuple(instruments))
+    for step in pipeline.passes:
+        if isinstance(step, Marker):
+            raise ConfigError(
+                f"the pipeline has the marker `{step}`, where data has to run through the model; "
+                "use qfx.quantize, or run the halves of pipeline.split() around it"
+            )
+        run.step(step)
+
+
+def offer_defaults(
+    ctx: PassContext, model: nn.Module, backend: str | Backend, method: str = "static"
+) -> None:
+    """Let passes that need a backend or a configuration find the default, made when asked for."""
+
+    def configuration() -> Configuration:
+        return Configuration(ctx.graph_module, model, None, ctx.get(Backend), method)
+
+    ctx.offer(Backend, lambda: resolve_backend(backend))
+    ctx.offer(Configuration, configuration)
+
+
+def with_canonicalization(passes: Sequence[Pass]) -> list[Pass]:
+    """``passes``, with canonicalization where the first that needs it stands."""
+    if any(p.produces is Level.CANONICAL for p in passes):
+        return list(passes)
+    at = next((i for i, p in enumerate(passes) if not _works_as_written(p)), None)
+    if at is None:
+        return list(passes)
+    return [*passes[:at], as_pass(get_pass("canonicalize")), *passes[at:]]
+
+
+def _works_as_written(step: Pass) -> bool:
+    if step.requires is not None:
+        return step.requires is Level.CAPTURED
+    if not isinstance(step, PatternPass):
+        return False
+    calls = [p for r in step.patterns for p in walk(r.pattern) if isinstance(p, Call)]
+    return any(isinstance(c, Module) for c in calls) or (
+        bool(calls) and not any(isinstance(t, OpDef) for c in calls for t in c.targets)
+    )
+
+
+class _Run:
+    """One pipeline at work on one graph."""
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        ctx: PassContext,
+        history: History,
+        instruments: tuple[Instrument, ...],
+    ) -> None:
+        self.graph_module, self.ctx, self.history = graph_module, ctx, history
+        self.instruments = instruments
+        Rewriter(graph_module, pass_name="").finish()
+        self._fitting: Fitting = set()
+        verify(graph_module, self._fitting)
+        self.interface = Interface(graph_module.graph)
+        if not len(history):
+            history.append(Stage(0, "capture", self._snapshot(), (), 0.0))
+        for instrument in instruments:
+            instrument.on_start(ctx, history[-1])
+
+    def step(self, step: Pass) -> None:
+        """Run one pass and record its stage."""
+        ctx = self.ctx
+        for instrument in self.instruments:
+            instrument.before_pass(step, ctx)
+        checkpoint, known = Checkpoint(self.graph_module), len(ctx.near_misses)
+        ctx.rewriter = Rewriter(self.graph_module, pass_name=step.name)
+        began = time.perf_counter()
+        try:
+            step.run(self.graph_module.graph, ctx)
+            ctx.rewriter.finish()
+            adopt(self.graph_module, checkpoint.arguments, step.name)
+            level = ctx.level if step.produces is None else max(ctx.level, step.produces)
+            self._verify(level)
+            if not step.is_own:
+                self._check_values()
+        except Exception as error:
+            if isinstance(error, QfxError) and not isinstance(error, VerifyError | PatternError):
+                error.raised_in(
+                    str(step), step.name, _rule_of(ctx.rewriter.rule), ctx.rewriter.node
+                )
+                raise  # for callers, who can do something about it
+            raise self._failure(step, checkpoint, error) from error
+        seconds = time.perf_counter() - began
+        if isinstance(self.graph_module, WorkingGraphModule):
+            self.graph_module.outdate()
+        ctx.level = level
+        stage = Stage(
+            len(self.history),
+            step.name,
+            self._snapshot(),
+            tuple(ctx.rewriter.events),
+            seconds,
+            tuple(ctx.near_misses[known:]),
+        )
+        self.history.append(stage)
+        for instrument in self.instruments:
+            instrument.after_pass(step, ctx, stage)
+
+    def _verify(self, level: Level) -> None:
+        verify(self.graph_module, self._fitting)
+        check_level(self.graph_module, level)
+        self.interface.check(self.graph_module.graph)
+
+    def _check_values(self) -> None:
+        """Check shapes, as far as the pass touched them."""
+        before, values = self.history[-1].snapshot, self.ctx.rewriter.values
+        ValueCheck(self.graph_module, before, self._snapshot(), values.made, values.expected).run()
+
+    def _snapshot(self) -> Snapshot:
+        previous = self.history[-1].snapshot if len(self.history) else None
+        return snapshot(self.graph_module, region=self.ctx.region, previous=previous)
+
+    def _failure(self, step: Pass, checkpoint: Checkpoint, error: Exception) -> PassError:
+        """Say what broke where, and what the pass had done by then."""
+        rewriter = self.ctx.rewriter
+        node = error.node if isinstance(error, VerifyError) else rewriter.node
+        rule = _rule_of(rewriter.rule or self._maker(node))
+        last = self.history[-1]
+        broken = _try_snapshot(self.graph_module, self.ctx.region, last.snapshot)
+        lines = [_headline(step, rule, node, error)]
+        lines += _around(node, broken, last.snapshot)
+        lines += _changes(last, step, broken)
+        lines.append(
+            f"The graph of the last valid stage ({last.index} {last.name}) is on the error: "
+            "error.graph_module"
+        )
+        kind = RuleError if isinstance(error, PatternError) else PassError
+        return kind(
+            "\n".join(lines),
+            pass_name=step.name,
+            rule=rule,
+            node=node,
+            graph_module=checkpoint.restore(),
+        )
+
+    def _maker(self, node: str | None) -> str | None:
+        """The rule of this pass that last made or removed ``node``."""
+        for event in reversed(self.ctx.rewriter.events):
+            if node in event.added or node in event.removed:
+                return event.rule
+        return None
+
+
+def _headline(step: Pass, rule: str | None, node: str | None, error: Exception) -> str:
+    place = f" at %{node}" if node else ""
+    at_work = f" (rule {rule}{place})" if rule else place and f" ({place[1:]})"
+    if isinstance(error, VerifyError):
+        return f"pass {step}{at_work} left a graph that does not verify: {error}"
+    return f"pass {step}{at_work} raised {type(error).__name__}: {error}"
+
+
+def _around(node: str | None, broken: Snapshot | None, last: Snapshot) -> list[str]:
+    """The IR around a node: as the pass left it, or else as the pass found it."""
+    for view, when in ((broken, "as the pass left it"), (last, "before the pass")):
+        if node is not None and view is not None and node in view:
+            return [f"The IR around %{node}, {when}:", _indented(view.around(node))]
+    return []
+
+
+def _changes(last: Stage, step: Pass, broken: Snapshot | None) -> list[str]:
+    if broken is None:
+        return ["What the pass changed can't be shown: its graph can't be read."]
+    diff = GraphDiff(last.snapshot, broken, (f"{last.index} {last.name}", step.name))
+    if not diff:
+        return [f"The pass had not changed the graph of stage {last.index} {last.name}."]
+    text = diff.to_text().splitlines()
+    more = [f"... {len(text) - _DIFF_LINES} more lines"] if len(text) > _DIFF_LINES else []
+    shown = "\n".join([*text[:_DIFF_LINES], *more])
+    return [f"What the pass changed since stage {last.index} {last.name}:", _indented(shown)]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.rstrip().splitlines())
+
+
+def _try_snapshot(graph_module: fx.GraphModule, region: str, previous: Snapshot) -> Snapshot | None:
+    """A view of a graph that may be too broken for one."""
+    try:
+        return snapshot(graph_module, region=region, previous=previous)
+    except Exception:
+        return None
+
+
+def _rule_of(at_work: str | None) -> str | None:
+    """The rule of "pass/rule", if there is one."""
+    return (at_work or "").partition("/")[2] or None

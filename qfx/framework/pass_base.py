@@ -1,0 +1,245 @@
+"""What a pass is: a frozen dataclass with a ``name``, whose fields are its options.
+
+    class PlaceObservers(Pass):
+        name = "place-observers"
+        requires, produces = Level.STUBBED, Level.OBSERVED
+        per_channel: bool = True
+
+        def run(self, graph, ctx): ...
+
+    str(PlaceObservers(per_channel=False)) == "place-observers{per_channel=false}"
+
+Subclassing makes the dataclass; ``@dataclass(frozen=True)`` may stand there, too.
+A :class:`PatternPass` drives rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+from torch import fx
+from typing_extensions import dataclass_transform
+
+from qfx.errors import ConfigError
+from qfx.framework import pass_text
+from qfx.framework.levels import Level
+from qfx.rewrite.driver import drive
+from qfx.rewrite.rewriter import Rewriter
+from qfx.rewrite.rule import NearMiss, RewriteRule
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_DECLARATIONS = ("name", "requires", "produces", "keeps_values", "patterns")
+
+
+class PassContext:
+    """What a pass may use besides the graph.
+
+    Attributes:
+        graph_module: the owner of the graph.
+        rewriter: the gate through which the pass mutates the graph; a new one for every pass.
+        example_inputs, example_kwargs: what the model was captured with.
+        region: name of the region that the graph is ("main").
+        near_misses: rules that nearly applied, of all passes so far.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        *,
+        example_inputs: tuple[Any, ...] = (),
+        example_kwargs: dict[str, Any] | None = None,
+        region: str = "main",
+        rewriter: Rewriter | None = None,
+    ) -> None:
+        self.graph_module = graph_module
+        self.example_inputs = example_inputs
+        self.example_kwargs = dict(example_kwargs or {})
+        self.region = region
+        self.rewriter = rewriter or Rewriter(graph_module, pass_name="")
+        self.near_misses: list[NearMiss] = []
+        self.level = Level.CAPTURED
+        self._store: dict[type, object] = {}
+        self._offers: dict[type, Callable[[], object]] = {}
+
+    def offer(self, kind: type[T], make: Callable[[], T]) -> None:
+        """Make settings of type ``kind`` when the first pass asks for them and none were put."""
+        self._offers[kind] = make
+
+    def put(self, *settings: object) -> PassContext:
+        """Keep settings for passes to :meth:`get` by type; returns self."""
+        for each in settings:
+            self._store[type(each)] = each
+        return self
+
+    def get(self, kind: type[T]) -> T:
+        """The settings of type ``kind``.
+
+        Raises:
+            ConfigError: nobody put any; the message says which argument is missing.
+        """
+        for known, settings in self._store.items():
+            if issubclass(known, kind) and isinstance(settings, kind):
+                return settings
+        if kind in self._offers:
+            made = self._store[kind] = self._offers[kind]()
+            assert isinstance(made, kind)
+            return made
+        running = f"pass {self.rewriter.pass_name}" if self.rewriter.pass_name else "this pass"
+        raise ConfigError(
+            f"{running} needs {kind.__name__} settings, and none were given. Pass "
+            f"`settings=[{kind.__name__}(...)]` to run_passes, or run it through qfx.quantize or "
+            "qfx.prepare, which provide them."
+        )
+
+    def has(self, kind: type) -> bool:
+        """Whether :meth:`get` would find settings of type ``kind``."""
+        return kind in self._offers or any(issubclass(known, kind) for known in self._store)
+
+
+def _check_declarations(cls: type[Pass]) -> None:
+    """Fail when the class is made, not when a pipeline runs."""
+    annotations = inspect.get_annotations(cls)
+    for declared in _DECLARATIONS:
+        if declared in annotations and "ClassVar" not in str(annotations[declared]):
+            raise ConfigError(
+                f"{cls.__name__}.{declared} is annotated as an option; write "
+                f"`{declared} = ...` without an annotation"
+            )
+    name = cls.__dict__.get("name", "")
+    if name and not (isinstance(name, str) and _NAME.fullmatch(name)):
+        raise ConfigError(
+            f'{cls.__name__}.name is {name!r}; use lower-case words joined by dashes: "my-pass"'
+        )
+    for level in (cls.requires, cls.produces):
+        if level is not None and not isinstance(level, Level):
+            raise ConfigError(f"{cls.__name__} declares {level!r}, which is no qfx.Level")
+    patterns = cls.__dict__.get("patterns", ())
+    if not isinstance(patterns, tuple) or not all(isinstance(r, RewriteRule) for r in patterns):
+        raise ConfigError(
+            f"{cls.__name__}.patterns must be a tuple of rules made with @qfx.rewrite(...), "
+            f"got {patterns!r}"
+        )
+
+
+class FrozenPassError(ConfigError, dataclasses.FrozenInstanceError):
+    """Somebody tried to change a pass."""
+
+
+def _let_be_decorated(cls: type[Pass]) -> None:
+    """Let authors write ``@dataclass(frozen=True)`` themselves, over what is a dataclass by then.
+
+    It refuses a class that has ``__setattr__`` of its own, and looks for fields in the class.
+    """
+    for name in ("__setattr__", "__delattr__"):  # those of Pass do
+        delattr(cls, name)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        made = field.default_factory is not dataclasses.MISSING
+        if made and field.name in inspect.get_annotations(cls):
+            setattr(cls, field.name, field)
+
+
+@dataclass_transform(frozen_default=True)
+class Pass:
+    """Base of all passes; see the module.
+
+    Attributes:
+        name: lower-case words joined by dashes, unique among installed passes.
+        requires: the least level of the graph it runs on; None fits any.
+        produces: the level it takes the graph to; None leaves it.
+        keeps_values: whether the graph computes the same after it, to rounding. Conversion holds a
+            pass to it on the example inputs.
+    """
+
+    name: ClassVar[str] = ""
+    requires: ClassVar[Level | None] = None
+    produces: ClassVar[Level | None] = None
+    keeps_values: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _check_declarations(cls)
+        dataclasses.dataclass(frozen=True, repr=False)(cls)
+        _let_be_decorated(cls)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise FrozenPassError(
+            f"a pass does not change, and {type(self).__name__} sets {name!r}. What to do: declare "
+            f"the option as a field of the class, `{name}: {type(value).__name__} = {value!r}`, "
+            "and write no __init__; what follows from options goes into run or a property."
+        )
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise FrozenPassError(f"a pass does not change: {name!r} can't be deleted")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it comes with qfx, whose tests check the values that it records."""
+        return type(self).__module__.partition(".")[0] == "qfx_passes"
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        """Transform ``graph`` in place, through ``ctx.rewriter``."""
+        raise NotImplementedError(f"{type(self).__name__} defines no run(self, graph, ctx)")
+
+    def options(self) -> dict[str, object]:
+        """The fields that differ from their defaults."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if not _is_default(field, getattr(self, field.name))
+        }
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{k}={pass_text.format_value(v)}" for k, v in self.options().items())
+        return f"{self.name}{{{options}}}" if options else self.name
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{k}={v!r}" for k, v in self.options().items())
+        return f"{type(self).__name__}({options})"
+
+
+class PatternPass(Pass):
+    """A pass that applies rules until none applies.
+
+    Attributes:
+        patterns: the rules; at one node the earlier goes first.
+    """
+
+    patterns: ClassVar[tuple[RewriteRule, ...]] = ()
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        ctx.near_misses.extend(drive(self.patterns, ctx.rewriter))
+
+
+def as_pass(given: Pass | type[Pass]) -> Pass:
+    """A pass from an instance, or from a class whose options all have defaults."""
+    if isinstance(given, Pass):
+        made = given
+    elif isinstance(given, type) and issubclass(given, Pass):
+        made = _instantiate(given)
+    else:
+        hint = f'; by name it is qfx.get_pass("{given}")' if isinstance(given, str) else ""
+        raise ConfigError(f"expected a pass, got {given!r}{hint}")
+    if not made.name:
+        raise ConfigError(f'{type(made).__name__} has no name; give it one: name = "my-pass"')
+    return made
+
+
+def _instantiate(kind: type[Pass]) -> Pass:
+    try:
+        return kind()
+    except TypeError as error:
+        raise ConfigError(f"pass {kind.name or kind.__name__} needs options: {error}") from error
+
+
+def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
+    default: object = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        factory: Callable[[], object] = field.default_factory
+        default = factory()
+    return type(default) is type(value) and bool(default == value)

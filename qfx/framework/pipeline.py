@@ -1,0 +1,191 @@
+"""A pipeline: a literal tuple of passes, checked when it is built.
+
+    pipeline = qfx.pipelines.static(backend="x86").insert_after("fuse-conv-bn", MyPass())
+
+Editing gives a new pipeline; printing gives a list. The marker ``calibrate`` splits it in what
+prepares a model and what converts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from qfx.errors import ConfigError
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, as_pass
+
+if TYPE_CHECKING:
+    from qfx.backends.base import Backend
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A place in a pipeline where something happens that is not a pass."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CALIBRATE = Marker("calibrate")
+"""Where data runs through the model, or training happens."""
+
+Step: TypeAlias = "Pass | Marker"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order.
+
+    Attributes:
+        passes: passes (instances, or classes that need no options) and markers.
+        start: the level of the graph it starts from.
+        backend: the backend it was made for; None inherits that of the call.
+        method: the method it was made for ("static", ...), or None.
+
+    Raises:
+        ConfigError: the order cannot work; the message names the passes.
+    """
+
+    passes: tuple[Step, ...]
+    start: Level = Level.CAPTURED
+    backend: str | Backend | None = None
+    method: str | None = None
+
+    def __post_init__(self) -> None:
+        steps = tuple(p if isinstance(p, Marker) else as_pass(p) for p in self.passes)
+        object.__setattr__(self, "passes", steps)
+        if steps.count(CALIBRATE) > 1:
+            raise ConfigError("a pipeline calibrates once; remove all but one `calibrate`")
+        check_levels(steps, self.start)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.passes)
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __contains__(self, name: object) -> bool:
+        return any(step.name == name or step is name for step in self.passes)
+
+    def __getitem__(self, name: str) -> Step:
+        return self.passes[self._find(name)]
+
+    def __str__(self) -> str:
+        """One step a line."""
+        return "\n".join(map(str, self.passes))
+
+    @property
+    def end(self) -> Level:
+        """The level of the graph after the last pass."""
+        return check_levels(self.passes, self.start)
+
+    def insert_after(self, name: str, step: Step | type[Pass]) -> Pipeline:
+        """With ``step`` right after the step called ``name``."""
+        at = self._find(name) + 1
+        return self._with((*self.passes[:at], _as_step(step), *self.passes[at:]))
+
+    def insert_before(self, name: str, step: Step | type[Pass]) -> Pipeline:
+        """With ``step`` right before the step called ``name``."""
+        at = self._find(name)
+        return self._with((*self.passes[:at], _as_step(step), *self.passes[at:]))
+
+    def replace(self, name: str, step: Step | type[Pass]) -> Pipeline:
+        """With ``step`` in place of the step called ``name``."""
+        at = self._find(name)
+        return self._with((*self.passes[:at], _as_step(step), *self.passes[at + 1 :]))
+
+    def without(self, name: str) -> Pipeline:
+        """Without the step called ``name``."""
+        at = self._find(name)
+        return self._with((*self.passes[:at], *self.passes[at + 1 :]))
+
+    def split(self) -> tuple[Pipeline, Pipeline]:
+        """What comes before ``calibrate``, and what comes after; all is before if it is absent."""
+        at = self.passes.index(CALIBRATE) if CALIBRATE in self.passes else len(self.passes)
+        before = self._with(self.passes[:at])
+        return before, replace(self, passes=self.passes[at + 1 :], start=before.end)
+
+    def reconcile(self, backend: str | Backend) -> str | Backend:
+        """The backend to use for a call that asks for ``backend``.
+
+        Raises:
+            ConfigError: the pipeline was made for another.
+        """
+        if self.backend is None:
+            return backend
+        wanted, own = _backend_name(backend), _backend_name(self.backend)
+        if wanted in ("auto", own):
+            return self.backend if isinstance(backend, str) else backend
+        raise ConfigError(
+            f'the pipeline was made for backend "{own}" and the call asks for "{wanted}"; leave '
+            "one of them out, or make them the same"
+        )
+
+    def _with(self, passes: tuple[Step, ...]) -> Pipeline:
+        return replace(self, passes=passes)
+
+    def _find(self, name: str) -> int:
+        wanted = name if isinstance(name, str) else getattr(name, "name", name)
+        found = [i for i, step in enumerate(self.passes) if step.name == wanted]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ConfigError(f"the pipeline has {len(found)} passes called {wanted!r}")
+        names = ", ".join(step.name for step in self.passes)
+        raise ConfigError(f"the pipeline has no pass called {wanted!r}; it has: {names}")
+
+
+def check_levels(steps: tuple[Step, ...], start: Level) -> Level:
+    """The level after ``steps``.
+
+    A pass fits where the graph has reached what it requires, and has not got past what it produces.
+
+    Raises:
+        ConfigError: a pass does not fit; the message names it and the pass that is in its way.
+    """
+    level, reached_by = start, ""
+    for position, step in enumerate(steps):
+        if isinstance(step, Marker):
+            continue
+        if step.requires is not None and level < step.requires:
+            raise ConfigError(_too_early(step, level, steps[position + 1 :]))
+        if _too_late(step, level):
+            wanted = step.produces if step.produces is not None else step.requires
+            by = f"{reached_by} has" if reached_by else "it is"
+            raise ConfigError(
+                f"pass {step.name} works on the way to level {wanted}, and {by} already "
+                f"{'taken the graph to' if reached_by else 'at'} {level} before it; put "
+                f"{step.name} before {reached_by or 'that'}"
+            )
+        if step.produces is not None and step.produces > level:
+            level, reached_by = step.produces, step.name
+    return level
+
+
+def _too_late(step: Pass, level: Level) -> bool:
+    if step.produces is not None:
+        return level > step.produces
+    return step.requires is Level.CAPTURED and level > Level.CAPTURED
+
+
+def _too_early(step: Pass, level: Level, later: tuple[Step, ...]) -> str:
+    makers = [s.name for s in later if isinstance(s, Pass) and s.produces == step.requires]
+    start = f"pass {step.name} needs a graph at level {step.requires}, and it is at {level} there"
+    if makers:
+        return f"{start}; {makers[0]} comes later: put {step.name} after {makers[0]}"
+    return f"{start}; no pass of the pipeline takes it to {step.requires}"
+
+
+def _as_step(step: Step | type[Pass]) -> Step:
+    return step if isinstance(step, Marker) else as_pass(step)
+
+
+def _backend_name(backend: str | Backend) -> str:
+    return backend if isinstance(backend, str) else backend.name
+
+
+PipelineFactory: TypeAlias = Callable[..., Pipeline]

@@ -1,0 +1,111 @@
+"""Installed passes, by name: entry points of the group ``qfx.passes``.
+
+An entry point loads a pass class, or a tuple of them. qfx's own passes register the same way; from
+a source checkout that was never installed they are imported directly. Nothing is kept between
+calls: what is installed is what the interpreter's metadata says now.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+import warnings
+from collections.abc import Iterator
+from difflib import get_close_matches
+from enum import Enum
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from qfx.errors import ConfigError, QfxWarning
+from qfx.framework import pass_text
+from qfx.framework.pass_base import Pass, as_pass
+
+GROUP = "qfx.passes"
+
+
+def list_passes() -> tuple[str, ...]:
+    """Names of all installed passes, sorted."""
+    return tuple(sorted(_installed()))
+
+
+def get_pass(name: str) -> type[Pass]:
+    """The class of an installed pass; call it with options to make a pass.
+
+    Raises:
+        ConfigError: no such pass; the message suggests names.
+    """
+    found = _installed()
+    if name in found:
+        return found[name]
+    near = get_close_matches(name, found, n=3) or sorted(found)
+    raise ConfigError(f"no pass called {name!r} is installed; did you mean {', '.join(near)}?")
+
+
+def is_builtin(name: str) -> bool:
+    """Whether ``name`` is that of one of qfx's own passes."""
+    return any(kind.name == name for kind in import_module("qfx_passes").BUILTIN)
+
+
+def parse_pass(text: str) -> Pass:
+    """The pass that prints as ``text``: ``place-observers{per_channel=false}``.
+
+    Raises:
+        ConfigError: the text is malformed, or names an unknown pass or option.
+    """
+    name, options = pass_text.split(text)
+    kind = get_pass(name)
+    fields = typing.get_type_hints(kind)
+    known = tuple(inspect.signature(kind).parameters)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        has = ", ".join(known) or "none"
+        raise ConfigError(f"pass {name} has no option {unknown[0]!r}; its options are: {has}")
+    values: dict[str, Any] = {
+        option: pass_text.parse_value(node, _enums(fields.get(option)))
+        for option, node in options.items()
+    }
+    return as_pass(kind(**values)) if values else as_pass(kind)
+
+
+def _enums(hint: object) -> tuple[type[Enum], ...]:
+    """The enums in a type annotation."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return (hint,)
+    return tuple(enum for part in typing.get_args(hint) for enum in _enums(part))
+
+
+def _installed() -> dict[str, type[Pass]]:
+    """All installed passes; qfx's own come first, and no other takes their names."""
+    found: dict[str, type[Pass]] = {}
+    for kind, origin in _all():
+        if kind.name in found and found[kind.name] is not kind:
+            _warn(f"pass {kind.name!r} of {origin} is ignored: the name is taken")
+        found.setdefault(kind.name, kind)
+    return found
+
+
+def _all() -> Iterator[tuple[type[Pass], str]]:
+    for kind in import_module("qfx_passes").BUILTIN:
+        yield kind, "qfx_passes"
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+        yield from _load(entry)
+
+
+def _load(entry: EntryPoint) -> Iterator[tuple[type[Pass], str]]:
+    """The passes of one entry point; one that fails to load is a warning, not everybody's error."""
+    origin = f"entry point {entry.name} = {entry.value}"
+    try:
+        loaded = entry.load()
+    except Exception as error:
+        _warn(f"{origin} of group {GROUP} fails to load: {type(error).__name__}: {error}")
+        return
+    for kind in loaded if isinstance(loaded, (tuple, list)) else (loaded,):
+        if isinstance(kind, type) and issubclass(kind, Pass) and kind.name:
+            yield kind, origin
+        else:
+            _warn(f"{origin} of group {GROUP} is no pass: {kind!r}")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, QfxWarning, stacklevel=2)

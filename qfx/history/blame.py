@@ -1,0 +1,229 @@
+"""Where a node comes from: the chain from the user's line through every pass that touched it.
+
+Walked backwards, and forwards from the last stage that has the node. In a stage, the events (what
+each rule removed and added) lead from a node to the ones it was made of; where a pass left no
+event, the nodes of the stage before with a common origin do. A stage that left the nodes as they
+were, or merely gave them other operands, adds nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from qfx.errors import ConfigError
+from qfx.graph.meta import Origin
+from qfx.history import listing
+from qfx.history.align import reads_others
+from qfx.history.forward import heirs
+from qfx.history.labels import label
+from qfx.history.record import NodeRecord
+from qfx.history.snapshot import Snapshot
+
+
+class RewriteEvent(Protocol):
+    """One application of a rule, as the rewriter records it."""
+
+    @property
+    def rule(self) -> str:
+        """Pass and rule: ``fuse-conv-relu/conv_relu``."""
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """Names of the nodes it removed."""
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Names of the nodes it made."""
+
+
+class RecordedStage(Protocol):
+    """What :func:`trace` reads of a stage."""
+
+    @property
+    def index(self) -> int:
+        """Its place in the history."""
+
+    @property
+    def name(self) -> str:
+        """The pass."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The graph after it."""
+
+    @property
+    def events(self) -> Sequence[RewriteEvent]:
+        """What its rules did, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One link: ``rule`` in ``stage`` made ``after`` out of ``before``.
+
+    Attributes:
+        index: index of the stage.
+        stage: name of the stage.
+        rule: "pass/rule", or the pass alone when no rule recorded it.
+        before: names of the nodes it took; empty when ``after`` were inserted.
+        after: names of the nodes it left on the way; empty when ``before`` were removed.
+    """
+
+    index: int
+    stage: str
+    rule: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    def __str__(self) -> str:
+        after = ", ".join(f"%{n}" for n in self.after)
+        if not self.before:
+            return f"inserted {after}"
+        before = ", ".join(f"%{n}" for n in self.before)
+        if not self.after:
+            return f"removed {before}"
+        return f"rewrote {after}" if before == after else f"{before} -> {after}"
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """The history of one node, oldest first; prints as a chain.
+
+    Attributes:
+        node: the node, as of the last stage that has it.
+        text: its line in that stage.
+        origins: the captured operations at the start of the chain.
+        steps: what every pass made of them.
+        later: what the passes after that stage made of the node.
+    """
+
+    node: NodeRecord
+    text: str
+    origins: tuple[Origin, ...]
+    steps: tuple[Step, ...]
+    later: tuple[Step, ...] = ()
+
+    def __str__(self) -> str:
+        sources = [(o.source or "unknown source", _written(o)) for o in self.origins]
+        steps = [(f"{s.index} {s.rule}", str(s)) for s in (*self.steps, *self.later)]
+        width = max((len(left) for left, _ in sources + steps), default=0)
+        lines = [f"  {left.ljust(width)}  {right}" for left, right in sources + steps]
+        return "\n".join([self.text, *lines])
+
+
+def _written(origin: Origin) -> str:
+    kind = re.sub(r"^torch\.nn\.modules\.(\w+\.)*", "nn.", origin.type_name)
+    parts = [f"captured %{origin.node}", kind, origin.module_path]
+    return "  ".join(p for p in parts if p)
+
+
+def trace(stages: Sequence[RecordedStage], name: str) -> Blame:
+    """The chain that led to the node ``name``, as of the last stage that has it, and on from there.
+
+    Args:
+        stages: from the capture on.
+        name: a node of any stage, or a site as reports print it ("layer1.0.conv1").
+
+    Raises:
+        ConfigError: if no stage has such a node.
+    """
+    name = name if any(name in s.snapshot for s in stages) else _by_label(stages, name)
+    last = next((i for i in reversed(range(len(stages))) if name in stages[i].snapshot), None)
+    if last is None:
+        raise ConfigError(
+            f"no stage has a node called {name!r}, and no site is; print(history[0]) shows the "
+            "nodes of the capture, and the report its sites"
+        )
+    node = stages[last].snapshot[name]
+    text = listing.line(node, stages[last].snapshot.records)
+    wanted = {name: None}
+    steps: list[Step] = []
+    for position in range(last, 0, -1):
+        stage, earlier = stages[position], stages[position - 1].snapshot
+        if stage.snapshot is earlier:
+            continue
+        found = _undo_events(stage, earlier, wanted)
+        rest = _undo_rest(stage, earlier, wanted, {n for s in found for n in s.after})
+        steps += [*found, *reversed(rest)]
+        if not wanted:
+            break
+    origins = _origins(node, stages[0].snapshot, wanted)
+    later = (Step(s.index, s.name, *link) for s, link in heirs(stages, last, name))
+    return Blame(node, text, origins, tuple(reversed(steps)), tuple(later))
+
+
+def _by_label(stages: Sequence[RecordedStage], site: str) -> str:
+    """The captured node of a site as reports print it, else ``site``."""
+    captured = stages[0].snapshot if stages else ()
+    return next((r.name for r in captured if label(r.name, r.module_path) == site), site)
+
+
+def _undo_events(stage: RecordedStage, earlier: Snapshot, wanted: dict[str, None]) -> list[Step]:
+    """Replace in ``wanted`` what rules of this stage made by what they made it of; latest first."""
+    steps = []
+    for event in reversed(stage.events):
+        made = tuple(n for n in event.added if n in wanted)
+        if not made:
+            continue
+        taken = _without_parameters(event.removed, earlier)
+        steps.append(Step(stage.index, stage.name, event.rule, taken, made))
+        for name in made:
+            del wanted[name]
+        wanted.update(dict.fromkeys(taken))
+    return steps
+
+
+def _without_parameters(names: Sequence[str], view: Snapshot) -> tuple[str, ...]:
+    """``names`` in graph order; parameters only if there is nothing else."""
+    wanted = set(names)
+    found = [(i, r) for i, r in enumerate(view) if r.name in wanted]
+    parameters = {r.name for _, r in found if r.op == "get_attr"}
+    place = {r.name: i for i, r in found}
+    kept = [n for n in names if n not in parameters] or list(names)
+    return tuple(sorted(kept, key=lambda n: place.get(n, len(view))))
+
+
+def _undo_rest(
+    stage: RecordedStage, earlier: Snapshot, wanted: dict[str, None], known: set[str]
+) -> list[Step]:
+    """The same for what changed without an event: by name, else by common origins."""
+    old = {r.name: r for r in earlier if r.name in wanted}
+    new = {r.name: r for r in stage.snapshot if r.name in wanted}
+    steps = []
+    for name in list(wanted):
+        if name in old:
+            if name in new and name not in known and not reads_others(old[name], new[name]):
+                steps.append(
+                    Step(stage.index, stage.name, _rule(stage, new[name]), (name,), (name,))
+                )
+            continue
+        del wanted[name]
+        if name not in new:
+            continue
+        made_of = _ancestors(new[name], earlier, stage.snapshot)
+        steps.append(Step(stage.index, stage.name, _rule(stage, new[name]), made_of, (name,)))
+        wanted.update(dict.fromkeys(made_of))
+    return steps
+
+
+def _rule(stage: RecordedStage, record: NodeRecord) -> str:
+    """The node's own rule if it was set by this stage's pass, else the stage."""
+    return record.rule if record.rule.split("/", 1)[0] == stage.name else stage.name
+
+
+def _ancestors(record: NodeRecord, earlier: Snapshot, later: Snapshot) -> tuple[str, ...]:
+    """Nodes that went away in between and share an origin with ``record``."""
+    names = {o.node for o in record.origins}
+    stayed = {r.name for r in later}
+    return tuple(
+        r.name for r in earlier if r.name not in stayed and any(o.node in names for o in r.origins)
+    )
+
+
+def _origins(node: NodeRecord, captured: Snapshot, wanted: Iterable[str]) -> tuple[Origin, ...]:
+    """Origins of the captured nodes the chain ends at, else those the node itself carries."""
+    names = set(wanted)
+    found = [o for r in captured if r.name in names for o in r.origins]
+    return tuple(dict.fromkeys(found or node.origins))

@@ -1,0 +1,199 @@
+"""What was done to a model, stage by stage: a sequence of snapshots, one per pass.
+
+Stages are immutable and share the records of unchanged nodes, so a copy of a history, deep or
+shallow, copies a list of references.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from qfx.errors import ConfigError
+from qfx.history.blame import Blame, RewriteEvent, trace
+from qfx.history.diff import GraphDiff
+from qfx.history.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from qfx.rewrite.rule import NearMiss
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The graph after one pass.
+
+    Attributes:
+        index: place in the history; 0 is the capture.
+        name: the pass.
+        snapshot: the graph after it.
+        events: what its rules did, in order.
+        near_misses: where its rules nearly applied, and why they did not.
+        seconds: how long it took; never printed with the graph, which stays deterministic.
+    """
+
+    index: int
+    name: str
+    snapshot: Snapshot
+    events: tuple[RewriteEvent, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+    near_misses: tuple[NearMiss, ...] = field(default=(), compare=False)
+
+    def __copy__(self) -> Stage:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Stage:
+        return self
+
+    def __str__(self) -> str:
+        """The graph under a line that says which stage it is."""
+        return f"{self.heading()}{self.snapshot.to_text()}"
+
+    def heading(self, change: str = "") -> str:
+        """``# stage 2: fuse-conv-relu``, and a line for each rule that fired."""
+        first = f"# stage {self.index}: {self.name}" + (f"   {change}" if change else "")
+        return "\n".join([first, *(f"#   {rule} x{n}" for rule, n in self.fired.items()), ""])
+
+    @property
+    def title(self) -> str:
+        """``2 fuse-conv-relu``."""
+        return f"{self.index} {self.name}"
+
+    @property
+    def fired(self) -> dict[str, int]:
+        """How often each rule fired, in the order of their first time."""
+        return dict(Counter(event.rule for event in self.events))
+
+
+class History:
+    """A sequence of :class:`Stage`; ``history[i]`` or ``history["fuse-conv-bn"]``.
+
+    Printing it gives a table of the stages. When a pass ran several times, its name stands for the
+    last time.
+    """
+
+    def __init__(self, stages: Iterable[Stage] = ()) -> None:
+        self._stages = list(stages)
+
+    def append(self, stage: Stage) -> None:
+        """Add the newest stage.
+
+        Raises:
+            ConfigError: if its index is not the next one.
+        """
+        if stage.index != len(self._stages):
+            raise ConfigError(
+                f"stage {stage.title!r} cannot be number {len(self._stages)} of a history; "
+                "append stages in order, counting from 0"
+            )
+        self._stages.append(stage)
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self._stages)
+
+    def __contains__(self, stage: object) -> bool:
+        return any(s is stage or s.name == stage for s in self._stages)
+
+    @overload
+    def __getitem__(self, which: int | str) -> Stage: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Stage]: ...
+    def __getitem__(self, which: int | str | slice) -> Stage | list[Stage]:
+        if not isinstance(which, str):
+            return self._stages[which]
+        found = next((s for s in reversed(self._stages) if s.name == which), None)
+        if found is None:
+            names = ", ".join(s.name for s in self._stages) or "none"
+            raise ConfigError(f"no stage called {which!r}; the stages are: {names}")
+        return found
+
+    def __copy__(self) -> History:
+        return History(self._stages)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> History:
+        return History(self._stages)
+
+    def __repr__(self) -> str:
+        return f"<History of {len(self)} stages: {', '.join(s.name for s in self)}>"
+
+    def __str__(self) -> str:
+        """A table of the stages: nodes, what changed, how often rules fired."""
+        rows = [("stage", "nodes", "change", "rules fired")]
+        for stage in self._stages:
+            change = self._step(stage).summary() if stage.index else "capture"
+            fired = ", ".join(f"{rule} x{n}" for rule, n in stage.fired.items())
+            rows.append((stage.title, str(len(stage.snapshot)), change, fired))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        return "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+    def diff(self, a: int | str, b: int | str | None = None) -> GraphDiff:
+        """The difference from stage ``a`` to stage ``b``, each by index or name.
+
+        With one argument: what that stage did, that is the difference from the stage before it.
+        """
+        if b is not None:
+            return _diff(self[a], self[b])
+        return self._step(self[a])
+
+    def blame(self, node_name: str) -> Blame:
+        """How a node came to be: source line, then each pass and rule, and what became of it.
+
+        Args:
+            node_name: a node of any stage (the last that has it counts), or a site of the report.
+
+        Raises:
+            ConfigError: if no stage has it.
+        """
+        return trace(self._stages, node_name)
+
+    def to_text(self, which: int | str = -1) -> str:
+        """One stage's IR, the last by default, under a line that says what the stage did."""
+        stage = self[which]
+        change = self._step(stage).summary() if stage.index else ""
+        return stage.heading(change) + stage.snapshot.to_text()
+
+    def dump(self, directory: str | PathLike[str]) -> None:
+        """Write every stage as ``NN-name.txt``, ``.dot`` and ``.json``, and what each changed.
+
+        The differences from stage to stage go to ``diffs/NN-name.txt`` and, where there is one,
+        ``diffs/NN-name.dot``. The directory is made; files of the same names are replaced. Files
+        are deterministic: two dumps of the same history are equal byte for byte.
+        """
+        root = Path(directory)
+        (root / "diffs").mkdir(parents=True, exist_ok=True)
+        for stage in self._stages:
+            name = file_name(stage)
+            _write(root / f"{name}.txt", self.to_text(stage.index))
+            _write(root / f"{name}.dot", stage.snapshot.to_dot().source)
+            _write(root / f"{name}.json", stage.snapshot.to_json())
+            if stage.index:
+                step = self._step(stage)
+                _write(root / "diffs" / f"{name}.txt", step.to_text())
+                if step:
+                    _write(root / "diffs" / f"{name}.dot", step.to_dot().source)
+
+    def _step(self, stage: Stage) -> GraphDiff:
+        return _diff(self._stages[max(0, stage.index - 1)], stage)
+
+
+def _diff(a: Stage, b: Stage) -> GraphDiff:
+    return GraphDiff(a.snapshot, b.snapshot, (a.title, b.title))
+
+
+def file_name(stage: Stage) -> str:
+    """``02-fuse-conv-relu``: sorts by stage, safe on every file system."""
+    return f"{stage.index:02d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stage.name)}"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,186 @@
+"""compare: how far every operation of the quantized model is from the float model.
+
+The values are those of the reference graph, which the lowered one reproduces to within one step;
+the last row, the output, is that of the model as it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import inf, isnan
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qfx.errors import ConfigError
+from qfx.history.labels import label
+from qfx.numerics import observation
+from qfx.numerics.measures import Error, cosine, error_of, sqnr
+from qfx.runtime.quantized import QuantizedModel
+from qfx.table import table
+
+__all__ = ["Comparison", "SiteNumerics", "compare", "cosine", "sqnr"]
+
+
+@dataclass(frozen=True)
+class SiteNumerics:
+    """How far one operation is from its float result.
+
+    Attributes:
+        node: its name in the captured graph, as in the report; "output" for the whole model.
+        module_path: the module that holds it.
+        source: "file:line", or "".
+        op: the operation as written.
+        decision: "quantized" or "float".
+        sqnr: in dB; inf where the values are equal.
+        cosine: cosine similarity.
+        max_error: largest absolute difference.
+    """
+
+    node: str
+    module_path: str
+    source: str
+    op: str
+    decision: str
+    sqnr: float
+    cosine: float
+    max_error: float
+
+    @property
+    def label(self) -> str:
+        """Where it is in one word, as in the report."""
+        return label(self.node, self.module_path)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of :func:`compare`; prints as a table, worst first.
+
+    Attributes:
+        sites: in graph order; an operation fused into a later one has no value of its own, and
+            stands in the row of that one.
+        output: the whole model, as it runs.
+    """
+
+    sites: tuple[SiteNumerics, ...]
+    output: SiteNumerics
+
+    @property
+    def worst_first(self) -> tuple[SiteNumerics, ...]:
+        """The sites by falling error."""
+        return tuple(sorted(self.sites, key=lambda s: -inf if isnan(s.sqnr) else s.sqnr))
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __iter__(self) -> Iterator[SiteNumerics]:
+        return iter(self.sites)
+
+    def __getitem__(self, node: str) -> SiteNumerics:
+        """The site of a node or label, as printed; ConfigError if there is none."""
+        found = next((s for s in self.sites if node in (s.node, s.label)), None)
+        if found is None:
+            raise ConfigError(
+                f"no site {node!r} was compared; there are: {', '.join(s.node for s in self.sites)}"
+            )
+        return found
+
+    def __str__(self) -> str:
+        header = ("site", "SQNR dB", "cosine", "max error", "op", "decision", "source")
+        rows = [_row(site) for site in (*self.worst_first, self.output)]
+        return table(header, rows, right=header[1:4])
+
+
+def compare(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Comparison:
+    """Compare the quantized model with the float model, operation by operation.
+
+    Args:
+        model: the float model, in eval mode; not mutated.
+        qmodel: what ``qfx.quantize`` or ``qfx.convert`` made of it.
+        data: iterable of batches, as for calibration.
+
+    Raises:
+        ConfigError: the two don't belong together, or there is no data.
+    """
+    reference = observation.reference_of(qmodel)
+    points = observation.observation_points(reference.graph)
+    errors = {origin: Error() for origin in points.values()}
+    output = Error()
+    captured: fx.GraphModule | None = None
+    for batch in observation.all_batches(data, qmodel):
+        captured = captured or observation.float_graph(model, qmodel, batch)
+        expected, result = observation.float_values(captured, errors, batch)
+        run_against(reference, batch, points, expected, errors)
+        error_of(result, _run(qmodel, batch), output)
+    return Comparison(tuple(_sites(qmodel, errors)), _numbers("output", output))
+
+
+def run_against(
+    reference: fx.GraphModule,
+    batch: observation.Batch,
+    points: dict[fx.Node, str],
+    expected: dict[str, Tensor],
+    errors: dict[str, Error],
+    *,
+    corrected: bool = False,
+) -> Any:
+    """Run a reference graph, adding the error at each observation point to ``errors``.
+
+    Args:
+        reference: explicit q/dq graph.
+        batch: what to run it on.
+        points: nodes to observe, with their captured operations.
+        expected: float values of those operations.
+        errors: sums per operation.
+        corrected: go on with the float value after each point, so that every operation shows the
+            error that it makes by itself.
+    """
+
+    def measure(node: fx.Node, value: Any) -> Any:
+        origin = points.get(node)
+        if origin is None or not observation.alike(value, expected.get(origin)):
+            return value
+        errors[origin].add(expected[origin], value)
+        return expected[origin].to(value.dtype) if corrected else value
+
+    return observation.run_watched(reference, batch, measure)
+
+
+def _run(qmodel: QuantizedModel, batch: observation.Batch) -> Any:
+    args, kwargs = batch
+    with torch.no_grad():
+        return qmodel(*args, **kwargs)
+
+
+def _sites(qmodel: QuantizedModel, errors: dict[str, Error]) -> Iterator[SiteNumerics]:
+    for site in qmodel.report.sites:
+        error = errors.get(site.node)
+        if error is not None and error.count:
+            yield SiteNumerics(
+                site.node,
+                site.module_path,
+                site.source,
+                site.op,
+                site.decision,
+                error.sqnr,
+                error.cosine,
+                error.max_error,
+            )
+
+
+def _numbers(name: str, error: Error) -> SiteNumerics:
+    return SiteNumerics(name, "", "", "", "", error.sqnr, error.cosine, error.max_error)
+
+
+def _row(site: SiteNumerics) -> tuple[str, ...]:
+    return (
+        site.label,
+        f"{site.sqnr:.1f}",
+        f"{site.cosine:.6f}",
+        f"{site.max_error:.3g}",
+        site.op,
+        site.decision,
+        site.source,
+    )

@@ -1,0 +1,167 @@
+"""Values inside the float and the quantized model, matched by where they come from.
+
+The last captured operation that a node of the reference graph derives from is the one whose result
+it computes (of conv, batch-norm and relu fused, the relu). So a value of the float model and
+one of the quantized model belong together when that origin is the same. Where a result is
+quantized for all its readers, the value is taken after the rounding.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qfx import vocab
+from qfx.capture.capture import capture
+from qfx.errors import CaptureError, ConfigError
+from qfx.graph import meta
+from qfx.graph.interpret import NamedInterpreter
+from qfx.runtime.calibration import batches
+from qfx.runtime.quantized import QuantizedModel
+from qfx.vocab import is_op
+
+Batch = tuple[tuple[Any, ...], dict[str, Any]]
+Hook = Callable[[fx.Node, Any], Any]
+
+
+class Watched(NamedInterpreter):
+    """Runs a graph and shows every value to ``hook``, which returns the value to go on with."""
+
+    def __init__(
+        self, graph_module: fx.GraphModule, hook: Hook, arguments: Mapping[str, Any]
+    ) -> None:
+        super().__init__(graph_module, arguments)
+        self._hook = hook
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The value of one node, as the hook returns it."""
+        return self._hook(n, super().run_node(n))
+
+
+def run_watched(graph_module: fx.GraphModule, batch: Batch, hook: Hook) -> Any:
+    """Run a graph on a batch without gradients; the output."""
+    args, kwargs = batch
+    bound = inspect.signature(graph_module.forward).bind(*args, **kwargs)
+    bound.apply_defaults()
+    with torch.no_grad():
+        return Watched(graph_module, hook, bound.arguments).run()
+
+
+def float_graph(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.GraphModule:
+    """The float model as captured, with the node names of the report of ``qmodel``.
+
+    Raises:
+        ConfigError: ``model`` is not in eval mode, or not what ``qmodel`` was made from.
+    """
+    if not isinstance(model, nn.Module) or isinstance(model, QuantizedModel):
+        raise ConfigError("the first argument must be the float model that was quantized")
+    if model.training:
+        raise ConfigError("the float model is in training mode: call model.eval()")
+    captured = _captured(model, qmodel, batch)
+    sites = {(s.node, s.module_path) for s in qmodel.report.sites}
+    found = {(n.name, meta.module_path(n)) for n in captured.graph.nodes}
+    if not sites <= found:
+        missing = ", ".join(sorted(node for node, _ in sites - found)[:5])
+        raise ConfigError(
+            f"the quantized model was not made from this float model: it has no {missing}"
+        )
+    return captured
+
+
+def _captured(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.GraphModule:
+    """The capture; ConfigError where the model does not take the batch, and why that may be."""
+    try:
+        return capture(model, *batch)
+    except (CaptureError, ConfigError) as error:
+        here = {name for name, _ in model.named_modules()}
+        absent = [s.module_path for s in qmodel.report.sites if s.module_path not in here]
+        if absent:
+            raise ConfigError(
+                "the quantized model was not made from this float model, which has no module "
+                f"{absent[0]!r}"
+            ) from error
+        raise ConfigError(
+            "the float model does not take batch 0 of data: give batches as for calibration, of "
+            "the inputs of this model.\n" + str(error).partition("\n")[0]
+        ) from error
+
+
+def all_batches(data: Iterable[Any], qmodel: QuantizedModel) -> Iterator[Batch]:
+    """The batches of ``data``, as for calibration; ConfigError if there is none."""
+    parameters = inspect.signature(reference_of(qmodel).forward).parameters.values()
+    by_position = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    empty = True
+    for batch in batches(data, len(by_position), name="data"):
+        empty = False
+        yield batch
+    if empty:
+        raise ConfigError("there is no data to compare on: give at least one batch")
+
+
+def reference_of(qmodel: QuantizedModel) -> fx.GraphModule:
+    """The explicit q/dq graph of a quantized model; ConfigError if it is none."""
+    if not isinstance(qmodel, QuantizedModel):
+        raise ConfigError(
+            f"the second argument must be what qfx.quantize returned, not {type(qmodel).__name__}"
+        )
+    graph_module: fx.GraphModule = qmodel.__dict__["reference"]
+    return graph_module
+
+
+def computed_origin(node: fx.Node) -> str | None:
+    """Name of the captured operation whose result ``node`` yields, if it is a tensor."""
+    sources = meta.origins(node)
+    computes = node.op.startswith("call_") and meta.tensor_info(node) is not None
+    return sources[-1].node if sources and computes else None
+
+
+def observation_points(graph: fx.Graph) -> dict[fx.Node, str]:
+    """The float-valued nodes of a reference graph to compare, with their captured operations."""
+    last: dict[str, fx.Node] = {}
+    for node in graph.nodes:
+        origin = computed_origin(node)
+        if origin is not None and meta.is_float_tensor(node) and not _is_of_a_value(node):
+            last[origin] = node
+    return {_rounded(node): origin for origin, node in last.items()}
+
+
+def _is_of_a_value(node: fx.Node) -> bool:
+    """Whether ``node`` is a value again that another has computed, or a scale measured in one."""
+    measured = any(is_op(v, vocab.DYNAMIC_QPARAMS) for v in node.all_input_nodes)
+    return measured or is_op(node, vocab.DEQUANTIZE, vocab.DYNAMIC_QPARAMS)
+
+
+def _rounded(node: fx.Node) -> fx.Node:
+    """``node``, or what it is dequantized to where everyone reads it quantized."""
+    if not node.users or not all(is_op(user, vocab.QUANTIZE) for user in node.users):
+        return node
+    readers = [r for user in node.users for r in user.users if is_op(r, vocab.DEQUANTIZE)]
+    return readers[0] if readers else node
+
+
+def float_values(
+    captured: fx.GraphModule, wanted: Iterable[str], batch: Batch
+) -> tuple[dict[str, Tensor], Any]:
+    """Values of the captured operations ``wanted`` on a batch, and the output."""
+    names, values = set(wanted), dict[str, Tensor]()
+
+    def keep(node: fx.Node, value: Any) -> Any:
+        if node.name in names and isinstance(value, Tensor):
+            values[node.name] = value.detach().clone()  # later nodes may write in place
+        return value
+
+    return values, run_watched(captured, batch, keep)
+
+
+def alike(value: object, expected: Tensor | None) -> bool:
+    """Whether ``value`` is a float tensor shaped as ``expected``, so that they can be compared."""
+    return (
+        expected is not None
+        and isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.shape == expected.shape
+    )

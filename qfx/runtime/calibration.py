@@ -1,0 +1,232 @@
+"""Calibration: run data through a prepared model while its observers record.
+
+A batch is a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+Elements beyond the number of example inputs are labels and are dropped. What the examples set by
+keyword and is no data (a flag, say) need not be in every batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from tqdm import tqdm
+
+from qfx.capture.arguments import copy_tensors
+from qfx.errors import CalibrationError, ConfigError, QfxError, warn
+from qfx.graph.meta import where
+from qfx.quant.observers import Observer
+from qfx.runtime.batch_structure import misfit
+from qfx.runtime.quantized import PreparedModel
+
+Batch = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def batches(data: object, positional: int, *, name: str = "calibration_data") -> Iterator[Batch]:
+    """The batches of ``data`` as (args, kwargs), at most ``positional`` args each.
+
+    Args:
+        data: what the user gave.
+        positional: how many positional arguments the model takes.
+        name: what the user knows the data as.
+
+    Raises:
+        ConfigError: ``data`` is a tensor or no iterable, or a batch is of no known form.
+    """
+    if isinstance(data, Tensor):
+        raise ConfigError(
+            f"{name} is one tensor; it must be an iterable of batches. "
+            f"Write {name}=[tensor] for a single batch."
+        )
+    if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
+        raise ConfigError(
+            f"{name} is {type(data).__name__}; it must be an iterable of batches "
+            "(a list or a DataLoader), each a tensor, a tuple of arguments or a dict of keywords."
+        )
+    warned = False
+    for number, item in enumerate(data):
+        args, kwargs = _batch(item, f"batch {number} of {name}")
+        if len(args) > positional and not kwargs:
+            if not warned:
+                warn(
+                    f"the batches of {name} have {len(args)} elements and the model takes "
+                    f"{positional}: the rest is taken for labels and dropped"
+                )
+            warned = True
+            args = args[:positional]
+        yield args, kwargs
+
+
+def _batch(item: object, which: str) -> Batch:
+    if isinstance(item, (Tensor, PackedSequence)):
+        return (item,), {}
+    if isinstance(item, Mapping):
+        return (), {str(k): v for k, v in item.items()}
+    if isinstance(item, (tuple, list)):
+        return tuple(item), {}
+    raise ConfigError(
+        f"{which} is {type(item).__name__}; it must be a tensor, a tuple or "
+        "list of positional arguments, or a dict of keyword arguments."
+    )
+
+
+def run_calibration(
+    prepared: PreparedModel, data: object, *, steps: int | None, progress: bool | None
+) -> None:
+    """Run ``data`` (at most ``steps`` batches) through ``prepared`` without gradients.
+
+    Raises:
+        ConfigError: ``data`` is of no known form, or a batch doesn't fit the model.
+        CalibrationError: there was no batch, or one holds NaN or infinity.
+    """
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise ConfigError(f"steps={steps!r}: give a number of batches from 1 on, or None for all")
+    positional = _positional(prepared)
+    chosen = itertools.islice(batches(data, positional), steps)
+    total = steps if steps is not None else _length(data)
+    shown = sys.stderr.isatty() if progress is None else progress
+    count = 0
+    bar = tqdm(chosen, total=total, desc="calibrating", disable=not shown)
+    with prepared.calibrating(), bar:
+        for args, kwargs in bar:
+            _run_batch(prepared, args, _completed(prepared, args, kwargs), count)
+            count += 1
+    if count == 0:
+        raise CalibrationError(
+            "calibration data is empty: no batch came out of it. Give at least one representative "
+            "batch; an iterator that was already consumed yields nothing."
+        )
+
+
+def _positional(prepared: PreparedModel) -> int:
+    """How many elements of a batch are inputs: as many as in the examples; the rest are labels.
+
+    Where all examples are given by keyword, those that can be given by position count, in order.
+    """
+    settings = prepared.settings
+    if settings.example_inputs:
+        return len(settings.example_inputs)
+    parameters = inspect.signature(prepared.forward).parameters.values()
+    wanted = (
+        p.kind is p.POSITIONAL_OR_KEYWORD and p.name in settings.example_kwargs for p in parameters
+    )
+    return sum(1 for _ in itertools.takewhile(bool, wanted))
+
+
+def _completed(
+    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """``kwargs``, with the settings (flags, numbers) of the examples that the model needs."""
+    examples = prepared.settings.example_kwargs
+    if not examples:
+        return kwargs
+    parameters = inspect.signature(prepared.forward).parameters
+    given = {*list(parameters)[: len(args)], *kwargs}
+    added = {
+        name: value
+        for name, value in examples.items()
+        if name in parameters and name not in given and _is_setting(value, parameters[name])
+    }
+    return {**kwargs, **added}
+
+
+def _is_setting(value: object, parameter: inspect.Parameter) -> bool:
+    """Whether ``value`` is no data, and either fixed by the capture or has no default."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return parameter.default is parameter.empty
+    return value is None or isinstance(value, (bool, str, torch.dtype, torch.device, Enum))
+
+
+def _lacking(prepared: PreparedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """What a batch has to give besides, in a sentence; "" if nothing."""
+    parameters = inspect.signature(prepared.forward).parameters
+    given = {*list(parameters)[: len(args)], *kwargs}
+    single = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    missing = [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind in single and name not in given
+    ]
+    if not missing:
+        return ""
+    every = ", ".join(f"{n!r}: ..." for n in parameters if n in given or n in missing)
+    return f"\nIt lacks {', '.join(missing)}: make each batch a dict, {{{every}}}."
+
+
+def run_example(prepared: PreparedModel) -> None:
+    """Calibrate with the example inputs alone."""
+    settings = prepared.settings
+    _run_batch(prepared, settings.example_inputs, dict(settings.example_kwargs), None)
+
+
+def _length(data: object) -> int | None:
+    try:
+        return len(data)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _run_batch(
+    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], number: int | None
+) -> None:
+    which = "the example inputs" if number is None else f"calibration batch {number}"
+    if number is not None:
+        _check_structure(prepared, args, kwargs, which)
+    try:
+        own_args, own_kwargs = copy_tensors((args, kwargs))  # forward may write to its arguments
+        with torch.no_grad():
+            prepared(*own_args, **own_kwargs)
+    except CalibrationError as error:
+        raise CalibrationError(f"{which}: {_site(prepared, error)}{error}") from error
+    except QfxError:
+        raise
+    except Exception as error:
+        settings = prepared.settings
+        examples = _describe(settings.example_inputs, dict(settings.example_kwargs))
+        raise ConfigError(
+            f"{which} {'do' if number is None else 'does'} not fit the model: "
+            f"{type(error).__name__}: {error}\n"
+            f"It has {_describe(args, kwargs)}; the example inputs were {examples}."
+            f"{_lacking(prepared, args, kwargs)}"
+        ) from error
+
+
+def _check_structure(
+    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], which: str
+) -> None:
+    """ConfigError for a batch that is nested otherwise than the examples."""
+    settings, signature = prepared.settings, inspect.signature(prepared.forward)
+    examples = (settings.example_inputs, settings.example_kwargs)
+    difference = misfit(signature, examples, (args, kwargs))
+    if difference:
+        raise ConfigError(f"{which} does not fit the model: {difference}")
+
+
+def _site(prepared: PreparedModel, error: CalibrationError) -> str:
+    """Where the observer that raised stands: the traceback knows which one it was."""
+    frames = traceback.walk_tb(error.__traceback__)
+    raised = [o for frame, _ in frames if isinstance(o := frame.f_locals.get("self"), Observer)]
+    names = {name for name, module in prepared.named_modules() if raised and module is raised[0]}
+    node = next(
+        (n for n in prepared.graph.nodes if n.op == "call_module" and n.target in names), None
+    )
+    return f"at {where(node)}: " if node is not None else ""
+
+
+def _describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    shown = [_shape(a) for a in args] + [f"{k}={_shape(v)}" for k, v in kwargs.items()]
+    return f"({', '.join(shown)})"
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype}".removeprefix("torch.") + f"[{','.join(map(str, value.shape))}]"
+    return type(value).__name__

@@ -1,0 +1,1 @@
+"""Quantization-aware training: the model that is trained, and when its ranges stop moving."""
