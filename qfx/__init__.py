@@ -17,6 +17,7 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.api import calibrate, convert, prepare, quantize
     from qfx.backends.base import Backend
     from qfx.configuration.defaults import get_default_qconfig, get_default_qconfig_mapping
+    from qfx.custom_passes import run_passes
     from qfx.errors import (
         BackendError,
         CalibrationError,
@@ -31,13 +32,13 @@ with collector_resting():  # a collection would walk all that torch holds: half 
         VerifyError,
     )
     from qfx.framework.levels import Level
-    from qfx.framework.manager import run_passes
     from qfx.framework.pass_base import Pass, PassContext, PatternPass
     from qfx.framework.pipeline import Pipeline
     from qfx.framework.registry import get_pass, list_passes, parse_pass
     from qfx.history.diff import GraphDiff, diff
-    from qfx.history.history import History, Stage
+    from qfx.history.history import History
     from qfx.history.snapshot import Snapshot, snapshot
+    from qfx.history.stage import Stage
     from qfx.numerics.bisection import bisect
     from qfx.numerics.comparison import compare
     from qfx.quant.qconfig import QConfig, QConfigMapping, QuantSpec

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +10,9 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx import vocab
-from qfx.framework.level_checks import LEVEL_CHECKS, check_level
+from qfx.framework.level_checks import LevelChecks
 from qfx.framework.levels import Level
+from qfx.quant.level_checks import QUANTIZATION
 from qfx.quant.observers import MinMaxObserver
 from qfx.quant.recorders import is_observer, observer_of
 from qfx.vocab import is_op
@@ -56,9 +54,14 @@ def test_every_stage_keeps_its_level(
     kind: type[nn.Module], method: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[Level] = set()
-    monkeypatch.setattr(
-        "qfx.framework.manager.check_level", lambda gm, lv: seen.add(lv) or check_level(gm, lv)
-    )
+    check = LevelChecks.check
+
+    def watched(self: LevelChecks, graph_module: fx.GraphModule, level: Level) -> None:
+        assert self is QUANTIZATION
+        seen.add(level)
+        check(self, graph_module, level)
+
+    monkeypatch.setattr(LevelChecks, "check", watched)
     x = X if kind is Net else torch.randn(2, 7, 6)
     model = kind().eval()
     if method == "qat":
@@ -261,13 +264,5 @@ def test_what_breaks_a_promise_is_named(
 
 
 def test_every_level_declares_its_checks() -> None:
-    assert list(LEVEL_CHECKS) == list(Level)
-    assert all(checks for level, checks in LEVEL_CHECKS.items() if level > Level.CAPTURED)
-    program = (
-        "import sys; from qfx.framework.level_checks import LEVEL_CHECKS; "
-        "from qfx.framework.levels import Level; "
-        "assert LEVEL_CHECKS[Level.OBSERVED] and LEVEL_CHECKS[Level.LOWERED]; "
-        "assert 'qfx_passes' not in sys.modules"
-    )
-    root = Path(qfx.__file__).resolve().parent.parent
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+    assert list(QUANTIZATION.by_level) == [level for level in Level if level > Level.FUSED]
+    assert all(QUANTIZATION.by_level.values())

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.capture.capture import capture
+from qfx.custom_passes import run_passes
 from qfx.errors import (
     CalibrationError,
     ConfigError,
@@ -18,9 +19,9 @@ from qfx.errors import (
     VerifyError,
 )
 from qfx.framework.instruments import Dump, Instrument, Timing
-from qfx.framework.level_checks import LEVEL_CHECKS
+from qfx.framework.level_checks import LevelChecks
 from qfx.framework.levels import Level
-from qfx.framework.manager import run_passes, run_pipeline
+from qfx.framework.manager import run_pipeline
 from qfx.framework.pass_base import Pass, PassContext, PatternPass
 from qfx.framework.pipeline import CALIBRATE
 from qfx.framework.registry import get_pass
@@ -435,7 +436,7 @@ def test_malformed_rules_are_pass_errors(caught_as: type[Exception]) -> None:
     assert pickle.loads(pickle.dumps(error)).rule == "returns_nothing"
 
 
-def test_level_predicate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_level_predicate_is_checked() -> None:
     def no_sigmoid(graph_module: fx.GraphModule) -> None:
         for node in graph_module.graph.nodes:
             if vocab.is_op(node, vocab.SIGMOID):
@@ -446,9 +447,9 @@ def test_level_predicate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         produces = Level.FUSED
 
     run_passes(ConvRelu(), [Claims()], X)
-    monkeypatch.setitem(LEVEL_CHECKS, Level.FUSED, (no_sigmoid,))
+    checks = LevelChecks({Level.FUSED: (no_sigmoid,)})
     with pytest.raises(PassError, match="sigmoid at FUSED"):
-        run_passes(ConvRelu(), [Claims()], X)
+        run_passes(ConvRelu(), [Claims()], X, settings=[checks])
 
 
 def test_broken_graph_to_begin_with_is_nobodys_fault() -> None:

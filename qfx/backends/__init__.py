@@ -45,8 +45,8 @@ def detect() -> str:
     return available()[0]
 
 
-def resolve_backend(backend: str | Backend) -> Backend:
-    """The Backend that a name stands for.
+def resolve_backend(backend: object) -> Backend:
+    """The Backend that a name stands for; a Backend stands for itself.
 
     Raises:
         BackendError: there is no such backend, or this machine lacks its kernels.
@@ -54,7 +54,7 @@ def resolve_backend(backend: str | Backend) -> Backend:
     if isinstance(backend, Backend):
         return backend
     name = detect() if backend == "auto" else backend
-    if name not in NAMES:
+    if not isinstance(name, str) or name not in NAMES:
         close = difflib.get_close_matches(str(name), NAMES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise BackendError(

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from qfx.backends import saturation
+from qfx.backends.onednn import saturation
 from qfx.torch_private import QUANTIZED_DTYPES, lacking
 
 X86_MACHINES = frozenset(("x86_64", "amd64", "i386", "i686"))

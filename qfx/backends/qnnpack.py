@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from qfx.backends.base import Backend
 from qfx.backends.defaults import defaults
+from qfx.backends.packing_engine import silence_deprecation
 from qfx.backends.quantized import dtypes as quantized_dtypes
-from qfx.backends.quantized.engine import silence_deprecation
 from qfx.backends.quantized.saturation import reduces
 from qfx.backends.quantized.table import quantized_rules
 

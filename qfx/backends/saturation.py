@@ -15,13 +15,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-
-from qfx.backends.onednn import kernels
 
 HIGHEST_CODE = 255
 HIGHEST_SAFE = 127
@@ -53,11 +49,6 @@ def _falls_short(run: Callable[[], Tensor], terms: int) -> bool:
         return False  # a kernel that is absent says nothing here; probes find it
 
 
-def saturates() -> bool:
-    """Whether oneDNN's kernels on plain tensors saturate."""
-    return measured("onednn", _trials)
-
-
 LINEARS = ((1, 2, 1), (1, 64, 64), (16, 64, 64), (7, 1000, 33), (64, 256, 128))
 """Rows, inputs and outputs: matrix by vector, small and large tiles, and what fills none."""
 
@@ -70,46 +61,11 @@ CONVOLUTIONS = (
 DEPTHWISE = ((1, 32, 32, 3, 32), (2, 32, 32, 3, 32), (3, 32, 32, 3, 32))
 
 
-_PLAIN: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
-"""The end of a call: a float result, and no post-op."""
-
-
-def _trials() -> Iterator[Trial]:
-    for layer in LINEARS:
-        yield partial(_linear, *layer), layer[1]
-    for conv in (*CONVOLUTIONS, *DEPTHWISE):
-        yield partial(_conv, *conv), products(*conv)
-
-
 def products(dims: int, inputs: int, outputs: int, size: int, groups: int) -> int:
     """How many products one result of a convolution sums up."""
     return inputs // groups * int(size**dims)
 
 
-def _linear(rows: int, inputs: int, outputs: int) -> Tensor:
-    codes, weight = largest((rows, inputs), torch.uint8), largest((outputs, inputs), torch.int8)
-    packed = kernels.pack_linear(weight, codes.shape)
-    head = (codes, 1.0, 0, packed, *_unit_scales(outputs), None)
-    result: Tensor = torch.ops.onednn.qlinear_pointwise.default(*head, *_PLAIN)
-    return result
-
-
-def _conv(dims: int, inputs: int, outputs: int, size: int, groups: int) -> Tensor:
-    codes = kernels.channels_last(largest((1, inputs, *[size + 5] * dims), torch.uint8))
-    weight = largest((outputs, inputs // groups, *[size] * dims), torch.int8)
-    ones = [1] * dims
-    geometry = (ones, [0] * dims, ones, groups)
-    scales, zeros = _unit_scales(outputs)
-    packed = kernels.pack_conv(weight, scales, 1.0, 0, *geometry, codes.shape)
-    kernel = getattr(torch.ops.onednn, f"qconv{dims}d_pointwise").default
-    result: Tensor = kernel(codes, 1.0, 0, packed, scales, zeros, None, *geometry, *_PLAIN)
-    return result
-
-
 def largest(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The largest code of ``dtype``, ``shape`` times."""
     return torch.full(shape, torch.iinfo(dtype).max, dtype=dtype)
-
-
-def _unit_scales(outputs: int) -> tuple[Tensor, Tensor]:
-    return torch.ones(outputs), torch.zeros(outputs, dtype=torch.int8)

@@ -35,8 +35,9 @@ from qfx.backends.onednn import linear as x86_linear
 from qfx.backends.onednn import memory as x86_memory
 from qfx.backends.onednn import merged_products as x86_products
 from qfx.backends.onednn import recurrent_emitters as x86_recurrent_emit
+from qfx.backends.onednn.probes import PROBES
+from qfx.backends.onednn.saturation import saturates
 from qfx.backends.probing.probe import probe
-from qfx.backends.saturation import saturates
 from qfx.backends.stored_weights import emitters as weight_emit
 from qfx.backends.stored_weights import packs
 from qfx.backends.stored_weights.recurrent import restored
@@ -78,7 +79,7 @@ def _probe(kernel: str, post: Chain) -> str:
     if kernel == "onednn.qconv2d":
         called.append("onednn.qlinear")  # what runs 1x1 convolutions
     dtypes = (torch.uint8, torch.float32)
-    verdicts = (probe(name, inside, dtype) for name in called for dtype in dtypes)
+    verdicts = (probe(name, PROBES.get(name), inside, dtype) for name in called for dtype in dtypes)
     return next((verdict.detail for verdict in verdicts if not verdict), "")
 
 

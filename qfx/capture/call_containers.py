@@ -10,23 +10,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from qfx.capture.proxy import ValueProxy
 from qfx.graph.modes import ModeFlag
-
-
-def thawed(value: Any) -> Any:
-    """``value``, an argument of a node, as code gives it: plain lists, dicts and training flags."""
-    if isinstance(value, ModeFlag):
-        return False
-    if isinstance(value, immutable_list):
-        return [thawed(item) for item in value]
-    if isinstance(value, immutable_dict):
-        return {key: thawed(item) for key, item in value.items()}
-    if type(value) is tuple:
-        return tuple(map(thawed, value))
-    return value
 
 
 class Copy(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import fx, nn
 
 from qfx.capture import arguments
+from qfx.capture.assignments import kept_tensors
 from qfx.capture.decisions import place
 from qfx.capture.draws import ENDS
 from qfx.capture.examples import alike
@@ -38,7 +39,7 @@ from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.leaves import LeafPolicy, copy_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.modes import Decisions, watch_modes
-from qfx.graph.state import kept_tensors, written_names
+from qfx.graph.state import written_names
 from qfx.graph.working import WorkingGraphModule
 
 _OPAQUE_ROOTS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)

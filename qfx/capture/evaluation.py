@@ -26,11 +26,11 @@ from qfx.capture.provenance import (
     Provenance,
     memory_of,
     tensors_in,
-    version,
 )
 from qfx.capture.proxy import ValueProxy
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
+from qfx.graph.overlap import version
 
 
 class _Made(NamedTuple):

@@ -96,8 +96,3 @@ def is_plain(value: object) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(is_plain, value))
     return isinstance(value, (int, float, complex, str, type(None), torch.dtype, torch.device))
-
-
-def version(tensor: torch.Tensor) -> int:
-    """How often ``tensor``, or what it shares memory with, was written to."""
-    return 0 if tensor.is_inference() else int(tensor._version)

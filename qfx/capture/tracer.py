@@ -19,6 +19,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from qfx.capture.assignments import Assignments
 from qfx.capture.call_containers import Copy, Given
 from qfx.capture.devices import DeviceType
 from qfx.capture.draws import Draws
@@ -39,7 +40,6 @@ from qfx.graph import meta, source
 from qfx.graph.containers import is_numpy_scalar, is_record, is_size, is_special, parts
 from qfx.graph.leaves import LeafPolicy, take_recorders
 from qfx.graph.scripted import Scripted, scripts_recorded
-from qfx.graph.state import Assignments
 from qfx.torch_private import ASSERT
 
 _DTYPES: dict[type, torch.dtype] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qfx.framework.pass_base import Pass, PassContext
-    from qfx.history.history import Stage
+    from qfx.history.stage import Stage
 
 
 class Instrument:

@@ -1,44 +1,48 @@
-"""What a graph at each level must satisfy, beyond what every graph must.
+"""What a graph at each level must satisfy, beyond what every graph must (:mod:`qfx.graph.verify`).
 
-A level has what the levels before it have, but for what it undoes: fake-quants take the place of
-observers, quantize and dequantize that of both, kernels that of the weights that they read.
+From CANONICAL on, operations have one form. What a level means beyond that is for those to say who
+have a use for it: they put :class:`LevelChecks` into the context of a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
-import torch
-from torch import fx, nn
+from torch import fx
 
 from qfx import vocab
 from qfx.errors import VerifyError
 from qfx.framework.levels import Level
 from qfx.graph import meta
 from qfx.graph.effects import has_effect
-from qfx.quant.annotation import Annotation, Edge, annotation
-from qfx.quant.fake_quant import FakeQuantize
-from qfx.quant.observers import Observer
-from qfx.quant.recorders import is_observer, observer_of, recorder_of
-from qfx.quant.spec import QuantSpec
-from qfx.vocab import Kind, OpDef, bound, is_op
-
-_STUBS = (vocab.QUANT_STUB, vocab.DEQUANT_STUB)
-_MOVING = (Kind.SHAPE, Kind.JOIN)
-_MAX_POOLS = (vocab.MAX_POOL1D, vocab.MAX_POOL2D)
+from qfx.vocab import OpDef
 
 Check: TypeAlias = Callable[[fx.GraphModule], None]
+"""Raises VerifyError at the first fault; its ``node`` names the node."""
 
 
-def check_level(graph_module: fx.GraphModule, level: Level) -> None:
-    """Check what ``level`` promises of a graph.
+@dataclass(frozen=True)
+class LevelChecks:
+    """What graphs at each level are held to.
 
-    Raises:
-        VerifyError: at the first fault; its ``node`` names the node.
+    A level has what the levels before it have, but for what it undoes, so each has its own list.
     """
-    for check in LEVEL_CHECKS[level]:
-        check(graph_module)
+
+    by_level: Mapping[Level, tuple[Check, ...]] = field(default_factory=dict)
+
+    def check(self, graph_module: fx.GraphModule, level: Level) -> None:
+        """Check what ``level`` promises of a graph.
+
+        Raises:
+            VerifyError: at the first fault; its ``node`` names the node.
+        """
+        for check in self.by_level.get(level, ()):
+            check(graph_module)
+        if level >= Level.CANONICAL:
+            for check in CANONICAL:
+                check(graph_module)
 
 
 def check_canonical(graph_module: fx.GraphModule) -> None:
@@ -49,9 +53,9 @@ def check_canonical(graph_module: fx.GraphModule) -> None:
         for name, value in node.kwargs.items():
             parameter = node.target.signature.parameters[name]
             if parameter.kind is not parameter.KEYWORD_ONLY:
-                raise _fault(node, f"is not canonical: its operand {name} is given by keyword")
+                raise fault(node, f"is not canonical: its operand {name} is given by keyword")
             if type(value) is type(parameter.default) and value == parameter.default:
-                raise _fault(
+                raise fault(
                     node, f"is not canonical: {name}={value!r} is the default, leave it out"
                 )
 
@@ -62,227 +66,23 @@ def check_post_ops(graph_module: fx.GraphModule) -> None:
         for step in node.kwargs.get("post", ()) if isinstance(node.target, OpDef) else ():
             name = step[0] if isinstance(step, (tuple, list)) and step else step
             if not vocab.has(name):
-                raise _fault(node, f"has the post-op {step!r}, which names no operation")
+                raise fault(node, f"has the post-op {step!r}, which names no operation")
 
 
 def check_read(graph_module: fx.GraphModule) -> None:
     """What only computes is read by something: what was left over would run for nothing."""
     for node in graph_module.graph.nodes:
         if not node.users and node.op.startswith("call_") and not has_effect(node):
-            raise _fault(
+            raise fault(
                 node,
                 "is read by nothing; let something read it, or erase it (ctx.rewriter.erase)",
             )
 
 
-def check_stubs(graph_module: fx.GraphModule) -> None:
-    """Stubs stand where float tensors enter and leave."""
-    for node in graph_module.graph.nodes:
-        if is_op(node, *_STUBS) and not all(map(meta.is_float_tensor, node.all_input_nodes)):
-            raise _fault(node, "is a stub of something that is no float tensor")
+CANONICAL: tuple[Check, ...] = (check_canonical, check_post_ops, check_read)
+"""What every level from CANONICAL on has."""
 
 
-def check_observed(graph_module: fx.GraphModule) -> None:
-    """What is read or handed out in integers has one observer, or shares one."""
-    _check_one_each(graph_module)
-    for node, note in _quantized(graph_module):
-        for value, edge in _read_in_integers(node, note):
-            if not edge.spec.dynamic:
-                raise _fault(
-                    node, f"reads %{value.name}, which is to be quantized but has no observer"
-                )
-
-
-def check_fake_quants(graph_module: fx.GraphModule) -> None:
-    """What is read in integers has passed one fake-quant, also if it was only moved since.
-
-    Quantized weights pass one each in the form that trains, and none in what that means.
-    """
-    for node in graph_module.graph.nodes:
-        if isinstance(observer_of(node), Observer):
-            raise _fault(node, "is an observer, where fake-quants are what is trained with")
-    _check_one_each(graph_module)
-    rounded: dict[fx.Node, bool] = {}
-    bare: list[fx.Node] = []
-    passing: list[fx.Node] = []
-    for node, note in _quantized(graph_module):
-        unrounded = [v for v in _activations(node) if not _is_rounded(v, rounded)]
-        read = {v for v, edge in _read_in_integers(node, note) if not edge.spec.dynamic}
-        if any(not edge.spec.dynamic for edge in note.reads.values()):
-            # Operands may have other names by now; of a single one there is no doubt.
-            read.update(unrounded if len(_activations(node)) == 1 else ())
-        for value in unrounded:
-            if value in read:
-                raise _fault(
-                    node, f"reads %{value.name}, which is to be quantized but has no fake-quant"
-                )
-        if note.weight is not None and note.weight.dtype != torch.float16:
-            (passing if any(map(is_observer, _weights(node))) else bare).append(node)
-    if bare and passing:
-        raise _fault(bare[0], f"has a weight without a fake-quant, unlike %{passing[0].name}")
-
-
-def check_settled(graph_module: fx.GraphModule) -> None:
-    """Nothing records, rounds or marks any more."""
-    for node in graph_module.graph.nodes:
-        observer = observer_of(node)
-        kinds = {
-            "a fake-quant": isinstance(observer, FakeQuantize),
-            "an observer": isinstance(observer, Observer),
-            "a recorder": recorder_of(node) is not None,
-            "a stub": is_op(node, *_STUBS),
-        }
-        for kind, is_left in kinds.items():
-            if is_left:
-                raise _fault(node, f"is {kind}, which should be gone by now")
-
-
-def check_pairs(graph_module: fx.GraphModule) -> None:
-    """What is dequantized is dequantized as it was quantized, and integers are integers."""
-    for node in graph_module.graph.nodes:
-        if not is_op(node, vocab.DEQUANTIZE):
-            continue
-        codes, named = node.args[0], bound(node)
-        if not isinstance(codes, fx.Node):
-            raise _fault(node, "dequantizes a number")
-        info = meta.tensor_info(codes)
-        if info is not None and info.dtype.is_floating_point:
-            raise _fault(node, f"dequantizes %{codes.name}, which is {info.dtype}")
-        if not is_op(codes, vocab.QUANTIZE):
-            continue
-        theirs = bound(codes)
-        if info is not None and info.dtype != theirs["dtype"]:
-            raise _fault(codes, f"quantizes to {theirs['dtype']}, and is said to be {info.dtype}")
-        for name in ("scale", "zero_point", "axis", "group_size"):
-            if not _equal(named[name], theirs[name]):
-                raise _fault(
-                    node,
-                    f"reads %{codes.name} with {name}={named[name]}, and that was quantized with "
-                    f"{theirs[name]}",
-                )
-
-
-def check_reference(graph_module: fx.GraphModule) -> None:
-    """Integers are read by dequantize alone, quantized layers read them, weights are buffers."""
-    for node in graph_module.graph.nodes:
-        if is_op(node, vocab.QUANTIZE):
-            for user in node.users:
-                if not is_op(user, vocab.DEQUANTIZE):
-                    raise _fault(user, f"reads the integers %{node.name}, before dequantize")
-    parameters = {id(parameter) for parameter in graph_module.parameters()}
-    for node, note in _quantized(graph_module):
-        for value, _ in _read_in_integers(node, note):
-            if not is_op(value, vocab.DEQUANTIZE):
-                raise _fault(node, f"reads %{value.name}, which nothing quantizes")
-        for weight in _weights(node) if note.weight is not None else ():
-            _check_stored(node, weight, graph_module, parameters)
-
-
-_CANONICAL: tuple[Check, ...] = (check_canonical, check_post_ops, check_read)
-
-LEVEL_CHECKS: dict[Level, tuple[Check, ...]] = {
-    Level.CAPTURED: (),
-    Level.CANONICAL: _CANONICAL,
-    Level.FUSED: _CANONICAL,
-    Level.STUBBED: (check_stubs, *_CANONICAL),
-    Level.OBSERVED: (check_stubs, check_observed, *_CANONICAL),
-    Level.FAKE_QUANT: (check_stubs, check_fake_quants, *_CANONICAL),
-    Level.REFERENCE: (check_settled, check_pairs, check_reference, *_CANONICAL),
-    Level.LOWERED: (check_settled, check_pairs, *_CANONICAL),
-}
-"""What a graph at a level must satisfy besides what every graph must (:mod:`qfx.graph.verify`)."""
-
-
-# -- what the checks ask -------------------------------------------------------------------------
-def _quantized(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, Annotation]]:
-    for node in graph_module.graph.nodes:
-        note = annotation(node)
-        if note is not None and note.decision.quantized:
-            yield node, note
-
-
-def _read_in_integers(node: fx.Node, note: Annotation) -> Iterator[tuple[fx.Node, Edge]]:
-    """The tensors that ``node`` reads as they are, and is to read in integers."""
-    for value in node.all_input_nodes:
-        if value.name in note.reads and meta.tensor_info(value) is not None:
-            yield value, note.reads[value.name]
-
-
-def _check_one_each(graph_module: fx.GraphModule) -> None:
-    """No observer reads another's result, and no value has two under one spec."""
-    watching: dict[tuple[fx.Node, QuantSpec], fx.Node] = {}
-    for node in graph_module.graph.nodes:
-        observer = observer_of(node)
-        if observer is None:
-            continue
-        value = node.args[0]
-        assert isinstance(value, fx.Node)
-        if is_observer(value):
-            raise _fault(node, f"is an observer of %{value.name}, another observer's result")
-        other = watching.setdefault((value, observer.spec), node)
-        if other.target != node.target:
-            raise _fault(node, f"observes %{value.name}, which %{other.name} observes already")
-
-
-def _is_rounded(value: fx.Node, known: dict[fx.Node, bool]) -> bool:
-    """Whether ``value`` passed a fake-quant, if it was only moved since."""
-    pending = [value]
-    while pending:
-        node = pending[-1]
-        sources = [n for n in node.all_input_nodes if meta.is_float_value(n)]
-        waiting = [n for n in sources if n not in known] if _moves(node) else []
-        if waiting:
-            pending += waiting
-            continue
-        moved = _moves(node) and bool(sources) and all(known[n] for n in sources)
-        known[node] = is_observer(node) or moved
-        pending.pop()
-    return known[value]
-
-
-def _moves(node: fx.Node) -> bool:
-    """Whether ``node`` yields values that it reads; a dropout does, but for their scale."""
-    if isinstance(node.target, OpDef):
-        return node.target.kind in _MOVING or node.target in _MAX_POOLS
-    return node.op == "call_module" and not is_observer(node)
-
-
-def _activations(node: fx.Node) -> list[fx.Node]:
-    """The float tensors that ``node`` reads and that are computed from inputs."""
-    weights = _weights(node) if "weight" in bound(node) or "weights" in bound(node) else ()
-    return [
-        value
-        for value in node.all_input_nodes
-        if meta.is_float_tensor(value) and value.op != "get_attr" and value not in weights
-    ]
-
-
-def _weights(node: fx.Node) -> tuple[fx.Node, ...]:
-    named = bound(node)
-    found = named["weights"] if "weights" in named else (named["weight"],)
-    return tuple(weight for weight in found if isinstance(weight, fx.Node))
-
-
-def _check_stored(
-    layer: fx.Node, weight: fx.Node, graph_module: fx.GraphModule, parameters: set[int]
-) -> None:
-    """A weight of the reference form is a buffer of integers, or of half precision, restored."""
-    codes: Any = weight
-    for op in (vocab.DEQUANTIZE, vocab.WIDEN, vocab.UNPACK):
-        codes = codes.args[0] if is_op(codes, op) else codes
-    if codes is weight or codes.op != "get_attr":
-        raise _fault(layer, f"has the weight %{weight.name}, which is not stored in few bits")
-    *path, name = str(codes.target).split(".")
-    owner: nn.Module = graph_module.get_submodule(".".join(path))
-    if id(getattr(owner, name)) in parameters:
-        raise _fault(codes, "holds integers and is a parameter; they are kept in a buffer")
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, fx.Node) or isinstance(b, fx.Node):
-        return a is b
-    return bool(a == b)
-
-
-def _fault(node: fx.Node, what: str) -> VerifyError:
+def fault(node: fx.Node, what: str) -> VerifyError:
+    """What a check raises at ``node``."""
     return VerifyError(f"%{meta.where(node)} {what}", node=node.name)

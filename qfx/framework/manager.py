@@ -9,91 +9,29 @@ Whether a pass changed anything follows from the snapshots; nobody reports it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from torch import fx, nn
+from torch import fx
 
-from qfx.backends import Backend, resolve_backend
 from qfx.caller_modes import undisturbed
-from qfx.capture.capture import capture
-from qfx.configuration.configuration import Configuration
 from qfx.errors import ConfigError, PassError, PatternError, QfxError, RuleError, VerifyError
 from qfx.framework.adoption import adopt
 from qfx.framework.checkpoint import Checkpoint
 from qfx.framework.instruments import Instrument
-from qfx.framework.level_checks import check_level
+from qfx.framework.level_checks import LevelChecks
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext, PatternPass, as_pass
+from qfx.framework.pass_base import Pass, PassContext
 from qfx.framework.pipeline import Marker, Pipeline, Step
-from qfx.framework.registry import get_pass
 from qfx.framework.value_check import ValueCheck
 from qfx.graph.verify import Fitting, Interface, verify
 from qfx.graph.working import WorkingGraphModule
 from qfx.history.diff import GraphDiff
-from qfx.history.history import History, Stage
+from qfx.history.history import History
 from qfx.history.snapshot import Snapshot, snapshot
-from qfx.rewrite.pattern import Call, Module, walk
+from qfx.history.stage import Stage
 from qfx.rewrite.rewriter import Rewriter
-from qfx.verification.stages import KeepsValues
-from qfx.vocab import OpDef
 
 _DIFF_LINES = 40
-
-
-@undisturbed()
-def run_passes(
-    model: nn.Module,
-    passes: Iterable[Pass | type[Pass]],
-    example_inputs: Any,
-    *,
-    example_kwargs: dict[str, Any] | None = None,
-    backend: str | Backend = "auto",
-    settings: Sequence[object] = (),
-    instruments: Sequence[Instrument] = (),
-    check: bool = True,
-) -> tuple[fx.GraphModule, History]:
-    """Capture ``model`` and run ``passes`` over the graph.
-
-    Patterns are written over canonical operations, so the graph is canonicalized before the first
-    pass that does not work on the model as written (requires ``Level.CAPTURED``, or matches
-    modules, methods or plain functions), unless a pass of the list does that itself.
-
-    Args:
-        model: never mutated.
-        passes: passes, in order; a class stands for a pass with its default options.
-        example_inputs: a tensor, or a tuple of positional arguments.
-        example_kwargs: keyword arguments.
-        backend: what passes that work for a backend work for.
-        settings: what passes ask of their context by type; the backend's defaults are there.
-        instruments: told before and after each pass.
-        check: compare on the example inputs what the graph computes before and after each pass; one
-            whose class does not say ``keeps_values = False`` fails where that differs.
-
-    Returns:
-        The graph module, and the history with the capture as stage 0.
-
-    Raises:
-        ConfigError: the passes don't fit together.
-        CaptureError: the model can't be traced.
-        PassError: a pass failed, broke the graph, or changed what it computes.
-    """
-    if isinstance(passes, str):
-        raise ConfigError(
-            f'passes is "{passes}"; give a list of passes: [qfx.get_pass("{passes}")]'
-        )
-    if not isinstance(passes, Iterable):
-        raise ConfigError(f"passes is {passes!r}; give a list of passes: [{passes!r}]")
-    steps = with_canonicalization([as_pass(p) for p in passes])
-    pipeline = Pipeline(tuple(steps))
-    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    graph_module = capture(model, args, example_kwargs)
-    ctx = PassContext(graph_module, example_inputs=args, example_kwargs=example_kwargs)
-    offer_defaults(ctx, model, backend)
-    ctx.put(*settings)
-    history = History()
-    net = [KeepsValues((args, ctx.example_kwargs))] if check else []
-    return run_pipeline(graph_module, pipeline, ctx, history, [*instruments, *net]), history
 
 
 @undisturbed()
@@ -147,39 +85,6 @@ def transform(
         run.step(step)
 
 
-def offer_defaults(
-    ctx: PassContext, model: nn.Module, backend: str | Backend, method: str = "static"
-) -> None:
-    """Let passes that need a backend or a configuration find the default, made when asked for."""
-
-    def configuration() -> Configuration:
-        return Configuration(ctx.graph_module, model, None, ctx.get(Backend), method)
-
-    ctx.offer(Backend, lambda: resolve_backend(backend))
-    ctx.offer(Configuration, configuration)
-
-
-def with_canonicalization(passes: Sequence[Pass]) -> list[Pass]:
-    """``passes``, with canonicalization where the first that needs it stands."""
-    if any(p.produces is Level.CANONICAL for p in passes):
-        return list(passes)
-    at = next((i for i, p in enumerate(passes) if not _works_as_written(p)), None)
-    if at is None:
-        return list(passes)
-    return [*passes[:at], as_pass(get_pass("canonicalize")), *passes[at:]]
-
-
-def _works_as_written(step: Pass) -> bool:
-    if step.requires is not None:
-        return step.requires is Level.CAPTURED
-    if not isinstance(step, PatternPass):
-        return False
-    calls = [p for r in step.patterns for p in walk(r.pattern) if isinstance(p, Call)]
-    return any(isinstance(c, Module) for c in calls) or (
-        bool(calls) and not any(isinstance(t, OpDef) for c in calls for t in c.targets)
-    )
-
-
 class _Run:
     """One pipeline at work on one graph."""
 
@@ -194,6 +99,7 @@ class _Run:
         self.instruments = instruments
         Rewriter(graph_module, pass_name="").finish()
         self._fitting: Fitting = set()
+        self._checks = ctx.get(LevelChecks) if ctx.has(LevelChecks) else LevelChecks()
         verify(graph_module, self._fitting)
         self.interface = Interface(graph_module.graph)
         if not len(history):
@@ -242,7 +148,7 @@ class _Run:
 
     def _verify(self, level: Level) -> None:
         verify(self.graph_module, self._fitting)
-        check_level(self.graph_module, level)
+        self._checks.check(self.graph_module, level)
         self.interface.check(self.graph_module.graph)
 
     def _check_values(self) -> None:

@@ -27,9 +27,10 @@ from typing_extensions import dataclass_transform
 from qfx.errors import ConfigError
 from qfx.framework import pass_text
 from qfx.framework.levels import Level
+from qfx.history.events import NearMiss
 from qfx.rewrite.driver import drive
 from qfx.rewrite.rewriter import Rewriter
-from qfx.rewrite.rule import NearMiss, RewriteRule
+from qfx.rewrite.rule import RewriteRule
 
 T = TypeVar("T")
 

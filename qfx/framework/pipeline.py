@@ -10,14 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Protocol, TypeAlias
 
 from qfx.errors import ConfigError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, as_pass
 
-if TYPE_CHECKING:
-    from qfx.backends.base import Backend
+
+class Target(Protocol):
+    """What a pipeline is made for: a backend, of which only the name matters here."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Pipeline:
 
     passes: tuple[Step, ...]
     start: Level = Level.CAPTURED
-    backend: str | Backend | None = None
+    backend: str | Target | None = None
     method: str | None = None
 
     def __post_init__(self) -> None:
@@ -109,7 +114,7 @@ class Pipeline:
         before = self._with(self.passes[:at])
         return before, replace(self, passes=self.passes[at + 1 :], start=before.end)
 
-    def reconcile(self, backend: str | Backend) -> str | Backend:
+    def reconcile(self, backend: str | Target) -> str | Target:
         """The backend to use for a call that asks for ``backend``.
 
         Raises:
@@ -184,7 +189,7 @@ def _as_step(step: Step | type[Pass]) -> Step:
     return step if isinstance(step, Marker) else as_pass(step)
 
 
-def _backend_name(backend: str | Backend) -> str:
+def _backend_name(backend: str | Target) -> str:
     return backend if isinstance(backend, str) else backend.name
 
 

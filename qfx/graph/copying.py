@@ -17,12 +17,11 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils import _pytree as pytree
 
 from qfx.caller_modes import undisturbed
-from qfx.capture.provenance import version
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph.clone import deep_copy
 from qfx.graph.containers import is_size
 from qfx.graph.locks import CAPTURE_LOCK
-from qfx.graph.overlap import overwrite
+from qfx.graph.overlap import overwrite, version
 
 
 class Holder(nn.Module):

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from qfx.capture.call_containers import thawed
+from qfx.graph.modes import ModeFlag
 
 
 class Interpreter(fx.Interpreter):
@@ -30,3 +31,16 @@ class NamedInterpreter(Interpreter):
     def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The argument of that name, which may have been given by keyword."""
         return self._arguments[str(target).lstrip("*")]
+
+
+def thawed(value: Any) -> Any:
+    """``value``, an argument of a node, as code gives it: plain lists, dicts and training flags."""
+    if isinstance(value, ModeFlag):
+        return False
+    if isinstance(value, immutable_list):
+        return [thawed(item) for item in value]
+    if isinstance(value, immutable_dict):
+        return {key: thawed(item) for key, item in value.items()}
+    if type(value) is tuple:
+        return tuple(map(thawed, value))
+    return value

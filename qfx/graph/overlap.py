@@ -39,3 +39,8 @@ def memory_of(tensor: Tensor) -> int:
     if tensor.layout is not torch.strided or tensor.device.type == "meta":
         return 0
     return tensor.untyped_storage().data_ptr()
+
+
+def version(tensor: Tensor) -> int:
+    """How often ``tensor``, or what it shares memory with, was written to."""
+    return 0 if tensor.is_inference() else int(tensor._version)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from qfx.errors import ConfigError
 from qfx.graph.meta import Origin
@@ -21,42 +20,7 @@ from qfx.history.forward import heirs
 from qfx.history.labels import label
 from qfx.history.record import NodeRecord
 from qfx.history.snapshot import Snapshot
-
-
-class RewriteEvent(Protocol):
-    """One application of a rule, as the rewriter records it."""
-
-    @property
-    def rule(self) -> str:
-        """Pass and rule: ``fuse-conv-relu/conv_relu``."""
-
-    @property
-    def removed(self) -> tuple[str, ...]:
-        """Names of the nodes it removed."""
-
-    @property
-    def added(self) -> tuple[str, ...]:
-        """Names of the nodes it made."""
-
-
-class RecordedStage(Protocol):
-    """What :func:`trace` reads of a stage."""
-
-    @property
-    def index(self) -> int:
-        """Its place in the history."""
-
-    @property
-    def name(self) -> str:
-        """The pass."""
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The graph after it."""
-
-    @property
-    def events(self) -> Sequence[RewriteEvent]:
-        """What its rules did, in order."""
+from qfx.history.stage import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +83,7 @@ def _written(origin: Origin) -> str:
     return "  ".join(p for p in parts if p)
 
 
-def trace(stages: Sequence[RecordedStage], name: str) -> Blame:
+def trace(stages: Sequence[Stage], name: str) -> Blame:
     """The chain that led to the node ``name``, as of the last stage that has it, and on from there.
 
     Args:
@@ -154,13 +118,13 @@ def trace(stages: Sequence[RecordedStage], name: str) -> Blame:
     return Blame(node, text, origins, tuple(reversed(steps)), tuple(later))
 
 
-def _by_label(stages: Sequence[RecordedStage], site: str) -> str:
+def _by_label(stages: Sequence[Stage], site: str) -> str:
     """The captured node of a site as reports print it, else ``site``."""
     captured = stages[0].snapshot if stages else ()
     return next((r.name for r in captured if label(r.name, r.module_path) == site), site)
 
 
-def _undo_events(stage: RecordedStage, earlier: Snapshot, wanted: dict[str, None]) -> list[Step]:
+def _undo_events(stage: Stage, earlier: Snapshot, wanted: dict[str, None]) -> list[Step]:
     """Replace in ``wanted`` what rules of this stage made by what they made it of; latest first."""
     steps = []
     for event in reversed(stage.events):
@@ -186,7 +150,7 @@ def _without_parameters(names: Sequence[str], view: Snapshot) -> tuple[str, ...]
 
 
 def _undo_rest(
-    stage: RecordedStage, earlier: Snapshot, wanted: dict[str, None], known: set[str]
+    stage: Stage, earlier: Snapshot, wanted: dict[str, None], known: set[str]
 ) -> list[Step]:
     """The same for what changed without an event: by name, else by common origins."""
     old = {r.name: r for r in earlier if r.name in wanted}
@@ -208,7 +172,7 @@ def _undo_rest(
     return steps
 
 
-def _rule(stage: RecordedStage, record: NodeRecord) -> str:
+def _rule(stage: Stage, record: NodeRecord) -> str:
     """The node's own rule if it was set by this stage's pass, else the stage."""
     return record.rule if record.rule.split("/", 1)[0] == stage.name else stage.name
 

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 from qfx.history.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from qfx.history.blame import RecordedStage
+    from qfx.history.stage import Stage
 
 Link = tuple[str, tuple[str, ...], tuple[str, ...]]
 """A rule, the heirs that it took, and those that it left."""
 
 
-def heirs(
-    stages: Sequence[RecordedStage], start: int, name: str
-) -> Iterator[tuple[RecordedStage, Link]]:
+def heirs(stages: Sequence[Stage], start: int, name: str) -> Iterator[tuple[Stage, Link]]:
     """What each stage after ``start`` made of ``name`` and its heirs.
 
     Events lead on; where a pass left none, new nodes with a common origin do. Parameters are left
@@ -38,7 +36,7 @@ def heirs(
         now &= there
 
 
-def _by_events(stage: RecordedStage, now: Iterable[str], there: set[str]) -> Iterator[Link]:
+def _by_events(stage: Stage, now: Iterable[str], there: set[str]) -> Iterator[Link]:
     held = set(now)
     for event in stage.events:
         taken = tuple(n for n in event.removed if n in held)
@@ -50,7 +48,7 @@ def _by_events(stage: RecordedStage, now: Iterable[str], there: set[str]) -> Ite
         yield event.rule, taken, left
 
 
-def _by_origins(stage: RecordedStage, before: Snapshot, gone: set[str]) -> Iterator[Link]:
+def _by_origins(stage: Stage, before: Snapshot, gone: set[str]) -> Iterator[Link]:
     """For what no event accounts for: the new nodes that share an origin."""
     old = {r.name for r in before}
     new = [r for r in stage.snapshot if r.op.startswith("call_") and r.name not in old]

@@ -7,66 +7,15 @@ shallow, copies a list of references.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 from qfx.errors import ConfigError
-from qfx.history.blame import Blame, RewriteEvent, trace
+from qfx.history.blame import Blame, trace
 from qfx.history.diff import GraphDiff
-from qfx.history.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from qfx.rewrite.rule import NearMiss
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The graph after one pass.
-
-    Attributes:
-        index: place in the history; 0 is the capture.
-        name: the pass.
-        snapshot: the graph after it.
-        events: what its rules did, in order.
-        near_misses: where its rules nearly applied, and why they did not.
-        seconds: how long it took; never printed with the graph, which stays deterministic.
-    """
-
-    index: int
-    name: str
-    snapshot: Snapshot
-    events: tuple[RewriteEvent, ...] = ()
-    seconds: float = field(default=0.0, compare=False)
-    near_misses: tuple[NearMiss, ...] = field(default=(), compare=False)
-
-    def __copy__(self) -> Stage:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Stage:
-        return self
-
-    def __str__(self) -> str:
-        """The graph under a line that says which stage it is."""
-        return f"{self.heading()}{self.snapshot.to_text()}"
-
-    def heading(self, change: str = "") -> str:
-        """``# stage 2: fuse-conv-relu``, and a line for each rule that fired."""
-        first = f"# stage {self.index}: {self.name}" + (f"   {change}" if change else "")
-        return "\n".join([first, *(f"#   {rule} x{n}" for rule, n in self.fired.items()), ""])
-
-    @property
-    def title(self) -> str:
-        """``2 fuse-conv-relu``."""
-        return f"{self.index} {self.name}"
-
-    @property
-    def fired(self) -> dict[str, int]:
-        """How often each rule fired, in the order of their first time."""
-        return dict(Counter(event.rule for event in self.events))
+from qfx.history.stage import Stage
 
 
 class History:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from qfx.history.blame import RecordedStage
 from qfx.history.snapshot import Snapshot
+from qfx.history.stage import Stage
 
 
-def removers(stages: Sequence[RecordedStage], names: Iterable[str]) -> dict[str, str]:
+def removers(stages: Sequence[Stage], names: Iterable[str]) -> dict[str, str]:
     """For each captured operation that is gone, "pass/rule" or the pass that removed it.
 
     Args:
@@ -33,7 +33,7 @@ def _alive(view: Snapshot, names: set[str]) -> set[str]:
     return {o.node for record in view for o in record.origins if o.node in names}
 
 
-def _by(stage: RecordedStage, before: Snapshot, gone: set[str]) -> dict[str, str]:
+def _by(stage: Stage, before: Snapshot, gone: set[str]) -> dict[str, str]:
     """For each operation the rule that removed the last node that derived from it, or the pass."""
     removed = {
         node: position for position, event in enumerate(stage.events) for node in event.removed

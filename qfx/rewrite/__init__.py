@@ -3,19 +3,17 @@
 from qfx.rewrite.driver import drive
 from qfx.rewrite.matcher import Matcher
 from qfx.rewrite.pattern import Any, Attr, Const, Mismatch, Module, OneOf, Op, Pattern
-from qfx.rewrite.rewriter import Event, Rewriter
-from qfx.rewrite.rule import Match, NearMiss, RewriteRule, rewrite
+from qfx.rewrite.rewriter import Rewriter
+from qfx.rewrite.rule import Match, RewriteRule, rewrite
 
 __all__ = [
     "Any",
     "Attr",
     "Const",
-    "Event",
     "Match",
     "Matcher",
     "Mismatch",
     "Module",
-    "NearMiss",
     "OneOf",
     "Op",
     "Pattern",

@@ -21,11 +21,12 @@ from torch import fx
 from qfx.errors import PatternError
 from qfx.graph import meta
 from qfx.graph.memory import Memory
+from qfx.history.events import NearMiss
 from qfx.rewrite.matcher import Matcher
 from qfx.rewrite.pattern import Mismatch, target_name
 from qfx.rewrite.replacement import Replacement
 from qfx.rewrite.rewriter import Rewriter
-from qfx.rewrite.rule import Match, NearMiss, RewriteRule
+from qfx.rewrite.rule import Match, RewriteRule
 from qfx.vocab import OpDef
 
 _HUB = 32

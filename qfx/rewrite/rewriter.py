@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -18,26 +17,11 @@ from qfx.errors import PatternError
 from qfx.graph import meta
 from qfx.graph.attributes import Attributes
 from qfx.graph.effects import has_effect
+from qfx.history.events import Event
 from qfx.rewrite.making import inherit, joined_name, without_defaults
 from qfx.rewrite.rule import Match
 from qfx.rewrite.values import UNSET, Values
 from qfx.vocab import OpDef
-
-
-@dataclass(frozen=True)
-class Event:
-    """One rewrite.
-
-    Attributes:
-        rule: "pass/rule", or "pass" when no rule was at work.
-        removed, added: names of the nodes that went and came.
-        source: "file:line" of what was rewritten, or "".
-    """
-
-    rule: str
-    removed: tuple[str, ...]
-    added: tuple[str, ...]
-    source: str
 
 
 class Rewriter:

@@ -93,24 +93,3 @@ def rewrite(pattern: Pattern, name: str | None = None) -> Callable[[RuleFunction
         return RewriteRule(pattern, function, given.lstrip("_"))
 
     return decorate
-
-
-@dataclass(frozen=True, slots=True)
-class NearMiss:
-    """A rule that nearly applied, or that found nothing to try; holds no live node.
-
-    Attributes:
-        rule: "pass/rule".
-        node: name of the node at the root of the attempt; "" where there was nothing to try.
-        reason: why it did not.
-        source: "file:line" of that node, or "".
-    """
-
-    rule: str
-    node: str
-    reason: str
-    source: str = ""
-
-    def __str__(self) -> str:
-        at = f" at %{self.node}" if self.node else ""
-        return f"{self.rule}{at}: {self.reason}{f'   # {self.source}' if self.source else ''}"

@@ -25,6 +25,7 @@ from qfx.graph.leaves import copy_hooks
 from qfx.graph.overlap import overwrite
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.channel_mean import ChannelMean
+from qfx.quant.level_checks import QUANTIZATION
 from qfx.quant.observers import Observer
 from qfx.runtime.constants import flatten_constants, pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
@@ -79,7 +80,7 @@ class Settings:
             example_inputs=self.example_inputs,
             example_kwargs=dict(self.example_kwargs),
         )
-        ctx.put(self.backend, self.configuration)
+        ctx.put(self.backend, self.configuration, QUANTIZATION)
         ctx.put(*(each for each in (self.trained, self.start) if each is not None))
         return ctx
 

@@ -21,7 +21,7 @@ from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.steps import state_kept
 from qfx.history.diff import GraphDiff
-from qfx.history.history import Stage
+from qfx.history.stage import Stage
 from qfx.verification.differences import fraction_off
 from qfx.verification.outputs import (
     EIGHT_BITS,

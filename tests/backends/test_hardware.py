@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qfx.backends import saturation
 from qfx.backends.hardware import Hardware, hardware
+from qfx.backends.onednn import saturation as onednn_saturation
 
 VNNI = Hardware("x86_64", "AVX512", False, True, ("onednn",))
 
@@ -15,7 +15,7 @@ def test_this_machine_is_consistent() -> None:
     assert here is hardware()
     assert here.machine
     assert here.missing(here) == ()
-    assert here.saturates == (here.is_x86 and saturation.saturates())
+    assert here.saturates == (here.is_x86 and onednn_saturation.saturates())
 
 
 def test_missing_names_what_is_missing() -> None:

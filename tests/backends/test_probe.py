@@ -37,21 +37,22 @@ COMBINATION = Combination("made-up kernel")
 def test_kernels_of_the_table_work_here(
     kernel: str, post: tuple[str, ...], dtype: torch.dtype
 ) -> None:
-    verdict = probe(kernel, post, dtype)
+    verdict = probe(kernel, PROBES[kernel], post, dtype)
     assert verdict, verdict.detail
     assert verdict.reason == ""
 
 
 @pytest.mark.parametrize("kernel", ["uint8 max_pool2d"])
 def test_uint8_kernels_work_here(kernel: str) -> None:
-    assert probe(kernel), probe(kernel).detail
+    verdict = probe(kernel, PROBES[kernel])
+    assert verdict, verdict.detail
 
 
 @pytest.mark.parametrize(
     ("kernel", "post"), [("onednn.qconv2d", ("gelu",)), ("onednn.qconv3d", ("relu",))]
 )
 def test_a_kernel_that_raises_is_absent(kernel: str, post: tuple[str, ...]) -> None:
-    verdict = probe(kernel, post)
+    verdict = probe(kernel, PROBES[kernel], post)
     assert not verdict
     assert verdict.reason == REASON
     assert "Unsupported post op" in verdict.detail
@@ -88,7 +89,7 @@ def test_a_wrong_shape_is_wrong() -> None:
 
 
 def test_kernels_without_a_probe_are_taken_to_work() -> None:
-    assert probe("uint8 reshape")
+    assert probe("uint8 reshape", None)
 
 
 def test_a_kernel_is_tried_once_by_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +100,7 @@ def test_a_kernel_is_tried_once_by_many_threads(monkeypatch: pytest.MonkeyPatch)
         yield Trial("fine", torch.zeros(1), torch.zeros(1))
 
     monkeypatch.setattr(probes, "_verdicts", {})
-    monkeypatch.setattr(probes, "PROBES", {"counted": counted})
-    threads = [threading.Thread(target=probe, args=("counted",)) for _ in range(8)]
+    threads = [threading.Thread(target=probe, args=("counted", counted)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -12,6 +12,7 @@ from torch import Tensor
 from qfx import ops
 from qfx.backends import saturation
 from qfx.backends.onednn import kernels
+from qfx.backends.onednn import saturation as onednn_saturation
 
 ZERO = torch.zeros(1, dtype=torch.int32)
 SCALES = (0.0187, 0.25, 1.0 / 3)
@@ -24,7 +25,7 @@ def codes(*shape: int, seed: int = 0, highest: int = saturation.HIGHEST_CODE) ->
 
 def activations(*shape: int) -> Tensor:
     """Codes that layers with weights add up exactly on this machine: 7 bits, or 8 of them."""
-    safe = saturation.HIGHEST_SAFE if saturation.saturates() else saturation.HIGHEST_CODE
+    safe = saturation.HIGHEST_SAFE if onednn_saturation.saturates() else saturation.HIGHEST_CODE
     return codes(*shape, highest=safe)
 
 

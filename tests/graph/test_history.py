@@ -13,8 +13,9 @@ import qfx
 from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.graph import meta
-from qfx.history.history import History, Stage
+from qfx.history.history import History
 from qfx.history.snapshot import Snapshot, snapshot
+from qfx.history.stage import Stage
 from tests.graph.views import Builder
 
 

@@ -16,12 +16,14 @@ from torch import nn
 
 import qfx_passes.pipelines
 from qfx.capture.capture import capture
+from qfx.custom_passes import offer_defaults, run_passes
 from qfx.framework.instruments import Instrument
-from qfx.framework.manager import offer_defaults, run_passes, run_pipeline
+from qfx.framework.manager import run_pipeline
 from qfx.framework.pass_base import Pass, PassContext, as_pass
 from qfx.framework.pipeline import Pipeline
 from qfx.framework.registry import get_pass, list_passes, parse_pass
-from qfx.history.history import History, Stage
+from qfx.history.history import History
+from qfx.history.stage import Stage
 from qfx.verification.stages import NumericCheck
 from tests.support import Program, programs
 from tests.support.once import once

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.backends import resolve_backend, saturation, x86
+from qfx.backends.onednn import saturation as onednn_saturation
 from qfx.backends.quantized import saturation as quantized_saturation
 from qfx.backends.quantized.saturation import Layers
 from tests.backends.test_quantized_convs import bright, loud
@@ -96,13 +97,13 @@ def exact_conv(dims: int, inputs: int, outputs: int, size: int, groups: int) -> 
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Nothing measured yet, and kernels that do not saturate."""
     monkeypatch.setattr(saturation, "_verdicts", {})
-    monkeypatch.setattr(saturation, "_linear", exact_linear)
-    monkeypatch.setattr(saturation, "_conv", exact_conv)
+    monkeypatch.setattr(onednn_saturation, "_linear", exact_linear)
+    monkeypatch.setattr(onednn_saturation, "_conv", exact_conv)
     return monkeypatch
 
 
 def test_all_eight_bits_where_nothing_saturates(unmeasured: pytest.MonkeyPatch) -> None:
-    assert not saturation.saturates()
+    assert not onednn_saturation.saturates()
     backend = x86.backend()
     bounds = [backend.defaults[m].activation.bounds for m in ("static", "dynamic", "qat")]  # type: ignore[union-attr]
     assert bounds == [(0, 255)] * 3
@@ -116,8 +117,8 @@ def test_one_linear_that_saturates_decides(
     def half(*sizes: int) -> Tensor:
         return exact_linear(*sizes) / (2 if sizes == shape else 1)  # type: ignore[call-arg]
 
-    unmeasured.setattr(saturation, "_linear", half)
-    assert saturation.saturates()
+    unmeasured.setattr(onednn_saturation, "_linear", half)
+    assert onednn_saturation.saturates()
     assert x86.backend().defaults["static"].activation.bounds == (0, 127)  # type: ignore[union-attr]
 
 
@@ -128,8 +129,8 @@ def test_one_convolution_that_saturates_decides(
     def half(*sizes: int) -> Tensor:
         return exact_conv(*sizes) / (2 if sizes == shape else 1)  # type: ignore[call-arg]
 
-    unmeasured.setattr(saturation, "_conv", half)
-    assert saturation.saturates()
+    unmeasured.setattr(onednn_saturation, "_conv", half)
+    assert onednn_saturation.saturates()
 
 
 def test_it_is_measured_once(unmeasured: pytest.MonkeyPatch) -> None:
@@ -139,8 +140,8 @@ def test_it_is_measured_once(unmeasured: pytest.MonkeyPatch) -> None:
         runs.append(sizes)
         return exact_linear(*sizes)  # type: ignore[call-arg]
 
-    unmeasured.setattr(saturation, "_linear", counted)
-    assert [saturation.saturates() for _ in range(3)] == [False] * 3
+    unmeasured.setattr(onednn_saturation, "_linear", counted)
+    assert [onednn_saturation.saturates() for _ in range(3)] == [False] * 3
     assert runs == list(saturation.LINEARS)
 
 
@@ -148,8 +149,8 @@ def test_a_kernel_that_is_absent_decides_nothing(unmeasured: pytest.MonkeyPatch)
     def absent(*sizes: int) -> Tensor:
         raise NotImplementedError
 
-    unmeasured.setattr(saturation, "_linear", absent)
-    assert not saturation.saturates()
+    unmeasured.setattr(onednn_saturation, "_linear", absent)
+    assert not onednn_saturation.saturates()
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qfx.capture.capture import capture
-from qfx.framework.manager import run_pipeline, with_canonicalization
+from qfx.custom_passes import with_canonicalization
+from qfx.framework.manager import run_pipeline
 from qfx.framework.pass_base import Pass, PassContext, PatternPass
 from qfx.framework.pipeline import Pipeline
 from qfx.history.history import History
+from qfx.quant.level_checks import QUANTIZATION
 from tests.support import golden
 
 
@@ -52,7 +54,7 @@ def run(
     steps = with_canonicalization([passes] if isinstance(passes, Pass) else list(passes))
     args = _as_args(inputs)
     graph_module = capture(model, args)
-    ctx = PassContext(graph_module, example_inputs=args).put(*settings)
+    ctx = PassContext(graph_module, example_inputs=args).put(QUANTIZATION, *settings)
     history = History()
     run_pipeline(graph_module, Pipeline(tuple(steps)), ctx, history)
     return Result(graph_module, history, ctx)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from qfx.capture.call_containers import thawed
 from qfx.capture.dispatched_effects import Witness
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
 from qfx.graph.effects import changing, has_effect
+from qfx.graph.interpret import thawed
 from qfx.graph.overlap import memory_of
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import Kind, OpDef

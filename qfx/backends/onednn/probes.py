@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qfx.backends.onednn import kernels
+from qfx.backends.onednn.saturation import saturates
 from qfx.backends.probing.trials import SIZES, Combination, Probe, Trial
-from qfx.backends.saturation import saturates
-from qfx.backends.stored_weights import probes as weight_probes
 from qfx.semantics.post import POST_OPS
 
 _ZERO_POINTS = (0, 63)
@@ -248,6 +247,5 @@ PROBES: Mapping[str, Probe] = {
     "onednn.qlinear, by step": _accumulations,
     "onednn.qadd": _qadd,
     "uint8 max_pool2d": _max_pool2d,
-    **weight_probes.PROBES,
 }
 """How each kernel is tried, by its name in backend tables."""

@@ -5,7 +5,7 @@ codes of 128 and more on AVX-512) without any error. A probe runs a kernel on sm
 the critical values (0, 127, 128, 255) at the critical sizes (1, 15, 16, 17, 4096 elements: below,
 at and above a vector), in both memory formats, with and without zero points, and compares with
 exact arithmetic in float64. What deviates or raises counts as absent: reason
-``kernel-failed-probe``. How each kernel is tried: :mod:`qfx.backends.onednn.probes`.
+``kernel-failed-probe``. How each kernel is tried, those who call it say.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 
-from qfx.backends.onednn.probes import PROBES
 from qfx.backends.probing.trials import Combination, Probe
 
 REASON = "kernel-failed-probe"
@@ -41,19 +40,25 @@ _verdicts: dict[Combination, Verdict] = {}
 _lock = threading.Lock()
 
 
-def probe(kernel: str, post: tuple[str, ...] = (), dtype: torch.dtype = torch.uint8) -> Verdict:
+def probe(
+    kernel: str,
+    trials: Probe | None,
+    post: tuple[str, ...] = (),
+    dtype: torch.dtype = torch.uint8,
+) -> Verdict:
     """Whether a kernel gives right results here; runs it the first time it is asked.
 
     Args:
-        kernel: a key of :data:`PROBES`. Others are taken to work: they are made of torch's own
-            operations.
+        kernel: its name in backend tables.
+        trials: how it is tried; None for what is made of torch's own operations, which is taken to
+            work.
         post: post-ops fused to it.
         dtype: uint8 or float32 results.
     """
     combination = Combination(kernel, post, dtype)
     with _lock:
         if combination not in _verdicts:
-            _verdicts[combination] = judge(combination, PROBES.get(kernel))
+            _verdicts[combination] = judge(combination, trials)
         return _verdicts[combination]
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
 from qfx.backends.onednn.conv_forms import as_it_is
+from qfx.backends.packing_engine import engine
 from qfx.backends.quantized.binary import BINARY
-from qfx.backends.quantized.engine import engine
 from qfx.backends.quantized.linear import LINEAR
 from qfx.backends.quantized.overhang import per_dim, room_of, roomy_conv
 from qfx.backends.quantized.verified_convs import is_wrong

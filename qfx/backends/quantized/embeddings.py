@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx.backends.base import Emit, Emitter, KernelRule, QuantizedWeight, Site
-from qfx.backends.quantized.engine import engine
+from qfx.backends.packing_engine import engine
 from qfx.backends.stored_weights import embedding_rows
 from qfx.backends.stored_weights import emitters as weight_emit
 from qfx.quant.annotation import Kernel, mark_kernel

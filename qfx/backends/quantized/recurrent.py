@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from qfx import vocab
 from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
+from qfx.backends.packing_engine import engine
 from qfx.backends.quantized import dtypes as q
-from qfx.backends.quantized.engine import engine
 from qfx.backends.quantized.saturation import reduces
 from qfx.graph import meta
 from qfx.semantics.recurrent import Packed, check, in_packed_order

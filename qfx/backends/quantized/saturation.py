@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qfx.backends.quantized.engine import engine, silence_deprecation
+from qfx.backends.packing_engine import engine, silence_deprecation
 from qfx.backends.saturation import (
     CONVOLUTIONS,
     DEPTHWISE,

@@ -23,9 +23,9 @@ from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
 from qfx.backends.onednn import transposed_convs as transpose
 from qfx.backends.onednn.conv_forms import phases
 from qfx.backends.onednn.overhang import least_sizes
+from qfx.backends.packing_engine import engine
 from qfx.backends.probing.slow_geometries import TooSlow
 from qfx.backends.quantized import dtypes as q
-from qfx.backends.quantized.engine import engine
 from qfx.backends.quantized.overhang import per_dim, roomy_conv
 from qfx.backends.quantized.verified_convs import is_wrong
 from qfx.rewrite.pattern import Mismatch

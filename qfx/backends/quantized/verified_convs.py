@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from qfx.backends.onednn.conv_calls import ConvCall, Ending
 from qfx.backends.onednn.conv_forms import size_of
 from qfx.backends.onednn.verified_convs import Numbers, Run, fault, is_suspect
-from qfx.backends.quantized.engine import engine
+from qfx.backends.packing_engine import engine
 from qfx.torch_private import make_per_tensor
 
 _ENDING = Ending(shifted=True, dtype=torch.uint8)

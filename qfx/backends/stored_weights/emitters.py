@@ -21,6 +21,7 @@ from qfx.backends.probing.probe import probe
 from qfx.backends.stored_weights import embedding_rows
 from qfx.backends.stored_weights import kernels as weight_kernels
 from qfx.backends.stored_weights.packs import Form, PackedKernel
+from qfx.backends.stored_weights.probes import PROBES
 from qfx.graph import meta
 from qfx.graph.macs import macs
 from qfx.quant.annotation import Kernel, mark_kernel
@@ -125,7 +126,7 @@ def _misfit(kernel: PackedKernel, form: Form) -> str:
     misfit = kernel.unfit(form)
     if misfit:
         return misfit
-    verdict = probe(kernel.name, (), torch.float32)
+    verdict = probe(kernel.name, PROBES.get(kernel.name), (), torch.float32)
     return "" if verdict else f"gives wrong results here: {verdict.detail}"
 
 
@@ -203,7 +204,8 @@ def embedding_bag(em: Emitter, site: Site) -> fx.Node | Mismatch:
     """Emits the kernel of packed rows where it computes the bag, else a lookup and float pools."""
     kept = Kept.of(em, site)
     bits = bits_of_rows(site, kept)
-    if bits and probe(embedding_rows.NAMES[bits], (), torch.float32):
+    kernel = embedding_rows.NAMES.get(bits, "")
+    if kernel and probe(kernel, PROBES.get(kernel), (), torch.float32):
         return _rows(em, site, bits)
     names = ("mode", "include_last_offset", "padding_idx")
     told = {name: site.arguments[name] for name in names}

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from qfx.backends.base import QuantizedWeight
-from qfx.backends.quantized.engine import engine
+from qfx.backends.packing_engine import engine
 from qfx.library import define
 from qfx.semantics.post import Post, apply_post
 from qfx.torch_private import find

@@ -1,0 +1,61 @@
+"""Do oneDNN's kernels on plain tensors saturate here? See :mod:`qfx.backends.saturation`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qfx.backends.onednn import kernels
+from qfx.backends.saturation import (
+    CONVOLUTIONS,
+    DEPTHWISE,
+    LINEARS,
+    Trial,
+    largest,
+    measured,
+    products,
+)
+
+
+def saturates() -> bool:
+    """Whether oneDNN's kernels on plain tensors saturate."""
+    return measured("onednn", _trials)
+
+
+_PLAIN: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
+"""The end of a call: a float result, and no post-op."""
+
+
+def _trials() -> Iterator[Trial]:
+    for layer in LINEARS:
+        yield partial(_linear, *layer), layer[1]
+    for conv in (*CONVOLUTIONS, *DEPTHWISE):
+        yield partial(_conv, *conv), products(*conv)
+
+
+def _linear(rows: int, inputs: int, outputs: int) -> Tensor:
+    codes, weight = largest((rows, inputs), torch.uint8), largest((outputs, inputs), torch.int8)
+    packed = kernels.pack_linear(weight, codes.shape)
+    head = (codes, 1.0, 0, packed, *_unit_scales(outputs), None)
+    result: Tensor = torch.ops.onednn.qlinear_pointwise.default(*head, *_PLAIN)
+    return result
+
+
+def _conv(dims: int, inputs: int, outputs: int, size: int, groups: int) -> Tensor:
+    codes = kernels.channels_last(largest((1, inputs, *[size + 5] * dims), torch.uint8))
+    weight = largest((outputs, inputs // groups, *[size] * dims), torch.int8)
+    ones = [1] * dims
+    geometry = (ones, [0] * dims, ones, groups)
+    scales, zeros = _unit_scales(outputs)
+    packed = kernels.pack_conv(weight, scales, 1.0, 0, *geometry, codes.shape)
+    kernel = getattr(torch.ops.onednn, f"qconv{dims}d_pointwise").default
+    result: Tensor = kernel(codes, 1.0, 0, packed, scales, zeros, None, *geometry, *_PLAIN)
+    return result
+
+
+def _unit_scales(outputs: int) -> tuple[Tensor, Tensor]:
+    return torch.ones(outputs), torch.zeros(outputs, dtype=torch.int8)

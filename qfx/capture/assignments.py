@@ -1,0 +1,111 @@
+"""What a model sets or fills while it is traced: steps of Python that a graph takes once.
+
+Tensors that forward writes to in place stay so in the graph. Of an attribute that forward *sets*,
+the graph goes on with what it was then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from qfx.capture.proxy import ValueProxy
+from qfx.graph import meta
+
+
+class Assignments:
+    """Finds attributes that are set, and lists and dicts that are filled, while a model runs."""
+
+    def __init__(self) -> None:
+        self._before: dict[nn.Module, tuple[str, dict[str, tuple[Any, list[Any]]]]] = {}
+        self._given: list[tuple[str, Any, list[Any]]] = []
+
+    def watch(self, module: nn.Module, path: str) -> None:
+        """Remember what the attributes of ``module``, whose forward is entered, are by now."""
+        if module not in self._before:
+            held = {n: (value, _content(value)) for n, value in _attributes(module).items()}
+            self._before[module] = path, held
+
+    def watch_argument(self, name: str, container: list[Any] | dict[Any, Any]) -> None:
+        """Remember what is in a list or dict that forward is about to be given."""
+        self._given.append((name, container, _content(container)))
+
+    def filled(self) -> Iterator[str]:
+        """The lists and dicts among the arguments that hold something else now, and from where."""
+        for name, container, before in self._given:
+            now = _content(container)
+            if not _is_same(before, now):
+                yield name + _whence(before, now)
+
+    def found(self) -> Iterator[str]:
+        """The qualified names of those that are new, or something else than before."""
+        for module, (path, before) in self._before.items():
+            now = _attributes(module)
+            for name, (value, content) in before.items():
+                if _example(now.get(name)) is not value or not _is_same(content, _content(value)):
+                    yield f"{path}.{name}" if path else name
+            for name in now:
+                if name not in before and not _is_made_by_tracing(module, name):
+                    yield f"{path}.{name}" if path else name
+
+
+def _is_made_by_tracing(module: nn.Module, name: str) -> bool:
+    """Whether a new attribute is a constant of the graph, or what is computed at most once."""
+    is_computed_once = isinstance(getattr(type(module), name, None), cached_property)
+    return is_computed_once or name.startswith("_tensor_constant")
+
+
+def _whence(before: list[Any], now: list[Any]) -> str:
+    """Where what is new in a container was computed, in brackets, as far as nodes tell."""
+    old = {id(value) for value in before}
+    nodes = [v.node for v in now if isinstance(v, ValueProxy) and id(v) not in old]
+    lines = dict.fromkeys(o.source for node in nodes for o in meta.origins(node) if o.source)
+    return f" (computed at {', '.join(lines)})" if lines else ""
+
+
+def _example(value: object) -> object:
+    """What a proxy stands for: after ``self.n += 1``, the very buffer that was written to."""
+    return value.example if isinstance(value, ValueProxy) else value
+
+
+_REGISTRIES = frozenset(vars(nn.Module()))
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    own = {name: value for name, value in vars(module).items() if name not in _REGISTRIES}
+    return {**own, **module._buffers, **module._parameters}
+
+
+def _content(value: object) -> list[Any]:
+    """What is in a list, set or dict; nothing in anything else."""
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    return list(value) if isinstance(value, (list, set)) else []
+
+
+def _is_same(before: list[Any], now: list[Any]) -> bool:
+    return len(before) == len(now) and all(
+        _example(a) is _example(b) for a, b in zip(before, now, strict=True)
+    )
+
+
+def kept_tensors(model: nn.Module) -> Iterator[str]:
+    """Qualified names of what may be left from an earlier call: tensors that are no parameters.
+
+    Plain attributes, lists and dicts of them, and buffers that are not saved.
+    """
+    for path, module in model.named_modules():
+        plain = {n: v for n, v in vars(module).items() if n not in ("_parameters", "_buffers")}
+        names = [name for name, value in plain.items() if _holds_tensor(value)]
+        for name in (*names, *sorted(module._non_persistent_buffers_set & module._buffers.keys())):
+            yield f"{path}.{name}" if path else name
+
+
+def _holds_tensor(value: object) -> bool:
+    if isinstance(value, (list, tuple, dict)):
+        return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+    return isinstance(value, Tensor)

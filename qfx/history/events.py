@@ -1,0 +1,42 @@
+"""What rules did to a graph, and where they nearly did something."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    """One rewrite.
+
+    Attributes:
+        rule: "pass/rule", or "pass" when no rule was at work.
+        removed, added: names of the nodes that went and came.
+        source: "file:line" of what was rewritten, or "".
+    """
+
+    rule: str
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class NearMiss:
+    """A rule that nearly applied, or that found nothing to try; holds no live node.
+
+    Attributes:
+        rule: "pass/rule".
+        node: name of the node at the root of the attempt; "" where there was nothing to try.
+        reason: why it did not.
+        source: "file:line" of that node, or "".
+    """
+
+    rule: str
+    node: str
+    reason: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        at = f" at %{self.node}" if self.node else ""
+        return f"{self.rule}{at}: {self.reason}{f'   # {self.source}' if self.source else ''}"
