@@ -137,7 +137,7 @@ def capture(
         traced = _traced(_Task(model, bound, leaves, keep_untraceable, expected, modes))
         if not isinstance(expected, Exception) and not alike(traced.result, expected):
             _check_reproducible(expected, _run(model, args, kwargs))
-            traced, keep_expected = _with_unseen_draws(traced), False  # it is another each time
+            traced = _with_unseen_draws(traced)
     graph_module = _graph_module(traced.root, traced.graph, type(model).__name__)
     graph_module.meta[ASSIGNED] = traced.assigned
     graph_module.meta[FILLED] = traced.filled
@@ -145,7 +145,7 @@ def capture(
     graph_module.meta[BY_STATE] = traced.by_state
     graph_module.meta[BY_DRAW] = tuple(traced.by_draw)
     graph_module.meta[BY_LAYOUT] = tuple(traced.by_layout)
-    if keep_expected and not isinstance(expected, Exception):
+    if keep_expected and not isinstance(expected, Exception) and not traced.by_draw:
         graph_module.meta[EXPECTED] = expected
     return graph_module
 

@@ -172,12 +172,14 @@ def alike(first: Any, second: Any) -> bool:
     """Whether two results have the same structure and, up to rounding, the same values."""
     ours, our_form = pytree.tree_flatten(first)
     theirs, their_form = pytree.tree_flatten(second)
-    return our_form == their_form and all(map(_leaves_alike, ours, theirs))
+    # A class that forward makes is another in every call, and called the same.
+    same = our_form == their_form or str(our_form) == str(their_form)
+    return same and all(map(_leaves_alike, ours, theirs))
 
 
 def _leaves_alike(first: Any, second: Any) -> bool:
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
-        return type(first) is type(second)
+        return _class_name(type(first)) == _class_name(type(second))
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
     if not first.dtype.is_floating_point:
@@ -185,3 +187,7 @@ def _leaves_alike(first: Any, second: Any) -> bool:
     finite = second[second.isfinite()]
     scale = float(finite.abs().max()) if finite.numel() else 1.0
     return torch.allclose(first, second, rtol=1e-2, atol=1e-2 * scale, equal_nan=True)
+
+
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

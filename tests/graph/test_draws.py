@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import random as draw
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +94,36 @@ def test_a_draw_is_told_with_its_line(name: str) -> None:
 def test_what_differs_from_run_to_run_is_told(name: str) -> None:
     found = capture(Net(UNSEEN[name]).eval(), (X,)).meta[BY_DRAW]
     assert found == ("something that tracing can't see",)
+
+
+class MadeInForward(nn.Module):
+    """Returns a class of which there is another in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        return namedtuple("Out", "y")(self.fc(x))
+
+
+class DataclassMadeInForward(MadeInForward):
+    def forward(self, x: Tensor) -> Any:
+        @dataclass
+        class Out:
+            y: Tensor
+
+        return Out(self.fc(x))
+
+
+@pytest.mark.parametrize("kind", [MadeInForward, DataclassMadeInForward])
+def test_a_class_that_forward_makes_is_no_draw(kind: type[nn.Module]) -> None:
+    model, x = seeded(kind), torch.randn(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quantized = qfx.quantize(model, x, backend="reference")
+    assert type(quantized(x)).__name__ == "Out"
+    assert torch.allclose(quantized(x).y, model(x).y, atol=0.1)
 
 
 @pytest.mark.parametrize("name", IDLE)
