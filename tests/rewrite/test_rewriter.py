@@ -5,7 +5,8 @@ from torch import nn
 from qfx import vocab
 from qfx.errors import PatternError
 from qfx.graph import meta
-from qfx.rewrite import Event, Rewriter
+from qfx.history.events import Event
+from qfx.rewrite import Rewriter
 from tests.rewrite.graphs import GraphBuilder, text
 
 
