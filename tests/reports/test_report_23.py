@@ -18,7 +18,7 @@ from qfx.backends import resolve_backend, saturation, x86
 from qfx.backends.onednn import saturation as onednn_saturation
 from qfx.backends.quantized import saturation as quantized_saturation
 from qfx.backends.quantized.saturation import Layers
-from tests.backends.test_quantized_convs import bright, loud
+from tests.backends.quantized.test_quantized_convs import bright, loud
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(64, 64), (16, 64)),
@@ -65,7 +65,7 @@ RUN = """
 import torch, qfx
 from qfx.backends import saturation, x86, fbgemm
 from tests.reports.test_report_23 import NETS, off
-from tests.backends.test_quantized_convs import bright, loud
+from tests.backends.quantized.test_quantized_convs import bright, loud
 assert not saturation._verdicts  # importing measures nothing
 for name, (make, shape) in NETS.items():
     model, x = loud(make()), bright(*shape)

@@ -1,6 +1,6 @@
 """Golden IR inside the test that it belongs to, and how it is rewritten.
 
-    QFX_GOLDEN=rewrite pytest tests/passes/test_fuse_post.py
+    QFX_GOLDEN=rewrite pytest tests/passes/fusion/test_fuse_post_ops.py
 
 writes what the passes really make into the ``after="..."`` of each failing ``check``.
 """

@@ -17,7 +17,15 @@ from qfx.configuration.configuration import Configuration
 from qfx.framework.pass_base import Pass, PassContext
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
 from qfx_passes.fusion.fuse_post_ops import ACTIVATIONS, CARRIERS, FusePostOps
-from tests.passes.test_fuse_bn import CONVS, DIMS, NORMS, TRANSPOSED, image, ops_of, randomised
+from tests.passes.fusion.test_fuse_conv_bn import (
+    CONVS,
+    DIMS,
+    NORMS,
+    TRANSPOSED,
+    image,
+    ops_of,
+    randomised,
+)
 from tests.support import check
 from tests.support.checking import Result, run
 

@@ -16,7 +16,7 @@ from qfx.graph import meta
 from qfx.history.history import History
 from qfx.history.snapshot import Snapshot, snapshot
 from qfx.history.stage import Stage
-from tests.graph.views import Builder
+from tests.history.views import Builder
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from qfx.graph.meta import TensorInfo
 from qfx.history.align import longest_increasing
 from qfx.history.diff import GraphDiff, diff
 from qfx.history.snapshot import snapshot
-from tests.graph.views import F32, Builder
+from tests.history.views import F32, Builder
 
 
 def chain(length: int, fuse: int | None = None) -> fx.GraphModule:

@@ -21,7 +21,7 @@ from qfx.graph.text import dtype_text, literal, qualified_name
 from qfx.history.diff import diff
 from qfx.history.listing import resolve
 from qfx.history.snapshot import Snapshot, snapshot
-from tests.graph.views import F32, Builder
+from tests.history.views import F32, Builder
 
 
 def fused() -> fx.GraphModule:
@@ -360,7 +360,7 @@ libraries = {"networkx", "graphviz"}
 before = libraries & {*sys.modules}
 from qfx.history.history import History
 assert libraries & {*sys.modules} == before, "drawing libraries are imported on use only"
-from tests.graph.test_snapshot import fused
+from tests.history.test_snapshot import fused
 from qfx.history.snapshot import snapshot
 view = snapshot(fused())
 print(view.to_text() + view.to_json() + view.to_dot().source, end="")

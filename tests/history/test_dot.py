@@ -14,7 +14,7 @@ from qfx.graph.meta import Origin, TensorInfo
 from qfx.history.diff import diff
 from qfx.history.kinds import Look, look
 from qfx.history.snapshot import snapshot
-from tests.graph.views import Builder
+from tests.history.views import Builder
 
 U8 = TensorInfo((1, 8, 32, 32), torch.uint8)
 

@@ -10,7 +10,7 @@ import torch
 
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
 from qfx_passes.fusion.fuse_post_ops import FusePostOps
-from tests.passes.test_fuse_post import backend, fused
+from tests.passes.fusion.test_fuse_post_ops import backend, fused
 from tests.support import check
 from tools.networks import classifier
 
