@@ -392,6 +392,7 @@ def _convert(
         history=history,
         warnings=settings.configuration.warnings,
         checked=net.checked() if net else None,
+        saturates=settings.backend.saturates,
     )
     _check_coverage(report, min_coverage)
     return QuantizedModel(

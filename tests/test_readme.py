@@ -50,7 +50,8 @@ def blocks_of(language: str) -> list[str]:
 
 
 def without_sources(report: str) -> str:
-    """Nor distances, which weights that are drawn and the machine decide."""
+    """Nor distances and bits, which weights that are drawn and the machine decide."""
+    report = re.sub(r"^Activations: 7 bits.*\n", "", report, flags=re.MULTILINE)
     report = re.sub(r"([\d.]+ dB from|equal to)", "... dB from", report)
     return re.sub(r" *(\S+:\d+|source|-+)$", "", report, flags=re.MULTILINE)
 

@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from qfx.report.page_assets import SCRIPT, STYLE
-from qfx.report.text import covered, heads
+from qfx.report.text import covered, facts, heads
 from qfx.table import amount, byte_count
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def report_page(report: QuantizationReport) -> str:
             f"<title>{title}</title><style>{STYLE}</style></head>",
             f"<body><header><h1>{title}</h1></header><main>",
             *_summary(report),
+            *_facts(report),
             *_warnings(report),
             *_reasons(report),
             *_table(report),
@@ -73,6 +74,12 @@ def _summary(report: QuantizationReport) -> Iterator[str]:
     left = after / max(before, 1)
     yield _bar(min(left, 1.0), f"{left:.1%} of the float size")
     yield f"<p>{before / max(after, 1):.1f} times smaller</p></div></section>"
+
+
+def _facts(report: QuantizationReport) -> Iterator[str]:
+    yield '<section class="facts">'
+    yield from (f"<p>{escape(line)}</p>" for line in facts(report))
+    yield "</section>"
 
 
 def _bar(fraction: float, text: str) -> str:

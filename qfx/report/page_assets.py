@@ -20,6 +20,7 @@ section { margin-bottom: 1.75rem; }
 .cards h2 { font-weight: 500; color: var(--soft); }
 .cards p, .cards ul { margin: .25rem 0; }
 .cards ul { display: flex; flex-wrap: wrap; gap: 1rem; padding: 0; list-style: none; }
+.facts p { margin: .25rem 0; }
 .big { font-size: 1.6rem; font-variant-numeric: tabular-nums; }
 .bar { height: .7rem; border: 1px solid var(--line); border-radius: 4px; overflow: hidden;
   background: var(--paper); }

@@ -99,6 +99,8 @@ class QuantizationReport:
         backend: name of the backend.
         warnings: settings that had no effect.
         checked: what was checked of the conversion, and on what; None where that was switched off.
+        saturates: whether kernels add up products of 8-bit codes wrongly on this machine, so that
+            activations keep to 7 bits.
     """
 
     sites: tuple[Site, ...]
@@ -107,6 +109,7 @@ class QuantizationReport:
     backend: str
     warnings: tuple[str, ...] = ()
     checked: Checked | None = None
+    saturates: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -158,6 +161,7 @@ def build_report(
     history: History,
     warnings: Sequence[str] = (),
     checked: Checked | None = None,
+    saturates: bool = False,
 ) -> QuantizationReport:
     """Derive the report of a conversion from its capture, reference and lowered graphs.
 
@@ -174,6 +178,7 @@ def build_report(
         backend=backend,
         warnings=tuple(warnings),
         checked=checked,
+        saturates=saturates,
     )
 
 

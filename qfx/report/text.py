@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from qfx.backends.saturation import HIGHEST_SAFE
 from qfx.table import amount, byte_count, table
 
 if TYPE_CHECKING:
@@ -29,6 +30,17 @@ def summary(report: QuantizationReport) -> Iterator[str]:
     yield "Operations: " + ", ".join(f"{count} {status}" for status, count in counts.items())
     before, after = report.size_bytes
     yield f"Size: {byte_count(before)} -> {byte_count(after)} ({_ratio(before, after)})"
+    yield from facts(report)
+
+
+def facts(report: QuantizationReport) -> Iterator[str]:
+    """In how many bits activations are where that is not 8, and what was checked."""
+    rounded = any(site.method in ("static", "dynamic") for site in report.sites)
+    if report.saturates and rounded:
+        yield (
+            f"Activations: 7 bits at most (codes up to {HIGHEST_SAFE}); sums of 8-bit products "
+            "saturate in kernels of this CPU"
+        )
     if report.checked is None:
         yield "Not checked on any inputs: check=False"
     else:

@@ -132,3 +132,14 @@ def test_hostile_names_are_text(report: qfx.QuantizationReport, tmp_path: Path) 
     assert row[1] == site.label
     assert (row[2], row[5], row[7]) == (HOSTILE, HOSTILE, HOSTILE)
     assert not [a for _, a in page.tags if any(key.startswith("on") for key in a)]
+
+
+def test_the_page_says_what_was_checked_as_the_text_does(
+    report: qfx.QuantizationReport, tmp_path: Path
+) -> None:
+    assert report.checked is not None
+    text = report.to_html(tmp_path / "report.html").read_text(encoding="utf-8")
+    for line in report.checked.lines():
+        assert f"<p>{line}</p>" in text
+    unchecked = replace(report, checked=None).to_html(tmp_path / "unchecked.html")
+    assert "<p>Not checked on any inputs: check=False</p>" in unchecked.read_text(encoding="utf-8")

@@ -169,10 +169,10 @@ class _Annotator:
         qconfig = self.rows.settled(node, choice.qconfig)
         if qconfig is not None and self.backend.saturates and overflows(qconfig):
             qconfig = narrowed(qconfig)
-            self.configuration.note(
+            self.configuration.warn(
                 f"{choice.rule}: sums of products of 8 bits saturate in the kernels of "
-                f"{self.backend.name} on this machine, so activations get 7 (quant_max="
-                f"{HIGHEST_SAFE})"
+                f"{self.backend.name} on this machine, so activations get 7. Say so yourself "
+                f"(quant_max={HIGHEST_SAFE}), or take what get_default_qconfig gives"
             )
         return replace(choice, qconfig=qconfig)
 
