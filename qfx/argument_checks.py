@@ -32,13 +32,13 @@ def check_method(method: str, *, trains: bool = True) -> None:
 
 
 def check_pipeline(pipeline: object, method: str) -> None:
-    """ConfigError unless ``pipeline`` is None or a Pipeline."""
+    """ConfigError unless ``pipeline`` is None, or a Pipeline for ``method``."""
     if isinstance(pipeline, Pipeline):
         made_for = pipeline.method or method
-        if made_for != method and "qat" in (made_for, method):
+        if made_for != method:
             raise ConfigError(
                 f"the pipeline was made for method {made_for!r} and the call asks for {method!r}: "
-                f"start from qfx.pipelines.{method}()"
+                f"say method={made_for!r}, or start from qfx.pipelines.{method}()"
             )
         return
     if pipeline is None:

@@ -796,6 +796,24 @@ def test_pipeline_for_another_backend_is_an_error() -> None:
         qfx.quantize(net(), X, backend="fbgemm", pipeline=pipeline)
 
 
+@pytest.mark.parametrize(
+    ("made", "asked"), [("static", "dynamic"), ("dynamic", "static"), ("static", "weight_only")]
+)
+def test_pipeline_for_another_method_is_an_error(made: str, asked: str) -> None:
+    pipeline = getattr(qfx.pipelines, made)()
+    match = rf"made for method '{made}' and the call asks for '{asked}': say method='{made}', or"
+    for call in (qfx.quantize, qfx.prepare):
+        with pytest.raises(qfx.ConfigError, match=match):
+            call(net(), X, method=asked, pipeline=pipeline)
+
+
+def test_pipeline_of_ones_own_is_for_any_method() -> None:
+    made = qfx.pipelines.dynamic()
+    pipeline = qfx.Pipeline(made.passes)
+    assert qfx.quantize(net(), X, method="dynamic", pipeline=pipeline).report.coverage
+    assert qfx.quantize(net(), X, method="dynamic", pipeline=made).report.coverage
+
+
 def test_pass_of_ones_own() -> None:
     @qfx.rewrite(qfx.Op(vocab.GELU, qfx.Any("x")))
     def gelu_to_relu(match: qfx.Match, rw: qfx.Rewriter) -> fx.Node:
