@@ -220,6 +220,7 @@ def prepare(
     check_device(model)
     chosen = getattr(pipelines, method)() if pipeline is None else pipeline
     target = resolve_backend(chosen.reconcile(backend))
+    chosen = chosen.with_passes_at(Level.LOWERED, target.passes)
     check_dtype(model, args, kwargs)
     check_calibrates(chosen)
     before, after = chosen.split()

@@ -78,6 +78,8 @@ def run_passes(
     ctx = PassContext(graph_module, example_inputs=args, example_kwargs=example_kwargs)
     offer_defaults(ctx, model, backend)
     ctx.put(*settings)
+    if pipeline.end is Level.LOWERED:
+        pipeline = pipeline.with_passes_at(Level.LOWERED, ctx.get(Backend).passes)
     history = History()
     net = [KeepsValues((args, ctx.example_kwargs))] if check else []
     return run_pipeline(graph_module, pipeline, ctx, history, [*instruments, *net]), history

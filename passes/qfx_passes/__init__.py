@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from qfx.backends.onednn.merge_products import MergeProducts
+from qfx.backends.onednn.overwrite_operands import OverwriteOperands
+from qfx.backends.onednn.reuse_accumulators import ReuseAccumulators
 from qfx_passes.accuracy.correct_bias import CorrectBias, RecordInputMeans
 from qfx_passes.canonical.canonicalize import Canonicalize
 from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
 from qfx_passes.fusion.fuse_pads import FusePads
 from qfx_passes.fusion.fuse_post_ops import FusePostOps
+from qfx_passes.lowering.keep_contiguous import KeepContiguous
 from qfx_passes.lowering.lower import Lower
 from qfx_passes.placement.annotate import Annotate
 from qfx_passes.placement.insert_stubs import InsertStubs
@@ -34,6 +38,10 @@ BUILTIN = (
     CorrectBias,
     Reference,
     Lower,
+    MergeProducts,
+    ReuseAccumulators,
+    OverwriteOperands,
+    KeepContiguous,
 )
 """Every pass of qfx; registered under the entry-point group ``qfx.passes``."""
 

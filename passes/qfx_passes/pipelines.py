@@ -10,6 +10,7 @@ from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
 from qfx_passes.fusion.fuse_pads import FusePads
 from qfx_passes.fusion.fuse_post_ops import FusePostOps
+from qfx_passes.lowering.keep_contiguous import KeepContiguous
 from qfx_passes.lowering.lower import Lower
 from qfx_passes.placement.annotate import Annotate
 from qfx_passes.placement.insert_stubs import InsertStubs
@@ -38,6 +39,7 @@ def static(backend: str | Backend | None = None) -> Pipeline:
             CorrectBias(),
             Reference(),
             Lower(),
+            KeepContiguous(),
         ),
         backend=backend,
         method="static",
@@ -62,6 +64,7 @@ def qat(backend: str | Backend | None = None) -> Pipeline:
             FoldConstants(),
             Reference(),
             Lower(),
+            KeepContiguous(),
         ),
         backend=backend,
         method="qat",
@@ -94,6 +97,7 @@ def _without_statistics(backend: str | Backend | None, method: str) -> Pipeline:
             SettleJoins(),
             Reference(),
             Lower(),
+            KeepContiguous(),
         ),
         backend=backend,
         method=method,

@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.backends.table_checks import METHODS as METHODS
 from qfx.backends.table_checks import check_backend, check_rule
+from qfx.framework.pass_base import Pass
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QConfig
 from qfx.rewrite.pattern import Mismatch
@@ -224,7 +225,7 @@ class Backend:
         measure: writes the call that quantizes a value with the qparams that it measures, given
             also the QUANTIZE of the reference form; None where kernels do that themselves.
         probe: (kernel, post-ops) -> what is wrong with it on this machine, or "".
-        finish: last touches on the lowered graph, or None.
+        passes: run right after ``lower``, in order, on the graph of kernels; each is a stage.
         cpu_only: results live on the CPU.
         saturates: whether layers with weights add up products of 8-bit codes wrongly here, so that
             what they read must keep to 7 bits (:mod:`qfx.backends.saturation`).
@@ -238,7 +239,7 @@ class Backend:
     clamp: Callable[[Tensor, int, int], Tensor] = torch.clamp
     measure: Callable[[Emitter, fx.Node, fx.Node], tuple[fx.Node, Measured]] | None = None
     probe: Callable[[str, Chain], str] | None = None
-    finish: Callable[[fx.Graph, Emitter], None] | None = None
+    passes: tuple[Pass, ...] = ()
     cpu_only: bool = True
     saturates: bool = False
     _by_op: dict[OpDef, KernelRule] = field(init=False, repr=False, compare=False)

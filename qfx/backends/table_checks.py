@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from qfx.errors import BackendError
+from qfx.framework.pass_base import Pass
 from qfx.quant.qparams import QParams
 from qfx.semantics.post import POST_OPS
 from qfx.vocab import Kind, OpDef
@@ -116,6 +117,8 @@ def _twice(rules: Iterable[KernelRule]) -> Iterator[str]:
 def _faults_of_table(backend: Backend) -> Iterator[str]:
     if (backend.quantize is None) != (backend.dequantize is None):
         yield "give both quantize and dequantize, or neither to keep the reference form"
+    if not isinstance(backend.passes, tuple) or not all(_is_named(p) for p in backend.passes):
+        yield f"passes is {backend.passes!r}; give a tuple of passes with names: (MyPass(),)"
     known = (*METHODS, "qat")
     for method in backend.defaults:
         if method not in known:
@@ -126,6 +129,10 @@ def _faults_of_table(backend: Backend) -> Iterator[str]:
             yield f"the row of {rule.op.name} has an emit, which needs quantize and dequantize"
         if backend.quantize is not None:
             yield from _missing(rule)
+
+
+def _is_named(step: object) -> bool:
+    return isinstance(step, Pass) and bool(step.name)
 
 
 def _missing(rule: KernelRule) -> Iterator[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx
 
 from qfx import vocab
 from qfx.backends.base import (
@@ -20,7 +19,6 @@ from qfx.backends.base import (
     Backend,
     Chain,
     Emit,
-    Emitter,
     KernelRule,
     Output,
     WeightRule,
@@ -32,10 +30,11 @@ from qfx.backends.onednn import convs as x86_convs
 from qfx.backends.onednn import dynamic as x86_dynamic
 from qfx.backends.onednn import kernels
 from qfx.backends.onednn import linear as x86_linear
-from qfx.backends.onednn import memory as x86_memory
-from qfx.backends.onednn import merged_products as x86_products
 from qfx.backends.onednn import recurrent_emitters as x86_recurrent_emit
+from qfx.backends.onednn.merge_products import MergeProducts
+from qfx.backends.onednn.overwrite_operands import OverwriteOperands
 from qfx.backends.onednn.probes import PROBES
+from qfx.backends.onednn.reuse_accumulators import ReuseAccumulators
 from qfx.backends.onednn.saturation import saturates
 from qfx.backends.probing.probe import probe
 from qfx.backends.stored_weights import emitters as weight_emit
@@ -61,15 +60,9 @@ def backend() -> Backend:
         dequantize=x86_moves.dequantize,
         measure=x86_dynamic.measure,
         probe=_probe,
-        finish=_finish,
+        passes=(MergeProducts(), ReuseAccumulators(), OverwriteOperands()),
         saturates=narrow,
     )
-
-
-def _finish(graph: fx.Graph, em: Emitter) -> None:
-    x86_products.merge_products(graph, em)
-    x86_memory.protect_accumulators(graph, em.rw)
-    x86_memory.overwrite_operands(graph)
 
 
 def _probe(kernel: str, post: Chain) -> str:

@@ -181,7 +181,7 @@ class Pass:
     @property
     def is_own(self) -> bool:
         """Whether it comes with qfx, whose tests check the values that it records."""
-        return type(self).__module__.partition(".")[0] == "qfx_passes"
+        return type(self).__module__.partition(".")[0] in ("qfx", "qfx_passes")
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         """Transform ``graph`` in place, through ``ctx.rewriter``."""

@@ -108,6 +108,17 @@ class Pipeline:
         at = self._find(name)
         return self._with((*self.passes[:at], *self.passes[at + 1 :]))
 
+    def with_passes_at(self, level: Level, passes: tuple[Pass, ...]) -> Pipeline:
+        """With ``passes`` right after the step that takes the graph to ``level``, if there is one.
+
+        Those that the pipeline names itself stay where it has them.
+        """
+        at = next((i for i, p in enumerate(self.passes, 1) if _reaches(p, level)), None)
+        added = tuple(step for step in passes if step.name not in self)
+        if at is None or not added:
+            return self
+        return self._with((*self.passes[:at], *added, *self.passes[at:]))
+
     def split(self) -> tuple[Pipeline, Pipeline]:
         """What comes before ``calibrate``, and what comes after; all is before if it is absent."""
         at = self.passes.index(CALIBRATE) if CALIBRATE in self.passes else len(self.passes)
@@ -183,6 +194,10 @@ def _too_early(step: Pass, level: Level, later: tuple[Step, ...]) -> str:
     if makers:
         return f"{start}; {makers[0]} comes later: put {step.name} after {makers[0]}"
     return f"{start}; no pass of the pipeline takes it to {step.requires}"
+
+
+def _reaches(step: Step, level: Level) -> bool:
+    return isinstance(step, Pass) and step.produces is level
 
 
 def _as_step(step: Step | type[Pass]) -> Step:

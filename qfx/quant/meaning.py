@@ -13,7 +13,6 @@ from torch import fx
 from qfx.quant.qparams import QParams
 
 _KEY = "qfx.meaning"
-_FINISH = "qfx.finish"
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,3 @@ def hand_on_meaning(old: fx.Node, new: fx.Node) -> None:
     meaning = meaning_of(old)
     if meaning is not None:
         set_meaning(new, meaning)
-
-
-def mark_finish(node: fx.Node) -> None:
-    """Say that the last touches of a backend added ``node``."""
-    node.meta[_FINISH] = True
-
-
-def added_by_finish(node: fx.Node) -> bool:
-    """Whether the last touches of a backend added ``node``."""
-    return _FINISH in node.meta

@@ -18,7 +18,6 @@ from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
 from qfx.history.history import History
 from qfx.quant.annotation import Annotation, annotate, annotation
-from qfx.quant.meaning import added_by_finish
 from qfx.quant.reasons import refusal
 from qfx.report.checked import Checked
 from qfx.runtime.quantized import PreparedModel
@@ -155,9 +154,8 @@ def _curable(reference: fx.GraphModule, faults: list[Fault]) -> dict[str, str]:
 def _error(graph_module: fx.GraphModule, fault: Fault) -> PassError:
     node = next(n for n in graph_module.graph.nodes if n.name == fault.node)
     maker, _, rule = meta.rule_of(node).partition("/")
-    added = "(added by Backend.finish) " if added_by_finish(node) else ""
     return PassError(
-        f"{meta.where(node)} of the lowered graph {added}does not compute what it stands for on "
+        f"{meta.where(node)} of the lowered graph does not compute what it stands for on "
         f"the example inputs: {fault.detail}. What to do: quantize with backend='reference', and "
         "report it.",
         pass_name=maker or "lower",

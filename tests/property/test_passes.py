@@ -1,7 +1,8 @@
 """What holds for every registered pass, on generated models.
 
-Every standard pipeline runs, and again with each of its passes doubled; passes that stand in no
-pipeline run alone. A pass or pipeline that comes later is covered without a line here.
+Every standard pipeline runs, and again with each of its passes doubled, and so do the passes that a
+backend brings; passes that stand in no pipeline run alone. A pass or pipeline that comes later is
+covered without a line here.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from hypothesis import Phase, given, settings
 from torch import nn
 
 import qfx_passes.pipelines
+from qfx.backends import resolve_backend
 from qfx.capture.capture import capture
 from qfx.custom_passes import offer_defaults, run_passes
 from qfx.framework.instruments import Instrument
+from qfx.framework.levels import Level
 from qfx.framework.manager import run_pipeline
 from qfx.framework.pass_base import Pass, PassContext, as_pass
 from qfx.framework.pipeline import Pipeline
@@ -56,7 +59,9 @@ STEPS = sorted(
         if isinstance(step, Pass)
     }.values()
 )
-ALONE = [name for name in list_passes() if name not in {step for _, step in STEPS}]
+BROUGHT = resolve_backend("x86").passes
+PLACED = {*(step for _, step in STEPS), *(step.name for step in BROUGHT)}
+ALONE = [name for name in list_passes() if name not in PLACED]
 
 
 class Numbers(NumericCheck):
@@ -71,11 +76,17 @@ class Numbers(NumericCheck):
         self.by_stage[stage.index] = self.sqnr[step.name]
 
 
-def run(pipeline: Pipeline, model: nn.Module, x: torch.Tensor, *instruments: Instrument) -> History:
+def run(
+    pipeline: Pipeline,
+    model: nn.Module,
+    x: torch.Tensor,
+    *instruments: Instrument,
+    backend: str = "reference",
+) -> History:
     """Run both halves, with the example as calibration data."""
     graph_module = capture(model, (x,))
     ctx = PassContext(graph_module, example_inputs=(x,))
-    offer_defaults(ctx, model, "reference", pipeline.method or "static")
+    offer_defaults(ctx, model, backend, pipeline.method or "static")
     history = History()
     before, after = pipeline.split()
     run_pipeline(graph_module, before, ctx, history, instruments)
@@ -127,6 +138,19 @@ def test_passes_of_pipelines_are_idempotent(name: str, step: str) -> None:
     for history in doubled(name):
         first, again = (stage for stage in history if stage.name == step)
         assert again.snapshot == first.snapshot, str(history.diff(first.index, again.index))
+
+
+@few(8)
+@given(programs(max_steps=5))
+def test_passes_of_a_backend_are_idempotent_and_keep_values(program: Program) -> None:
+    twice = tuple(step for step in BROUGHT for _ in range(2))
+    pipeline = qfx_passes.pipelines.static().with_passes_at(Level.LOWERED, twice)
+    numbers = Numbers()
+    history = run(pipeline, program.build(), program.example(), numbers, backend="x86")
+    for name in (step.name for step in BROUGHT):
+        first, again = (stage for stage in history if stage.name == name)
+        assert again.snapshot == first.snapshot, str(history.diff(first.index, again.index))
+        assert min(numbers.by_stage[first.index], numbers.by_stage[again.index]) > FLOAT_SQNR
 
 
 @pytest.mark.parametrize("name", ALONE)

@@ -1,4 +1,4 @@
-"""Kernels that raise, hand out the wrong kind or write to their inputs; faults of last touches."""
+"""Kernels that raise, hand out the wrong kind or write to their inputs; passes of backends."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 import qfx
 from qfx import vocab
 from qfx.backends import resolve_backend
-from qfx.backends.base import Emitter, Site
-from qfx.graph import meta
+from qfx.backends.base import Site
+from qfx.framework.pass_base import PassContext
 from qfx.numerics.measures import sqnr
 from tests.support.planted import with_fault
 
@@ -104,17 +104,20 @@ def louder(y: Tensor) -> Tensor:
     return y * 1.02
 
 
-def test_last_touches_that_change_the_output_are_named() -> None:
+class Louder(qfx.Pass):
+    name = "louder"
+    requires = qfx.Level.LOWERED
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        *_, output = graph.nodes
+        (value,) = output.all_input_nodes
+        with ctx.rewriter.at(output):
+            ctx.rewriter.replace(value, ctx.rewriter.call(louder, value))
+
+
+def test_a_pass_of_a_backend_that_changes_the_output_is_named() -> None:
     torch.manual_seed(0)
     backend = resolve_backend("x86")
-
-    def finish(graph: fx.Graph, em: Emitter) -> None:
-        (output,) = (n for n in graph.nodes if n.op == "output")
-        (value,) = output.all_input_nodes
-        with em.rw.at(output):
-            added = em.rw.call(louder, value, origins=(value,), value=meta.value_of(value))
-        output.replace_input_with(value, added)
-
     model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(4, 8)
-    with pytest.raises(qfx.PassError, match=r"Backend\.finish"):
-        qfx.quantize(model, x, backend=replace(backend, finish=finish))
+    with pytest.raises(qfx.PassError, match="pass louder changes"):
+        qfx.quantize(model, x, backend=replace(backend, passes=(*backend.passes, Louder())))

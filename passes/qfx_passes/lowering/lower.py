@@ -35,14 +35,13 @@ from qfx.quant.annotation import (
     kernel_of,
     mark_kernel,
 )
-from qfx.quant.meaning import Meaning, mark_finish, set_meaning
+from qfx.quant.meaning import Meaning, set_meaning
 from qfx.quant.qparams import QParams
 from qfx.quant.reasons import refusal
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.semantics.packing import unpack
 from qfx.vocab import DEQUANTIZE, QUANTIZE, UNPACK, WIDEN, bound, is_op
-from qfx_passes.lowering.output_layouts import keep_contiguous
 from qfx_passes.operands import (
     asks_shape,
     float_operands,
@@ -99,13 +98,6 @@ class _Lowering:
             if node in self.stands_for and is_op(node, DEQUANTIZE):
                 self._write_dequantize(node)
         self.graph.eliminate_dead_code(has_effect)
-        if self.backend.finish is not None:
-            before = set(self.graph.nodes)
-            self.backend.finish(self.graph, self)
-            for node in self.graph.nodes:
-                if node not in before:
-                    mark_finish(node)
-        keep_contiguous(self.graph, self.rw)
 
     # -- the four lines of the table ----------------------------------------------------------
     def _dequantize(self, node: fx.Node) -> None:

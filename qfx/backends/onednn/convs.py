@@ -13,14 +13,14 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.backends.base import Emit, Emitter, Measured, Site
-from qfx.backends.onednn import kernels
+from qfx.backends.onednn import calls, kernels
 from qfx.backends.onednn import transposed_convs as transpose
 from qfx.backends.onednn.conv_calls import ConvCall, Ending, pack, write, write_sum
 from qfx.backends.onednn.conv_forms import Form, Part, Reads
 from qfx.backends.onednn.linear import is_pointwise, pointwise, sum_pointwise
 from qfx.backends.onednn.operands import (
-    FLOAT,
     Step,
+    accumulator_of,
     attributes,
     bounds_of,
     call,
@@ -104,17 +104,18 @@ def _convolution(em: Emitter, site: Site, unary: Step | None) -> fx.Node | Misma
 
 
 def _sum_conv(em: Emitter, site: Site, residual: fx.Node, unary: Step | None) -> fx.Node | Mismatch:
-    if site.output is not None and residual not in site.inputs:
-        return Mismatch("the residual is not at hand in integers")
-    accumulator, qparams = (residual, FLOAT) if site.output is None else site.inputs[residual]
     relu = None if is_free(site, unary) or unary is None else unary[0]
     ending = _ending(site, (relu or "none", [], ""), adds=True)
     form = right_form(site.node, ending, pixels=_owns_image(site))
     if isinstance(form, Mismatch):
         return form
+    added = accumulator_of(em, site, residual, calls.conv2d_add, in_place=True)
+    if isinstance(added, Mismatch):
+        return added
+    accumulator, qparams = added
     head, bias = _operands(em, site, _read(em, site, form), form, 0)
-    added = (accumulator, qparams.scale, qparams.zero_point)
-    kernel, args = write_sum(form.parts[0].call, head, added, bias, output_of(site), relu)
+    sums = (accumulator, qparams.scale, qparams.zero_point)
+    kernel, args = write_sum(form.parts[0].call, head, sums, bias, output_of(site), relu)
     return call(em, site, kernel, *args)
 
 

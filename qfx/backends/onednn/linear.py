@@ -8,10 +8,10 @@ from torch import fx
 
 from qfx.backends.base import Emitter, Site
 from qfx.backends.onednn import calls, kernels
-from qfx.backends.onednn.merged_products import remember
+from qfx.backends.onednn.merge_products import remember
 from qfx.backends.onednn.operands import (
-    FLOAT,
     Step,
+    accumulator_of,
     attributes,
     call,
     expand,
@@ -85,13 +85,15 @@ def _add_linear(
     residual: fx.Node,
     unary: Step | None,
 ) -> fx.Node | Mismatch:
-    if site.output is not None and residual not in site.inputs:
-        return Mismatch("the residual is not at hand in integers")
-    accumulator, qparams = (residual, FLOAT) if site.output is None else site.inputs[residual]
+    sums = site.output is not None  # "add" takes a float residual and leaves it be
+    added = accumulator_of(em, site, residual, kernel, in_place=sums)
+    if isinstance(added, Mismatch):
+        return added
+    accumulator, qparams = added
     tail: Step = (
         qparams.scale,
         qparams.zero_point,
-        "add" if site.output is None else "sum",  # "add" takes a float residual and leaves it be
+        "sum" if sums else "add",
         1.0,
         "none" if unary is None or is_free(site, unary) else unary[0],
         [],

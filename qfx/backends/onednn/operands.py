@@ -7,8 +7,8 @@ Activations are uint8, weights int8 and symmetric. A kernel computes, in real un
 and hands out uint8, or y itself as float32. relu and clamp cost nothing where saturation does them
 (:func:`~qfx.backends.base.saturates`).
 
-The "sum" post-op adds a residual in place: it overwrites the residual, which is cloned first unless
-the kernel is its last reader.
+The "sum" post-op adds a residual in place: it overwrites the residual, which is cloned first; see
+:mod:`qfx.backends.onednn.reuse_accumulators`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from torch import fx
 
 from qfx.backends.base import Emitter, Measured, QuantizedWeight, Site, saturates
 from qfx.backends.onednn import kernels
+from qfx.backends.onednn.memory import COPIES
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
+from qfx.rewrite.pattern import Mismatch
 
 FLOAT = QParams(1.0, 0, torch.uint8, 0, 255)
 """The qparams that kernels want to hear for a float result."""
@@ -50,6 +52,22 @@ def call(em: Emitter, site: Site, kernel: Any, *args: Any) -> fx.Node:
     assert info is not None
     dtype = torch.float32 if site.output is None else site.output.dtype
     return em.rw.call(kernel, *args, origins=(site.node,), value=meta.TensorInfo(info.shape, dtype))
+
+
+def accumulator_of(
+    em: Emitter, site: Site, residual: fx.Node, kernel: Any, *, in_place: bool
+) -> tuple[fx.Node, QParams | Measured] | Mismatch:
+    """What ``kernel`` adds to, and its qparams: a copy of the residual, if it adds ``in_place``.
+
+    Which copies are not needed, the pass reuse-accumulators finds.
+    """
+    if site.output is not None and residual not in site.inputs:
+        return Mismatch("the residual is not at hand in integers")
+    added, qparams = (residual, FLOAT) if site.output is None else site.inputs[residual]
+    if in_place:
+        value = meta.value_of(added)
+        added = em.rw.call(COPIES[kernel], added, origins=(site.node,), value=value)
+    return added, qparams
 
 
 def output_of(site: Site) -> tuple[Any, ...]:

@@ -1,0 +1,85 @@
+"""Passes that a backend brings: where they run, what they may not be, and that none are needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import fx, nn
+
+import qfx
+from qfx.backends import Backend, resolve_backend
+from qfx.errors import BackendError
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import PassContext
+from tests.cases.flow import randn
+
+
+class Looks(qfx.Pass):
+    """Does nothing, after lowering."""
+
+    name = "looks"
+    requires = Level.LOWERED
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        assert ctx.level is Level.LOWERED
+
+
+class Follows(Looks):
+    name = "follows"
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+
+
+def stages(backend: Backend, pipeline: qfx.Pipeline | None = None) -> list[str]:
+    history = qfx.quantize(net(), randn(4, 8), backend=backend, pipeline=pipeline).history
+    names = [stage.name for stage in history]
+    return names[names.index("lower") :]
+
+
+def with_passes(name: str, *passes: qfx.Pass) -> Backend:
+    return replace(resolve_backend(name), passes=passes)
+
+
+@pytest.mark.parametrize("name", ["fbgemm", "reference", "x86"])
+def test_they_run_right_after_lowering(name: str) -> None:
+    backend = with_passes(name, Looks(), Follows())
+    assert stages(backend) == ["lower", "looks", "follows", "keep-contiguous"]
+
+
+@pytest.mark.parametrize("name", ["fbgemm", "reference", "x86"])
+def test_none_are_needed(name: str) -> None:
+    assert stages(with_passes(name)) == ["lower", "keep-contiguous"]
+
+
+def test_passes_of_the_user_come_after_those_of_the_backend() -> None:
+    pipeline = qfx.pipelines.static().insert_after("lower", Follows())
+    assert stages(with_passes("x86", Looks()), pipeline)[:3] == ["lower", "looks", "follows"]
+
+
+def test_a_pipeline_that_names_one_says_where_it_runs() -> None:
+    pipeline = qfx.pipelines.static().insert_after("keep-contiguous", Looks())
+    assert stages(with_passes("x86", Looks()), pipeline) == ["lower", "keep-contiguous", "looks"]
+
+
+def test_a_pipeline_that_does_not_lower_has_none() -> None:
+    pipeline = qfx.pipelines.static().without("keep-contiguous").without("lower")
+    kept = pipeline.with_passes_at(Level.LOWERED, (Looks(),))
+    assert kept == pipeline
+
+
+def test_run_passes_runs_them_where_it_lowers() -> None:
+    names = ("annotate", "place-observers", "record-input-means")
+    passes = [qfx.get_pass(name) for name in ("insert-stubs", *names)]
+    _, history = qfx.run_passes(net(), passes, randn(4, 8), backend=with_passes("x86", Looks()))
+    assert "looks" not in [stage.name for stage in history]
+
+
+@pytest.mark.parametrize("wrong", [[Looks()], (Looks,), ("looks",), Looks()])
+def test_anything_else_is_refused(wrong: object) -> None:
+    with pytest.raises(BackendError, match="give a tuple of passes"):
+        replace(resolve_backend("x86"), passes=wrong)  # type: ignore[arg-type]
