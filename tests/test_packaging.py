@@ -66,6 +66,23 @@ def test_import_adds_nothing_of_torch_ao(import_cost: set[str]) -> None:
     assert not [name for name in import_cost if name.startswith(deprecated)]
 
 
+def test_import_warns_of_nothing_where_numpy_is_absent() -> None:
+    """PyTorch warns, when it is imported itself."""
+    program = (
+        f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'passes')]}\n"
+        "sys.modules['numpy'] = None\n"
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n    import torch\n"
+        "assert 'NumPy' in str(caught[0].message), caught\n"
+        "warnings.simplefilter('error')\nimport qfx\n"
+        "qfx.quantize(torch.nn.Linear(8, 8).eval(), torch.ones(2, 8))\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """(absolute module name, whether at module level) of every import statement in a file."""
     tree = ast.parse(path.read_text())

@@ -186,17 +186,27 @@ def _run_batch(
             prepared(*own_args, **own_kwargs)
     except CalibrationError as error:
         raise CalibrationError(f"{which}: {_site(prepared, error)}{error}") from error
+    except ConfigError as error:  # of a guard
+        if number is None:
+            raise
+        raise ConfigError(
+            f"{which} does not fit the model: {error}\n{_compared(prepared, args, kwargs)}"
+        ) from error
     except QfxError:
         raise
     except Exception as error:
-        settings = prepared.settings
-        examples = _describe(settings.example_inputs, dict(settings.example_kwargs))
         raise ConfigError(
             f"{which} {'do' if number is None else 'does'} not fit the model: "
-            f"{type(error).__name__}: {error}\n"
-            f"It has {_describe(args, kwargs)}; the example inputs were {examples}."
+            f"{type(error).__name__}: {error}\n{_compared(prepared, args, kwargs)}"
             f"{_lacking(prepared, args, kwargs)}"
         ) from error
+
+
+def _compared(prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What a batch has, and what the examples had, in a sentence."""
+    settings = prepared.settings
+    examples = _describe(settings.example_inputs, dict(settings.example_kwargs))
+    return f"It has {_describe(args, kwargs)}; the example inputs were {examples}."
 
 
 def _check_structure(

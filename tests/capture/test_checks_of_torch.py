@@ -73,6 +73,11 @@ def test_checks_of_contents_are_asserted(check: Check) -> None:
     captured(randn(5, 8))
     with pytest.raises(AssertionError, match="a check of the model fails"):
         captured(torch.full((2, 8), 200.0))
+    quantized = qfx.quantize(seeded(lambda: Checks(check)), randn(2, 8))
+    with pytest.raises(
+        qfx.ConfigError, match=r"asserts what these inputs do not hold: a check of the model fails"
+    ):
+        quantized(torch.full((2, 8), 200.0))
 
 
 def test_a_check_that_fails_is_an_error_of_the_model() -> None:

@@ -87,6 +87,20 @@ def test_other_batches_where_the_export_takes_them() -> None:
         fixed(MORE)
 
 
+def test_a_batch_that_the_export_does_not_take_says_how_to_export() -> None:
+    told = (
+        r"exported where \S*\.size\(\)\[0\] == 2, and these inputs are others\. What to do: export "
+        r"with dynamic shapes, as in torch\.export\.export\(model, args, dynamic_shapes=\.\.\.\)"
+    )
+    shapes = r"It has \(float32\[5,3,16,16\]\); the example inputs were \(float32\[2,3,16,16\]\)\."
+    program = exported(seeded(Residual))
+    with pytest.raises(qfx.ConfigError, match=rf"(?s)calibration batch 1 .* {told}.*{shapes}"):
+        qfx.quantize(program, X, calibration_data=[X, MORE], backend="reference")
+    with pytest.raises(qfx.ConfigError, match=told) as raised:
+        qfx.quantize(program, X, backend="reference")(MORE)
+    assert "Guard failed" not in str(raised.value)
+
+
 def test_training() -> None:
     model = seeded(Residual)
     with pytest.warns(qfx.QfxWarning, match="does in training what it does in inference: batch"):

@@ -187,9 +187,9 @@ class _Sweep:
             self._rewriter.replace(node, drop.input)
             return drop.input
         if call.target is ASSERT:
-            return self._call(
-                node, vocab.GUARD, {"value": call.args[0], "expected": True, "what": call.args[1]}
-            )
+            condition, message = call.args[:2]
+            named = {"expected": True, "what": message, "asserted": True}
+            return self._call(node, vocab.GUARD, {"value": condition, **named})
         if call.target in vocab.SCALARS and not _holds_tensor(meta.value_of(node)):
             return self._canonicalize_number(node, call)
         if call.target is F.multi_head_attention_forward:
