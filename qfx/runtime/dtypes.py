@@ -14,6 +14,7 @@ from torch import Tensor
 from qfx.errors import BackendError
 
 COMPUTED_IN = torch.float32
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def probe_conversion(fn: Callable[[Tensor], Tensor]) -> Tensor | None:

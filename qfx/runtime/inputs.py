@@ -1,12 +1,13 @@
-"""What to say when a quantized model fails on inputs that it was not made for.
+"""What to say when a quantized model is called with inputs that it was not made for.
 
-Nothing is looked at before a call fails, so calls that work pay nothing.
+Next to nothing is looked at before a call fails: only the dtypes of what is rounded, of which a
+float model takes one and rounding takes any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -14,7 +15,63 @@ from torch.utils import _pytree as pytree
 
 from qfx.errors import ConfigError
 from qfx.graph import meta
-from qfx.runtime.dtypes import COMPUTED_IN
+from qfx.runtime.dtypes import COMPUTED_IN, HALVES
+from qfx.vocab import DYNAMIC_QPARAMS, QUANTIZE, Kind, OpDef, is_op
+
+
+class Rounded(NamedTuple):
+    """An input that is quantized as it comes: a float model would refuse it in other dtypes."""
+
+    position: int
+    name: str
+    captured: meta.Value
+    dtypes: tuple[torch.dtype, ...]
+
+
+def rounded_inputs(graph: fx.Graph) -> tuple[Rounded, ...]:
+    """The inputs that ``graph`` quantizes before it computes anything of them."""
+    found = []
+    for position, node in enumerate(n for n in graph.nodes if n.op == "placeholder"):
+        captured = meta.value_of(node)
+        if meta.float_tensors(captured) and _is_rounded(node):
+            found.append(Rounded(position, str(node.target), captured, tuple(_dtypes(captured))))
+    return tuple(found)
+
+
+def _is_rounded(node: fx.Node) -> bool:
+    """Whether ``node``, or what is only moved of it, is quantized."""
+    moved = [node]  # grows
+    seen = {node}
+    for each in moved:
+        for user in each.users:
+            if is_op(user, QUANTIZE, DYNAMIC_QPARAMS):
+                return True
+            moves = isinstance(user.target, OpDef) and user.target.kind is Kind.SHAPE
+            if moves and user not in seen:
+                seen.add(user)
+                moved.append(user)
+    return False
+
+
+def refuse_dtypes(
+    rounded: tuple[Rounded, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """ConfigError for inputs in a dtype that the float model does not take.
+
+    Under autocast it takes halves.
+    """
+    for each in rounded:
+        given = args[each.position] if each.position < len(args) else kwargs.get(each.name)
+        if isinstance(given, Tensor):
+            if given.dtype in each.dtypes:
+                continue
+            if given.dtype in HALVES and torch.is_autocast_enabled(given.device.type):
+                continue
+        elif not isinstance(given, (list, tuple, dict)):
+            continue
+        odd = list(_odd_dtypes(each.name, given, each.captured))
+        if odd:
+            raise ConfigError(_other_dtypes(odd))
 
 
 def explain_failure(
@@ -28,19 +85,34 @@ def explain_failure(
             "tensor there. Give one, or capture the model anew without."
         ) from error
     inputs = list(_inputs(graph, args, kwargs))
+    odd = [text for name, value, known in inputs for text in _no_tensors(name, value, known)]
+    if odd:
+        raise ConfigError(
+            f"the quantized model was called with {'; '.join(odd)}. Give tensors, as "
+            "torch.as_tensor(x) makes of arrays and numbers."
+        ) from error
     odd = [text for name, value, known in inputs for text in _odd_dtypes(name, value, known)]
     if odd:
-        raise ConfigError(
-            f"the quantized model was called with {'; '.join(odd)}. Convert the inputs, as in "
-            f"x.to({COMPUTED_IN})."
-        ) from error
+        raise ConfigError(_other_dtypes(odd)) from error
     odd = [text for name, value, known in inputs for text in _odd_shapes(name, value, known)]
     if odd:
-        first = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"the quantized model was called with {'; '.join(odd)}, and failed: {first}\n"
+            f"the quantized model was called with {'; '.join(odd)}, and failed{_reason(error)}\n"
             "Batch and spatial sizes may differ where the float model allows it; other sizes not."
         ) from error
+
+
+def _other_dtypes(odd: list[str]) -> str:
+    return (
+        f"the quantized model was called with {'; '.join(odd)}. Convert the inputs, as in "
+        f"x.to({COMPUTED_IN})."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What the kernel said, unless it is oneDNN telling how to debug it."""
+    said = str(error).strip().partition("\n")[0]
+    return "." if "primitive descriptor" in said else f": {said}"
 
 
 def _inputs(
@@ -63,13 +135,24 @@ def _absent(graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             yield str(node.target)
 
 
+def _no_tensors(name: str, value: object, captured: meta.Value) -> Iterator[str]:
+    if isinstance(captured, meta.TensorInfo) and not isinstance(value, Tensor):
+        kind = type(value)
+        module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+        yield f"{name} as {module}{kind.__qualname__}, and was made for a tensor"
+
+
 def _odd_dtypes(name: str, value: object, captured: meta.Value) -> Iterator[str]:
-    leaves = pytree.tree_leaves(captured)
-    known = {info.dtype for info in leaves if isinstance(info, meta.TensorInfo)}
+    known = _dtypes(captured)
     tensors = (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))
     found = {t.dtype for t in tensors}
     if meta.float_tensors(captured) and found - known:
         yield f"{name} in {_names(found - known)}, and was made for {_names(known)}"
+
+
+def _dtypes(captured: meta.Value) -> set[torch.dtype]:
+    leaves = pytree.tree_leaves(captured)
+    return {info.dtype for info in leaves if isinstance(info, meta.TensorInfo)}
 
 
 def _odd_shapes(name: str, value: object, captured: meta.Value) -> Iterator[str]:

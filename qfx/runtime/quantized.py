@@ -29,7 +29,7 @@ from qfx.quant.level_checks import QUANTIZATION
 from qfx.quant.observers import Observer
 from qfx.runtime.constants import flatten_constants, pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
-from qfx.runtime.inputs import explain_failure
+from qfx.runtime.inputs import explain_failure, refuse_dtypes, rounded_inputs
 from qfx.runtime.own_code import with_own_code
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ class QuantizedModel(WorkingGraphModule):
         # Not a submodule: its tensors are already here, and state_dict names each tensor once.
         self.__dict__["reference"] = reference
         self.__dict__["_cpu_only"] = cpu_only
+        self.__dict__["_rounded"] = rounded_inputs(reference.graph)
         for owned in (self, reference):
             owned.training = False  # each child keeps its own mode
             owned.requires_grad_(False)  # what is left of float parameters is for inference
@@ -260,6 +261,7 @@ class QuantizedModel(WorkingGraphModule):
         Raises:
             ConfigError: it can't run on inputs of a dtype or shape that it was not made for.
         """
+        refuse_dtypes(self.__dict__["_rounded"], args, kwargs)
         try:
             return super().__call__(*args, **kwargs)
         except QfxError:

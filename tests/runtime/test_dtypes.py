@@ -32,12 +32,60 @@ class FloatFirst(nn.Module):
         return y if mask is None else y * mask
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("backend", ["x86", "reference"])
-def test_inputs_of_other_dtypes_are_quantized_as_they_are(backend: str, dtype: torch.dtype) -> None:
-    qmodel = qfx.quantize(net(), X, backend=backend)
+@pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_inputs_that_the_float_model_refuses_are_refused(backend: str, method: str) -> None:
+    """Some were rounded to the same codes as float32, and nobody was told."""
+    qmodel = qfx.quantize(net(), X, backend=backend, method=method)
+    for dtype in (*DTYPES, torch.int64):
+        with pytest.raises(
+            qfx.ConfigError, match=rf"input in {dtype}, .* for torch\.float32.*\.to"
+        ):
+            qmodel(X.to(dtype))
+    assert qmodel(X).dtype is torch.float32  # and it still runs
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_under_autocast_halves_are_taken_as_in_float(dtype: torch.dtype) -> None:
+    qmodel = qfx.quantize(net(), X, backend="x86")
     expected = qmodel(X.to(dtype).float())
-    torch.testing.assert_close(qmodel(X.to(dtype)), expected, rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(qmodel(X.to(dtype)), expected, rtol=0, atol=0)
+        with pytest.raises(qfx.ConfigError, match=r"input in torch\.float64"):
+            qmodel(X.double())
+
+
+class Nested(nn.Module):
+    """Moves what it takes out of a dict, and only multiplies by a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, batch: dict[str, Tensor], mask: Tensor) -> Tensor:
+        return self.linear(batch["image"].flatten(1, 2)) * mask
+
+
+@pytest.mark.parametrize("backend", ["x86", "reference"])
+def test_inputs_in_containers_and_moved_ones(backend: str) -> None:
+    mask = torch.ones(1, 1, 4)
+    qmodel = qfx.quantize(Nested().eval(), ({"image": X}, mask), backend=backend)
+    with pytest.raises(qfx.ConfigError, match=r"with batch in torch\.float16, .*float32"):
+        qmodel({"image": X.half()}, mask)
+    with pytest.raises(qfx.ConfigError, match=r"with batch in torch\.float16, .*float32"):
+        qmodel(mask=mask, batch={"image": X.half()})
+    if backend == "x86":  # the mask is not rounded there, and does what it does in float
+        assert qmodel({"image": X}, mask.double()).dtype is torch.float64
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_no_tensor_is_named(backend: str) -> None:
+    qmodel = qfx.quantize(net(), X, backend=backend)
+    for given, kind in ((X.numpy(), r"numpy\.ndarray"), ("x", "str"), (X.tolist(), "list")):
+        with pytest.raises(
+            qfx.ConfigError, match=rf"with input as {kind}, and was made for a tensor.*as_tensor"
+        ):
+            qmodel(given)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
