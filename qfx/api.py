@@ -344,6 +344,11 @@ def _check_start(qparams_from: object, method: str) -> None:
 
 
 def _check_prepared(prepared: object, taker: str) -> None:
+    if isinstance(prepared, QuantizedModel):
+        raise ConfigError(
+            f"{taker} takes what qfx.prepare returned, and this model is quantized already: use it "
+            "as it is, or start again from the float model"
+        )
     if not isinstance(prepared, PreparedModel):
         inner = prepared.named_children() if isinstance(prepared, nn.Module) else ()
         for name, child in inner:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -100,3 +101,9 @@ def test_larger_is_not_called_smaller() -> None:
     before, after = report.size_bytes
     assert after > before
     assert f"({after / before:.1f} times larger)" in str(report)
+
+
+@pytest.mark.parametrize("call", [qfx.convert, lambda model: qfx.calibrate(model, [])])
+def test_what_is_quantized_is_no_model_to_convert(call: Callable[[Any], object]) -> None:
+    with pytest.raises(qfx.ConfigError, match="this model is quantized already: use it as it is"):
+        call(qfx.quantize(nn.Linear(8, 8).eval(), torch.ones(2, 8)))

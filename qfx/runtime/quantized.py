@@ -9,24 +9,27 @@ rebuilt from the integer weights.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.errors import BackendError, FormatError, QfxError
+from qfx.errors import BackendError, FormatError, QfxError, warn
 from qfx.framework.pass_base import PassContext
 from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.overlap import overwrite
+from qfx.graph.source import is_outside
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.level_checks import QUANTIZATION
 from qfx.quant.observers import Observer
+from qfx.report.text import covered
 from qfx.runtime.constants import flatten_constants, pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
 from qfx.runtime.inputs import explain_failure, refuse_dtypes, rounded_inputs
@@ -85,6 +88,8 @@ class Settings:
         return ctx
 
 
+_MODULE = nn.Module.state_dict.__code__.co_filename
+
 RECORDERS = (Observer, ChannelMean)
 
 
@@ -102,9 +107,10 @@ class PreparedModel(WorkingGraphModule):
 
     history: History
     settings: Settings
+    called: ClassVar[str] = "PreparedModel"
 
     def __init__(self, graph_module: fx.GraphModule, history: History, settings: Settings) -> None:
-        super().__init__(graph_module, graph_module.graph)
+        super().__init__(graph_module, graph_module.graph, self.called)
         copy_hooks(graph_module, self)
         self.history = history
         self.settings = settings
@@ -210,7 +216,7 @@ class QuantizedModel(WorkingGraphModule):
         cpu_only: bool,
     ) -> None:
         flatten_constants(lowered)
-        super().__init__(lowered, lowered.graph)
+        super().__init__(lowered, lowered.graph, "QuantizedModel")
         copy_hooks(lowered, self)
         hide_opaque_values(self)
         pin_constants(self)
@@ -225,6 +231,14 @@ class QuantizedModel(WorkingGraphModule):
             owned.training = False  # each child keeps its own mode
             owned.requires_grad_(False)  # what is left of float parameters is for inference
         self.recompile()
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in self.report.counts.items())
+        share = f"{covered(self.report)} quantized"
+        return f"QuantizedModel({self.backend}: {share}; operations: {counts})"
+
+    def __str__(self) -> str:
+        return repr(self)  # fx prints all its code, which is self.code
 
     def __copy__(self) -> QuantizedModel:
         return QuantizedModel(
@@ -290,6 +304,19 @@ class QuantizedModel(WorkingGraphModule):
         super()._apply(converted, recurse)  # type: ignore[no-untyped-call]
         pin_constants(self)
         return self
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Say what is missing, in a parent's ``state_dict`` too, unless PyTorch itself asks."""
+        super()._save_to_state_dict(*args, **kwargs)
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename == _MODULE and frame.f_back is not None:
+            frame = frame.f_back
+        if is_outside(frame.f_code.co_filename):
+            warn(
+                "state_dict() of a quantized model lacks what is a part of its graph, packed "
+                "weights and scales, so that nothing can load it. Keep the state_dict() of the "
+                "float model, and quantize it again"
+            )
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -33,6 +33,7 @@ class TrainableModel(PreparedModel):
     """
 
     batchnorm_frozen: bool
+    called: ClassVar[str] = "TrainableModel"
 
     @property
     def fake_quants(self) -> dict[str, FakeQuantize]:

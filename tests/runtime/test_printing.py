@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -25,7 +28,17 @@ def test_prepared_and_quantized_models_and_their_reference(backend: str) -> None
     assert "def forward(self, input" in str(prepared)
     assert "observer" in str(prepared)
     quantized = qfx.convert(qfx.calibrate(prepared, [X]))
-    assert "def forward" in str(quantized)
+    assert type(prepared).__name__ == "PreparedModel"
+    assert repr(prepared).startswith("PreparedModel(")
+    assert type(quantized).__name__ == "QuantizedModel"
+    for each in (quantized, copy.copy(quantized), copy.deepcopy(quantized)):
+        line = (
+            rf"QuantizedModel\({backend}: 100\.0% of MACs quantized; operations: \d quantized.*\)"
+        )
+        assert re.fullmatch(line, str(each))
+        assert str(each) == repr(each)
+        assert str(each) in str(nn.Sequential(each))
+        assert "def forward" in each.code
     assert "def forward" in str(quantized.__dict__["reference"])
 
 

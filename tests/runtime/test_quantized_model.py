@@ -21,8 +21,29 @@ def _quantized(backend: str) -> tuple[qfx.QuantizedModel, torch.Tensor]:
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
 def test_load_state_dict_is_refused(backend: str) -> None:
     model, _ = _quantized(backend)
+    state = {name: tensor for name, tensor in model.named_buffers()}
     with pytest.raises(qfx.BackendError, match="quantize it again"):
-        model.load_state_dict(model.state_dict())
+        model.load_state_dict(state)
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
+def test_state_dict_says_that_it_does_not_hold_the_model(backend: str) -> None:
+    model, _ = _quantized(backend)
+    for each in (model, copy.deepcopy(model), nn.Sequential(nn.Linear(2, 2), model)):
+        with pytest.warns(qfx.QfxWarning, match="lacks what is a part of its graph") as caught:
+            each.state_dict()
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+
+
+def test_what_pytorch_asks_of_the_state_is_no_call_of_the_user() -> None:
+    """Warnings are errors here."""
+    model, x = _quantized("x86")
+    expected = model(x)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    assert torch.equal(averaged(x), expected)
+    assert torch.equal(torch.export.export(model, (x,)).module()(x), expected)
+    assert torch.equal(torch.compile(model, backend="eager")(x), expected)
 
 
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
