@@ -13,12 +13,19 @@ class Event:
         rule: "pass/rule", or "pass" when no rule was at work.
         removed, added: names of the nodes that went and came.
         source: "file:line" of what was rewritten, or "".
+        changed: names of the nodes that stayed, and read or do something else now.
     """
 
     rule: str
     removed: tuple[str, ...]
     added: tuple[str, ...]
     source: str
+    changed: tuple[str, ...] = ()
+
+    @property
+    def is_rewrite(self) -> bool:
+        """Whether nodes came or went, rather than only changed."""
+        return bool(self.removed or self.added)
 
 
 @dataclass(frozen=True, slots=True)

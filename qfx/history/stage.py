@@ -51,5 +51,5 @@ class Stage:
 
     @property
     def fired(self) -> dict[str, int]:
-        """How often each rule fired, in the order of their first time."""
-        return dict(Counter(event.rule for event in self.events))
+        """How often each rule made or removed nodes, in the order of their first time."""
+        return dict(Counter(event.rule for event in self.events if event.is_rewrite))

@@ -206,10 +206,11 @@ def _site(qmodel: QuantizedModel, name: str) -> Site | None:
 def _without_rounding(reference: fx.GraphModule) -> fx.GraphModule:
     """The reference graph with float activations and the weights as they are."""
     clone = clone_graph_module(reference)
+    rw = Rewriter(clone, pass_name="without-rounding")
     for node in list(clone.graph.nodes):
         source = node.args[0] if is_op(node, vocab.DEQUANTIZE) else None
         if isinstance(source, fx.Node) and is_op(source, vocab.QUANTIZE):
-            node.replace_all_uses_with(source.all_input_nodes[0])
+            rw.replace(node, source.all_input_nodes[0])
     clone.recompile()
     return clone
 

@@ -1,5 +1,8 @@
 """The only gate that mutates a graph: it keeps provenance, values and names, and removes what died.
 
+What goes through it, and only that, stands in the history: each call leaves an event, or adds to
+the event of the rule at work. A test sees to it that passes of ours take no other way.
+
 Every mutation costs time in proportion to the nodes it touches, never to the graph. A node that
 replaces exactly one node takes its name, so sites keep the names of the capture; one that fuses
 several is named after them (``conv1`` and ``relu`` become ``conv1_relu``).
@@ -7,7 +10,7 @@ several is named after them (``conv1`` and ``relu`` become ``conv1_relu``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +19,12 @@ from torch import Tensor, fx, nn
 from qfx.errors import PatternError
 from qfx.graph import meta
 from qfx.graph.attributes import Attributes
+from qfx.graph.clone import copy_nodes
 from qfx.graph.effects import has_effect
 from qfx.history.events import Event
+from qfx.rewrite.ledger import Ledger
 from qfx.rewrite.making import inherit, joined_name, without_defaults
+from qfx.rewrite.rebuilding import changes
 from qfx.rewrite.rule import Match
 from qfx.rewrite.values import UNSET, Values
 from qfx.vocab import OpDef
@@ -29,7 +35,6 @@ class Rewriter:
 
     Attributes:
         graph: the graph.
-        events: what was done, in order.
         rule: name of the rule at work, or None.
         node: name of the node that the rule matched, or None.
         values: what the nodes that were made yield.
@@ -39,21 +44,23 @@ class Rewriter:
         self.graph_module = graph_module
         self.graph: fx.Graph = graph_module.graph
         self.pass_name = pass_name
-        self.events: list[Event] = []
         self.rule: str | None = None
         self.node: str | None = None
         self.values = Values(graph_module)
         self._attributes = Attributes(graph_module)
         self._match: Match | None = None
         self._point: fx.Node | None = None
-        self._fresh: dict[fx.Node, None] = {}  # created since the last event
+        self._ledger = Ledger()
         self._named_after: dict[fx.Node, fx.Node] = {}
         self._unclaimed: dict[fx.Node, None] = {}  # derive from what they read, or will replace
-        self._removed: list[str] = []
-        self._source = ""
         self._touched: list[fx.Node] = []
         self._kept: set[fx.Node] = set()
         self._mutations = 0
+
+    @property
+    def events(self) -> list[Event]:
+        """What was done, in order."""
+        return self._ledger.events
 
     # -- where -----------------------------------------------------------------------------------
 
@@ -152,6 +159,18 @@ class Rewriter:
         name = self._attributes.add_module(name_hint, module)
         return self._create("call_module", name, args, kwargs, origins, value, name=name)
 
+    def call_submodule(
+        self,
+        path: str,
+        /,
+        *args: Any,
+        origins: Sequence[fx.Node] = (),
+        value: meta.Value = UNSET,
+        **kwargs: Any,
+    ) -> fx.Node:
+        """A node that calls the module that is registered as ``path`` already."""
+        return self._create("call_module", path, args, kwargs, origins, value, name=path)
+
     def constant(
         self,
         name_hint: str,
@@ -211,6 +230,55 @@ class Rewriter:
         """The module that a ``call_module`` node calls."""
         return self.graph_module.get_submodule(str(node.target))
 
+    # -- change ----------------------------------------------------------------------------------
+
+    def rewire(self, reader: fx.Node, old: fx.Node, new: fx.Node) -> None:
+        """Let ``reader`` read ``new`` wherever it reads ``old``, which stays.
+
+        To let all readers do so, use :meth:`replace`. It is to yield what it yielded.
+        """
+        if reader not in old.users:
+            raise PatternError(f"{meta.where(reader)} does not read {meta.where(old)}")
+        reader.replace_input_with(old, new)
+        self._changed(reader, UNSET, (new,))
+
+    def update(
+        self,
+        node: fx.Node,
+        *,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        value: meta.Value = UNSET,
+    ) -> None:
+        """Give ``node`` other positional arguments, other keywords, or both.
+
+        Args:
+            node: what to change; what it read stays, even if nothing else reads it.
+            args: all positional arguments that it gets; by default it keeps its own.
+            kwargs: all keywords that it gets; by default it keeps its own. Those of an operation
+                that equal its defaults are left out.
+            value: what it yields now; by default what it yielded, which is checked.
+        """
+        if args is not None:
+            node.args = tuple(args)
+        if kwargs is not None:
+            given = dict(kwargs)
+            is_op = isinstance(node.target, OpDef)
+            node.kwargs = without_defaults(node.target, given) if is_op else given
+        self._changed(node, value, node.all_input_nodes)
+
+    def retarget(self, node: fx.Node, target: Any, *, value: meta.Value = UNSET) -> None:
+        """Let ``node`` call or read ``target`` instead, which is of the same kind."""
+        node.target = target
+        self._changed(node, value)
+
+    def configure(self, node: fx.Node, **attributes: Any) -> None:
+        """Set attributes of the module that ``node`` calls, which is the graph's own copy."""
+        module = self.module(node)
+        for name, value in attributes.items():
+            setattr(module, name, value)
+        self._changed(node, UNSET)
+
     # -- replace and erase -----------------------------------------------------------------------
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
@@ -222,18 +290,21 @@ class Rewriter:
         if old is new:
             raise PatternError(f"{meta.where(old)} cannot replace itself; return a new node")
         self._mutations += 1
-        self._source = self._source or meta.source(old)
+        self._ledger.locate(old)
         wrapping = self._fresh_ancestors(new)
         self._claim(wrapping | {new}, old)
         self.values.stand_in(old, new)
-        for user in list(old.users):
-            if user not in wrapping:
-                user.replace_input_with(old, new)
-                self._touched.append(user)
+        readers = [user for user in old.users if user not in wrapping]
+        for reader in readers:
+            reader.replace_input_with(old, new)
+            self._touched.append(reader)
         namesake = self._named_after.get(new)
         self._erase_dead(old, force=True)
         if namesake is old and old._erased:
             new.name = old.name
+        else:
+            for reader in readers:
+                self._ledger.changed(reader)
         self._touched.append(new)
         if self._match is None:
             self._flush(wrapping)
@@ -252,17 +323,37 @@ class Rewriter:
                 f"cannot erase {meta.where(node)}: still read by {readers}. Use replace(old, new)."
             )
         self._mutations += 1
-        self._source = self._source or meta.source(node)
+        self._ledger.locate(node)
         self._erase_dead(node, force=True)
         if self._match is None:
             self._flush()
 
+    def erase_unread(self, needed: Callable[[fx.Node], bool] = has_effect) -> None:
+        """Erase all that nothing reads, unless it is ``needed``."""
+        for node in reversed(list(self.graph.nodes)):
+            if not (node.users or needed(node)):
+                self._erase(node)
+        self._flush()
+
+    def rebuild(self, source: fx.Graph) -> None:
+        """Let the graph be a copy of ``source``, which derives from the same operations.
+
+        What is in both stays, though as new nodes. Of the rest, what derives from an operation in
+        one graph stands for what does in the other.
+        """
+        before = list(self.graph.nodes)
+        self._flush()
+        for node in reversed(before):
+            self.graph.erase_node(node)
+            self.values.forget(node)
+        copy_nodes(source, self.graph)
+        for change in changes(before, self.graph.nodes):
+            self.events.append(change.event(self.pass_name))
+
     def finish(self) -> None:
         """End the pass: drop constants, parameters and submodules that nothing uses any more."""
         self._flush()
-        for node in list(self.graph.nodes):
-            if node.op == "get_attr" and not node.users:
-                self.graph.erase_node(node)
+        self.erase_unread(lambda node: node.op != "get_attr")
         self._attributes.drop_orphans()
 
     # -- for the driver --------------------------------------------------------------------------
@@ -280,7 +371,7 @@ class Rewriter:
     @property
     def fresh(self) -> tuple[fx.Node, ...]:
         """Nodes that the rule at work made."""
-        return tuple(self._fresh)
+        return tuple(self._ledger.fresh)
 
     def rollback(self) -> None:
         """Take back the nodes that a rule made before it returned a Mismatch."""
@@ -289,11 +380,9 @@ class Rewriter:
                 f"rule {self.rule} changed the graph at {self.node} and then returned a Mismatch; "
                 "decide first, then rewrite"
             )
-        for node in reversed(self._fresh):
-            self.graph.erase_node(node)
-            self.values.forget(node)
+        for node in reversed(list(self._ledger.fresh)):
+            self._erase(node)
             self._named_after.pop(node, None)
-        self._fresh.clear()
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -325,7 +414,7 @@ class Rewriter:
         compute = [s for s in given if s.op != "get_attr"]
         if name is None and len(compute) == 1:
             self._named_after[node] = compute[0]
-        self._fresh[node] = None
+        self._ledger.made(node)
         self._touched.append(node)
         return node
 
@@ -350,16 +439,26 @@ class Rewriter:
             del self._unclaimed[node]
             meta.copy_meta(node, old, rule=self.rule or self.pass_name)
             inherit(node, (old,))
-            if node in self._fresh:
+            if node in self._ledger.fresh:
                 self._named_after[node] = old
 
-    def _fresh_ancestors(self, new: fx.Node) -> set[fx.Node]:
-        """Nodes of the current rewrite that ``new`` is computed from, itself included."""
+    def _changed(self, node: fx.Node, value: meta.Value, read: Iterable[fx.Node] = ()) -> None:
+        """Keep the books of a node that changed, and that reads ``read`` now."""
+        self._mutations += 1
+        self._ledger.locate(node)
+        self._ledger.changed(node)
+        self.values.restate(node, value)
+        self._touched.append(node)
+        if self._match is None:
+            self._flush(self._fresh_ancestors(*read))
+
+    def _fresh_ancestors(self, *new: fx.Node) -> set[fx.Node]:
+        """Nodes of the current rewrite that ``new`` is computed from, themselves included."""
         found: set[fx.Node] = set()
-        stack = [new]
+        stack = list(new)
         while stack:
             node = stack.pop()
-            if node in self._fresh and node not in found:
+            if node in self._ledger.fresh and node not in found:
                 found.add(node)
                 stack.extend(node.all_input_nodes)
         return found
@@ -374,14 +473,14 @@ class Rewriter:
             if node.op in ("placeholder", "output"):
                 continue
             inputs = node.all_input_nodes
-            if node in self._fresh:
-                del self._fresh[node]
-            else:
-                self._removed.append(node.name)
-            self.graph.erase_node(node)
-            self.values.forget(node)
+            self._erase(node)
             self._touched.extend(inputs)
             stack.extend((i, False) for i in inputs)
+
+    def _erase(self, node: fx.Node) -> None:
+        self._ledger.removed(node)
+        self.graph.erase_node(node)
+        self.values.forget(node)
 
     def _may_vanish(self, node: fx.Node) -> bool:
         """Whether a dead node has no effect; a node of the match is the rule's to remove."""
@@ -392,22 +491,9 @@ class Rewriter:
         return not has_effect(node)
 
     def _flush(self, only: Container[fx.Node] | None = None) -> None:
-        """Record what happened since the last event, if anything did.
-
-        Args:
-            only: which of the new nodes belong to it; the others await theirs.
-        """
-        added = [node for node in self._fresh if only is None or node in only]
-        if self._removed or added:
-            rule = self.rule or self.pass_name
-            source = self._source or next((meta.source(n) for n in added), "")
-            names = tuple(node.name for node in added)
-            self.events.append(Event(rule, tuple(self._removed), names, source))
-        for node in added:
-            del self._fresh[node]
+        """Leave an event of what happened since the last one; of the new nodes only ``only``."""
+        for node in self._ledger.close(self.rule or self.pass_name, only):
             self._named_after.pop(node, None)
-        self._removed.clear()
-        self._source = ""
         self._mutations = 0
         if self._match is None:
             self._touched = []

@@ -50,6 +50,17 @@ class Values:
         self._inferred[node] = is_known
         meta.set_value(node, found)
 
+    def restate(self, node: fx.Node, value: meta.Value) -> None:
+        """Set what a ``node`` yields that was changed: ``value``, or else what it did before.
+
+        Of one that was made, and not told what it yields, it is what it computes now.
+        """
+        if value is not UNSET:
+            self.forget(node)
+            meta.set_value(node, value)
+        elif node in self._inferred:
+            self.settle(node, UNSET, node)
+
     def stand_in(self, old: fx.Node, new: fx.Node) -> None:
         """Let ``new``, which takes the place of ``old``, answer to what that yields."""
         was = self.expected.pop(old, meta.value_of(old))

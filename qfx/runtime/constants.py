@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from torch import Tensor, fx, nn
 
-from qfx.graph.attributes import Attributes
+from qfx.rewrite.rewriter import Rewriter
 
 
 def flatten_constants(graph_module: fx.GraphModule) -> None:
     """Move what ``get_attr`` nodes read to the root of ``graph_module``, in place."""
+    rw = Rewriter(graph_module, pass_name="flatten-constants")
     names: dict[str, str] = {}
     for node in graph_module.graph.nodes:
         if node.op != "get_attr":
@@ -22,9 +23,9 @@ def flatten_constants(graph_module: fx.GraphModule) -> None:
         target = str(node.target)
         if target not in names:
             names[target] = _move(graph_module, target)
-        node.target = names[target]
-    # fx's own delete_all_unused_submodules is quadratic in the graph.
-    Attributes(graph_module).drop_orphans()
+        if names[target] != target:
+            rw.retarget(node, names[target])
+    rw.finish()
 
 
 def pin_constants(graph_module: fx.GraphModule) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 
 from torch import fx, nn
 
+from qfx.graph import meta
 from qfx.graph.clone import copy_graph
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.qparams import QParams
+from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.own_code import with_own_code
 
 
@@ -45,24 +47,27 @@ class Trained:
     graph: fx.Graph
     weights: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
-    def rounded(self) -> fx.Graph:
-        """A copy of the graph in which weights pass their fake-quants."""
-        graph = copy_graph(self.graph)
+    def rounded(self, owner: nn.Module) -> WorkingGraphModule:
+        """The graph, over what ``owner`` holds, in which weights pass their fake-quants."""
+        made = WorkingGraphModule(owner, copy_graph(self.graph))
+        rw = Rewriter(made, pass_name="round-weights")
         done: dict[tuple[fx.Node, str], fx.Node] = {}
-        for node in list(graph.nodes):
+        for node in list(made.graph.nodes):
             operands = {operand.name: operand for operand in node.all_input_nodes}
             for weight, module in self.weights.get(node.name, ()):
                 operand = operands[weight]
                 if (operand, module) not in done:
-                    with graph.inserting_after(operand):
-                        done[operand, module] = graph.call_module(module, (operand,))
-                node.replace_input_with(operand, done[operand, module])
-        return graph
+                    with rw.at(operand.next):
+                        done[operand, module] = rw.call_submodule(
+                            module, operand, value=meta.value_of(operand)
+                        )
+                rw.rewire(node, operand, done[operand, module])
+        return made
 
 
 def by_mode(training: Callable[..., Any], owner: nn.Module, trained: Trained) -> Callable[..., Any]:
     """``forward`` of ``owner``: that of the training graph, in eval mode that of what it means."""
-    made = WorkingGraphModule(owner, trained.rounded())
+    made = trained.rounded(owner)
     made.recompile()
     inference = type(made).forward
 

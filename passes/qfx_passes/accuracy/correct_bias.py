@@ -62,7 +62,7 @@ class RecordInputMeans(Pass):
                     value = meta.value_of(observed)
                     made = ctx.rewriter.call_module("input_mean", recorder, observed, value=value)
                 recorders[key] = made
-            node.replace_input_with(observed, recorders[key])
+            ctx.rewriter.rewire(node, observed, recorders[key])
 
 
 class CorrectBias(Pass):
@@ -152,7 +152,7 @@ def _correct(
         replaced = node.args[2] if len(node.args) > 2 else None
         with rw.at(node):
             read = made if node is first else rw.attribute(str(made.target), origins=(node,))
-        node.args = (node.args[0], node.args[1], read)
+        rw.update(node, args=(*node.args[:2], read))
         if isinstance(replaced, fx.Node) and not replaced.users:
             rw.erase(replaced)
 

@@ -20,7 +20,6 @@ from qfx import vocab
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
-from qfx.graph.effects import has_effect
 from qfx.graph.leaves import has_hooks
 from qfx.graph.memory import Memory
 from qfx.graph.modes import ModeFlag
@@ -61,7 +60,7 @@ class Canonicalize(Pass):
             sweep.visit(node)
         if norms is not None:
             ctx.put(norms)
-        _remove_dead(graph, ctx.rewriter)
+        ctx.rewriter.erase_unread()
         name_changed_values(graph, ctx.rewriter)
         _keep_layouts(graph, ctx.rewriter)
 
@@ -129,7 +128,7 @@ class _Sweep:
         for operand in node.all_input_nodes:
             current = self._current(operand)
             if current is not operand:
-                node.replace_input_with(operand, current)
+                self._rewriter.rewire(node, operand, current)
 
     def _current(self, node: fx.Node) -> fx.Node:
         passed = []
@@ -152,9 +151,8 @@ class _Sweep:
 
     def _as_call(self, node: fx.Node, call: Call) -> fx.Node:
         """The functional call of something that the vocabulary does not know."""
-        module = self._module(node)
-        if module is not None:
-            module.inplace = False  # type: ignore[assignment]
+        if node.op == "call_module":
+            self._rewriter.configure(node, inplace=False)
             return node
         if isinstance(call.target, str):
             new = self._rewriter.call_method(
@@ -166,9 +164,6 @@ class _Sweep:
         return new
 
     # -- one call --------------------------------------------------------------------------------
-    def _module(self, node: fx.Node) -> nn.Module | None:
-        return self._rewriter.module(node) if node.op == "call_module" else None
-
     def _canonicalize(self, node: fx.Node, call: Call) -> fx.Node | None:
         """What ``node`` becomes; None, perhaps with a note, if it stays as it was written."""
         if call.kind == "call_module":
@@ -390,13 +385,6 @@ def _reads_tensor(op: OpDef, call: Call) -> bool:
     operands = [*call.args[:2], *call.kwargs.values()]
     flat = [o for each in operands for o in (each if isinstance(each, (tuple, list)) else (each,))]
     return any(isinstance(o, fx.Node) and _holds_tensor(meta.value_of(o)) for o in flat)
-
-
-def _remove_dead(graph: fx.Graph, rewriter: Rewriter) -> None:
-    """Drop what nothing reads and that does nothing else."""
-    for node in reversed(list(graph.nodes)):
-        if not (node._erased or node.users or has_effect(node)):
-            rewriter.erase(node)
 
 
 def _keep_layouts(graph: fx.Graph, rewriter: Rewriter) -> None:

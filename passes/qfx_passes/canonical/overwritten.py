@@ -37,4 +37,4 @@ def _name_changed(
         changed = rewriter.call(vocab.AFTER, operand, writer, value=meta.value_of(operand))
     meta.set_origins(changed, ())
     for reader in readers:
-        reader.replace_input_with(operand, changed)
+        rewriter.rewire(reader, operand, changed)

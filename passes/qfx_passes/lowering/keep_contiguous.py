@@ -34,7 +34,7 @@ class KeepContiguous(Pass):
             info = meta.value_of(node)
             with rw.at(output):
                 dense = rw.call_method("contiguous", node, origins=(node,), value=info)
-            output.replace_input_with(node, dense)
+            rw.rewire(output, node, dense)
 
 
 def _may_lie_otherwise(node: fx.Node) -> bool:

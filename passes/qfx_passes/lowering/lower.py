@@ -93,11 +93,11 @@ class _Lowering:
                 self._operation(node)
         measured = [q for q in self.qparams.values() if isinstance(q, Measured)]
         numbers = {number for q in measured for number in (q.scale, q.zero_point)}
-        self.graph.eliminate_dead_code(lambda node: node in numbers or has_effect(node))
+        self.rw.erase_unread(lambda node: node in numbers or has_effect(node))
         for node in self.graph.nodes:
             if node in self.stands_for and is_op(node, DEQUANTIZE):
                 self._write_dequantize(node)
-        self.graph.eliminate_dead_code(has_effect)
+        self.rw.erase_unread()
 
     # -- the four lines of the table ----------------------------------------------------------
     def _dequantize(self, node: fx.Node) -> None:
@@ -162,7 +162,7 @@ class _Lowering:
         """Integers have the shape of the float value; asking for it takes no dequantize."""
         for value in node.all_input_nodes:
             if value in self.stands_for:
-                node.replace_input_with(value, self.stands_for[value].node)
+                self.rw.rewire(node, value, self.stands_for[value].node)
 
     def _requantizes(
         self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]
@@ -200,7 +200,7 @@ class _Lowering:
             if lowered is not None:
                 set_meaning(lowered, Meaning(node.name, node.name, following.name))
                 for query in queries:
-                    query.replace_input_with(node, lowered)
+                    self.rw.rewire(query, node, lowered)
                 self.rw.replace(following, lowered)
                 self.qparams[lowered] = qparams
             return

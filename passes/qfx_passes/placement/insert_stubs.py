@@ -116,4 +116,4 @@ def _put(
     with rw.at(before):
         marked = rw.call(stub, node, origins=(node,), value=meta.value_of(node))
     for reader in readers:
-        reader.replace_input_with(node, marked)
+        rw.rewire(reader, node, marked)

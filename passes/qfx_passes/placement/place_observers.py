@@ -63,7 +63,7 @@ class _Placer:
             edge = note.reads.get(value.name)
             if edge is None or edge.spec.dynamic or meta.tensor_info(value) is None:
                 continue
-            node.replace_input_with(value, self._observed(value, edge))
+            self.rw.rewire(node, value, self._observed(value, edge))
 
     def _hand_out_observed(self, node: fx.Node, edge: Edge) -> None:
         users = list(node.users)
@@ -72,7 +72,7 @@ class _Placer:
         observed = self._observed(node, edge)
         for user in users:
             if not is_observer(user):
-                user.replace_input_with(node, observed)
+                self.rw.rewire(user, node, observed)
 
     def _observed(self, value: fx.Node, edge: Edge) -> fx.Node:
         key = (value, edge.group)
@@ -81,14 +81,12 @@ class _Placer:
         return self.placed[key]
 
     def _insert(self, value: fx.Node, edge: Edge) -> fx.Node:
+        like = meta.value_of(value)
         with self.rw.at(after(value)):
             if edge.group in self.modules:
-                node = self.graph.call_module(self.modules[edge.group], (value,))
-                meta.copy_meta(node, value, rule=self.rw.pass_name)
-            else:
-                node = self.rw.call_module(*self._made(edge), value, value=meta.value_of(value))
-                self.modules[edge.group] = str(node.target)
-        meta.set_value(node, meta.value_of(value))
+                return self.rw.call_submodule(self.modules[edge.group], value, value=like)
+            node = self.rw.call_module(*self._made(edge), value, value=like)
+        self.modules[edge.group] = str(node.target)
         return node
 
     def _made(self, edge: Edge) -> tuple[str, nn.Module]:

@@ -81,7 +81,7 @@ class Reference(Pass):
                 continue
             measured.quantize(node, note)
             if is_op(node, *RECURRENT):
-                _measure_inside(node, note)
+                _measure_inside(node, note, ctx.rewriter)
             if note.weight is not None:
                 weights.quantize(node, note.weight, note.weight_qparams)
         for node in list(graph.nodes):  # last: annotations know what they read by name
@@ -200,7 +200,7 @@ class _Measured:
             if key not in self.done:
                 with self.rw.at(after(value)):
                     self.done[key] = self._restored(value, edge.spec)
-            node.replace_input_with(value, self.done[key])
+            self.rw.rewire(node, value, self.done[key])
 
     def _restored(self, value: fx.Node, spec: QuantSpec) -> fx.Node:
         info = meta.tensor_info(value)
@@ -226,12 +226,13 @@ class _Measured:
         return self.rw.call(DEQUANTIZE, integers, *qparams, origins=(value,), value=info)
 
 
-def _measure_inside(node: fx.Node, note: Annotation) -> None:
+def _measure_inside(node: fx.Node, note: Annotation, rw: Rewriter) -> None:
     """Let a recurrent layer round its hidden state as it rounds its input, if it does."""
     if not note.reads:
         return
     spec = next(edge.spec for edge in note.reads.values())
-    node.update_kwarg("measured", (spec.dtype, *spec.bounds, spec.symmetric))
+    measured = (spec.dtype, *spec.bounds, spec.symmetric)
+    rw.update(node, kwargs={**node.kwargs, "measured": measured})
 
 
 def _edge_of(value: fx.Node, note: Annotation) -> Edge | None:
@@ -262,7 +263,7 @@ class _Weights:
                 continue
             with self.rw.at(node):
                 restored = self._restored(weight, spec, qparams)
-            node.replace_input_with(weight, restored)
+            self.rw.rewire(node, weight, restored)
             if not weight.users:
                 self.rw.erase(weight)
 

@@ -207,7 +207,8 @@ def _take_bias(node: fx.Node, wanted: Tensor, rw: Rewriter) -> None:
     bias = bound(node)["bias"]
     if bias is None:
         hint = f"{meta.module_path(node) or node.name}.bias_shift"
-        node.args = (*node.args, rw.constant(hint, wanted.clone(), origins=(node,)))
+        shift = rw.constant(hint, wanted.clone(), origins=(node,))
+        rw.update(node, args=(*node.args, shift))
     elif is_op(bias, vocab.FOLD_BIAS):
         _shift_fold(bias, wanted, rw)
     else:
@@ -234,4 +235,4 @@ def _shift_fold(fold: fx.Node, wanted: Tensor, rw: Rewriter) -> None:
     with rw.at(fold):
         shift = rw.constant(hint, missing(), origins=(fold,))
     names = ("mean", "var", "gamma", "beta", "bias")
-    fold.args = (*(arguments[name] for name in names), shift)
+    rw.update(fold, args=(*(arguments[name] for name in names), shift))

@@ -30,7 +30,7 @@ from qfx.errors import CalibrationError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
-from qfx.graph.clone import copy_graph, copy_nodes
+from qfx.graph.clone import copy_graph
 from qfx.graph.modes import ModeFlag
 from qfx.quant.annotation import annotate, annotation
 from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize, make_weight_fake_quant
@@ -174,10 +174,7 @@ class _Form:
 
     def _call_module(self, path: str, input: fx.Node, like: fx.Node) -> fx.Node:
         """Call a module that is there already."""
-        made = self.rw.graph.call_module(path, (input,))
-        meta.copy_meta(made, like, rule=self.rw.pass_name)
-        meta.set_value(made, meta.value_of(like))
-        return made
+        return self.rw.call_submodule(path, input, origins=(like,), value=meta.value_of(like))
 
     def _layer(self, node: fx.Node) -> None:
         note = annotation(node)
@@ -202,7 +199,7 @@ class _Form:
                 continue
             rounded = self._rounded(node, weight, spec, weight)
             names.append((weight.name, str(rounded.target)))
-            node.replace_input_with(weight, rounded)
+            self.rw.rewire(node, weight, rounded)
         self.weights[node.name] = tuple(names)
 
     def _folded(self, node: fx.Node, weight: fx.Node, spec: QuantSpec | None) -> None:
@@ -327,13 +324,11 @@ class InferenceForm(Pass):
             return
         ctx.put(_Restored())
         trained = ctx.get(Trained)
-        for node in reversed(list(graph.nodes)):
-            graph.erase_node(node)
-        copy_nodes(trained.graph, graph)
+        ctx.rewriter.rebuild(trained.graph)
         for node in list(graph.nodes):
             if node.name in trained.weights:
                 _settle_weights(node, trained.weights[node.name], ctx.rewriter)
-            _forget_inside(node)
+            _forget_inside(node, ctx.rewriter)
             if is_op(node, vocab.DROPOUT):
                 _forget(node, ctx.rewriter)
 
@@ -356,15 +351,14 @@ def _settle_weights(node: fx.Node, names: tuple[tuple[str, str], ...], rw: Rewri
         annotate(node, replace(note, weight_qparams=tuple(found)))
 
 
-def _forget_inside(node: fx.Node) -> None:
+def _forget_inside(node: fx.Node, rw: Rewriter) -> None:
     """Remove dropouts from post-ops, and from attention."""
-    if is_op(node, vocab.ATTENTION):
-        node.kwargs = {k: v for k, v in node.kwargs.items() if k != "dropout"}
+    if is_op(node, vocab.ATTENTION) and "dropout" in node.kwargs:
+        rw.update(node, kwargs={k: v for k, v in node.kwargs.items() if k != "dropout"})
     post = node.kwargs.get("post", ())
     left = tuple(op for op in post if op[0] != "dropout")  # type: ignore[union-attr, index]
     if left != post:
-        kept = {"post": left} if left else {}
-        node.kwargs = {k: v for k, v in node.kwargs.items() if k != "post"} | kept
+        rw.update(node, kwargs={**node.kwargs, "post": left})
 
 
 def _forget(dropout: fx.Node, rw: Rewriter) -> None:
@@ -377,7 +371,7 @@ def _forget(dropout: fx.Node, rw: Rewriter) -> None:
         if observer_of(source) is not None and source.target == reader.target:
             rw.replace(reader, source)
         elif observer_of(source) is not None:
-            reader.replace_input_with(dropout, source.args[0])  # type: ignore[arg-type]
+            rw.rewire(reader, dropout, source.args[0])  # type: ignore[arg-type]
     if dropout._erased:
         return
     for reader in dropout.users:

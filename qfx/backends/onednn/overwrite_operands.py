@@ -24,4 +24,4 @@ class OverwriteOperands(Pass):
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         for node in graph.nodes:
             if node.target in QUANTIZING and is_own(node.args[0], node):
-                node.update_kwarg("overwrite", True)
+                ctx.rewriter.update(node, kwargs={**node.kwargs, "overwrite": True})
