@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.gate import watched
 
 # Each test drops some 50,000 objects of graphs. Looking for them after every 700 costs a twentieth.
 gc.set_threshold(200_000, 10, 10)
@@ -12,3 +17,10 @@ def pytest_collection_finish() -> None:
     """Modules stay: 400,000 objects that each full collection went through."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def watch_of_the_gate() -> Iterator[None]:
+    """Passes of ours, in all tests, change graphs through their rewriter only."""
+    with watched():
+        yield

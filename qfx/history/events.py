@@ -19,7 +19,7 @@ class Event:
     rule: str
     removed: tuple[str, ...]
     added: tuple[str, ...]
-    source: str
+    source: str = ""
     changed: tuple[str, ...] = ()
 
     @property

@@ -35,6 +35,7 @@ from qfx.numerics.verdict import Bisection
 from qfx.quant.annotation import Annotation, annotation, kernel_of
 from qfx.quant.spec import QuantSpec
 from qfx.report.sites import Site
+from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.quantized import QuantizedModel
 from qfx.vocab import is_op
 
@@ -210,7 +211,8 @@ def _without_rounding(reference: fx.GraphModule) -> fx.GraphModule:
     for node in list(clone.graph.nodes):
         source = node.args[0] if is_op(node, vocab.DEQUANTIZE) else None
         if isinstance(source, fx.Node) and is_op(source, vocab.QUANTIZE):
-            rw.replace(node, source.all_input_nodes[0])
+            for reader in list(node.users):  # what was rounded stays, to be compared
+                rw.rewire(reader, node, source.all_input_nodes[0])
     clone.recompile()
     return clone
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,11 @@ import qfx
 from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.graph import meta
+from qfx.history.events import Event
 from qfx.history.history import History
 from qfx.history.snapshot import Snapshot, snapshot
 from qfx.history.stage import Stage
 from tests.history.views import Builder
-
-
-@dataclass(frozen=True)
-class Fired:
-    rule: str
-    removed: tuple[str, ...]
-    added: tuple[str, ...]
-    source: str = ""
 
 
 def build(form: str) -> fx.GraphModule:
@@ -49,8 +41,8 @@ def build(form: str) -> fx.GraphModule:
 def history() -> History:
     found = History()
     events = {
-        "fused": (Fired("fuse-conv-relu/conv_relu", ("conv", "relu"), ("conv_relu",)),),
-        "quantized": (Fired("place-stubs/entry", (), ("stub",)),),
+        "fused": (Event("fuse-conv-relu/conv_relu", ("conv", "relu"), ("conv_relu",)),),
+        "quantized": (Event("place-stubs/entry", (), ("stub",)),),
     }
     forms = {
         "written": "capture", "canonical": "canonicalize", "fused": "fuse-conv-relu",
@@ -177,10 +169,10 @@ def test_blame_without_events_follows_the_origins() -> None:
 
 def test_blame_leaves_out_parameters_unless_asked_for_one() -> None:
     stages = history()
-    events = (Fired("p/fuse", ("relu", "conv_weight", "conv"), ("conv_relu", "conv_weight")),)
+    events = (Event("p/fuse", ("relu", "conv_weight", "conv"), ("conv_relu", "conv_weight")),)
     rebuilt = History([*stages[:2], Stage(2, "fuse-conv-relu", stages[2].snapshot, events)])
     assert rebuilt.blame("conv_relu").steps[-1].before == ("conv", "relu")
-    only = (Fired("p/move", ("conv_weight",), ("conv_weight",)),)
+    only = (Event("p/move", ("conv_weight",), ("conv_weight",)),)
     rebuilt = History([*stages[:2], Stage(2, "fuse-conv-relu", stages[2].snapshot, only)])
     assert [str(s) for s in rebuilt.blame("conv_weight").steps] == ["rewrote %conv_weight"]
 
@@ -206,10 +198,10 @@ def test_blame_goes_on_without_events_and_to_the_end_of_a_node() -> None:
     stages = history()
     bare = History(Stage(s.index, s.name, s.snapshot) for s in stages)
     assert [str(s) for s in bare.blame("relu").later] == ["%relu -> %conv_relu"]
-    events = (Fired("p/drop", ("relu",), ()),)
+    events = (Event("p/drop", ("relu",), ()),)
     dropped = History([*stages[:2], Stage(2, "fuse-conv-relu", stages[2].snapshot, events)])
     assert [str(s) for s in dropped.blame("relu").later] == ["removed %relu"]
-    two = (Fired("p/one", ("relu",), ("t",)), Fired("p/two", ("conv", "t"), ("conv_relu",)))
+    two = (Event("p/one", ("relu",), ("t",)), Event("p/two", ("conv", "t"), ("conv_relu",)))
     rebuilt = History([*stages[:2], Stage(2, "fuse-conv-relu", stages[2].snapshot, two)])
     assert [str(s) for s in rebuilt.blame("relu").later] == ["%relu -> %t", "%t -> %conv_relu"]
 
@@ -232,8 +224,8 @@ def test_blame_of_an_unknown_node() -> None:
 def test_blame_follows_intermediate_nodes_within_a_stage() -> None:
     stages = history()
     events = (
-        Fired("p/one", ("conv",), ("temporary",)),
-        Fired("p/two", ("temporary", "relu"), ("conv_relu",)),
+        Event("p/one", ("conv",), ("temporary",)),
+        Event("p/two", ("temporary", "relu"), ("conv_relu",)),
     )
     rebuilt = History([*stages[:2], Stage(2, "fuse-conv-relu", stages[2].snapshot, events)])
     assert [(s.rule, s.before) for s in rebuilt.blame("conv_relu").steps][2:] == [

@@ -124,16 +124,18 @@ def _replace(node: fx.Node, expansion: _Expansion) -> None:
     for reader in list(node.users):
         if reader.target is len:
             for user in list(reader.users):
-                user.args, user.kwargs = _with(reader, len(pair), user)
+                _let_read(user, reader, len(pair), rewriter)
             rewriter.erase(reader)
             continue
-        reader.args, reader.kwargs = _with(node, pair, reader)
+        _let_read(reader, node, pair, rewriter)
     rewriter.erase(node)
 
 
-def _with(node: fx.Node, value: Any, reader: fx.Node) -> Any:
-    """The arguments of ``reader`` with ``value`` in place of ``node``."""
-    return fx.map_arg((reader.args, reader.kwargs), lambda n: value if n is node else n)
+def _let_read(reader: fx.Node, node: fx.Node, value: Any, rewriter: Rewriter) -> None:
+    """Give ``reader`` the argument ``value``, a nest of nodes or a number, instead of ``node``."""
+    arguments: Any = (reader.args, reader.kwargs)
+    args, kwargs = fx.map_arg(arguments, lambda n: value if n is node else n)
+    rewriter.update(reader, args=args, kwargs=kwargs)
 
 
 def _takes_one(reader: fx.Node) -> bool:

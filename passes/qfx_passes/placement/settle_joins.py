@@ -30,6 +30,7 @@ from qfx.framework.pass_base import Pass, PassContext
 from qfx.quant.annotation import Annotation, Edge, annotate, annotation
 from qfx.quant.observers import Observer
 from qfx.quant.recorders import observer_of
+from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.operands import asks_shape, float_operands
 
 
@@ -40,7 +41,7 @@ class SettleJoins(Pass):
     requires = Level.OBSERVED
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        settlement, backend = _Settlement(ctx.graph_module), ctx.get(Backend)
+        settlement, backend = _Settlement(ctx.rewriter), ctx.get(Backend)
         for node in graph.nodes:
             rule, note = backend.rule(node.target), annotation(node)
             if rule is not None and rule.requantizes and note is not None:
@@ -64,12 +65,11 @@ def made_for(join: fx.Node, value: fx.Node, backend: Backend) -> bool:
 class _Settlement:
     """Merges observers; which nodes call which is looked up once."""
 
-    def __init__(self, owner: fx.GraphModule) -> None:
-        self.owner = owner
-        self.graph = owner.graph
+    def __init__(self, rw: Rewriter) -> None:
+        self.rw = rw
         self.copied: set[str] = set()
         self.calls: dict[str, list[fx.Node]] = defaultdict(list)
-        for node in self.graph.nodes:
+        for node in self.rw.graph.nodes:
             if observer_of(node) is not None:
                 self.calls[str(node.target)].append(node)
         self.scales: dict[str, float] = {}
@@ -119,11 +119,11 @@ class _Settlement:
         dropped, kept = str(value.target), str(output.target)
         if kept not in self.copied:  # observers may be those of a model that others hold, too
             theirs = copy.deepcopy(theirs)
-            self.owner.set_submodule(kept, theirs)
+            self.rw.graph_module.set_submodule(kept, theirs)
             self.copied.add(kept)
         theirs.merge(mine)
         for call in self.calls[dropped]:
-            call.target = kept
+            self.rw.retarget(call, kept)
         self.calls[kept] += self.calls.pop(dropped)
         self.finest[kept] = min(self.finest[kept], self.finest[dropped])
         del self.scales[kept]  # the merged range may be wider
@@ -135,7 +135,7 @@ class _Settlement:
 
     def write(self) -> None:
         """Bring the annotations up to date."""
-        for node in self.graph.nodes if self.merged else ():
+        for node in self.rw.graph.nodes if self.merged else ():
             note = annotation(node)
             if note is None:
                 continue
