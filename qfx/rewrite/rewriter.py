@@ -262,9 +262,8 @@ class Rewriter:
         if args is not None:
             node.args = tuple(args)
         if kwargs is not None:
-            given = dict(kwargs)
-            is_op = isinstance(node.target, OpDef)
-            node.kwargs = without_defaults(node.target, given) if is_op else given
+            op, given = node.target, dict(kwargs)
+            node.kwargs = without_defaults(op, given) if isinstance(op, OpDef) else given
         self._changed(node, value, node.all_input_nodes)
 
     def retarget(self, node: fx.Node, target: Any, *, value: meta.Value = UNSET) -> None:
