@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -66,6 +66,13 @@ class OpDef:
         function: the computation (:mod:`qfx.semantics` or torch itself).
         kind: see :class:`Kind`.
         modules, functions, methods: the spellings that mean this operation.
+        dims: how many dims its input has behind batch and channels; None if it takes any number.
+        layer: whether it multiplies by a weight of output channels, and adds a bias, so that
+            what scales or shifts its output channels can be folded into it.
+        transposed: whether its weight has the input channels first.
+        commutative: whether its first two operands may be swapped (ADD while it has no ``alpha``).
+        picks: whether its results are values of its input, beside those whose kind says so.
+        rearranges: whether it yields every element of its input once.
     """
 
     name: str
@@ -74,6 +81,13 @@ class OpDef:
     modules: tuple[type[nn.Module], ...] = ()
     functions: tuple[Callable[..., Any], ...] = ()
     methods: tuple[str, ...] = ()
+    _: KW_ONLY
+    dims: int | None = None
+    layer: bool = False
+    transposed: bool = False
+    commutative: bool = False
+    picks: bool = False
+    rearranges: bool = False
     signature: inspect.Signature = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +108,16 @@ class OpDef:
         return lookup, (self.name,)
 
     @property
+    def channel_axis(self) -> int | None:
+        """The channels of input and output, from the end: inputs may come without a batch."""
+        return None if self.dims is None else -1 - self.dims
+
+    @property
+    def moves(self) -> bool:
+        """Whether its results are values of its inputs: moved, joined, copied or picked."""
+        return self.picks or self.kind in (Kind.SHAPE, Kind.JOIN)
+
+    @property
     def takes_post(self) -> bool:
         """Whether the operation can carry fused post-ops."""
         return "post" in self.signature.parameters
@@ -110,8 +134,9 @@ def _op(
     methods: tuple[str, ...] = (),
     *,
     name: str = "",
+    **traits: Any,
 ) -> OpDef:
-    op = OpDef(name or function.__name__, function, kind, modules, functions, methods)
+    op = OpDef(name or function.__name__, function, kind, modules, functions, methods, **traits)
     _BY_NAME[op.name] = op
     return op
 
@@ -173,15 +198,24 @@ def _parameters(op: OpDef) -> tuple[dict[str, Any], int]:
 
 
 # -- multiply-accumulate -------------------------------------------------------------------------
-CONV1D = _op(layers.conv1d, Kind.MATMUL, (nn.Conv1d,), (F.conv1d,), name="conv1d")
-CONV2D = _op(layers.conv2d, Kind.MATMUL, (nn.Conv2d,), (F.conv2d,), name="conv2d")
-CONV3D = _op(layers.conv3d, Kind.MATMUL, (nn.Conv3d,), (F.conv3d,), name="conv3d")
+CONV1D = _op(
+    layers.conv1d, Kind.MATMUL, (nn.Conv1d,), (F.conv1d,), name="conv1d", dims=1, layer=True
+)
+CONV2D = _op(
+    layers.conv2d, Kind.MATMUL, (nn.Conv2d,), (F.conv2d,), name="conv2d", dims=2, layer=True
+)
+CONV3D = _op(
+    layers.conv3d, Kind.MATMUL, (nn.Conv3d,), (F.conv3d,), name="conv3d", dims=3, layer=True
+)
 CONV_TRANSPOSE1D = _op(
     layers.conv_transpose1d,
     Kind.MATMUL,
     (nn.ConvTranspose1d,),
     (F.conv_transpose1d,),
     name="conv_transpose1d",
+    dims=1,
+    layer=True,
+    transposed=True,
 )
 CONV_TRANSPOSE2D = _op(
     layers.conv_transpose2d,
@@ -189,6 +223,9 @@ CONV_TRANSPOSE2D = _op(
     (nn.ConvTranspose2d,),
     (F.conv_transpose2d,),
     name="conv_transpose2d",
+    dims=2,
+    layer=True,
+    transposed=True,
 )
 CONV_TRANSPOSE3D = _op(
     layers.conv_transpose3d,
@@ -196,8 +233,11 @@ CONV_TRANSPOSE3D = _op(
     (nn.ConvTranspose3d,),
     (F.conv_transpose3d,),
     name="conv_transpose3d",
+    dims=3,
+    layer=True,
+    transposed=True,
 )
-LINEAR = _op(layers.linear, Kind.MATMUL, (nn.Linear,), (F.linear,))
+LINEAR = _op(layers.linear, Kind.MATMUL, (nn.Linear,), (F.linear,), dims=0, layer=True)
 MATMUL = _op(
     layers.matmul,
     Kind.MATMUL,
@@ -221,7 +261,12 @@ EMBEDDING_BAG = _op(layers.embedding_bag, Kind.LOOKUP, (nn.EmbeddingBag,), (F.em
 
 # -- arithmetic ----------------------------------------------------------------------------------
 ADD = _op(
-    elementwise.add, Kind.ARITHMETIC, (), (torch.add, operator.add, operator.iadd), ("add", "add_")
+    elementwise.add,
+    Kind.ARITHMETIC,
+    (),
+    (torch.add, operator.add, operator.iadd),
+    ("add", "add_"),
+    commutative=True,
 )
 SUB = _op(
     elementwise.sub,
@@ -236,6 +281,7 @@ MUL = _op(
     (),
     (torch.mul, torch.multiply, operator.mul, operator.imul),
     ("mul", "mul_", "multiply"),
+    commutative=True,
 )
 DIV = _op(
     elementwise.div,
@@ -327,6 +373,8 @@ MAX_POOL1D = _op(
     (nn.MaxPool1d,),
     (F.max_pool1d, torch.max_pool1d),
     name="max_pool1d",
+    dims=1,
+    picks=True,
 )
 MAX_POOL2D = _op(
     pools.max_pool2d,
@@ -334,6 +382,8 @@ MAX_POOL2D = _op(
     (nn.MaxPool2d,),
     (F.max_pool2d, torch.max_pool2d),
     name="max_pool2d",
+    dims=2,
+    picks=True,
 )
 MAX_POOL3D = _op(
     pools.max_pool3d,
@@ -341,16 +391,25 @@ MAX_POOL3D = _op(
     (nn.MaxPool3d,),
     (F.max_pool3d, torch.max_pool3d),
     name="max_pool3d",
+    dims=3,
+    picks=True,
 )
-AVG_POOL1D = _op(pools.avg_pool1d, Kind.POOL, (nn.AvgPool1d,), (F.avg_pool1d,), name="avg_pool1d")
-AVG_POOL2D = _op(pools.avg_pool2d, Kind.POOL, (nn.AvgPool2d,), (F.avg_pool2d,), name="avg_pool2d")
-AVG_POOL3D = _op(pools.avg_pool3d, Kind.POOL, (nn.AvgPool3d,), (F.avg_pool3d,), name="avg_pool3d")
+AVG_POOL1D = _op(
+    pools.avg_pool1d, Kind.POOL, (nn.AvgPool1d,), (F.avg_pool1d,), name="avg_pool1d", dims=1
+)
+AVG_POOL2D = _op(
+    pools.avg_pool2d, Kind.POOL, (nn.AvgPool2d,), (F.avg_pool2d,), name="avg_pool2d", dims=2
+)
+AVG_POOL3D = _op(
+    pools.avg_pool3d, Kind.POOL, (nn.AvgPool3d,), (F.avg_pool3d,), name="avg_pool3d", dims=3
+)
 ADAPTIVE_AVG_POOL1D = _op(
     pools.adaptive_avg_pool1d,
     Kind.POOL,
     (nn.AdaptiveAvgPool1d,),
     (F.adaptive_avg_pool1d,),
     name="adaptive_avg_pool1d",
+    dims=1,
 )
 ADAPTIVE_AVG_POOL2D = _op(
     pools.adaptive_avg_pool2d,
@@ -358,6 +417,7 @@ ADAPTIVE_AVG_POOL2D = _op(
     (nn.AdaptiveAvgPool2d,),
     (F.adaptive_avg_pool2d,),
     name="adaptive_avg_pool2d",
+    dims=2,
 )
 ADAPTIVE_AVG_POOL3D = _op(
     pools.adaptive_avg_pool3d,
@@ -365,6 +425,7 @@ ADAPTIVE_AVG_POOL3D = _op(
     (nn.AdaptiveAvgPool3d,),
     (F.adaptive_avg_pool3d,),
     name="adaptive_avg_pool3d",
+    dims=3,
 )
 ADAPTIVE_MAX_POOL1D = _op(
     pools.adaptive_max_pool1d,
@@ -372,6 +433,8 @@ ADAPTIVE_MAX_POOL1D = _op(
     (nn.AdaptiveMaxPool1d,),
     (F.adaptive_max_pool1d,),
     name="adaptive_max_pool1d",
+    dims=1,
+    picks=True,
 )
 ADAPTIVE_MAX_POOL2D = _op(
     pools.adaptive_max_pool2d,
@@ -379,6 +442,8 @@ ADAPTIVE_MAX_POOL2D = _op(
     (nn.AdaptiveMaxPool2d,),
     (F.adaptive_max_pool2d,),
     name="adaptive_max_pool2d",
+    dims=2,
+    picks=True,
 )
 ADAPTIVE_MAX_POOL3D = _op(
     pools.adaptive_max_pool3d,
@@ -386,6 +451,8 @@ ADAPTIVE_MAX_POOL3D = _op(
     (nn.AdaptiveMaxPool3d,),
     (F.adaptive_max_pool3d,),
     name="adaptive_max_pool3d",
+    dims=3,
+    picks=True,
 )
 INTERPOLATE = _op(
     pools.interpolate,
@@ -399,19 +466,40 @@ AMAX = _op(pools.amax, Kind.REDUCE, (), (torch.amax,), ("amax",))
 AMIN = _op(pools.amin, Kind.REDUCE, (), (torch.amin,), ("amin",))
 
 # -- shape ---------------------------------------------------------------------------------------
-RESHAPE = _op(shapes.reshape, Kind.SHAPE, (), (torch.reshape,), ("reshape", "view"))
-FLATTEN = _op(shapes.flatten, Kind.SHAPE, (nn.Flatten,), (torch.flatten,), ("flatten",))
-UNFLATTEN = _op(shapes.unflatten, Kind.SHAPE, (nn.Unflatten,), (torch.unflatten,), ("unflatten",))
-PERMUTE = _op(shapes.permute, Kind.SHAPE, (), (torch.permute,), ("permute",))
+RESHAPE = _op(
+    shapes.reshape, Kind.SHAPE, (), (torch.reshape,), ("reshape", "view"), rearranges=True
+)
+FLATTEN = _op(
+    shapes.flatten, Kind.SHAPE, (nn.Flatten,), (torch.flatten,), ("flatten",), rearranges=True
+)
+UNFLATTEN = _op(
+    shapes.unflatten,
+    Kind.SHAPE,
+    (nn.Unflatten,),
+    (torch.unflatten,),
+    ("unflatten",),
+    rearranges=True,
+)
+PERMUTE = _op(shapes.permute, Kind.SHAPE, (), (torch.permute,), ("permute",), rearranges=True)
 TRANSPOSE = _op(
     shapes.transpose,
     Kind.SHAPE,
     (),
     (torch.transpose, torch.swapaxes, torch.swapdims, torch.t),
     ("transpose", "swapaxes", "swapdims", "t"),
+    rearranges=True,
 )
-SQUEEZE = _op(shapes.squeeze, Kind.SHAPE, (), (torch.squeeze,), ("squeeze", "squeeze_"))
-UNSQUEEZE = _op(shapes.unsqueeze, Kind.SHAPE, (), (torch.unsqueeze,), ("unsqueeze", "unsqueeze_"))
+SQUEEZE = _op(
+    shapes.squeeze, Kind.SHAPE, (), (torch.squeeze,), ("squeeze", "squeeze_"), rearranges=True
+)
+UNSQUEEZE = _op(
+    shapes.unsqueeze,
+    Kind.SHAPE,
+    (),
+    (torch.unsqueeze,),
+    ("unsqueeze", "unsqueeze_"),
+    rearranges=True,
+)
 CHUNK = _op(shapes.chunk, Kind.SHAPE, (), (torch.chunk,), ("chunk",))
 SPLIT = _op(shapes.split, Kind.SHAPE, (), (torch.split,), ("split",))
 UNBIND = _op(shapes.unbind, Kind.SHAPE, (), (torch.unbind,), ("unbind",))
@@ -447,8 +535,8 @@ PAD = _op(
     ),
     (F.pad,),
 )
-CONTIGUOUS = _op(shapes.contiguous, Kind.SHAPE, (), (), ("contiguous",))
-CLONE = _op(shapes.clone, Kind.SHAPE, (), (torch.clone,), ("clone",))
+CONTIGUOUS = _op(shapes.contiguous, Kind.SHAPE, (), (), ("contiguous",), rearranges=True)
+CLONE = _op(shapes.clone, Kind.SHAPE, (), (torch.clone,), ("clone",), rearranges=True)
 
 # -- join ----------------------------------------------------------------------------------------
 CAT = _op(shapes.cat, Kind.JOIN, (), (torch.cat, torch.concat, torch.concatenate))
@@ -495,6 +583,16 @@ UNSCALE_CHANNELS = _op(folding.unscale_channels, Kind.PARAMETER)
 
 # -- groups of operations ------------------------------------------------------------------------
 SEQUENCES = (LSTM, GRU, RNN)
+LAYERS = tuple(op for op in ops() if op.layer)
+"""Convolutions, transposed ones too, and linear layers."""
+
+CONVOLUTIONS = tuple(op for op in LAYERS if op.dims and not op.transposed)
+TRANSPOSED = tuple(op for op in LAYERS if op.transposed)
+MAX_POOLS = (MAX_POOL1D, MAX_POOL2D, MAX_POOL3D)
+AVG_POOLS = (AVG_POOL1D, AVG_POOL2D, AVG_POOL3D)
+ADAPTIVE_AVG_POOLS = (ADAPTIVE_AVG_POOL1D, ADAPTIVE_AVG_POOL2D, ADAPTIVE_AVG_POOL3D)
+"""By rising dims."""
+
 CELLS = (LSTM_CELL, GRU_CELL, RNN_CELL)
 RECURRENT = (*SEQUENCES, *CELLS)
 """Layers with a hidden state: several weights, and activations that are measured inside."""

@@ -46,8 +46,6 @@ _RESIDUAL: tuple[Chain, ...] = (("add",), ("add", "relu"))
 _CONV2D: tuple[Chain, ...] = (*_CLAMPS, ("hardswish",), ("silu",), *_RESIDUAL)
 _LINEAR: tuple[Chain, ...] = (*_CONV2D, ("gelu",), ("leaky_relu",), ("tanh",))
 
-_TRANSPOSED = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
-
 
 def backend() -> Backend:
     """The x86 backend for this machine."""
@@ -107,7 +105,7 @@ def _layers() -> tuple[KernelRule, ...]:
                 op, f"onednn.qconv{dims}d", output=Output.EITHER, weight=WeightRule(axis=1),
                 post=_CLAMPS, supports=x86_convs.undilated, emit=x86_convs.conv_transpose(dims),
             )
-            for dims, op in enumerate(_TRANSPOSED, start=1)
+            for dims, op in enumerate(vocab.TRANSPOSED, start=1)
         ),
         KernelRule(
             vocab.LINEAR, "onednn.qlinear", output=Output.EITHER, weight=WeightRule(halves=True),

@@ -18,8 +18,6 @@ from qfx import vocab
 from qfx.graph.meta import TensorInfo, tensor_info, value_of
 from qfx.vocab import Kind, OpDef, bound
 
-_TRANSPOSED = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
-
 
 def macs(node: fx.Node) -> int:
     """Multiply-accumulates of one call of ``node``; 0 for anything but matmul-like operations."""
@@ -38,7 +36,7 @@ def macs(node: fx.Node) -> int:
     if node.target is vocab.MATMUL:
         return output.numel * _info(arguments["input"]).shape[-1]
     weight = _info(arguments["weight"])
-    if node.target in _TRANSPOSED:
+    if node.target.transposed:
         return _info(arguments["input"]).numel * weight.numel // weight.shape[0]
     return output.numel * weight.numel // weight.shape[0]
 

@@ -21,11 +21,9 @@ from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.observers import Observer
 from qfx.quant.recorders import is_observer, observer_of, recorder_of
 from qfx.quant.spec import QuantSpec
-from qfx.vocab import Kind, OpDef, bound, is_op
+from qfx.vocab import OpDef, bound, is_op
 
 _STUBS = (vocab.QUANT_STUB, vocab.DEQUANT_STUB)
-_MOVING = (Kind.SHAPE, Kind.JOIN)
-_MAX_POOLS = (vocab.MAX_POOL1D, vocab.MAX_POOL2D)
 
 
 def check_stubs(graph_module: fx.GraphModule) -> None:
@@ -193,7 +191,7 @@ def _is_rounded(value: fx.Node, known: dict[fx.Node, bool]) -> bool:
 def _moves(node: fx.Node) -> bool:
     """Whether ``node`` yields values that it reads; a dropout does, but for their scale."""
     if isinstance(node.target, OpDef):
-        return node.target.kind in _MOVING or node.target in _MAX_POOLS
+        return node.target.moves
     return node.op == "call_module" and not is_observer(node)
 
 

@@ -26,16 +26,12 @@ from typing import TypeAlias
 
 from torch import Tensor, fx, nn
 
-from qfx import vocab
 from qfx.errors import PatternError
 from qfx.rewrite.possible import check_possible, excludes, excludes_list
 from qfx.vocab import OpDef
 
 Literal: TypeAlias = typing.Any
 """What stands in an argument besides a node: a number, string, dtype, tuple, None."""
-
-COMMUTATIVE: frozenset[OpDef] = frozenset({vocab.ADD, vocab.MUL})
-"""Operations whose first two operands may be swapped (ADD only while it has no ``alpha``)."""
 
 ANY_ROOT: object = ("root", "any")
 ATTRIBUTE_ROOT: object = ("root", "get_attr")
@@ -327,7 +323,11 @@ class Op(Call):
     def swaps(self, node: fx.Node) -> bool:
         if self.commutative is not None:
             return self.commutative
-        return node.target in COMMUTATIVE and same_literal(node.kwargs.get("alpha", 1), 1)
+        return (
+            isinstance(node.target, OpDef)
+            and node.target.commutative
+            and same_literal(node.kwargs.get("alpha", 1), 1)
+        )
 
 
 class Module(Call):

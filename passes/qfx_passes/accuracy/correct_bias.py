@@ -38,8 +38,7 @@ from qfx.vocab import bound, is_op
 from qfx_passes.operands import is_constant
 from qfx_passes.weights import QuantizedWeights, quantized_weights
 
-_CHANNEL_AXIS = {vocab.CONV1D: -2, vocab.CONV2D: -3, vocab.CONV3D: -4, vocab.LINEAR: -1}
-"""From the end: inputs may come without a batch."""
+_CORRECTED = (*vocab.CONVOLUTIONS, vocab.LINEAR)
 
 
 class RecordInputMeans(Pass):
@@ -55,7 +54,7 @@ class RecordInputMeans(Pass):
             observed = bound(node)["input"]
             if recorder_of(observed) is not None:
                 continue
-            key = (observed, _CHANNEL_AXIS[node.target], _watched(node, ctx.rewriter))
+            key = (observed, node.target.channel_axis, _watched(node, ctx.rewriter))
             if key not in recorders:
                 with ctx.rewriter.at(observed.next):
                     recorder = ChannelMean(*key[1:])
@@ -90,7 +89,7 @@ class CorrectBias(Pass):
 
 def _corrected_spec(node: fx.Node) -> QuantSpec | None:
     """The weight spec of an operation whose bias can be corrected."""
-    if not is_op(node, *_CHANNEL_AXIS) or not is_constant(bound(node)["bias"]):
+    if not is_op(node, *_CORRECTED) or not is_constant(bound(node)["bias"]):
         return None
     note = annotation(node)
     return note.weight if note is not None and note.decision.quantized else None

@@ -17,14 +17,12 @@ from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
-from qfx.rewrite.pattern import COMMUTATIVE, Mismatch
+from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import OpDef
 
 Arguments: TypeAlias = "dict[str, Any]"
 
-CONVOLUTIONS = (vocab.CONV1D, vocab.CONV2D, vocab.CONV3D)
-TRANSPOSED = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
 ADAPTIVE = tuple(op for op in vocab.ops() if op.name.startswith("adaptive"))
 
 
@@ -346,7 +344,7 @@ def _pad(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
 
 def _arithmetic(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     first, second = arguments["input"], arguments["other"]
-    if op in COMMUTATIVE and not _is_tensor(first) and _is_tensor(second):
+    if op.commutative and not _is_tensor(first) and _is_tensor(second):
         if arguments.get("alpha", 1) != 1:
             return Mismatch("alpha scales the number, not the tensor")
         arguments["input"], arguments["other"] = second, first
@@ -378,10 +376,10 @@ def _join(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
 Adapter: TypeAlias = "Callable[[OpDef, Arguments, Site], Mismatch | None]"
 
 ADAPTERS: dict[OpDef, Adapter] = {
-    **dict.fromkeys(CONVOLUTIONS, _conv),
-    **dict.fromkeys(TRANSPOSED, _conv_transpose),
-    **dict.fromkeys((vocab.MAX_POOL1D, vocab.MAX_POOL2D, vocab.MAX_POOL3D), _pool),
-    **dict.fromkeys((vocab.AVG_POOL1D, vocab.AVG_POOL2D, vocab.AVG_POOL3D), _pool),
+    **dict.fromkeys(vocab.CONVOLUTIONS, _conv),
+    **dict.fromkeys(vocab.TRANSPOSED, _conv_transpose),
+    **dict.fromkeys(vocab.MAX_POOLS, _pool),
+    **dict.fromkeys(vocab.AVG_POOLS, _pool),
     **dict.fromkeys(ADAPTIVE, _adaptive_pool),
     **dict.fromkeys((vocab.SOFTMAX, vocab.LOG_SOFTMAX), _softmax),
     **dict.fromkeys((vocab.MEAN, vocab.SUM, vocab.AMAX, vocab.AMIN), _reduce),

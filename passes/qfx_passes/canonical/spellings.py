@@ -21,7 +21,7 @@ from qfx import vocab
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
 from qfx_passes.canonical import recurrent
-from qfx_passes.canonical.adapters import ADAPTIVE, CONVOLUTIONS, TRANSPOSED, Arguments, Held
+from qfx_passes.canonical.adapters import ADAPTIVE, Arguments, Held
 
 # -- which arguments a spelling takes, where torch does not tell or differs ------------------------
 _ORDERS: dict[Any, str] = {
@@ -183,7 +183,7 @@ _ALSO_READ: dict[OpDef, tuple[str, ...]] = {
     vocab.CLAMP: ("min_val", "max_val"),
     vocab.UNFLATTEN: ("unflattened_size",),
     **dict.fromkeys((vocab.EMBEDDING, vocab.EMBEDDING_BAG), ("max_norm",)),
-    **dict.fromkeys(CONVOLUTIONS + TRANSPOSED, ("padding_mode",)),
+    **dict.fromkeys(vocab.CONVOLUTIONS + vocab.TRANSPOSED, ("padding_mode",)),
     **dict.fromkeys(ADAPTIVE, ("return_indices",)),
 }
 _MODULE_ATTRIBUTES: dict[OpDef, Callable[[OpDef, nn.Module], Arguments]] = {

@@ -29,9 +29,6 @@ from qfx.rewrite import Attr, Match, Mismatch, Op, Rewriter, drive, rewrite
 from qfx.semantics.folding import fold_bias, fold_weight
 from qfx_passes.canonical.norms import Norms
 
-TRANSPOSED = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
-LAYERS = (vocab.CONV1D, vocab.CONV2D, vocab.CONV3D, *TRANSPOSED, vocab.LINEAR)
-
 
 class FuseConvBN(Pass):
     """Fold batch-norm into the convolution or linear layer before it.
@@ -45,7 +42,7 @@ class FuseConvBN(Pass):
     trainable: bool = False
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        layer = Op(LAYERS, Anything(), Attr(), bind="layer", users=1)
+        layer = Op(vocab.LAYERS, Anything(), Attr(), bind="layer", users=1)
         pattern = Op(vocab.BATCH_NORM, layer, Attr(), Attr())
         rule = rewrite(pattern, name="fold-batch-norm")(
             _Folds(
@@ -94,7 +91,7 @@ class _Folds:
             tuple((name, str(node.target)) for name, node in parameters.items()),
             of_norm["eps"],
             of_layer.get("groups", 1),
-            layer.target in TRANSPOSED,
+            layer.target.transposed,
         )
         with rw.at(layer):  # not at the batch-norm: something may overwrite the input in between
             weight, bias = self._constants(source, parameters, rw)

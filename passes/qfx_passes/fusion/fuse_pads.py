@@ -23,10 +23,8 @@ from qfx.framework.pass_base import PatternPass
 from qfx.rewrite import Any, Match, Mismatch, Op, Rewriter, rewrite
 from qfx_passes.placement.fills import number_of
 
-_POOLS = (vocab.MAX_POOL1D, vocab.MAX_POOL2D, vocab.MAX_POOL3D)
 
-
-@rewrite(Op(_POOLS, Op(vocab.PAD, Any("x"), bind="pad"), bind="pool"))
+@rewrite(Op(vocab.MAX_POOLS, Op(vocab.PAD, Any("x"), bind="pad"), bind="pool"))
 def fuse_pad(match: Match, rw: Rewriter) -> fx.Node | Mismatch:
     pad, pool = vocab.bound(match["pad"]), match["pool"]
     fill = number_of(pad["value"] or 0)

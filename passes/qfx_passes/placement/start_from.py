@@ -32,11 +32,6 @@ from qfx.runtime.trained import Start
 from qfx.vocab import bound, is_op
 from qfx_passes.operands import constant_value, is_constant, value_of
 
-_BIASED = (
-    *(vocab.CONV1D, vocab.CONV2D, vocab.CONV3D, vocab.LINEAR),
-    *(vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D),
-)
-
 _CODES = (torch.int8, torch.uint8)
 
 Made: TypeAlias = "tuple[object, ...]"
@@ -57,9 +52,9 @@ class StartFrom(Pass):
         here, there = _made_by(graph, common), _made_by(reference.graph, common)
         known, rangeless = _quantized(reference.graph, there)
         _take_qparams(graph, here, known, rangeless, ctx.get(Configuration))
-        layers = {there[node]: node for node in reference.graph.nodes if is_op(node, *_BIASED)}
+        layers = {there[node]: node for node in reference.graph.nodes if is_op(node, *vocab.LAYERS)}
         for node in list(graph.nodes):
-            if not is_op(node, *_BIASED) or not is_constant(bound(node)["bias"]):
+            if not is_op(node, *vocab.LAYERS) or not is_constant(bound(node)["bias"]):
                 continue
             layer = layers.get(here[node])
             if layer is None or not _same_weight(node, layer, reference, ctx.rewriter):

@@ -41,13 +41,10 @@ from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Start, Trained
 from qfx.training.dropout import AttentionDropout, Dropout
 from qfx.training.norm_factor import NormFactor
-from qfx.vocab import Kind, OpDef, bound, is_op
+from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.canonical.norms import Norms
 from qfx_passes.fusion.fuse_post_ops import PostOp
 from qfx_passes.operands import is_constant, is_derived, value_of, weight_operands
-
-_MOVING = (Kind.SHAPE, Kind.JOIN)
-_MAX_POOLS = (vocab.MAX_POOL1D, vocab.MAX_POOL2D)
 
 
 class TrainingForm(Pass):
@@ -122,9 +119,8 @@ class _Form:
         """The fake-quant that ``value`` passed, if it was only moved since; None if none."""
         if observer_of(value) is not None:
             return value.target
-        moves = isinstance(value.target, OpDef) and value.target.kind in _MOVING
-        picks = is_op(value, *_MAX_POOLS) and "spread" not in value.kwargs
-        if not moves and not picks:
+        moves = isinstance(value.target, OpDef) and value.target.moves
+        if not moves or "spread" in value.kwargs:
             return None
         if value not in self.passed:
             sources = (n for n in value.all_input_nodes if meta.is_float_value(n))

@@ -58,13 +58,6 @@ COPYING = frozenset(
 )
 """What allocates its result, which does not look into what was read."""
 
-_VIEWS = frozenset(
-    (
-        *(vocab.RESHAPE, vocab.FLATTEN, vocab.UNFLATTEN, vocab.PERMUTE, vocab.TRANSPOSE),
-        *(vocab.SQUEEZE, vocab.UNSQUEEZE, vocab.CONTIGUOUS, vocab.CLONE),
-    )
-)
-"""Operations that yield every element of their input once."""
 
 _ALLOCATING = frozenset((Kind.MATMUL, Kind.ARITHMETIC, Kind.ACTIVATION, Kind.NORM))
 
@@ -76,9 +69,13 @@ def is_fresh(node: fx.Node) -> bool:
     return node.target in _FRESH
 
 
+def _rearranges(value: fx.Node) -> bool:
+    return isinstance(value.target, OpDef) and value.target.rearranges
+
+
 def is_own(value: fx.Node, reader: fx.Node) -> bool:
     """Whether ``reader`` alone sees the memory of ``value``."""
-    while list(value.users) == [reader] and value.target in _VIEWS:
+    while list(value.users) == [reader] and _rearranges(value):
         value, reader = value.all_input_nodes[0], value
     allocates = isinstance(value.target, OpDef) and value.target.kind in _ALLOCATING
     return list(value.users) == [reader] and (allocates or value.target in COPYING)

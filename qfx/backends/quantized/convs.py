@@ -17,7 +17,6 @@ RELU_CLAMP = (("relu",), ("clamp",))
 
 def convolutions(engine: str) -> tuple[KernelRule, ...]:
     """The rows of convolutions for a packing engine."""
-    ops = (vocab.CONV1D, vocab.CONV2D, vocab.CONV3D)
     depthwise = _depthwise_engine(engine)
     return tuple(
         KernelRule(
@@ -28,7 +27,7 @@ def convolutions(engine: str) -> tuple[KernelRule, ...]:
             supports=_convolves(depthwise),
             emit=q.packed_kernel(op.name, engine, spatial=dims, depthwise=depthwise),
         )
-        for dims, op in enumerate(ops, start=1)
+        for dims, op in enumerate(vocab.CONVOLUTIONS, start=1)
     )
 
 
@@ -44,7 +43,6 @@ def _depthwise_engine(engine: str) -> str:
 
 def transposed(engine: str, per_channel: bool) -> tuple[KernelRule, ...]:
     """The rows of transposed convolutions; ``per_channel``: whether they take such scales."""
-    ops = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
     return tuple(
         KernelRule(
             op,
@@ -54,7 +52,7 @@ def transposed(engine: str, per_channel: bool) -> tuple[KernelRule, ...]:
             supports=takes_phases,
             emit=woven(engine, dims),
         )
-        for dims, op in enumerate(ops, start=1)
+        for dims, op in enumerate(vocab.TRANSPOSED, start=1)
     )
 
 

@@ -225,17 +225,14 @@ def _activations(engine: str) -> tuple[KernelRule, ...]:
 
 
 def _pools() -> tuple[KernelRule, ...]:
-    largest = (vocab.MAX_POOL1D, vocab.MAX_POOL2D, vocab.MAX_POOL3D)
-    averages = (vocab.AVG_POOL1D, vocab.AVG_POOL2D, vocab.AVG_POOL3D)
-    adaptive = (vocab.ADAPTIVE_AVG_POOL1D, vocab.ADAPTIVE_AVG_POOL2D, vocab.ADAPTIVE_AVG_POOL3D)
     return (
         *(
             pulls(op, op.name, on_tidy(_max_pool, dims), supports=_no_indices)
-            for dims, op in enumerate(largest, start=1)
+            for dims, op in enumerate(vocab.MAX_POOLS, start=1)
         ),
         *(
             follows(op, op.name, on_tidy(same_op, dims), supports=_batched)
-            for ops in (averages, adaptive)
+            for ops in (vocab.AVG_POOLS, vocab.ADAPTIVE_AVG_POOLS)
             for dims, op in enumerate(ops, start=1)
         ),
         follows(vocab.MEAN, "mean", in_order_op),
