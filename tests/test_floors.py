@@ -41,7 +41,7 @@ FLOORS = (
 """From the ground up; rooms of one floor know nothing of each other."""
 
 BACKEND_FLOORS = (
-    ("table_checks", "base", "saturation", "packing_engine", "defaults"),
+    ("table_checks", "base", "entry_points", "saturation", "packing_engine", "defaults"),
     ("fitting", "probing"),
     ("stored_weights",),
     ("onednn",),

@@ -1,4 +1,7 @@
-"""Targets that models are lowered to, and what this machine can run."""
+"""Targets that models are lowered to, and what this machine can run.
+
+Other packages bring backends of their own: :mod:`qfx.backends.entry_points`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from functools import cache
 import torch
 
 from qfx.backends.base import Backend
+from qfx.backends.entry_points import installed
 from qfx.errors import BackendError
 from qfx.torch_private import QUANTIZED_DTYPES, lacking
 
 NAMES = ("x86", "fbgemm", "qnnpack", "reference")
+"""Those that come with qfx, the preferred first."""
 
 _X86_ONLY = ("x86", "fbgemm")  # PyTorch's ARM builds have a onednn engine, too
 _ON_QUANTIZED_DTYPES = ("fbgemm", "qnnpack")
@@ -20,11 +25,18 @@ _ON_QUANTIZED_DTYPES = ("fbgemm", "qnnpack")
 
 def available() -> tuple[str, ...]:
     """Names of the backends whose kernels this PyTorch and machine have."""
-    return tuple(name for name in NAMES if not _lacks(name))
+    return tuple(name for name in _names() if not _lacks(name))
+
+
+def _names() -> tuple[str, ...]:
+    """Every backend, whether this machine can run it or not."""
+    return (*NAMES, *installed(NAMES))
 
 
 def _lacks(name: str) -> str:
     """What this machine lacks for a backend, in words, or ""."""
+    if name not in NAMES:
+        return installed(NAMES)[name].lacks
     from qfx.backends.hardware import hardware
 
     here = hardware()
@@ -54,11 +66,12 @@ def resolve_backend(backend: object) -> Backend:
     if isinstance(backend, Backend):
         return backend
     name = detect() if backend == "auto" else backend
-    if not isinstance(name, str) or name not in NAMES:
-        close = difflib.get_close_matches(str(name), NAMES, n=1)
+    names = NAMES if name in NAMES else _names()
+    if not isinstance(name, str) or name not in names:
+        close = difflib.get_close_matches(str(name), names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise BackendError(
-            f"unknown backend {name!r}{hint} Choose 'auto' or one of: {', '.join(map(repr, NAMES))}"
+            f"unknown backend {name!r}{hint} Choose 'auto' or one of: {', '.join(map(repr, names))}"
         )
     if name not in available():
         raise BackendError(
@@ -74,8 +87,16 @@ def others_with(op: object, but: str) -> tuple[str, ...]:
     return tuple(n for n in names if _load(n).rule(op) is not None)
 
 
-@cache
 def _load(name: str) -> Backend:
+    if name in NAMES:
+        return _own(name)
+    found = installed(NAMES)[name].backend
+    assert found is not None, name  # it is available
+    return found
+
+
+@cache
+def _own(name: str) -> Backend:
     module = importlib.import_module(f"qfx.backends.{name}")
     backend: Backend = module.backend()
     return backend

@@ -1,0 +1,95 @@
+"""Backends of other packages are named like qfx's own: entry points of the group qfx.backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+
+import pytest
+from torch import nn
+
+import qfx
+from qfx.backends import NAMES, reference
+from qfx.backends import entry_points as module
+from tests.cases.flow import randn, seeded
+
+X = randn(3, 4)
+
+
+def acme() -> qfx.Backend:
+    return replace(reference.backend(), name="acme")
+
+
+def elsewhere() -> qfx.Backend:
+    raise qfx.BackendError("the acme coprocessor, firmware 7 or newer")
+
+
+READY = acme()
+
+
+def broken() -> qfx.Backend:
+    raise RuntimeError("no licence")
+
+
+NOT_A_BACKEND = dict
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Declares entry points ``name=attribute of this module``."""
+
+    def declare(**entries: str) -> None:
+        found = [
+            EntryPoint(name, f"{__name__}:{attribute}", module.GROUP)
+            for name, attribute in entries.items()
+        ]
+        monkeypatch.setattr(module, "entry_points", lambda group: found)
+        module.installed.cache_clear()
+
+    yield declare
+    module.installed.cache_clear()
+
+
+@pytest.mark.parametrize("attribute", ["acme", "READY"])
+def test_it_is_named_like_one_of_ours(attribute: str, install: Callable[..., None]) -> None:
+    install(acme=attribute)
+    assert qfx.backends.available()[-1] == "acme"
+    assert qfx.backends.detect() == qfx.backends.available()[0] != "acme"
+    made = qfx.quantize(seeded(lambda: nn.Linear(4, 3)), X, backend="acme")
+    assert "Quantized for acme" in str(made.report)
+    assert made.report.coverage == 1.0
+    assert qfx.get_default_qconfig("acme") == qfx.get_default_qconfig("reference")
+
+
+def test_a_machine_that_lacks_it_is_told_so(install: Callable[..., None]) -> None:
+    install(acme="elsewhere")
+    assert "acme" not in qfx.backends.available()
+    with pytest.raises(qfx.BackendError, match="'acme' needs the acme coprocessor, firmware 7"):
+        qfx.quantize(seeded(lambda: nn.Linear(4, 3)), X, backend="acme")
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"acme": "broken"}, "acme = .* fails to load: RuntimeError: no licence"),
+        ({"acme": "absent"}, "acme = .* fails to load: AttributeError"),
+        ({"acme": "NOT_A_BACKEND"}, "acme = .* gives {}, no qfx.Backend called 'acme'"),
+        ({"other": "acme"}, "other = .* no qfx.Backend called 'other'"),
+        ({"x86": "acme"}, "x86 = .* is ignored: the name is taken"),
+    ],
+)
+def test_one_that_is_no_good_is_a_warning(
+    entries: dict[str, str], told: str, install: Callable[..., None]
+) -> None:
+    install(**entries)
+    with pytest.warns(qfx.QfxWarning, match=told):
+        assert set(qfx.backends.available()) <= set(NAMES)
+    with pytest.raises(qfx.BackendError, match="unknown backend 'nothing'"):
+        qfx.quantize(seeded(lambda: nn.Linear(4, 3)), X, backend="nothing")
+
+
+def test_an_unknown_name_suggests_it(install: Callable[..., None]) -> None:
+    install(acme="acme")
+    with pytest.raises(qfx.BackendError, match="did you mean 'acme'"):
+        qfx.quantize(seeded(lambda: nn.Linear(4, 3)), X, backend="acmee")
