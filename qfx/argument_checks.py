@@ -104,6 +104,12 @@ def check_mode(model: object, method: str) -> None:
         raise ConfigError(
             f"model is {type(model).__name__}, not a torch.nn.Module; wrap a function in a module"
         )
+    if getattr(model.forward, "__func__", None) is nn.Module.forward:
+        raise ConfigError(
+            f"the model is a {type(model).__name__}, which has no forward to capture: quantize "
+            "the modules in it one by one, or the module that calls them"
+        )
+    _check_not_of_torch_ao(model)
     if is_exported(model):
         _check_exported(model)
     elif model.training and method != "qat":
@@ -111,6 +117,26 @@ def check_mode(model: object, method: str) -> None:
             f"the model is in training mode, and method={method!r} quantizes what runs in "
             "inference (batch-norm and dropout differ): call model.eval() first"
         )
+
+
+_OF_TORCH_AO = ("torch.ao.nn.", "torch.nn.quantized.", "torch.nn.intrinsic.quantized.")
+_FLOAT_ALL_THE_SAME = ("FloatFunctional", "FXFloatFunctional")
+
+
+def _check_not_of_torch_ao(model: nn.Module) -> None:
+    """ConfigError if torch.ao quantized a part of it; known by names, as torch.ao is not imported.
+
+    Its stubs, and what only holds float operations, are taken.
+    """
+    for path, module in model.named_modules():
+        home, name = type(module).__module__, type(module).__qualname__
+        named = home.startswith(_OF_TORCH_AO) and "quantized" in home.split(".")
+        if named and name not in _FLOAT_ALL_THE_SAME:
+            which = f"module {path!r}" if path else "the model"
+            raise ConfigError(
+                f"{which} is a {home}.{name}: torch.ao quantized it already. Start again from the "
+                "float model"
+            )
 
 
 def is_exported(model: nn.Module) -> TypeGuard[fx.GraphModule]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -107,3 +108,53 @@ def test_larger_is_not_called_smaller() -> None:
 def test_what_is_quantized_is_no_model_to_convert(call: Callable[[Any], object]) -> None:
     with pytest.raises(qfx.ConfigError, match="this model is quantized already: use it as it is"):
         call(qfx.quantize(nn.Linear(8, 8).eval(), torch.ones(2, 8)))
+
+
+class Refuses(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("not on a Saturday")
+
+
+def test_what_has_no_forward_or_raises_by_itself_is_no_fault_of_the_inputs() -> None:
+    parts = nn.ModuleDict({"a": nn.Linear(8, 8)}).eval()
+    with pytest.raises(qfx.ConfigError, match=r"ModuleDict, which has no forward .* one by one"):
+        qfx.quantize(parts, randn(2, 8))
+    with pytest.raises(qfx.ConfigError, match=r"raises (?s:.)*Saturday(?s:.)*or mend the model"):
+        qfx.quantize(Refuses().eval(), randn(2, 8))
+
+
+class Adds(nn.Module):
+    def __init__(self, layers: nn.Module, adds: Any) -> None:
+        super().__init__()
+        self.layers, self.adds = layers, adds
+
+    def forward(self, x: Tensor) -> Any:
+        return self.adds.add(self.layers(x), x)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.ao is deprecated
+def test_what_torch_ao_quantized_is_refused_and_its_float_modules_are_taken() -> None:
+    ao: Any = importlib.import_module("torch.ao.quantization")
+    dynamic = ao.quantize_dynamic(nn.Sequential(nn.Linear(8, 8)))
+    for each, which in ((dynamic, "module '0' is"), (dynamic[0], "the model is")):
+        with pytest.raises(qfx.ConfigError, match=rf"{which} a torch\.ao.*torch\.ao quantized it"):
+            qfx.quantize(each.eval(), randn(2, 8))
+    fused = ao.fuse_modules(nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval(), [["0", "1"]])
+    assert type(fused[0]).__name__ == "LinearReLU"
+    adds: Any = importlib.import_module("torch.ao.nn.quantized").FloatFunctional()
+    assert qfx.quantize(Adds(fused, adds).eval(), randn(2, 8)).report.coverage == 1.0
+
+
+def test_the_qconfig_given_is_called_so() -> None:
+    eight = qfx.QuantSpec(torch.int8)
+    qconfig = qfx.QConfig(activation=eight, weight=eight)
+    both = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval()
+    mapping = qfx.get_default_qconfig_mapping("x86").set_module_name("1", qconfig)
+    with pytest.warns(qfx.QfxWarning, match=r"set_module_name\('1'\) has no effect on _1 \(1\)"):
+        qfx.quantize(both, randn(2, 8), backend="x86", qconfig=mapping)
+    given = "the QConfig given as qconfig= has no effect on _0"
+    with (
+        pytest.warns(qfx.QfxWarning, match=given),
+        pytest.raises(qfx.CoverageError, match=r"config-unfit .*\(the QConfig given as qconfig=\)"),
+    ):
+        qfx.quantize(both, randn(2, 8), backend="x86", qconfig=qconfig)

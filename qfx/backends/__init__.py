@@ -81,10 +81,10 @@ def resolve_backend(backend: object) -> Backend:
     return _load(name)
 
 
-def others_with(op: object, but: str) -> tuple[str, ...]:
-    """Names of the backends of this machine, ``but`` aside, that have a kernel for ``op``."""
-    names = (n for n in available() if n not in (but, "reference"))
-    return tuple(n for n in names if _load(n).rule(op) is not None)
+def others_with(op: object, but: str, method: str = "static") -> tuple[str, ...]:
+    """Names of the backends of this machine, ``but`` aside, with a kernel of ``method`` for it."""
+    rules = ((n, _load(n).rule(op)) for n in available() if n not in (but, "reference"))
+    return tuple(name for name, rule in rules if rule is not None and method in rule.methods)
 
 
 def _load(name: str) -> Backend:

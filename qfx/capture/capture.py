@@ -69,7 +69,10 @@ BY_LAYOUT = "qfx.by_layout"
 """Key of ``graph_module.meta``: where forward decides by the layout of a tensor ("file:line")."""
 
 
-_OTHER_INPUTS = "pass example inputs of the shapes and dtypes that the model takes"
+_OTHER_INPUTS = (
+    "pass example inputs of the shapes and dtypes that the model takes, or mend the model: it "
+    "raises without qfx too"
+)
 _RESET = (
     "; or, if it takes them, reset what a run on inputs of other sizes may have left in it "
     "({names}) to what it was at first, or pass a model that has not run yet"

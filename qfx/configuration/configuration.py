@@ -60,6 +60,7 @@ class Configuration:
         types: Iterable[type[nn.Module]] | None = None,
     ) -> None:
         self._warnings: dict[str, None] = {}
+        self._global = _global_name(qconfig)
         mapping = _mapping(qconfig, backend, method).with_attributes_of(model, self.warn)
         origins = [o for node in captured.graph.nodes for o in meta.origins(node)]
         resolved = mapping.resolve_all(origins, module_types(model))
@@ -91,7 +92,7 @@ class Configuration:
             return Choice(None)
         if self._types is not None and self._type_names[origin.node] not in self._types:
             return Choice(None, "not-in-types")
-        return _choice(self._by_node[origin.node])
+        return _choice(self._by_node[origin.node], self._global)
 
 
 def _inside(path: str, origins: Iterable[meta.Origin], model: nn.Module) -> str:
@@ -124,11 +125,20 @@ def _mapping(
     )
 
 
-def _choice(resolution: Resolution) -> Choice:
+def _global_name(qconfig: QConfig | QConfigMapping | None) -> str:
+    """What the user knows the rule for everything as; "" for its own name."""
+    if qconfig is None:
+        return "the default of the backend"
+    return "the QConfig given as qconfig=" if isinstance(qconfig, QConfig) else ""
+
+
+def _choice(resolution: Resolution, global_name: str) -> Choice:
     rule, qconfig = resolution.rule, resolution.qconfig
     if qconfig == QConfig():  # neither side: another way to say None
         qconfig = None
     if rule is None:
         return Choice(qconfig)
+    if rule.kind is Kind.GLOBAL:
+        return Choice(qconfig, rule=global_name or rule.name)
     by_type = rule.kind in (Kind.ORDER, Kind.OBJECT_TYPE)
-    return Choice(qconfig, rule=rule.name, specific=rule.kind is not Kind.GLOBAL, by_type=by_type)
+    return Choice(qconfig, rule=rule.name, specific=True, by_type=by_type)

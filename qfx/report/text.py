@@ -35,7 +35,7 @@ def summary(report: QuantizationReport) -> Iterator[str]:
 
 def facts(report: QuantizationReport) -> Iterator[str]:
     """In how many bits activations are where that is not 8, and what was checked."""
-    rounded = any(site.method in ("static", "dynamic") for site in report.sites)
+    rounded = any(s.method in ("static", "dynamic") and not s.reason for s in report.sites)
     if report.saturates and rounded:
         yield (
             f"Activations: 7 bits at most (codes up to {HIGHEST_SAFE}); sums of 8-bit products "

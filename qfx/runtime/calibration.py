@@ -25,7 +25,11 @@ from qfx.errors import CalibrationError, ConfigError, QfxError, warn
 from qfx.graph.meta import where
 from qfx.quant.observers import Observer
 from qfx.runtime.batch_structure import misfit
+from qfx.runtime.dtypes import COMPUTED_IN
+from qfx.runtime.inputs import other_dtypes
 from qfx.runtime.quantized import PreparedModel
+
+_EXAMPLES = "the example inputs"
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -177,7 +181,7 @@ def _length(data: object) -> int | None:
 def _run_batch(
     prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], number: int | None
 ) -> None:
-    which = "the example inputs" if number is None else f"calibration batch {number}"
+    which = _EXAMPLES if number is None else f"calibration batch {number}"
     if number is not None:
         _check_structure(prepared, args, kwargs, which)
     try:
@@ -185,28 +189,34 @@ def _run_batch(
         with torch.no_grad():
             prepared(*own_args, **own_kwargs)
     except CalibrationError as error:
+        if other_dtypes(prepared.graph, args, kwargs):
+            raise _unfit(prepared, args, kwargs, which, "") from error
         raise CalibrationError(f"{which}: {_site(prepared, error)}{error}") from error
     except ConfigError as error:  # of a guard
         if number is None:
             raise
-        raise ConfigError(
-            f"{which} does not fit the model: {error}\n{_compared(prepared, args, kwargs)}"
-        ) from error
+        raise _unfit(prepared, args, kwargs, which, f"{error}\n") from error
     except QfxError:
         raise
     except Exception as error:
-        raise ConfigError(
-            f"{which} {'do' if number is None else 'does'} not fit the model: "
-            f"{type(error).__name__}: {error}\n{_compared(prepared, args, kwargs)}"
-            f"{_lacking(prepared, args, kwargs)}"
-        ) from error
+        said = f"{type(error).__name__}: {error}\n"
+        raise _unfit(prepared, args, kwargs, which, said) from error
 
 
-def _compared(prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """What a batch has, and what the examples had, in a sentence."""
+def _unfit(
+    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], which: str, said: str
+) -> ConfigError:
+    """The error for a batch on which the model raises: what it has, and what the examples had."""
     settings = prepared.settings
     examples = _describe(settings.example_inputs, dict(settings.example_kwargs))
-    return f"It has {_describe(args, kwargs)}; the example inputs were {examples}."
+    given = f"{'It' if said else 'it'} has {_describe(args, kwargs)}"
+    odd = other_dtypes(prepared.graph, args, kwargs)
+    convert = f"\nConvert the batches, as in x.to({COMPUTED_IN})." if odd else ""
+    verb = "do" if which == _EXAMPLES else "does"
+    return ConfigError(
+        f"{which} {verb} not fit the model: {said}{given}; the example inputs were {examples}."
+        f"{convert}{_lacking(prepared, args, kwargs)}"
+    )
 
 
 def _check_structure(

@@ -74,6 +74,12 @@ def refuse_dtypes(
             raise ConfigError(_other_dtypes(odd))
 
 
+def other_dtypes(graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Which arguments have other dtypes than ``graph`` was captured with; "" if none has."""
+    inputs = _inputs(graph, args, kwargs)
+    return "; ".join(text for each in inputs for text in _odd_dtypes(*each))
+
+
 def explain_failure(
     graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception
 ) -> None:

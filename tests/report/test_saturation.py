@@ -60,7 +60,7 @@ def test_nothing_is_said_where_there_is_nothing_to_say(
 
 
 def test_eight_bits_that_were_asked_for_and_cannot_be_had_are_a_warning() -> None:
-    message = r"set_global\(\): sums of products of 8 bits saturate .* activations get 7\. .*=127"
+    message = r"the QConfig given as qconfig=: sums .* saturate .* activations get 7\. .*=127"
     with pytest.warns(qfx.QfxWarning, match=message) as caught:
         report = quantized(saturates=True, qconfig=ASKED).report
     assert len(caught) == 1

@@ -203,4 +203,8 @@ def test_a_missing_kernel_names_the_backends_that_have_one() -> None:
     sites = qfx.quantize(model, torch.randn(3, 4), backend="x86").report.sites
     assert "fbgemm" in sites[1].remedy
     assert sites[2].reason in ("no-kernel", "unknown-op", "opaque-module")
+    weights = qfx.quantize(model, torch.randn(3, 4), backend="x86", method="weight_only")
+    norm = weights.report.sites[1]
+    assert norm.reason == "not-weight-only"
+    assert norm.remedy == elsewhere(())
     assert elsewhere(()) == "nothing to do if float is fine; nor has any other here"

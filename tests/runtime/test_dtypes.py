@@ -144,6 +144,17 @@ def test_prepared_models_keep_their_dtype(backend: str, dtype: torch.dtype) -> N
     assert qfx.convert(prepared)(X).dtype is torch.float32
 
 
+@pytest.mark.parametrize("method", ["static", "qat"])
+def test_calibration_in_integers_says_what_the_examples_were(method: str) -> None:
+    prepared = qfx.prepare(net(), X, backend="x86", method=method)
+    with pytest.raises(
+        qfx.ConfigError,
+        match=r"batch 1 does not fit the model: it has \(int64\[2,3,8,8\]\); the example inputs "
+        r"were \(float32\[2,3,8,8\]\)\.\nConvert the batches, as in x\.to\(torch\.float32\)\.",
+    ):
+        qfx.calibrate(prepared, [X, X.long()])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_calibration_in_another_dtype_names_it(backend: str, dtype: torch.dtype) -> None:

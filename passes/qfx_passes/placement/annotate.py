@@ -180,7 +180,7 @@ class _Annotator:
         """Why the backend has no kernel of ``method``, and what to do."""
         named = rule is not None and is_lookup(node)
         code = f"not-{method}".replace("_", "-") if method != "static" or named else "no-kernel"
-        remedy = elsewhere(others_with(node.target, self.backend.name))
+        remedy = elsewhere(others_with(node.target, self.backend.name, method))
         if rule is not None and not named:
             remedy = f"nothing to do if float is fine; else try method={rule.methods[0]!r}"
         assert isinstance(node.target, vocab.OpDef)

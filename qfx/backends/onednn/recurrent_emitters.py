@@ -23,6 +23,7 @@ from qfx.quant.reasons import refusal
 from qfx.semantics.recurrent_steps import pairs
 
 FEWEST_UNITS = 256
+_FLOAT = "nothing to do if size is what counts; for speed, leave it float"
 """Below so many hidden units float over restored weights is faster (``benchmarks.recurrent``)."""
 
 JOINT_BATCH = 8
@@ -69,7 +70,7 @@ def _in_float(em: Emitter, site: Site) -> fx.Node:
     y = _call(em, site, op, quantized.args[0], weights, *node.args[2:], **kwargs)
     detail = f"below {FEWEST_UNITS} hidden units float is faster than a kernel call a step"
     told = f"its weight is kept in int8 and made float in front of {op.name}: {detail}"
-    why = refusal("slow-kernel", detail=told, remedy="nothing to do if size is what counts")
+    why = refusal("slow-kernel", detail=told, remedy=_FLOAT)
     mark_restored(y, "int8", why)
     return y
 
