@@ -113,7 +113,8 @@ class _Run:
         for instrument in self.instruments:
             instrument.before_pass(step, ctx)
         checkpoint, known = Checkpoint(self.graph_module), len(ctx.near_misses)
-        ctx.rewriter = Rewriter(self.graph_module, pass_name=step.name)
+        ctx.rewriter = ctx.rewriter_of(step.name)
+        ctx.put(step)  # rules read its options
         began = time.perf_counter()
         try:
             step.run(self.graph_module.graph, ctx)
@@ -142,6 +143,8 @@ class _Run:
             seconds,
             tuple(ctx.near_misses[known:]),
         )
+        if stage.snapshot != self.history[-1].snapshot:
+            ctx.drop_analyses()
         self.history.append(stage)
         for instrument in self.instruments:
             instrument.after_pass(step, ctx, stage)

@@ -31,8 +31,10 @@ from qfx.history.events import NearMiss
 from qfx.rewrite.driver import drive
 from qfx.rewrite.rewriter import Rewriter
 from qfx.rewrite.rule import RewriteRule
+from qfx.rewrite.surroundings import Analysis, Surroundings
 
 T = TypeVar("T")
+A = TypeVar("A", bound=Analysis)
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _DECLARATIONS = ("name", "requires", "produces", "keeps_values", "patterns")
@@ -58,24 +60,36 @@ class PassContext:
         region: str = "main",
         rewriter: Rewriter | None = None,
     ) -> None:
-        self.graph_module = graph_module
         self.example_inputs = example_inputs
         self.example_kwargs = dict(example_kwargs or {})
         self.region = region
-        self.rewriter = rewriter or Rewriter(graph_module, pass_name="")
         self.near_misses: list[NearMiss] = []
         self.level = Level.CAPTURED
-        self._store: dict[type, object] = {}
-        self._offers: dict[type, Callable[[], object]] = {}
+        self._surroundings = Surroundings(graph_module)
+        self.rewriter = rewriter or self.rewriter_of("")
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        return self._surroundings.graph_module
+
+    @graph_module.setter
+    def graph_module(self, other: fx.GraphModule) -> None:
+        self._surroundings.graph_module = other
+        self._surroundings.drop_analyses()
+
+    def rewriter_of(self, pass_name: str) -> Rewriter:
+        """A new gate to the graph, for the pass of that name."""
+        self._surroundings.at_work = pass_name
+        return Rewriter(self.graph_module, pass_name=pass_name, surroundings=self._surroundings)
 
     def offer(self, kind: type[T], make: Callable[[], T]) -> None:
         """Make settings of type ``kind`` when the first pass asks for them and none were put."""
-        self._offers[kind] = make
+        self._surroundings.offer(kind, make)
 
     def put(self, *settings: object) -> PassContext:
         """Keep settings for passes to :meth:`get` by type; returns self."""
         for each in settings:
-            self._store[type(each)] = each
+            self._surroundings.put(each)
         return self
 
     def get(self, kind: type[T]) -> T:
@@ -84,23 +98,22 @@ class PassContext:
         Raises:
             ConfigError: nobody put any; the message says which argument is missing.
         """
-        for known, settings in self._store.items():
-            if issubclass(known, kind) and isinstance(settings, kind):
-                return settings
-        if kind in self._offers:
-            made = self._store[kind] = self._offers[kind]()
-            assert isinstance(made, kind)
-            return made
-        running = f"pass {self.rewriter.pass_name}" if self.rewriter.pass_name else "this pass"
-        raise ConfigError(
-            f"{running} needs {kind.__name__} settings, and none were given. Pass "
-            f"`settings=[{kind.__name__}(...)]` to run_passes, or run it through qfx.quantize or "
-            "qfx.prepare, which provide them."
-        )
+        return self._surroundings.get(kind)
 
     def has(self, kind: type) -> bool:
         """Whether :meth:`get` would find settings of type ``kind``."""
-        return kind in self._offers or any(issubclass(known, kind) for known in self._store)
+        return self._surroundings.has(kind)
+
+    def analysis(self, kind: type[A]) -> A:
+        """What is known of the whole graph as it is now: an :class:`~qfx.rewrite.Analysis`.
+
+        It is computed when first asked for, and dropped when the graph changes.
+        """
+        return self._surroundings.analysis(kind)
+
+    def drop_analyses(self) -> None:
+        """Forget what is known of the graph, which somebody changed beside the gate."""
+        self._surroundings.drop_analyses()
 
 
 def _check_declarations(cls: type[Pass]) -> None:

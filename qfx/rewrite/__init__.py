@@ -5,8 +5,10 @@ from qfx.rewrite.matcher import Matcher
 from qfx.rewrite.pattern import Any, Attr, Const, Mismatch, Module, OneOf, Op, Pattern
 from qfx.rewrite.rewriter import Rewriter
 from qfx.rewrite.rule import Match, RewriteRule, rewrite
+from qfx.rewrite.surroundings import Analysis
 
 __all__ = [
+    "Analysis",
     "Any",
     "Attr",
     "Const",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, fx, nn
 
@@ -26,8 +26,12 @@ from qfx.rewrite.ledger import Ledger
 from qfx.rewrite.making import inherit, joined_name, without_defaults
 from qfx.rewrite.rebuilding import changes
 from qfx.rewrite.rule import Match
+from qfx.rewrite.surroundings import Analysis, Surroundings
 from qfx.rewrite.values import UNSET, Values
 from qfx.vocab import OpDef
+
+T = TypeVar("T")
+A = TypeVar("A", bound=Analysis)
 
 
 class Rewriter:
@@ -40,13 +44,20 @@ class Rewriter:
         values: what the nodes that were made yield.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, *, pass_name: str) -> None:
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        *,
+        pass_name: str,
+        surroundings: Surroundings | None = None,
+    ) -> None:
         self.graph_module = graph_module
         self.graph: fx.Graph = graph_module.graph
         self.pass_name = pass_name
         self.rule: str | None = None
         self.node: str | None = None
         self.values = Values(graph_module)
+        self._surroundings = surroundings or Surroundings(graph_module)
         self._attributes = Attributes(graph_module)
         self._match: Match | None = None
         self._point: fx.Node | None = None
@@ -230,6 +241,20 @@ class Rewriter:
         """The module that a ``call_module`` node calls."""
         return self.graph_module.get_submodule(str(node.target))
 
+    # -- what is around --------------------------------------------------------------------------
+
+    def get(self, kind: type[T]) -> T:
+        """The settings of type ``kind``, or the pass at work: ``rw.get(MyPass).my_option``."""
+        return self._surroundings.get(kind)
+
+    def has(self, kind: type) -> bool:
+        """Whether :meth:`get` would find settings of type ``kind``."""
+        return self._surroundings.has(kind)
+
+    def analysis(self, kind: type[A]) -> A:
+        """What is known of the whole graph as it is now; computed when first asked for."""
+        return self._surroundings.analysis(kind)
+
     # -- change ----------------------------------------------------------------------------------
 
     def rewire(self, reader: fx.Node, old: fx.Node, new: fx.Node) -> None:
@@ -297,6 +322,7 @@ class Rewriter:
         for reader in readers:
             reader.replace_input_with(old, new)
             self._touched.append(reader)
+            self._surroundings.changed(reader)
         namesake = self._named_after.get(new)
         self._erase_dead(old, force=True)
         if namesake is old and old._erased:
@@ -415,6 +441,7 @@ class Rewriter:
             self._named_after[node] = compute[0]
         self._ledger.made(node)
         self._touched.append(node)
+        self._surroundings.changed(node)
         return node
 
     def _insertion_point(self) -> fx.Node:
@@ -448,6 +475,7 @@ class Rewriter:
         self._ledger.changed(node)
         self.values.restate(node, value)
         self._touched.append(node)
+        self._surroundings.changed(node)
         if self._match is None:
             self._flush(self._fresh_ancestors(*read))
 
@@ -478,6 +506,7 @@ class Rewriter:
 
     def _erase(self, node: fx.Node) -> None:
         self._ledger.removed(node)
+        self._surroundings.changed(node)
         self.graph.erase_node(node)
         self.values.forget(node)
 

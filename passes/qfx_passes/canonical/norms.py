@@ -20,9 +20,9 @@ class Norms:
     def __init__(self, counters: Mapping[str, Tensor | None]) -> None:
         self._counters = counters
 
-    def holds(self, statistic: fx.Node) -> bool:
-        """Whether a statistic that is read is that of a module which can be restored."""
-        return str(statistic.target).rpartition(".")[0] in self._counters
+    def holds(self, statistic: str) -> bool:
+        """Whether the statistic of that name is one of a module which can be restored."""
+        return statistic.rpartition(".")[0] in self._counters
 
     def restore(self, root: nn.Module, path: str) -> bool:
         """Make what is left at ``path`` the module again that it was; False if it was none."""

@@ -15,6 +15,8 @@ and the pool pads in integers, exactly. Zeros stay a padding of their own: they 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import fx
 
 from qfx import vocab
@@ -27,18 +29,26 @@ from qfx_passes.placement.fills import number_of
 @rewrite(Op(vocab.MAX_POOLS, Op(vocab.PAD, Any("x"), bind="pad"), bind="pool"))
 def fuse_pad(match: Match, rw: Rewriter) -> fx.Node | Mismatch:
     pad, pool = vocab.bound(match["pad"]), match["pool"]
-    fill = number_of(pad["value"] or 0)
+    refusal = _refusal(pad, pool)
+    if refusal is not None:
+        return refusal
+    fill = number_of(pad["value"])
+    return rw.with_args(pool, match["x"], spread=pad["pad"], fill=fill)
+
+
+def _refusal(pad: Mapping[str, object], pool: fx.Node) -> Mismatch | None:
+    fill, spread = number_of(pad["value"] or 0), pad["pad"]
     if pad["mode"] != "constant":
         return Mismatch("mode is {0}", pad["mode"])
     if fill is None:
         return Mismatch("what it fills with is computed")
     if fill == 0:
         return Mismatch("it pads with zeros, which have a code")
-    if any(isinstance(n, int) and n < 0 for n in pad["pad"]):
+    if isinstance(spread, (tuple, list)) and any(isinstance(n, int) and n < 0 for n in spread):
         return Mismatch("it crops")
     if pool.kwargs.get("return_indices") or "spread" in pool.kwargs:
         return Mismatch("the pool yields indices, or pads already")
-    return rw.with_args(pool, match["x"], spread=pad["pad"], fill=fill)
+    return None
 
 
 class FusePads(PatternPass):

@@ -66,7 +66,7 @@ from qfx_passes.operands import (
     weight_operands,
 )
 from qfx_passes.placement.fills import filled
-from qfx_passes.placement.insert_stubs import quantized_region
+from qfx_passes.placement.quantized_region import QuantizedRegion
 from qfx_passes.placement.rows import Rows
 from qfx_passes.placement.settle_joins import made_for
 
@@ -89,7 +89,7 @@ class _Annotator:
         self.graph = graph
         self.backend = backend
         self.configuration = configuration
-        self.region = quantized_region(graph)
+        self.region = QuantizedRegion(graph).nodes(graph)
         self.memory = Memory(graph)
         self.filled = filled(graph)
         self.rows = Rows(graph)

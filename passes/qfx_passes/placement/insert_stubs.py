@@ -4,22 +4,12 @@ A graph without stubs put by hand is one region: ``insert-stubs`` puts a QUANT_S
 float input that an operation reads and a DEQUANT_STUB before every float output. Stubs compute
 nothing; they are removed when quantize and dequantize nodes are written.
 
-With ``qfx.QuantStub`` and ``qfx.DeQuantStub`` in the model, the region is what lies between them,
-and everything else stays float (reason ``outside-stubs``). What "between" means is a choice.
-Here a tensor is inside once it has passed a QuantStub and until it passes a DeQuantStub, and an
-operation is inside when *all* the float activations it reads are. The alternative, *any*, reaches
-further: it would quantize a float operand that the user never stubbed. In eager quantization, where
-the stubs come from, such a mix of quantized and float operands is an error, so models written for
-it have none and both readings agree; for the others *all* errs towards float, which always runs,
-and the report says where. Constants take no side.
-
-Only DeQuantStubs: the region begins at the inputs. Only QuantStubs: it ends at the outputs.
+Where the region lies, :mod:`qfx_passes.placement.quantized_region` tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 
 from torch import fx
 
@@ -29,68 +19,18 @@ from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
 from qfx.rewrite import Rewriter
 from qfx.vocab import Kind, OpDef
-
-NAME = "insert-stubs"
-
-
-class Side(Enum):
-    """Where a value lies with respect to the stubs."""
-
-    INSIDE = "inside"
-    OUTSIDE = "outside"
-    CONSTANT = "constant"  # depends on no input
-    PLAIN = "plain"  # integers, masks, shapes
-
-
-def by_hand(node: fx.Node) -> bool:
-    """Whether ``node`` is a stub that the model's author put there."""
-    return _is_stub(node) and meta.rule_of(node) != NAME
-
-
-def quantized_region(graph: fx.Graph) -> set[fx.Node]:
-    """The compute nodes that may be quantized; the same before and after ``insert-stubs``.
-
-    Stubs, inputs, constants and the output belong to no side. A node whose result holds no float
-    tensor (a shape query, a mask) is inside only where there are no stubs by hand.
-    """
-    compute = [node for node in graph.nodes if node.op.startswith("call_")]
-    stubs = [node for node in compute if by_hand(node)]
-    if not stubs:
-        return {node for node in compute if not _is_stub(node)}
-    begun = not any(stub.target is vocab.QUANT_STUB for stub in stubs)
-    sides: dict[fx.Node, Side] = {}
-    for node in graph.nodes:
-        sides[node] = _side(node, sides, Side.INSIDE if begun else Side.OUTSIDE)
-    return {node for node in compute if sides[node] is Side.INSIDE and not _is_stub(node)}
-
-
-def _is_stub(node: fx.Node) -> bool:
-    return vocab.is_op(node, vocab.QUANT_STUB, vocab.DEQUANT_STUB)
-
-
-def _side(node: fx.Node, sides: dict[fx.Node, Side], start: Side) -> Side:
-    if by_hand(node):
-        return Side.INSIDE if node.target is vocab.QUANT_STUB else Side.OUTSIDE
-    inputs = {sides[operand] for operand in node.all_input_nodes}
-    if node.op == "get_attr" or (node.op != "placeholder" and inputs <= {Side.CONSTANT}):
-        return Side.CONSTANT
-    if not meta.float_tensors(meta.value_of(node)):
-        return Side.PLAIN
-    for side in (Side.OUTSIDE, Side.INSIDE):
-        if side in inputs:
-            return side
-    return start  # made here: an input, or floats from integers (embedding, cast)
+from qfx_passes.placement.quantized_region import QuantizedRegion, by_hand
 
 
 class InsertStubs(Pass):
     """Put a stub at every boundary of the quantized region that has none."""
 
-    name = NAME
+    name = "insert-stubs"
     requires = Level.CANONICAL
     produces = Level.STUBBED
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        region, rw = quantized_region(graph), ctx.rewriter
+        region, rw = ctx.analysis(QuantizedRegion).nodes(graph), ctx.rewriter
         nodes = list(graph.nodes)
         inputs = [node for node in nodes if node.op == "placeholder"]
         first, output = nodes[len(inputs)], nodes[-1]

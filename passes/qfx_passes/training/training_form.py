@@ -43,7 +43,7 @@ from qfx.training.dropout import AttentionDropout, Dropout
 from qfx.training.norm_factor import NormFactor
 from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.canonical.norms import Norms
-from qfx_passes.fusion.fuse_post_ops import PostOp
+from qfx_passes.fusion.fusible import PostOp
 from qfx_passes.operands import is_constant, is_derived, value_of, weight_operands
 
 

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from qfx import DeQuantStub, QuantStub, vocab
 from qfx.graph import meta
 from qfx_passes.canonical.canonicalize import Canonicalize
-from qfx_passes.placement.insert_stubs import InsertStubs, quantized_region
+from qfx_passes.placement.insert_stubs import InsertStubs
+from qfx_passes.placement.quantized_region import QuantizedRegion
 from tests.support import check
 from tests.support.checking import run
 
@@ -45,12 +46,16 @@ class TwoInputs(Model):
 IMAGE = torch.randn(1, 3, 8, 8)
 
 
+def inside(graph: fx.Graph) -> set[str]:
+    return {node.name for node in QuantizedRegion(graph).nodes(graph)}
+
+
 def region(model: nn.Module, *inputs: Tensor) -> set[str]:
     """Names in the region; the same before and after the pass."""
     before = run(Canonicalize(), model.eval(), inputs or (IMAGE,))
     after = run(InsertStubs(), model.eval(), inputs or (IMAGE,))
-    names = {node.name for node in quantized_region(before.graph_module.graph)}
-    assert names == {node.name for node in quantized_region(after.graph_module.graph)}
+    names = inside(before.graph_module.graph)
+    assert names == inside(after.graph_module.graph)
     return names
 
 
