@@ -187,9 +187,9 @@ class _Run:
         )
 
     def _maker(self, node: str | None) -> str | None:
-        """The rule of this pass that last made or removed ``node``."""
+        """The rule of this pass that last made, removed or changed ``node``."""
         for event in reversed(self.ctx.rewriter.events):
-            if node in event.added or node in event.removed:
+            if node in (*event.added, *event.removed, *event.changed):
                 return event.rule
         return None
 

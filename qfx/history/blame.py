@@ -1,9 +1,9 @@
 """Where a node comes from: the chain from the user's line through every pass that touched it.
 
 Walked backwards, and forwards from the last stage that has the node. In a stage, the events (what
-each rule removed and added) lead from a node to the ones it was made of; where a pass left no
-event, the nodes of the stage before with a common origin do. A stage that left the nodes as they
-were, or merely gave them other operands, adds nothing.
+each rule removed, added and changed) lead from a node to the ones it was made of. A stage that left
+the nodes as they were, or merely gave them other operands, adds nothing. Of what a pass did with
+plain fx there is no event, and :mod:`qfx.history.plain_fx` guesses.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 from qfx.errors import ConfigError
 from qfx.graph.meta import Origin
-from qfx.history import listing
-from qfx.history.align import reads_others
-from qfx.history.forward import heirs
+from qfx.history import listing, plain_fx
+from qfx.history.forward import altered, heirs
 from qfx.history.labels import label
 from qfx.history.record import NodeRecord
 from qfx.history.snapshot import Snapshot
@@ -109,7 +108,7 @@ def trace(stages: Sequence[Stage], name: str) -> Blame:
         if stage.snapshot is earlier:
             continue
         found = _undo_events(stage, earlier, wanted)
-        rest = _undo_rest(stage, earlier, wanted, {n for s in found for n in s.after})
+        rest = _undo_plain_fx(stage, earlier, wanted, {n for s in found for n in s.after})
         steps += [*found, *reversed(rest)]
         if not wanted:
             break
@@ -125,14 +124,20 @@ def _by_label(stages: Sequence[Stage], site: str) -> str:
 
 
 def _undo_events(stage: Stage, earlier: Snapshot, wanted: dict[str, None]) -> list[Step]:
-    """Replace in ``wanted`` what rules of this stage made by what they made it of; latest first."""
+    """Replace in ``wanted`` what events of this stage made by what it was made of; latest first."""
     steps = []
+    known: set[str] = set()
     for event in reversed(stage.events):
+        for name in event.changed:
+            if name in wanted and name not in known and altered(name, earlier, stage.snapshot):
+                steps.append(Step(stage.index, stage.name, event.rule, (name,), (name,)))
+                known.add(name)
         made = tuple(n for n in event.added if n in wanted)
         if not made:
             continue
         taken = _without_parameters(event.removed, earlier)
         steps.append(Step(stage.index, stage.name, event.rule, taken, made))
+        known.update(made)
         for name in made:
             del wanted[name]
         wanted.update(dict.fromkeys(taken))
@@ -149,41 +154,32 @@ def _without_parameters(names: Sequence[str], view: Snapshot) -> tuple[str, ...]
     return tuple(sorted(kept, key=lambda n: place.get(n, len(view))))
 
 
-def _undo_rest(
+def _undo_plain_fx(
     stage: Stage, earlier: Snapshot, wanted: dict[str, None], known: set[str]
 ) -> list[Step]:
-    """The same for what changed without an event: by name, else by common origins."""
-    old = {r.name: r for r in earlier if r.name in wanted}
+    """The same for what no event names; ``known`` are the nodes that one does."""
+    old = {r.name for r in earlier if r.name in wanted}
     new = {r.name: r for r in stage.snapshot if r.name in wanted}
     steps = []
     for name in list(wanted):
+        record = new.get(name)
         if name in old:
-            if name in new and name not in known and not reads_others(old[name], new[name]):
-                steps.append(
-                    Step(stage.index, stage.name, _rule(stage, new[name]), (name,), (name,))
-                )
+            if record and name not in known and altered(name, earlier, stage.snapshot):
+                rule = _rule(stage, record)
+                steps.append(Step(stage.index, stage.name, rule, (name,), (name,)))
             continue
         del wanted[name]
-        if name not in new:
+        if record is None:
             continue
-        made_of = _ancestors(new[name], earlier, stage.snapshot)
-        steps.append(Step(stage.index, stage.name, _rule(stage, new[name]), made_of, (name,)))
-        wanted.update(dict.fromkeys(made_of))
+        taken = plain_fx.made_of(record, earlier, stage.snapshot)
+        steps.append(Step(stage.index, stage.name, _rule(stage, record), taken, (name,)))
+        wanted.update(dict.fromkeys(taken))
     return steps
 
 
 def _rule(stage: Stage, record: NodeRecord) -> str:
     """The node's own rule if it was set by this stage's pass, else the stage."""
     return record.rule if record.rule.split("/", 1)[0] == stage.name else stage.name
-
-
-def _ancestors(record: NodeRecord, earlier: Snapshot, later: Snapshot) -> tuple[str, ...]:
-    """Nodes that went away in between and share an origin with ``record``."""
-    names = {o.node for o in record.origins}
-    stayed = {r.name for r in later}
-    return tuple(
-        r.name for r in earlier if r.name not in stayed and any(o.node in names for o in r.origins)
-    )
 
 
 def _origins(node: NodeRecord, captured: Snapshot, wanted: Iterable[str]) -> tuple[Origin, ...]:

@@ -34,7 +34,10 @@ def _alive(view: Snapshot, names: set[str]) -> set[str]:
 
 
 def _by(stage: Stage, before: Snapshot, gone: set[str]) -> dict[str, str]:
-    """For each operation the rule that removed the last node that derived from it, or the pass."""
+    """For each operation the rule that removed the last node that derived from it.
+
+    Of a pass that did so with plain fx there is no event, and it is the pass.
+    """
     removed = {
         node: position for position, event in enumerate(stage.events) for node in event.removed
     }
