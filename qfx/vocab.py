@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from qfx.semantics import activations as elementwise
 from qfx.semantics import (
+    activations,
     affine,
     folding,
     layers,
@@ -73,6 +73,7 @@ class OpDef:
         commutative: whether its first two operands may be swapped (ADD while it has no ``alpha``).
         picks: whether its results are values of its input, beside those whose kind says so.
         rearranges: whether it yields every element of its input once.
+        elementwise: whether it computes each element of one tensor by itself.
     """
 
     name: str
@@ -88,6 +89,7 @@ class OpDef:
     commutative: bool = False
     picks: bool = False
     rearranges: bool = False
+    elementwise: bool = False
     signature: inspect.Signature = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -261,7 +263,7 @@ EMBEDDING_BAG = _op(layers.embedding_bag, Kind.LOOKUP, (nn.EmbeddingBag,), (F.em
 
 # -- arithmetic ----------------------------------------------------------------------------------
 ADD = _op(
-    elementwise.add,
+    activations.add,
     Kind.ARITHMETIC,
     (),
     (torch.add, operator.add, operator.iadd),
@@ -269,14 +271,14 @@ ADD = _op(
     commutative=True,
 )
 SUB = _op(
-    elementwise.sub,
+    activations.sub,
     Kind.ARITHMETIC,
     (),
     (torch.sub, torch.subtract, operator.sub, operator.isub),
     ("sub", "sub_", "subtract", "subtract_"),
 )
 MUL = _op(
-    elementwise.mul,
+    activations.mul,
     Kind.ARITHMETIC,
     (),
     (torch.mul, torch.multiply, operator.mul, operator.imul),
@@ -284,7 +286,7 @@ MUL = _op(
     commutative=True,
 )
 DIV = _op(
-    elementwise.div,
+    activations.div,
     Kind.ARITHMETIC,
     (),
     (
@@ -294,18 +296,19 @@ DIV = _op(
     ("div", "div_", "divide", "floor_divide"),
 )
 
-CAST = _op(elementwise.cast, Kind.ARITHMETIC)
+CAST = _op(activations.cast, Kind.ARITHMETIC)
 
 # -- activations ---------------------------------------------------------------------------------
 RELU = _op(
-    elementwise.relu,
+    activations.relu,
     Kind.ACTIVATION,
     (nn.ReLU,),
     (torch.relu, torch.relu_, F.relu, F.relu_),
     ("relu", "relu_"),
+    elementwise=True,
 )
 CLAMP = _op(
-    elementwise.clamp,
+    activations.clamp,
     Kind.ACTIVATION,
     (nn.ReLU6, nn.Hardtanh),
     (
@@ -313,40 +316,51 @@ CLAMP = _op(
         *(F.relu6, F.hardtanh, F.hardtanh_),
     ),
     ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_max"),
+    elementwise=True,
 )
 LEAKY_RELU = _op(
-    elementwise.leaky_relu, Kind.ACTIVATION, (nn.LeakyReLU,), (F.leaky_relu, F.leaky_relu_)
+    activations.leaky_relu,
+    Kind.ACTIVATION,
+    (nn.LeakyReLU,),
+    (F.leaky_relu, F.leaky_relu_),
+    elementwise=True,
 )
-ELU = _op(elementwise.elu, Kind.ACTIVATION, (nn.ELU,), (F.elu, F.elu_))
-HARDSWISH = _op(elementwise.hardswish, Kind.ACTIVATION, (nn.Hardswish,), (F.hardswish,))
-SILU = _op(elementwise.silu, Kind.ACTIVATION, (nn.SiLU,), (F.silu,))
-GELU = _op(elementwise.gelu, Kind.ACTIVATION, (nn.GELU,), (F.gelu,))
-PRELU = _op(elementwise.prelu, Kind.ACTIVATION, (nn.PReLU,), (F.prelu,), ("prelu",))
+ELU = _op(activations.elu, Kind.ACTIVATION, (nn.ELU,), (F.elu, F.elu_), elementwise=True)
+HARDSWISH = _op(
+    activations.hardswish, Kind.ACTIVATION, (nn.Hardswish,), (F.hardswish,), elementwise=True
+)
+SILU = _op(activations.silu, Kind.ACTIVATION, (nn.SiLU,), (F.silu,), elementwise=True)
+GELU = _op(activations.gelu, Kind.ACTIVATION, (nn.GELU,), (F.gelu,), elementwise=True)
+PRELU = _op(activations.prelu, Kind.ACTIVATION, (nn.PReLU,), (F.prelu,), ("prelu",))
 SIGMOID = _op(
-    elementwise.sigmoid,
+    activations.sigmoid,
     Kind.ACTIVATION,
     (nn.Sigmoid,),
     (torch.sigmoid, torch.sigmoid_, F.sigmoid, torch.special.expit),
     ("sigmoid", "sigmoid_"),
+    elementwise=True,
 )
-HARDSIGMOID = _op(elementwise.hardsigmoid, Kind.ACTIVATION, (nn.Hardsigmoid,), (F.hardsigmoid,))
+HARDSIGMOID = _op(
+    activations.hardsigmoid, Kind.ACTIVATION, (nn.Hardsigmoid,), (F.hardsigmoid,), elementwise=True
+)
 TANH = _op(
-    elementwise.tanh,
+    activations.tanh,
     Kind.ACTIVATION,
     (nn.Tanh,),
     (torch.tanh, torch.tanh_, F.tanh),
     ("tanh", "tanh_"),
+    elementwise=True,
 )
-MISH = _op(elementwise.mish, Kind.ACTIVATION, (nn.Mish,), (F.mish,))
+MISH = _op(activations.mish, Kind.ACTIVATION, (nn.Mish,), (F.mish,), elementwise=True)
 SOFTMAX = _op(
-    elementwise.softmax,
+    activations.softmax,
     Kind.ACTIVATION,
     (nn.Softmax,),
     (torch.softmax, F.softmax, torch.special.softmax),
     ("softmax",),
 )
 LOG_SOFTMAX = _op(
-    elementwise.log_softmax,
+    activations.log_softmax,
     Kind.ACTIVATION,
     (nn.LogSoftmax,),
     (torch.log_softmax, F.log_softmax, torch.special.log_softmax),

@@ -23,24 +23,21 @@ from qfx.backends.base import (
 )
 from qfx.backends.defaults import defaults
 from qfx.quant.qparams import QParams
+from qfx.semantics.post import POST_OPS
 
 _PROBABILITY = QParams(1 / 256, 0, torch.uint8, 0, 255)
 _SIGNED_UNIT = QParams(2 / 256, 128, torch.uint8, 0, 255)
 
 _ACTIVATIONS: tuple[Chain, ...] = tuple(
-    (name,)
-    for name in (
-        "relu",
-        "clamp",
-        "hardswish",
-        "silu",
-        "gelu",
-        "leaky_relu",
-        "tanh",
-        "sigmoid",
-        "hardsigmoid",
-    )
+    (op.name,) for op in vocab.ops() if op.elementwise and op.name in POST_OPS
 )
+_UNIT = (vocab.SIGMOID, vocab.HARDSIGMOID)
+_WITHIN = (
+    *(vocab.RELU, vocab.CLAMP, vocab.INTERPOLATE, vocab.MEAN),
+    *(*vocab.AVG_POOLS, *vocab.ADAPTIVE_AVG_POOLS),
+)
+"""Whose results lie in [0, 1], and within the range of their input."""
+
 _POST: tuple[Chain, ...] = (*_ACTIVATIONS, ("add",), ("add", "relu"))
 
 
@@ -55,8 +52,7 @@ def backend() -> Backend:
 
 
 def _matmuls() -> tuple[KernelRule, ...]:
-    plain = (vocab.CONV1D, vocab.CONV2D, vocab.CONV3D, vocab.LINEAR)
-    transposed = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
+    plain = (*vocab.CONVOLUTIONS, vocab.LINEAR)
     return (
         *(
             KernelRule(op, "reference", weight=_weight(), post=_POST, methods=METHODS)
@@ -64,7 +60,7 @@ def _matmuls() -> tuple[KernelRule, ...]:
         ),
         *(
             KernelRule(op, "reference", weight=_weight(axis=1), post=_POST, methods=METHODS)
-            for op in transposed
+            for op in vocab.TRANSPOSED
         ),
         KernelRule(vocab.MATMUL, "reference", operands=("input", "other")),
         *(
@@ -89,9 +85,9 @@ def _elementwise() -> tuple[KernelRule, ...]:
     both = ("input", "other")
     relu: tuple[Chain, ...] = (("relu",),)
     single = (
-        vocab.HARDSWISH, vocab.SILU, vocab.GELU, vocab.ELU, vocab.LEAKY_RELU, vocab.PRELU,
-        vocab.MISH, vocab.LAYER_NORM, vocab.GROUP_NORM, vocab.INSTANCE_NORM,
-    )  # fmt: skip
+        *(op for op in vocab.ops() if op.elementwise and op not in (*_UNIT, *_WITHIN, vocab.TANH)),
+        *(vocab.PRELU, vocab.LAYER_NORM, vocab.GROUP_NORM, vocab.INSTANCE_NORM),
+    )
     return (
         KernelRule(vocab.ADD, "reference", operands=both, post=relu),
         KernelRule(vocab.MUL, "reference", operands=both, post=relu),
@@ -101,9 +97,8 @@ def _elementwise() -> tuple[KernelRule, ...]:
 
 
 def _fixed() -> tuple[KernelRule, ...]:
-    unit = (vocab.SIGMOID, vocab.HARDSIGMOID)
     return (
-        *(KernelRule(op, "reference", output=Output.FIXED, fixed=_PROBABILITY) for op in unit),
+        *(KernelRule(op, "reference", output=Output.FIXED, fixed=_PROBABILITY) for op in _UNIT),
         KernelRule(  # what feeds it may hold the -inf of a mask
             vocab.SOFTMAX, "reference", Demand.FOLLOWS, Output.FIXED, fixed=_PROBABILITY
         ),
@@ -112,17 +107,12 @@ def _fixed() -> tuple[KernelRule, ...]:
 
 
 def _shared() -> tuple[KernelRule, ...]:
-    within = (
-        vocab.RELU, vocab.CLAMP, vocab.INTERPOLATE, vocab.MEAN,
-        vocab.AVG_POOL1D, vocab.AVG_POOL2D, vocab.AVG_POOL3D,
-        vocab.ADAPTIVE_AVG_POOL1D, vocab.ADAPTIVE_AVG_POOL2D, vocab.ADAPTIVE_AVG_POOL3D,
-    )  # fmt: skip
     moved = (
-        vocab.MAX_POOL1D, vocab.MAX_POOL2D, vocab.MAX_POOL3D, vocab.ADAPTIVE_MAX_POOL1D,
+        *vocab.MAX_POOLS, vocab.ADAPTIVE_MAX_POOL1D,
         vocab.ADAPTIVE_MAX_POOL2D, vocab.ADAPTIVE_MAX_POOL3D, vocab.PAD, *MOVES,
     )  # fmt: skip
     return (
-        *(follows(op, "reference") for op in within),
+        *(follows(op, "reference") for op in _WITHIN),
         *(pulls(op, "reference") for op in moved),
         *(pulls(op, "reference", operands=("tensors",)) for op in (vocab.CAT, vocab.STACK)),
     )

@@ -230,13 +230,7 @@ RULES: Mapping[OpDef, _Rule] = {
     vocab.ATTENTION: _attention,
     vocab.EMBEDDING: _embedding,
     **dict.fromkeys((vocab.ADD, vocab.SUB, vocab.MUL, vocab.DIV), _arithmetic),
-    **dict.fromkeys(
-        (
-            *(vocab.RELU, vocab.LEAKY_RELU, vocab.ELU, vocab.HARDSWISH, vocab.SILU),
-            *(vocab.SIGMOID, vocab.HARDSIGMOID, vocab.TANH, vocab.MISH),
-        ),
-        _same,
-    ),
+    **{op: _same for op in vocab.ops() if op.elementwise},
     vocab.CLAMP: _clamp,
     vocab.GELU: _gelu,
     **dict.fromkeys((vocab.SOFTMAX, vocab.LOG_SOFTMAX), _softmax),

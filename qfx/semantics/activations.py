@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qfx.semantics.post import Post, apply_post
+from qfx.semantics.post import Post, apply_post, post_op
 
 
 def add(input: Tensor, other: Tensor | float, *, alpha: float = 1, post: Post = ()) -> Tensor:
@@ -29,14 +29,17 @@ def div(input: Tensor, other: Tensor | float, *, rounding_mode: str | None = Non
     )
 
 
+@post_op
 def clamp(input: Tensor, *, min: float | None = None, max: float | None = None) -> Tensor:
     return torch.clamp(input, min, max)
 
 
+@post_op
 def relu(input: Tensor) -> Tensor:
     return F.relu(input)
 
 
+@post_op
 def leaky_relu(input: Tensor, *, negative_slope: float = 0.01) -> Tensor:
     return F.leaky_relu(input, negative_slope)
 
@@ -45,14 +48,17 @@ def elu(input: Tensor, *, alpha: float = 1.0) -> Tensor:
     return F.elu(input, alpha)
 
 
+@post_op
 def hardswish(input: Tensor) -> Tensor:
     return F.hardswish(input)
 
 
+@post_op
 def silu(input: Tensor) -> Tensor:
     return F.silu(input)
 
 
+@post_op
 def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
     return F.gelu(input, approximate=approximate)
 
@@ -61,14 +67,17 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return F.prelu(input, weight)
 
 
+@post_op
 def sigmoid(input: Tensor) -> Tensor:
     return torch.sigmoid(input)
 
 
+@post_op
 def hardsigmoid(input: Tensor) -> Tensor:
     return F.hardsigmoid(input)
 
 
+@post_op
 def tanh(input: Tensor) -> Tensor:
     return torch.tanh(input)
 

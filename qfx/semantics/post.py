@@ -7,31 +7,33 @@ Operations that a kernel may extend take ``post``, a tuple of post-ops ``(name, 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Post = tuple[tuple[Any, ...], ...]
 
 POST_OPS: dict[str, Callable[..., Tensor]] = {
-    "relu": F.relu,
-    "clamp": lambda y, low, high: torch.clamp(y, low, high),
-    "hardswish": F.hardswish,
-    "silu": F.silu,
-    "gelu": lambda y, approximate="none": F.gelu(y, approximate=approximate),
-    "leaky_relu": lambda y, slope=0.01: F.leaky_relu(y, slope),
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "hardsigmoid": F.hardsigmoid,
     "add": lambda y, other: y + other,
     "dropout": lambda y, p, kind: y,
 }
+"""What each post-op computes: activations (:func:`post_op`), ``add``, which takes the residual
+tensor as its operand, and ``dropout``, which only graphs in training hold: nothing in inference."""
 
-"""What each post-op computes. ``add`` takes the residual tensor as its operand; ``dropout``, which
-only graphs in training hold, does nothing in inference."""
+F = TypeVar("F", bound=Callable[..., Tensor])
+
+
+def post_op(function: F) -> F:
+    """Let kernels compute an activation on their result; its attributes are operands, in order."""
+    _, *names = inspect.signature(function).parameters
+
+    def on_result(y: Tensor, *values: object) -> Tensor:
+        return function(y, **dict(zip(names, values, strict=False)))
+
+    POST_OPS[function.__name__] = on_result if names else function
+    return function
 
 
 def apply_post(y: Tensor, post: Post) -> Tensor:
