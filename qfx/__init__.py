@@ -115,6 +115,12 @@ __all__ = [
     "vocab",
 ]
 
+
+def __dir__() -> list[str]:
+    """What is public, and what every module has."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
 if not TYPE_CHECKING:  # type checkers know the names from above
 
     def __getattr__(name: str) -> object:

@@ -23,6 +23,7 @@ from qfx.argument_checks import (
     check_mode,
     check_pipeline,
     check_types,
+    idle_passes,
 )
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
@@ -227,7 +228,7 @@ def prepare(
     captured = _captured(model, args, kwargs, method)
     expected = captured.meta.pop(EXPECTED, None)
     configuration = Configuration(captured, model, qconfig, target, method, types)
-    for warning in _lost(model, captured, method):
+    for warning in (*_lost(model, captured, method), *idle_passes(chosen)):
         configuration.warn(warning)
     graph_module = clone_graph_module(captured, apart=True)
     start = None if qparams_from is None else Start(qparams_from.__dict__["reference"])

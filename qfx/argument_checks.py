@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from qfx.backends.base import METHODS
 from qfx.errors import ConfigError
 from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, PatternPass, works_as_written
 from qfx.framework.pipeline import CALIBRATE, Pipeline
 
 METHODS_OF_USERS = (*METHODS, "qat")
@@ -96,6 +97,19 @@ def check_calibrates(pipeline: Pipeline) -> None:
         "observers are read. Put it back: pipeline.insert_before("
         f'"{next(readers, "reference")}", qfx.framework.pipeline.CALIBRATE)'
     )
+
+
+def idle_passes(pipeline: Pipeline) -> Iterator[str]:
+    """For every pass whose rules can't fire where it stands, what is wrong."""
+    passes = [step for step in pipeline.passes if isinstance(step, Pass)]
+    at = next((i for i, p in enumerate(passes) if p.produces is Level.CANONICAL), 0)
+    for step in passes[:at]:
+        if isinstance(step, PatternPass) and not works_as_written(step):
+            yield (
+                f"pass {step.name} has patterns of canonical operations and stands before "
+                f"{passes[at].name}, which makes them, so that no rule of it fires. Put it after: "
+                f'pipeline.insert_after("{passes[at].name}", ...)'
+            )
 
 
 def check_mode(model: object, method: str) -> None:

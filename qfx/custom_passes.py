@@ -18,14 +18,12 @@ from qfx.errors import ConfigError
 from qfx.framework.instruments import Instrument
 from qfx.framework.levels import Level
 from qfx.framework.manager import run_pipeline
-from qfx.framework.pass_base import Pass, PassContext, PatternPass, as_pass
+from qfx.framework.pass_base import Pass, PassContext, as_pass, works_as_written
 from qfx.framework.pipeline import Pipeline
 from qfx.framework.registry import get_pass
 from qfx.history.history import History
 from qfx.quant.level_checks import QUANTIZATION
-from qfx.rewrite.pattern import Call, Module, walk
 from qfx.verification.stages import KeepsValues
-from qfx.vocab import OpDef
 
 
 @undisturbed()
@@ -102,18 +100,7 @@ def with_canonicalization(passes: Sequence[Pass]) -> list[Pass]:
     """``passes``, with canonicalization where the first that needs it stands."""
     if any(p.produces is Level.CANONICAL for p in passes):
         return list(passes)
-    at = next((i for i, p in enumerate(passes) if not _works_as_written(p)), None)
+    at = next((i for i, p in enumerate(passes) if not works_as_written(p)), None)
     if at is None:
         return list(passes)
     return [*passes[:at], as_pass(get_pass("canonicalize")), *passes[at:]]
-
-
-def _works_as_written(step: Pass) -> bool:
-    if step.requires is not None:
-        return step.requires is Level.CAPTURED
-    if not isinstance(step, PatternPass):
-        return False
-    calls = [p for r in step.patterns for p in walk(r.pattern) if isinstance(p, Call)]
-    return any(isinstance(c, Module) for c in calls) or (
-        bool(calls) and not any(isinstance(t, OpDef) for c in calls for t in c.targets)
-    )

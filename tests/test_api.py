@@ -694,7 +694,9 @@ def test_weight_scales_along_another_axis(backend: str) -> None:
 def test_a_rule_that_fits_nothing_of_a_backend_is_told_once() -> None:
     signed = qfx.QConfig(qfx.QuantSpec(torch.int8), INT8)
     with (
-        pytest.warns(qfx.QfxWarning, match=r"set_global\(\).*uint8 activations") as caught,
+        pytest.warns(
+            qfx.QfxWarning, match=r"QConfig given as qconfig=.*uint8 activations"
+        ) as caught,
         pytest.raises(qfx.CoverageError, match="config-unfit"),
     ):
         qfx.quantize(net(), X, backend="x86", qconfig=signed)
@@ -815,6 +817,30 @@ def test_pipeline_of_ones_own_is_for_any_method() -> None:
     pipeline = qfx.Pipeline(made.passes)
     assert qfx.quantize(net(), X, method="dynamic", pipeline=pipeline).report.coverage
     assert qfx.quantize(net(), X, method="dynamic", pipeline=made).report.coverage
+
+
+def test_pass_in_front_of_canonicalize_that_can_never_fire_is_a_warning() -> None:
+    def never(match: qfx.Match, rw: qfx.Rewriter) -> qfx.Mismatch:
+        return qfx.Mismatch("never")
+
+    class Early(qfx.PatternPass):
+        name = "early"
+        patterns = (qfx.rewrite(qfx.Op(vocab.RELU, qfx.Any("x")))(never),)
+
+    class AsWritten(qfx.PatternPass):
+        name = "as-written"
+        patterns = (qfx.rewrite(qfx.Module(nn.Conv2d, qfx.Any("x")))(never),)
+
+    pipeline = qfx.pipelines.static()
+    with pytest.warns(
+        qfx.QfxWarning, match=r'pass early .* before canonicalize, .*insert_after\("canonicalize"'
+    ):
+        report = qfx.quantize(
+            net(), X, pipeline=pipeline.insert_before("canonicalize", Early())
+        ).report
+    assert any("pass early" in warning for warning in report.warnings)
+    qfx.quantize(net(), X, pipeline=pipeline.insert_before("canonicalize", AsWritten()))
+    qfx.quantize(net(), X, pipeline=pipeline.insert_after("canonicalize", Early()))
 
 
 def test_pass_of_ones_own() -> None:

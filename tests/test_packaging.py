@@ -158,6 +158,11 @@ def test_dir_and_star_import_agree_with_all() -> None:
     assert set(qfx.__all__) <= set(dir(qfx))
 
 
+def test_dir_shows_nothing_internal() -> None:
+    shown = {name for name in dir(qfx) if not name.startswith("__")}
+    assert shown == {name for name in qfx.__all__ if not name.startswith("__")}
+
+
 def test_unknown_attribute_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="quantise"):
         qfx.quantise  # type: ignore[attr-defined]  # noqa: B018

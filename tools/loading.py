@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from tools.networks import import_torchvision
 
+_COMMANDS = Path(__file__).resolve().parent
+
 MODEL_HELP = """\
 package.module:factory, where the factory is called without arguments (or with those of --set) and
 returns an nn.Module; a module class or a ready module will do too. The current directory is
@@ -59,15 +61,21 @@ def build(spec: str, settings: dict[str, Any]) -> nn.Module:
     module_name, _, attribute = spec.partition(":")
     if not attribute:
         raise SystemExit(f"{spec!r} names no factory; write package.module:factory")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    # Python puts the folder of the command first, where zoo.py would hide a module of the user's.
+    apart = (Path.cwd(), _COMMANDS)
+    sys.path[:] = [str(Path.cwd()), *(p for p in sys.path if Path(p).resolve() not in apart)]
+    found: Any = None
     try:
         if module_name.partition(".")[0] == "torchvision":
             import_torchvision()
-        found: Any = importlib.import_module(module_name)
+        module = found = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, RuntimeError) as error:
+    except AttributeError as error:
+        file = getattr(module, "__file__", None)
+        there = f" ({module_name} is {file})" if file else ""
+        raise SystemExit(f"cannot load {spec!r}: {error}{there}") from error
+    except (ImportError, RuntimeError) as error:
         raise SystemExit(f"cannot load {spec!r}: {error}") from error
     model = found if isinstance(found, nn.Module) else found(**settings)
     if not isinstance(model, nn.Module):

@@ -29,9 +29,11 @@ from qfx.framework import pass_text
 from qfx.framework.levels import Level
 from qfx.history.events import NearMiss
 from qfx.rewrite.driver import drive
+from qfx.rewrite.pattern import Call, Module, walk
 from qfx.rewrite.rewriter import Rewriter
 from qfx.rewrite.rule import RewriteRule
 from qfx.rewrite.surroundings import Analysis, Surroundings
+from qfx.vocab import OpDef
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Analysis)
@@ -257,3 +259,15 @@ def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
         factory: Callable[[], object] = field.default_factory
         default = factory()
     return type(default) is type(value) and bool(default == value)
+
+
+def works_as_written(step: Pass) -> bool:
+    """Whether a pass works on the model as captured: before it is made of canonical operations."""
+    if step.requires is not None:
+        return step.requires is Level.CAPTURED
+    if not isinstance(step, PatternPass):
+        return False
+    calls = [p for r in step.patterns for p in walk(r.pattern) if isinstance(p, Call)]
+    return any(isinstance(c, Module) for c in calls) or (
+        bool(calls) and not any(isinstance(t, OpDef) for c in calls for t in c.targets)
+    )

@@ -99,7 +99,8 @@ def bisect(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Bis
         run_against(unrounded, batch, plain_points, expected, sums.unrounded, corrected=True)
         _add_lowered(qmodel, reference, batch, result, sums)
     assert captured is not None  # without a batch, all_batches raises
-    return _Verdict(qmodel, points, sums, captured, first).find()
+    found = _Verdict(qmodel, points, sums, captured, first).find()
+    return replace(found, doubt=observation.doubt(qmodel, found.output))
 
 
 class _Verdict:

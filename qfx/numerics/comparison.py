@@ -62,10 +62,12 @@ class Comparison:
         sites: in graph order; an operation fused into a later one has no value of its own, and
             stands in the row of that one.
         output: the whole model, as it runs.
+        doubt: a question to the user where the two models hardly belong together; mostly "".
     """
 
     sites: tuple[SiteNumerics, ...]
     output: SiteNumerics
+    doubt: str = ""
 
     @property
     def worst_first(self) -> tuple[SiteNumerics, ...]:
@@ -90,7 +92,8 @@ class Comparison:
     def __str__(self) -> str:
         header = ("site", "SQNR dB", "cosine", "max error", "op", "decision", "source")
         rows = [_row(site) for site in (*self.worst_first, self.output)]
-        return table(header, rows, right=header[1:4])
+        told = (self.doubt,) if self.doubt else ()
+        return "\n".join((*told, table(header, rows, right=header[1:4])))
 
 
 def compare(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Comparison:
@@ -114,7 +117,8 @@ def compare(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Co
         expected, result = observation.float_values(captured, errors, batch)
         run_against(reference, batch, points, expected, errors)
         error_of(result, _run(qmodel, batch), output)
-    return Comparison(tuple(_sites(qmodel, errors)), _numbers("output", output))
+    total = _numbers("output", output)
+    return Comparison(tuple(_sites(qmodel, errors)), total, observation.doubt(qmodel, total.sqnr))
 
 
 def run_against(

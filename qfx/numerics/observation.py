@@ -165,3 +165,19 @@ def alike(value: object, expected: Tensor | None) -> bool:
         and value.is_floating_point()
         and value.shape == expected.shape
     )
+
+
+_ALIKE, _APART = 15.0, 6.0
+"""From which ratio on, in dB, outputs agree at all, and up to which they have little in common."""
+
+
+def doubt(qmodel: QuantizedModel, output: float) -> str:
+    """A question, where an output at ``output`` dB is nothing like what it was at conversion."""
+    checked = qmodel.report.checked
+    if checked is None or not checked.output > _ALIKE or not output < _APART:
+        return ""
+    return (
+        f"The outputs have little in common ({output:.1f} dB, and {checked.output:.1f} dB on the "
+        "example inputs when it was made). Is this the float model that it was made from, with the "
+        "same weights, and the data like what it was calibrated with?"
+    )

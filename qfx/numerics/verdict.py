@@ -25,6 +25,7 @@ class Bisection:
         explained: the least SQNR that the rounding of its specs explains, in dB.
         shown_by: for an operation that a pass removed though it did something, the one whose
             result shows it, or "".
+        doubt: a question to the user where the two models hardly belong together; mostly "".
     """
 
     site: Site | None
@@ -37,8 +38,12 @@ class Bisection:
     kernel: str = ""
     explained: float = 0.0
     shown_by: str = ""
+    doubt: str = ""
 
     def __str__(self) -> str:
+        return "\n".join(text for text in (self.doubt, self._found()) if text)
+
+    def _found(self) -> str:
         if self.site is None:
             return f"no operation could be compared; output {self.output:.1f} dB"
         whole = f"The whole model: {self.output:.1f} dB."

@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from qfx.report.page_assets import SCRIPT, STYLE
-from qfx.report.text import covered, facts, heads
+from qfx.report.text import covered, facts, heads, size_ratio
 from qfx.table import amount, byte_count
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _summary(report: QuantizationReport) -> Iterator[str]:
     yield f'<p class="big">{byte_count(before)} &rarr; {byte_count(after)}</p>'
     left = after / max(before, 1)
     yield _bar(min(left, 1.0), f"{left:.1%} of the float size")
-    yield f"<p>{before / max(after, 1):.1f} times smaller</p></div></section>"
+    yield f"<p>{size_ratio(before, after)}</p></div></section>"
 
 
 def _facts(report: QuantizationReport) -> Iterator[str]:

@@ -20,16 +20,18 @@ _HEADER = ("site", "operation", "runs as", "MACs", "source")
 
 def report_text(report: QuantizationReport) -> str:
     """The whole report: a summary, the table, and the reasons with their remedies."""
-    return "\n".join((*summary(report), "", _table(report), *_notes(report)))
+    sites = ("", _table(report)) if report.sites else ()
+    return "\n".join((*summary(report), *sites, *_notes(report)))
 
 
 def summary(report: QuantizationReport) -> Iterator[str]:
     """How much was quantized, what it does to the size, and what was checked."""
     yield f"Quantized for {report.backend}: {covered(report)} quantized{_left_out(report)}"
     counts = report.counts
-    yield "Operations: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+    listed = ", ".join(f"{count} {status}" for status, count in counts.items())
+    yield f"Operations: {listed or 'none that computes floats'}"
     before, after = report.size_bytes
-    yield f"Size: {byte_count(before)} -> {byte_count(after)} ({_ratio(before, after)})"
+    yield f"Size: {byte_count(before)} -> {byte_count(after)} ({size_ratio(before, after)})"
     yield from facts(report)
 
 
@@ -57,7 +59,10 @@ def covered(report: QuantizationReport) -> str:
     return f"{amount(round(report.coverage * known))} of {amount(known)} known MACs"
 
 
-def _ratio(before: int, after: int) -> str:
+def size_ratio(before: int, after: int) -> str:
+    """How much smaller or larger a model became, in words."""
+    if after == before:
+        return "the same" if before else "nothing to hold"
     if after > before:  # a weight that float layers share with quantized ones is kept twice
         return f"{after / max(before, 1):.1f} times larger"
     return f"{before / max(after, 1):.1f} times smaller"

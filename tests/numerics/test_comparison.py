@@ -223,3 +223,14 @@ def test_values_that_are_measured_are_compared(backend: str) -> None:
     numerics = qfx.compare(model, qmodel, [x])
     assert [site.op for site in numerics] == ["Embedding", "getitem", "relu", "Linear"]
     assert all(30 < site.sqnr < 70 for site in numerics)
+
+
+def test_a_model_with_other_weights_is_asked_about(model: Net, data: list[Tensor]) -> None:
+    qmodel = qfx.quantize(model, data[0], backend="reference")
+    for found in (qfx.compare(model, qmodel, data), qfx.bisect(model, qmodel, data)):
+        assert found.doubt == ""
+    torch.manual_seed(7)
+    other = Net().eval()
+    for found in (qfx.compare(other, qmodel, data), qfx.bisect(other, qmodel, data)):
+        assert "Is this the float model that it was made from, with the same weights" in str(found)
+        assert str(found).startswith("The outputs have little in common (")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import qfx
 from qfx import vocab
 from qfx.history.labels import label
 from qfx.quant.reasons import elsewhere
+from qfx.report.text import size_ratio
 from qfx.table import amount, byte_count, table
 
 
@@ -208,3 +210,15 @@ def test_a_missing_kernel_names_the_backends_that_have_one() -> None:
     assert norm.reason == "not-weight-only"
     assert norm.remedy == elsewhere(())
     assert elsewhere(()) == "nothing to do if float is fine; nor has any other here"
+
+
+def test_a_model_without_operations_has_no_empty_table(tmp_path: Path) -> None:
+    with pytest.raises(qfx.CoverageError) as raised:
+        qfx.quantize(nn.Identity().eval(), torch.randn(2, 8))
+    text = str(raised.value)
+    assert "Operations: none that computes floats\n" in text
+    assert "Size: 0.0 kB -> 0.0 kB (nothing to hold)\n" in text
+    assert "site" not in text
+    report = qfx.QuantizationReport((), None, (0, 0), "x86")
+    assert "<p>nothing to hold</p>" in report.to_html(tmp_path / "r.html").read_text()
+    assert size_ratio(5, 5) == "the same"

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import qfx
-from tools import visualize
+from tools import loading, visualize
 
 MODEL = ["tests.tools.toy:Net", "--shape", "1,3,8,8"]
 REFERENCE = ["--backend", "reference"]
@@ -120,6 +122,22 @@ def test_says_which_drawing_took_too_long(tmp_path: Path) -> None:
 def test_bad_arguments_are_explained(arguments: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=message):
         visualize.main([*arguments, "--out", str(tmp_path)])
+
+
+def test_a_module_of_the_users_is_not_hidden_by_one_of_the_tools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``python tools/visualize.py zoo:Mine`` took ``tools/zoo.py``."""
+    (tmp_path / "zoo.py").write_text("from torch.nn import Identity as Mine")
+    tools = str(Path(visualize.__file__).parent)
+    monkeypatch.setattr(sys, "path", [tools, *sys.path])
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert isinstance(loading.build("zoo:Mine", {}), nn.Identity)
+        with pytest.raises(SystemExit, match=rf"no attribute 'Net' \(zoo is {tmp_path}/zoo\.py\)"):
+            loading.build("zoo:Net", {})
+    finally:
+        sys.modules.pop("zoo", None)
 
 
 def test_unknown_stage_is_an_error_without_a_traceback(
