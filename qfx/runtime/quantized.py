@@ -305,6 +305,16 @@ class QuantizedModel(WorkingGraphModule):
         pin_constants(self)
         return self
 
+    def train(self, mode: bool = True) -> QuantizedModel:
+        """Set the flag, which changes nothing; who asks for training of this very model is told."""
+        super().train(mode)
+        if mode and is_outside(sys._getframe(1).f_code.co_filename):
+            warn(
+                "train() changes nothing: a quantized model has nothing to train, and no gradient "
+                'passes through it. To train, prepare the float model with method="qat"'
+            )
+        return self
+
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Say what is missing, in a parent's ``state_dict`` too, unless PyTorch itself asks."""
         super()._save_to_state_dict(*args, **kwargs)

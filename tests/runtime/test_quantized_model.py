@@ -36,6 +36,18 @@ def test_state_dict_says_that_it_does_not_hold_the_model(backend: str) -> None:
         assert caught[0].filename == __file__
 
 
+def test_who_would_train_it_is_told_how_and_a_parent_that_trains_is_not() -> None:
+    """Warnings are errors here."""
+    model, x = _quantized("x86")
+    with pytest.warns(qfx.QfxWarning, match=r'nothing to train.* method="qat"') as caught:
+        assert model.train() is model
+    assert caught[0].filename == __file__
+    assert not model.eval().training
+    parent = nn.Sequential(model, nn.Linear(5, 2)).train()
+    parent(x).sum().backward()
+    assert model.training
+
+
 def test_what_pytorch_asks_of_the_state_is_no_call_of_the_user() -> None:
     """Warnings are errors here."""
     model, x = _quantized("x86")
