@@ -18,7 +18,8 @@ from torch import fx
 from qfx import vocab
 from qfx.graph import meta
 from qfx.vocab import is_op
-from qfx_passes.canonical.mutation import Call
+from qfx_passes.canonical.call_site import CallSite
+from qfx_passes.canonical.functionalize import Call
 
 _NAMED = {
     **{"float": torch.float32, "double": torch.float64, "half": torch.float16},
@@ -39,6 +40,16 @@ class Cast(NamedTuple):
     input: fx.Node
     dtype: Any
     changes: bool
+
+
+def canonical_cast(site: CallSite, call: Call) -> fx.Node | None:
+    """The cast that the call is, or what one that changes nothing hands through."""
+    cast = read_cast(call)
+    if cast is None:
+        return None
+    if not cast.changes:
+        return site.through(cast.input)
+    return site.becomes(vocab.CAST, {"input": cast.input, "dtype": cast.dtype})
 
 
 def read_cast(call: Call) -> Cast | None:

@@ -15,7 +15,7 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
-from qfx_passes.canonical.adapters import Arguments, Held, Site
+from qfx_passes.canonical.call_site import Arguments, CallSite, Held
 
 _FLAGS = ("num_layers", "bidirectional", "batch_first", "nonlinearity")
 
@@ -37,7 +37,7 @@ def _suffixes(module: nn.Module) -> list[str]:
     return [f"_l{layer}{way}" for layer in range(layers) for way in ways]
 
 
-def adapt(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
+def adapt(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
     """Leave defaults out; refuse what the operation does not compute."""
     module = site.rewriter.module(site.node)
     if getattr(module, "proj_size", 0):
@@ -53,7 +53,7 @@ def adapt(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     return None
 
 
-def _unpack(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
+def _unpack(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
     """Let the input be the data of a PackedSequence, if it is one, and ``packed`` the rest."""
     source = arguments.get("input")
     if isinstance(source, fx.Node) and meta.tensor_info(source) is not None:
@@ -65,7 +65,7 @@ def _unpack(op: OpDef, arguments: Arguments, site: Site) -> Mismatch | None:
     return None
 
 
-def _parts(source: object, site: Site) -> tuple[fx.Node | None, ...] | None:
+def _parts(source: object, site: CallSite) -> tuple[fx.Node | None, ...] | None:
     """The fields of a PackedSequence; None if ``source`` is none."""
     if isinstance(source, PackedSequence):
         return tuple(source)  # type: ignore[arg-type]

@@ -517,7 +517,8 @@ def test_assertions_are_guards() -> None:
         return x + 1
 
     result = canonical(asserts, image(*X))
-    assert only(result, vocab.GUARD) == {"expected": True, "what": "four channels"}
+    found = only(result, vocab.GUARD)
+    assert found == {"expected": True, "what": "four channels", "asserted": True}
 
 
 def test_dead_code_goes_and_guards_stay() -> None:

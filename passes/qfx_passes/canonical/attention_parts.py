@@ -1,4 +1,4 @@
-"""Multi-head attention, taken apart into what it computes (Vaswani et al. 2017, arXiv:1706.03762).
+"""The parts of multi-head attention (Vaswani et al. 2017, arXiv:1706.03762).
 
     q, k, v = x Wq' + bq, x Wk' + bk, x Wv' + bv        one linear when q, k and v share an input
     heads   = softmax(q k' / sqrt(d) + mask) v          per head
@@ -9,141 +9,24 @@ Keys and values may be one or two longer than what they are projected from: by a
 
 No size is written into the graph: heads are split off with ``unflatten(-1, (heads, d))``, so other
 batch sizes and lengths work. In training the softmax is dropped from, before it meets the values.
-``nn.MultiheadAttention`` and ``F.multi_head_attention_forward`` are read alike; the arguments of
-the function are the names of both.
 """
 
 from __future__ import annotations
 
-import inspect
-import operator
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
-from qfx.graph.modes import ModeFlag
-from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import is_op
 
-_PARAMETERS = (
-    *("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
-    *("bias_k", "bias_v", "out_proj_weight", "out_proj_bias"),
-)
-"""Arguments of the function that the module holds."""
-
-
-def expand_module(
-    node: fx.Node, module: nn.MultiheadAttention, rewriter: Rewriter, *, trainable: bool
-) -> Mismatch | None:
-    """Replace the call of ``module`` by its parts; a Mismatch leaves it as it was written."""
-    bound = inspect.signature(nn.MultiheadAttention.forward).bind(module, *node.args, **node.kwargs)
-    bound.apply_defaults()
-    if module.dropout and module.training:
-        return Mismatch("attention with dropout, in training")
-    arguments = {
-        **bound.arguments,
-        "num_heads": module.num_heads,
-        "add_zero_attn": module.add_zero_attn,
-        "dropout_p": module.dropout if trainable else 0.0,
-        "batch_first": module.batch_first,
-    }
-    failed = _obstacle(arguments)
-    if failed is not None:
-        return failed
-    for name in _PARAMETERS:
-        path = name.replace("out_proj_", "out_proj.")
-        missing = attrgetter(path)(module) is None
-        arguments[name] = (
-            None if missing else rewriter.attribute(f"{node.target}.{path}", origins=(node,))
-        )
-    _replace(node, _Expansion(node, rewriter, arguments, trainable))
-    return None
-
-
-def expand_function(
-    node: fx.Node,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    rewriter: Rewriter,
-    *,
-    trainable: bool,
-) -> Mismatch | None:
-    """Replace a call of the function by its parts; a Mismatch leaves it as it was written."""
-    bound = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
-    bound.apply_defaults()
-    arguments = {**bound.arguments, "batch_first": False}
-    training, follows = arguments["training"], isinstance(arguments["training"], ModeFlag)
-    if isinstance(training, fx.Node) or (int(training) and arguments["dropout_p"]):
-        return Mismatch("attention with dropout, in training")
-    if not (trainable and follows):
-        arguments["dropout_p"] = 0.0
-    failed = _obstacle(arguments)
-    if failed is not None:
-        return failed
-    if arguments["static_k"] is not None or arguments["static_v"] is not None:
-        return Mismatch("attention over keys or values that are given (static_k, static_v)")
-    if arguments["use_separate_proj_weight"]:
-        arguments["in_proj_weight"] = None
-    _replace(node, _Expansion(node, rewriter, arguments, trainable))
-    return None
-
-
-def _obstacle(arguments: dict[str, Any]) -> Mismatch | None:
-    flags = (
-        *("need_weights", "average_attn_weights", "is_causal", "num_heads", "add_zero_attn"),
-        "dropout_p",
-    )
-    if any(isinstance(arguments[name], fx.Node) for name in flags):
-        return Mismatch("a flag of the attention is computed")
-    info = meta.tensor_info(arguments["query"])
-    if info is None or len(info.shape) not in (2, 3):
-        return Mismatch("attention over a query of unknown rank")
-    return None
-
-
-def _replace(node: fx.Node, expansion: _Expansion) -> None:
-    """Let the readers of the pair that attention returns read its parts."""
-    rewriter = expansion.rewriter
-    single = {n: int(n.args[1]) % 2 for n in node.users if _takes_one(n)}  # type: ignore[arg-type]
-    is_whole = len(single) < len(node.users)
-    needs_weights = expansion.arguments["need_weights"]
-    pair = expansion.build(bool(needs_weights) and (is_whole or any(single.values())))
-    for reader, index in single.items():
-        part = pair[index]
-        assert part is not None
-        rewriter.replace(reader, part)
-    if node._erased:
-        return
-    for reader in list(node.users):
-        if reader.target is len:
-            for user in list(reader.users):
-                _let_read(user, reader, len(pair), rewriter)
-            rewriter.erase(reader)
-            continue
-        _let_read(reader, node, pair, rewriter)
-    rewriter.erase(node)
-
-
-def _let_read(reader: fx.Node, node: fx.Node, value: Any, rewriter: Rewriter) -> None:
-    """Give ``reader`` the argument ``value``, a nest of nodes or a number, instead of ``node``."""
-    arguments: Any = (reader.args, reader.kwargs)
-    args, kwargs = fx.map_arg(arguments, lambda n: value if n is node else n)
-    rewriter.update(reader, args=args, kwargs=kwargs)
-
-
-def _takes_one(reader: fx.Node) -> bool:
-    return reader.target is operator.getitem and isinstance(reader.args[1], int)
-
 
 @dataclass
-class _Expansion:
+class AttentionParts:
     """The nodes that replace one call; the parameters are nodes among its arguments."""
 
     node: fx.Node

@@ -68,6 +68,15 @@ def read_call(node: fx.Node) -> Call:
     return replace(call, mutates=base)
 
 
+def as_functional(node: fx.Node) -> tuple[fx.Node, Call]:
+    """What ``node`` works on in place, and the same call, not in place."""
+    written = read_call(node)
+    call = functional(written)
+    assert call is not None
+    assert written.mutates is not None
+    return written.mutates, call
+
+
 def functional(call: Call) -> Call | None:
     """The same call, not in place; None if there is no such thing."""
     name = _name(call)

@@ -22,17 +22,24 @@ from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
+from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.einsum import expand_einsum
-from qfx_passes.canonical.mutation import Call
+from qfx_passes.canonical.functionalize import Call
 
 
-class Products:
-    """Writes the products of one graph; all calls that share a matrix share its transposed copy."""
+def expand_product(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
+    """The product that the call computes; None if it is none, a Mismatch if it can't be."""
+    product = _Products(site).expand(site.node, call)
+    return site.through(product) if isinstance(product, fx.Node) else product
 
-    def __init__(self, rewriter: Rewriter, *, trainable: bool) -> None:
-        self._rewriter = rewriter
-        self._trainable = trainable
-        self._copies: dict[str, str] = {}  # name of a matrix -> that of its transpose
+
+class _Products:
+    """Writes products; all calls that share a matrix share its transposed copy."""
+
+    def __init__(self, site: CallSite) -> None:
+        self._rewriter = site.rewriter
+        self._trainable = site.trainable
+        self._copies = site.copies
 
     def expand(self, node: fx.Node, call: Call) -> fx.Node | Mismatch | None:
         """The product that ``call`` computes; None if it is none, a Mismatch if it can't be."""

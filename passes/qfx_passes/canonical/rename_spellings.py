@@ -18,10 +18,20 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from qfx import vocab
+from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
 from qfx_passes.canonical import recurrent
-from qfx_passes.canonical.adapters import ADAPTIVE, Arguments, Held
+from qfx_passes.canonical.adapters import ADAPTERS
+from qfx_passes.canonical.call_site import Arguments, CallSite, Held
+from qfx_passes.canonical.functionalize import Call
+from qfx_passes.canonical.layer_arguments import ADAPTIVE
+from qfx_passes.canonical.sizes import holds_tensor
+
+# -- what the spellings mean, from the one table of the vocabulary ---------------------------------
+MODULES: dict[type[nn.Module], OpDef] = {m: op for op in vocab.ops() for m in op.modules}
+FUNCTIONS: dict[Any, OpDef] = {f: op for op in vocab.ops() for f in op.functions}
+METHODS: dict[str, OpDef] = {m: op for op in vocab.ops() for m in op.methods}
 
 # -- which arguments a spelling takes, where torch does not tell or differs ------------------------
 _ORDERS: dict[Any, str] = {
@@ -91,6 +101,48 @@ _EXPECTED: dict[str, tuple[Any, ...]] = {
     "max_norm": (None,),
 }
 """Arguments that an operation does not have, and the values that mean nothing."""
+
+
+def rename_spelling(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
+    """The operation that the vocabulary knows the call as."""
+    op = _op_of_module(site) if call.kind == "call_module" else _op_of(call)
+    if op is None:
+        return None
+    module = site.module
+    arguments = (
+        bind(call.target, op, call.args, call.kwargs)
+        if module is None
+        else read_module(op, module, site.node)
+    )
+    if isinstance(arguments, Mismatch):
+        return arguments
+    adapt = ADAPTERS.get(op)
+    failed = None if adapt is None else adapt(op, arguments, site)
+    return site.becomes(op, arguments) if failed is None else failed
+
+
+def _op_of_module(site: CallSite) -> OpDef | None:
+    bases = () if site.kind is None else site.kind.__mro__
+    return next((MODULES[base] for base in bases if base in MODULES), None)
+
+
+def _op_of(call: Call) -> OpDef | None:
+    if call.target is vocab.SETITEM:
+        op: OpDef | None = vocab.SETITEM
+    elif isinstance(call.target, str):
+        op = METHODS.get(call.target)
+    else:
+        op = FUNCTIONS.get(call.target)
+    return op if op is not None and _reads_tensor(op, call) else None
+
+
+def _reads_tensor(op: OpDef, call: Call) -> bool:
+    """Whether an operand is a tensor, as operations want (and ``2 * 3`` has not)."""
+    if op is vocab.GETITEM:
+        return True
+    operands = [*call.args[:2], *call.kwargs.values()]
+    flat = [o for each in operands for o in (each if isinstance(each, (tuple, list)) else (each,))]
+    return any(isinstance(o, fx.Node) and holds_tensor(meta.value_of(o)) for o in flat)
 
 
 @cache
