@@ -5,7 +5,8 @@ from __future__ import annotations
 from qfx.backends.onednn.merge_products import MergeProducts
 from qfx.backends.onednn.overwrite_operands import OverwriteOperands
 from qfx.backends.onednn.reuse_accumulators import ReuseAccumulators
-from qfx_passes.accuracy.correct_bias import CorrectBias, RecordInputMeans
+from qfx_passes.accuracy.correct_bias import CorrectBias
+from qfx_passes.accuracy.record_input_means import RecordInputMeans
 from qfx_passes.canonical.canonicalize import Canonicalize
 from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
@@ -19,7 +20,8 @@ from qfx_passes.placement.place_observers import PlaceObservers
 from qfx_passes.placement.reference import Reference
 from qfx_passes.placement.settle_joins import SettleJoins
 from qfx_passes.placement.start_from import StartFrom
-from qfx_passes.training.training_form import InferenceForm, TrainingForm
+from qfx_passes.training.inference_form import InferenceForm
+from qfx_passes.training.training_form import TrainingForm
 
 BUILTIN = (
     Canonicalize,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from qfx.backends.base import Backend
 from qfx.framework.pipeline import CALIBRATE, Pipeline
-from qfx_passes.accuracy.correct_bias import CorrectBias, RecordInputMeans
+from qfx_passes.accuracy.correct_bias import CorrectBias
+from qfx_passes.accuracy.record_input_means import RecordInputMeans
 from qfx_passes.canonical.canonicalize import Canonicalize
 from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
@@ -18,7 +19,8 @@ from qfx_passes.placement.place_observers import PlaceObservers
 from qfx_passes.placement.reference import Reference
 from qfx_passes.placement.settle_joins import SettleJoins
 from qfx_passes.placement.start_from import StartFrom
-from qfx_passes.training.training_form import InferenceForm, TrainingForm
+from qfx_passes.training.inference_form import InferenceForm
+from qfx_passes.training.training_form import TrainingForm
 
 
 def static(backend: str | Backend | None = None) -> Pipeline:

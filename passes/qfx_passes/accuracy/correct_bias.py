@@ -1,4 +1,4 @@
-"""record-input-means and correct-bias: take the mean error of quantized weights out of the bias.
+"""correct-bias: take the mean error of quantized weights out of the bias.
 
 Rounding a weight shifts the mean of the output by ``(Q(W) - W) E[x]``, which in a network with
 one-sided activations is a large part of the error. With the channel means of the input seen during
@@ -10,11 +10,8 @@ after Nagel et al. 2019 (arXiv:1906.04721, section 4.2), with empirical means. P
 border pixels see fewer taps than the sum over the kernel assumes. A layer that is called several
 times keeps one bias: the means of its calls are averaged.
 
-Where all inputs are zero the weights don't matter, however they are rounded: the output is the
-bias, exactly, and the shift would be an error. It is a small one, except where the bias is zero:
-then a zero vector would become one with a direction of its own, and what only looks at directions
-(cosine attention, over tokens that were padded with zeros) would take it at full length. So a layer
-that saw such inputs keeps the zeros of its bias.
+A layer that saw inputs of zeros only keeps the zeros of its bias, for which
+:mod:`qfx_passes.accuracy.record_input_means` gives the reason.
 """
 
 from __future__ import annotations
@@ -26,42 +23,13 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from qfx import vocab
 from qfx.framework.pass_base import Pass, PassContext
-from qfx.graph import meta
-from qfx.quant.annotation import annotation
-from qfx.quant.channel_mean import ChannelMean, Reach
 from qfx.quant.recorders import recorder_of
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
-from qfx.vocab import bound, is_op
-from qfx_passes.operands import is_constant
+from qfx.vocab import bound
+from qfx_passes.accuracy.corrected_layers import corrected_spec
 from qfx_passes.weights import QuantizedWeights, quantized_weights
-
-_CORRECTED = (*vocab.CONVOLUTIONS, vocab.LINEAR)
-
-
-class RecordInputMeans(Pass):
-    """Record the channel means of the inputs of quantized weights during calibration."""
-
-    name = "record-input-means"
-
-    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        recorders: dict[tuple[fx.Node, int, Reach | None], fx.Node] = {}
-        for node in list(graph.nodes):
-            if _corrected_spec(node) is None:
-                continue
-            observed = bound(node)["input"]
-            if recorder_of(observed) is not None:
-                continue
-            key = (observed, node.target.channel_axis, _watched(node, ctx.rewriter))
-            if key not in recorders:
-                with ctx.rewriter.at(observed.next):
-                    recorder = ChannelMean(*key[1:])
-                    value = meta.value_of(observed)
-                    made = ctx.rewriter.call_module("input_mean", recorder, observed, value=value)
-                recorders[key] = made
-            ctx.rewriter.rewire(node, observed, recorders[key])
 
 
 class CorrectBias(Pass):
@@ -77,7 +45,7 @@ class CorrectBias(Pass):
             if recorder is None:
                 continue
             for user in list(node.users):
-                spec = _corrected_spec(user)
+                spec = corrected_spec(user)
                 if spec is not None and recorder.seen:
                     seen = _Seen(recorder.mean(), bool(recorder.silent > 0))
                     means[_layer(user, spec)][user] = seen
@@ -85,27 +53,6 @@ class CorrectBias(Pass):
         weights = quantized_weights(ctx)
         for layer, of_node in means.items():
             _correct(layer, of_node, weights, ctx.rewriter)
-
-
-def _corrected_spec(node: fx.Node) -> QuantSpec | None:
-    """The weight spec of an operation whose bias can be corrected."""
-    if not is_op(node, *_CORRECTED) or not is_constant(bound(node)["bias"]):
-        return None
-    note = annotation(node)
-    return note.weight if note is not None and note.decision.quantized else None
-
-
-def _watched(node: fx.Node, rw: Rewriter) -> Reach | None:
-    """How ``node`` reads its input, if zeros in there would matter: if its bias has zeros."""
-    arguments = bound(node)
-    bias = arguments["bias"]
-    if isinstance(bias, fx.Node) and bool((rw.tensor(bias) != 0).all()):
-        return None
-    if is_op(node, vocab.LINEAR):
-        return Reach()
-    kernel = rw.tensor(arguments["weight"]).shape[2:]
-    geometry = (tuple(arguments[name]) for name in ("stride", "padding", "dilation"))
-    return Reach(tuple(kernel), *geometry)
 
 
 class _Seen(NamedTuple):

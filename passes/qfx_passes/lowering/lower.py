@@ -14,14 +14,14 @@ What the backend's row declines stays float between dequantize and quantize, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from qfx.backends.base import Backend, KernelRule, Measured, Output, QuantizedWeight, Site
+from qfx.backends.base import Backend, KernelRule, Measured, Output, Site
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
@@ -40,14 +40,13 @@ from qfx.quant.qparams import QParams
 from qfx.quant.reasons import refusal
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
-from qfx.semantics.packing import unpack
-from qfx.vocab import DEQUANTIZE, QUANTIZE, UNPACK, WIDEN, bound, is_op
+from qfx.vocab import DEQUANTIZE, QUANTIZE, bound, is_op
+from qfx_passes.lowering.reference_form import bias_of, qparams_of, retyped, weights_of
 from qfx_passes.operands import (
     asks_shape,
     float_operands,
     operation_name,
     post_operands,
-    weight_operands,
 )
 
 
@@ -112,7 +111,7 @@ class _Lowering:
         if isinstance(node.args[1], fx.Node):
             self._measure(node, value)
             return
-        qparams = _qparams(node)
+        qparams = qparams_of(node)
         known = self.stands_for.get(value)
         if known is not None and known.qparams == qparams:
             set_meaning(known.node, Meaning(value.name, value.name, node.name))
@@ -168,7 +167,7 @@ class _Lowering:
         self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]
     ) -> bool:
         """Whether the result of ``node`` is to have other qparams than some of its inputs."""
-        asked = [_qparams(user) for user in node.users if is_op(user, QUANTIZE)]
+        asked = [qparams_of(user) for user in node.users if is_op(user, QUANTIZE)]
         given = (known.qparams for known in inputs.values())
         return rule.requantizes and any(qparams != own for own in given for qparams in asked)
 
@@ -195,7 +194,7 @@ class _Lowering:
         queries = [user for user in node.users if asks_shape(user)]
         readers = [user for user in node.users if user not in queries]
         if len(readers) == 1 and is_op(readers[0], QUANTIZE):
-            following, qparams = readers[0], _qparams(readers[0])
+            following, qparams = readers[0], qparams_of(readers[0])
             lowered = self._emit(node, rule, inputs, qparams)
             if lowered is not None:
                 set_meaning(lowered, Meaning(node.name, node.name, following.name))
@@ -224,8 +223,8 @@ class _Lowering:
             arguments=arguments,
             inputs={v: (known.node, known.qparams) for v, known in inputs.items()},
             output=output,
-            weights=tuple(self._weights(node)) if rule.weight else (),
-            bias=self._bias(arguments.get("bias")) if rule.weight else None,
+            weights=tuple(weights_of(node, self.rw)) if rule.weight else (),
+            bias=bias_of(arguments.get("bias"), self.rw) if rule.weight else None,
         )
         with self.rw.at(node):
             emit = rule.emit_of(method)
@@ -258,7 +257,7 @@ class _Lowering:
         kwargs: Any = fx.map_arg(node.kwargs, lambda v: swap.get(v, v))
         first, _ = next(iter(site.inputs.values()))
         lowered = self.rw.call(node.target, *args, origins=(node,), **kwargs)
-        meta.set_value(lowered, _retyped(node, first))
+        meta.set_value(lowered, retyped(node, first))
         return lowered
 
     def _declined(self, node: fx.Node, mismatch: Mismatch) -> None:
@@ -278,80 +277,9 @@ class _Lowering:
         set_meaning(value, Meaning(node.name, node.name))
         self.rw.replace(node, value)
 
-    # -- constants ----------------------------------------------------------------------------
-    def _weights(self, node: fx.Node) -> Iterator[QuantizedWeight]:
-        kept = map(self._weight, weight_operands(node))
-        yield from (weight for weight in kept if weight is not None)
-
-    def _weight(self, restored: object) -> QuantizedWeight | None:
-        assert isinstance(restored, fx.Node)
-        if is_op(restored, WIDEN):
-            return None
-        codes = integers = restored.args[0]
-        assert isinstance(codes, fx.Node)
-        if is_op(codes, UNPACK):
-            integers = codes.args[0]
-        assert isinstance(integers, fx.Node)
-        scale: Any
-        zero_point: Any
-        scale, zero_point = restored.args[1:3]
-        tensor = self.rw.tensor(integers)
-        if integers is not codes:
-            named = bound(codes)
-            tensor = unpack(tensor, dtype=named["dtype"], columns=named["columns"])
-        bounds = torch.iinfo(tensor.dtype)
-        qparams = QParams(
-            self._value(scale),
-            self._value(zero_point),
-            tensor.dtype,
-            bounds.min,
-            bounds.max,
-            bound(restored)["axis"],
-            bound(restored)["group_size"],
-        )
-        return QuantizedWeight(str(integers.target), tensor, qparams, scale, zero_point)
-
-    def _value(self, number: object) -> Any:
-        return self.rw.tensor(number) if isinstance(number, fx.Node) else number
-
-    def _bias(self, bias: object) -> Tensor | None:
-        return self.rw.tensor(bias) if isinstance(bias, fx.Node) else None
-
     # -- what rules use -----------------------------------------------------------------------
     def packed(self, key: tuple[object, ...], recipe: Callable[[], object]) -> fx.Node:
         """A get_attr of a packed constant, made once per key."""
         if key not in self._packed:
             self._packed[key] = self.rw.attach("packed.weight", recipe())
         return self.rw.attribute(self._packed[key])
-
-
-def _qparams(quantize: fx.Node) -> QParams:
-    """The per-tensor qparams that a QUANTIZE node holds."""
-    arguments = bound(quantize)
-    bounds = torch.iinfo(arguments["dtype"])
-    low, high = arguments["quant_min"], arguments["quant_max"]
-    return QParams(
-        arguments["scale"],
-        arguments["zero_point"],
-        arguments["dtype"],
-        bounds.min if low is None else low,
-        bounds.max if high is None else high,
-    )
-
-
-def _retyped(node: fx.Node, integers: fx.Node) -> meta.Value:
-    """What ``node`` yields when it runs on ``integers``, a tensor or a tuple of them."""
-    value = meta.value_of(integers)
-    first = value[0] if isinstance(value, (tuple, list)) else value
-    assert isinstance(first, meta.TensorInfo)
-    return _with_dtype(meta.value_of(node), first.dtype)
-
-
-def _with_dtype(value: meta.Value, dtype: torch.dtype) -> meta.Value:
-    if isinstance(value, meta.TensorInfo):
-        return meta.TensorInfo(value.shape, dtype)
-    if isinstance(value, tuple):
-        return tuple(_with_dtype(item, dtype) for item in value)
-    if isinstance(value, list):
-        return [_with_dtype(item, dtype) for item in value]
-    return value

@@ -19,60 +19,36 @@ alone (see :mod:`qfx_passes.placement.settle_joins`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-
-import torch
 from torch import fx
 
 from qfx import vocab
-from qfx.backends import others_with
 from qfx.backends.base import Backend, Demand, KernelRule, Output
 from qfx.backends.fitting import (
     in_float,
-    narrowed,
-    overflows,
     settled_weight,
-    too_flat,
-    unfit,
 )
-from qfx.backends.probing.slow_geometries import TooSlow
 from qfx.backends.saturation import HIGHEST_SAFE
 from qfx.configuration.configuration import Choice, Configuration
 from qfx.errors import ConfigError
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
-from qfx.graph.effects import is_random
-from qfx.graph.leaves import has_hooks
-from qfx.graph.memory import Memory
-from qfx.graph.scripted import Scripted
 from qfx.quant.annotation import Annotation, Decision, annotate
 from qfx.quant.groups import Groups, is_fixed, rescaled
 from qfx.quant.qparams import QParams
-from qfx.quant.reasons import elsewhere, refusal
+from qfx.quant.reasons import refusal
 from qfx.quant.spec import QConfig, QuantSpec
-from qfx.rewrite.pattern import Mismatch
-from qfx.vocab import OpDef, is_op
+from qfx.vocab import is_op
 from qfx_passes.operands import (
     asks_shape,
-    bias_operands,
     float_operands,
-    is_constant,
     is_float_operation,
-    is_lookup,
-    operation_name,
     post_names,
     post_operands,
-    weight_operands,
 )
-from qfx_passes.placement.fills import filled
-from qfx_passes.placement.quantized_region import QuantizedRegion
-from qfx_passes.placement.rows import Rows
+from qfx_passes.placement.eligibility import Eligibility
 from qfx_passes.placement.settle_joins import made_for
 
 QUANTIZED = Decision(True)
-_UNKNOWN_INPUT = "the shape of what it reads is unknown: a pass made that, and did not say"
-_GIVE_VALUES = "in that pass, make nodes with ctx.rewriter.call(..., value=...)"
 
 
 class Annotate(Pass):
@@ -89,11 +65,7 @@ class _Annotator:
         self.graph = graph
         self.backend = backend
         self.configuration = configuration
-        self.region = QuantizedRegion(graph).nodes(graph)
-        self.memory = Memory(graph)
-        self.filled = filled(graph)
-        self.rows = Rows(graph)
-        self.told: set[tuple[str, str]] = set()
+        self.eligibility = Eligibility(graph, backend, configuration)
         self.groups = Groups()
         self.values: dict[fx.Node, dict[QuantSpec, int]] = {}  # quantized values and their groups
         self.reads: dict[fx.Node, dict[fx.Node, int]] = {}  # integer operations and their operands
@@ -120,7 +92,7 @@ class _Annotator:
     def _judge(self, node: fx.Node) -> None:
         if not is_float_operation(node):
             return
-        judged = self._eligible(node)
+        judged = self.eligibility.judge(node)
         if isinstance(judged, Decision):
             self.refused[node] = judged
         else:
@@ -134,109 +106,6 @@ class _Annotator:
             operands = list(float_operands(node, rule.operands))
             return bool(operands) and self.integer_only.issuperset(operands)
         return rule.output is not Output.EITHER and rule.demand is Demand.ASKS
-
-    def _eligible(self, node: fx.Node) -> tuple[KernelRule, Choice] | Decision:
-        op = operation_name(node)
-        if node.op == "call_module":
-            return _opaque(node)
-        if is_random(node):
-            return refusal("random", op=op)
-        if isinstance(node.target, Scripted):
-            return refusal("opaque-function", op=operation_name(node))
-        if not isinstance(node.target, OpDef):
-            note = meta.note_of(node)
-            return refusal("unknown-form" if note else "unknown-op", op=op, note=note)
-        if node not in self.region:
-            return refusal("outside-stubs")
-        for operand in node.all_input_nodes:
-            culprit = self.memory.culprit(operand, node)
-            if culprit is not None:
-                return refusal("overwritten", detail=meta.where(culprit))
-        choice = self.configuration.resolve(node)
-        choice = self._settled(node, choice)
-        if choice.qconfig is None:
-            return refusal(choice.reason, rule=choice.rule)
-        rule, method = self.backend.rule(node.target), choice.qconfig.method
-        if rule is None or (method not in rule.methods and not _is_meant(choice, rule)):
-            return self._no_kernel(node, rule, method)
-        misfit = unfit(node, choice.qconfig, rule, self.backend)
-        if misfit is not None:
-            return self._not_honoured(node, choice, misfit)
-        return self._supported(node, rule, choice.qconfig) or (rule, choice)
-
-    def _settled(self, node: fx.Node, choice: Choice) -> Choice:
-        """``choice`` with the specs that ``node`` can get, whatever its kernel is."""
-        qconfig = self.rows.settled(node, choice.qconfig)
-        if qconfig is not None and self.backend.saturates and overflows(qconfig):
-            qconfig = narrowed(qconfig)
-            self.configuration.warn(
-                f"{choice.rule}: sums of products of 8 bits saturate in the kernels of "
-                f"{self.backend.name} on this machine, so activations get 7. Say so yourself "
-                f"(quant_max={HIGHEST_SAFE}), or take what get_default_qconfig gives"
-            )
-        return replace(choice, qconfig=qconfig)
-
-    def _no_kernel(self, node: fx.Node, rule: KernelRule | None, method: str) -> Decision:
-        """Why the backend has no kernel of ``method``, and what to do."""
-        named = rule is not None and is_lookup(node)
-        code = f"not-{method}".replace("_", "-") if method != "static" or named else "no-kernel"
-        remedy = elsewhere(others_with(node.target, self.backend.name, method))
-        if rule is not None and not named:
-            remedy = f"nothing to do if float is fine; else try method={rule.methods[0]!r}"
-        assert isinstance(node.target, vocab.OpDef)
-        weightless = not {"weight", "weights"} & set(node.target.signature.parameters)
-        if weightless and method == "weight_only":
-            code = "no-weight"
-        elif method == "dynamic" and weightless and (rule is None or rule.demand is Demand.PULLS):
-            remedy = "nothing to do: it takes and hands out float"
-        op = operation_name(node)
-        return refusal(code, backend=self.backend.name, op=op, remedy=remedy)
-
-    def _not_honoured(self, node: fx.Node, choice: Choice, misfit: Mismatch) -> Decision:
-        told = (choice.rule, misfit.reason)  # once, however many operations a rule covers
-        if told not in self.told:
-            self.told.add(told)
-            text = f"{choice.rule} has no effect on {meta.where(node)}: {misfit.reason}"
-            self.configuration.warn(text)
-        return refusal("config-unfit", detail=misfit.reason, rule=choice.rule)
-
-    def _supported(self, node: fx.Node, rule: KernelRule, qconfig: QConfig) -> Decision | None:
-        dtypes = {t.dtype for t in meta.float_tensors(meta.value_of(node))}
-        if dtypes != {torch.float32}:
-            return refusal("not-float32", detail=", ".join(map(str, dtypes)))
-        for held in self._held(node, rule):
-            writer = self.memory.any_writer(held)
-            if writer is not None:
-                return refusal("overwritten", detail=meta.where(writer))
-        batched = rule.weight is not None and self.backend.quantize is not None
-        if batched and not in_float(qconfig) and not is_lookup(node):
-            rank = too_flat(node)
-            if rank is not None:
-                return refusal(
-                    "unsupported", detail=rank.reason, remedy="give it a batch dimension"
-                )
-        if rule.weight is not None:
-            for name, values in (("weight", weight_operands(node)), ("bias", bias_operands(node))):
-                if not all(map(is_constant, values)):
-                    return refusal("weight-not-constant", name=name)
-        if rule.operands and not list(float_operands(node, rule.operands)):
-            return refusal("unsupported", detail=_UNKNOWN_INPUT, remedy=_GIVE_VALUES)
-        for value in (node, *float_operands(node, rule.operands)):
-            if value in self.filled and qconfig.method == "static":
-                return refusal("filled", detail=meta.where(self.filled[value]))
-        mismatch = rule.supports(node) if rule.supports else None
-        if mismatch is not None:
-            code = "slow-kernel" if isinstance(mismatch, TooSlow) else "unsupported"
-            return refusal(code, detail=mismatch.reason, remedy="leave it float")
-        if self.backend.probe is None or in_float(qconfig):  # emit chooses among kernels
-            return None
-        fault = self.backend.probe(rule.kernel, post_names(node))
-        return refusal("kernel-failed-probe", op=rule.kernel, detail=fault) if fault else None
-
-    def _held(self, node: fx.Node, rule: KernelRule) -> Iterator[fx.Node]:
-        """The parameters and buffers whose values a kernel of ``rule`` takes once and for all."""
-        data = set(float_operands(node, rule.operands))
-        yield from (o for o in node.all_input_nodes if o.op == "get_attr" and o not in data)
 
     # -- sweeps -------------------------------------------------------------------------------
     def _backward(self, node: fx.Node) -> None:
@@ -394,25 +263,6 @@ class _Annotator:
             return self.refused[node]
         rule, _ = self.rules[node]
         return refusal("float-is-free" if rule.demand is Demand.PULLS else "float-inputs")
-
-
-def _opaque(node: fx.Node) -> Decision:
-    """Why a module that is still called as it is stays float, and what to do about it."""
-    note, remedy = meta.note_of(node), "replace it by layers that qfx knows"
-    owner = node.graph.owning_module
-    if owner is not None and has_hooks(owner.get_submodule(str(node.target))):
-        remedy = "remove the hook"
-    return refusal(
-        "opaque-module",
-        op=operation_name(node),
-        note=f": {note}" if note else "",
-        remedy=f"nothing to do if float is fine; else {remedy}",
-    )
-
-
-def _is_meant(choice: Choice, rule: KernelRule) -> bool:
-    """Whether a rule of the configuration is about an operation, not just about all of a module."""
-    return choice.specific and (rule.weight is not None or choice.by_type)
 
 
 def _masks_scores(node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""training-form and inference-form: one graph that is trained, and the graph that it means.
+"""training-form: from the graph that is meant, the one that is trained.
 
 Until here a graph that is to be trained is the one that would be calibrated: what it computes in
 inference, with fake-quants where observers would be and folds of batch-norms written out.
@@ -10,15 +10,12 @@ inference, with fake-quants where observers would be and folds of batch-norms wr
     relu(batch_norm(unscale_channels(y, f, @b)))     with the user's own batch-norm module
 
 Weights without a batch-norm pass a fake-quant, batch-norms of their own and dropouts become modules
-again. ``inference-form`` puts the first graph back, over what the parameters have become, together
-with the qparams that training used for the weights. So that conversion never has to find out what
-a training graph meant.
+again. :mod:`qfx_passes.training.inference_form` puts the first graph back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import fx
@@ -32,7 +29,7 @@ from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
 from qfx.graph.clone import copy_graph
 from qfx.graph.modes import ModeFlag
-from qfx.quant.annotation import annotate, annotation
+from qfx.quant.annotation import annotation
 from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize, make_weight_fake_quant
 from qfx.quant.qparams import QParams
 from qfx.quant.recorders import observer_of
@@ -44,7 +41,8 @@ from qfx.training.norm_factor import NormFactor
 from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.canonical.norms import Norms
 from qfx_passes.fusion.fusible import PostOp
-from qfx_passes.operands import is_constant, is_derived, value_of, weight_operands
+from qfx_passes.operands import is_constant, value_of, weight_operands
+from qfx_passes.training.derived_weights import expression_of, parameter_of
 
 
 class TrainingForm(Pass):
@@ -251,13 +249,13 @@ class _Form:
             spec: how.
             meaning: what that is in inference, a parameter or derived from some.
         """
-        key = (_expression(meaning), spec)
+        key = (expression_of(meaning), spec)
         if key in self.fake_quants:
             return self._call_module(self.fake_quants[key], weight, weight)
         fake_quant = self._made(spec, meaning)
         if isinstance(fake_quant, LearnedFakeQuantize) and layer.name in self.start:
             fake_quant.start_from(self.start[layer.name])
-        hint = f"{_parameter_of(meaning).target}_fake_quant"
+        hint = f"{parameter_of(meaning).target}_fake_quant"
         value = meta.value_of(weight)
         made = self.rw.call_module(hint, fake_quant, weight, origins=(weight,), value=value)
         self.fake_quants[key] = str(made.target)
@@ -267,7 +265,7 @@ class _Form:
         try:
             return make_weight_fake_quant(spec, value_of(meaning, self.rw))
         except CalibrationError as error:
-            raise CalibrationError(f"{_parameter_of(meaning).target}: {error}") from error
+            raise CalibrationError(f"{parameter_of(meaning).target}: {error}") from error
 
     def _after(self, value: fx.Node, post: tuple[PostOp, ...], like: fx.Node) -> fx.Node:
         """``value`` through the operations that were fused into ``like``."""
@@ -288,94 +286,3 @@ class _Form:
 
 def _has_weights(node: fx.Node) -> bool:
     return not {"weight", "weights"}.isdisjoint(bound(node))
-
-
-def _parameter_of(node: fx.Node) -> fx.Node:
-    """The weight that a parameter is derived from, by its first operand."""
-    while is_derived(node):
-        node = node.all_input_nodes[0]
-    return node
-
-
-def _expression(node: fx.Node) -> tuple[object, ...]:
-    """What a node computes from parameters: equal for two that compute the same."""
-    if not is_derived(node):
-        return (node.op, str(node.target))
-    operands = tuple(_expression(n) for n in node.all_input_nodes)
-    return (node.target, operands, tuple(node.kwargs.items()))
-
-
-class _Restored:
-    """Put in a context once the graph is back."""
-
-
-class InferenceForm(Pass):
-    """Put the graph back that a training graph means."""
-
-    name = "inference-form"
-    requires = Level.FAKE_QUANT
-
-    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        if not ctx.has(Trained) or ctx.has(_Restored):
-            return
-        ctx.put(_Restored())
-        trained = ctx.get(Trained)
-        ctx.rewriter.rebuild(trained.graph)
-        for node in list(graph.nodes):
-            if node.name in trained.weights:
-                _settle_weights(node, trained.weights[node.name], ctx.rewriter)
-            _forget_inside(node, ctx.rewriter)
-            if is_op(node, vocab.DROPOUT):
-                _forget(node, ctx.rewriter)
-
-
-def _settle_weights(node: fx.Node, names: tuple[tuple[str, str], ...], rw: Rewriter) -> None:
-    """Note the qparams that training used, where they don't follow from the weight."""
-    note = annotation(node)
-    assert note is not None
-    found: list[QParams | None] = []
-    weights = {operand.name: operand for operand in node.all_input_nodes}
-    for weight, name in names:
-        module = rw.graph_module.get_submodule(name)
-        assert isinstance(module, FakeQuantize)
-        try:
-            found.append(None if module.follows_weight else module.qparams())
-        except CalibrationError as error:
-            parameter = _parameter_of(weights[weight]).target
-            raise CalibrationError(f"{parameter}: {error}") from error
-    if any(qparams is not None for qparams in found):
-        annotate(node, replace(note, weight_qparams=tuple(found)))
-
-
-def _forget_inside(node: fx.Node, rw: Rewriter) -> None:
-    """Remove dropouts from post-ops, and from attention."""
-    if is_op(node, vocab.ATTENTION) and "dropout" in node.kwargs:
-        rw.update(node, kwargs={k: v for k, v in node.kwargs.items() if k != "dropout"})
-    post = node.kwargs.get("post", ())
-    left = tuple(op for op in post if op[0] != "dropout")  # type: ignore[union-attr, index]
-    if left != post:
-        rw.update(node, kwargs={**node.kwargs, "post": left})
-
-
-def _forget(dropout: fx.Node, rw: Rewriter) -> None:
-    """Remove a dropout, and the second observer of what it hands through."""
-    source = dropout.args[0]
-    assert isinstance(source, fx.Node)
-    for reader in list(dropout.users):
-        if observer_of(reader) is None:
-            continue
-        if observer_of(source) is not None and source.target == reader.target:
-            rw.replace(reader, source)
-        elif observer_of(source) is not None:
-            rw.rewire(reader, dropout, source.args[0])  # type: ignore[arg-type]
-    if dropout._erased:
-        return
-    for reader in dropout.users:
-        note = annotation(reader)
-        if note is not None and dropout.name in note.reads:
-            reads = {source.name if k == dropout.name else k: e for k, e in note.reads.items()}
-            annotate(reader, replace(note, reads=reads))
-    if dropout.users:
-        rw.replace(dropout, source)
-    else:
-        rw.erase(dropout)
