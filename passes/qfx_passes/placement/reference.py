@@ -44,6 +44,7 @@ from qfx.vocab import (
     is_op,
 )
 from qfx_passes.operands import weight_operands
+from qfx_passes.placement.calibrated import check_calibrated, note_late_ranges, warn_of_zeros
 from qfx_passes.placement.place_observers import after
 from qfx_passes.weights import (
     QuantizedWeights,
@@ -62,10 +63,10 @@ class Reference(Pass):
     produces = Level.REFERENCE
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        _check_calibrated(graph)
+        check_calibrated(graph)
         if ctx.has(Configuration):
-            _warn_of_zeros(graph, ctx.get(Configuration))
-            _note_late_ranges(graph, ctx.get(Configuration))
+            warn_of_zeros(graph, ctx.get(Configuration))
+            note_late_ranges(graph, ctx.get(Configuration))
         weights = _Weights(ctx.rewriter, quantized_weights(ctx))
         measured = _Measured(ctx.rewriter)
         for node in list(graph.nodes):
@@ -87,53 +88,6 @@ class Reference(Pass):
         for node in list(graph.nodes):  # last: annotations know what they read by name
             if is_op(node, QUANT_STUB, DEQUANT_STUB):
                 ctx.rewriter.replace(node, node.args[0])
-
-
-def _check_calibrated(graph: fx.Graph) -> None:
-    unseen = [
-        f"  {meta.where(node)}"
-        for node in graph.nodes
-        if (observer := observer_of(node)) is not None and not observer.seen
-    ]
-    if unseen:
-        raise CalibrationError(
-            f"{len(unseen)} observer(s) have seen no data:\n"
-            + "\n".join(unseen)
-            + "\nRun qfx.calibrate(prepared, data) with inputs that reach them, or leave them "
-            "float. (A loop of your own, of calibration or of training, records until "
-            "prepared.eval(), and again after prepared.train().)"
-        )
-
-
-def _warn_of_zeros(graph: fx.Graph, configuration: Configuration) -> None:
-    """Say where a range is empty: there is a scale, but it fits nothing that may come later."""
-    places = [
-        meta.where(node)
-        for node in graph.nodes
-        if (observer := observer_of(node)) is not None and observer.lacks_range
-    ]
-    if places:
-        configuration.warn(
-            f"nothing but zeros was seen at {', '.join(places)}: zeros stay zeros there, and what "
-            "else comes when the model runs is rounded to whole numbers. If something will, give "
-            "data that shows it, or leave what reads it float"
-        )
-
-
-def _note_late_ranges(graph: fx.Graph, configuration: Configuration) -> None:
-    """Say where training found a range only after a while."""
-    places = [
-        f"{meta.where(node)}, {count} batch{'es' if count > 1 else ''}"
-        for node in graph.nodes
-        if isinstance(found := observer_of(node), FakeQuantize)
-        and (count := int(found.rangeless))
-        and not found.lacks_range
-    ]
-    if places:
-        configuration.note(
-            f"in training, nothing but zeros was seen at first at {'; '.join(places)}. The first "
-            "values that were not zero gave the range there"
-        )
 
 
 def _replace_observer(node: fx.Node, observer: Observer | FakeQuantize, rw: Rewriter) -> None:
