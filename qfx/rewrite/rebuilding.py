@@ -6,7 +6,7 @@ they derive from: those that share some, directly or through others, changed tog
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -31,11 +31,21 @@ class Change:
         return Event(rule, _names(self.removed), _names(self.added), source, _names(self.changed))
 
 
-def changes(before: Iterable[fx.Node], after: Iterable[fx.Node]) -> Iterator[Change]:
+Look = tuple[object, ...]
+"""What tells nodes of one name apart; what they read counts by name."""
+
+
+def look_of(node: fx.Node) -> Look:
+    """How ``node`` looks, which erasing it spoils."""
+    known = meta.origins(node), meta.rule_of(node), meta.value_of(node)
+    return (node.op, node.target, repr(node.args), repr(node.kwargs), *known)
+
+
+def changes(before: Mapping[fx.Node, Look], after: Iterable[fx.Node]) -> Iterator[Change]:
     """What went, came and changed, in groups.
 
     Args:
-        before: the nodes of the graph that was; they may be erased, but for their names.
+        before: the nodes of the graph that was, erased by now, and how they looked.
         after: the nodes of the one that is.
     """
     was, now = {n.name: n for n in before}, {n.name: n for n in after}
@@ -47,7 +57,9 @@ def changes(before: Iterable[fx.Node], after: Iterable[fx.Node]) -> Iterator[Cha
     for node in new:
         groups[node].added.append(node)
     yield from {id(group): group for group in groups.values()}.values()
-    changed = [node for name, node in now.items() if name in was and _differ(was[name], node)]
+    changed = [
+        node for name, node in now.items() if name in was and before[was[name]] != look_of(node)
+    ]
     yield from (Change(changed=[node]) for node in changed)
 
 
@@ -62,16 +74,6 @@ def _groups(nodes: Iterable[fx.Node]) -> dict[fx.Node, Change]:
             sets.join(node, origin.node)
     found: dict[object, Change] = {}
     return {node: found.setdefault(sets.root(node), Change()) for node in nodes}
-
-
-def _differ(a: fx.Node, b: fx.Node) -> bool:
-    """Whether two nodes of one name are told apart; what they read counts by name."""
-    return _looks(a) != _looks(b)
-
-
-def _looks(node: fx.Node) -> tuple[object, ...]:
-    known = meta.origins(node), meta.rule_of(node), meta.value_of(node)
-    return (node.op, node.target, repr(node.args), repr(node.kwargs), *known)
 
 
 def _names(nodes: Iterable[fx.Node]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from qfx.graph.effects import has_effect
 from qfx.history.events import Event
 from qfx.rewrite.ledger import Ledger
 from qfx.rewrite.making import inherit, joined_name, without_defaults
-from qfx.rewrite.rebuilding import changes
+from qfx.rewrite.rebuilding import changes, look_of
 from qfx.rewrite.rule import Match
 from qfx.rewrite.surroundings import Analysis, Surroundings
 from qfx.rewrite.values import UNSET, Values
@@ -366,7 +366,7 @@ class Rewriter:
         What is in both stays, though as new nodes. Of the rest, what derives from an operation in
         one graph stands for what does in the other.
         """
-        before = list(self.graph.nodes)
+        before = {node: look_of(node) for node in self.graph.nodes}
         self._flush()
         for node in reversed(before):
             self.graph.erase_node(node)
