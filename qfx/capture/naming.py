@@ -15,6 +15,7 @@ from torch import fx, nn
 
 _OURS = frozenset(
     {
+        *("called", "_rounded"),
         *("settings", "history", "report", "backend", "reference"),
         *(
             "outdate",

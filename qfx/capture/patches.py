@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import math
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType, FunctionType, ModuleType, TracebackType
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.overrides import is_tensor_method_or_property
 
 from qfx.capture.library_functions import FACTORIES, METHODS
@@ -26,6 +28,9 @@ _OPAQUE = ("torch", "qfx", "qfx_passes", "builtins")
 _RECORDED = (*FACTORIES, *(f for n, f in vars(math).items() if callable(f) and n[0] != "_"))
 _STAND_INS = {function: recorded(function) for function in _RECORDED}
 _STATE = ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
+
+
+_LIBRARIES = tuple({sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib")})
 
 
 class _Change(NamedTuple):
@@ -80,17 +85,24 @@ class SeenThrough:
 
         return tell
 
-    def show(self, kind: type) -> None:
-        """Let the packages that define ``kind`` see through proxies."""
-        for base in kind.__mro__:
-            package = base.__module__.partition(".")[0]
+    def show(self, module: nn.Module) -> None:
+        """Let what ``module`` runs see through proxies: packages of its classes and functions.
+
+        And the user's own packages that these name among their globals: ``from utils import crop``.
+        """
+        held = (value for value in vars(module).values() if isinstance(value, FunctionType))
+        names = [each.__module__ for each in (*type(module).__mro__, *held)]
+        pending = [name.partition(".")[0] for name in names if name]
+        while pending:
+            package = pending.pop()
             if package in self._packages or package in _OPAQUE:
                 continue
             self._packages.add(package)
             within = f"{package}."
             modules = list(sys.modules.items())
-            for module in [m for n, m in modules if n == package or n.startswith(within)]:
-                self._change(vars(module))
+            for shown in [m for n, m in modules if n == package or n.startswith(within)]:
+                pending += _named(vars(shown).values()) if _is_users(package) else ()
+                self._change(vars(shown))
 
     def _change(self, names: dict[str, Any]) -> None:
         self._stand_in(names, EVERYWHERE)
@@ -123,6 +135,24 @@ class SeenThrough:
                 names[name] = before
         self._changed.clear()
         self._packages.clear()
+
+
+def _named(values: Iterable[object]) -> list[str]:
+    """The user's packages that hold ``values``, which are the globals of a module."""
+    names = {
+        value.__name__ if isinstance(value, ModuleType) else value.__module__
+        for value in list(values)
+        if isinstance(value, (ModuleType, FunctionType, type))
+    }
+    return [p for p in {name.partition(".")[0] for name in names if name} if _is_users(p)]
+
+
+def _is_users(package: str) -> bool:
+    """Whether a package is neither Python's nor installed."""
+    if package == "__main__":  # which has no file in notebooks
+        return True
+    file = getattr(sys.modules.get(package), "__file__", None)
+    return file is not None and not file.startswith(_LIBRARIES)
 
 
 @contextmanager

@@ -122,7 +122,7 @@ class CaptureTracer(EvaluatingTracer):
             patches.enter_context(self._seen_through)
             self._seen_through.replace(self._draws.replaced)
             patches.enter_context(self._witness)
-            self._seen_through.show(type(root))
+            self._seen_through.show(root)
             self.assignments.watch(root, "")
             try:
                 return self.trace(root)
@@ -205,7 +205,7 @@ class CaptureTracer(EvaluatingTracer):
         kwargs: dict[str, Any],
     ) -> Any:
         self._paths.append(path)
-        self._seen_through.show(type(module))
+        self._seen_through.show(module)
         self.assignments.watch(module, path)
         last = next(iter(reversed(self.graph.nodes)), None)
         try:
