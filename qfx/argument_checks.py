@@ -115,9 +115,7 @@ def idle_passes(pipeline: Pipeline) -> Iterator[str]:
 def check_mode(model: object, method: str) -> None:
     """ConfigError unless ``model`` is a module in the mode that ``method`` wants."""
     if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"model is {type(model).__name__}, not a torch.nn.Module; wrap a function in a module"
-        )
+        raise ConfigError(_no_module(model))
     if getattr(model.forward, "__func__", None) is nn.Module.forward:
         raise ConfigError(
             f"the model is a {type(model).__name__}, which has no forward to capture: quantize "
@@ -131,6 +129,17 @@ def check_mode(model: object, method: str) -> None:
             f"the model is in training mode, and method={method!r} quantizes what runs in "
             "inference (batch-norm and dropout differ): call model.eval() first"
         )
+
+
+def _no_module(model: object) -> str:
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        return (
+            f"model is the class {model.__name__}; give an instance, as {model.__name__}(...) makes"
+        )
+    start = f"model is {type(model).__name__}, not a torch.nn.Module"
+    if isinstance(model, Mapping):
+        return f"{start}; if it is a state_dict, load it into the model, and give that"
+    return f"{start}; wrap a function in a module"
 
 
 _OF_TORCH_AO = ("torch.ao.nn.", "torch.nn.quantized.", "torch.nn.intrinsic.quantized.")

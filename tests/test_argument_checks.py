@@ -123,6 +123,19 @@ def test_what_has_no_forward_or_raises_by_itself_is_no_fault_of_the_inputs() -> 
         qfx.quantize(Refuses().eval(), randn(2, 8))
 
 
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        (nn.Flatten, r"the class Flatten; give an instance, as Flatten\(\.\.\.\) makes"),
+        (nn.Linear(8, 8).state_dict(), "OrderedDict, .* load it into the model, and give that"),
+        (torch.relu, "wrap a function in a module"),
+    ],
+)
+def test_what_is_no_module(given: Any, advice: str) -> None:
+    with pytest.raises(qfx.ConfigError, match=advice):
+        qfx.quantize(given, randn(2, 8))
+
+
 class Adds(nn.Module):
     def __init__(self, layers: nn.Module, adds: Any) -> None:
         super().__init__()
