@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_sequence
 from torch.utils import _pytree as pytree
 
 import qfx
@@ -20,9 +18,17 @@ from qfx.backends import resolve_backend
 from qfx.backends.onednn import recurrent as x86_recurrent
 from qfx.backends.onednn import recurrent_emitters as x86_recurrent_emit
 from qfx.graph.macs import macs
-from tests.cases.flow import Branches, less_a_bit, randn, run, seeded, sqnr, targets, tensors
-
-BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
+from tests.cases.flow import Branches, randn, run, seeded, sqnr, targets, tensors
+from tests.cases.recurrent import (
+    BACKENDS,
+    LAYERS,
+    Wrapped,
+    check,
+    check_results,
+    dynamic,
+    has_kernel,
+    state_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -54,12 +60,13 @@ def test_few_hidden_units_run_in_float_over_int8_weights(
     assert (site.kernel == "dequantized int8 weights") is not in_integers
 
 
-LAYERS: dict[str, type[nn.Module]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 CELLS: dict[str, type[nn.Module]] = {
     "lstm": nn.LSTMCell,
     "gru": nn.GRUCell,
     "rnn": nn.RNNCell,
 }
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "deep": {"num_layers": 3, "dropout": 0.5},
@@ -67,48 +74,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "batch first": {"batch_first": True, "bidirectional": True},
     "no biases": {"bias": False, "num_layers": 2},
 }
-AGREE = 45.0
-"""Decibels between the kernels and the reference form: the same codes, but for ties."""
-
-
-class Wrapped(nn.Module):
-    """A layer whose results are read in part, with a linear layer behind."""
-
-    def __init__(self, layer: nn.Module, width: int) -> None:
-        super().__init__()
-        self.layer, self.head = layer, nn.Linear(width, 4)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
-        y, state = self.layer(x)
-        return self.head(y), state
-
-
-def state_of(kind: str, *shape: int) -> Any:
-    h, c = randn(*shape, seed=1).tanh(), randn(*shape, seed=2)
-    return (h, c) if kind == "lstm" else h
-
-
-def check(model: nn.Module, qmodel: qfx.QuantizedModel, *args: Any, bound: float = 30.0) -> None:
-    """Structure, shapes and values: near float, and as the reference form."""
-    check_results(*(run(m, args) for m in (model, qmodel, qmodel.reference)), qmodel, bound)
-
-
-def check_results(
-    expected: Any, actual: Any, meant: Any, qmodel: qfx.QuantizedModel, bound: float = 30.0
-) -> None:
-    assert pytree.tree_structure(actual) == pytree.tree_structure(expected)
-    for ours, theirs in zip(tensors(actual), tensors(expected), strict=True):
-        assert (ours.shape, ours.dtype) == (theirs.shape, torch.float32)
-        assert sqnr(theirs, ours) > bound
-    assert sqnr(meant, actual) > less_a_bit(AGREE, qmodel.backend)
-
-
-def dynamic(model: nn.Module, *args: Any, backend: str = "x86", **options: Any) -> Any:
-    return qfx.quantize(model, args, method="dynamic", backend=backend, **options)
-
-
-def has_kernel(kind: str, backend: str) -> bool:
-    return kind != "rnn" or backend in ("x86", "reference")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -366,172 +331,3 @@ def test_compiled_code_gives_the_same(kind: str) -> None:
         ours, theirs = tensors(compiled(calls)), tensors(qmodel(calls))
     assert len(ours) == len(theirs)
     assert all(map(torch.equal, ours, theirs))
-
-
-# -- near-misses -----------------------------------------------------------------------------------
-def head_and(layer: nn.Module, width: int = 16) -> nn.Module:
-    return seeded(lambda: Wrapped(layer, width))
-
-
-def reason_of(qmodel: qfx.QuantizedModel) -> tuple[str, str]:
-    (site,) = (s for s in qmodel.report.sites if s.module_path == "layer")
-    return site.reason, site.message
-
-
-@pytest.mark.parametrize("kind", LAYERS)
-def test_static_leaves_it_float(kind: str) -> None:
-    model, x = head_and(LAYERS[kind](8, 16)), randn(5, 2, 8)
-    qmodel = qfx.quantize(model, x, backend="x86")
-    (site,) = (s for s in qmodel.report.sites if s.module_path == "layer")
-    assert (site.decision, site.reason) == ("float", "no-kernel")
-    assert site.remedy == "nothing to do if float is fine; else try method='dynamic'"
-    for ours, theirs in zip(tensors(run(qmodel, (x,))), tensors(run(model, (x,))), strict=True):
-        assert sqnr(theirs, ours) > 30
-
-
-def test_projected_states_stay_float() -> None:
-    model = head_and(nn.LSTM(8, 16, proj_size=4), 4)
-    qmodel = dynamic(model, randn(5, 2, 8))
-    reason, message = reason_of(qmodel)
-    assert reason == "opaque-module"
-    assert "proj_size=4" in message
-
-
-def test_dropout_in_training_stays_as_it_is() -> None:
-    model = head_and(nn.LSTM(8, 16, 2, dropout=0.5))
-    model.layer.train()
-    reason, message = reason_of(dynamic(model, randn(5, 2, 8)))
-    assert reason == "opaque-module"
-    assert "drops out" in message
-
-
-def test_packed_sequences_count_their_rows() -> None:
-    model, x = seeded(lambda: nn.LSTM(8, 16)), pack_sequence([randn(4, 8), randn(2, 8)])
-    qmodel = dynamic(model, x)
-    (site,) = (s for s in qmodel.report.sites if s.macs)
-    assert (site.decision, site.macs) == ("quantized", 6 * 4 * 16 * (8 + 16))
-
-
-@pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
-def test_plain_rnns_have_no_quantized_kernel(backend: str) -> None:
-    qmodel = dynamic(head_and(nn.RNN(8, 16)), randn(5, 2, 8), backend=backend)
-    assert reason_of(qmodel)[0] == "not-dynamic"
-
-
-def test_computed_weights_stay_float() -> None:
-    """What an op reads must be constant; a state may be anything."""
-
-    class Learned(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.start = nn.GRU(8, 16), nn.Parameter(torch.zeros(1, 1, 16))
-
-        def forward(self, x: Tensor) -> Tensor:
-            y, _ = self.layer(x, torch.tanh(self.start).expand(1, x.shape[1], 16).contiguous())
-            return F.relu(y)
-
-    model = seeded(Learned)
-    check(model, dynamic(model, randn(5, 2, 8)), randn(4, 3, 8))
-
-
-def test_layers_that_drop_inside_stay_as_they_are_in_training() -> None:
-    gm, _ = qfx.run_passes(
-        seeded(lambda: nn.LSTM(8, 16, 2, dropout=0.1).eval()),
-        [qfx.get_pass("canonicalize")(trainable=True)],
-        (randn(5, 8),),
-    )
-    assert vocab.LSTM not in targets(gm)
-
-
-@pytest.mark.parametrize("backend", ["x86", "reference"])
-def test_what_modules_refuse_is_refused(backend: str) -> None:
-    layer = seeded(lambda: nn.GRU(8, 16, 2))
-    state = state_of("gru", 2, 3, 16)
-    qmodel = dynamic(layer, randn(5, 3, 8), state, backend=backend)
-    with pytest.raises(qfx.ConfigError, match=r"\(2, 1, 16\) where it takes \(2, 3, 16\)"):
-        qmodel(randn(5, 3, 8), state[:, :1])
-    with pytest.raises(qfx.ConfigError, match="no steps"):
-        qmodel(torch.zeros(0, 3, 8), state)
-
-
-def test_a_batch_of_nothing() -> None:
-    layer = seeded(lambda: nn.LSTM(8, 16, 2, bidirectional=True))
-    y, (h, c) = run(dynamic(layer, randn(5, 3, 8)), (torch.zeros(5, 0, 8),))
-    assert (y.shape, h.shape, c.shape) == ((5, 0, 32), (4, 0, 16), (4, 0, 16))
-
-
-def test_codes_made_in_few_calls_are_within_a_thousandth_of_rounding() -> None:
-    for seed, scale in enumerate((1e-30, 1e-3, 1.0, 50.0, 0.0)):
-        for codes in ((0, 255, False), (0, 127, False), (0, 255, True)):
-            x = randn(2, 3, 1000, seed=seed) * scale
-            made, step, zero = x86_recurrent._measured(x, codes)
-            error = (made.double() - (x.double() / step + zero)).abs().max()
-            assert error <= 0.502
-            assert int(made.max()) <= codes[1]
-
-
-# -- weights in few bits ---------------------------------------------------------------------------
-HALF = qfx.QuantSpec(torch.float16)
-KEPT: dict[str, tuple[qfx.QConfig, str, float]] = {
-    "float16": (qfx.QConfig(weight=HALF), "float16", 60),
-    "float16 dynamic": (
-        qfx.QConfig(qfx.QuantSpec(torch.float16, dynamic=True), HALF),
-        "float16",
-        60,
-    ),
-    "int8": (qfx.get_default_qconfig("x86", "weight_only"), "int8", 35),
-    "4 bits": (
-        qfx.QConfig(
-            weight=qfx.QuantSpec(torch.uint8, per_channel=True, group_size=8, quant_max=15)
-        ),
-        "4-bit",
-        15,
-    ),
-}
-
-
-IN_FEW_BITS: dict[str, Callable[[], nn.Module]] = {
-    "lstm": lambda: nn.LSTM(8, 16, 2, bidirectional=True),
-    "gru": lambda: nn.GRU(8, 16),
-    "rnn": lambda: nn.RNN(8, 16, nonlinearity="relu"),
-    "lstm cell": lambda: nn.LSTMCell(8, 16),
-    "gru cell": lambda: nn.GRUCell(8, 16, bias=False),
-    "rnn cell": lambda: nn.RNNCell(8, 16),
-}
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("config", KEPT)
-def test_weights_in_few_bits(config: str, backend: str) -> None:
-    qconfig, kept, bound = KEPT[config]
-    measures = config.endswith("dynamic")  # which fbgemm and qnnpack can't of plain RNNs
-    names = [n for n in IN_FEW_BITS if not measures or has_kernel(n.split()[0], backend)]
-    model = Branches(seeded(IN_FEW_BITS[name]) for name in names)
-    x = [randn(3, 8) if "cell" in name else randn(5, 2, 8) for name in names]
-    qmodel = qfx.quantize(model, (x,), method="weight_only", qconfig=qconfig, backend=backend)
-    sites = [s for s in qmodel.report.sites if s.macs]
-    assert len(sites) == len(names)
-    for site in sites:
-        if backend == "reference":
-            assert (site.decision, site.kernel) == ("quantized", "reference")
-        else:
-            assert (site.kernel, site.reason) == (f"dequantized {kept} weights", "unfit-kernel")
-    before, after = qmodel.report.size_bytes
-    assert after < 0.6 * before
-    for inputs in (x, [2 * i for i in x], [i[:1] for i in x], [i[0] for i in x]):
-        results = (run(m, (inputs,)) for m in (model, qmodel, qmodel.reference))
-        for name, *each in zip(names, *results, strict=True):
-            for e, a, r in zip(*map(tensors, each), strict=True):
-                assert sqnr(e, a) > bound, name
-                assert torch.equal(a, r), name
-
-
-def test_compiled_over_weights_in_few_bits() -> None:
-    torch._dynamo.reset()
-    x = randn(5, 2, 8)
-    qmodel = qfx.quantize(
-        seeded(lambda: nn.GRU(8, 16)), x, method="weight_only", qconfig=KEPT["4 bits"][0]
-    )
-    compiled = torch.compile(qmodel, backend="aot_eager", fullgraph=True)
-    for a, e in zip(tensors(compiled(x)), tensors(qmodel(x)), strict=True):
-        assert torch.allclose(a, e, atol=1e-6)
