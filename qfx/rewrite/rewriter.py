@@ -112,6 +112,15 @@ class Rewriter:
         self._flush()
         self.rule = self.node = self._match = None
 
+    @contextmanager
+    def named(self, rule: str) -> Iterator[None]:
+        """What happens within is the work of ``rule`` of the pass, in events and provenance."""
+        self._flush()
+        outer, self.rule = self.rule, f"{self.pass_name}/{rule}"
+        yield
+        self._flush()
+        self.rule = outer  # an exception leaves it for the report
+
     # -- create ----------------------------------------------------------------------------------
 
     def call(

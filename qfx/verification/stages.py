@@ -93,7 +93,7 @@ class NumericCheck(Instrument):
             f"agree to {found:.1f} dB with those before it, and {why}\n"
             + _changes(GraphDiff(last.snapshot, stage.snapshot)),
             pass_name=step.name,
-            rule=None if node is None else meta.rule_of(node).partition("/")[2] or None,
+            rule=None if node is None else _rule_of(node, step),
             node=None if node is None else node.name,
             graph_module=before,
         )
@@ -177,6 +177,12 @@ def first_change(
                 changed: fx.Node = node
                 return changed
     return None
+
+
+def _rule_of(node: fx.Node, step: Pass) -> str | None:
+    """The rule of ``step`` that made ``node``, if it did."""
+    maker, _, rule = meta.rule_of(node).partition("/")
+    return rule or None if maker == step.name else None
 
 
 def _kept(value: Any) -> Any:

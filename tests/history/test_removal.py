@@ -46,7 +46,7 @@ def dropped(count: int) -> tuple[dict[str, str], int]:
 def test_every_removed_operation_has_its_pass() -> None:
     found, _ = dropped(3)
     assert len(found) == 3
-    assert set(found.values()) == {"canonicalize"}
+    assert set(found.values()) == {"canonicalize/dropouts"}
 
 
 def test_work_is_linear_in_what_was_removed() -> None:

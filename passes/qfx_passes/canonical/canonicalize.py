@@ -45,15 +45,16 @@ Family: TypeAlias = "Callable[[CallSite, Call], fx.Node | Mismatch | None]"
 """Rewrites the calls that it knows, and returns what they became; None leaves a call to others, and
 a Mismatch leaves it as it was written."""
 
-FAMILIES: tuple[Family, ...] = (
-    canonical_marker,  # stubs, assertions
-    canonical_cast,  # to, float, type_as
-    canonical_dropout,  # dropout and identity
-    canonical_size,  # shape, ndim, len, arithmetic of numbers
-    expand_attention,  # multi-head attention, into its projections
-    expand_product,  # einsum, addmm, matmul with a constant
-    rename_spelling,  # all that the vocabulary lists
-)
+FAMILIES: dict[str, Family] = {
+    "markers": canonical_marker,  # stubs, assertions
+    "casts": canonical_cast,  # to, float, type_as
+    "dropouts": canonical_dropout,  # dropout and identity
+    "sizes": canonical_size,  # shape, ndim, len, arithmetic of numbers
+    "expand-attention": expand_attention,  # multi-head attention, into its projections
+    "expand-products": expand_product,  # einsum, addmm, matmul with a constant
+    "rename-spellings": rename_spelling,  # all that the vocabulary lists
+}
+"""By the name under which the history shows what they did, as rules of the pass."""
 
 _FUNCTIONS = frozenset({*rename_spellings.FUNCTIONS, *dropouts.FUNCTIONS, torch.addmm})
 
@@ -78,9 +79,12 @@ class Canonicalize(Pass):
             sweep.visit(node)
         if norms is not None:
             ctx.put(norms)
-        ctx.rewriter.erase_unread()
-        name_changed_values(graph, ctx.rewriter)
-        pin_layouts(graph, ctx.rewriter)
+        with ctx.rewriter.named("remove-unread"):
+            ctx.rewriter.erase_unread()
+        with ctx.rewriter.named("name-overwritten"):
+            name_changed_values(graph, ctx.rewriter)
+        with ctx.rewriter.named("pin-layouts"):
+            pin_layouts(graph, ctx.rewriter)
 
 
 class _Sweep:
@@ -115,14 +119,17 @@ class _Sweep:
         if site.module is not None and has_hooks(site.module):
             return None  # capture said why
         call = as_called(call, node, _FUNCTIONS)
-        for family in FAMILIES:
+        found: fx.Node | Mismatch | None = None
+        for name, family in FAMILIES.items():
+            self._rewriter.rule = f"{Canonicalize.name}/{name}"
             found = family(site, call)
-            if isinstance(found, Mismatch):
-                meta.set_note(node, found.reason)
-                return None
             if found is not None:
-                return found
-        return None
+                break
+        self._rewriter.rule = None
+        if isinstance(found, Mismatch):
+            meta.set_note(node, found.reason)
+            return None
+        return found
 
     # -- mutation --------------------------------------------------------------------------------
     def _read_results_of_mutations(self, node: fx.Node) -> None:
@@ -144,7 +151,10 @@ class _Sweep:
 
     def _make_functional(self, node: fx.Node) -> None:
         written, call = as_functional(node)
-        made = self._canonicalize(node, call) or self._as_call(node, call)
+        made = self._canonicalize(node, call)
+        if made is None:
+            with self._rewriter.named("functionalize"):
+                made = self._as_call(node, call)
         meta.set_value(made, meta.value_of(written))
         self._now[written] = made
         self._rewriter.keep(made)  # what reads it is yet to be visited

@@ -318,7 +318,7 @@ def test_names_and_origins_are_those_of_the_capture() -> None:
     assert [n.name for n in compute] == ["_0", "_1"]
     assert [meta.origins(n)[0].node for n in compute] == ["_0", "_1"]
     assert [meta.module_path(n) for n in compute] == ["0", "1"]
-    assert [meta.rule_of(n) for n in compute] == ["canonicalize"] * 2
+    assert [meta.rule_of(n) for n in compute] == ["canonicalize/rename-spellings"] * 2
 
 
 def test_batch_norm_of_inference() -> None:
@@ -824,3 +824,14 @@ def test_transformer_with_masks() -> None:
     result = canonical(transformer, image(2, 5, 8), image(2, 4, 8), None, mask, atol=1e-5)
     assert calls(result).count(vocab.ATTENTION) == 3
     assert_same(result, transformer, image(3, 6, 8), image(3, 4, 8), None, mask, atol=1e-5)
+
+
+def test_the_history_names_the_family_that_rewrote_a_call() -> None:
+    def forward(m: object, x: Tensor) -> Tensor:
+        x.abs()
+        return torch.relu_(F.dropout(x * 2, 0.5, False).float()).view(x.shape[0], -1)
+
+    result = canonical(forward, image(*X))
+    rules = {event.rule for event in result.history["canonicalize"].events}
+    families = ("rename-spellings", "dropouts", "casts", "sizes", "remove-unread")
+    assert {f"canonicalize/{name}" for name in families} <= rules
