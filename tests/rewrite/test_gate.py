@@ -43,7 +43,8 @@ def run(action: Action, *, home: str) -> None:
 
 
 def the(graph: fx.Graph, op: vocab.OpDef) -> fx.Node:
-    return next(node for node in graph.nodes if node.target is op)
+    found: fx.Node = next(node for node in graph.nodes if node.target is op)
+    return found
 
 
 # -- what plain fx does ----------------------------------------------------------------------------
@@ -158,8 +159,9 @@ def mutations(tree: ast.AST) -> Iterator[str]:
             own = owner in ("self", "super()") or owner.rpartition(".")[2] in GATES
             if node.func.attr in MUTATORS and not own:
                 yield f"{node.lineno}: {owner}.{node.func.attr}"
-        is_set = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-        if is_set and node.attr in FIELDS and ast.unparse(node.value) != "self":
+        if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Store):
+            continue
+        if node.attr in FIELDS and ast.unparse(node.value) != "self":
             yield f"{node.lineno}: {ast.unparse(node)} ="
 
 
