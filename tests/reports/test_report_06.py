@@ -103,12 +103,12 @@ def test_no_refusal_is_taken_for_none() -> None:
         and node.returns is not None
         and "Mismatch" in ast.unparse(node.returns)
         and "None" in ast.unparse(node.returns)
-    }
+    }.difference(dir(str))  # ", ".join(names) refuses nothing, whatever else is called join
     lost = [
         f"{path.name}:{node.lineno}"
         for path, tree in trees
         for node in _truths(tree)
         if _called(node) in refusing
     ]
-    assert "_expand" in refusing
+    assert "expand_product" in refusing
     assert lost == []
