@@ -44,14 +44,14 @@ HARDSWISH6 = vocab._op(hardswish6, vocab.Kind.ACTIVATION, (), (spelling,), eleme
 # 3. its kernels (qfx/backends): the reference form has it by its trait; here a table for x86
 import qfx
 from qfx.backends import resolve_backend
-from qfx.backends.base import Emitter, KernelRule, Site
+from qfx.backends.base import Emitter, KernelRule, LoweringSite
 from qfx.backends.onednn.operands import known_input
 from qfx.graph import meta
 
 def look_up(codes: Tensor, table: Tensor) -> Tensor:
     return table[codes.long()]
 
-def emit(em: Emitter, site: Site) -> fx.Node:
+def emit(em: Emitter, site: LoweringSite) -> fx.Node:
     qx, x = known_input(site)
     reals = x.dequantize(torch.arange(256, dtype=torch.uint8))
     key = ("hardswish6", site.node.name)

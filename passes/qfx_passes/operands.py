@@ -70,11 +70,13 @@ def constant_value(node: fx.Node, owner: fx.GraphModule) -> Tensor | None:
     return made
 
 
-def value_of(parameter: fx.Node, rw: Rewriter) -> Tensor:
+def parameter_value(parameter: fx.Node, rw: Rewriter) -> Tensor:
     """The parameter or buffer, or what is computed from some, that a node stands for."""
     if not is_derived(parameter):
         return rw.tensor(parameter)
-    arguments = fx.map_arg((parameter.args, dict(parameter.kwargs)), lambda n: value_of(n, rw))
+    arguments = fx.map_arg(
+        (parameter.args, dict(parameter.kwargs)), lambda n: parameter_value(n, rw)
+    )
     made: Tensor = parameter.target(*arguments[0], **arguments[1])  # type: ignore[operator]
     return made
 

@@ -94,7 +94,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Site:
+class LoweringSite:
     """One operation of the reference graph, ready to be lowered.
 
     Attributes:
@@ -131,7 +131,7 @@ class Emitter(Protocol):
         ...
 
 
-Emit = Callable[[Emitter, Site], "fx.Node | Mismatch"]
+Emit = Callable[[Emitter, LoweringSite], "fx.Node | Mismatch"]
 Supports = Callable[[fx.Node], "Mismatch | None"]
 
 

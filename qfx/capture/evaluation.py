@@ -22,8 +22,8 @@ from qfx.capture.examples import (
     tells_of_size,
 )
 from qfx.capture.provenance import (
-    Memory,
     Provenance,
+    TracedMemory,
     memory_of,
     tensors_in,
 )
@@ -71,7 +71,7 @@ class EvaluatingTracer(DecidingTracer):
         self._thread = threading.get_ident()
         self._witness = Witness(self._unrecorded_draw, self._read_unrecorded)
         self.made: dict[int, ValueProxy] = {}
-        self._attribute_memory = Memory()
+        self._attribute_memory = TracedMemory()
 
     def _is_foreign(self) -> bool:
         """Whether the call is none of ours: another thread, or the inside of a leaf."""

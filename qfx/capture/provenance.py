@@ -41,12 +41,12 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class TracedMemory:
     """The memory behind the tensors of a value, by address."""
 
     pieces: dict[int, Written] = field(default_factory=dict)
 
-    def overlaps(self, other: Memory) -> bool:
+    def overlaps(self, other: TracedMemory) -> bool:
         return not self.pieces.keys().isdisjoint(other.pieces)
 
     @property
@@ -66,13 +66,13 @@ class Memory:
             each.data |= data
 
 
-def memory_of(value: Any, known: Iterable[Memory]) -> Memory:
+def memory_of(value: Any, known: Iterable[TracedMemory]) -> TracedMemory:
     """The memory behind the tensors in ``value``, pieces of which may be known already."""
     sources = list(known)
-    return Memory({address: _piece(address, sources) for address in _addresses(value)})
+    return TracedMemory({address: _piece(address, sources) for address in _addresses(value)})
 
 
-def _piece(address: int, known: Iterable[Memory]) -> Written:
+def _piece(address: int, known: Iterable[TracedMemory]) -> Written:
     return next((m.pieces[address] for m in known if address in m.pieces), None) or Written()
 
 

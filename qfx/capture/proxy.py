@@ -22,7 +22,7 @@ from torch.fx.node import map_aggregate
 
 from qfx.capture.devices import DeviceType
 from qfx.capture.messages import tells_people
-from qfx.capture.provenance import Memory, Provenance, is_plain
+from qfx.capture.provenance import Provenance, TracedMemory, is_plain
 from qfx.graph import source
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class ValueProxy(_Classed, fx.Proxy):
         tracer: EvaluatingTracer,
         example: Any,
         provenance: Provenance,
-        memory: Memory,
+        memory: TracedMemory,
     ) -> None:
         super().__init__(node, tracer)
         self.example = example

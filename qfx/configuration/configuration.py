@@ -16,7 +16,7 @@ from qfx.configuration.defaults import get_default_qconfig_mapping
 from qfx.errors import ConfigError, warn
 from qfx.graph import meta
 from qfx.quant.object_names import with_twins
-from qfx.quant.qconfig import Kind, QConfigMapping, Resolution, module_types
+from qfx.quant.qconfig import Precedence, QConfigMapping, Resolution, module_types
 from qfx.quant.qconfig_rules import ancestors
 from qfx.quant.spec import QConfig
 
@@ -138,7 +138,7 @@ def _choice(resolution: Resolution, global_name: str) -> Choice:
         qconfig = None
     if rule is None:
         return Choice(qconfig)
-    if rule.kind is Kind.GLOBAL:
+    if rule.kind is Precedence.GLOBAL:
         return Choice(qconfig, rule=global_name or rule.name)
-    by_type = rule.kind in (Kind.ORDER, Kind.OBJECT_TYPE)
+    by_type = rule.kind in (Precedence.ORDER, Precedence.OBJECT_TYPE)
     return Choice(qconfig, rule=rule.name, specific=True, by_type=by_type)

@@ -81,7 +81,7 @@ def literal(value: object) -> str:
         names = [f.name for f in dataclasses.fields(value) if f.repr]
         return call_text(type(value).__name__, (), {n: getattr(value, n) for n in names})
     if callable(value):
-        return _escape(qualified_name(value))
+        return _escape(target_name(value))
     text = " ".join(_ADDRESS.sub("", repr(value)).split())
     return _escape(text if type(value).__repr__ is not object.__repr__ else type(value).__name__)
 
@@ -139,7 +139,7 @@ _WRITERS: tuple[tuple[type | tuple[type, ...], Callable[[Any], str]], ...] = (
 )
 
 
-def qualified_name(target: object) -> str:
+def target_name(target: object) -> str:
     """The short dotted name of a function, type, operator overload or callable object."""
     if isinstance(target, OpDef):
         return target.name

@@ -20,7 +20,7 @@ from qfx.errors import VerifyError
 from qfx.graph import meta
 from qfx.graph.attributes import orphans
 from qfx.graph.lookup import Lookup
-from qfx.graph.text import qualified_name
+from qfx.graph.text import target_name
 from qfx.torch_private import OVERLOAD, schema_arguments
 from qfx.vocab import OpDef, bound_plainly
 
@@ -182,7 +182,7 @@ class _Walk:
             return
         complaint = _misfit(called, node, method=node.op == "call_module")
         if complaint:
-            raise _fault(node, f"does not fit {qualified_name(called)}: {complaint}")
+            raise _fault(node, f"does not fit {target_name(called)}: {complaint}")
         self.fitting.add(key)
 
 

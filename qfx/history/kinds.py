@@ -12,7 +12,7 @@ from enum import Enum
 from functools import cache
 
 from qfx.graph.meta import TensorInfo, Value
-from qfx.graph.text import qualified_name
+from qfx.graph.text import target_name
 from qfx.history.record import NodeRecord
 from qfx.vocab import Kind, ops
 
@@ -81,7 +81,7 @@ def _spellings() -> dict[tuple[str, str], str]:
     for op in ops():
         family = names.get(op.kind, "other")
         found["call_function", op.name] = family
-        found.update((("call_function", qualified_name(f)), family) for f in op.functions)
+        found.update((("call_function", target_name(f)), family) for f in op.functions)
         found.update((("call_module", m.__name__), family) for m in op.modules)
         found.update((("call_method", name), family) for name in op.methods)
     return found

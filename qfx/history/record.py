@@ -11,7 +11,7 @@ from torch import fx
 
 from qfx.graph import meta
 from qfx.graph.meta import Origin, TensorInfo, Value
-from qfx.graph.text import REFERENCE, call_text, literal, module_type, qualified_name, value_text
+from qfx.graph.text import REFERENCE, call_text, literal, module_type, target_name, value_text
 from qfx.history import listing
 from qfx.vocab import OpDef
 
@@ -93,7 +93,7 @@ def base_name(node: fx.Node, root: fx.GraphModule, names: dict[object, str]) -> 
         return target
     name = names.get(target)
     if name is None:
-        name = names[target] = qualified_name(target)
+        name = names[target] = target_name(target)
     return name
 
 

@@ -21,17 +21,24 @@ from qfx.errors import ConfigError, warn
 from qfx.graph.meta import Origin
 from qfx.graph.source import type_name
 from qfx.quant.object_names import ObjectKey
-from qfx.quant.qconfig_rules import Kind, Matcher, Operation, Resolution, Resolved, Rule
+from qfx.quant.qconfig_rules import (
+    Operation,
+    Precedence,
+    QConfigRule,
+    Resolution,
+    Resolved,
+    RuleIndex,
+)
 from qfx.quant.spec import Json, QConfig, QuantSpec
 
 __all__ = [
-    "Kind",
+    "Precedence",
     "QConfig",
     "QConfigMapping",
+    "QConfigRule",
     "QuantSpec",
     "Resolution",
     "Resolved",
-    "Rule",
     "module_types",
 ]
 
@@ -47,18 +54,20 @@ class QConfigMapping:
     """
 
     def __init__(self) -> None:
-        self._rules: dict[tuple[object, ...], Rule] = {}
+        self._rules: dict[tuple[object, ...], QConfigRule] = {}
 
     def set_global(self, qconfig: QConfig | None) -> QConfigMapping:
         """For everything that no other rule fits."""
-        return self._set(Rule(Kind.GLOBAL, qconfig))
+        return self._set(QConfigRule(Precedence.GLOBAL, qconfig))
 
     def set_object_type(self, object_type: object, qconfig: QConfig | None) -> QConfigMapping:
         """For a module type, a function, a method (by name), or an operation of the vocabulary.
 
         A type or function fits exactly what was written; ``vocab.LINEAR`` fits every spelling.
         """
-        return self._set(Rule(Kind.OBJECT_TYPE, qconfig, object=ObjectKey.of(object_type)))
+        return self._set(
+            QConfigRule(Precedence.OBJECT_TYPE, qconfig, object=ObjectKey.of(object_type))
+        )
 
     def set_module_name_regex(
         self, module_name_regex: str, qconfig: QConfig | None
@@ -69,12 +78,12 @@ class QConfigMapping:
             re.compile(module_name_regex)
         except re.error as error:
             raise ConfigError(f"{module_name_regex!r} is no regular expression: {error}") from error
-        return self._set(Rule(Kind.REGEX, qconfig, module_name_regex))
+        return self._set(QConfigRule(Precedence.REGEX, qconfig, module_name_regex))
 
     def set_module_name(self, module_name: str, qconfig: QConfig | None) -> QConfigMapping:
         """For a module and what is inside it; a rule for a module further inside goes first."""
         _check_text("module_name", module_name)
-        return self._set(Rule(Kind.MODULE_NAME, qconfig, module_name))
+        return self._set(QConfigRule(Precedence.MODULE_NAME, qconfig, module_name))
 
     def set_module_name_object_type_order(
         self, module_name: str, object_type: object, index: int, qconfig: QConfig | None
@@ -84,7 +93,7 @@ class QConfigMapping:
         if not isinstance(index, int) or isinstance(index, bool) or index < 0:
             raise ConfigError(f"index counts occurrences from 0; {index!r} is no such number")
         key = ObjectKey.of(object_type)
-        return self._set(Rule(Kind.ORDER, qconfig, module_name, key, index))
+        return self._set(QConfigRule(Precedence.ORDER, qconfig, module_name, key, index))
 
     def with_attributes_of(
         self, model: nn.Module, warn: Callable[[str], None] = warn
@@ -101,7 +110,7 @@ class QConfigMapping:
                 continue
             qconfig = module.qconfig
             if qconfig is None or isinstance(qconfig, QConfig):
-                extended._set(Rule(Kind.ATTRIBUTE, qconfig, path))
+                extended._set(QConfigRule(Precedence.ATTRIBUTE, qconfig, path))
                 continue
             warn(
                 f"module {path or 'root'!r} has a qconfig attribute of type"
@@ -110,7 +119,7 @@ class QConfigMapping:
         return extended
 
     @property
-    def rules(self) -> tuple[Rule, ...]:
+    def rules(self) -> tuple[QConfigRule, ...]:
         """All rules, highest precedence first, then in the order they were set."""
         return tuple(sorted(self._rules.values(), key=lambda rule: rule.kind))
 
@@ -140,7 +149,7 @@ class QConfigMapping:
         """
         where = module_path if container is None else container
         operation = Operation(module_path, where, type_name, tuple(enclosing))
-        return Matcher(self.rules).resolve(operation, index)
+        return RuleIndex(self.rules).resolve(operation, index)
 
     def resolve_all(self, origins: Iterable[Origin], module_types: Mapping[str, str]) -> Resolved:
         """What the rules say of every operation of a capture.
@@ -149,14 +158,14 @@ class QConfigMapping:
             origins: one per captured node, in graph order.
             module_types: type names of the modules of the model; see :func:`module_types`.
         """
-        matcher = Matcher(self.rules)
+        matcher = RuleIndex(self.rules)
         by_node = {o.node: matcher.resolve(Operation.of(o, module_types)) for o in origins}
         unmatched = (r for r in self.rules if r not in matcher.matched)
-        return Resolved(by_node, tuple(r for r in unmatched if r.kind is not Kind.GLOBAL))
+        return Resolved(by_node, tuple(r for r in unmatched if r.kind is not Precedence.GLOBAL))
 
     def to_dict(self) -> dict[str, Json]:
         """Plain JSON types, in order of precedence; types are written by name."""
-        return {"rules": [_to_dict(r) for r in self.rules if r.kind is not Kind.ATTRIBUTE]}
+        return {"rules": [_to_dict(r) for r in self.rules if r.kind is not Precedence.ATTRIBUTE]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Json]) -> QConfigMapping:
@@ -169,7 +178,7 @@ class QConfigMapping:
             _add_from_dict(mapping, entry)
         return mapping
 
-    def _set(self, rule: Rule) -> QConfigMapping:
+    def _set(self, rule: QConfigRule) -> QConfigMapping:
         if rule.qconfig is not None and not isinstance(rule.qconfig, QConfig):
             hint = " (wrap it: QConfig(activation=..., weight=...))"
             raise ConfigError(
@@ -188,8 +197,10 @@ class QConfigMapping:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        calls = "".join(f"\n    .{rule}" for rule in self.rules if rule.kind is not Kind.ATTRIBUTE)
-        own = "".join(f"\n    # {r}" for r in self.rules if r.kind is Kind.ATTRIBUTE)
+        calls = "".join(
+            f"\n    .{rule}" for rule in self.rules if rule.kind is not Precedence.ATTRIBUTE
+        )
+        own = "".join(f"\n    # {r}" for r in self.rules if r.kind is Precedence.ATTRIBUTE)
         return f"QConfigMapping(){calls}{own}"
 
 
@@ -204,13 +215,13 @@ def _check_text(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be text such as 'layer1.0.conv1', not {value!r}")
 
 
-def _to_dict(rule: Rule) -> dict[str, Json]:
+def _to_dict(rule: QConfigRule) -> dict[str, Json]:
     entry: dict[str, Json] = {"kind": rule.kind.name.lower()}
-    if rule.kind not in (Kind.OBJECT_TYPE, Kind.GLOBAL):
+    if rule.kind not in (Precedence.OBJECT_TYPE, Precedence.GLOBAL):
         entry["module"] = rule.module
     if rule.object is not None:
         entry["object"] = rule.object.text
-    if rule.kind is Kind.ORDER:
+    if rule.kind is Precedence.ORDER:
         entry["index"] = rule.index
     entry["qconfig"] = None if rule.qconfig is None else rule.qconfig.to_dict()
     return entry

@@ -17,7 +17,7 @@ from qfx.quant.object_names import ObjectKey
 from qfx.quant.spec import QConfig
 
 
-class Kind(IntEnum):
+class Precedence(IntEnum):
     """The kinds of rules, highest precedence first."""
 
     ORDER = 0
@@ -29,17 +29,17 @@ class Kind(IntEnum):
 
 
 _SETTERS = {
-    Kind.ORDER: "set_module_name_object_type_order",
-    Kind.MODULE_NAME: "set_module_name",
-    Kind.REGEX: "set_module_name_regex",
-    Kind.OBJECT_TYPE: "set_object_type",
-    Kind.ATTRIBUTE: "the qconfig attribute of module",
-    Kind.GLOBAL: "set_global",
+    Precedence.ORDER: "set_module_name_object_type_order",
+    Precedence.MODULE_NAME: "set_module_name",
+    Precedence.REGEX: "set_module_name_regex",
+    Precedence.OBJECT_TYPE: "set_object_type",
+    Precedence.ATTRIBUTE: "the qconfig attribute of module",
+    Precedence.GLOBAL: "set_global",
 }
 
 
 @dataclass(frozen=True)
-class Rule:
+class QConfigRule:
     """One rule of a mapping; ``str`` reads as the call that set it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Rule:
         index: which occurrence in the module, for ORDER.
     """
 
-    kind: Kind
+    kind: Precedence
     qconfig: QConfig | None
     module: str = ""
     object: ObjectKey | None = None
@@ -65,11 +65,11 @@ class Rule:
         return f"{_SETTERS[self.kind]}({', '.join((*self._keys(), repr(self.qconfig)))})"
 
     def _keys(self) -> Iterator[str]:
-        if self.kind not in (Kind.OBJECT_TYPE, Kind.GLOBAL):
+        if self.kind not in (Precedence.OBJECT_TYPE, Precedence.GLOBAL):
             yield repr(self.module)
         if self.object is not None:
             yield self.object.text
-        if self.kind is Kind.ORDER:
+        if self.kind is Precedence.ORDER:
             yield str(self.index)
 
 
@@ -83,12 +83,12 @@ class Resolution:
     """
 
     qconfig: QConfig | None
-    rule: Rule | None
+    rule: QConfigRule | None
 
     @property
     def specific(self) -> bool:
         """Whether a rule other than the global one decided."""
-        return self.rule is not None and self.rule.kind is not Kind.GLOBAL
+        return self.rule is not None and self.rule.kind is not Precedence.GLOBAL
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Resolved:
     """
 
     by_node: Mapping[str, Resolution]
-    unmatched: tuple[Rule, ...]
+    unmatched: tuple[QConfigRule, ...]
 
 
 @dataclass(frozen=True)
@@ -131,32 +131,35 @@ class Operation:
         return cls(path, container, origin.type_name, tuple(t for t in around if t))
 
 
-class Matcher:
+class RuleIndex:
     """Finds the rules that fit operations; occurrences are counted in the order of the calls.
 
     Attributes:
         matched: rules that fitted some operation so far.
     """
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        self.matched: set[Rule] = set()
-        self._order: dict[str, list[Rule]] = defaultdict(list)
-        self._named: dict[Kind, dict[str, Rule]] = {Kind.MODULE_NAME: {}, Kind.ATTRIBUTE: {}}
-        self._patterns: list[tuple[re.Pattern[str], Rule]] = []
-        self._types: dict[str, list[Rule]] = defaultdict(list)
-        self._global: list[Rule] = []
-        self._count: Counter[Rule] = Counter()
+    def __init__(self, rules: Iterable[QConfigRule]) -> None:
+        self.matched: set[QConfigRule] = set()
+        self._order: dict[str, list[QConfigRule]] = defaultdict(list)
+        self._named: dict[Precedence, dict[str, QConfigRule]] = {
+            Precedence.MODULE_NAME: {},
+            Precedence.ATTRIBUTE: {},
+        }
+        self._patterns: list[tuple[re.Pattern[str], QConfigRule]] = []
+        self._types: dict[str, list[QConfigRule]] = defaultdict(list)
+        self._global: list[QConfigRule] = []
+        self._count: Counter[QConfigRule] = Counter()
         for rule in rules:
             self._add(rule)
 
-    def _add(self, rule: Rule) -> None:
-        if rule.kind is Kind.ORDER:
+    def _add(self, rule: QConfigRule) -> None:
+        if rule.kind is Precedence.ORDER:
             self._order[rule.module].append(rule)
         elif rule.kind in self._named:
             self._named[rule.kind][rule.module] = rule
-        elif rule.kind is Kind.REGEX:
+        elif rule.kind is Precedence.REGEX:
             self._patterns.append((re.compile(rule.module), rule))
-        elif rule.kind is Kind.GLOBAL:
+        elif rule.kind is Precedence.GLOBAL:
             self._global.append(rule)
         elif rule.object is not None:
             for name in rule.object.names:
@@ -171,10 +174,10 @@ class Matcher:
         """
         fitting = [
             *self._in_order(operation, index),
-            *self._by_name(Kind.MODULE_NAME, operation),
+            *self._by_name(Precedence.MODULE_NAME, operation),
             *(rule for pattern, rule in self._patterns if pattern.match(operation.path)),
             *self._by_type(operation),
-            *self._by_name(Kind.ATTRIBUTE, operation),
+            *self._by_name(Precedence.ATTRIBUTE, operation),
             *self._global,
         ]
         self.matched.update(fitting)
@@ -182,7 +185,7 @@ class Matcher:
             return Resolution(None, None)
         return Resolution(fitting[0].qconfig, fitting[0])
 
-    def _in_order(self, operation: Operation, index: int | None) -> Iterator[Rule]:
+    def _in_order(self, operation: Operation, index: int | None) -> Iterator[QConfigRule]:
         for rule in self._order.get(operation.container, ()):
             if rule.object is None or operation.type_name not in rule.object.names:
                 continue
@@ -191,12 +194,12 @@ class Matcher:
             if count == rule.index:
                 yield rule
 
-    def _by_name(self, kind: Kind, operation: Operation) -> Iterator[Rule]:
+    def _by_name(self, kind: Precedence, operation: Operation) -> Iterator[QConfigRule]:
         rules = self._named[kind]
         if rules:
             yield from (rules[path] for path in ancestors(operation.path) if path in rules)
 
-    def _by_type(self, operation: Operation) -> Iterator[Rule]:
+    def _by_type(self, operation: Operation) -> Iterator[QConfigRule]:
         for name in (operation.type_name, *operation.enclosing):
             yield from sorted(self._types.get(name, ()), key=_breadth)
 
@@ -209,6 +212,6 @@ def ancestors(path: str) -> Iterator[str]:
     yield ""
 
 
-def _breadth(rule: Rule) -> int:
+def _breadth(rule: QConfigRule) -> int:
     """How many spellings a type rule covers: the narrower one goes first."""
     return 0 if rule.object is None else len(rule.object.names)

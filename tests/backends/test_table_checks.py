@@ -10,13 +10,13 @@ from torch import fx
 
 from qfx import BackendError, vocab
 from qfx.backends import NAMES, available, resolve_backend
-from qfx.backends.base import Backend, Emitter, KernelRule, Output, Site, WeightRule
+from qfx.backends.base import Backend, Emitter, KernelRule, LoweringSite, Output, WeightRule
 from qfx.quant.qparams import QParams
 
 UNIT = QParams(1 / 256, 0, torch.uint8, 0, 255)
 
 
-def emit(em: Emitter, site: Site) -> fx.Node:
+def emit(em: Emitter, site: LoweringSite) -> fx.Node:
     raise NotImplementedError
 
 

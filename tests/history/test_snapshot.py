@@ -17,7 +17,7 @@ from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.graph.meta import TensorInfo
-from qfx.graph.text import dtype_text, literal, qualified_name
+from qfx.graph.text import dtype_text, literal, target_name
 from qfx.history.diff import diff
 from qfx.history.listing import resolve
 from qfx.history.snapshot import Snapshot, snapshot
@@ -156,7 +156,7 @@ def test_percent_signs_in_strings_are_no_references() -> None:
     ],
 )  # fmt: skip
 def test_function_names(target: object, name: str) -> None:
-    assert qualified_name(target) == name
+    assert target_name(target) == name
 
 
 def test_dtypes_have_short_names() -> None:

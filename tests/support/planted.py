@@ -11,7 +11,7 @@ from torch import fx
 import qfx
 from qfx import vocab
 from qfx.backends import Backend, resolve_backend
-from qfx.backends.base import Emitter, KernelRule, Site
+from qfx.backends.base import Emitter, KernelRule, LoweringSite
 from qfx.graph import meta
 
 
@@ -21,7 +21,7 @@ def with_fault(
     corrupt: Callable[..., Any],
     *,
     emit: str = "emit",
-    more: Callable[[Site], tuple[Any, ...]] = lambda site: (),
+    more: Callable[[LoweringSite], tuple[Any, ...]] = lambda site: (),
 ) -> Backend:
     """``backend``, with a call of ``corrupt`` behind each kernel of ``kind``.
 
@@ -39,7 +39,7 @@ def with_fault(
         if rule.op is not kind or right is None:
             return rule
 
-        def wrong(em: Emitter, site: Site) -> fx.Node | qfx.Mismatch:
+        def wrong(em: Emitter, site: LoweringSite) -> fx.Node | qfx.Mismatch:
             node = right(em, site)
             if isinstance(node, qfx.Mismatch):
                 return node

@@ -13,13 +13,13 @@ from torch import Tensor, fx, nn
 import qfx
 from qfx import vocab
 from qfx.backends import resolve_backend
-from qfx.backends.base import Site
+from qfx.backends.base import LoweringSite
 from qfx.framework.pass_base import PassContext
 from qfx.numerics.measures import sqnr
 from tests.support.planted import with_fault
 
 
-def its_input(site: Site) -> tuple[Any, ...]:
+def its_input(site: LoweringSite) -> tuple[Any, ...]:
     given, _ = next(iter(site.inputs.values()))
     return (given,)
 

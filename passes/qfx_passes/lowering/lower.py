@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from qfx.backends.base import Backend, KernelRule, Measured, Output, Site
+from qfx.backends.base import Backend, KernelRule, LoweringSite, Measured, Output
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
@@ -218,7 +218,7 @@ class _Lowering:
         shares: bool = False,
     ) -> fx.Node | None:
         arguments = bound(node)
-        site = Site(
+        site = LoweringSite(
             node=node,
             arguments=arguments,
             inputs={v: (known.node, known.qparams) for v, known in inputs.items()},
@@ -248,7 +248,7 @@ class _Lowering:
         value = meta.value_of(codes)
         return self.rw.call(clamp, codes, *bounds, origins=(codes,), value=value)
 
-    def _same_op(self, site: Site) -> fx.Node:
+    def _same_op(self, site: LoweringSite) -> fx.Node:
         """The operation itself on integers: exact where values only move."""
         node = site.node
         assert not isinstance(node.target, str)

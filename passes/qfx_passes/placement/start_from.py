@@ -30,7 +30,7 @@ from qfx.quant.recorders import observer_of
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Start
 from qfx.vocab import bound, is_op
-from qfx_passes.operands import constant_value, is_constant, value_of
+from qfx_passes.operands import constant_value, is_constant, parameter_value
 
 _CODES = (torch.int8, torch.uint8)
 
@@ -117,7 +117,7 @@ def _same_weight(node: fx.Node, layer: fx.Node, reference: fx.GraphModule, rw: R
     weight, codes = bound(node)["weight"], bound(layer)["weight"]
     if not is_constant(weight) or not isinstance(codes, fx.Node):
         return False
-    ours = value_of(weight, rw).detach()
+    ours = parameter_value(weight, rw).detach()
     theirs = constant_value(codes, reference)
     if theirs is None or theirs.shape != ours.shape:
         return False
@@ -208,7 +208,7 @@ def _take_bias(node: fx.Node, wanted: Tensor, rw: Rewriter) -> None:
         _shift_fold(bias, wanted, rw)
     else:
         with torch.no_grad():
-            value_of(bias, rw).copy_(wanted)
+            parameter_value(bias, rw).copy_(wanted)
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ from qfx.training.norm_factor import NormFactor
 from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.canonical.norms import Norms
 from qfx_passes.fusion.fusible import PostOp
-from qfx_passes.operands import is_constant, value_of, weight_operands
+from qfx_passes.operands import is_constant, parameter_value, weight_operands
 from qfx_passes.training.derived_weights import expression_of, parameter_of
 
 
@@ -263,7 +263,7 @@ class _Form:
 
     def _made(self, spec: QuantSpec, meaning: fx.Node) -> FakeQuantize:
         try:
-            return make_weight_fake_quant(spec, value_of(meaning, self.rw))
+            return make_weight_fake_quant(spec, parameter_value(meaning, self.rw))
         except CalibrationError as error:
             raise CalibrationError(f"{parameter_of(meaning).target}: {error}") from error
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from qfx import vocab
-from qfx.backends.base import Emitter, Measured, Site
+from qfx.backends.base import Emitter, LoweringSite, Measured
 from qfx.backends.onednn import kernels
 from qfx.backends.onednn.operands import expand, known_input
 from qfx.graph import meta
@@ -49,17 +49,17 @@ def dequantize(em: Emitter, integers: fx.Node, qparams: QParams | Measured) -> f
     )
 
 
-def max_pool1d(em: Emitter, site: Site) -> fx.Node:
+def max_pool1d(em: Emitter, site: LoweringSite) -> fx.Node:
     """Pooling of sequences, by the kernel for images."""
     return _max_pool(em, site, kernels.max_pool1d, [w[0] if w else None for w in _window(site, 1)])
 
 
-def max_pool2d(em: Emitter, site: Site) -> fx.Node:
+def max_pool2d(em: Emitter, site: LoweringSite) -> fx.Node:
     """The one pooling kernel that takes plain uint8."""
     return _max_pool(em, site, kernels.max_pool2d, _window(site, 2))
 
 
-def _max_pool(em: Emitter, site: Site, kernel: Any, window: list[Any]) -> fx.Node:
+def _max_pool(em: Emitter, site: LoweringSite, kernel: Any, window: list[Any]) -> fx.Node:
     qx, x = known_input(site)
     if site.arguments["spread"]:
         qx = _filled(em, site, qx, x)
@@ -67,7 +67,7 @@ def _max_pool(em: Emitter, site: Site, kernel: Any, window: list[Any]) -> fx.Nod
     return em.rw.call(kernel, qx, *given, origins=(site.node,), value=_codes(site))
 
 
-def _filled(em: Emitter, site: Site, qx: fx.Node, x: QParams) -> fx.Node:
+def _filled(em: Emitter, site: LoweringSite, qx: fx.Node, x: QParams) -> fx.Node:
     """``qx``, padded with the code that what a pool fills with rounds to."""
     fill: Any = site.arguments["fill"]
     code = float(x.quantize(torch.tensor(fill)))
@@ -75,20 +75,20 @@ def _filled(em: Emitter, site: Site, qx: fx.Node, x: QParams) -> fx.Node:
     return em.rw.call(F.pad, qx, spread, "constant", code, origins=(site.node,))
 
 
-def _window(site: Site, dims: int) -> list[list[int]]:
+def _window(site: LoweringSite, dims: int) -> list[list[int]]:
     """Kernel size, stride (empty: the kernel size), padding and dilation, a number per dim each."""
     values = [site.arguments[n] for n in ("kernel_size", "stride", "padding", "dilation")]
     return [[] if value is None else expand(value, dims) for value in values]
 
 
-def _codes(site: Site) -> meta.TensorInfo:
+def _codes(site: LoweringSite) -> meta.TensorInfo:
     """The codes of what the site yields."""
     info = meta.tensor_info(site.node)
     assert info is not None
     return meta.TensorInfo(info.shape, torch.uint8)
 
 
-def pad(em: Emitter, site: Site) -> fx.Node:
+def pad(em: Emitter, site: LoweringSite) -> fx.Node:
     """Padding with the code of zero."""
     qx, x = known_input(site)
     mode: Any = site.arguments["mode"]

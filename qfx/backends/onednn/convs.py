@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.backends.base import Emit, Emitter, Measured, Site
+from qfx.backends.base import Emit, Emitter, LoweringSite, Measured
 from qfx.backends.onednn import calls, kernels
 from qfx.backends.onednn import transposed_convs as transpose
 from qfx.backends.onednn.conv_calls import ConvCall, Ending, pack, write, write_sum
@@ -43,7 +43,7 @@ from qfx.rewrite.pattern import Mismatch
 def conv(dims: int) -> Emit:
     """Emits ``onednn.qconv{dims}d_pointwise``, or its binary form with a residual."""
 
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         residual, unary = post_of(site)
         if residual is not None:
             add = sum_pointwise if is_pointwise(site) else _sum_conv
@@ -62,7 +62,7 @@ def conv(dims: int) -> Emit:
 def conv_transpose(dims: int) -> Emit:
     """Emits a transposed convolution as a convolution whose phases are woven together."""
 
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         _, unary = post_of(site)
         inside = unary if _computes(dims, unary) else None
         y = _convolution(em, site, inside)
@@ -84,7 +84,7 @@ def _computes(dims: int, unary: Step | None) -> bool:
 
 
 # -- the calls of a form -------------------------------------------------------------------------
-def _convolution(em: Emitter, site: Site, unary: Step | None) -> fx.Node | Mismatch:
+def _convolution(em: Emitter, site: LoweringSite, unary: Step | None) -> fx.Node | Mismatch:
     """The convolution in the first form that is right; transposed ones not woven yet."""
     post = attributes(site, unary)
     form = right_form(site.node, _ending(site, post), pixels=_owns_image(site))
@@ -103,7 +103,9 @@ def _convolution(em: Emitter, site: Site, unary: Step | None) -> fx.Node | Misma
     return call(em, site, transpose.weave_groups, parts, site.arguments["groups"])
 
 
-def _sum_conv(em: Emitter, site: Site, residual: fx.Node, unary: Step | None) -> fx.Node | Mismatch:
+def _sum_conv(
+    em: Emitter, site: LoweringSite, residual: fx.Node, unary: Step | None
+) -> fx.Node | Mismatch:
     relu = None if is_free(site, unary) or unary is None else unary[0]
     ending = _ending(site, (relu or "none", [], ""), adds=True)
     form = right_form(site.node, ending, pixels=_owns_image(site))
@@ -119,21 +121,21 @@ def _sum_conv(em: Emitter, site: Site, residual: fx.Node, unary: Step | None) ->
     return call(em, site, kernel, *args)
 
 
-def _ending(site: Site, post: tuple[str, list[Any], str], *, adds: bool = False) -> Ending:
+def _ending(site: LoweringSite, post: tuple[str, list[Any], str], *, adds: bool = False) -> Ending:
     _, shift = _packing_numbers(input_of(site)[1])
     name, values, algorithm = post
     _, _, dtype = output_of(site)
     return Ending(shift != 0, dtype, (name, tuple(values), algorithm), adds)
 
 
-def _owns_image(site: Site) -> bool:
+def _owns_image(site: LoweringSite) -> bool:
     """Whether the convolution alone reads an image that is quantized for it."""
     qx, _ = input_of(site)
     alone = all(set(reader.users) == {site.node} for reader in qx.users)
     return qx.target is kernels.quantize and alone
 
 
-def _read(em: Emitter, site: Site, form: Form) -> fx.Node:
+def _read(em: Emitter, site: LoweringSite, form: Form) -> fx.Node:
     """The input as the calls of a form read it."""
     qx, _ = input_of(site)
     outer = form.parts[0].call.outer
@@ -146,7 +148,7 @@ def _read(em: Emitter, site: Site, form: Form) -> fx.Node:
     return _padded(em, site, list(outer)) if outer else qx
 
 
-def _padded(em: Emitter, site: Site, pads: list[int]) -> fx.Node:
+def _padded(em: Emitter, site: LoweringSite, pads: list[int]) -> fx.Node:
     """The input with zeros around it."""
     qx, x = input_of(site)
     shape = shape_of(qx)
@@ -157,7 +159,7 @@ def _padded(em: Emitter, site: Site, pads: list[int]) -> fx.Node:
 
 
 def _operands(
-    em: Emitter, site: Site, qx: fx.Node, form: Form, index: int
+    em: Emitter, site: LoweringSite, qx: fx.Node, form: Form, index: int
 ) -> tuple[tuple[Any, ...], Any]:
     """What a call of a form reads: input, weight and their qparams; and the bias."""
     part, weight = form.parts[index], weight_of(site)
@@ -175,7 +177,7 @@ def _operands(
 
 
 def _scales(
-    em: Emitter, site: Site, part: Part, key: tuple[object, ...]
+    em: Emitter, site: LoweringSite, part: Part, key: tuple[object, ...]
 ) -> tuple[fx.Node, fx.Node]:
     """Scales and zero points of the weight of a call."""
     if _keeps_scales(site, part):
@@ -185,7 +187,7 @@ def _scales(
     return scales, em.packed((*key, "zeros"), lambda: zeros)
 
 
-def _scale_values(site: Site, part: Part) -> Tensor:
+def _scale_values(site: LoweringSite, part: Part) -> Tensor:
     """The scales of the weight of a call: one for all, or one per output channel."""
     scales = torch.as_tensor(weight_of(site).qparams.scale, dtype=torch.float32).reshape(-1)
     if _keeps_scales(site, part):
@@ -194,12 +196,12 @@ def _scale_values(site: Site, part: Part) -> Tensor:
     return part.channels(scales.repeat(_outputs(site) // scales.numel()))
 
 
-def _keeps_scales(site: Site, part: Part) -> bool:
+def _keeps_scales(site: LoweringSite, part: Part) -> bool:
     plain = "output_padding" not in site.arguments
     return plain and _keeps_channels(part.call, _outputs(site))
 
 
-def _bias(em: Emitter, site: Site, part: Part, key: tuple[object, ...]) -> Any:
+def _bias(em: Emitter, site: LoweringSite, part: Part, key: tuple[object, ...]) -> Any:
     values = site.bias
     if values is None or _keeps_channels(part.call, _outputs(site)):
         return site.arguments["bias"]
@@ -211,7 +213,7 @@ def _keeps_channels(call: ConvCall, outputs: int) -> bool:
     return call.weight[0] == outputs
 
 
-def _outputs(site: Site) -> int:
+def _outputs(site: LoweringSite) -> int:
     """How many output channels the layer has."""
     shape, groups = weight_of(site).integers.shape, site.arguments["groups"]
     assert isinstance(groups, int)
@@ -223,7 +225,7 @@ def _packing_numbers(x: QParams | Measured) -> tuple[float, int]:
     return (1.0, 1) if isinstance(x, Measured) else (float(x.scale), int(x.zero_point))
 
 
-def _activation(em: Emitter, site: Site, y: fx.Node, unary: Step | None) -> fx.Node:
+def _activation(em: Emitter, site: LoweringSite, y: fx.Node, unary: Step | None) -> fx.Node:
     """An activation that the kernel does not compute, applied to its result."""
     if unary is None or is_free(site, unary):
         return y

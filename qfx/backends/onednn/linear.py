@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from qfx.backends.base import Emitter, Site
+from qfx.backends.base import Emitter, LoweringSite
 from qfx.backends.onednn import calls, kernels
 from qfx.backends.onednn.merge_products import remember
 from qfx.backends.onednn.operands import (
@@ -26,14 +26,14 @@ from qfx.backends.onednn.operands import (
 from qfx.rewrite.pattern import Mismatch
 
 
-def is_pointwise(site: Site) -> bool:
+def is_pointwise(site: LoweringSite) -> bool:
     """Whether a 2-d convolution is a linear layer on every pixel."""
     stride, padding = (expand(site.arguments[n], 2) for n in ("stride", "padding"))
     taps = list(weight_of(site).integers.shape[2:])
     return taps == stride == [1, 1] and padding == [0, 0] and site.arguments["groups"] == 1
 
 
-def pointwise(em: Emitter, site: Site, unary: Step | None) -> fx.Node:
+def pointwise(em: Emitter, site: LoweringSite, unary: Step | None) -> fx.Node:
     """Emits a 1x1 convolution as a linear layer."""
     head = _linear_head(em, site, _pixels_shape(site))
     bias, attr = site.arguments["bias"], attributes(site, unary)
@@ -41,19 +41,19 @@ def pointwise(em: Emitter, site: Site, unary: Step | None) -> fx.Node:
 
 
 def sum_pointwise(
-    em: Emitter, site: Site, residual: fx.Node, unary: Step | None
+    em: Emitter, site: LoweringSite, residual: fx.Node, unary: Step | None
 ) -> fx.Node | Mismatch:
     """Emits a 1x1 convolution that adds a residual, as a linear layer that does."""
     head = _linear_head(em, site, _pixels_shape(site))
     return _add_linear(em, site, calls.pointwise_add, head, residual, unary)
 
 
-def _pixels_shape(site: Site) -> list[int]:
+def _pixels_shape(site: LoweringSite) -> list[int]:
     batch, channels, height, width = shape_of(input_of(site)[0])
     return [batch, height, width, channels]
 
 
-def linear(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def linear(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     """Emits ``onednn.qlinear_pointwise``, or its binary form with a residual."""
     head = _linear_head(em, site, shape_of(input_of(site)[0]))
     residual, unary = post_of(site)
@@ -65,7 +65,7 @@ def linear(em: Emitter, site: Site) -> fx.Node | Mismatch:
     return y
 
 
-def _linear_head(em: Emitter, site: Site, shape: list[int]) -> tuple[Any, ...]:
+def _linear_head(em: Emitter, site: LoweringSite, shape: list[int]) -> tuple[Any, ...]:
     """The operands of a linear kernel, for an input of ``shape`` (..., in), up to the residual."""
     qx, x = input_of(site)
     weight = weight_of(site)
@@ -79,7 +79,7 @@ def _linear_head(em: Emitter, site: Site, shape: list[int]) -> tuple[Any, ...]:
 
 def _add_linear(
     em: Emitter,
-    site: Site,
+    site: LoweringSite,
     kernel: Any,
     head: tuple[Any, ...],
     residual: fx.Node,

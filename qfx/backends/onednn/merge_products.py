@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.backends.base import Site
+from qfx.backends.base import LoweringSite
 from qfx.backends.onednn import calls, kernels
 from qfx.backends.onednn.memory import QUANTIZING
 from qfx.framework.levels import Level
@@ -35,7 +35,7 @@ _TAIL = slice(7, None)  # output qparams, dtype and post-op
 _DTYPE = 9
 
 
-def remember(node: fx.Node, site: Site) -> None:
+def remember(node: fx.Node, site: LoweringSite) -> None:
     """Keep the codes (out, in) of a layer until :class:`MergeProducts`: packing hides them."""
     assert site.weight is not None
     node.meta[_CODES] = site.weight.integers

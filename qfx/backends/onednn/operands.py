@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from qfx.backends.base import Emitter, Measured, QuantizedWeight, Site, saturates
+from qfx.backends.base import Emitter, LoweringSite, Measured, QuantizedWeight, saturates
 from qfx.backends.onednn import kernels
 from qfx.backends.onednn.memory import COPIES
 from qfx.graph import meta
@@ -32,21 +32,21 @@ Step = tuple[Any, ...]
 """A post-op: its name and its numbers; or a part of a call."""
 
 
-def input_of(site: Site, name: str = "input") -> tuple[fx.Node, QParams | Measured]:
+def input_of(site: LoweringSite, name: str = "input") -> tuple[fx.Node, QParams | Measured]:
     """The integer node of an operand and its qparams."""
     operand = site.arguments[name]
     assert isinstance(operand, fx.Node)
     return site.inputs[operand]
 
 
-def known_input(site: Site) -> tuple[fx.Node, QParams]:
+def known_input(site: LoweringSite) -> tuple[fx.Node, QParams]:
     """As :func:`input_of`, for operations that take no measured qparams."""
     qx, x = input_of(site)
     assert isinstance(x, QParams)
     return qx, x
 
 
-def call(em: Emitter, site: Site, kernel: Any, *args: Any) -> fx.Node:
+def call(em: Emitter, site: LoweringSite, kernel: Any, *args: Any) -> fx.Node:
     """A call of ``kernel`` that yields what the site yields, in its output dtype."""
     info = meta.tensor_info(site.node)
     assert info is not None
@@ -55,7 +55,7 @@ def call(em: Emitter, site: Site, kernel: Any, *args: Any) -> fx.Node:
 
 
 def accumulator_of(
-    em: Emitter, site: Site, residual: fx.Node, kernel: Any, *, in_place: bool
+    em: Emitter, site: LoweringSite, residual: fx.Node, kernel: Any, *, in_place: bool
 ) -> tuple[fx.Node, QParams | Measured] | Mismatch:
     """What ``kernel`` adds to, and its qparams: a copy of the residual, if it adds ``in_place``.
 
@@ -70,14 +70,14 @@ def accumulator_of(
     return added, qparams
 
 
-def output_of(site: Site) -> tuple[Any, ...]:
+def output_of(site: LoweringSite) -> tuple[Any, ...]:
     """Scale, zero point and dtype of the result, as kernels take them."""
     output = site.output or FLOAT
     dtype = torch.float32 if site.output is None else output.dtype
     return output.scale, output.zero_point, dtype
 
 
-def weight_of(site: Site) -> QuantizedWeight:
+def weight_of(site: LoweringSite) -> QuantizedWeight:
     """The weight of a layer, which has one."""
     assert site.weight is not None
     return site.weight
@@ -101,7 +101,7 @@ def shape_of(node: fx.Node) -> list[int]:
     return list(info.shape)
 
 
-def post_of(site: Site) -> tuple[fx.Node | None, Step | None]:
+def post_of(site: LoweringSite) -> tuple[fx.Node | None, Step | None]:
     """The residual, and the activation after it."""
     post: Any = site.arguments["post"]
     residual = post[0][1] if post and post[0][0] == "add" else None
@@ -114,14 +114,14 @@ def bounds_of(unary: Step) -> tuple[float | None, float | None]:
     return (0.0, None) if unary[0] == "relu" else (unary[1], unary[2])
 
 
-def is_free(site: Site, unary: Step | None) -> bool:
+def is_free(site: LoweringSite, unary: Step | None) -> bool:
     """Whether saturation does the activation."""
     if site.output is None or unary is None or unary[0] not in ("relu", "clamp"):
         return False
     return saturates(site.output, *bounds_of(unary))
 
 
-def attributes(site: Site, unary: Step | None) -> tuple[str, list[Any], str]:
+def attributes(site: LoweringSite, unary: Step | None) -> tuple[str, list[Any], str]:
     """``attr, scalars, algorithm`` of a unary post-op."""
     if unary is None or is_free(site, unary):
         return "none", [], ""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
+from qfx.backends.base import Emit, Emitter, LoweringSite, QuantizedWeight
 from qfx.backends.onednn import kernels, recurrent
 from qfx.backends.onednn.operands import input_of
 from qfx.backends.stored_weights.recurrent import mark_restored
@@ -38,7 +38,7 @@ _KINDS = {
 def layer(op: vocab.OpDef) -> Emit:
     """Emits the call of a recurrent layer or cell."""
 
-    def emit(em: Emitter, site: Site) -> fx.Node:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node:
         if op in vocab.SEQUENCES and _hidden_units(site) < FEWEST_UNITS:
             return _in_float(em, site)
         codes, x = input_of(site)
@@ -55,11 +55,11 @@ def layer(op: vocab.OpDef) -> Emit:
     return emit
 
 
-def _hidden_units(site: Site) -> int:
+def _hidden_units(site: LoweringSite) -> int:
     return int(site.weights[1].integers.shape[1])
 
 
-def _in_float(em: Emitter, site: Site) -> fx.Node:
+def _in_float(em: Emitter, site: LoweringSite) -> fx.Node:
     """The float layer on the float value, over weights that are made float when it runs."""
     node, op = site.node, site.node.target
     assert isinstance(op, vocab.OpDef)
@@ -82,13 +82,13 @@ def _restored(em: Emitter, weight: Any) -> fx.Node:
 
 
 def _call(
-    em: Emitter, site: Site, kernel: Callable[..., Any], *args: Any, **kwargs: Any
+    em: Emitter, site: LoweringSite, kernel: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> fx.Node:
     value = meta.value_of(site.node)
     return em.rw.call(kernel, *args, origins=(site.node,), value=value, **kwargs)
 
 
-def _parts(em: Emitter, site: Site, kind: str) -> Iterator[fx.Node]:
+def _parts(em: Emitter, site: LoweringSite, kind: str) -> Iterator[fx.Node]:
     """The :data:`~qfx.backends.onednn.recurrent.PARTS` of each layer and direction."""
     biases: Any = site.arguments["biases"]
     weights = pairs(site.weights)
@@ -107,7 +107,7 @@ def _parts(em: Emitter, site: Site, kind: str) -> Iterator[fx.Node]:
         yield em.packed(("recurrent", "zeros"), _constant(torch.zeros(1, dtype=torch.int8)))
 
 
-def _is_joint(site: Site) -> bool:
+def _is_joint(site: LoweringSite) -> bool:
     """Whether both directions are packed as one."""
     if not site.arguments.get("bidirectional"):  # cells never are
         return False

@@ -21,7 +21,7 @@ REASON = "kernel-failed-probe"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ProbeResult:
     """What a probe found: falsy, with a reason, if the kernel can't be used."""
 
     combination: Combination
@@ -36,7 +36,7 @@ class Verdict:
         return REASON if self.detail else ""
 
 
-_verdicts: dict[Combination, Verdict] = {}
+_verdicts: dict[Combination, ProbeResult] = {}
 _lock = threading.Lock()
 
 
@@ -45,7 +45,7 @@ def probe(
     trials: Probe | None,
     post: tuple[str, ...] = (),
     dtype: torch.dtype = torch.uint8,
-) -> Verdict:
+) -> ProbeResult:
     """Whether a kernel gives right results here; runs it the first time it is asked.
 
     Args:
@@ -62,20 +62,20 @@ def probe(
         return _verdicts[combination]
 
 
-def judge(combination: Combination, trials: Probe | None) -> Verdict:
+def judge(combination: Combination, trials: Probe | None) -> ProbeResult:
     """Run ``trials``; the first that deviates or raises decides. None: nothing to doubt."""
     if trials is None:
-        return Verdict(combination)
+        return ProbeResult(combination)
     try:
         with torch.inference_mode(), torch.device("cpu"):
             faults = (trial.fault() for trial in trials(combination))
-            return Verdict(combination, next((fault for fault in faults if fault), ""))
+            return ProbeResult(combination, next((fault for fault in faults if fault), ""))
     except Exception as error:  # whatever a kernel raises means that it can't be used
         text = str(error).strip().split("\n")[0]
-        return Verdict(combination, f"{type(error).__name__}: {text}")
+        return ProbeResult(combination, f"{type(error).__name__}: {text}")
 
 
-def failures() -> tuple[Verdict, ...]:
+def failures() -> tuple[ProbeResult, ...]:
     """Every probe that failed so far in this process."""
     with _lock:
         return tuple(verdict for verdict in _verdicts.values() if not verdict)

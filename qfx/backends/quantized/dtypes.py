@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.backends.base import Emit, Emitter, Measured, QuantizedWeight, Site, saturates
+from qfx.backends.base import Emit, Emitter, LoweringSite, Measured, QuantizedWeight, saturates
 from qfx.backends.onednn.conv_forms import as_it_is
 from qfx.backends.packing_engine import engine
 from qfx.backends.quantized.binary import BINARY
@@ -33,13 +33,13 @@ from qfx.vocab import bound
 _DTYPES = {torch.uint8: torch.quint8, torch.int8: torch.qint8}
 
 
-def output_of(site: Site) -> QParams:
+def output_of(site: LoweringSite) -> QParams:
     """The qparams of a result that is always an integer."""
     assert site.output is not None
     return site.output
 
 
-def integer(site: Site, name: str = "input") -> fx.Node:
+def integer(site: LoweringSite, name: str = "input") -> fx.Node:
     """The integer node that stands for a named operand."""
     operand = site.arguments[name]
     assert isinstance(operand, fx.Node)
@@ -47,7 +47,7 @@ def integer(site: Site, name: str = "input") -> fx.Node:
 
 
 def call(
-    em: Emitter, site: Site, target: Callable[..., Any], *args: Any, **attributes: Any
+    em: Emitter, site: LoweringSite, target: Callable[..., Any], *args: Any, **attributes: Any
 ) -> fx.Node:
     """A call of a kernel whose result is an integer tensor like the site's."""
     info = meta.tensor_info(site.node)
@@ -108,7 +108,7 @@ def quantized_weight(weight: QuantizedWeight) -> Tensor:
     return make_per_tensor(weight.integers, float(qparams.scale), int(qparams.zero_point))
 
 
-def clamped(em: Emitter, site: Site, y: fx.Node, post: Sequence[Any]) -> fx.Node:
+def clamped(em: Emitter, site: LoweringSite, y: fx.Node, post: Sequence[Any]) -> fx.Node:
     """Apply a relu or clamp post-op to the integers ``y`` where saturation does not do it."""
     low, high = (0.0, None) if post[0] == "relu" else (post[1], post[2])
     if saturates(output_of(site), low, high):
@@ -130,7 +130,7 @@ def packed_kernel(
     ``depthwise`` is the engine that packs convolutions of one channel a group, if another.
     """
 
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         assert site.weight is not None
         packing = depthwise if depthwise and is_depthwise(site.node) else engine_name
         if spatial and is_wrong(as_it_is(site.node), site.node, packing):
@@ -170,7 +170,7 @@ def overload(name: str) -> Callable[..., Any]:
 
 def packed_weight(
     em: Emitter,
-    site: Site,
+    site: LoweringSite,
     name: str,
     engine_name: str,
     spatial: int = 0,
@@ -202,7 +202,7 @@ def binary(name: str) -> Emit:
     A number, or an operand without qparams, is refused.
     """
 
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         post: tuple[Any, ...] = site.arguments["post"]  # type: ignore[assignment]
         output = output_of(site)
         kernel = BINARY[f"{name}_relu" if post else name]
@@ -212,7 +212,7 @@ def binary(name: str) -> Emit:
     return emit
 
 
-def _operand(em: Emitter, site: Site, name: str) -> fx.Node:
+def _operand(em: Emitter, site: LoweringSite, name: str) -> fx.Node:
     """A tensor operand in integers, or a number as a one-element quantized constant."""
     operand = site.arguments[name]
     if isinstance(operand, fx.Node):
@@ -227,7 +227,7 @@ def _operand(em: Emitter, site: Site, name: str) -> fx.Node:
     return em.packed(("number", operand), recipe)
 
 
-def cat(em: Emitter, site: Site) -> fx.Node:
+def cat(em: Emitter, site: LoweringSite) -> fx.Node:
     """Concatenation; ``quantized::cat`` where an input has other qparams than the result."""
     output, dim = output_of(site), site.arguments["dim"]
     tensors: Any = site.arguments["tensors"]
@@ -241,7 +241,7 @@ def cat(em: Emitter, site: Site) -> fx.Node:
 def with_output(target: Callable[..., Any], *parameters: str) -> Emit:
     """Emits a kernel of the input, the named arguments, and the result's scale and zero point."""
 
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         output = output_of(site)
         values = [site.arguments[p] for p in parameters]
         return call(em, site, target, integer(site), *values, output.scale, output.zero_point)

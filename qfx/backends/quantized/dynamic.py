@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from qfx import vocab
-from qfx.backends.base import Emit, Emitter, Site
+from qfx.backends.base import Emit, Emitter, LoweringSite
 from qfx.backends.hardware import hardware
 from qfx.backends.quantized import dtypes as q
 from qfx.backends.quantized.linear import LINEAR
@@ -33,7 +33,7 @@ def linear(engine: str) -> Emit:
     """Emits ``quantized::linear_dynamic``, with relu as post-op."""
     packing = dynamic_engine(engine)
 
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         post: Any = site.arguments["post"]
         relu = post == (("relu",),)
         kernel = LINEAR["linear_relu_dynamic" if relu else "linear_dynamic"]
@@ -44,7 +44,9 @@ def linear(engine: str) -> Emit:
     return emit
 
 
-def _call(em: Emitter, site: Site, kernel: Any, packed: fx.Node, reduce_range: bool) -> fx.Node:
+def _call(
+    em: Emitter, site: LoweringSite, kernel: Any, packed: fx.Node, reduce_range: bool
+) -> fx.Node:
     """The kernel on the float value that the reference form quantizes."""
     operand = site.arguments["input"]
     assert isinstance(operand, fx.Node)
@@ -55,7 +57,7 @@ def _call(em: Emitter, site: Site, kernel: Any, packed: fx.Node, reduce_range: b
     )  # fmt: skip
 
 
-def _with_post(em: Emitter, site: Site, y: fx.Node) -> fx.Node:
+def _with_post(em: Emitter, site: LoweringSite, y: fx.Node) -> fx.Node:
     """The post-ops of the site, in float."""
     post: Any = site.arguments["post"]
     for name, *values in post:

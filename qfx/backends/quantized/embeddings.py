@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qfx.backends.base import Emit, Emitter, KernelRule, QuantizedWeight, Site
+from qfx.backends.base import Emit, Emitter, KernelRule, LoweringSite, QuantizedWeight
 from qfx.backends.packing_engine import engine
 from qfx.backends.stored_weights import embedding_rows
 from qfx.backends.stored_weights import emitters as weight_emit
@@ -56,7 +56,7 @@ def lookups(engine_name: str) -> tuple[KernelRule, ...]:
 
 
 def _emit_embedding(engine_name: str) -> Emit:
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         kept = weight_emit.Kept.of(em, site)
         if kept.scale is None or kept.group_size is not None or kept.columns is not None:
             return weight_emit.embedding(em, site)
@@ -70,7 +70,7 @@ def _emit_embedding(engine_name: str) -> Emit:
 
 
 def _emit_bag(engine_name: str) -> Emit:
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         bits = weight_emit.bits_of_rows(site, weight_emit.Kept.of(em, site))
         if not bits:
             return weight_emit.embedding_bag(em, site)
@@ -86,7 +86,7 @@ def _suffix(bits: int) -> str:
     return "byte" if bits == 8 else "4bit"
 
 
-def _packed(em: Emitter, site: Site, engine_name: str, bits: int) -> fx.Node:
+def _packed(em: Emitter, site: LoweringSite, engine_name: str, bits: int) -> fx.Node:
     weight = site.weight
     assert weight is not None
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qfx.backends.base import Emit, Emitter, Measured, Site
+from qfx.backends.base import Emit, Emitter, LoweringSite, Measured
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
@@ -72,7 +72,7 @@ def on_tidy(emit: Emit, dims: int = 0) -> Emit:
         dims: spatial dims of the operation; 0 where the input always has batch and channels.
     """
 
-    def emit_on_tidy(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit_on_tidy(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         info = meta.tensor_info(_input(site)[0])
         unbatched = dims and info is not None and len(info.shape) == dims + 1
         return emit(em, _arranged(em, site, contiguous if unbatched else tidy))
@@ -80,17 +80,17 @@ def on_tidy(emit: Emit, dims: int = 0) -> Emit:
     return emit_on_tidy
 
 
-def in_order_op(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def in_order_op(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     """The operation itself on integers, :func:`in_order`."""
     return same_op(em, _arranged(em, site, in_order))
 
 
-def contiguous_op(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def contiguous_op(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     """The operation itself on integers, made :func:`contiguous`."""
     return same_op(em, _arranged(em, site, contiguous))
 
 
-def _arranged(em: Emitter, site: Site, arrange: Callable[[Tensor], Tensor]) -> Site:
+def _arranged(em: Emitter, site: LoweringSite, arrange: Callable[[Tensor], Tensor]) -> LoweringSite:
     """The site with its integer input arranged."""
     integers, qparams = _input(site)
     value = meta.value_of(integers)
@@ -99,13 +99,13 @@ def _arranged(em: Emitter, site: Site, arrange: Callable[[Tensor], Tensor]) -> S
     return replace(site, inputs={**site.inputs, operand: (made, qparams)})
 
 
-def _input(site: Site) -> tuple[fx.Node, QParams | Measured]:
+def _input(site: LoweringSite) -> tuple[fx.Node, QParams | Measured]:
     operand = site.arguments["input"]
     assert isinstance(operand, fx.Node)
     return site.inputs[operand]
 
 
-def same_op(em: Emitter, site: Site, **other: object) -> fx.Node | Mismatch:
+def same_op(em: Emitter, site: LoweringSite, **other: object) -> fx.Node | Mismatch:
     """The operation itself, on integers, with ``other`` attributes in place of its own."""
     node = site.node
     assert not isinstance(node.target, str)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qfx.backends.base import Site
+from qfx.backends.base import LoweringSite
 from qfx.backends.onednn.overhang import (
     Sizes,
     lacks_room,
@@ -52,7 +52,7 @@ def roomy_conv(
     return with_room(lambda x, _: kernel(x, packed, *rest), x, least, stride, 0.0)
 
 
-def room_of(site: Site, packing: str, dims: int) -> tuple[Site, dict[str, Any]]:
+def room_of(site: LoweringSite, packing: str, dims: int) -> tuple[LoweringSite, dict[str, Any]]:
     """The convolution to pack under an engine, and what :func:`roomy_conv` needs ({} for nothing).
 
     Args:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.nn.utils.rnn import PackedSequence
 
 from qfx import vocab
-from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
+from qfx.backends.base import Emit, Emitter, LoweringSite, QuantizedWeight
 from qfx.backends.packing_engine import engine
 from qfx.backends.quantized import dtypes as q
 from qfx.backends.quantized.saturation import reduces
@@ -169,7 +169,7 @@ def layer(op: vocab.OpDef, engine_name: str) -> Emit:
     fixed cost of oneDNN's kernels is most of the time, twice that of fbgemm's.
     """
 
-    def emit(em: Emitter, site: Site) -> fx.Node:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node:
         operand, hx = site.arguments["input"], site.arguments["hx"]
         assert isinstance(operand, fx.Node)
         value = site.inputs[operand][0].args[0]
@@ -187,7 +187,7 @@ def layer(op: vocab.OpDef, engine_name: str) -> Emit:
     return emit
 
 
-def _packed(em: Emitter, site: Site, engine_name: str) -> Iterator[fx.Node]:
+def _packed(em: Emitter, site: LoweringSite, engine_name: str) -> Iterator[fx.Node]:
     """Reads of the packed cell parameters of each layer and direction."""
     nodes: Any = site.arguments["biases"]
     of_cell: list[tuple[fx.Node, ...]] = [*pairs(nodes)] or [()] * (len(site.weights) // 2)

@@ -24,8 +24,8 @@ from qfx.backends.base import (
     Emit,
     Emitter,
     KernelRule,
+    LoweringSite,
     Output,
-    Site,
     Supports,
     WeightRule,
     follows,
@@ -137,7 +137,7 @@ def _recurrent(engine: str) -> tuple[KernelRule, ...]:
 def _with_own_qparams(kernel: Callable[..., Any], own: QParams) -> Emit:
     """Emits a kernel whose result has the qparams ``own``, whatever is asked for."""
 
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         asked = q.output_of(site)
         if (asked.scale, asked.zero_point) != (own.scale, own.zero_point):
             return Mismatch(
@@ -341,7 +341,7 @@ def _interpolates(node: fx.Node) -> Mismatch | None:
     return None
 
 
-def _pad(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def _pad(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     """Padding; of volumes only in order, for what copies them knows no other format."""
     info = meta.tensor_info(site.node)
     is_volume = info is not None and len(info.shape) > 4
@@ -349,14 +349,14 @@ def _pad(em: Emitter, site: Site) -> fx.Node | Mismatch:
 
 
 # -- calls that no pattern covers -------------------------------------------------------------
-def _matmul(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def _matmul(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     output = q.output_of(site)
     operands = (q.integer(site, "input"), q.integer(site, "other"))
     kernel = torch.ops.quantized.matmul.default
     return q.call(em, site, kernel, *operands, output.scale, output.zero_point)
 
 
-def _max_pool(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def _max_pool(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     """Pooling, with what it fills with (-inf, mostly) as near as a code comes."""
     if not site.arguments["spread"]:
         return same_op(em, site)
@@ -368,7 +368,7 @@ def _max_pool(em: Emitter, site: Site) -> fx.Node | Mismatch:
     return same_op(em, site, fill=float(nearest))
 
 
-def _batch_norm(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def _batch_norm(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     post, output = site.arguments["post"], q.output_of(site)
     ops = torch.ops.quantized
     kernel = ops.batch_norm_relu.default if post else ops.batch_norm.default
@@ -377,13 +377,13 @@ def _batch_norm(em: Emitter, site: Site) -> fx.Node | Mismatch:
     return q.call(em, site, kernel, q.integer(site), *values, output.scale, output.zero_point)
 
 
-def _elu(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def _elu(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     output = q.output_of(site)
     tail = (output.scale, output.zero_point, site.arguments["alpha"])
     return q.call(em, site, torch.ops.quantized.elu.default, q.integer(site), *tail)
 
 
-def _leaky_relu(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def _leaky_relu(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     output = q.output_of(site)
     tail = (site.arguments["negative_slope"], False, output.scale, output.zero_point)
     return q.call(em, site, torch.ops.quantized.leaky_relu.default, q.integer(site), *tail)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qfx.backends.base import Emit, Emitter, QuantizedWeight, Site
+from qfx.backends.base import Emit, Emitter, LoweringSite, QuantizedWeight
 from qfx.backends.onednn import transposed_convs as transpose
 from qfx.backends.onednn.conv_forms import phases
 from qfx.backends.onednn.overhang import least_sizes
@@ -49,7 +49,7 @@ def woven(packing: str, dims: int) -> Emit:
     """Emits the convolution of the phases, packed for an engine, and weaves them together."""
     name = f"conv{dims}d"
 
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         output = q.output_of(site)
         kernel = site.weight.integers.shape[2:]  # type: ignore[union-attr]
         stride, start, extra = (
@@ -75,7 +75,9 @@ def woven(packing: str, dims: int) -> Emit:
     return emit
 
 
-def _packed(em: Emitter, site: Site, packing: str, stride: list[int], taps: list[int]) -> fx.Node:
+def _packed(
+    em: Emitter, site: LoweringSite, packing: str, stride: list[int], taps: list[int]
+) -> fx.Node:
     assert site.weight is not None
     weight, groups = site.weight, site.arguments["groups"]
     assert isinstance(groups, int)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from qfx.backends.base import RUN_TIME, Emit, Emitter, KernelRule, Site, WeightRule
+from qfx.backends.base import RUN_TIME, Emit, Emitter, KernelRule, LoweringSite, WeightRule
 from qfx.backends.probing.probe import probe
 from qfx.backends.stored_weights import embedding_rows
 from qfx.backends.stored_weights import kernels as weight_kernels
@@ -49,7 +49,7 @@ class Kept:
     columns: int | None = None
 
     @classmethod
-    def of(cls, em: Emitter, site: Site) -> Kept:
+    def of(cls, em: Emitter, site: LoweringSite) -> Kept:
         """What ``site`` reads its weight from."""
         return cls.read(em, site.arguments["weight"])
 
@@ -90,7 +90,7 @@ class Kept:
 def linear(*kernels: PackedKernel) -> Emit:
     """Emits the first of ``kernels`` that pays, or a float layer over the restored weight."""
 
-    def emit(em: Emitter, site: Site) -> fx.Node | Mismatch:
+    def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
         kept, form = Kept.of(em, site), _form(em, site)
         code, faults = "unfit-kernel", []
         for kernel in (k for k in kernels if k.kept == kept.bits):
@@ -104,7 +104,7 @@ def linear(*kernels: PackedKernel) -> Emit:
     return emit
 
 
-def _form(em: Emitter, site: Site) -> Form:
+def _form(em: Emitter, site: LoweringSite) -> Form:
     input, weight = site.arguments["input"], site.arguments["weight"]
     assert isinstance(input, fx.Node)
     assert isinstance(weight, fx.Node)
@@ -135,7 +135,7 @@ def pays(kernel: PackedKernel, form: Form) -> bool:
     return kernel.pays(form)
 
 
-def _packed(em: Emitter, site: Site, kernel: PackedKernel, form: Form) -> fx.Node:
+def _packed(em: Emitter, site: LoweringSite, kernel: PackedKernel, form: Form) -> fx.Node:
     constants = kernel.pack(form)
     read = [
         value
@@ -151,7 +151,7 @@ def _packed(em: Emitter, site: Site, kernel: PackedKernel, form: Form) -> fx.Nod
 _WIDENED = "its weight is kept in {0} and made float in front of {1}: {2}"
 
 
-def _widened(em: Emitter, site: Site, kept: Kept, code: str, detail: str) -> fx.Node:
+def _widened(em: Emitter, site: LoweringSite, kept: Kept, code: str, detail: str) -> fx.Node:
     """The float layer behind a weight that is made float; it adds nothing to the coverage."""
     input, bias = site.arguments["input"], site.arguments["bias"]
     if kept.scale is None:
@@ -168,7 +168,7 @@ def _widened(em: Emitter, site: Site, kept: Kept, code: str, detail: str) -> fx.
     return y
 
 
-def call(em: Emitter, site: Site, function: Any, *args: Any, **options: Any) -> fx.Node:
+def call(em: Emitter, site: LoweringSite, function: Any, *args: Any, **options: Any) -> fx.Node:
     """A call that yields what the site yields, with its post-ops as one more keyword."""
     post: Any = site.arguments.get("post", ())
     if post:
@@ -190,7 +190,7 @@ def lookups(one: Emit | None = None, bag: Emit | None = None) -> tuple[KernelRul
     return row(EMBEDDING, one or embedding), row(EMBEDDING_BAG, bag or embedding_bag)
 
 
-def embedding(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def embedding(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     """Emits a lookup of integer rows, scaled."""
     kept = Kept.of(em, site)
     numbers = (kept.codes, kept.scale, kept.zero_point)
@@ -200,7 +200,7 @@ def embedding(em: Emitter, site: Site) -> fx.Node | Mismatch:
     return y
 
 
-def embedding_bag(em: Emitter, site: Site) -> fx.Node | Mismatch:
+def embedding_bag(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     """Emits the kernel of packed rows where it computes the bag, else a lookup and float pools."""
     kept = Kept.of(em, site)
     bits = bits_of_rows(site, kept)
@@ -217,7 +217,7 @@ def embedding_bag(em: Emitter, site: Site) -> fx.Node | Mismatch:
     return y
 
 
-def bits_of_rows(site: Site, kept: Kept) -> int:
+def bits_of_rows(site: LoweringSite, kept: Kept) -> int:
     """For which kernel of packed rows the bag of ``site`` is made, or 0."""
     pools = site.arguments["mode"] != "max" and site.arguments["padding_idx"] is None
     if not pools or kept.scale is None or kept.group_size is not None or kept.columns is not None:
@@ -225,7 +225,7 @@ def bits_of_rows(site: Site, kept: Kept) -> int:
     return 8 if kept.packed is None else 4
 
 
-def _rows(em: Emitter, site: Site, bits: int) -> fx.Node:
+def _rows(em: Emitter, site: LoweringSite, bits: int) -> fx.Node:
     weight = site.weight
     assert weight is not None
 
@@ -239,7 +239,7 @@ def _rows(em: Emitter, site: Site, bits: int) -> fx.Node:
     return y
 
 
-def bag_call(em: Emitter, site: Site, function: Any, packed: fx.Node, bits: int) -> fx.Node:
+def bag_call(em: Emitter, site: LoweringSite, function: Any, packed: fx.Node, bits: int) -> fx.Node:
     """A call of a kernel of packed rows for the bag of ``site``."""
     names = ("input", "offsets", "per_sample_weights")
     input, *bags = (site.arguments[name] for name in names)

@@ -12,14 +12,14 @@ from typing import Any
 from torch import fx
 
 from qfx import vocab
-from qfx.backends.base import Emitter, Site
+from qfx.backends.base import Emitter, LoweringSite
 from qfx.backends.stored_weights.emitters import Kept
 from qfx.graph import meta
 from qfx.quant.annotation import Decision, Kernel, mark_kernel
 from qfx.quant.reasons import refusal
 
 
-def restored(em: Emitter, site: Site) -> fx.Node:
+def restored(em: Emitter, site: LoweringSite) -> fx.Node:
     """Emits the float layer over its weights as the reference form restores them."""
     node, op = site.node, site.node.target
     assert isinstance(op, vocab.OpDef)
