@@ -60,6 +60,7 @@ class SeenThrough:
         self._converting = list(converting)
         self._asked = asked
         self._packages: set[str] = set()
+        self._loaded: dict[str, list[ModuleType]] = {}
         self._changed: list[_Change] = []
         self._by_value: dict[int, Any] = {}
 
@@ -98,11 +99,19 @@ class SeenThrough:
             if package in self._packages or package in _OPAQUE:
                 continue
             self._packages.add(package)
-            within = f"{package}."
-            modules = list(sys.modules.items())
-            for shown in [m for n, m in modules if n == package or n.startswith(within)]:
-                pending += _named(vars(shown).values()) if _is_users(package) else ()
+            is_users = _is_users(package)
+            for shown in self._modules_of(package):
+                if is_users:
+                    pending += _named(vars(shown))
                 self._change(vars(shown))
+
+    def _modules_of(self, package: str) -> list[ModuleType]:
+        """The modules of a package that are loaded."""
+        if package not in self._loaded:  # later ones may be imported while a model runs
+            self._loaded.clear()
+            for name, module in list(sys.modules.items()):
+                self._loaded.setdefault(name.partition(".")[0], []).append(module)
+        return self._loaded.get(package, [])
 
     def _change(self, names: dict[str, Any]) -> None:
         self._stand_in(names, EVERYWHERE)
@@ -135,16 +144,19 @@ class SeenThrough:
                 names[name] = before
         self._changed.clear()
         self._packages.clear()
+        self._loaded.clear()
 
 
-def _named(values: Iterable[object]) -> list[str]:
-    """The user's packages that hold ``values``, which are the globals of a module."""
-    names = {
-        value.__name__ if isinstance(value, ModuleType) else value.__module__
-        for value in list(values)
-        if isinstance(value, (ModuleType, FunctionType, type))
-    }
-    return [p for p in {name.partition(".")[0] for name in names if name} if _is_users(p)]
+def _named(names: dict[str, Any]) -> set[str]:
+    """The user's packages that the globals of a module name, or come from."""
+    found = set()
+    for value in list(names.values()):
+        kind = type(value)
+        if kind is FunctionType or kind is type:
+            found.add(value.__module__)
+        elif kind is ModuleType:
+            found.add(value.__name__)
+    return {p for p in {name.partition(".")[0] for name in found if name} if _is_users(p)}
 
 
 def _is_users(package: str) -> bool:
