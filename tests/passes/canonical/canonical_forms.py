@@ -1,0 +1,86 @@
+"""Tracing to canonical form, and what is read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qfx.graph import meta
+from qfx.vocab import OpDef
+from qfx_passes.canonical.canonicalize import Canonicalize
+from tests.support.checking import Result, assert_close, run
+
+
+def image(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Lambda(nn.Module):
+    """A module whose forward is a function of itself and the inputs."""
+
+    def __init__(self, function: Callable[..., Any], **children: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, child in children.items():
+            setattr(self, name, child)
+
+    def forward(self, x: Any) -> Any:
+        return self.function(self, x)
+
+
+class Lambda2(Lambda):
+    def forward(self, x: Any, y: Any) -> Any:
+        return self.function(self, x, y)
+
+
+class Lambda3(Lambda):
+    def forward(self, x: Any, y: Any, z: Any) -> Any:
+        return self.function(self, x, y, z)
+
+
+def canonical(
+    model: nn.Module | Callable[..., Any], *inputs: Any, atol: float = 0.0, **children: Any
+) -> Result:
+    """Canonicalize and check that the outputs are the model's."""
+    if not isinstance(model, nn.Module):
+        kind = (Lambda, Lambda2, Lambda3)[len(inputs) - 1]
+        model = kind(model, **children).eval()
+    result = run(Canonicalize(), model, inputs)
+    assert_same(result, model, *inputs, atol=atol)
+    return result
+
+
+def assert_same(result: Result, model: nn.Module, *inputs: Any, atol: float = 0.0) -> None:
+    def outputs(module: nn.Module) -> list[Tensor]:
+        copies = [i.clone() if isinstance(i, Tensor) else i for i in inputs]
+        leaves = torch.utils._pytree.tree_leaves(module(*copies))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    with torch.no_grad():
+        assert_close(outputs(result.graph_module), outputs(model), atol)
+
+
+def calls(result: Result) -> list[Any]:
+    """What the graph computes, in order: operations, or targets of what stayed as written."""
+    kinds = ("call_function", "call_method", "call_module")
+    return [n.target for n in result.graph_module.graph.nodes if n.op in kinds]
+
+
+def only(result: Result, op: OpDef) -> dict[str, Any]:
+    """Attributes of the one call of ``op``."""
+    (node,) = [n for n in result.graph_module.graph.nodes if n.target is op]
+    return dict(node.kwargs)
+
+
+def notes(result: Result) -> list[str]:
+    return [meta.note_of(n) for n in result.graph_module.graph.nodes if meta.note_of(n)]
+
+
+X = (2, 4, 6, 6)
+
+
+def layer(kind: type[nn.Module], **options: Any) -> nn.Module:
+    return kind(8, 2, 16, batch_first=True, dropout=0.1, **options)
