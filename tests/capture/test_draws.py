@@ -90,6 +90,22 @@ def test_a_draw_is_told_with_its_line(name: str) -> None:
     assert call in str(quantized.report)
 
 
+def test_two_runs_that_draw_almost_the_same_are_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By chance; the third draws something else."""
+    drawn = iter([0.5, 0.9, 0.501])
+
+    class Generator:
+        def random(self) -> float:
+            return next(drawn, 0.7)
+
+    def default_rng() -> Generator:
+        return Generator()
+
+    monkeypatch.setattr(np.random, "default_rng", default_rng)
+    model = Net(lambda y: y * np.random.default_rng().random()).eval()
+    assert any("default_rng()" in line for line in capture(model, (X,)).meta[BY_DRAW])
+
+
 @pytest.mark.parametrize("name", UNSEEN)
 def test_what_differs_from_run_to_run_is_told(name: str) -> None:
     found = capture(Net(UNSEEN[name]).eval(), (X,)).meta[BY_DRAW]
