@@ -7,6 +7,7 @@ vocabulary is closed once passes are loaded.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import qfx
 ROOT = Path(__file__).resolve().parents[1]
 
 PROGRAM = """
-import json, sys
+import json, warnings
 from dataclasses import replace
 
 import torch
@@ -68,6 +69,7 @@ class Net(nn.Module):
         y = spelling(self.pool(y) - 1.0)    # an operation of its own
         return self.fc(y.mean((2, 3)))
 
+warnings.simplefilter("error", qfx.QfxWarning)
 torch.manual_seed(0)
 model, x = Net().eval(), torch.randn(4, 3, 12, 12)
 expected = model(x)
@@ -94,9 +96,9 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, object]]:
     ran = subprocess.run(
-        [sys.executable, "-W", "error::qfx.QfxWarning", "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'passes'}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'passes'}"},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     loaded: dict[str, dict[str, object]] = json.loads(ran.stdout.splitlines()[-1])

@@ -11,7 +11,6 @@ installed is looked up once per process.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -31,7 +30,7 @@ class Installed:
 
 
 @cache
-def installed(taken: Container[str]) -> dict[str, Installed]:
+def installed(taken: tuple[str, ...]) -> dict[str, Installed]:
     """What other packages installed, by name, those of ``taken`` aside."""
     found: dict[str, Installed] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):

@@ -138,10 +138,15 @@ def capture(
         expected = _run(model, args, kwargs)
         leaves = LeafPolicy(leaf)
         traced = _traced(_Task(model, bound, leaves, keep_untraceable, expected, modes))
-        drawn = bool(traced.by_draw)  # then it is another result each time, or by chance the same
-        if not isinstance(expected, Exception) and not drawn and not alike(traced.result, expected):
-            _check_reproducible(expected, _run(model, args, kwargs))
-            traced = _with_unseen_draws(traced)
+        drawn, is_right = bool(traced.by_draw), alike(traced.result, expected)
+        if not isinstance(expected, Exception) and (drawn or not is_right):
+            # Two draws may be near each other by chance, but not the same.
+            again = _run(model, args, kwargs)
+            is_same = alike(expected, again, to_the_bit=drawn)
+            if is_same and not is_right:
+                raise CaptureError(_UNSEEN_DECISION)
+            traced = traced if is_same else _with_unseen_draws(traced)
+            keep_expected = keep_expected and is_same
     graph_module = _graph_module(traced.root, traced.graph, type(model).__name__)
     graph_module.meta[ASSIGNED] = traced.assigned
     graph_module.meta[FILLED] = traced.filled
@@ -149,7 +154,7 @@ def capture(
     graph_module.meta[BY_STATE] = traced.by_state
     graph_module.meta[BY_DRAW] = tuple(traced.by_draw)
     graph_module.meta[BY_LAYOUT] = tuple(traced.by_layout)
-    if keep_expected and not isinstance(expected, Exception) and not traced.by_draw:
+    if keep_expected and not isinstance(expected, Exception):
         graph_module.meta[EXPECTED] = expected
     return graph_module
 
@@ -292,15 +297,12 @@ def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
     )
 
 
-def _check_reproducible(first: Any, second: Any) -> None:
-    """Called when the graph yields something else than the model: is it the graph's fault?"""
-    if alike(first, second):
-        raise CaptureError(
-            "the captured graph does not compute what the model computes for the example inputs: "
-            "the model decides something in Python that tracing can't see (a type check, say). "
-            "What to do: find the module at fault by capturing its children one by one, and "
-            "write what it decides by with tensors, or keep that module float."
-        )
+_UNSEEN_DECISION = (
+    "the captured graph does not compute what the model computes for the example inputs: the model "
+    "decides something in Python that tracing can't see (a type check, say). What to do: find the "
+    "module at fault by capturing its children one by one, and write what it decides by with "
+    "tensors, or keep that module float."
+)
 
 
 def propagate_values(

@@ -168,16 +168,17 @@ def _has_fixed_length(result: ValueProxy) -> bool:
     return node.op == "call_module" or node.target is F.multi_head_attention_forward
 
 
-def alike(first: Any, second: Any) -> bool:
-    """Whether two results have the same structure and, up to rounding, the same values."""
+def alike(first: Any, second: Any, *, to_the_bit: bool = False) -> bool:
+    """Whether two results have the same structure and, up to rounding or not, the same values."""
     ours, our_form = pytree.tree_flatten(first)
     theirs, their_form = pytree.tree_flatten(second)
     # A class that forward makes is another in every call, and called the same.
     same = our_form == their_form or str(our_form) == str(their_form)
-    return same and all(map(_leaves_alike, ours, theirs))
+    tolerance = 0.0 if to_the_bit else 1e-2
+    return same and all(_leaves_alike(a, b, tolerance) for a, b in zip(ours, theirs, strict=True))
 
 
-def _leaves_alike(first: Any, second: Any) -> bool:
+def _leaves_alike(first: Any, second: Any, tolerance: float) -> bool:
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
         return _class_name(type(first)) == _class_name(type(second))
     if first.shape != second.shape or first.dtype != second.dtype:
@@ -186,7 +187,7 @@ def _leaves_alike(first: Any, second: Any) -> bool:
         return torch.equal(first, second)
     finite = second[second.isfinite()]
     scale = float(finite.abs().max()) if finite.numel() else 1.0
-    return torch.allclose(first, second, rtol=1e-2, atol=1e-2 * scale, equal_nan=True)
+    return torch.allclose(first, second, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
 def _class_name(kind: type) -> str:

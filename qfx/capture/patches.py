@@ -110,7 +110,8 @@ class SeenThrough:
         if package not in self._loaded:  # later ones may be imported while a model runs
             self._loaded.clear()
             for name, module in list(sys.modules.items()):
-                self._loaded.setdefault(name.partition(".")[0], []).append(module)
+                if isinstance(module, ModuleType):  # None stands for one that must not be imported
+                    self._loaded.setdefault(name.partition(".")[0], []).append(module)
         return self._loaded.get(package, [])
 
     def _change(self, names: dict[str, Any]) -> None:

@@ -254,8 +254,8 @@ class _Explicit:
         if not value.is_floating_point():
             codes, zero = self.codes.get(origin, (None, 0))
             return _compared(codes, value, zero)
-        found_ = (_compared(held.get(origin), value) for held in (self.exact, self.rounded))
-        return max((f for f in found_ if f is not None), key=lambda f: f[0].sqnr, default=None)
+        either = (_compared(held.get(origin), value) for held in (self.exact, self.rounded))
+        return max((f for f in either if f is not None), key=lambda f: f[0].sqnr, default=None)
 
 
 def _compared(expected: Tensor | None, value: Tensor, zero: int = 0) -> tuple[Error, Tensor] | None:

@@ -17,8 +17,6 @@ from qfx.vocab import OpDef
 from qfx_passes.canonical.argument_values import computed, expand, integers, is_computed, rank_of
 from qfx_passes.canonical.call_site import Arguments, CallSite, Held
 
-ADAPTIVE = tuple(op for op in vocab.ops() if op.name.startswith("adaptive"))
-
 
 def _dims(op: OpDef) -> int:
     return int(op.name[-2])  # "conv2d"

@@ -25,7 +25,6 @@ from qfx_passes.canonical import recurrent
 from qfx_passes.canonical.adapters import ADAPTERS
 from qfx_passes.canonical.call_site import Arguments, CallSite, Held
 from qfx_passes.canonical.functionalize import Call
-from qfx_passes.canonical.layer_arguments import ADAPTIVE
 from qfx_passes.canonical.sizes import holds_tensor
 
 # -- what the spellings mean, from the one table of the vocabulary ---------------------------------
@@ -236,7 +235,7 @@ _ALSO_READ: dict[OpDef, tuple[str, ...]] = {
     vocab.UNFLATTEN: ("unflattened_size",),
     **dict.fromkeys((vocab.EMBEDDING, vocab.EMBEDDING_BAG), ("max_norm",)),
     **dict.fromkeys(vocab.CONVOLUTIONS + vocab.TRANSPOSED, ("padding_mode",)),
-    **dict.fromkeys(ADAPTIVE, ("return_indices",)),
+    **dict.fromkeys(vocab.ADAPTIVE_POOLS, ("return_indices",)),
 }
 _MODULE_ATTRIBUTES: dict[OpDef, Callable[[OpDef, nn.Module], Arguments]] = {
     vocab.PAD: _pad_attributes,
