@@ -20,9 +20,9 @@ from torch import Tensor
 from benchmarks import table
 from benchmarks.worker import sqnr
 from qfx import QuantSpec
-from qfx.backends.base import QuantizedWeight
 from qfx.backends.stored_weights import kernels, packs
 from qfx.quant.qparams import QParams, quantize_weight
+from qfx.quant.reference_form import QuantizedWeight
 from qfx.semantics import packing
 
 Call = Callable[[], Tensor]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from operator import attrgetter
 
 from torch import Tensor, fx
 
@@ -53,21 +52,6 @@ def is_constant(value: object) -> bool:
 def is_derived(value: fx.Node) -> bool:
     """Whether ``value`` is computed from parameters that are trained."""
     return isinstance(value.target, OpDef) and value.target.kind is Kind.PARAMETER
-
-
-def constant_value(node: fx.Node, owner: fx.GraphModule) -> Tensor | None:
-    """What a node computes from constants of ``owner`` alone; None if it reads anything else."""
-    if node.op == "get_attr":
-        found: Tensor = attrgetter(str(node.target))(owner)
-        return found
-    if not isinstance(node.target, OpDef):
-        return None
-    known = {operand: constant_value(operand, owner) for operand in node.all_input_nodes}
-    if any(value is None for value in known.values()):
-        return None
-    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), known.__getitem__)
-    made: Tensor = node.target(*args, **kwargs)
-    return made
 
 
 def parameter_value(parameter: fx.Node, rw: Rewriter) -> Tensor:

@@ -21,6 +21,7 @@ from qfx.backends.table_checks import METHODS as METHODS
 from qfx.backends.table_checks import check_backend, check_rule
 from qfx.framework.pass_base import Pass
 from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import Measured, QuantizedWeight
 from qfx.quant.spec import QConfig
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
@@ -59,38 +60,6 @@ class WeightRule:
     axis: int = 0
     per_channel: bool = True
     halves: bool = False
-
-
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """A constant weight as the reference graph holds it.
-
-    Attributes:
-        name: qualified name of the integer buffer.
-        integers: the codes, unpacked.
-        qparams: per tensor or per channel.
-        scale, zero_point: the nodes that read them, where they are per channel.
-    """
-
-    name: str
-    integers: Tensor
-    qparams: QParams
-    scale: fx.Node | float
-    zero_point: fx.Node | int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Qparams of one tensor that are measured when the model runs.
-
-    Attributes:
-        scale, zero_point: the nodes that yield them.
-        dtype: of the codes.
-    """
-
-    scale: fx.Node
-    zero_point: fx.Node
-    dtype: torch.dtype
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,17 @@ def tensor_info(node: fx.Node) -> TensorInfo | None:
     return value if isinstance(value, TensorInfo) else None
 
 
+def with_dtype(value: Value, dtype: torch.dtype) -> Value:
+    """``value`` with all its tensors of ``dtype``."""
+    if isinstance(value, TensorInfo):
+        return TensorInfo(value.shape, dtype)
+    if isinstance(value, tuple):
+        return tuple(with_dtype(item, dtype) for item in value)
+    if isinstance(value, list):
+        return [with_dtype(item, dtype) for item in value]
+    return value
+
+
 def set_value(node: fx.Node, value: Value) -> None:
     node.meta[VALUE] = value
 

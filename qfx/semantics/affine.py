@@ -63,7 +63,7 @@ def quantize(
     Returns:
         Tensor of ``dtype``, with the shape and memory format of ``input``.
     """
-    low, high = _bounds(dtype, quant_min, quant_max)
+    low, high = code_bounds(dtype, quant_min, quant_max)
     if group_size is not None:
         groups = split_groups(input, axis, group_size)
         steps = _steps(groups, _trailing(scale), _trailing(zero_point), low, high)
@@ -256,7 +256,7 @@ def dynamic_qparams(
         0-dim float32 scale and 0-dim int32 zero point, as :func:`choose_qparams` gives for the
         smallest and largest value; scale 1.0 for an empty tensor.
     """
-    low, high = _bounds(dtype, quant_min, quant_max)
+    low, high = code_bounds(dtype, quant_min, quant_max)
     if input.numel() == 0:
         smallest = largest = input.new_zeros((), dtype=torch.float32)
     else:
@@ -391,7 +391,10 @@ def _tensor(value: Tensor | float, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
-def _bounds(dtype: torch.dtype, quant_min: int | None, quant_max: int | None) -> tuple[int, int]:
+def code_bounds(
+    dtype: torch.dtype, quant_min: int | None, quant_max: int | None
+) -> tuple[int, int]:
+    """The smallest and largest code: those of ``dtype`` where they are not given."""
     info = torch.iinfo(dtype)
     return (
         info.min if quant_min is None else quant_min,

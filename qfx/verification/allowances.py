@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from qfx.quant.reference_form import codes_of
 from qfx.verification.outputs import agreement
 from qfx.vocab import (
     DEQUANTIZE,
@@ -107,11 +108,8 @@ def midway_allowance(operation: fx.Node, value_of: Callable[[fx.Node], Any]) -> 
 
 def _midway(codes: fx.Node, value_of: Callable[[fx.Node], Any]) -> Tensor:
     """One step where a value lies midway between two codes, else nothing."""
-    named = bound(codes)
     given, scale, zero_point = (value_of(codes.args[i]) for i in range(3))  # type: ignore[arg-type]
-    ends = torch.iinfo(named["dtype"])
-    low = ends.min if named["quant_min"] is None else named["quant_min"]
-    high = ends.max if named["quant_max"] is None else named["quant_max"]
+    _, low, high = codes_of(codes)
     place = given.double() / float(scale) + int(zero_point)
     midway = _is_midway(place) & (place > low - 1) & (place < high + 1)
     smallest = given.amin().clamp(max=0.0).double() if given.numel() else given.new_zeros(())

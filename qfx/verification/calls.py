@@ -21,6 +21,7 @@ from qfx.graph.steps import Steps, arguments_by_name, state_kept
 from qfx.quant.annotation import annotation, kernel_of
 from qfx.quant.meaning import meaning_of
 from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import codes_of
 from qfx.verification.allowances import (
     allowance_reads,
     midway_allowance,
@@ -239,17 +240,9 @@ class _Check:
     def _grid(self, meant: _Meant) -> Grid:
         assert meant.codes is not None
         arguments = bound(meant.codes)
-        scale, zero_point = (
-            map(self.explicit.run_to, meant.measured)
-            if meant.measured
-            else (
-                arguments["scale"],
-                arguments["zero_point"],
-            )
-        )
-        ends = torch.iinfo(arguments["dtype"])
-        low, high = arguments["quant_min"], arguments["quant_max"]
-        low, high = ends.min if low is None else low, ends.max if high is None else high
+        given = arguments["scale"], arguments["zero_point"]
+        scale, zero_point = map(self.explicit.run_to, meant.measured) if meant.measured else given
+        _, low, high = codes_of(meant.codes)
         return Grid(float(scale), int(zero_point), low, high)
 
 

@@ -14,14 +14,14 @@ What the backend's row declines stays float between dequantize and quantize, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from qfx.backends.base import Backend, KernelRule, LoweringSite, Measured, Output
+from qfx.backends.base import Backend, KernelRule, LoweringSite, Output
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
@@ -38,15 +38,16 @@ from qfx.quant.annotation import (
 from qfx.quant.meaning import Meaning, set_meaning
 from qfx.quant.qparams import QParams
 from qfx.quant.reasons import refusal
+from qfx.quant.reference_form import Measured, QuantizedWeight, qparams_of, quantized_weight
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import DEQUANTIZE, QUANTIZE, bound, is_op
-from qfx_passes.lowering.reference_form import bias_of, qparams_of, retyped, weights_of
 from qfx_passes.operands import (
     asks_shape,
     float_operands,
     operation_name,
     post_operands,
+    weight_operands,
 )
 
 
@@ -108,10 +109,10 @@ class _Lowering:
     def _quantize(self, node: fx.Node) -> None:
         value = node.args[0]
         assert isinstance(value, fx.Node)
-        if isinstance(node.args[1], fx.Node):
-            self._measure(node, value)
+        qparams = qparams_of(node, self.rw.graph_module)
+        if isinstance(qparams, Measured):
+            self._measure(node, value, qparams)
             return
-        qparams = qparams_of(node)
         known = self.stands_for.get(value)
         if known is not None and known.qparams == qparams:
             set_meaning(known.node, Meaning(value.name, value.name, node.name))
@@ -125,12 +126,9 @@ class _Lowering:
             self.rw.replace(node, integers)
         self.qparams[integers] = qparams
 
-    def _measure(self, node: fx.Node, value: fx.Node) -> None:
+    def _measure(self, node: fx.Node, value: fx.Node, qparams: Measured) -> None:
         """Quantize ``value`` with what it measures, unless kernels do that themselves."""
-        scale, zero_point = node.args[1:3]
-        assert isinstance(scale, fx.Node)
-        assert isinstance(zero_point, fx.Node)
-        integers, qparams = node, Measured(scale, zero_point, bound(node)["dtype"])
+        integers = node
         if self.backend.measure is not None:
             with self.rw.at(node):
                 integers, qparams = self.backend.measure(self, value, node)
@@ -167,7 +165,8 @@ class _Lowering:
         self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]
     ) -> bool:
         """Whether the result of ``node`` is to have other qparams than some of its inputs."""
-        asked = [qparams_of(user) for user in node.users if is_op(user, QUANTIZE)]
+        owner = self.rw.graph_module
+        asked = [qparams_of(user, owner) for user in node.users if is_op(user, QUANTIZE)]
         given = (known.qparams for known in inputs.values())
         return rule.requantizes and any(qparams != own for own in given for qparams in asked)
 
@@ -193,8 +192,9 @@ class _Lowering:
     def _kernel(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]) -> None:
         queries = [user for user in node.users if asks_shape(user)]
         readers = [user for user in node.users if user not in queries]
-        if len(readers) == 1 and is_op(readers[0], QUANTIZE):
-            following, qparams = readers[0], qparams_of(readers[0])
+        asked = self._asked(readers)
+        if asked is not None:
+            following, qparams = asked
             lowered = self._emit(node, rule, inputs, qparams)
             if lowered is not None:
                 set_meaning(lowered, Meaning(node.name, node.name, following.name))
@@ -206,6 +206,13 @@ class _Lowering:
         lowered = self._emit(node, rule, inputs, None)
         if lowered is not None:
             self.rw.replace(node, lowered)
+
+    def _asked(self, readers: list[fx.Node]) -> tuple[fx.Node, QParams] | None:
+        """The QUANTIZE that alone reads a result, where its qparams are known beforehand."""
+        if len(readers) != 1 or not is_op(readers[0], QUANTIZE):
+            return None
+        qparams = qparams_of(readers[0], self.rw.graph_module)
+        return None if isinstance(qparams, Measured) else (readers[0], qparams)
 
     def _emit(
         self,
@@ -223,8 +230,8 @@ class _Lowering:
             arguments=arguments,
             inputs={v: (known.node, known.qparams) for v, known in inputs.items()},
             output=output,
-            weights=tuple(weights_of(node, self.rw)) if rule.weight else (),
-            bias=bias_of(arguments.get("bias"), self.rw) if rule.weight else None,
+            weights=tuple(self._weights(node)) if rule.weight else (),
+            bias=self._bias(arguments.get("bias")) if rule.weight else None,
         )
         with self.rw.at(node):
             emit = rule.emit_of(method)
@@ -238,6 +245,16 @@ class _Lowering:
                 lowered = self._within(lowered, output)
         set_meaning(lowered, Meaning(node.name, node.name, qparams=output))
         return lowered
+
+    def _weights(self, node: fx.Node) -> Iterator[QuantizedWeight]:
+        for operand in weight_operands(node):
+            assert isinstance(operand, fx.Node)
+            weight = quantized_weight(operand, self.rw.graph_module)
+            if weight is not None:
+                yield weight
+
+    def _bias(self, bias: object) -> Tensor | None:
+        return self.rw.tensor(bias) if isinstance(bias, fx.Node) else None
 
     def _within(self, codes: fx.Node, qparams: QParams) -> fx.Node:
         """``codes`` clamped to the bounds of ``qparams``: kernels saturate where the dtype ends."""
@@ -257,7 +274,10 @@ class _Lowering:
         kwargs: Any = fx.map_arg(node.kwargs, lambda v: swap.get(v, v))
         first, _ = next(iter(site.inputs.values()))
         lowered = self.rw.call(node.target, *args, origins=(node,), **kwargs)
-        meta.set_value(lowered, retyped(node, first))
+        value = meta.value_of(first)
+        value = value[0] if isinstance(value, (tuple, list)) else value
+        assert isinstance(value, meta.TensorInfo)
+        meta.set_value(lowered, meta.with_dtype(meta.value_of(node), value.dtype))
         return lowered
 
     def _declined(self, node: fx.Node, mismatch: Mismatch) -> None:

@@ -23,14 +23,16 @@ from qfx.configuration.configuration import Configuration
 from qfx.errors import ConfigError
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
+from qfx.graph.constants import constant_value
 from qfx.quant.annotation import is_rangeless
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.qparams import QParams
 from qfx.quant.recorders import observer_of
+from qfx.quant.reference_form import Measured, qparams_of, quantized_weight
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Start
 from qfx.vocab import bound, is_op
-from qfx_passes.operands import constant_value, is_constant, parameter_value
+from qfx_passes.operands import is_constant, parameter_value
 
 _CODES = (torch.int8, torch.uint8)
 
@@ -50,7 +52,7 @@ class StartFrom(Pass):
         reference = ctx.get(Start).reference
         common = _operations(graph) & _operations(reference.graph)
         here, there = _made_by(graph, common), _made_by(reference.graph, common)
-        known, rangeless = _quantized(reference.graph, there)
+        known, rangeless = _quantized(reference, there)
         _take_qparams(graph, here, known, rangeless, ctx.get(Configuration))
         layers = {there[node]: node for node in reference.graph.nodes if is_op(node, *vocab.LAYERS)}
         for node in list(graph.nodes):
@@ -96,20 +98,11 @@ def _made_by(graph: fx.Graph, among: set[str]) -> dict[fx.Node, Made]:
 
 def _weight_qparams(restored: object, reference: fx.GraphModule) -> QParams | None:
     """The qparams of a weight of 8-bit codes."""
-    if not isinstance(restored, fx.Node) or not is_op(restored, vocab.DEQUANTIZE):
+    found = quantized_weight(restored, reference) if isinstance(restored, fx.Node) else None
+    if found is None or found.qparams.dtype not in _CODES:
         return None
-    a = bound(restored)
-    codes = constant_value(a["input"], reference)
-    scale, zero_point = (
-        constant_value(number, reference) if isinstance(number, fx.Node) else number
-        for number in (a["scale"], a["zero_point"])
-    )
-    if codes is None or scale is None or zero_point is None or codes.dtype not in _CODES:
-        return None
-    ends = torch.iinfo(codes.dtype)
-    bounds = ends.min, ends.max
-    qparams = QParams(scale, zero_point, codes.dtype, *bounds, a["axis"], a["group_size"])
-    return qparams if qparams.dequantize(codes).any() else None  # any scale stands for zeros
+    zeros = not found.qparams.dequantize(found.integers).any()
+    return None if zeros else found.qparams  # any scale stands for zeros
 
 
 def _same_weight(node: fx.Node, layer: fx.Node, reference: fx.GraphModule, rw: Rewriter) -> bool:
@@ -127,25 +120,22 @@ def _same_weight(node: fx.Node, layer: fx.Node, reference: fx.GraphModule, rw: R
 
 # -- qparams ---------------------------------------------------------------------------------------
 def _quantized(
-    graph: fx.Graph, there: dict[fx.Node, Made]
+    reference: fx.GraphModule, there: dict[fx.Node, Made]
 ) -> tuple[dict[Made, QParams], set[Made]]:
     """The values that are quantized with qparams known beforehand, and those that were all zero."""
     known: dict[Made, QParams] = {}
     rangeless: set[Made] = set()
-    for node in graph.nodes:
+    for node in reference.graph.nodes:
         if not is_op(node, vocab.QUANTIZE):
             continue
-        a = bound(node)
-        if not isinstance(a["scale"], float):
+        qparams = qparams_of(node, reference)
+        if isinstance(qparams, Measured):
             continue
+        value = there[bound(node)["input"]]
         if is_rangeless(node):
-            rangeless.add(there[a["input"]])
+            rangeless.add(value)
             continue
-        ends = torch.iinfo(a["dtype"])
-        low = ends.min if a["quant_min"] is None else a["quant_min"]
-        high = ends.max if a["quant_max"] is None else a["quant_max"]
-        numbers = a["scale"], a["zero_point"]
-        known[there[a["input"]]] = QParams(*numbers, a["dtype"], low, high)
+        known[value] = qparams
     return known, rangeless
 
 

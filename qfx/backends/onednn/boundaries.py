@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import fx
 
 from qfx import vocab
-from qfx.backends.base import Emitter, LoweringSite, Measured
+from qfx.backends.base import Emitter, LoweringSite
 from qfx.backends.onednn import kernels
 from qfx.backends.onednn.operands import expand, known_input
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import Measured
 from qfx.rewrite.pattern import Mismatch
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.backends.base import Emit, Emitter, LoweringSite, Measured
+from qfx.backends.base import Emit, Emitter, LoweringSite
 from qfx.backends.onednn import calls, kernels
 from qfx.backends.onednn import transposed_convs as transpose
 from qfx.backends.onednn.conv_calls import ConvCall, Ending, pack, write, write_sum
@@ -37,6 +37,7 @@ from qfx.backends.onednn.verified_convs import refuse_wrong, right_form
 from qfx.graph import meta
 from qfx.quant.meaning import hand_on_meaning
 from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import Measured
 from qfx.rewrite.pattern import Mismatch
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qfx.backends.base import Emitter, Measured
+from qfx.backends.base import Emitter
 from qfx.backends.onednn import kernels
 from qfx.graph import meta
 from qfx.library import define
 from qfx.quant.qparams import choose_numbers
+from qfx.quant.reference_form import Measured, codes_of
 from qfx.semantics.layout import dense_view
 from qfx.vocab import bound
 
@@ -90,14 +91,15 @@ _compiled = define(
 
 def measure(em: Emitter, value: fx.Node, quantize: fx.Node) -> tuple[fx.Node, Measured]:
     """Emits the call, given the QUANTIZE of the reference form, and picks its results apart."""
-    info, arguments = meta.tensor_info(value), bound(quantize)
-    measured = bound(arguments["scale"].args[0])
+    info, (_, low, high) = meta.tensor_info(value), codes_of(quantize)
+    measured = bound(bound(quantize)["scale"].args[0])
     assert info is not None
     codes = meta.TensorInfo(info.shape, torch.uint8)
     quantized = em.rw.call(
         quantize_dynamic,
         value,
-        *(_or(arguments["quant_min"], 0), _or(arguments["quant_max"], 255)),
+        low,
+        high,
         *(measured["symmetric"], measured["power_of_two"]),
         origins=(value,),
         value=(codes, None, None),
@@ -107,7 +109,3 @@ def measure(em: Emitter, value: fx.Node, quantize: fx.Node) -> tuple[fx.Node, Me
         for i, part in enumerate((codes, None, None))
     ]
     return parts[0], Measured(parts[1], parts[2], torch.uint8)
-
-
-def _or(bound: int | None, otherwise: int) -> int:
-    return otherwise if bound is None else bound

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from qfx.backends.base import Emitter, LoweringSite, Measured, QuantizedWeight, saturates
+from qfx.backends.base import Emitter, LoweringSite, saturates
 from qfx.backends.onednn import kernels
 from qfx.backends.onednn.memory import COPIES
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import Measured, QuantizedWeight
 from qfx.rewrite.pattern import Mismatch
 
 FLOAT = QParams(1.0, 0, torch.uint8, 0, 255)

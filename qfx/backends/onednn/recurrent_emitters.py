@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.backends.base import Emit, Emitter, LoweringSite, QuantizedWeight
+from qfx.backends.base import Emit, Emitter, LoweringSite
 from qfx.backends.onednn import kernels, recurrent
 from qfx.backends.onednn.operands import input_of
 from qfx.backends.stored_weights.recurrent import mark_restored
 from qfx.graph import meta
 from qfx.quant.reasons import refusal
+from qfx.quant.reference_form import QuantizedWeight
 from qfx.semantics.recurrent_steps import pairs
 
 FEWEST_UNITS = 256

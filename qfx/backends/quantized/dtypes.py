@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.backends.base import Emit, Emitter, LoweringSite, Measured, QuantizedWeight, saturates
+from qfx.backends.base import Emit, Emitter, LoweringSite, saturates
 from qfx.backends.onednn.conv_forms import as_it_is
 from qfx.backends.packing_engine import engine
 from qfx.backends.quantized.binary import BINARY
@@ -26,6 +26,7 @@ from qfx.backends.quantized.overhang import per_dim, room_of, roomy_conv
 from qfx.backends.quantized.verified_convs import is_wrong
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import Measured, QuantizedWeight
 from qfx.rewrite.pattern import Mismatch
 from qfx.torch_private import make_per_channel, make_per_tensor
 from qfx.vocab import bound

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qfx.backends.base import Emit, Emitter, KernelRule, LoweringSite, QuantizedWeight
+from qfx.backends.base import Emit, Emitter, KernelRule, LoweringSite
 from qfx.backends.packing_engine import engine
 from qfx.backends.stored_weights import embedding_rows
 from qfx.backends.stored_weights import emitters as weight_emit
 from qfx.quant.annotation import Kernel, mark_kernel
+from qfx.quant.reference_form import QuantizedWeight
 from qfx.rewrite.pattern import Mismatch
 
 _ops = torch.ops.quantized

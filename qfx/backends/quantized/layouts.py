@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qfx.backends.base import Emit, Emitter, LoweringSite, Measured
+from qfx.backends.base import Emit, Emitter, LoweringSite
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import Measured
 from qfx.rewrite.pattern import Mismatch
 
 

@@ -16,11 +16,12 @@ from torch import Tensor, fx
 from torch.nn.utils.rnn import PackedSequence
 
 from qfx import vocab
-from qfx.backends.base import Emit, Emitter, LoweringSite, QuantizedWeight
+from qfx.backends.base import Emit, Emitter, LoweringSite
 from qfx.backends.packing_engine import engine
 from qfx.backends.quantized import dtypes as q
 from qfx.backends.quantized.saturation import reduces
 from qfx.graph import meta
+from qfx.quant.reference_form import QuantizedWeight
 from qfx.semantics.recurrent import Packed, check, in_packed_order
 from qfx.semantics.recurrent_steps import pairs
 

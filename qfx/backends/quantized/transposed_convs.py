@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qfx.backends.base import Emit, Emitter, LoweringSite, QuantizedWeight
+from qfx.backends.base import Emit, Emitter, LoweringSite
 from qfx.backends.onednn import transposed_convs as transpose
 from qfx.backends.onednn.conv_forms import phases
 from qfx.backends.onednn.overhang import least_sizes
@@ -28,6 +28,7 @@ from qfx.backends.probing.slow_geometries import TooSlow
 from qfx.backends.quantized import dtypes as q
 from qfx.backends.quantized.overhang import per_dim, roomy_conv
 from qfx.backends.quantized.verified_convs import is_wrong
+from qfx.quant.reference_form import QuantizedWeight
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import bound
 

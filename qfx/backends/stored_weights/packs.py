@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qfx.backends.base import QuantizedWeight
 from qfx.backends.packing_engine import engine
 from qfx.library import define
+from qfx.quant.reference_form import QuantizedWeight
 from qfx.semantics.post import Post, apply_post
 from qfx.torch_private import find
 

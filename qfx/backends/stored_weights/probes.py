@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qfx.backends.base import QuantizedWeight
 from qfx.backends.probing.trials import Combination, Probe, Trial
 from qfx.backends.stored_weights import embedding_rows as bags
 from qfx.backends.stored_weights.packs import (
@@ -25,6 +24,7 @@ from qfx.backends.stored_weights.packs import (
     PackedKernel,
 )
 from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import QuantizedWeight
 
 _STEP = 1e-3
 _SHAPES = ((1, 16, 64), (3, 32, 128), (17, 16, 256), (16, 48, 512))  # rows, outputs, inputs

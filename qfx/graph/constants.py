@@ -1,0 +1,24 @@
+"""What nodes compute from the constants of a module alone."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+from torch import Tensor, fx
+
+from qfx.vocab import OpDef
+
+
+def constant_value(node: fx.Node, owner: fx.GraphModule) -> Tensor | None:
+    """What a node computes from constants of ``owner`` alone; None if it reads anything else."""
+    if node.op == "get_attr":
+        found: Tensor = attrgetter(str(node.target))(owner)
+        return found
+    if not isinstance(node.target, OpDef):
+        return None
+    known = {operand: constant_value(operand, owner) for operand in node.all_input_nodes}
+    if any(value is None for value in known.values()):
+        return None
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), known.__getitem__)
+    made: Tensor = node.target(*args, **kwargs)
+    return made
