@@ -46,6 +46,7 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.rewrite import Any, Attr, Const, Match, Mismatch, Module, OneOf, Op, Rewriter, rewrite
     from qfx.runtime.quantized import PreparedModel, QuantizedModel
     from qfx.semantics import affine as ops
+    from qfx.storage.files import load, save
     from qfx.stubs import DeQuantStub, QuantStub
     from qfx.training.schedule import QATSchedule, freeze_batchnorm, freeze_observers
 
@@ -104,6 +105,7 @@ __all__ = [
     "get_default_qconfig_mapping",
     "get_pass",
     "list_passes",
+    "load",
     "ops",
     "parse_pass",
     "pipelines",
@@ -111,6 +113,7 @@ __all__ = [
     "quantize",
     "rewrite",
     "run_passes",
+    "save",
     "snapshot",
     "vocab",
 ]
@@ -126,8 +129,6 @@ if not TYPE_CHECKING:  # type checkers know the names from above
     def __getattr__(name: str) -> object:
         """What is planned says so; anything else does not exist."""
         planned = {
-            "save": "Until then keep the float model and quantize it again.",
-            "load": "Until then keep the float model and quantize it again.",
             "export_onnx": "qmodel.reference holds the q/dq graph that it will export.",
             "compile": "torch.compile takes a quantized model.",
         }

@@ -42,6 +42,7 @@ from qfx.configuration.configuration import Configuration
 from qfx.errors import ConfigError, CoverageError, warn
 from qfx.framework.levels import Level
 from qfx.framework.manager import transform
+from qfx.framework.pass_base import Pass
 from qfx.framework.pipeline import Pipeline
 from qfx.garbage_collection import patiently
 from qfx.graph.clone import clone_graph_module
@@ -51,7 +52,13 @@ from qfx.history.history import History
 from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.report.sites import QuantizationReport, build_report, size_bytes
 from qfx.runtime.calibration import run_calibration, run_example
-from qfx.runtime.quantized import RECORDERS, PreparedModel, QuantizedModel, Settings
+from qfx.runtime.quantized import (
+    RECORDERS,
+    Lowering,
+    PreparedModel,
+    QuantizedModel,
+    Settings,
+)
 from qfx.runtime.trained import Start, Trained
 from qfx.training.trainable import trainable
 from qfx.verification.floats import check_untrained
@@ -407,8 +414,9 @@ def _convert(
         reference,
         report=report,
         history=history,
-        backend=settings.backend.name,
-        cpu_only=settings.backend.cpu_only,
+        lowering=Lowering(
+            settings.backend, tuple(step for step in to_lowered if isinstance(step, Pass))
+        ),
     )
 
 

@@ -34,7 +34,7 @@ FLOORS = (
     ("integrations", "numerics"),
     ("verification",),
     ("qfx_passes",),
-    ("argument_checks", "pipelines"),
+    ("argument_checks", "pipelines", "storage"),
     ("api", "custom_passes"),
     ("qfx",),
 )

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 _OURS = frozenset(
     {
-        *("called", "_rounded"),
+        *("called", "_rounded", "_lowering"),
         *("settings", "history", "report", "backend", "reference"),
         *(
             "outdate",
@@ -24,7 +24,6 @@ _OURS = frozenset(
             "calibrating",
             "restore_buffers",
             "_update",
-            "_cpu_only",
         ),
         *("_refuse_moves", "_boxed_call", "_prologue_start", "_made_of"),
         *("fake_quants", "in_mode_of", "batchnorm_frozen"),

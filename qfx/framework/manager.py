@@ -85,6 +85,23 @@ def transform(
         run.step(step)
 
 
+def apply(graph_module: fx.GraphModule, passes: Sequence[Pass], ctx: PassContext) -> None:
+    """Run passes over ``graph_module``, in place, and verify what they leave; nothing is recorded.
+
+    For passes that ran over the same graph before, when it was recorded.
+
+    Raises:
+        VerifyError: what they leave is no valid graph.
+    """
+    ctx.graph_module = graph_module
+    for step in passes:
+        ctx.rewriter = ctx.rewriter_of(step.name)
+        ctx.put(step)
+        step.run(graph_module.graph, ctx)
+        ctx.rewriter.finish()
+    verify(graph_module)
+
+
 class _Run:
     """One pipeline at work on one graph."""
 

@@ -38,6 +38,7 @@ from qfx.runtime.own_code import with_own_code
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
     from qfx.configuration.configuration import Configuration
+    from qfx.framework.pass_base import Pass
     from qfx.framework.pipeline import Pipeline
     from qfx.history.history import History
     from qfx.report.sites import QuantizationReport
@@ -86,6 +87,19 @@ class Settings:
         ctx.put(self.backend, self.configuration, QUANTIZATION)
         ctx.put(*(each for each in (self.trained, self.start) if each is not None))
         return ctx
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How the graph that runs is derived from the reference form.
+
+    Attributes:
+        backend: the target.
+        passes: what derives it, in order.
+    """
+
+    backend: Backend
+    passes: tuple[Pass, ...]
 
 
 _MODULE = nn.Module.state_dict.__code__.co_filename
@@ -212,8 +226,7 @@ class QuantizedModel(WorkingGraphModule):
         *,
         report: QuantizationReport,
         history: History,
-        backend: str,
-        cpu_only: bool,
+        lowering: Lowering,
     ) -> None:
         flatten_constants(lowered)
         super().__init__(lowered, lowered.graph, "QuantizedModel")
@@ -222,10 +235,10 @@ class QuantizedModel(WorkingGraphModule):
         pin_constants(self)
         self.report = report
         self.history = history
-        self.backend = backend
+        self.backend = lowering.backend.name
         # Not a submodule: its tensors are already here, and state_dict names each tensor once.
         self.__dict__["reference"] = reference
-        self.__dict__["_cpu_only"] = cpu_only
+        self.__dict__["_lowering"] = lowering
         self.__dict__["_rounded"] = rounded_inputs(reference.graph)
         for owned in (self, reference):
             owned.training = False  # each child keeps its own mode
@@ -246,8 +259,7 @@ class QuantizedModel(WorkingGraphModule):
             self.__dict__["reference"],
             report=self.report,
             history=self.history,
-            backend=self.backend,
-            cpu_only=self.__dict__["_cpu_only"],
+            lowering=self.__dict__["_lowering"],
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModel:
@@ -257,8 +269,7 @@ class QuantizedModel(WorkingGraphModule):
             clone_graph_module(reference, deep=True, memo=memo),
             report=self.report,
             history=copy.deepcopy(self.history),
-            backend=self.backend,
-            cpu_only=self.__dict__["_cpu_only"],
+            lowering=self.__dict__["_lowering"],
         )
         memo[id(self)] = result
         return result
@@ -287,13 +298,13 @@ class QuantizedModel(WorkingGraphModule):
     def __reduce__(self) -> NoReturn:
         raise FormatError(
             "a quantized model can't be pickled (torch.save pickles): packed weights are opaque. "
-            "Keep the float model and how it was quantized, and quantize it again."
+            "Save it with qfx.save(model, path), which qfx.load reads."
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         made = probe_conversion(fn)
         refuse_conversion(made, "quantized")
-        if self.__dict__["_cpu_only"]:
+        if self.__dict__["_lowering"].backend.cpu_only:
             self._refuse_moves(made)
 
         def converted(tensor: Tensor) -> Tensor:
@@ -324,8 +335,8 @@ class QuantizedModel(WorkingGraphModule):
         if is_outside(frame.f_code.co_filename):
             warn(
                 "state_dict() of a quantized model lacks what is a part of its graph, packed "
-                "weights and scales, so that nothing can load it. Keep the state_dict() of the "
-                "float model, and quantize it again"
+                "weights and scales, so that nothing can load it. Save the model with "
+                "qfx.save(model, path), which qfx.load reads"
             )
 
     def _load_from_state_dict(
@@ -337,7 +348,7 @@ class QuantizedModel(WorkingGraphModule):
         at = f" at {prefix.removesuffix('.')!r}" if prefix else ""
         raise BackendError(
             f"load_state_dict can't restore a quantized model{at}: its packed weights and scales "
-            "are part of the graph. Load the float model's state and quantize it again"
+            "are part of the graph. qfx.load reads what qfx.save wrote"
             + (f", or leave out what begins with {prefix!r} (strict=False)." if prefix else ".")
         )
 

@@ -1,0 +1,248 @@
+"""The container: a safetensors file, read and written with every check that its format has.
+
+    8 bytes, little-endian: n  |  n bytes of JSON: name -> dtype, shape, [begin, end)  |  tensors
+
+Tensors fill the rest of the file without overlap or hole. Those whose size is a multiple of 64
+bytes come first, so that they lie where kernels want them and can be used where the file is mapped;
+the few others are copied, since what a float kernel sums up first may depend on where rows begin.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from qfx.errors import FormatError
+from qfx.storage import limits
+from qfx.storage.fields import Fields, parse_json, render_json
+
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""The dtypes of a file by the names that safetensors has for them."""
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_METADATA = "__metadata__"
+_LENGTH = 8
+_ALIGNED = 64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies.
+
+    Attributes:
+        dtype: its name in the file.
+        shape: its sizes.
+        begin, end: its bytes, counted from the start of the file.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Container:
+    """A file that was checked, over a buffer of its bytes.
+
+    Args:
+        buffer: writable; tensors live in it. A private mapping of a file, or a bytearray.
+
+    Attributes:
+        metadata: text by name.
+        entries: where each tensor lies, by name.
+
+    Raises:
+        FormatError: it is no such file, or is damaged.
+    """
+
+    def __init__(self, buffer: Any) -> None:
+        self._buffer = buffer
+        size = len(buffer)
+        if size < _LENGTH:
+            raise FormatError(f"the file has {size} bytes, and none of a model is so short")
+        length = int.from_bytes(buffer[:_LENGTH], "little")
+        if length > min(limits.HEADER_BYTES, size - _LENGTH):
+            raise FormatError(
+                f"the header claims {length} bytes and the file has {size}: it is no file of "
+                "qfx.save, or was cut off"
+            )
+        header = parse_json(bytes(buffer[_LENGTH : _LENGTH + length]), "the header")
+        fields = Fields(header, "the header")
+        self.metadata = _metadata(fields)
+        names = [name for name in fields.names() if name != _METADATA]
+        if len(names) > limits.TENSORS:
+            raise FormatError(f"the header lists {len(names)} tensors; {limits.TENSORS} are taken")
+        start = _LENGTH + length
+        self.entries = {name: _entry(fields.record(name), start, size) for name in names}
+        _check_cover(self.entries, start, size)
+
+    def checksum(self, name: str) -> int:
+        """CRC-32 of dtype, shape and bytes of a tensor."""
+        entry = self._entry(name)
+        with memoryview(self._buffer) as view, view[entry.begin : entry.end] as part:
+            return _checksum(entry.dtype, entry.shape, part)
+
+    def text(self, name: str) -> bytes:
+        """The bytes of a tensor that holds text."""
+        entry = self._entry(name)
+        if entry.dtype != "U8" or len(entry.shape) != 1:
+            raise FormatError(f"{name!r} holds {entry.dtype} of shape {entry.shape}, not text")
+        if entry.end - entry.begin > limits.DOCUMENT_BYTES:
+            raise FormatError(f"{name!r} is longer than {limits.DOCUMENT_BYTES} bytes")
+        return bytes(self._buffer[entry.begin : entry.end])
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor in the memory of the buffer, or a copy where that is not aligned."""
+        entry = self._entry(name)
+        dtype, count = DTYPES[entry.dtype], prod(entry.shape)
+        if not count:
+            return torch.empty(entry.shape, dtype=dtype)
+        raw = torch.frombuffer(
+            self._buffer, dtype=torch.uint8, count=entry.end - entry.begin, offset=entry.begin
+        )
+        if dtype == torch.bool and bool((raw > 1).any()):
+            raise FormatError(f"tensor {name!r} holds bytes that are neither true nor false")
+        if raw.data_ptr() % _ALIGNED:
+            raw = raw.clone()
+        return raw.view(dtype).view(entry.shape)
+
+    def _entry(self, name: str) -> Entry:
+        if name not in self.entries:
+            raise FormatError(f"the file has no tensor {name!r}, which its model reads")
+        return self.entries[name]
+
+
+def _metadata(fields: Fields) -> dict[str, str]:
+    if _METADATA not in fields.names():
+        return {}
+    held = fields.record(_METADATA)
+    return {name: held.text(name) for name in held.names()}
+
+
+def _entry(fields: Fields, start: int, size: int) -> Entry:
+    dtype = fields.choice("dtype", DTYPES)
+    shape = fields.sizes("shape")
+    offsets = fields.integers("data_offsets", 0, size)
+    fields.close()
+    if len(offsets) != 2 or offsets[0] > offsets[1] or start + offsets[1] > size:
+        raise FormatError(f"{fields.place}: {offsets} are no offsets within the file")
+    begin, end = (start + offset for offset in offsets)
+    if prod(shape) * DTYPES[dtype].itemsize != end - begin:
+        raise FormatError(f"{fields.place}: {dtype} of shape {shape} has no {end - begin} bytes")
+    return Entry(dtype, shape, begin, end)
+
+
+def _check_cover(entries: Mapping[str, Entry], start: int, size: int) -> None:
+    at = start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != at:
+            what = "overlaps another tensor" if entry.begin < at else "leaves a hole before it"
+            raise FormatError(f"tensor {name!r} {what}")
+        at = entry.end
+    if at != size:
+        raise FormatError(f"the file has {size - at} bytes that belong to no tensor")
+
+
+# -- writing -------------------------------------------------------------------------------------
+def dtype_name(dtype: torch.dtype) -> str | None:
+    """What a file calls a dtype; None if it has no name for it."""
+    return _NAMES.get(dtype)
+
+
+def checksum(tensor: Tensor) -> int:
+    """CRC-32 of dtype, shape and bytes; ``tensor`` is contiguous and on the CPU."""
+    with _bytes_of(tensor) as view:
+        return _checksum(_NAMES[tensor.dtype], tuple(tensor.shape), view)
+
+
+def _checksum(dtype: str, shape: tuple[int, ...], data: memoryview) -> int:
+    head = zlib.crc32(f"{dtype}{list(shape)}".encode())
+    return zlib.crc32(data, head)
+
+
+def as_tensor(text: bytes) -> Tensor:
+    """Text as the tensor that a container keeps it in."""
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0).byte()
+
+
+def write_container(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors, contiguous and on the CPU, and metadata to ``path``.
+
+    The file comes into being under another name: whoever reads ``path`` meanwhile, or has it
+    mapped, keeps what was there before.
+    """
+    ordered = sorted(tensors.items(), key=_place)
+    header: dict[str, object] = {_METADATA: dict(metadata)}
+    at = 0
+    for name, tensor in ordered:
+        end = at + tensor.numel() * tensor.element_size()
+        kind, shape = _NAMES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = render_json(header)
+    text += b" " * (-(len(text) + _LENGTH) % _ALIGNED)
+    with _replacing(path) as file:
+        file.write(len(text).to_bytes(_LENGTH, "little"))
+        file.write(text)
+        for _, tensor in ordered:
+            with _bytes_of(tensor) as view:
+                file.write(view)
+
+
+def _place(item: tuple[str, Tensor]) -> tuple[bool, int, str]:
+    name, tensor = item
+    size = tensor.numel() * tensor.element_size()
+    return bool(size % _ALIGNED), -tensor.element_size(), name
+
+
+@contextmanager
+def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
+    """The memory of a contiguous tensor; valid inside."""
+    size = tensor.numel() * tensor.element_size()
+    memory = (ctypes.c_char * size).from_address(tensor.data_ptr()) if size else b""
+    yield memoryview(memory).cast("B")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside ``path`` that takes its place once it is whole."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

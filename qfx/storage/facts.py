@@ -1,0 +1,290 @@
+"""What is known of nodes beside what they compute: origins, values, decisions, written compactly.
+
+What repeats is written once, in tables that nodes point into by number: operations as captured,
+rules, specs, decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import fx
+
+from qfx.errors import FormatError
+from qfx.graph import meta
+from qfx.quant.annotation import (
+    Annotation,
+    Decision,
+    Edge,
+    annotate,
+    annotation,
+    is_rangeless,
+    mark_rangeless,
+)
+from qfx.quant.spec import QuantSpec
+from qfx.storage import limits
+from qfx.storage.fields import Fields, Json, as_mapping, sizes
+from qfx.storage.values import DTYPE_NAMES
+
+K = TypeVar("K", bound=Hashable)
+
+
+# -- writing -------------------------------------------------------------------------------------
+@dataclass
+class FactWriter:
+    """Writes what is known of nodes, and gathers the tables."""
+
+    _origins: dict[meta.Origin, int] = field(default_factory=dict)
+    _rules: dict[str, int] = field(default_factory=dict)
+    _specs: dict[QuantSpec, int] = field(default_factory=dict)
+    _decisions: dict[Decision, int] = field(default_factory=dict)
+
+    def write(self, node: fx.Node) -> dict[str, Json]:
+        """What is known of a node; nothing is left out but what is no fact of a graph to be."""
+        written: dict[str, Json] = {}
+        origins = [_number(self._origins, origin) for origin in meta.origins(node)]
+        if origins:
+            written["origins"] = list(origins)
+        if meta.rule_of(node):
+            written["rule"] = _number(self._rules, meta.rule_of(node))
+        if meta.has_value(node):
+            written["value"] = write_shape(meta.value_of(node))
+        if meta.note_of(node):
+            written["note"] = meta.note_of(node)
+        if meta.is_alias(node):
+            written["alias"] = True
+        if meta.drew(node) is not None:
+            written["drew"] = meta.drew(node)
+        if meta.wrote(node):
+            written["wrote"] = True
+        if is_rangeless(node):
+            written["rangeless"] = True
+        if meta.CONTIGUOUS in node.meta:
+            written["contiguous"] = [bool(flag) for flag in node.meta[meta.CONTIGUOUS]]
+        note = annotation(node)
+        if note is not None:
+            written["quantized"] = self._annotation(note)
+        return written
+
+    def _annotation(self, note: Annotation) -> Json:
+        written: dict[str, Json] = {"decision": _number(self._decisions, note.decision)}
+        if note.reads:
+            written["reads"] = {name: self._edge(edge) for name, edge in note.reads.items()}
+        if note.output is not None:
+            written["output"] = self._edge(note.output)
+        if note.weight is not None:
+            written["weight"] = _number(self._specs, note.weight)
+        return written
+
+    def _edge(self, edge: Edge) -> Json:
+        return [edge.group, _number(self._specs, edge.spec)]
+
+    def decision(self, decision: Decision) -> int:
+        """The number of a decision."""
+        return _number(self._decisions, decision)
+
+    def tables(self) -> dict[str, Json]:
+        """What the numbers stand for."""
+        return {
+            "origins": [[o.node, o.module_path, o.source, o.type_name] for o in self._origins],
+            "rules": list(self._rules),
+            "specs": [spec.to_dict() for spec in self._specs],
+            "decisions": [write_decision(decision) for decision in self._decisions],
+        }
+
+
+def _number(table: dict[K, int], key: K) -> int:
+    return table.setdefault(key, len(table))
+
+
+def write_decision(decision: Decision) -> Json:
+    """A decision; short where there is nothing to say."""
+    said: list[Json] = [decision.quantized, decision.reason, decision.message, decision.remedy]
+    while len(said) > 1 and not said[-1]:
+        said.pop()
+    return said
+
+
+def write_shape(value: meta.Value) -> Json:
+    """What a node yields: ``["float32", 1, 3, 224, 224]``, or a nest of that."""
+    if isinstance(value, meta.TensorInfo):
+        return [str(value.dtype).removeprefix("torch."), *map(int, value.shape)]
+    if isinstance(value, tuple):
+        return {"tuple": [write_shape(item) for item in value]}
+    if isinstance(value, list):
+        return {"list": [write_shape(item) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": [[key, write_shape(item)] for key, item in value.items()]}
+    return None
+
+
+# -- reading -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of a node; written to it by :meth:`attach`."""
+
+    origins: tuple[meta.Origin, ...]
+    rule: str
+    value: tuple[meta.Value, ...]
+    note: str
+    alias: bool
+    drew: bool | None
+    wrote: bool
+    rangeless: bool
+    contiguous: tuple[bool, ...] | None
+    annotation: Annotation | None
+
+    def attach(self, node: fx.Node) -> None:
+        """Write it to the node."""
+        if self.origins:
+            meta.set_origins(node, self.origins)
+        if self.rule:
+            node.meta[meta.RULE] = self.rule
+        if self.value:
+            meta.set_value(node, self.value[0])
+        if self.note:
+            meta.set_note(node, self.note)
+        if self.alias:
+            meta.set_alias(node)
+        if self.drew is not None:
+            node.meta[meta.DREW] = self.drew
+        if self.wrote:
+            node.meta[meta.WROTE] = True
+        if self.rangeless:
+            mark_rangeless(node)
+        if self.contiguous is not None:
+            node.meta[meta.CONTIGUOUS] = self.contiguous
+        if self.annotation is not None:
+            annotate(node, self.annotation)
+
+
+class FactReader:
+    """Reads what :class:`FactWriter` wrote.
+
+    Args:
+        tables: the tables.
+    """
+
+    def __init__(self, tables: Fields) -> None:
+        self._origins = [_origin(each, tables.place) for each in tables.items("origins")]
+        self._rules = tables.texts("rules")
+        self._specs = [read_spec(each, tables) for each in tables.items("specs")]
+        self._decisions = [read_decision(each, tables.place) for each in tables.items("decisions")]
+        tables.close()
+
+    def read(self, fields: Fields) -> Facts:
+        """What is said of a node, whose other keys somebody else reads."""
+        numbers = fields.integers("origins", 0, len(self._origins) - 1)
+        drew = fields.flag("drew") if fields.has("drew") else None
+        fields.any("drew")
+        rule = fields.integer("rule", 0, len(self._rules) - 1) if fields.has("rule") else None
+        fields.any("rule")
+        known = "value" in fields.names()
+        value = (read_shape(fields.any("value"), f"{fields.place}.value"),) if known else ()
+        contiguous = None
+        if fields.has("contiguous"):
+            flags = fields.items("contiguous")
+            if not all(type(flag) is bool for flag in flags):
+                fields.refuse("contiguous", "is no list of flags")
+            contiguous = tuple(flags)
+        fields.any("contiguous")
+        return Facts(
+            tuple(self._origins[number] for number in numbers),
+            "" if rule is None else self._rules[rule],
+            value,
+            fields.text("note", ""),
+            fields.flag("alias", False),
+            drew,
+            fields.flag("wrote", False),
+            fields.flag("rangeless", False),
+            contiguous,
+            self._annotation(fields),
+        )
+
+    def decision(self, number: object, place: str) -> Decision:
+        """The decision of a number."""
+        return _at(self._decisions, number, place)
+
+    def _annotation(self, fields: Fields) -> Annotation | None:
+        if not fields.has("quantized"):
+            fields.any("quantized")
+            return None
+        said = fields.record("quantized")
+        reads = {}
+        if said.has("reads"):
+            for name, edge in as_mapping(said.any("reads"), f"{said.place}.reads").items():
+                reads[name] = self._edge(edge, f"{said.place}.reads")
+        said.any("reads")
+        output, weight = said.any("output"), said.any("weight")
+        made = Annotation(
+            self.decision(said.any("decision"), f"{said.place}.decision"),
+            reads,
+            None if output is None else self._edge(output, f"{said.place}.output"),
+            None if weight is None else _at(self._specs, weight, f"{said.place}.weight"),
+        )
+        said.close()
+        return made
+
+    def _edge(self, value: object, place: str) -> Edge:
+        if type(value) is not list or len(value) != 2 or type(value[0]) is not int:
+            raise FormatError(f"{place} is no group and spec")
+        return Edge(value[0], _at(self._specs, value[1], place))
+
+
+T = TypeVar("T")
+
+
+def _at(table: list[T], number: object, place: str) -> T:
+    if type(number) is not int or not 0 <= number < len(table):
+        raise FormatError(f"{place} points to nothing")
+    return table[number]
+
+
+def _origin(value: Any, place: str) -> meta.Origin:
+    if type(value) is not list or len(value) != 4 or not all(type(v) is str for v in value):
+        raise FormatError(f"{place}.origins holds something that is no operation")
+    return meta.Origin(*value)
+
+
+def read_decision(value: Any, place: str) -> Decision:
+    """What :func:`write_decision` wrote."""
+    right = type(value) is list and 1 <= len(value) <= 4 and type(value[0]) is bool
+    if not right or not all(type(v) is str for v in value[1:]):
+        raise FormatError(f"{place}.decisions holds something that is no decision")
+    return Decision(*value)
+
+
+def read_spec(value: Any, fields: Fields) -> QuantSpec:
+    """What ``QuantSpec.to_dict`` wrote."""
+    spec: QuantSpec = fields.made(QuantSpec.from_dict, as_mapping(value, f"{fields.place}.specs"))
+    return spec
+
+
+def read_shape(value: Any, place: str, depth: int = 0) -> meta.Value:
+    """What :func:`write_shape` wrote."""
+    if value is None:
+        return None
+    if depth > limits.DEPTH:
+        raise FormatError(f"{place} is nested more than {limits.DEPTH} deep")
+    if type(value) is list and value and type(value[0]) is str:
+        dtype = DTYPE_NAMES.get(value[0])
+        if dtype is None:
+            raise FormatError(f"{place}: this PyTorch has no dtype {value[0][:40]!r}")
+        return meta.TensorInfo(sizes(value[1:], place), dtype)
+    kind, items = next(iter(value.items())) if type(value) is dict and len(value) == 1 else ("", 0)
+    if type(items) is not list:
+        raise FormatError(f"{place} says nothing of a value")
+    read: Callable[[Any], meta.Value] = lambda item: read_shape(item, place, depth + 1)  # noqa: E731
+    if kind == "tuple":
+        return tuple([read(item) for item in items])
+    if kind == "list":
+        return [read(item) for item in items]
+    if kind != "dict" or not all(_is_pair(item) for item in items):
+        raise FormatError(f"{place} says nothing of a value")
+    return {key: read(item) for key, item in items}
+
+
+def _is_pair(item: Any) -> bool:
+    return type(item) is list and len(item) == 2 and type(item[0]) is str

@@ -1,0 +1,225 @@
+"""qfx.save and qfx.load: a model as one file, and back.
+
+    container -> checked records -> graph and tensors -> lowering -> model
+
+Nothing of a file is imported, executed or unpickled. What it describes is checked whole before
+anything is made of it; docs/format.md has every field.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qfx.backends.base import Backend
+from qfx.caller_modes import undisturbed
+from qfx.errors import ConfigError, FormatError, QfxError
+from qfx.garbage_collection import patiently
+from qfx.history.history import History
+from qfx.runtime.quantized import QuantizedModel
+from qfx.storage.attributes import ModuleRecord, lacking
+from qfx.storage.container import Container, as_tensor, checksum, write_container
+from qfx.storage.fields import Fields, Json, parse_json, render_json
+from qfx.storage.quantized import QuantizedRecord, build_quantized, read_quantized, write_quantized
+from qfx.storage.targets import Types
+from qfx.storage.tensors import TensorSource, TensorStore
+
+FORMAT = "qfx"
+VERSION = (1, 0)
+"""Major and minor; docs/format.md says what each promises."""
+
+MODEL = "__qfx_model__"
+"""The tensor that holds the JSON of the model."""
+
+FEATURES: frozenset[str] = frozenset()
+"""What a reader must know beyond version 1.0 to read a file rightly; nothing so far."""
+
+
+# -- save ----------------------------------------------------------------------------------------
+@undisturbed()
+@patiently
+def save(model: QuantizedModel, path: str | os.PathLike[str]) -> Path:
+    """Write a model to one file: a safetensors file whose metadata says what it computes.
+
+    Args:
+        model: what :func:`qfx.quantize` or :func:`qfx.convert` returned.
+        path: where to; a file there is replaced once the new one is whole.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: ``model`` is no such model.
+        FormatError: it holds what no file can hold, with the node and line.
+    """
+    if not isinstance(model, QuantizedModel):
+        raise ConfigError(
+            f"save takes a quantized model, not a {type(model).__name__}; of other modules keep "
+            "the state_dict()"
+        )
+    store = TensorStore()
+    document: dict[str, Json] = {
+        "kind": "quantized",
+        "qfx": _own_version(),
+        "torch": str(torch.__version__),
+        "features": [],
+        "model": write_quantized(model, store),
+    }
+    document["tensors"] = store.describe()
+    text = as_tensor(render_json(document))
+    metadata = {
+        "format": FORMAT,
+        "version": ".".join(map(str, VERSION)),
+        "model_crc32": str(checksum(text)),
+    }
+    target = Path(path)
+    write_container(target, {**store.stored, MODEL: text}, metadata)
+    return target
+
+
+def _own_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("qfx")
+    except PackageNotFoundError:  # a checkout that was never installed
+        return "unknown"
+
+
+# -- load ----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Opened:
+    """A file whose every record was checked."""
+
+    record: QuantizedRecord
+    source: TensorSource
+
+
+@undisturbed()
+@patiently
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backend: str | Backend | None = None,
+    modules: Mapping[str, nn.Module] | None = None,
+    model: nn.Module | None = None,
+    types: Iterable[type] = (),
+    verify: bool = True,
+) -> QuantizedModel:
+    """Read a model that :func:`save` wrote; its outputs are those of the model that was saved.
+
+    The weights are mapped, not read: they share memory between processes until they are written to.
+
+    Args:
+        path: the file.
+        backend: None for the one that it was saved for; "reference" runs it anywhere; a
+            ``qfx.Backend`` where that is installed under no name.
+        modules: the modules that the file does not bring the code of, by path in the model; their
+            state comes from the file.
+        model: the float model, or one built like it, that has them under these paths.
+        types: classes that the model returns instances of (dataclasses, named tuples, ...).
+        verify: compare the checksum of every tensor, for which all bytes are read.
+
+    Raises:
+        FormatError: it is no such file, is damaged, or needs modules or types that were not given.
+        BackendError: this machine can't run it as it was saved; the message says what is missing.
+        OSError: the file can't be opened.
+    """
+    given = _given(modules, model)
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise FormatError(f"{os.fspath(path)} is empty")
+        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    try:
+        return load_buffer(buffer, backend, given, Types.of(types), verify=verify)
+    except FormatError as error:
+        raise FormatError(f"{os.fspath(path)}: {error}") from error.__cause__
+
+
+def _given(
+    modules: Mapping[str, nn.Module] | None, model: nn.Module | None
+) -> dict[str, nn.Module]:
+    found = dict(model.named_modules()) if model is not None else {}
+    for name, module in (modules or {}).items():
+        if not isinstance(module, nn.Module):
+            raise ConfigError(f"modules[{name!r}] is {type(module).__name__}, not an nn.Module")
+        found[name] = module
+    return found
+
+
+def load_buffer(
+    buffer: Any,
+    backend: str | Backend | None = None,
+    given: Mapping[str, nn.Module] | None = None,
+    types: Types | None = None,
+    *,
+    verify: bool = True,
+) -> QuantizedModel:
+    """:func:`load` from the bytes of a file, which must be writable and belong to nobody else."""
+    opened = open_buffer(buffer, types or Types({}), verify=verify)
+    given = given or {}
+    missing = lacking(opened.record.modules, given)
+    if missing:
+        raise FormatError(_lacks(missing))
+    try:
+        return build_quantized(opened.record, opened.source, given, backend, History())
+    except QfxError:
+        raise
+    except Exception as error:
+        raise FormatError(
+            f"what the file describes can't be made: {type(error).__name__}: {error}"
+        ) from error
+
+
+def open_buffer(buffer: Any, types: Types, *, verify: bool) -> Opened:
+    """Check all that a file says, and make nothing of it yet."""
+    container = Container(buffer)
+    lenient = _check_version(container.metadata)
+    text = container.text(MODEL)
+    if container.metadata.get("model_crc32") != str(container.checksum(MODEL)):
+        raise FormatError("the description of the model is damaged: its checksum is another")
+    fields = Fields(parse_json(text, "the model"), "the model", lenient=lenient)
+    unknown = set(fields.texts("features", 1000)) - FEATURES
+    if unknown:
+        raise FormatError(
+            f"the file uses {min(unknown)[:80]!r}, which this qfx does not know; it was written by "
+            f"qfx {fields.text('qfx')[:40]}, which can read it"
+        )
+    fields.text("qfx"), fields.text("torch"), fields.choice("kind", ("quantized",))
+    source = TensorSource.read(container, fields.record("tensors"), verify=verify)
+    record = read_quantized(fields.record("model"), types, source)
+    fields.close()
+    return Opened(record, source)
+
+
+def _check_version(metadata: Mapping[str, str]) -> bool:
+    """Whether a newer minor version wrote the file, whose additions are passed over."""
+    if metadata.get("format") != FORMAT:
+        raise FormatError("it is a safetensors file, and no model of qfx.save")
+    major, _, minor = metadata.get("version", "").partition(".")
+    if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
+        raise FormatError("it has no version of the format")
+    if len(major) > 4 or len(minor) > 4 or int(major) != VERSION[0]:
+        raise FormatError(
+            f"it has version {major[:20]}.{minor[:20]} of the format, and this qfx reads "
+            f"{VERSION[0]}.x; upgrade qfx, or save the model anew with this one"
+        )
+    return int(minor) > VERSION[1]
+
+
+def _lacks(missing: list[ModuleRecord]) -> str:
+    shown = ", ".join(f"{m.path} ({m.type_name})" for m in missing[:10])
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    first = missing[0].path
+    return (
+        f"the model calls modules whose code is not in the file: {shown}{more}. Give them: "
+        f"qfx.load(path, modules={{{first!r}: the_module, ...}}), or the model that has them: "
+        "qfx.load(path, model=float_model)"
+    )

@@ -1,0 +1,266 @@
+"""A graph as JSON: its nodes in order, each with what it calls, reads and is known to be.
+
+    {"name": "relu1", "op": "call", "target": "relu", "args": [{"node": "conv1"}], ...}
+
+Reading has two steps. First every node becomes a :class:`NodeRecord`: names are names, targets are
+in the tables, arguments read earlier nodes only. Then :func:`build_graph` makes the graph of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+from torch.fx.graph import CodeGen
+
+from qfx.capture.signature import KeywordOnlyFrom
+from qfx.errors import FormatError
+from qfx.graph import meta
+from qfx.storage import limits
+from qfx.storage.attributes import AttributeRecord, ModuleRecord
+from qfx.storage.facts import FactReader, Facts, FactWriter
+from qfx.storage.fields import Fields, Json
+from qfx.storage.names import check_identifier, check_path
+from qfx.storage.targets import Types, check_call, read_function, read_method, write_target
+from qfx.storage.tensors import TensorStore
+from qfx.storage.values import FindTensor, Ref, ValueReader, write_value
+from qfx.vocab import OpDef
+
+_OPS = {
+    "input": "placeholder",
+    "read": "get_attr",
+    "call": "call_function",
+    "method": "call_method",
+    "module": "call_module",
+    "output": "output",
+}
+"""What a file calls the operations of fx."""
+
+_WORDS = {theirs: ours for ours, theirs in _OPS.items()}
+
+
+# -- writing -------------------------------------------------------------------------------------
+def write_graph(graph: fx.Graph, facts: FactWriter, store: TensorStore) -> dict[str, Json]:
+    """A graph as JSON.
+
+    Raises:
+        FormatError: a node that a file can't say; the message names it.
+    """
+    written: dict[str, Json] = {"nodes": [_write_node(n, facts, store) for n in graph.nodes]}
+    codegen = graph._codegen
+    if isinstance(codegen, KeywordOnlyFrom):
+        written["keyword_only"] = codegen.first
+    elif type(codegen) is not CodeGen:
+        raise FormatError(f"graphs whose code comes from a {type(codegen).__name__} can't be saved")
+    return written
+
+
+def _write_node(node: fx.Node, facts: FactWriter, store: TensorStore) -> Json:
+    written: dict[str, Json] = {
+        "name": check_identifier(node.name, "a node"),
+        "op": _WORDS[node.op],
+    }
+    if node.op in ("call_function", "call_method"):
+        written["target"] = write_target(node)
+    elif node.op == "placeholder":
+        written |= {} if node.target == node.name else {"target": str(node.target)}
+    elif node.op != "output":
+        written["target"] = str(node.target)
+
+    def keep(tensor: Any) -> str:
+        return store.keep(tensor, f"constants.{node.name}")
+
+    try:
+        if node.args:
+            written["args"] = [write_value(arg, keep) for arg in node.args]
+        if node.kwargs:
+            written["kwargs"] = {name: write_value(v, keep) for name, v in node.kwargs.items()}
+    except FormatError as error:
+        raise FormatError(f"{meta.where(node)}: {error}") from None
+    return written | facts.write(node)
+
+
+# -- reading -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class NodeRecord:
+    """A node, checked.
+
+    Attributes:
+        name: its name.
+        op: as fx has it.
+        target: what it calls or reads.
+        args, kwargs: with :class:`~qfx.storage.values.Ref` in place of nodes.
+        facts: what is known of it.
+    """
+
+    name: str
+    op: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class GraphRecord:
+    """A graph, checked.
+
+    Attributes:
+        nodes: in order.
+        keyword_only: the first input that is given by keyword only, or "".
+    """
+
+    nodes: tuple[NodeRecord, ...]
+    keyword_only: str
+
+    def targets(self, op: str) -> Iterator[str]:
+        """What nodes of one kind read or call."""
+        return (str(node.target) for node in self.nodes if node.op == op)
+
+
+def read_graph(fields: Fields, facts: FactReader, types: Types, find: FindTensor) -> GraphRecord:
+    """The graph that JSON describes.
+
+    Raises:
+        FormatError: it describes none.
+    """
+    found: dict[str, NodeRecord] = {}
+    reader = ValueReader(find, found.__contains__)
+    for each in fields.records("nodes", limits.NODES):
+        record = _read_node(each, facts, types, reader)
+        if record.name in found:
+            raise FormatError(f"{each.place}: two nodes are called {record.name!r}")
+        found[record.name] = record
+    nodes = tuple(found.values())
+    keyword_only = fields.text("keyword_only", "")
+    fields.close()
+    if [n.op for n in nodes].count("output") != 1 or nodes[-1].op != "output":
+        raise FormatError(f"{fields.place} has no output at its end")
+    inputs = [n.target for n in nodes if n.op == "placeholder"]
+    if len(inputs) != len(set(inputs)) or (keyword_only and keyword_only not in inputs):
+        raise FormatError(f"{fields.place}: the inputs are no signature")
+    return GraphRecord(nodes, keyword_only)
+
+
+def _read_node(fields: Fields, facts: FactReader, types: Types, reader: ValueReader) -> NodeRecord:
+    name = check_identifier(fields.text("name"), fields.place)
+    op = _OPS[fields.choice("op", _OPS)]
+    place = f"{fields.place} ({name})"
+    args = tuple([reader.read(arg, place) for arg in fields.items("args")])
+    kwargs = {}
+    if fields.has("kwargs"):
+        given = fields.record("kwargs")
+        for key in given.names():
+            kwargs[check_identifier(key, place)] = reader.read(given.any(key), place)
+    fields.any("kwargs")
+    target = _read_target(fields, name, op, types)
+    _check_arguments(op, target, args, kwargs, place)
+    record = NodeRecord(name, op, target, args, kwargs, facts.read(fields))
+    fields.close()
+    return record
+
+
+def _read_target(fields: Fields, name: str, op: str, types: Types) -> Any:
+    place = f"{fields.place} ({name})"
+    if op == "output":
+        return "output"
+    if op == "placeholder":
+        target = fields.text("target", name)
+        check_identifier(target.lstrip("*"), place)
+        if target.count("*") > 2 or target.lstrip("*") != target[target.count("*") :]:
+            raise FormatError(f"{place}: {target[:80]!r} is no input")
+        return target
+    if op == "call_function":
+        return read_function(fields.any("target"), types, place)
+    if op == "call_method":
+        return read_method(fields.any("target"), place)
+    return check_path(fields.text("target"))
+
+
+def _check_arguments(
+    op: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], place: str
+) -> None:
+    if op == "placeholder" and (len(args) > 1 or kwargs or any(map(refs_in, args))):
+        raise FormatError(f"{place} has arguments that are no default")
+    if op == "output" and (len(args) != 1 or kwargs):
+        raise FormatError(f"{place} hands out no one value")
+    if op == "get_attr" and (args or kwargs):
+        raise FormatError(f"{place} has arguments, and only reads")
+    if op == "call_method" and not args:
+        raise FormatError(f"{place} calls a method of nothing")
+    if op == "call_function":
+        check_call(target, args, place)
+    if isinstance(target, OpDef):
+        try:
+            target.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise FormatError(f"{place}: {target.name}: {error}") from None
+
+
+def refs_in(value: Any) -> list[str]:
+    """The nodes that an argument reads, by name."""
+    found: list[str] = []
+    mapped(value, lambda ref: found.append(ref.name))
+    return found
+
+
+def mapped(value: Any, of: Callable[[Ref], Any]) -> Any:
+    """A value with what ``of`` makes of each reference."""
+    if isinstance(value, Ref):
+        return of(value)
+    if type(value) is tuple:
+        return tuple([mapped(item, of) for item in value])
+    if isinstance(value, list):
+        return [mapped(item, of) for item in value]
+    if isinstance(value, dict):
+        return {key: mapped(item, of) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(*(mapped(end, of) for end in (value.start, value.stop, value.step)))
+    return value
+
+
+# -- putting together ----------------------------------------------------------------------------
+def build_graph(record: GraphRecord) -> fx.Graph:
+    """The graph of a record."""
+    graph = fx.Graph()
+    if record.keyword_only:
+        graph.set_codegen(KeywordOnlyFrom(record.keyword_only))
+    made: dict[str, fx.Node] = {}
+    for each in record.nodes:
+        # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
+        node = graph.create_node(each.op, each.target, name=each.name)
+        node.args, node.kwargs = _arguments(each, made)
+        if node.name != each.name:
+            node.name = each.name  # fx counts up a name that looks counted
+        each.facts.attach(node)
+        made[each.name] = node
+    return graph
+
+
+def _arguments(
+    record: NodeRecord, made: Mapping[str, fx.Node]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def node_of(ref: Ref) -> fx.Node:
+        return made[ref.name]
+
+    args = tuple([mapped(arg, node_of) for arg in record.args])
+    return args, {name: mapped(value, node_of) for name, value in record.kwargs.items()}
+
+
+def check_reads(
+    graphs: Iterable[GraphRecord],
+    tensors: Iterable[AttributeRecord],
+    modules: Iterable[ModuleRecord],
+) -> None:
+    """FormatError if a graph reads or calls what a file does not hold."""
+    called = [module.path for module in modules]
+    held = {t.name for t in tensors} | {t.name for m in modules for t in m.state}
+    for graph in graphs:
+        for name in graph.targets("get_attr"):
+            if name not in held:
+                raise FormatError(f"the graph reads {name[:200]!r}, which the file has not")
+        for path in graph.targets("call_module"):
+            if path not in called and not any(path.startswith(f"{p}.") for p in called):
+                raise FormatError(f"the graph calls {path[:200]!r}, which the file has not")

@@ -1,0 +1,24 @@
+"""How large anything in a file may be; what is larger is refused before memory is taken for it."""
+
+from __future__ import annotations
+
+HEADER_BYTES = 100_000_000
+"""Of the header of tensors: what the safetensors library reads, too."""
+
+DOCUMENT_BYTES = 256 << 20
+"""Of a JSON document."""
+
+TENSORS = 1_000_000
+NODES = 5_000_000
+NODES_SHOWN = 1_000_000
+DIMS = 64
+NUMEL = 1 << 48
+"""Elements of a tensor, or of a value that is only described."""
+
+DEPTH = 48
+"""Containers within containers, in arguments and in what is known of values."""
+
+DIGITS = 20
+"""Of an integer as text."""
+
+INTEGERS = (-(1 << 63), (1 << 63) - 1)

@@ -1,0 +1,44 @@
+"""Names that become code: of nodes, inputs, arguments and attributes.
+
+A graph runs as Python that is generated from it, so a name in a file is held to what a name is.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+
+from qfx.capture.naming import reserved
+from qfx.errors import FormatError
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_MOST = 1000
+_UNSAFE = set("\"'\\")
+
+
+def check_identifier(name: str, place: str) -> str:
+    """A name that Python takes as one, and that means nothing to it."""
+    if len(name) > _MOST or not _IDENTIFIER.fullmatch(name):
+        raise FormatError(f"{place}: {name[:80]!r} is no name")
+    if keyword.iskeyword(name) or (name.startswith("__") and name.endswith("__")):
+        raise FormatError(f"{place}: {name[:80]!r} means something to Python")
+    return name
+
+
+def check_path(name: str) -> str:
+    """A qualified name of an attribute: atoms between dots."""
+    atoms = name.split(".")
+    if atoms[0] in reserved():
+        raise FormatError(f"{name[:80]!r} is a name that graph modules have for themselves")
+    if len(name) > _MOST or not all(map(_is_atom, atoms)):
+        raise FormatError(
+            f"{name[:80]!r} can't name an attribute in a file: no quotes, backslashes, line breaks "
+            "or names like __this__"
+        )
+    return name
+
+
+def _is_atom(atom: str) -> bool:
+    if not atom or not atom.isprintable() or not _UNSAFE.isdisjoint(atom):
+        return False
+    return not atom.startswith("__")

@@ -1,0 +1,188 @@
+"""A quantized model as JSON and tensors: what it means, and how it was lowered.
+
+Stored is the reference form. What runs is derived from it again, by the passes that derived it when
+it was made; operations that were put back to float then, because their kernel failed the check,
+stay float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import fx, nn
+
+from qfx.backends.base import Backend
+from qfx.errors import FormatError
+from qfx.framework.manager import apply
+from qfx.framework.pass_base import PassContext
+from qfx.graph import meta
+from qfx.graph.clone import clone_graph_module
+from qfx.graph.leaves import has_hooks
+from qfx.graph.state import written_names
+from qfx.graph.working import WorkingGraphModule
+from qfx.history.history import History
+from qfx.quant.annotation import Annotation, Decision, annotate, annotation
+from qfx.quant.level_checks import QUANTIZATION
+from qfx.report.sites import QuantizationReport
+from qfx.runtime.quantized import Lowering, QuantizedModel
+from qfx.storage.attributes import (
+    AttributeRecord,
+    ModuleRecord,
+    make_root,
+    read_attributes,
+    write_attributes,
+)
+from qfx.storage.facts import FactReader, FactWriter
+from qfx.storage.fields import Fields, Json
+from qfx.storage.graphs import GraphRecord, build_graph, check_reads, read_graph, write_graph
+from qfx.storage.hardware import (
+    REFERENCE,
+    backend_for,
+    check_saturation,
+    read_passes,
+    write_passes,
+)
+from qfx.storage.reports import read_report, write_report
+from qfx.storage.targets import Types
+from qfx.storage.tensors import TensorSource, TensorStore
+
+_PUT_BACK = "kernel-failed-check"
+
+
+# -- writing -------------------------------------------------------------------------------------
+def write_quantized(model: QuantizedModel, store: TensorStore) -> dict[str, Json]:
+    """A quantized model as JSON.
+
+    Raises:
+        FormatError: it holds what a file can't; the message says what and where.
+    """
+    reference: fx.GraphModule = model.__dict__["reference"]
+    lowering: Lowering = model.__dict__["_lowering"]
+    if has_hooks(model):
+        raise FormatError(
+            "the model has hooks, which are code, and files hold none. Remove them, save, and hook "
+            "them to what qfx.load returns"
+        )
+    facts = FactWriter()
+    graph = write_graph(reference.graph, facts, store)
+    attributes = write_attributes(reference, (reference.graph,), store)
+    check_memory(reference.graph, store)
+    put_back: dict[str, Json] = {n: facts.decision(d) for n, d in _put_back(model).items()}
+    report = write_report(model.report, facts)
+    return {
+        "backend": {"name": model.backend, "saturates": model.report.saturates},
+        "lowering": list(write_passes(lowering)),
+        "put_back": put_back,
+        "graph": graph,
+        "attributes": attributes,
+        "report": report,
+        "tables": facts.tables(),
+    }
+
+
+def _put_back(model: QuantizedModel) -> dict[str, Decision]:
+    """The operations that stay float because their kernel was wrong, by node."""
+    notes = ((node.name, annotation(node)) for node in model.graph.nodes)
+    return {n: a.decision for n, a in notes if a is not None and a.decision.reason == _PUT_BACK}
+
+
+def check_memory(graph: fx.Graph, store: TensorStore) -> None:
+    """FormatError if what the graph writes to is part of another tensor: they would come apart."""
+    for name in sorted(written_names(graph) & store.stored.keys()):
+        other = store.overlapping(name)
+        if other:
+            raise FormatError(
+                f"forward writes to {name!r}, which lies in the memory of {other!r}; files hold "
+                "tensors apart. Register a clone() of one of them, or write to both"
+            )
+
+
+# -- reading -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class QuantizedRecord:
+    """A quantized model, checked, before anything of it is made.
+
+    Attributes:
+        backend: the name of its backend.
+        saturates: whether kernels saturated where it was made.
+        lowering: the names of the passes that lowered it.
+        put_back: node -> why it stays float though the table has a kernel for it.
+        graph: the reference form.
+        tensors, modules: what it reads and calls.
+        report: as it was saved.
+    """
+
+    backend: str
+    saturates: bool
+    lowering: tuple[str, ...]
+    put_back: Mapping[str, Decision]
+    graph: GraphRecord
+    tensors: tuple[AttributeRecord, ...]
+    modules: tuple[ModuleRecord, ...]
+    report: QuantizationReport
+
+
+def read_quantized(fields: Fields, types: Types, source: TensorSource) -> QuantizedRecord:
+    """The quantized model that JSON describes.
+
+    Raises:
+        FormatError: it describes none.
+    """
+    facts = FactReader(fields.record("tables"))
+    made_for, put_back = fields.record("backend"), fields.record("put_back")
+    tensors, modules = read_attributes(fields.record("attributes"))
+    graph = read_graph(fields.record("graph"), facts, types, source.find)
+    check_reads((graph,), tensors, modules)
+    record = QuantizedRecord(
+        made_for.text("name"),
+        made_for.flag("saturates"),
+        fields.texts("lowering", 1000),
+        {n: facts.decision(put_back.any(n), put_back.place) for n in put_back.names()},
+        graph,
+        tensors,
+        modules,
+        read_report(fields.record("report"), facts),
+    )
+    made_for.close()
+    fields.close()
+    return record
+
+
+def build_quantized(
+    record: QuantizedRecord,
+    source: TensorSource,
+    given: Mapping[str, nn.Module],
+    wanted: str | Backend | None,
+    history: History,
+) -> QuantizedModel:
+    """The model of a record, lowered for this machine."""
+    backend = backend_for(record.backend, wanted)
+    graph = build_graph(record.graph)
+    check_saturation(backend, graph, saturated=record.saturates)
+    root = make_root(record.tensors, record.modules, source, given)
+    reference = WorkingGraphModule(root, graph)
+    lowered = clone_graph_module(reference, apart=True)
+    for node in lowered.graph.nodes:
+        if node.name in record.put_back:
+            annotate(node, Annotation(record.put_back[node.name]))
+    passes = read_passes(record.lowering, backend)
+    ctx = PassContext(lowered)
+    ctx.put(backend, QUANTIZATION)
+    apply(lowered, passes, ctx)
+    report = record.report
+    if backend.name != record.backend:
+        report = _of_reference(report, reference.graph)
+    return QuantizedModel(
+        lowered, reference, report=report, history=history, lowering=Lowering(backend, passes)
+    )
+
+
+def _of_reference(report: QuantizationReport, graph: fx.Graph) -> QuantizationReport:
+    """The report of the same model in its reference form: no kernels run."""
+    steps = {o.node: n.name for n in graph.nodes for o in meta.origins(n) if annotation(n)}
+    sites = tuple(
+        replace(site, kernel=REFERENCE, step=steps.get(site.node, "")) if site.kernel else site
+        for site in report.sites
+    )
+    return replace(report, sites=sites, backend=REFERENCE, saturates=False)

@@ -1,0 +1,118 @@
+"""The report of a quantized model as JSON; operations and decisions are those of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from qfx.quant.annotation import Decision
+from qfx.report.checked import Checked
+from qfx.report.sites import QuantizationReport, Site
+from qfx.storage.facts import FactReader, FactWriter
+from qfx.storage.fields import Fields, Json, number
+
+_METHODS = ("", "static", "dynamic", "weight_only")
+
+
+# -- writing -------------------------------------------------------------------------------------
+def write_report(report: QuantizationReport, facts: FactWriter) -> dict[str, Json]:
+    """A report as JSON."""
+    kernels: dict[str, int] = {}
+    written: dict[str, Json] = {
+        "sites": [_write_site(site, facts, kernels) for site in report.sites],
+        "kernels": list(kernels),
+        "size_bytes": list(report.size_bytes),
+        "backend": report.backend,
+        "warnings": list(report.warnings),
+        "saturates": report.saturates,
+    }
+    if report.coverage is not None:
+        written["coverage"] = report.coverage
+    if report.checked is not None:
+        said = {**asdict(report.checked), "notes": list(report.checked.notes)}
+        written["checked"] = {k: number(v) if type(v) is float else v for k, v in said.items()}
+    return written
+
+
+def _write_site(site: Site, facts: FactWriter, kernels: dict[str, int]) -> Json:
+    decision = Decision(site.decision == "quantized", site.reason, site.message, site.remedy)
+    written: dict[str, Json] = {
+        "site": [site.node, site.module_path, site.source, site.op],
+        "decision": facts.decision(decision),
+    }
+    if site.kernel:
+        written["kernel"] = kernels.setdefault(site.kernel, len(kernels))
+    if site.macs:
+        written["macs"] = site.macs
+    if site.step:
+        written["step"] = site.step
+    if site.region != "main":
+        written["region"] = site.region
+    if site.unknown_macs:
+        written["unknown_macs"] = True
+    return written | ({"method": site.method} if site.method else {})
+
+
+# -- reading -------------------------------------------------------------------------------------
+def read_report(fields: Fields, facts: FactReader) -> QuantizationReport:
+    """The report that JSON describes."""
+    kernels = fields.texts("kernels")
+    sites = tuple(_read_site(each, facts, kernels) for each in fields.records("sites"))
+    sizes = fields.integers("size_bytes", 0, 1 << 60)
+    if len(sizes) != 2:
+        fields.refuse("size_bytes", "are not two sizes")
+    coverage = fields.number("coverage") if fields.has("coverage") else None
+    checked = _read_checked(fields.record("checked")) if fields.has("checked") else None
+    fields.any("coverage"), fields.any("checked")
+    report = QuantizationReport(
+        sites,
+        coverage,
+        (sizes[0], sizes[1]),
+        fields.text("backend"),
+        fields.texts("warnings"),
+        checked,
+        fields.flag("saturates"),
+    )
+    fields.close()
+    return report
+
+
+def _read_site(fields: Fields, facts: FactReader, kernels: Sequence[str]) -> Site:
+    said = fields.texts("site")
+    if len(said) != 4:
+        fields.refuse("site", "is no node, module, line and operation")
+    decision = facts.decision(fields.any("decision"), f"{fields.place}.decision")
+    kernel = fields.integer("kernel", 0, len(kernels) - 1) if fields.has("kernel") else None
+    fields.any("kernel")
+    node, module_path, source, op = said
+    site = Site(
+        node,
+        module_path,
+        source,
+        op,
+        "quantized" if decision.quantized else "float",
+        "" if kernel is None else kernels[kernel],
+        decision.reason,
+        decision.message,
+        decision.remedy,
+        fields.integer("macs", default=0),
+        fields.text("step", ""),
+        fields.text("region", "main"),
+        fields.flag("unknown_macs", False),
+        fields.choice("method", _METHODS, ""),
+    )
+    fields.close()
+    return site
+
+
+def _read_checked(fields: Fields) -> Checked:
+    made = Checked(
+        fields.number("float_graph"),
+        fields.integer("calls"),
+        fields.integer("put_back"),
+        fields.number("lowered"),
+        fields.number("output"),
+        fields.texts("notes"),
+    )
+    fields.close()
+    return made
