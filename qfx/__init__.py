@@ -24,6 +24,7 @@ with collector_resting():  # a collection would walk all that torch holds: half 
         CaptureError,
         ConfigError,
         CoverageError,
+        ExportError,
         FormatError,
         PassError,
         PatternError,
@@ -31,6 +32,8 @@ with collector_resting():  # a collection would walk all that torch holds: half 
         QfxWarning,
         VerifyError,
     )
+    from qfx.export.onnx.check import check_onnx
+    from qfx.export.onnx.export import export_onnx
     from qfx.framework.levels import Level
     from qfx.framework.pass_base import Pass, PassContext, PatternPass
     from qfx.framework.pipeline import Pipeline
@@ -63,6 +66,7 @@ __all__ = [
     "Const",
     "CoverageError",
     "DeQuantStub",
+    "ExportError",
     "FormatError",
     "GraphDiff",
     "History",
@@ -96,9 +100,11 @@ __all__ = [
     "backends",
     "bisect",
     "calibrate",
+    "check_onnx",
     "compare",
     "convert",
     "diff",
+    "export_onnx",
     "freeze_batchnorm",
     "freeze_observers",
     "get_default_qconfig",
@@ -129,7 +135,6 @@ if not TYPE_CHECKING:  # type checkers know the names from above
     def __getattr__(name: str) -> object:
         """What is planned says so; anything else does not exist."""
         planned = {
-            "export_onnx": "qmodel.reference holds the q/dq graph that it will export.",
             "compile": "torch.compile takes a quantized model.",
         }
         if name in planned:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,19 @@ class BackendError(QfxError):
 
 class FormatError(QfxError):
     """A file is not a qfx model, is damaged, or was made by an incompatible version."""
+
+
+class ExportError(QfxError):
+    """A format can't say what a model computes.
+
+    Attributes:
+        problems: one for each site, with ``node``, ``module_path``, ``source``, ``message`` and
+            ``remedy``.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class QfxWarning(UserWarning):

@@ -33,6 +33,7 @@ FLOORS = (
     ("training",),
     ("integrations", "numerics"),
     ("verification",),
+    ("export",),
     ("qfx_passes",),
     ("argument_checks", "pipelines", "storage"),
     ("api", "custom_passes"),

@@ -181,7 +181,7 @@ def test_built_in_passes_are_registered_as_anyone_elses() -> None:
     assert "fuse-conv-bn" in names
 
 
-@pytest.mark.parametrize("name", ["export_onnx", "compile"])
+@pytest.mark.parametrize("name", ["compile"])
 def test_what_is_planned_says_so(name: str) -> None:
     assert name not in qfx.__all__
     with pytest.raises(AttributeError, match=f"does not have {name} yet"):

@@ -218,6 +218,7 @@ class QuantizedModel(WorkingGraphModule):
     report: QuantizationReport
     history: History
     backend: str
+    reference: fx.GraphModule
 
     def __init__(
         self,

@@ -1,0 +1,1 @@
+"""ONNX files: one table says how each operation is written (:mod:`qfx.export.onnx.table`)."""

@@ -1,0 +1,73 @@
+"""Attention, written out in products and a softmax."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from qfx.export.onnx.layers import transposed
+from qfx.export.onnx.problems import CannotWrite
+from qfx.export.onnx.values import Info, Operand
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from qfx.export.onnx.writer import Writer
+
+
+def attention(
+    w: Writer,
+    query: Operand,
+    key: Operand,
+    value: Operand,
+    attn_mask: Operand | None,
+    *,
+    is_causal: bool,
+    scale: float | None,
+    dropout: float,
+) -> ir.Value:
+    """``softmax(query key^T / sqrt(d) + mask) value``."""
+    if is_causal:
+        attn_mask = _causal(w, query, key)
+    weights = attention_weights(w, query, key, attn_mask, scale=scale)
+    return w.op("MatMul", weights, value)
+
+
+def attention_weights(
+    w: Writer, query: Operand, key: Operand, attn_mask: Operand | None, *, scale: float | None
+) -> ir.Value:
+    width = w.info(query).shape[-1]
+    if not isinstance(width, int):
+        raise CannotWrite("attention of a width that is not fixed", "Fix it.", by_size=True)
+    factor = width**-0.5 if scale is None else scale
+    scaled = w.op("Mul", query, w.scalar(factor, torch.float32))
+    scores = w.op("MatMul", scaled, transposed(w, key))
+    if attn_mask is not None:
+        scores = w.op("Add", scores, _additive(w, attn_mask))
+    return w.op("Softmax", scores, axis=-1)
+
+
+def _additive(w: Writer, mask: Operand) -> Operand:
+    """A boolean mask as what is added: 0 where it is True, else minus infinity."""
+    if w.info(mask).dtype != torch.bool:
+        return mask
+    zero, lowest = w.scalar(0.0, torch.float32), w.scalar(-math.inf, torch.float32)
+    return w.op("Where", mask, zero, lowest)
+
+
+def additive_mask(w: Writer, mask: Operand, *, dtype: torch.dtype) -> ir.Value:
+    return w.op("Where", mask, w.scalar(-math.inf, dtype), w.scalar(0.0, dtype))
+
+
+def _causal(w: Writer, query: Operand, key: Operand) -> Operand:
+    """True on and below the diagonal."""
+    sizes = (w.size(query, -2), w.size(key, -2))
+    if all(isinstance(size, int) for size in sizes):
+        return torch.ones(sizes, dtype=torch.bool).tril()  # type: ignore[arg-type]
+    shape = w.vector(sizes)
+    ones = w.op("Expand", w.scalar(1.0, torch.float32), shape)
+    made = w.op("Cast", w.op("Trilu", ones, upper=0), to=int(w.dtype(torch.bool)))
+    w.tell(made, Info(("?", "?"), (1, 1), torch.bool))
+    return made

@@ -1,0 +1,250 @@
+"""Functions that the vocabulary does not hold, as models compute masks and positions with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.export.onnx.activations import common_dtype
+from qfx.export.onnx.problems import CannotWrite
+from qfx.export.onnx.values import Number, Operand
+from qfx.graph.containers import makes_container
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from qfx.export.onnx.writer import Writer
+
+
+def call(w: Writer, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Write a call of a function or method."""
+    if node.op == "call_function" and _makes_container(node):
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    emitter = FUNCTIONS.get(str(name).strip("_"))
+    if emitter is None:
+        raise CannotWrite(
+            f"{name}, which is no operation of the vocabulary", "Compute it outside of the model."
+        )
+    try:
+        return emitter(w, *args, **kwargs)
+    except TypeError as error:
+        raise CannotWrite(f"{name} with these arguments ({error})", "Write it plainly.") from None
+
+
+def _makes_container(node: fx.Node) -> bool:
+    target = node.target
+    if makes_container(node):
+        return True
+    return isinstance(target, type) and (
+        issubclass(target, (Mapping, tuple, list)) or dataclasses.is_dataclass(target)
+    )
+
+
+# -- comparisons and logic -------------------------------------------------------------------------
+def _compared(kind: str) -> Callable[..., ir.Value]:
+    def write(w: Writer, input: Operand, other: Operand) -> ir.Value:
+        dtype = common_dtype(w, input, other)
+        if kind in ("Equal", "Unequal") or dtype != torch.bool:
+            made = w.op(_PLAIN.get(kind, kind), w.cast(input, dtype), w.cast(other, dtype))
+            return w.op("Not", made) if kind == "Unequal" else made
+        raise CannotWrite("an order of booleans", "Compare numbers.")
+
+    return write
+
+
+_PLAIN = {"Unequal": "Equal"}
+
+
+def _logic(kind: str) -> Callable[..., ir.Value]:
+    def write(w: Writer, input: Operand, other: Operand) -> ir.Value:
+        if common_dtype(w, input, other) != torch.bool:
+            raise CannotWrite("logic on the bits of integers", "Use booleans.")
+        return w.op(kind, w.cast(input, torch.bool), w.cast(other, torch.bool))
+
+    return write
+
+
+def _not(w: Writer, input: Operand) -> ir.Value:
+    if w.info(input).dtype != torch.bool:
+        raise CannotWrite("logic on the bits of integers", "Use booleans.")
+    return w.op("Not", input)
+
+
+def where(w: Writer, condition: Operand, input: Operand, other: Operand) -> ir.Value:
+    dtype = common_dtype(w, input, other)
+    return w.op("Where", condition, w.cast(input, dtype), w.cast(other, dtype))
+
+
+def masked_fill(w: Writer, input: Operand, mask: Operand, value: Operand) -> ir.Value:
+    return w.op("Where", mask, w.cast(value, w.info(input).dtype), input)
+
+
+# -- elementwise -----------------------------------------------------------------------------------
+def _elementwise(kind: str) -> Callable[..., ir.Value]:
+    def write(w: Writer, input: Operand) -> ir.Value:
+        dtype = w.info(input).dtype
+        whole = kind in ("Abs", "Neg") or dtype.is_floating_point
+        return w.op(kind, input if whole else w.cast(input, torch.float32))
+
+    return write
+
+
+def rsqrt(w: Writer, input: Operand) -> ir.Value:
+    return w.op("Reciprocal", w.op("Sqrt", input))
+
+
+def power(w: Writer, input: Operand, exponent: Operand) -> ir.Value:
+    dtype = common_dtype(w, input, exponent)
+    return w.op("Pow", w.cast(input, dtype), w.cast(exponent, dtype))
+
+
+def _extreme(kind: str) -> Callable[..., ir.Value]:
+    def write(w: Writer, input: Operand, other: Operand) -> ir.Value:
+        dtype = common_dtype(w, input, other)
+        return w.op(kind, w.cast(input, dtype), w.cast(other, dtype))
+
+    return write
+
+
+# -- made of nothing -------------------------------------------------------------------------------
+def arange(w: Writer, *ends: Any, dtype: torch.dtype | None = None, **_: object) -> Operand:
+    start, end, step = (0, *ends, 1) if len(ends) == 1 else (*ends, 1)[:3]
+    if not any(isinstance(n, Number) for n in (start, end, step)):
+        return torch.arange(start, end, step, dtype=dtype)
+    made = w.op("Range", *(w.cast(n, torch.int64) for n in (start, end, step)))
+    if dtype is None or dtype == torch.int64:
+        return made
+    return w.op("Cast", made, to=int(w.dtype(dtype)))
+
+
+def _filled(number: float) -> Callable[..., ir.Value]:
+    def write(w: Writer, *size: Any, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
+        return full(w, _sizes(size), number, dtype=dtype or torch.get_default_dtype())
+
+    return write
+
+
+def _new_filled(number: float) -> Callable[..., ir.Value]:
+    def write(
+        w: Writer, like: Operand, *size: Any, dtype: torch.dtype | None = None, **_: object
+    ) -> ir.Value:
+        return full(w, _sizes(size), number, dtype=dtype or w.info(like).dtype)
+
+    return write
+
+
+def _filled_like(number: float) -> Callable[..., ir.Value]:
+    def write(
+        w: Writer, like: Operand, *, dtype: torch.dtype | None = None, **_: object
+    ) -> ir.Value:
+        sizes = tuple(w.size(like, d) for d in range(w.info(like).rank))
+        return full(w, sizes, number, dtype=dtype or w.info(like).dtype)
+
+    return write
+
+
+def _sizes(size: tuple[Any, ...]) -> Any:
+    return size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
+
+
+def full(
+    w: Writer, size: Any, fill_value: Any, *, dtype: torch.dtype | None = None, **_: object
+) -> ir.Value:
+    kind = dtype or torch.tensor(fill_value).dtype
+    return w.op("Expand", w.cast(fill_value, kind), w.vector(tuple(size)))
+
+
+# -- picks and casts -------------------------------------------------------------------------------
+def gather(w: Writer, input: Operand, dim: int, index: Operand) -> ir.Value:
+    return w.op("GatherElements", input, index, axis=dim)
+
+
+def index_select(w: Writer, input: Operand, dim: int, index: Operand) -> ir.Value:
+    return w.op("Gather", input, index, axis=dim)
+
+
+def cumsum(w: Writer, input: Operand, dim: int, **_: object) -> ir.Value:
+    dtype = w.info(input).dtype
+    wide = input if dtype.is_floating_point else w.cast(input, torch.int64)
+    return w.op("CumSum", wide, w.scalar(dim, torch.int64))
+
+
+def tril(w: Writer, input: Operand, diagonal: int = 0) -> ir.Value:
+    return w.op("Trilu", input, w.scalar(diagonal, torch.int64), upper=0)
+
+
+def triu(w: Writer, input: Operand, diagonal: int = 0) -> ir.Value:
+    return w.op("Trilu", input, w.scalar(diagonal, torch.int64), upper=1)
+
+
+def to(w: Writer, input: Operand, *wanted: Any, dtype: Any = None, **_: object) -> Operand:
+    """Another dtype; devices are the engine's business."""
+    for each in (*wanted, dtype):
+        if isinstance(each, torch.dtype):
+            return w.cast(input, each)
+        if isinstance(each, Tensor) or w.is_value(each):
+            return w.cast(input, w.info(each).dtype)
+    return input
+
+
+def _cast_to(dtype: torch.dtype) -> Callable[..., Operand]:
+    return lambda w, input: w.cast(input, dtype)
+
+
+def argmax(w: Writer, input: Operand, dim: int | None = None, keepdim: bool = False) -> ir.Value:
+    if dim is None:
+        raise CannotWrite("the place of the largest of all elements", "Name a dim.")
+    return w.op("ArgMax", input, axis=dim, keepdims=int(keepdim))
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "eq": _compared("Equal"),
+    "ne": _compared("Unequal"),
+    "lt": _compared("Less"),
+    "le": _compared("LessOrEqual"),
+    "gt": _compared("Greater"),
+    "ge": _compared("GreaterOrEqual"),
+    "and": _logic("And"),
+    "logical_and": _logic("And"),
+    "or": _logic("Or"),
+    "logical_or": _logic("Or"),
+    "xor": _logic("Xor"),
+    "invert": _not,
+    "logical_not": _not,
+    "where": where,
+    "masked_fill": masked_fill,
+    **{n: _elementwise(n.capitalize()) for n in ("exp", "log", "sqrt", "abs", "neg", "erf")},
+    **{n: _elementwise(n.capitalize()) for n in ("sin", "cos", "floor", "ceil", "round")},
+    **{n: _elementwise(n.capitalize()) for n in ("reciprocal", "softplus", "softsign", "sign")},
+    "rsqrt": rsqrt,
+    "pow": power,
+    "maximum": _extreme("Max"),
+    "minimum": _extreme("Min"),
+    "arange": arange,
+    "ones": _filled(1),
+    "zeros": _filled(0),
+    "new_ones": _new_filled(1),
+    "new_zeros": _new_filled(0),
+    "ones_like": _filled_like(1),
+    "zeros_like": _filled_like(0),
+    "full": full,
+    "gather": gather,
+    "index_select": index_select,
+    "cumsum": cumsum,
+    "tril": tril,
+    "triu": triu,
+    "to": to,
+    "type_as": to,
+    "float": _cast_to(torch.float32),
+    "long": _cast_to(torch.int64),
+    "int": _cast_to(torch.int32),
+    "bool": _cast_to(torch.bool),
+    "argmax": argmax,
+}
+"""By name: functions, operators and methods alike."""

@@ -1,0 +1,274 @@
+"""From the reference graph to an ONNX graph: a walk that asks the table for each node.
+
+What can't be written is collected, and the walk goes on; what only depends on that is passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from qfx import vocab
+from qfx.export.onnx import functions
+from qfx.export.onnx.forms import Form, post_ops, rounded_result
+from qfx.export.onnx.problems import CannotWrite, Problem, problem
+from qfx.export.onnx.quantization import known_bounds
+from qfx.export.onnx.sizes import Shapes, input_value
+from qfx.export.onnx.table import EMITTERS
+from qfx.export.onnx.values import Dequantized, Info, Number, Operand
+from qfx.export.onnx.writer import Writer
+from qfx.graph.interpret import thawed
+from qfx.graph.meta import TensorInfo
+from qfx.semantics.post import Post
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+class _Unwritten:
+    """Stands for the value of a node that can't be written."""
+
+
+@dataclass
+class Written:
+    """An ONNX graph being written.
+
+    Attributes:
+        writer: what wrote it.
+        inputs, outputs: of the graph, by name.
+        problems: what can't be said.
+    """
+
+    writer: Writer
+    inputs: list[ir.Value] = field(default_factory=list)
+    outputs: list[ir.Value] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def write(graph_module: fx.GraphModule, shapes: Shapes, opset: int, form: Form) -> Written:
+    """Write every node of a reference graph."""
+    walk = _Walk(graph_module, shapes, Writer(opset), form)
+    for node in graph_module.graph.nodes:
+        walk.visit(node)
+    return walk.written
+
+
+class _Walk:
+    def __init__(
+        self, graph_module: fx.GraphModule, shapes: Shapes, writer: Writer, form: Form
+    ) -> None:
+        self.module = graph_module
+        self.shapes = shapes
+        self.w = writer
+        self.form = form
+        self.written = Written(writer)
+        self.env: dict[fx.Node, Any] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        """Write one node."""
+        self.w.node = node
+        try:
+            self.env[node] = self._value(node)
+        except CannotWrite as found:
+            self.written.problems.append(problem(node, found))
+            self.env[node] = _Unwritten()
+
+    def _value(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return self._input(node)
+        if node.op == "get_attr":
+            return attrgetter(str(node.target))(self.module)
+        if node.op == "call_module":
+            raise CannotWrite(
+                f"the module {type(self.module.get_submodule(str(node.target))).__name__}, which "
+                "was not looked into",
+                "Export the part of the model around it.",
+            )
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self.env.__getitem__)
+        args, kwargs = thawed(args), thawed(kwargs)
+        leaves = _leaves((args, kwargs))
+        if any(isinstance(leaf, _Unwritten) for leaf in leaves):
+            return _Unwritten()
+        if node.op == "output":
+            return self._outputs(args[0])
+        return self._call(node, args, kwargs, leaves)
+
+    def _call(
+        self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Any]
+    ) -> Any:
+        tensors = [leaf for leaf in leaves if _is_operand(leaf)]
+        known = not any(isinstance(leaf, Number) for leaf in leaves)
+        if known and _is_constant(node, tensors):
+            return _computed(node, args, kwargs)
+        self.w.results = self.shapes.info(node)
+        if isinstance(node.target, vocab.OpDef):
+            made = self._operation(node, node.target, args, kwargs)
+        else:
+            made = functions.call(self.w, node, args, kwargs)
+        self._tell(made, self.w.results)
+        self._bound(node, made, tensors)
+        return made
+
+    def _operation(
+        self, node: fx.Node, op: vocab.OpDef, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        emitter = EMITTERS.get(op)
+        if emitter is None:
+            raise CannotWrite(f"{op.name}, which belongs to training", "Convert the model first.")
+        given = _bound_arguments(op, args, kwargs)
+        post: Post = given.pop("post", ())
+        varied = given.pop("values", ()) if op.kind is vocab.Kind.QUERY else ()
+        made = (
+            emitter.write(self.w, *varied, **given) if varied else _written(emitter, self.w, given)
+        )
+        kept = post_ops(node, post)
+        made = rounded_result(self.w, node, made, post, self.form)
+        for name, *operands in kept:
+            made = self._post(name, made, operands)
+        return made
+
+    def _post(self, name: str, made: ir.Value, operands: Sequence[Any]) -> Any:
+        if name == "dropout":
+            return made
+        op = vocab.lookup(name)
+        assert isinstance(self.w.results, Info)
+        if not isinstance(made, Dequantized):
+            self.w.tell(made, self.w.results)
+        if name == "add":
+            return EMITTERS[op].write(self.w, made, operands[0], alpha=1)
+        _, *names = op.signature.parameters
+        given = dict(zip(names, operands, strict=False))
+        return EMITTERS[op].write(self.w, made, **given)
+
+    # -- inputs and outputs -----------------------------------------------------------------------
+    def _input(self, node: fx.Node) -> Any:
+        value = input_value(node)
+        infos = self.shapes.info(node)
+        if isinstance(value, TensorInfo):
+            return self._graph_input(self.w.claim(str(node.target)), infos)
+        leaves, spec = pytree.tree_flatten(infos, is_leaf=lambda leaf: isinstance(leaf, Info))
+        if not any(isinstance(leaf, Info) for leaf in leaves):
+            return value
+        made = [
+            self._graph_input(self.w.claim(f"{node.target}_{index}"), leaf)
+            if isinstance(leaf, Info)
+            else leaf
+            for index, leaf in enumerate(leaves)
+        ]
+        return pytree.tree_unflatten(made, spec)
+
+    def _graph_input(self, name: str, info: Info) -> ir.Value:
+        value = self.w.new_value(name)
+        self.w.tell(value, info)
+        self.written.inputs.append(value)
+        return value
+
+    def _outputs(self, returned: Any) -> None:
+        pairs = list(named_outputs(returned))
+        for name, operand in pairs:
+            self.written.outputs.append(self._output(name if len(pairs) > 1 else "", operand))
+
+    def _output(self, name: str, operand: Any) -> ir.Value:
+        if not _is_operand(operand):
+            raise CannotWrite(
+                f"an output that is no tensor ({type(operand).__name__})", "Return tensors only."
+            )
+        value = self.w.value(operand)
+        if value in self.written.outputs or value in self.written.inputs or value.is_initializer():
+            named, value = value, self.w.op("Identity", value)
+            self.w.tell(value, self.w.info(named))
+        if name:
+            value.name = self.w.name(name)
+        return value
+
+    # -- what is known of results -----------------------------------------------------------------
+    def _tell(self, made: Any, info: Any) -> None:
+        if isinstance(info, Info):
+            if self.w.is_value(made):
+                self.w.tell(made, info)
+        elif isinstance(info, tuple) and isinstance(made, (tuple, list)):
+            for one, its in zip(made, info, strict=False):
+                self._tell(one, its)
+
+    def _bound(self, node: fx.Node, made: Any, tensors: list[Operand]) -> None:
+        if not isinstance(node.target, vocab.OpDef) or not self.w.is_value(made):
+            return
+        bounds = known_bounds(self.w, node, tensors)
+        if bounds is not None:
+            self.w.bounds[id(made)] = bounds
+
+
+def _written(emitter: Any, w: Writer, given: Mapping[str, Any]) -> Any:
+    return emitter.write(w, **given)
+
+
+def _bound_arguments(
+    op: vocab.OpDef, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments by name, with defaults; those of functions of numbers as ``values``."""
+    if op in vocab.SCALARS.values():
+        return {"values": args, **kwargs}
+    bound = op.signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _is_operand(leaf: Any) -> bool:
+    return isinstance(leaf, (Tensor, Dequantized)) or type(leaf).__name__ == "Value"
+
+
+def _leaves(value: Any) -> list[Any]:
+    """Everything inside arguments, within slices as well."""
+    if isinstance(value, (tuple, list)):
+        return [leaf for item in value for leaf in _leaves(item)]
+    if isinstance(value, dict):
+        return _leaves(list(value.values()))
+    if isinstance(value, slice):
+        return _leaves([value.start, value.stop, value.step])
+    return [value]
+
+
+def _is_constant(node: fx.Node, tensors: Sequence[Any]) -> bool:
+    """Whether all that a node reads is known, and it makes no more of it: weights stay codes."""
+    if not tensors or not all(isinstance(t, Tensor) for t in tensors):
+        return False
+    return not vocab.is_op(node, vocab.DEQUANTIZE, vocab.EMBEDDING, vocab.GUARD)
+
+
+def _computed(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with torch.no_grad():
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+
+def named_outputs(returned: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of what a model returns, with a name."""
+    if returned is None:
+        return
+    items = _items(returned)
+    if items is None:
+        yield name or "output", returned
+        return
+    for key, value in items:
+        own = key if isinstance(key, str) else f"output_{key}"
+        yield from named_outputs(value, f"{name}_{key}" if name else own)
+
+
+def _items(returned: Any) -> list[tuple[Any, Any]] | None:
+    """What a container holds, by key; None for what is none."""
+    if isinstance(returned, Mapping):
+        return list(returned.items())
+    if isinstance(returned, (tuple, list)):
+        return list(enumerate(returned))
+    if isinstance(returned, (type, Number, Dequantized)) or not dataclasses.is_dataclass(returned):
+        return None
+    return [(f.name, getattr(returned, f.name)) for f in dataclasses.fields(returned)]

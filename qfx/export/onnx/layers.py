@@ -1,0 +1,123 @@
+"""Convolutions, linear layers and products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from qfx.export.onnx.integers import integers
+from qfx.export.onnx.problems import CannotWrite
+from qfx.export.onnx.quantization import dequantized
+from qfx.export.onnx.values import Dequantized, Operand
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from qfx.export.onnx.writer import Writer
+
+
+# -- convolutions and linear layers ----------------------------------------------------------------
+def conv(
+    w: Writer,
+    input: Operand,
+    weight: Operand,
+    bias: Operand | None,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int] | str,
+    dilation: Sequence[int],
+    groups: int,
+) -> ir.Value:
+    dims = w.info(weight).rank - 2
+    input = _batched(w, input, dims)
+    product = integers(w, input, weight, bias, dims)
+    kind, operands = ("Conv", (input, weight, bias)) if product is None else product.conv()
+    made = w.op(
+        kind,
+        *operands,
+        strides=_each(stride, dims),
+        pads=_pads(w, padding, weight, dilation, dims),
+        dilations=_each(dilation, dims),
+        group=groups,
+    )
+    return made if product is None else product.scaled(made)
+
+
+def conv_transpose(
+    w: Writer,
+    input: Operand,
+    weight: Operand,
+    bias: Operand | None,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+) -> ir.Value:
+    dims = w.info(weight).rank - 2
+    return w.op(
+        "ConvTranspose",
+        _batched(w, input, dims),
+        weight,
+        bias,
+        strides=_each(stride, dims),
+        pads=_each(padding, dims) * 2,
+        output_padding=_each(output_padding, dims),
+        dilations=_each(dilation, dims),
+        group=groups,
+    )
+
+
+def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """One number for each spatial dim."""
+    given = (value,) if isinstance(value, int) else tuple(value)
+    return given * dims if len(given) == 1 else given
+
+
+def _batched(w: Writer, input: Operand, dims: int) -> Operand:
+    if w.info(input).rank != dims + 2:
+        raise CannotWrite("a convolution without a batch dimension", "Give the model batches.")
+    return input
+
+
+def _pads(
+    w: Writer,
+    padding: Sequence[int] | str,
+    weight: Operand,
+    dilation: Sequence[int],
+    dims: int,
+) -> tuple[int, ...]:
+    if not isinstance(padding, str):
+        return _each(padding, dims) * 2
+    if padding == "valid":
+        return (0,) * (2 * dims)
+    kernel = w.info(weight).example[2:]
+    total = [d * (k - 1) for d, k in zip(_each(dilation, dims), kernel, strict=True)]
+    return (*(t // 2 for t in total), *(t - t // 2 for t in total))
+
+
+def linear(w: Writer, input: Operand, weight: Operand, bias: Operand | None) -> ir.Value:
+    """MatMul and Add: for Gemm to be run in integers, its bias would have to be rounded, too."""
+    product = integers(w, input, weight, bias, 0)
+    if product is not None:
+        kind, operands = product.matmul()
+        return product.scaled(w.op(kind, *operands))
+    made = w.op("MatMul", input, transposed(w, weight))
+    return made if bias is None else w.op("Add", made, bias)
+
+
+def transposed(w: Writer, weight: Operand) -> Operand:
+    """A matrix with rows and columns exchanged; constants are stored that way."""
+    if isinstance(weight, Dequantized) and weight.stored and weight.info.rank == 2:
+        return dequantized(w, weight, swapped=True)
+    if isinstance(weight, Tensor):
+        return weight.mT.contiguous()
+    rank = w.info(weight).rank
+    return w.op("Transpose", weight, perm=(*range(rank - 2), rank - 1, rank - 2))
+
+
+def matmul(w: Writer, input: Operand, other: Operand) -> ir.Value:
+    return w.op("MatMul", input, other)

@@ -1,0 +1,277 @@
+"""What moves, copies, drops and joins values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from qfx.export.onnx.pools import padded
+from qfx.export.onnx.problems import CannotWrite
+from qfx.export.onnx.values import Info, Number, Operand
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from qfx.export.onnx.writer import Writer
+
+END = 2**31 - 1
+
+
+def same(w: Writer, input: Operand, *_: object, **__: object) -> Operand:
+    """What computes nothing."""
+    return input
+
+
+def reshaped(w: Writer, input: Operand, **_: object) -> ir.Value:
+    """Any rearrangement into other dims whose sizes are known, but for one."""
+    return w.reshape(input, _result(w))
+
+
+def _result(w: Writer) -> Info:
+    """What the node being written yields."""
+    assert isinstance(w.results, Info)
+    return w.results
+
+
+def reshape(w: Writer, input: Operand, *, shape: Sequence[int | Number]) -> ir.Value:
+    return w.reshape(input, _result(w), shape)
+
+
+def flatten(w: Writer, input: Operand, *, start_dim: int, end_dim: int) -> ir.Value:
+    rank = w.info(input).rank
+    if rank == 0:
+        return w.reshape(input, _result(w))
+    start, end = start_dim % rank, end_dim % rank
+    before = [w.size(input, dim) for dim in range(start)]
+    after = [w.size(input, dim) for dim in range(end + 1, rank)]
+    return w.reshape(input, _result(w), [*before, -1, *after])
+
+
+def unflatten(w: Writer, input: Operand, *, dim: int, sizes: Sequence[int | Number]) -> ir.Value:
+    rank = w.info(input).rank
+    dim %= rank
+    before = [w.size(input, d) for d in range(dim)]
+    after = [w.size(input, d) for d in range(dim + 1, rank)]
+    return w.reshape(input, _result(w), [*before, *sizes, *after])
+
+
+def permute(w: Writer, input: Operand, *, dims: Sequence[int]) -> ir.Value:
+    rank = w.info(input).rank
+    return w.op("Transpose", input, perm=tuple(d % rank for d in dims))
+
+
+def transpose(w: Writer, input: Operand, *, dim0: int, dim1: int) -> Operand:
+    order = list(range(w.info(input).rank))
+    if not order:
+        return input
+    order[dim0], order[dim1] = order[dim1], order[dim0]
+    return w.op("Transpose", input, perm=tuple(order))
+
+
+def squeeze(w: Writer, input: Operand, *, dim: int | tuple[int, ...] | None) -> Operand:
+    shape = w.info(input).shape
+    named = range(len(shape)) if dim is None else (dim,) if isinstance(dim, int) else dim
+    gone = [d % len(shape) for d in named if shape[d] == 1]
+    return w.op("Squeeze", input, w.vector(gone)) if gone else input
+
+
+def unsqueeze(w: Writer, input: Operand, *, dim: int) -> ir.Value:
+    return w.op("Unsqueeze", input, w.vector([dim]))
+
+
+def expand(w: Writer, input: Operand, *, size: Sequence[int | Number]) -> ir.Value:
+    return w.op("Expand", input, w.vector([1 if s == -1 else s for s in size]))
+
+
+def repeat(w: Writer, input: Operand, *, repeats: Sequence[int | Number]) -> ir.Value:
+    info = w.info(input)
+    new = len(tuple(repeats)) - info.rank
+    if new:
+        input = w.op("Unsqueeze", input, w.vector(list(range(new))))
+    return w.op("Tile", input, w.vector(repeats))
+
+
+def repeat_interleave(
+    w: Writer, input: Operand, *, repeats: int | Operand, dim: int | None
+) -> ir.Value:
+    """Each element so many times: along a new dim, which is then merged."""
+    if not isinstance(repeats, (int, Number)):
+        raise CannotWrite("repeats that differ by element", "Repeat each as often.")
+    rank = w.info(input).rank
+    if dim is None:
+        input, dim, rank = w.op("Reshape", input, w.vector([-1])), 0, 1
+    dim %= rank
+    apart = w.op("Unsqueeze", input, w.vector([dim + 1]))
+    often: list[int | Number] = [1] * (rank + 1)
+    often[dim + 1] = repeats
+    tiled = w.op("Tile", apart, w.vector(often))
+    target = [0] * dim + [-1] + [0] * 0
+    if dim == rank - 1:
+        return w.op("Reshape", tiled, w.vector(target))
+    shape = w.op("Shape", tiled)
+    rest = w.op("Slice", shape, w.vector([dim + 2]), w.vector([END]))
+    return w.op("Reshape", tiled, w.op("Concat", w.vector(target), rest, axis=0))
+
+
+# -- parts -----------------------------------------------------------------------------------------
+def chunk(w: Writer, input: Operand, *, chunks: int, dim: int) -> tuple[ir.Value, ...]:
+    return _split(w, input, dim)
+
+
+def split(
+    w: Writer, input: Operand, *, split_size_or_sections: Any, dim: int
+) -> tuple[ir.Value, ...]:
+    return _split(w, input, dim)
+
+
+def _split(w: Writer, input: Operand, dim: int) -> tuple[ir.Value, ...]:
+    parts = [info.shape[dim] for info in w.results]
+    if not all(isinstance(part, int) for part in parts):
+        return _free_split(w, input, dim, len(parts))
+    return w.ops("Split", input, w.vector(parts), results=len(parts), axis=dim)
+
+
+def _free_split(w: Writer, input: Operand, dim: int, count: int) -> tuple[ir.Value, ...]:
+    """Equal parts of a size that is not fixed."""
+    assert w.node is not None
+    if w.node.target.name != "chunk":  # type: ignore[union-attr]
+        raise CannotWrite("a split of a size that is not fixed", "Fix it.", by_size=True)
+    return w.ops("Split", input, results=count, axis=dim, num_outputs=count)
+
+
+def unbind(w: Writer, input: Operand, *, dim: int) -> tuple[ir.Value, ...]:
+    return tuple(
+        w.op("Gather", input, w.scalar(index, torch.int64), axis=dim)
+        for index in range(len(w.results))
+    )
+
+
+def select(w: Writer, input: Operand, *, dim: int, index: int | Number) -> ir.Value:
+    return w.op("Gather", input, index_of(w, index), axis=dim)
+
+
+def index_of(w: Writer, index: int | Number) -> ir.Value:
+    """An index without dims."""
+    if isinstance(index, Number):
+        return w.op("Squeeze", index.value, w.vector([0]))
+    return w.scalar(index, torch.int64)
+
+
+def narrow(
+    w: Writer, input: Operand, *, dim: int, start: int | Number, length: int | Number
+) -> ir.Value:
+    begin = w.number(start)
+    end = w.op("Add", begin, w.number(length))
+    if isinstance(start, int) and isinstance(length, int):
+        end = w.vector([start + length if start >= 0 or start + length else END])
+    return w.op("Slice", input, begin, end, w.vector([dim]))
+
+
+# -- order -----------------------------------------------------------------------------------------
+def roll(w: Writer, input: Operand, *, shifts: Any, dims: Any) -> Operand:
+    """The end of a dim before its beginning."""
+    by = (shifts,) if isinstance(shifts, (int, Number)) else tuple(shifts)
+    along = (dims,) if isinstance(dims, int) else tuple(dims)
+    if not along:
+        raise CannotWrite("rolling over all dims at once", "Name the dims.")
+    for shift, dim in zip(by, along, strict=True):
+        input = _rolled(w, input, shift, dim)
+    return input
+
+
+def _rolled(w: Writer, input: Operand, shift: int | Number, dim: int) -> Operand:
+    info = w.info(input)
+    size = info.shape[dim]
+    if isinstance(shift, int) and isinstance(size, int):
+        shift %= size
+    if shift == 0:
+        return input
+    place = w.op("Neg", shift.value) if isinstance(shift, Number) else w.vector([-shift])
+    axis = w.vector([dim])
+    end = w.op("Slice", input, place, w.vector([END]), axis)
+    begin = w.op("Slice", input, w.vector([0]), place, axis)
+    return w.op("Concat", end, begin, axis=dim, like=input)
+
+
+def flip(w: Writer, input: Operand, *, dims: Sequence[int]) -> ir.Value:
+    whole = tuple(dims)
+    starts, ends = w.vector([-1] * len(whole)), w.vector([-END] * len(whole))
+    return w.op("Slice", input, starts, ends, w.vector(whole), w.vector([-1] * len(whole)))
+
+
+def pixel_shuffle(w: Writer, input: Operand, *, upscale_factor: int) -> ir.Value:
+    if w.info(input).rank != 4:
+        raise CannotWrite("pixels of other than 4 dims", "Give the model images in batches.")
+    return w.op("DepthToSpace", input, blocksize=upscale_factor, mode="CRD")
+
+
+def pixel_unshuffle(w: Writer, input: Operand, *, downscale_factor: int) -> ir.Value:
+    """Blocks of pixels become channels, each channel's together."""
+    info, f = w.info(input), downscale_factor
+    if info.rank != 4 or not isinstance(info.shape[1], int):
+        raise CannotWrite("pixels of other than 4 dims", "Give the model images in batches.")
+    channels = info.shape[1]
+    rows = w.op("SpaceToDepth", input, blocksize=f)  # (f, f, channels) among the channels
+    height, width = w.size(rows_info(w, rows, info, f), 2), w.size(rows, 3)
+    apart = w.op("Reshape", rows, w.vector([0, f * f, channels, -1]))
+    moved = w.op("Transpose", apart, perm=(0, 2, 1, 3))
+    return w.op("Reshape", moved, w.vector([0, channels * f * f, height, width]))
+
+
+def rows_info(w: Writer, rows: ir.Value, info: Info, factor: int) -> ir.Value:
+    """Say what SpaceToDepth yields."""
+    result = _result(w)
+    w.tell(rows, Info(result.shape, result.example, info.dtype))
+    return rows
+
+
+def channel_shuffle(w: Writer, input: Operand, *, groups: int) -> ir.Value:
+    info = w.info(input)
+    channels = info.shape[1]
+    if not isinstance(channels, int):
+        raise CannotWrite("channels that are not fixed", "Fix them.", by_size=True)
+    apart = w.op("Reshape", input, w.vector([0, groups, channels // groups, -1]))
+    moved = w.op("Transpose", apart, perm=(0, 2, 1, 3))
+    return w.op("Reshape", moved, w.op("Shape", input))
+
+
+def pad(
+    w: Writer, input: Operand, *, pad: Sequence[int | Number], mode: str, value: float | None
+) -> ir.Value:
+    return padded(w, input, pad, mode, value)
+
+
+# -- joins -----------------------------------------------------------------------------------------
+def cat(w: Writer, tensors: Sequence[Operand], *, dim: int) -> ir.Value:
+    kept = [t for t in tensors if not (w.info(t).rank == 1 and w.info(t).example == (0,))]
+    dtype = _common(w, kept)
+    return w.op("Concat", *(w.cast(t, dtype) for t in kept), axis=dim)
+
+
+def stack(w: Writer, tensors: Sequence[Operand], *, dim: int) -> ir.Value:
+    dtype = _common(w, tensors)
+    each = (w.op("Unsqueeze", w.cast(t, dtype), w.vector([dim])) for t in tensors)
+    return w.op("Concat", *each, axis=dim)
+
+
+def _common(w: Writer, tensors: Sequence[Operand]) -> torch.dtype:
+    dtype = w.info(tensors[0]).dtype
+    for other in tensors[1:]:
+        dtype = torch.promote_types(dtype, w.info(other).dtype)
+    return dtype
+
+
+def part(w: Writer, input: Operand, *, parts: int, index: int) -> Operand:
+    if isinstance(input, Tensor):
+        return input.chunk(parts)[index]
+    raise CannotWrite("a part of a parameter that is computed", "Convert the model first.")
+
+
+def setitem(w: Writer, input: Operand, index: Any, value: Operand) -> ir.Value:
+    """Slices of one dim, set to a value: what lies before and behind stays."""
+    raise CannotWrite(
+        "writing into a part of a tensor", "Make the tensor with torch.cat or torch.where."
+    )
