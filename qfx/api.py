@@ -70,8 +70,8 @@ _ASSIGNS = (
     "self.count.add_(1); if nothing reads it in the next call, all is well"
 )
 _FILLS = (
-    "forward changes {names}, a list or dict that it is given, and a graph writes to none of its "
-    "caller's: the quantized model leaves it as it is. Return what is put into it instead"
+    "forward puts into {names}, a list or dict that it is given, what a graph can't hold: the "
+    "quantized model leaves it as it is. Put tensors and numbers there, or return what is put there"
 )
 _NO_DATA = (
     "calibration_data is not used: nothing here takes its range from data (method={method!r}). "

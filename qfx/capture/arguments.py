@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import enum
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,11 @@ class Argument:
     @property
     def is_variadic(self) -> bool:
         return self.parameter.kind in (_VAR_POSITIONAL, _VAR_KEYWORD)
+
+
+def copies(bound: tuple[Argument, ...]) -> tuple[Argument, ...]:
+    """The arguments with tensors of their own, so that a model may work in place on them."""
+    return tuple(replace(each, value=copy_tensors(each.value)) for each in bound)
 
 
 def bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Argument, ...]:
@@ -158,14 +163,14 @@ def _unpack(tracer: CaptureTracer, proxy: ValueProxy, value: Any, name: str) -> 
         ]
         made = type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         if isinstance(made, list):
-            tracer.assignments.watch_argument(name, made)
+            tracer.assignments.watch_argument(name, made, proxy)
         return made
     if isinstance(value, dict):
         tracer.fix_length(proxy, f"argument {name}")
         unpacked = copy.copy(value)
         for key, item in value.items():
             unpacked[key] = _unpack(tracer, tracer.element(proxy, key), item, f"{name}[{key!r}]")
-        tracer.assignments.watch_argument(name, unpacked)
+        tracer.assignments.watch_argument(name, unpacked, proxy)
         return unpacked
     if value is None or isinstance(value, (bool, str, torch.dtype, torch.device, enum.Enum)):
         tracer.guard(proxy, value, f"argument {name}")

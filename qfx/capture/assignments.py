@@ -1,12 +1,16 @@
 """What a model sets or fills while it is traced: steps of Python that a graph takes once.
 
 Tensors that forward writes to in place stay so in the graph. Of an attribute that forward *sets*,
-the graph goes on with what it was then.
+the graph goes on with what it was then. What it puts into a list or dict among its arguments, the
+graph puts there in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,12 +21,49 @@ from qfx.capture.proxy import ValueProxy
 from qfx.graph import meta
 
 
+@dataclass(frozen=True)
+class Filled:
+    """A list or dict among the arguments.
+
+    Attributes:
+        name: of the argument, or its element.
+        container: what forward was given.
+        before: what was in it.
+        proxy: what stands for it in the graph.
+    """
+
+    name: str
+    container: Any
+    before: Any
+    proxy: ValueProxy
+
+    @property
+    def where(self) -> str:
+        """Its name, and where what is new in it was computed."""
+        return self.name + _whence(_content(self.before), _content(self.container))
+
+    def steps(self) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
+        """The calls, and their arguments, that make it what it is now of what it was before."""
+        before, now = self.before, self.container
+        items: list[tuple[Any, Any]]
+        if isinstance(now, dict):
+            yield from ((operator.delitem, (key,)) for key in before if key not in now)
+            items = [(k, v) for k, v in now.items() if k not in before or not _is(before[k], v)]
+        elif len(before) == len(now):
+            items = [(i, v) for i, v in enumerate(now) if not _is(before[i], v)]
+        else:
+            same = [_is(one, other) for one, other in zip(before, now, strict=False)]
+            kept = same.index(False) if False in same else len(same)
+            items = [(slice(kept, None), now[kept:])]
+        yield from ((operator.setitem, item) for item in items)
+
+
 class Assignments:
     """Finds attributes that are set, and lists and dicts that are filled, while a model runs."""
 
     def __init__(self) -> None:
         self._before: dict[nn.Module, tuple[str, dict[str, tuple[Any, list[Any]]]]] = {}
-        self._given: list[tuple[str, Any, list[Any]]] = []
+        self._given: list[Filled] = []
 
     def watch(self, module: nn.Module, path: str) -> None:
         """Remember what the attributes of ``module``, whose forward is entered, are by now."""
@@ -30,16 +71,15 @@ class Assignments:
             held = {n: (value, _content(value)) for n, value in _attributes(module).items()}
             self._before[module] = path, held
 
-    def watch_argument(self, name: str, container: list[Any] | dict[Any, Any]) -> None:
-        """Remember what is in a list or dict that forward is about to be given."""
-        self._given.append((name, container, _content(container)))
+    def watch_argument(
+        self, name: str, container: list[Any] | dict[Any, Any], proxy: ValueProxy
+    ) -> None:
+        """Remember what is in a list or dict that forward is about to be given for ``proxy``."""
+        self._given.append(Filled(name, container, copy.copy(container), proxy))
 
-    def filled(self) -> Iterator[str]:
-        """The lists and dicts among the arguments that hold something else now, and from where."""
-        for name, container, before in self._given:
-            now = _content(container)
-            if not _is_same(before, now):
-                yield name + _whence(before, now)
+    def filled(self) -> list[Filled]:
+        """The lists and dicts among the arguments that hold something else now."""
+        return [f for f in self._given if not _is_same(_content(f.before), _content(f.container))]
 
     def found(self) -> Iterator[str]:
         """The qualified names of those that are new, or something else than before."""
@@ -89,8 +129,12 @@ def _content(value: object) -> list[Any]:
 
 def _is_same(before: list[Any], now: list[Any]) -> bool:
     return len(before) == len(now) and all(
-        _example(a) is _example(b) for a, b in zip(before, now, strict=True)
+        _is(one, other) for one, other in zip(before, now, strict=True)
     )
+
+
+def _is(one: object, other: object) -> bool:
+    return _example(one) is _example(other)
 
 
 def kept_tensors(model: nn.Module) -> Iterator[str]:

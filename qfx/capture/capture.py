@@ -50,7 +50,8 @@ ASSIGNED = "qfx.assigned"
 """Key of ``graph_module.meta``: qualified names of the attributes that forward sets."""
 
 FILLED = "qfx.filled"
-"""Key of ``graph_module.meta``: the lists and dicts among its arguments that forward changes."""
+"""Key of ``graph_module.meta``: the lists and dicts among its arguments that forward fills with
+what a graph can't hold."""
 
 EXPECTED = "qfx.expected"
 """Key of ``graph_module.meta``: what the model yields for the example inputs, where asked for."""
@@ -82,7 +83,8 @@ _Modules: TypeAlias = "dict[int, dict[str, Any]]"
 
 
 class _Traced(NamedTuple):
-    """The copy that was traced, its graph, what it yields for the examples, what forward sets.
+    """The copy that was traced, its graph, what it yields for the examples, and leaves of them,
+    what forward sets.
 
     And where it asks for its training flag, and what else it decides by that no guard holds.
     """
@@ -90,6 +92,7 @@ class _Traced(NamedTuple):
     root: nn.Module
     graph: fx.Graph
     result: Any
+    left: dict[str, Any]
     assigned: tuple[str, ...]
     filled: tuple[str, ...]
     decided: tuple[str, ...]
@@ -135,18 +138,21 @@ def capture(
     kwargs = dict(example_kwargs or {})
     bound = arguments.bind(model, *arguments.copy_tensors((args, kwargs)))
     with CAPTURE_LOCK:
-        expected = _run(model, args, kwargs)
+        left = arguments.copy_tensors((args, kwargs))
+        expected = _run(model, *left)
         leaves = LeafPolicy(leaf)
         traced = _traced(_Task(model, bound, leaves, keep_untraceable, expected, modes))
         drawn, is_right = bool(traced.by_draw), alike(traced.result, expected)
         if not isinstance(expected, Exception) and (drawn or not is_right):
             # Two draws may be near each other by chance, but not the same.
-            again = _run(model, args, kwargs)
+            again = _run(model, *arguments.copy_tensors((args, kwargs)))
             is_same = alike(expected, again, to_the_bit=drawn)
             if is_same and not is_right:
                 raise CaptureError(_UNSEEN_DECISION)
             traced = traced if is_same else _with_unseen_draws(traced)
             keep_expected = keep_expected and is_same
+        elif not isinstance(expected, Exception):
+            _check_left(model, left, traced)
     graph_module = _graph_module(traced.root, traced.graph, type(model).__name__)
     graph_module.meta[ASSIGNED] = traced.assigned
     graph_module.meta[FILLED] = traced.filled
@@ -160,11 +166,11 @@ def capture(
 
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a copy of the model yields for the example inputs; the exception if it raises one."""
+    """What a copy of the model yields for these inputs; the exception if it raises one."""
     root = copy_of(model)
     with side_effects_undone(model):
         try:
-            return root.forward(*arguments.copy_tensors(args), **arguments.copy_tensors(kwargs))
+            return root.forward(*args, **kwargs)
         except Exception as error:
             return error
 
@@ -260,8 +266,8 @@ def _with_unseen_draws(traced: _Traced) -> _Traced:
 
 
 def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
-    model, bound, leaves = task.model, task.bound, task.leaves
-    root = copy_of(model)
+    model, leaves, root = task.model, task.leaves, copy_of(task.model)
+    bound = arguments.copies(task.bound)
     if isinstance(root, _OPAQUE_ROOTS):
         root = Holder(root)
     decisions = Decisions()
@@ -273,7 +279,6 @@ def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
             graph = tracer.record(root, lambda m: arguments.call(m, tracer, bound))
             written |= written_names(graph)
             assigned = tuple(tracer.assignments.found())
-            filled = tuple(tracer.assignments.filled())
             tracer.result = apart_from_buffers(tracer.result, root)
         except (CaptureError, ConfigError):
             raise
@@ -288,8 +293,9 @@ def _trace(task: _Task, tracer: CaptureTracer) -> _Traced:
         root,
         graph,
         tracer.result,
+        {each.parameter.name: each.value for each in bound},
         assigned,
-        filled,
+        tuple(tracer.unfilled),
         tuple(decisions.lines),
         tuple(tracer.by_state),
         tracer.by_layout,
@@ -302,6 +308,23 @@ _UNSEEN_DECISION = (
     "decides something in Python that tracing can't see (a type check, say). What to do: find the "
     "module at fault by capturing its children one by one, and write what it decides by with "
     "tensors, or keep that module float."
+)
+
+
+def _check_left(model: nn.Module, left: tuple[Any, Any], traced: _Traced) -> None:
+    """CaptureError unless the graph leaves the arguments as the model has ``left`` them."""
+    if traced.filled:
+        return  # which is said
+    for each in arguments.bind(model, *left):
+        name = each.parameter.name
+        if not alike(traced.left[name], each.value):
+            raise CaptureError(_UNSEEN_CHANGE.format(name=name))
+
+
+_UNSEEN_CHANGE = (
+    "the model changes its argument {name}, and does it in a way that tracing can't see: the "
+    "captured graph leaves it otherwise. What to do: write to it with operations of torch, as in "
+    "{name}.copy_(new), or return the new value."
 )
 
 

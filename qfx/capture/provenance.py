@@ -83,9 +83,12 @@ def _addresses(value: Any) -> Iterator[int]:
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in a nest of tuples and lists."""
+    """The tensors in a nest of tuples, lists and dicts."""
     if isinstance(value, torch.Tensor):
         yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
     elif isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
         for item in value:
             yield from tensors_in(item)

@@ -19,7 +19,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from qfx.capture.assignments import Assignments
+from qfx.capture.assignments import Assignments, Filled
 from qfx.capture.call_containers import Copy, Given
 from qfx.capture.devices import DeviceType
 from qfx.capture.draws import Draws
@@ -66,6 +66,8 @@ class CaptureTracer(EvaluatingTracer):
 
     Attributes:
         assignments: the attributes that forward set.
+        unfilled: the lists and dicts among the arguments that forward fills with what no graph
+            can hold, and where.
         result: what the model yields for the example inputs.
         failed_path: path of the module in which tracing failed.
     """
@@ -100,6 +102,7 @@ class CaptureTracer(EvaluatingTracer):
         self._draws = Draws(self._drawn, draw)
         self._seen_through = SeenThrough(converting, self._asked)
         self.assignments = Assignments()
+        self.unfilled: list[str] = []
         self.result: Any = None
         self.failed_path = ""
 
@@ -135,9 +138,23 @@ class CaptureTracer(EvaluatingTracer):
         def run(root: nn.Module) -> Any:
             result = opened(self._call(root))
             self.result = pytree.tree_map(example_of, result, is_leaf=is_size)
-            return self._returned(result)
+            returned = self._returned(result)
+            self.unfilled = [f.where for f in self.assignments.filled() if not self._fill(f)]
+            return returned
 
         return run, [self.root]
+
+    def _fill(self, filled: Filled) -> bool:
+        """Let the graph put into a list or dict that it is given what the model puts there."""
+        steps = list(filled.steps())
+        try:
+            for _, arguments in steps:
+                self.create_arg(arguments)
+        except CaptureError:
+            return False  # something else than a graph can hold
+        for function, arguments in steps:
+            self.call(function, filled.proxy, *arguments)
+        return True
 
     def _returned(self, value: Any) -> Any:
         """``value`` with containers of other types than a graph holds made by calls."""

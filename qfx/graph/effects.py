@@ -29,7 +29,7 @@ from qfx.graph.leaves import has_hooks
 from qfx.graph.scripted import Scripted
 from qfx.graph.source import torch_class
 from qfx.torch_private import DROPOUTS, OVERLOAD, PACKET
-from qfx.vocab import Kind, OpDef
+from qfx.vocab import GETITEM, Kind, OpDef
 
 
 def has_effect(node: fx.Node) -> bool:
@@ -69,16 +69,33 @@ def changing(graph: fx.Graph) -> set[fx.Node]:
 
 def shares_memory(node: fx.Node) -> tuple[fx.Node, ...]:
     """The operands whose memory the result of ``node`` may lie in."""
-    if not node.op.startswith("call_"):
+    if not node.op.startswith("call_") or is_given_element(node):
         return ()
     if isinstance(node.target, OpDef):
-        return tuple(node.all_input_nodes[:1]) if node.target.kind is Kind.SHAPE else ()
+        hands_on = node.target.kind in (Kind.SHAPE, Kind.STUB)
+        return tuple(node.all_input_nodes[:1]) if hands_on else ()
     promised = _promised(node) if is_known(node) else ()
     if promised:
         return promised
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     shares = meta.is_alias(node) or name in _MAY_ALIAS or not is_known(node)
     return tuple(node.all_input_nodes) if shares else ()
+
+
+def is_given_element(node: fx.Node) -> bool:
+    """Whether ``node`` is an element of an argument, which nothing reads as a whole.
+
+    Of arguments, and of the elements of one, each has its own memory.
+    """
+    container = node.args[0] if node.target in _GETITEMS else None
+    if not isinstance(container, fx.Node) or meta.tensor_info(container) is not None:
+        return False
+    is_given = container.op == "placeholder" or is_given_element(container)
+    return is_given and all(_looks_at_elements(user) for user in container.users)
+
+
+def _looks_at_elements(user: fx.Node) -> bool:
+    return user.target in _OF_ELEMENTS or _is_query(user)
 
 
 def is_random(node: fx.Node) -> bool:
@@ -113,7 +130,10 @@ def in_place_operand(node: fx.Node) -> fx.Node | None:
         return None
     if isinstance(node.target, OVERLOAD) and not _is_aten_in_place(node.target):
         return None
-    return next(iter(_promised(node)), None)
+    promised = _promised(node)
+    if any(isinstance(each, (tuple, list)) for each in (*node.args[:1], node.kwargs.get("out"))):
+        return None  # on all tensors of a list, as torch._foreach_mul_ does
+    return next(iter(promised), None)
 
 
 # -- who promises what -----------------------------------------------------------------------------
@@ -125,6 +145,8 @@ _OPERATORS_IN_PLACE: frozenset[Callable[..., Any]] = frozenset(
         operator.iconcat,
     }
 )
+_GETITEMS = (operator.getitem, GETITEM)
+_OF_ELEMENTS = (*_GETITEMS, operator.setitem, operator.delitem, len)
 _BUILTINS: frozenset[Callable[..., Any]] = frozenset(
     {
         *(getattr, len, abs, min, max, sum, sorted, round, divmod, pow, isinstance, repr, hash),
@@ -139,7 +161,7 @@ _MAY_ALIAS = frozenset(
         *("reshape", "reshape_as", "view", "view_as", "flatten", "unflatten", "contiguous", "to"),
         *("float", "double", "half", "type", "type_as", "cpu", "cuda", "squeeze", "unsqueeze"),
         *("transpose", "permute", "t", "expand", "expand_as", "narrow", "select", "detach"),
-        *("dropout", "identity"),
+        *("dropout", "identity", "numpy", "from_numpy", "as_tensor", "asarray", "from_dlpack"),
     }
 )
 """What yields a view or a copy, whichever the layout of its operand lets it."""

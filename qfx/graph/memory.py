@@ -80,6 +80,10 @@ class Memory:
             if node not in writers:
                 insort(writers, node)
 
+    def owner(self, value: fx.Node) -> fx.Node:
+        """The value by which all are known that may lie in the memory of ``value``."""
+        return self._sets.root(value)
+
     def are_one(self, value: fx.Node, other: fx.Node) -> bool:
         """Whether two values may lie in the same memory."""
         return self._sets.root(value) is self._sets.root(other)

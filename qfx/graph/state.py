@@ -43,6 +43,11 @@ def written_names(graph: fx.Graph) -> set[str]:
     return _names(changing(graph))
 
 
+def writes_to_inputs(graph: fx.Graph) -> bool:
+    """Whether running the graph may write to what it is given."""
+    return any(node.op == "placeholder" for node in changing(graph))
+
+
 def _names(memory: set[fx.Node]) -> set[str]:
     return {str(node.target) for node in memory if node.op == "get_attr"}
 

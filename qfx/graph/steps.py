@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from qfx.graph.copying import side_effects_undone
 from qfx.graph.interpret import NamedInterpreter
+from qfx.graph.layouts import are_equal
 from qfx.graph.state import written_names, written_tensors
 
 _KINDS = {"**": inspect.Parameter.VAR_KEYWORD, "*": inspect.Parameter.VAR_POSITIONAL}
@@ -130,13 +132,30 @@ class Steps(NamedInterpreter):
         return {
             name: value
             for name, value in sorted(self._copies.items())
-            if not torch.equal(value, self._first[name])
+            if not are_equal(value, self._first[name])
+        }
+
+    def changed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments that running the graph has changed by now; they were ``given`` by name."""
+        return {
+            name: value
+            for name, value in self._arguments.items()
+            if not _is_unchanged(value, given[name])
         }
 
     def _release(self, node: fx.Node) -> None:
         self._left[node] -= 1
         if self._left[node] <= 0:
             self.env.pop(node, None)
+
+
+def _is_unchanged(value: Any, before: Any) -> bool:
+    ours, form = pytree.tree_flatten(value)
+    theirs, form_before = pytree.tree_flatten(before)
+    pairs = zip(ours, theirs, strict=False)
+    return form == form_before and all(
+        are_equal(one, other) for one, other in pairs if isinstance(one, Tensor)
+    )
 
 
 @contextmanager
@@ -149,5 +168,5 @@ def state_kept(graph_module: fx.GraphModule) -> Iterator[None]:
         finally:
             for name, value in before.items():
                 held: Tensor = attrgetter(name)(graph_module)
-                if not torch.equal(held, value):
+                if not are_equal(held, value):
                     held.copy_(value)

@@ -73,12 +73,14 @@ class CallCheck:
         checked: how many kernel calls were compared.
         unchecked: the kernel calls that stand for nothing in the reference graph.
         result: what the reference graph returned.
+        arguments: the arguments that it changed, by name, as it left them.
     """
 
     faults: list[Fault] = field(default_factory=list)
     checked: int = 0
     unchecked: list[str] = field(default_factory=list)
     result: Any = None
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def check_calls(reference: fx.GraphModule, lowered: fx.GraphModule, batch: Batch) -> CallCheck:
@@ -142,6 +144,7 @@ class _Check:
         wanted.update(self.returned)
         self.explicit = _steps(reference, batch, wanted)
         self.actual = _steps(lowered, batch)
+        self.given = arguments_by_name(reference.graph, batch[0], dict(batch[1]))
         self.found = CallCheck()
 
     def run(self) -> CallCheck:
@@ -162,14 +165,14 @@ class _Check:
     def _step(self, node: fx.Node) -> bool:
         """Run and judge a node; whether what follows can be run."""
         own = node not in self.meant or meaning_of(node) is not None
-        held = versions(self.actual, node) if own else {}
+        held = versions(self.actual, node) if own else []
         try:
             value = self.actual.step(node)
         except Exception as error:
             if not self.found.faults:  # else it was given what a faulty call made
                 self._fault(node, f"raises {type(error).__name__}: {error}")
             return False
-        spoilt = [read.name for read, v in held.items() if written(self.actual, node, read, v)]
+        spoilt = [each.read.name for each in held if written(node, each)]
         if spoilt:
             self._fault(node, f"writes to its input {spoilt[0]}, which others read")
             return False
@@ -186,6 +189,7 @@ class _Check:
     def _judge_output(self, node: fx.Node) -> None:
         """What is returned: nodes that stand for nothing may have made it of right values."""
         self.found.result = self.explicit.run_to_end()
+        self.found.arguments = self.explicit.changed(self.given)
         for made, exact in zip(nodes_in(node.args), self.returned, strict=True):
             if made in self.meant or self.found.faults:
                 continue

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
+from qfx.graph.effects import is_given_element
 from qfx.graph.steps import Steps
 from qfx.verification.allowances import relative_error
 from qfx.verification.differences import fraction_off
@@ -21,22 +22,28 @@ def nodes_in(arguments: Any) -> list[fx.Node]:
     return found
 
 
-def versions(steps: Steps, node: fx.Node) -> dict[fx.Node, int]:
-    """How often the tensors that ``node`` reads have been written to."""
+class Held(NamedTuple):
+    """A tensor that a call reads, and how often it had been written to."""
+
+    read: fx.Node
+    tensor: Tensor
+    version: int
+
+
+def versions(steps: Steps, node: fx.Node) -> list[Held]:
+    """The tensors that ``node`` is about to read."""
     values = {read: steps.env.get(read) for read in node.all_input_nodes}
-    return {
-        read: value._version
-        for read, value in values.items()
-        if isinstance(value, Tensor) and not value.is_inference()
-    }
+    tensors = [(n, v) for n, v in values.items() if isinstance(v, Tensor) and not v.is_inference()]
+    return [Held(read, tensor, tensor._version) for read, tensor in tensors]
 
 
-def written(steps: Steps, node: fx.Node, read: fx.Node, version: int) -> bool:
-    """Whether ``node`` wrote to a value whose numbers others read later on."""
-    value = steps.env.get(read)
-    if value is None or value._version == version:
+def written(node: fx.Node, held: Held) -> bool:
+    """Whether ``node`` wrote to a value whose numbers others read later on, or the caller has."""
+    if held.tensor._version == held.version:
         return False
-    return any(user > node and not is_op(user, *_SHAPES) for user in read.users)
+    if held.read.op == "placeholder" or is_given_element(held.read):
+        return True
+    return any(user > node and not is_op(user, *_SHAPES) for user in held.read.users)
 
 
 def other_kind(value: Any, exact: Any) -> str:

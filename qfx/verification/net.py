@@ -23,7 +23,14 @@ from qfx.report.checked import Checked
 from qfx.runtime.quantized import PreparedModel
 from qfx.verification.calls import CallCheck, Fault, check_calls
 from qfx.verification.floats import check_float
-from qfx.verification.outputs import EIGHT_BITS, FLIPS, Batch, agreement, outputs
+from qfx.verification.outputs import (
+    EIGHT_BITS,
+    FLIPS,
+    Batch,
+    agreement,
+    outcome,
+    outputs,
+)
 from qfx.verification.stages import KeepsValues
 
 Lowering = Callable[[fx.GraphModule, History], None]
@@ -91,14 +98,15 @@ class Net:
         return graph_module, stages
 
     def _check_whole(self, reference: fx.GraphModule, lowered: fx.GraphModule) -> None:
-        meant, actual = self._calls.result, outputs(lowered, self._batch)
+        meant, actual = self._calls.result, outcome(lowered, self._batch)
         self._output = agreement(self._expected, meant)
-        self._lowered = agreement(meant, actual)
+        self._lowered = agreement(meant, actual.result)
         # Every call is right by now: what is looked for is a value that is overwritten too early.
         least = min(EIGHT_BITS, self._output) - FLIPS
         if self._lowered >= least:
+            self._check_arguments(reference, actual.arguments)
             return
-        if agreement(actual, outputs(lowered, self._batch, seed=1)) >= least:
+        if agreement(actual.result, outputs(lowered, self._batch, seed=1)) >= least:
             raise PassError(
                 f"the lowered model gives other outputs than its reference form: they agree to "
                 f"{self._lowered:.1f} dB on the example inputs, though each kernel call is right. "
@@ -108,6 +116,22 @@ class Net:
             )
         self._lowered = math.nan
         self._notes.append("the output: not compared, the model draws random numbers")
+
+    def _check_arguments(self, reference: fx.GraphModule, changed: dict[str, Any]) -> None:
+        """PassError if the lowered model does other things to its arguments than it should."""
+        meant = self._calls.arguments
+        same = meant.keys() == changed.keys()
+        found = agreement(meant, changed) if same else -math.inf
+        if found >= EIGHT_BITS - FLIPS:
+            return
+        names = ", ".join(sorted({*meant, *changed}))
+        raise PassError(
+            f"the lowered model leaves its arguments ({names}) in another state than its reference "
+            f"form does: they agree to {found:.1f} dB on the example inputs. What to do: quantize "
+            "with backend='reference', and report it.",
+            pass_name="lower",
+            graph_module=reference,
+        )
 
     def checked(self) -> Checked:
         """What was checked so far, for the report."""

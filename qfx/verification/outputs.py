@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from qfx.capture.arguments import copy_tensors
 from qfx.graph.clone import clone_graph_module
+from qfx.graph.layouts import dense
 from qfx.graph.steps import Steps, arguments_by_name, state_kept
 from qfx.numerics.measures import Error
 from qfx.quant.channel_mean import ChannelMean
@@ -57,9 +58,11 @@ class FloatSteps(Steps):
 
 def float_steps(graph_module: fx.GraphModule, batch: Batch, **options: Any) -> FloatSteps:
     """A run of ``graph_module`` on copies of ``batch``; ``options`` are those of Steps."""
-    args, kwargs = copy_tensors((batch[0], dict(batch[1])))
-    given = arguments_by_name(graph_module.graph, args, kwargs)
-    return FloatSteps(graph_module, given, **options)
+    return FloatSteps(graph_module, copy_tensors(_by_name(graph_module, batch)), **options)
+
+
+def _by_name(graph_module: fx.GraphModule, batch: Batch) -> dict[str, Any]:
+    return arguments_by_name(graph_module.graph, batch[0], dict(batch[1]))
 
 
 def outputs(graph_module: fx.GraphModule, batch: Batch, *, seed: int = 0) -> Any:
@@ -68,16 +71,28 @@ def outputs(graph_module: fx.GraphModule, batch: Batch, *, seed: int = 0) -> Any
         return float_steps(graph_module, batch, seed=seed).run_to_end()
 
 
+class Outcome(NamedTuple):
+    """What running a graph comes to.
+
+    Attributes:
+        result: what it returns.
+        written: the buffers that it changed, by name, as they are afterwards.
+        arguments: the arguments that it changed, likewise.
+    """
+
+    result: Any
+    written: dict[str, Tensor]
+    arguments: dict[str, Any]
+
+
 def outcome(
     graph_module: fx.GraphModule, batch: Batch, buffers: Mapping[str, Tensor] | None = None
-) -> tuple[Any, dict[str, Tensor]]:
-    """What ``graph_module`` returns, and the buffers that it writes to as they are afterwards.
-
-    They hold ``buffers`` at first, if given.
-    """
+) -> Outcome:
+    """What running ``graph_module`` comes to; buffers hold ``buffers`` at first, if given."""
     with state_kept(graph_module):
         steps = float_steps(graph_module, batch, buffers=buffers)
-        return steps.run_to_end(), steps.written()
+        result, given = steps.run_to_end(), _by_name(graph_module, batch)
+        return Outcome(result, steps.written(), steps.changed(given))
 
 
 class Verdict(NamedTuple):
@@ -159,7 +174,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _real(value: Tensor) -> Tensor:
-    value = value.detach().cpu()
+    value = dense(value.detach().cpu())
     return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
 
 
@@ -182,7 +197,7 @@ def _least(*values: Tensor) -> float:
 
 def shaken_outcomes(
     graph_module: fx.GraphModule, batch: Batch, buffers: Mapping[str, Tensor] | None = None
-) -> tuple[Any, Any]:
+) -> tuple[Outcome, Outcome]:
     """The :func:`outcome` of a graph, and the same when each parameter's last bit is random.
 
     Where the two differ, the graph amplifies rounding: one whose softmax takes one of two equal

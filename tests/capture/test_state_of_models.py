@@ -213,25 +213,38 @@ def _put(acc: Any, y: Tensor) -> None:
     acc["a"] = y
 
 
-LEAVING: list[tuple[Callable[[Any, Tensor], object], Any, str]] = [
-    (lambda acc, y: acc.append(y), [X], r"acc \(computed at .*test_state_of_models\.py:\d+\)"),
-    (lambda acc, y: acc[0].append(y), [[X]], r"acc\[0\] \(computed at "),
-    (lambda acc, y: acc["a"].append(y), {"a": [X]}, r"acc\['a'\] \(computed at "),
-    (lambda acc, y: acc.update(b=y), {"a": X}, r"acc \(computed at "),
-    (_put, {"a": X}, r"acc \(computed at "),
-    (lambda acc, y: acc.pop(), [X, X], "acc"),
+LEAVING: list[tuple[Callable[[Any, Tensor], object], Any]] = [
+    (lambda acc, y: acc.append(y), [X]),
+    (lambda acc, y: acc[0].append(y), [[X]]),
+    (lambda acc, y: acc["a"].append(y), {"a": [X]}),
+    (lambda acc, y: acc.update(b=y), {"a": X}),
+    (_put, {"a": X}),
+    (lambda acc, y: acc.pop(), [X, X]),
+    (lambda acc, y: acc.pop("a"), {"a": X, "b": 2}),
+    (lambda acc, y: acc.insert(0, (y, 3)), [X, X]),
+    (lambda acc, y: acc.reverse(), [X, 2 * X]),
 ]
 
 
-@pytest.mark.parametrize(("leave", "acc", "name"), LEAVING)
-def test_lists_and_dicts_of_the_caller_that_forward_changes_are_warned_of(
-    leave: Callable[[Any, Tensor], object], acc: Any, name: str
+@pytest.mark.parametrize(("leave", "acc"), LEAVING)
+def test_lists_and_dicts_of_the_caller_change_as_forward_changes_them(
+    leave: Callable[[Any, Tensor], object], acc: Any
 ) -> None:
     model, before = Collects(leave).eval(), copy.deepcopy(acc)
-    with pytest.warns(qfx.QfxWarning, match=f"forward changes {name}.*Return what is put into it"):
-        qmodel = qfx.quantize(model, (X, acc), backend="reference")
-    assert any("forward changes acc" in text for text in qmodel.report.warnings)
+    qmodel = qfx.quantize(model, (X, acc), backend="reference")
     torch.testing.assert_close(acc, before)
+    wanted, left = copy.deepcopy(acc), copy.deepcopy(acc)
+    torch.testing.assert_close(qmodel(X, left), model(X, wanted), atol=0.1, rtol=0)
+    torch.testing.assert_close(left, wanted, atol=0.1, rtol=0)
+    assert not qmodel.report.warnings
+
+
+def test_what_no_graph_can_put_into_a_list_of_the_caller_is_warned_of() -> None:
+    model, acc = Collects(lambda acc, y: acc.extend([y, object()])).eval(), [X]
+    where = r"acc \(computed at .*test_state_of_models\.py:\d+\)"
+    with pytest.warns(qfx.QfxWarning, match=f"forward puts into {where}.*Put tensors and numbers"):
+        qmodel = qfx.quantize(model, (X, acc), backend="reference")
+    assert any("forward puts into acc" in text for text in qmodel.report.warnings)
     torch.testing.assert_close(qmodel(X, acc), model(X, copy.deepcopy(acc)), atol=0.1, rtol=0)
 
 

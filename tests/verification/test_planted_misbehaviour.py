@@ -100,6 +100,35 @@ def test_the_writer_is_put_back_not_the_next_reader() -> None:
     assert sqnr(qmodel.reference(x), qmodel(x)) > 40
 
 
+class ReadsItsArgument(nn.Module):
+    """A layer whose kernel is given the very argument, which nothing else reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.embedding = nn.Linear(8, 8), nn.Embedding(6, 8)
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        y: Tensor = self.linear(x) + self.embedding(ids)
+        return y
+
+
+def test_who_writes_to_an_argument_is_put_back() -> None:
+    torch.manual_seed(0)
+    model, x, ids = ReadsItsArgument().eval(), torch.randn(6, 8), torch.arange(6)
+    before = x.clone()
+    backend = with_fault(
+        "x86",
+        vocab.LINEAR,
+        writes,
+        emit="emit_weight_only",
+        more=lambda site: (site.arguments["input"],),
+    )
+    qmodel = qfx.quantize(model, (x, ids), backend=backend, method="weight_only")
+    assert put_back(qmodel) == {"linear", "add"}
+    assert sqnr(model(x, ids), qmodel(x, ids)) > 30
+    assert torch.equal(x, before)
+
+
 def louder(y: Tensor) -> Tensor:
     return y * 1.02
 

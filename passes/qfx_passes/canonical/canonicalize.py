@@ -32,7 +32,14 @@ from qfx_passes.canonical.casts import canonical_cast
 from qfx_passes.canonical.dropouts import canonical_dropout
 from qfx_passes.canonical.expand_attention import expand_attention
 from qfx_passes.canonical.expand_products import expand_product
-from qfx_passes.canonical.functionalize import Call, Mutations, as_functional, read_call
+from qfx_passes.canonical.functionalize import (
+    Call,
+    Mutations,
+    as_functional,
+    changes_form,
+    read_call,
+)
+from qfx_passes.canonical.give_back import GivenBack
 from qfx_passes.canonical.markers import canonical_marker
 from qfx_passes.canonical.name_overwritten import name_changed_values
 from qfx_passes.canonical.norms import norms_of
@@ -98,11 +105,15 @@ class _Sweep:
         self._copies: dict[str, str] = {}
         self._mutations = Mutations(graph_module)
         self._now: dict[fx.Node, fx.Node] = {}
+        self._given_back = GivenBack(rewriter)
 
     def visit(self, node: fx.Node) -> None:
         if node._erased:  # the parts of attention replace its readers too
             return
         self._read_results_of_mutations(node)
+        if node.op == "output":
+            with self._rewriter.at(node), self._rewriter.named("give-back"):
+                self._given_back.write()
         if node.op in ("placeholder", "get_attr", "output") or isinstance(node.target, OpDef):
             return
         with self._rewriter.at(node):
@@ -150,12 +161,16 @@ class _Sweep:
         return node
 
     def _make_functional(self, node: fx.Node) -> None:
-        written, call = as_functional(node)
+        in_place, (written, call) = read_call(node), as_functional(node)
         made = self._canonicalize(node, call)
         if made is None:
             with self._rewriter.named("functionalize"):
                 made = self._as_call(node, call)
-        meta.set_value(made, meta.value_of(written))
+        if node in self._mutations.reforming:
+            self._given_back.reformed(written, made, in_place)
+        elif node in self._mutations.seen_by_caller:
+            self._given_back.changed(written, made)
+        meta.set_value(made, meta.value_of(node if changes_form(in_place) else written))
         self._now[written] = made
         self._rewriter.keep(made)  # what reads it is yet to be visited
 

@@ -2,7 +2,8 @@
 
 ``y = f_(x)`` becomes ``y = f(x)``, and whatever reads ``x`` later reads ``y``. That is the same
 computation unless something else sees the memory of ``x`` change: another view of it that is read
-later, or a parameter or buffer that keeps it. Those are left as they were written.
+later, or a parameter or buffer that keeps it. Those are left as they were written. The caller sees
+an argument change, or what the model got as a view of it: what it holds in the end is copied there.
 
 One forward sweep over sets of nodes that share memory; each set knows its two latest
 readers, so that a decision costs constant time.
@@ -23,7 +24,13 @@ from torch import fx
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.disjoint import DisjointSets
-from qfx.graph.effects import flag_position, in_place_operand, is_known, shares_memory
+from qfx.graph.effects import (
+    flag_position,
+    in_place_operand,
+    is_given_element,
+    is_known,
+    shares_memory,
+)
 from qfx.graph.source import torch_class
 from qfx.rewrite.pattern import Mismatch
 from qfx.torch_private import OVERLOAD
@@ -79,7 +86,7 @@ def as_functional(node: fx.Node) -> tuple[fx.Node, Call]:
 
 def functional(call: Call) -> Call | None:
     """The same call, not in place; None if there is no such thing."""
-    name = _name(call)
+    name = name_of(call)
     if call.target is operator.setitem:
         return replace(call, target=vocab.SETITEM)
     if call.kind == "call_module":
@@ -102,10 +109,15 @@ def functional(call: Call) -> Call | None:
     return replace(call, target=target)
 
 
+def changes_form(call: Call) -> bool:
+    """Whether an operation in place leaves values as they are: it makes a view of its operand."""
+    return name_of(call) in _METADATA
+
+
 def _holder(call: Call) -> Any:
     if call.kind == "call_method":
         return torch.Tensor
-    return F if getattr(F, _name(call), None) is call.target else torch
+    return F if getattr(F, name_of(call), None) is call.target else torch
 
 
 def _without_flag(call: Call) -> Call | None:
@@ -120,7 +132,8 @@ def _without_flag(call: Call) -> Call | None:
     return replace(call, args=args)
 
 
-def _name(call: Call) -> str:
+def name_of(call: Call) -> str:
+    """The name of the function or method that ``call`` calls."""
     if isinstance(call.target, OVERLOAD):
         return str(call.target._schema.name.rpartition("::")[2])
     return call.target if isinstance(call.target, str) else getattr(call.target, "__name__", "")
@@ -129,10 +142,17 @@ def _name(call: Call) -> str:
 # -- who shares memory -----------------------------------------------------------------------------
 @dataclass
 class _Memory:
-    """Nodes that share memory: the two that are read latest, and whether it outlives the call."""
+    """Nodes that share memory: the two that are read latest, and who else sees it.
+
+    Attributes:
+        latest: positions of the last readers of two of them, and these.
+        is_state: whether it outlives the call, in the model.
+        is_given: whether the caller has it.
+    """
 
     latest: list[tuple[int, fx.Node]]
     is_state: bool = False
+    is_given: bool = False
 
 
 class Mutations:
@@ -140,6 +160,8 @@ class Mutations:
 
     Attributes:
         made_functional: those that can be.
+        seen_by_caller: of these, those that write to what the caller has.
+        reforming: of these, those that give a tensor that the caller has another shape.
         refused: for every other in-place node, why not.
     """
 
@@ -155,6 +177,9 @@ class Mutations:
         self._elements: dict[tuple[Any, int], fx.Node] = {}
         self._module_calls: dict[str, int] = {}
         self.made_functional: set[fx.Node] = set()
+        self.seen_by_caller: set[fx.Node] = set()
+        self.reforming: set[fx.Node] = set()
+        self._given: set[fx.Node] = set()
         self.refused: dict[fx.Node, Mismatch] = {}
         for node in graph_module.graph.nodes:
             if node.op == "call_module":
@@ -165,18 +190,29 @@ class Mutations:
 
     def _visit(self, node: fx.Node) -> None:
         if node.op in ("placeholder", "get_attr", "output"):
-            self._own(node, is_state=node.op == "get_attr")
+            kinds = {"is_state": node.op == "get_attr", "is_given": node.op == "placeholder"}
+            self._own(node, **kinds)
+            self._note_given(node)
             return
         call = read_call(node)
         if call.mutates is not None:
             self._visit_mutation(node, call, call.mutates)
             return
-        self._own(node)
+        self._own(node, is_given=is_given_element(node))
         if self._is_element(node):
             self._join(node, self._elements.setdefault(_element(node), node))
             return
         for operand in shares_memory(node):
             self._join(node, self._current(operand))
+        self._note_given(node)
+
+    def _note_given(self, node: fx.Node) -> None:
+        """Remember what is an argument, or an element of one, and not only a view of it."""
+        if node.op == "placeholder" or is_given_element(node):
+            self._given.add(node)
+
+    def _memory_of(self, node: fx.Node) -> _Memory:
+        return self._memory[self._sets.root(node)]
 
     def _is_element(self, node: fx.Node) -> bool:
         """Whether ``node`` is one of several tensors that a call made, each with its own memory."""
@@ -192,11 +228,13 @@ class Mutations:
 
     def _visit_mutation(self, node: fx.Node, call: Call, written: fx.Node) -> None:
         base = self._current(written)
+        if base in self._given:
+            self._given.add(node)
         twin = functional(call)
         reason = self._obstacle(node, call, base, twin)
         if twin is None or reason is not None:
             if reason is None:
-                reason = Mismatch("{0} has no functional twin", _name(call))
+                reason = Mismatch("{0} has no functional twin", name_of(call))
             self.refused[node] = reason
             self._own(node)
             self._join(node, base)
@@ -204,25 +242,35 @@ class Mutations:
         self.made_functional.add(node)
         self._last_read[node] = max(self._last_read[node], self._last_read[base])
         self._now[base] = node
-        self._own(node)
-        if _name(call) in _METADATA:
+        if changes_form(call):
+            self._own(node)
             self._join(node, base)
+            self.reforming |= {node} & self._given
+            return
+        is_given = self._memory_of(base).is_given
+        if is_given:
+            self.seen_by_caller.add(node)
+            self._last_read[node] = len(self._position)  # by what copies it there
+        self._own(node, is_given=is_given)
 
     def _obstacle(
         self, node: fx.Node, call: Call, base: fx.Node, twin: Call | None
     ) -> Mismatch | None:
-        if _name(call) in _METADATA:
+        if changes_form(call):
             return None
-        memory = self._memory[self._sets.root(base)]
+        memory = self._memory_of(base)
         if memory.is_state:
             return Mismatch("{0} is a parameter or buffer, changed in place", base)
         for position, other in memory.latest:
             if other is not base and position > self._position[node]:
                 return Mismatch("{0} shares its memory and is read later", other)
+        latest_read = max(self._last_read[base], self._last_read[node])
+        if memory.is_given and latest_read <= self._position[node]:
+            return Mismatch("only the caller reads what it leaves in {0}", base)
         if call.kind == "call_module" and self._module_calls[str(call.target)] > 1:
             return None if self._is_known(call) else Mismatch("an in-place module called twice")
         if twin is not None and twin.target is not vocab.SETITEM and not _keeps_dtype(node, base):
-            return Mismatch("the operands of {0} have other dtypes", _name(call))
+            return Mismatch("the operands of {0} have other dtypes", name_of(call))
         return None
 
     def _is_known(self, call: Call) -> bool:
@@ -239,19 +287,20 @@ class Mutations:
             self._now[passed] = node
         return node
 
-    def _own(self, node: fx.Node, *, is_state: bool = False) -> None:
+    def _own(self, node: fx.Node, *, is_state: bool = False, is_given: bool = False) -> None:
         self._sets.add(node)
-        self._memory[node] = _Memory([(self._last_read[node], node)], is_state)
+        self._memory[node] = _Memory([(self._last_read[node], node)], is_state, is_given)
 
     def _join(self, node: fx.Node, other: fx.Node) -> None:
         joined = self._sets.join(node, other)
         if joined is None:
             return
         ours = self._memory.pop(joined)
-        memory = self._memory[self._sets.root(other)]
+        memory = self._memory_of(other)
         latest = sorted((*memory.latest, *ours.latest), key=lambda entry: entry[0])
         memory.latest = latest[-2:]
         memory.is_state = memory.is_state or ours.is_state
+        memory.is_given = memory.is_given or ours.is_given
 
 
 def _element(node: fx.Node) -> tuple[Any, int]:

@@ -17,6 +17,7 @@ from qfx import vocab
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
+from qfx.graph.memory import Memory
 from qfx.rewrite import Rewriter
 from qfx.vocab import Kind, OpDef
 from qfx_passes.placement.quantized_region import QuantizedRegion, by_hand
@@ -35,8 +36,13 @@ class InsertStubs(Pass):
         inputs = [node for node in nodes if node.op == "placeholder"]
         first, output = nodes[len(inputs)], nodes[-1]
         if not any(by_hand(node) and node.target is vocab.QUANT_STUB for node in nodes):
+            memory = Memory(graph)
             for node in filter(meta.is_float_tensor, inputs):
-                readers = [user for user in node.users if user in region and _operates(user)]
+                readers = [
+                    user
+                    for user in node.users
+                    if user in region and _operates(user) and memory.culprit(node, user) is None
+                ]
                 _put(rw, vocab.QUANT_STUB, node, readers, before=first)
         for node in filter(meta.is_float_tensor, output.all_input_nodes):
             _put(rw, vocab.DEQUANT_STUB, node, [output] if node in region else [], before=output)
