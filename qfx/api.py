@@ -50,7 +50,7 @@ from qfx.graph.copying import computed_weights, inference_copy
 from qfx.graph.state import written_tensors
 from qfx.history.history import History
 from qfx.quant.qconfig import QConfig, QConfigMapping
-from qfx.report.sites import QuantizationReport, build_report, size_bytes
+from qfx.report.sites import QuantizationReport, build_report, captured_sites, size_bytes
 from qfx.runtime.calibration import run_calibration, run_example
 from qfx.runtime.quantized import (
     RECORDERS,
@@ -240,8 +240,8 @@ def prepare(
     graph_module = clone_graph_module(captured, apart=True)
     start = None if qparams_from is None else Start(qparams_from.__dict__["reference"])
     settings = Settings(
-        method, target, configuration, before, after, args, kwargs, captured, expected,
-        size_bytes(model), start,
+        method, target, configuration, before, after, args, kwargs, captured_sites(captured),
+        captured, expected, size_bytes(model), start,
     )  # fmt: skip
     ctx, history = settings.context(graph_module), History()
     transform(graph_module, before, ctx, history)
@@ -398,7 +398,7 @@ def _convert(
         lowered = clone_graph_module(reference)
         lower(lowered, history)
     report = build_report(
-        settings.captured,
+        settings.sites,
         reference,
         lowered,
         backend=settings.backend.name,

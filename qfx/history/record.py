@@ -120,12 +120,16 @@ def record_of(node: fx.Node, base: str, fingerprint: int) -> NodeRecord:
         path = base
     target, args = _printed(node, base)
     value = _frozen(_value(node))
-    identity = "\0".join((node.name, node.op, target, path, args, value_text(value)))
-    digest = int.from_bytes(blake2b(identity.encode(), digest_size=8).digest(), "little")
     return NodeRecord(
-        node.name, node.op, target, path, args, value,
-        _origins(node), meta.rule_of(node), fingerprint, digest,
+        node.name, node.op, target, path, args, value, _origins(node), meta.rule_of(node),
+        fingerprint, digest_of(node.name, node.op, target, path, args, value),
     )  # fmt: skip
+
+
+def digest_of(name: str, op: str, target: str, path: str, args: str, value: Value) -> int:
+    """What tells one program from another; see :class:`NodeRecord`."""
+    identity = "\0".join((name, op, target, path, args, value_text(value)))
+    return int.from_bytes(blake2b(identity.encode(), digest_size=8).digest(), "little")
 
 
 def _printed(node: fx.Node, base: str) -> tuple[str, str]:

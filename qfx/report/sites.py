@@ -151,8 +151,14 @@ def _cost(sites: Sequence[Site]) -> tuple[bool, int, int]:
     return sites[0].removed, -sum(site.macs for site in sites), -len(sites)
 
 
+def captured_sites(captured: fx.GraphModule) -> tuple[meta.Origin, ...]:
+    """The float operations of a captured graph, in order: what a report has a site for."""
+    nodes = (node for node in captured.graph.nodes if _is_site(node))
+    return tuple(meta.origins(node)[0] for node in nodes)
+
+
 def build_report(
-    captured: fx.GraphModule,
+    captured: Sequence[meta.Origin],
     reference: fx.GraphModule,
     lowered: fx.GraphModule,
     *,
@@ -163,14 +169,15 @@ def build_report(
     checked: Checked | None = None,
     saturates: bool = False,
 ) -> QuantizationReport:
-    """Derive the report of a conversion from its capture, reference and lowered graphs.
+    """Derive the report of a conversion from its captured sites, reference and lowered graphs.
 
     What is in neither graph was removed; the history says by which pass.
     """
     outcomes = _Outcomes(reference, lowered)
-    nodes = [node for node in captured.graph.nodes if _is_site(node)]
-    outcomes.removers = removers(list(history), filter(outcomes.is_gone, (n.name for n in nodes)))
-    sites = tuple(map(outcomes.site, nodes))
+    outcomes.removers = removers(
+        list(history), filter(outcomes.is_gone, (o.node for o in captured))
+    )
+    sites = tuple(map(outcomes.site, captured))
     return QuantizationReport(
         sites=sites,
         coverage=outcomes.coverage(),
@@ -235,14 +242,13 @@ class _Outcomes:
         """Whether nothing stands for a captured operation any more."""
         return name not in self.kernels and name not in self.decisions
 
-    def site(self, node: fx.Node) -> Site:
-        (origin,) = meta.origins(node)
-        kernel, step = self.kernels.get(node.name, (None, ""))
-        decision = self.decisions.get(node.name) or self._without_decision(node.name)
+    def site(self, origin: meta.Origin) -> Site:
+        kernel, step = self.kernels.get(origin.node, (None, ""))
+        decision = self.decisions.get(origin.node) or self._without_decision(origin.node)
         if kernel is not None:
             decision = kernel.decision
         return Site(
-            node=node.name,
+            node=origin.node,
             module_path=origin.module_path,
             source=origin.source,
             op=origin.type_name.rpartition(".")[2],
@@ -251,10 +257,10 @@ class _Outcomes:
             reason=decision.reason,
             message=decision.message,
             remedy=decision.remedy,
-            macs=self.macs[node.name],
+            macs=self.macs[origin.node],
             step=step,
-            unknown_macs=node.name in self.unknown,
-            method=self.methods.get(node.name, "") if kernel else "",
+            unknown_macs=origin.node in self.unknown,
+            method=self.methods.get(origin.node, "") if kernel else "",
         )
 
     def _without_decision(self, name: str) -> Decision:

@@ -23,6 +23,7 @@ from qfx.errors import BackendError, FormatError, QfxError, warn
 from qfx.framework.pass_base import PassContext
 from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
 from qfx.graph.leaves import copy_hooks
+from qfx.graph.meta import Origin
 from qfx.graph.overlap import overwrite
 from qfx.graph.source import is_outside
 from qfx.graph.working import WorkingGraphModule
@@ -55,7 +56,8 @@ class Settings:
         configuration: which operation gets which QConfig.
         before, rest: the passes that prepare runs, and those that convert runs.
         example_inputs, example_kwargs: as given by the user.
-        captured: the graph as captured, for the report.
+        sites: the float operations as captured, for the report.
+        captured: the graph as captured, to check against; None if the model comes from a file.
         expected: what the float model yields for the example inputs; None if it warned or raised.
         size_before: bytes of parameters and buffers of the user's model.
         start: the quantized model that training starts from.
@@ -70,7 +72,8 @@ class Settings:
     rest: Pipeline
     example_inputs: tuple[Any, ...]
     example_kwargs: Mapping[str, Any]
-    captured: fx.GraphModule
+    sites: tuple[Origin, ...]
+    captured: fx.GraphModule | None
     expected: Any
     size_before: int
     start: Start | None = None

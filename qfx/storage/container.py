@@ -185,11 +185,6 @@ def _checksum(dtype: str, shape: tuple[int, ...], data: memoryview) -> int:
     return zlib.crc32(data, head)
 
 
-def as_tensor(text: bytes) -> Tensor:
-    """Text as the tensor that a container keeps it in."""
-    return torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0).byte()
-
-
 def write_container(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors, contiguous and on the CPU, and metadata to ``path``.
 

@@ -26,7 +26,7 @@ from qfx.quant.annotation import (
 from qfx.quant.spec import QuantSpec
 from qfx.storage import limits
 from qfx.storage.fields import Fields, Json, as_mapping, sizes
-from qfx.storage.values import DTYPE_NAMES
+from qfx.storage.values import DTYPE_NAMES, read_spec
 
 K = TypeVar("K", bound=Hashable)
 
@@ -44,11 +44,11 @@ class FactWriter:
     def write(self, node: fx.Node) -> dict[str, Json]:
         """What is known of a node; nothing is left out but what is no fact of a graph to be."""
         written: dict[str, Json] = {}
-        origins = [_number(self._origins, origin) for origin in meta.origins(node)]
+        origins: list[Json] = [self.origin(origin) for origin in meta.origins(node)]
         if origins:
-            written["origins"] = list(origins)
+            written["origins"] = origins
         if meta.rule_of(node):
-            written["rule"] = _number(self._rules, meta.rule_of(node))
+            written["rule"] = self.rule(meta.rule_of(node))
         if meta.has_value(node):
             written["value"] = write_shape(meta.value_of(node))
         if meta.note_of(node):
@@ -80,6 +80,14 @@ class FactWriter:
 
     def _edge(self, edge: Edge) -> Json:
         return [edge.group, _number(self._specs, edge.spec)]
+
+    def origin(self, origin: meta.Origin) -> int:
+        """The number of an operation as captured."""
+        return _number(self._origins, origin)
+
+    def rule(self, rule: str) -> int:
+        """The number of a rule."""
+        return _number(self._rules, rule)
 
     def decision(self, decision: Decision) -> int:
         """The number of a decision."""
@@ -160,29 +168,47 @@ class Facts:
             annotate(node, self.annotation)
 
 
-class FactReader:
-    """Reads what :class:`FactWriter` wrote.
+class Numbered:
+    """The tables that nodes point into by number.
 
     Args:
-        tables: the tables.
+        tables: as a file has them.
     """
 
     def __init__(self, tables: Fields) -> None:
         self._origins = [_origin(each, tables.place) for each in tables.items("origins")]
-        self._rules = tables.texts("rules")
-        self._specs = [read_spec(each, tables) for each in tables.items("specs")]
-        self._decisions = [read_decision(each, tables.place) for each in tables.items("decisions")]
+        self._rules = list(tables.texts("rules"))
+        self._specs = [read_spec(each, f"{tables.place}.specs") for each in tables.items("specs")]
+        self._decisions = [read_decision(v, tables.place) for v in tables.items("decisions")]
         tables.close()
+
+    def origin(self, number: object, place: str) -> meta.Origin:
+        """The operation of a number."""
+        return _at(self._origins, number, place)
+
+    def rule(self, number: object, place: str) -> str:
+        """The rule of a number."""
+        return _at(self._rules, number, place)
+
+    def spec(self, number: object, place: str) -> QuantSpec:
+        """The spec of a number."""
+        return _at(self._specs, number, place)
+
+    def decision(self, number: object, place: str) -> Decision:
+        """The decision of a number."""
+        return _at(self._decisions, number, place)
+
+
+class FactReader(Numbered):
+    """Reads what :class:`FactWriter` wrote."""
 
     def read(self, fields: Fields) -> Facts:
         """What is said of a node, whose other keys somebody else reads."""
-        numbers = fields.integers("origins", 0, len(self._origins) - 1)
+        place = fields.place
         drew = fields.flag("drew") if fields.has("drew") else None
         fields.any("drew")
-        rule = fields.integer("rule", 0, len(self._rules) - 1) if fields.has("rule") else None
-        fields.any("rule")
         known = "value" in fields.names()
-        value = (read_shape(fields.any("value"), f"{fields.place}.value"),) if known else ()
+        value = (read_shape(fields.any("value"), f"{place}.value"),) if known else ()
         contiguous = None
         if fields.has("contiguous"):
             flags = fields.items("contiguous")
@@ -191,8 +217,8 @@ class FactReader:
             contiguous = tuple(flags)
         fields.any("contiguous")
         return Facts(
-            tuple(self._origins[number] for number in numbers),
-            "" if rule is None else self._rules[rule],
+            tuple([self.origin(n, f"{place}.origins") for n in fields.items("origins")]),
+            self.rule(fields.any("rule"), f"{place}.rule") if fields.has("rule") else "",
             value,
             fields.text("note", ""),
             fields.flag("alias", False),
@@ -202,10 +228,6 @@ class FactReader:
             contiguous,
             self._annotation(fields),
         )
-
-    def decision(self, number: object, place: str) -> Decision:
-        """The decision of a number."""
-        return _at(self._decisions, number, place)
 
     def _annotation(self, fields: Fields) -> Annotation | None:
         if not fields.has("quantized"):
@@ -222,7 +244,7 @@ class FactReader:
             self.decision(said.any("decision"), f"{said.place}.decision"),
             reads,
             None if output is None else self._edge(output, f"{said.place}.output"),
-            None if weight is None else _at(self._specs, weight, f"{said.place}.weight"),
+            None if weight is None else self.spec(weight, f"{said.place}.weight"),
         )
         said.close()
         return made
@@ -230,7 +252,7 @@ class FactReader:
     def _edge(self, value: object, place: str) -> Edge:
         if type(value) is not list or len(value) != 2 or type(value[0]) is not int:
             raise FormatError(f"{place} is no group and spec")
-        return Edge(value[0], _at(self._specs, value[1], place))
+        return Edge(value[0], self.spec(value[1], place))
 
 
 T = TypeVar("T")
@@ -254,12 +276,6 @@ def read_decision(value: Any, place: str) -> Decision:
     if not right or not all(type(v) is str for v in value[1:]):
         raise FormatError(f"{place}.decisions holds something that is no decision")
     return Decision(*value)
-
-
-def read_spec(value: Any, fields: Fields) -> QuantSpec:
-    """What ``QuantSpec.to_dict`` wrote."""
-    spec: QuantSpec = fields.made(QuantSpec.from_dict, as_mapping(value, f"{fields.place}.specs"))
-    return spec
 
 
 def read_shape(value: Any, place: str, depth: int = 0) -> meta.Value:

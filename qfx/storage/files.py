@@ -23,20 +23,27 @@ from qfx.caller_modes import undisturbed
 from qfx.errors import ConfigError, FormatError, QfxError
 from qfx.garbage_collection import patiently
 from qfx.history.history import History
-from qfx.runtime.quantized import QuantizedModel
+from qfx.history.stage import Stage
+from qfx.runtime.quantized import PreparedModel, QuantizedModel
 from qfx.storage.attributes import ModuleRecord, lacking
-from qfx.storage.container import Container, as_tensor, checksum, write_container
-from qfx.storage.fields import Fields, Json, parse_json, render_json
+from qfx.storage.container import Container, write_container
+from qfx.storage.documents import HISTORY, MODEL, pack, tensor_name, unpack
+from qfx.storage.fields import Fields, Json
+from qfx.storage.histories import StoredHistory, read_history, write_history
+from qfx.storage.prepared import (
+    PreparedRecord,
+    build_prepared,
+    read_prepared,
+    write_prepared,
+)
 from qfx.storage.quantized import QuantizedRecord, build_quantized, read_quantized, write_quantized
 from qfx.storage.targets import Types
 from qfx.storage.tensors import TensorSource, TensorStore
+from qfx.training.schedule import QATSchedule
 
 FORMAT = "qfx"
 VERSION = (1, 0)
 """Major and minor; docs/format.md says what each promises."""
-
-MODEL = "__qfx_model__"
-"""The tensor that holds the JSON of the model."""
 
 FEATURES: frozenset[str] = frozenset()
 """What a reader must know beyond version 1.0 to read a file rightly; nothing so far."""
@@ -45,12 +52,20 @@ FEATURES: frozenset[str] = frozenset()
 # -- save ----------------------------------------------------------------------------------------
 @undisturbed()
 @patiently
-def save(model: QuantizedModel, path: str | os.PathLike[str]) -> Path:
+def save(
+    model: QuantizedModel | PreparedModel,
+    path: str | os.PathLike[str],
+    *,
+    history: bool = False,
+    schedule: QATSchedule | None = None,
+) -> Path:
     """Write a model to one file: a safetensors file whose metadata says what it computes.
 
     Args:
-        model: what :func:`qfx.quantize` or :func:`qfx.convert` returned.
+        model: what :func:`qfx.quantize`, :func:`qfx.convert` or :func:`qfx.prepare` returned.
         path: where to; a file there is replaced once the new one is whole.
+        history: keep the history of a quantized model, too; that of a prepared one is always kept.
+        schedule: of a model in training, which ``qfx.load(path).schedule`` goes on with.
 
     Returns:
         The path.
@@ -59,28 +74,33 @@ def save(model: QuantizedModel, path: str | os.PathLike[str]) -> Path:
         ConfigError: ``model`` is no such model.
         FormatError: it holds what no file can hold, with the node and line.
     """
-    if not isinstance(model, QuantizedModel):
+    if not isinstance(model, (QuantizedModel, PreparedModel)):
         raise ConfigError(
-            f"save takes a quantized model, not a {type(model).__name__}; of other modules keep "
-            "the state_dict()"
+            f"save takes a quantized or prepared model, not a {type(model).__name__}; of other "
+            "modules keep the state_dict()"
         )
+    if schedule is not None and not schedule.trains(model):
+        raise ConfigError("schedule is that of another model; give the one made of this model")
     store = TensorStore()
+    if isinstance(model, QuantizedModel):
+        kind, described = "quantized", write_quantized(model, store)
+    else:
+        kind, described = "prepared", write_prepared(model, store, schedule)
     document: dict[str, Json] = {
-        "kind": "quantized",
+        "kind": kind,
         "qfx": _own_version(),
         "torch": str(torch.__version__),
         "features": [],
-        "model": write_quantized(model, store),
+        "model": described,
     }
     document["tensors"] = store.describe()
-    text = as_tensor(render_json(document))
-    metadata = {
-        "format": FORMAT,
-        "version": ".".join(map(str, VERSION)),
-        "model_crc32": str(checksum(text)),
-    }
+    held, said = pack(MODEL, document)
+    if history or isinstance(model, PreparedModel):
+        stages, said_of_stages = pack(HISTORY, write_history(model.history))
+        held, said = held | stages, said | said_of_stages
+    metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION)), **said}
     target = Path(path)
-    write_container(target, {**store.stored, MODEL: text}, metadata)
+    write_container(target, {**store.stored, **held}, metadata)
     return target
 
 
@@ -98,8 +118,9 @@ def _own_version() -> str:
 class Opened:
     """A file whose every record was checked."""
 
-    record: QuantizedRecord
+    record: QuantizedRecord | PreparedRecord
     source: TensorSource
+    history: History
 
 
 @undisturbed()
@@ -112,7 +133,7 @@ def load(
     model: nn.Module | None = None,
     types: Iterable[type] = (),
     verify: bool = True,
-) -> QuantizedModel:
+) -> QuantizedModel | PreparedModel:
     """Read a model that :func:`save` wrote; its outputs are those of the model that was saved.
 
     The weights are mapped, not read: they share memory between processes until they are written to.
@@ -161,15 +182,17 @@ def load_buffer(
     types: Types | None = None,
     *,
     verify: bool = True,
-) -> QuantizedModel:
+) -> QuantizedModel | PreparedModel:
     """:func:`load` from the bytes of a file, which must be writable and belong to nobody else."""
     opened = open_buffer(buffer, types or Types({}), verify=verify)
     given = given or {}
-    missing = lacking(opened.record.modules, given)
+    missing = lacking(opened.record.held, given)
     if missing:
         raise FormatError(_lacks(missing))
     try:
-        return build_quantized(opened.record, opened.source, given, backend, History())
+        if isinstance(opened.record, PreparedRecord):
+            return build_prepared(opened.record, opened.source, given, backend, opened.history)
+        return build_quantized(opened.record, opened.source, given, backend, opened.history)
     except QfxError:
         raise
     except Exception as error:
@@ -182,21 +205,31 @@ def open_buffer(buffer: Any, types: Types, *, verify: bool) -> Opened:
     """Check all that a file says, and make nothing of it yet."""
     container = Container(buffer)
     lenient = _check_version(container.metadata)
-    text = container.text(MODEL)
-    if container.metadata.get("model_crc32") != str(container.checksum(MODEL)):
-        raise FormatError("the description of the model is damaged: its checksum is another")
-    fields = Fields(parse_json(text, "the model"), "the model", lenient=lenient)
+    fields = Fields(unpack(container, MODEL), "the model", lenient=lenient)
     unknown = set(fields.texts("features", 1000)) - FEATURES
     if unknown:
         raise FormatError(
             f"the file uses {min(unknown)[:80]!r}, which this qfx does not know; it was written by "
             f"qfx {fields.text('qfx')[:40]}, which can read it"
         )
-    fields.text("qfx"), fields.text("torch"), fields.choice("kind", ("quantized",))
+    fields.text("qfx"), fields.text("torch")
+    kind = fields.choice("kind", ("quantized", "prepared"))
     source = TensorSource.read(container, fields.record("tensors"), verify=verify)
-    record = read_quantized(fields.record("model"), types, source)
+    read = read_quantized if kind == "quantized" else read_prepared
+    record = read(fields.record("model"), types, source)
     fields.close()
-    return Opened(record, source)
+    return Opened(record, source, _history(container, lenient=lenient, lazy=kind == "quantized"))
+
+
+def _history(container: Container, *, lenient: bool, lazy: bool) -> History:
+    """The history, if the file has one; that of a quantized model is read when it is looked at."""
+    if tensor_name(HISTORY) not in container.entries:
+        return History()
+
+    def read() -> list[Stage]:
+        return read_history(Fields(unpack(container, HISTORY), "the history", lenient=lenient))
+
+    return StoredHistory(read) if lazy else History(read())
 
 
 def _check_version(metadata: Mapping[str, str]) -> bool:
@@ -215,7 +248,7 @@ def _check_version(metadata: Mapping[str, str]) -> bool:
 
 
 def _lacks(missing: list[ModuleRecord]) -> str:
-    shown = ", ".join(f"{m.path} ({m.type_name})" for m in missing[:10])
+    shown = ", ".join(f"{m.path} ({m.kind.name})" for m in missing[:10])
     more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
     first = missing[0].path
     return (

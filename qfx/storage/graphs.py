@@ -19,7 +19,7 @@ from qfx.capture.signature import KeywordOnlyFrom
 from qfx.errors import FormatError
 from qfx.graph import meta
 from qfx.storage import limits
-from qfx.storage.attributes import AttributeRecord, ModuleRecord
+from qfx.storage.attributes import AttributeRecord, Held, ModuleRecord
 from qfx.storage.facts import FactReader, Facts, FactWriter
 from qfx.storage.fields import Fields, Json
 from qfx.storage.names import check_identifier, check_path
@@ -249,17 +249,15 @@ def _arguments(
     return args, {name: mapped(value, node_of) for name, value in record.kwargs.items()}
 
 
-def check_reads(
-    graphs: Iterable[GraphRecord],
-    tensors: Iterable[AttributeRecord],
-    modules: Iterable[ModuleRecord],
-) -> None:
+def check_reads(graphs: Iterable[GraphRecord], held: Held) -> None:
     """FormatError if a graph reads or calls what a file does not hold."""
-    called = [module.path for module in modules]
-    held = {t.name for t in tensors} | {t.name for m in modules for t in m.state}
+    modules = [each for each in held if isinstance(each, ModuleRecord)]
+    called = {module.path for module in modules}
+    names = {each.name for each in held if isinstance(each, AttributeRecord)}
+    names |= {each.name for module in modules for each in module.state}
     for graph in graphs:
         for name in graph.targets("get_attr"):
-            if name not in held:
+            if name not in names:
                 raise FormatError(f"the graph reads {name[:200]!r}, which the file has not")
         for path in graph.targets("call_module"):
             if path not in called and not any(path.startswith(f"{p}.") for p in called):

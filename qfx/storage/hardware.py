@@ -7,20 +7,15 @@ lacks, and sums of 8-bit products on a CPU whose kernels saturate there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import fx
 
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
 from qfx.backends.saturation import HIGHEST_SAFE
-from qfx.errors import BackendError, ConfigError, FormatError
-from qfx.framework.pass_base import Pass
-from qfx.framework.registry import get_pass, is_builtin
+from qfx.errors import BackendError, ConfigError
 from qfx.graph import meta
 from qfx.quant.annotation import annotation
-from qfx.runtime.quantized import Lowering
 from qfx.vocab import Kind, OpDef
 
 REFERENCE = "reference"
@@ -81,37 +76,3 @@ def _reads_eight_bits(node: fx.Node) -> bool:
         return False
     specs = (e.spec for e in note.reads.values() if e.spec.dtype in (torch.uint8, torch.int8))
     return any(spec.bounds[1] - spec.bounds[0] > HIGHEST_SAFE for spec in specs)
-
-
-# -- passes --------------------------------------------------------------------------------------
-def write_passes(lowering: Lowering) -> list[str]:
-    """The names of the passes that lower a model.
-
-    Raises:
-        FormatError: one is neither qfx's nor the backend's, or has options.
-    """
-    for step in lowering.passes:
-        if step in lowering.backend.passes or (is_builtin(step.name) and str(step) == step.name):
-            continue
-        raise FormatError(
-            f"pass {step} lowers this model, and a file can't name it: a file names passes of qfx "
-            "without options, and those of the backend. Let it run before the reference form, or "
-            "make it one of the passes of a qfx.Backend"
-        )
-    return [step.name for step in lowering.passes]
-
-
-def read_passes(names: Sequence[str], backend: Backend) -> tuple[Pass, ...]:
-    """The passes of those names; those of another backend's own are left out for the reference."""
-    own = {step.name: step for step in backend.passes}
-    found = []
-    for name in names:
-        if name in own:
-            found.append(own[name])
-        elif is_builtin(name):
-            found.append(get_pass(name)())
-        elif backend.name != REFERENCE:
-            raise FormatError(
-                f"the model was lowered by a pass {name[:80]!r}, which is unknown here"
-            )
-    return tuple(found)

@@ -10,7 +10,6 @@ DOCUMENT_BYTES = 256 << 20
 
 TENSORS = 1_000_000
 NODES = 5_000_000
-NODES_SHOWN = 1_000_000
 DIMS = 64
 NUMEL = 1 << 48
 """Elements of a tensor, or of a value that is only described."""
@@ -20,5 +19,8 @@ DEPTH = 48
 
 DIGITS = 20
 """Of an integer as text."""
+
+OPTION = 1 << 20
+"""An integer option of an observer: bins of a histogram, say."""
 
 INTEGERS = (-(1 << 63), (1 << 63) - 1)

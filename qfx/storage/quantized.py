@@ -19,7 +19,6 @@ from qfx.framework.pass_base import PassContext
 from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.leaves import has_hooks
-from qfx.graph.state import written_names
 from qfx.graph.working import WorkingGraphModule
 from qfx.history.history import History
 from qfx.quant.annotation import Annotation, Decision, annotate, annotation
@@ -27,8 +26,7 @@ from qfx.quant.level_checks import QUANTIZATION
 from qfx.report.sites import QuantizationReport
 from qfx.runtime.quantized import Lowering, QuantizedModel
 from qfx.storage.attributes import (
-    AttributeRecord,
-    ModuleRecord,
+    Held,
     make_root,
     read_attributes,
     write_attributes,
@@ -36,13 +34,9 @@ from qfx.storage.attributes import (
 from qfx.storage.facts import FactReader, FactWriter
 from qfx.storage.fields import Fields, Json
 from qfx.storage.graphs import GraphRecord, build_graph, check_reads, read_graph, write_graph
-from qfx.storage.hardware import (
-    REFERENCE,
-    backend_for,
-    check_saturation,
-    read_passes,
-    write_passes,
-)
+from qfx.storage.hardware import REFERENCE, backend_for, check_saturation
+from qfx.storage.memory import check_memory
+from qfx.storage.passes import read_lowering, write_passes
 from qfx.storage.reports import read_report, write_report
 from qfx.storage.targets import Types
 from qfx.storage.tensors import TensorSource, TensorStore
@@ -72,7 +66,7 @@ def write_quantized(model: QuantizedModel, store: TensorStore) -> dict[str, Json
     report = write_report(model.report, facts)
     return {
         "backend": {"name": model.backend, "saturates": model.report.saturates},
-        "lowering": list(write_passes(lowering)),
+        "lowering": list(write_passes(lowering.passes, lowering.backend)),
         "put_back": put_back,
         "graph": graph,
         "attributes": attributes,
@@ -87,17 +81,6 @@ def _put_back(model: QuantizedModel) -> dict[str, Decision]:
     return {n: a.decision for n, a in notes if a is not None and a.decision.reason == _PUT_BACK}
 
 
-def check_memory(graph: fx.Graph, store: TensorStore) -> None:
-    """FormatError if what the graph writes to is part of another tensor: they would come apart."""
-    for name in sorted(written_names(graph) & store.stored.keys()):
-        other = store.overlapping(name)
-        if other:
-            raise FormatError(
-                f"forward writes to {name!r}, which lies in the memory of {other!r}; files hold "
-                "tensors apart. Register a clone() of one of them, or write to both"
-            )
-
-
 # -- reading -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class QuantizedRecord:
@@ -109,7 +92,7 @@ class QuantizedRecord:
         lowering: the names of the passes that lowered it.
         put_back: node -> why it stays float though the table has a kernel for it.
         graph: the reference form.
-        tensors, modules: what it reads and calls.
+        held: what it reads and calls.
         report: as it was saved.
     """
 
@@ -118,8 +101,7 @@ class QuantizedRecord:
     lowering: tuple[str, ...]
     put_back: Mapping[str, Decision]
     graph: GraphRecord
-    tensors: tuple[AttributeRecord, ...]
-    modules: tuple[ModuleRecord, ...]
+    held: Held
     report: QuantizationReport
 
 
@@ -131,17 +113,16 @@ def read_quantized(fields: Fields, types: Types, source: TensorSource) -> Quanti
     """
     facts = FactReader(fields.record("tables"))
     made_for, put_back = fields.record("backend"), fields.record("put_back")
-    tensors, modules = read_attributes(fields.record("attributes"))
+    held = read_attributes(fields.records("attributes"))
     graph = read_graph(fields.record("graph"), facts, types, source.find)
-    check_reads((graph,), tensors, modules)
+    check_reads((graph,), held)
     record = QuantizedRecord(
         made_for.text("name"),
         made_for.flag("saturates"),
         fields.texts("lowering", 1000),
         {n: facts.decision(put_back.any(n), put_back.place) for n in put_back.names()},
         graph,
-        tensors,
-        modules,
+        held,
         read_report(fields.record("report"), facts),
     )
     made_for.close()
@@ -160,13 +141,13 @@ def build_quantized(
     backend = backend_for(record.backend, wanted)
     graph = build_graph(record.graph)
     check_saturation(backend, graph, saturated=record.saturates)
-    root = make_root(record.tensors, record.modules, source, given)
+    root = make_root(record.held, source, given)
     reference = WorkingGraphModule(root, graph)
     lowered = clone_graph_module(reference, apart=True)
     for node in lowered.graph.nodes:
         if node.name in record.put_back:
             annotate(node, Annotation(record.put_back[node.name]))
-    passes = read_passes(record.lowering, backend)
+    passes = read_lowering(record.lowering, backend)
     ctx = PassContext(lowered)
     ctx.put(backend, QUANTIZATION)
     apply(lowered, passes, ctx)

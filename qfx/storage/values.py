@@ -18,8 +18,9 @@ from torch import Tensor, fx
 from qfx.errors import FormatError
 from qfx.graph.modes import ModeFlag
 from qfx.quant.qparams import QParams
+from qfx.quant.spec import QuantSpec
 from qfx.storage import limits
-from qfx.storage.fields import Json
+from qfx.storage.fields import Json, as_mapping
 
 DTYPE_NAMES = {
     str(value).removeprefix("torch."): value
@@ -104,6 +105,8 @@ def _write_object(value: Any, keep: KeepTensor | None) -> Json:
         known = [word for word, each in table.items() if each is value]
         if known:
             return {name: known[0]}
+    if isinstance(value, QuantSpec):
+        return {"spec": value.to_dict()}
     if isinstance(value, QParams):
         return {"qparams": _write_qparams(value, keep)}
     if isinstance(value, Tensor) and keep is not None:
@@ -148,6 +151,7 @@ class ValueReader:
             "training": lambda v, at, d: ModeFlag(_no_longer_traced),
             "tensor": self._tensor,
             "qparams": self._qparams,
+            "spec": lambda v, at, d: read_spec(v, at),
         }
 
     def read(self, value: Any, place: str, depth: int = 0) -> Any:
@@ -221,6 +225,27 @@ class ValueReader:
 
 
 _KEYS = (str, int, float, bool, type(None))
+
+
+def read_spec(value: Any, place: str) -> QuantSpec:
+    """What ``QuantSpec.to_dict`` wrote."""
+    said = as_mapping(value, place)
+    _word(said.get("dtype"), DTYPE_NAMES, place)
+    _check_options(said.get("observer"), place)
+    try:
+        return QuantSpec.from_dict(said)
+    except FormatError:
+        raise
+    except (ValueError, TypeError, RuntimeError, KeyError, AttributeError) as error:
+        raise FormatError(f"{place}: {error}") from None
+
+
+def _check_options(observer: Any, place: str) -> None:
+    """FormatError for options that would take memory of their own."""
+    options = observer.get("options") if isinstance(observer, dict) else None
+    values = options.values() if isinstance(options, dict) else ()
+    if any(type(value) is int and abs(value) > limits.OPTION for value in values):
+        raise FormatError(f"{place}: an option of an observer is beyond {limits.OPTION}")
 
 
 def _no_longer_traced() -> None:

@@ -99,6 +99,16 @@ class QATSchedule:
         self.steps += 1
         self._apply()
 
+    @property
+    def at(self) -> tuple[int, int | None, int | None]:
+        """The steps taken, and those after which observers and batch-norm are frozen."""
+        (observers, _), (batchnorm, _) = self._at
+        return self.steps, observers, batchnorm
+
+    def trains(self, model: nn.Module) -> bool:
+        """Whether it is the schedule of ``model``, as it is or wrapped."""
+        return model in _prepared(self._prepared, "QATSchedule")
+
     def state_dict(self) -> dict[str, int]:
         """The number of steps taken."""
         return {"steps": self.steps}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,6 +17,9 @@ from qfx.runtime.quantized import PreparedModel
 from qfx.runtime.trained import by_mode
 from qfx.torch_private import BATCH_NORMS
 from qfx.training.agreement import agree, is_distributed
+
+if TYPE_CHECKING:
+    from qfx.training.schedule import QATSchedule
 
 
 class TrainableModel(PreparedModel):
@@ -30,9 +33,11 @@ class TrainableModel(PreparedModel):
         history: the stages so far.
         batchnorm_frozen: whether batch-norm keeps to its running statistics; see
             :func:`qfx.freeze_batchnorm`.
+        schedule: the schedule that was saved with it, if it comes from a file.
     """
 
     batchnorm_frozen: bool
+    schedule: QATSchedule | None = None
     called: ClassVar[str] = "TrainableModel"
 
     @property

@@ -27,7 +27,9 @@ def check_untrained(prepared: PreparedModel) -> None:
     """
     settings = prepared.settings
     batch = (settings.example_inputs, settings.example_kwargs)
-    _check(prepared.copy_to_convert(), batch, outputs(settings.captured, batch), settings.captured)
+    captured = settings.captured
+    assert captured is not None  # it was captured a moment ago
+    _check(prepared.copy_to_convert(), batch, outputs(captured, batch), captured)
 
 
 def check_float(
@@ -50,6 +52,12 @@ def check_float(
         CaptureError: the captured graph does not compute what the model computes.
     """
     settings, captured = prepared.settings, prepared.settings.captured
+    if captured is None:
+        return (
+            outputs(prepared, batch),
+            math.nan,
+            "the float graph: not compared, the model comes from a file",
+        )
     if settings.method == "qat":
         trained = _with_tensors_of(captured, prepared)
         if trained is None:

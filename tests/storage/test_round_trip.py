@@ -113,6 +113,22 @@ def test_the_original_may_be_overwritten_while_it_is_mapped(tmp_path: Path) -> N
     assert torch.equal(loaded.reference(X[0, 0, :, :6]), first.reference(X[0, 0, :, :6]))
 
 
+def test_history_is_kept_where_it_is_asked_for(
+    saved: dict[tuple[str, str], Any], tmp_path: Path
+) -> None:
+    qmodel, _, loaded = saved["x86", "static"]
+    assert len(loaded.history) == 0
+    kept = qfx.load(qfx.save(qmodel, tmp_path / "m.qfx", history=True))
+    assert isinstance(kept, qfx.QuantizedModel)
+    assert str(kept.history) == str(qmodel.history)
+    for ours, theirs in zip(kept.history, qmodel.history, strict=True):
+        assert ours == theirs
+        assert ours.near_misses == theirs.near_misses
+        assert ours.snapshot.to_json() == theirs.snapshot.to_json()
+    node = kept.report.sites[0].node
+    assert str(kept.history.blame(node)) == str(qmodel.history.blame(node))
+
+
 def test_a_copy_of_a_loaded_model_is_one(saved: dict[tuple[str, str], Any]) -> None:
     qmodel, _, loaded = saved["x86", "static"]
     assert torch.equal(copy.deepcopy(loaded)(X), qmodel(X))

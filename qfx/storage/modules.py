@@ -1,0 +1,249 @@
+"""The modules that a graph calls: those that a file can say all of, and those that it can't.
+
+Some of PyTorch's own layers, and what qfx puts into a graph that is calibrated or trained, are made
+from their arguments again. The code of any other is not in the file: who loads it hands the module
+in, and that gets its state from the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qfx.errors import FormatError, QfxError
+from qfx.graph.leaves import has_hooks
+from qfx.graph.source import type_name
+from qfx.quant.channel_mean import ChannelMean, Reach
+from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize, WeightFakeQuantize
+from qfx.quant.observers.base import Observer
+from qfx.quant.spec import QuantSpec
+from qfx.storage.fields import Fields, Json
+from qfx.storage.values import ValueReader, write_value
+from qfx.training.dropout import KINDS, AttentionDropout, Dropout
+from qfx.training.norm_factor import NormFactor
+
+_PLAIN = """
+    AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d
+    AdaptiveMaxPool3d AlphaDropout AvgPool1d AvgPool2d AvgPool3d BatchNorm1d BatchNorm2d BatchNorm3d
+    Bilinear CELU ChannelShuffle CircularPad1d CircularPad2d CircularPad3d ConstantPad1d
+    ConstantPad2d ConstantPad3d Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
+    CosineSimilarity Dropout Dropout1d Dropout2d Dropout3d ELU Embedding EmbeddingBag
+    FeatureAlphaDropout Flatten Fold FractionalMaxPool2d FractionalMaxPool3d GELU GLU GroupNorm
+    Hardshrink Hardsigmoid Hardswish Hardtanh Identity InstanceNorm1d InstanceNorm2d InstanceNorm3d
+    LPPool1d LPPool2d LPPool3d LayerNorm LeakyReLU Linear LocalResponseNorm LogSigmoid LogSoftmax
+    MaxPool1d MaxPool2d MaxPool3d MaxUnpool1d MaxUnpool2d MaxUnpool3d Mish MultiheadAttention PReLU
+    PairwiseDistance PixelShuffle PixelUnshuffle RMSNorm RReLU ReLU ReLU6 ReflectionPad1d
+    ReflectionPad2d ReflectionPad3d ReplicationPad1d ReplicationPad2d ReplicationPad3d SELU SiLU
+    Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign SyncBatchNorm Tanh Tanhshrink
+    Threshold Unflatten Unfold Upsample UpsamplingBilinear2d UpsamplingNearest2d ZeroPad1d ZeroPad2d
+    ZeroPad3d
+"""
+
+
+@cache
+def plain_modules() -> dict[str, type[nn.Module]]:
+    """The modules of PyTorch that a file may name; their arguments say all of them."""
+    found = ((name, getattr(nn, name, None)) for name in _PLAIN.split())
+    return {name: kind for name, kind in found if kind is not None}
+
+
+# -- what qfx puts into a graph ------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Own:
+    """A kind of module of qfx's: how its arguments are read off it, and make one.
+
+    Attributes:
+        kind: the class; of observers any that has a registered name.
+        tell: what makes one like it.
+        make: makes one.
+        resizes: whether its tensors have the shapes that data gave them.
+    """
+
+    kind: type[nn.Module]
+    tell: Callable[[Any], dict[str, Any]]
+    make: Callable[..., nn.Module]
+    resizes: bool = False
+
+
+def _switches(fake_quant: FakeQuantize) -> dict[str, Any]:
+    return {
+        "spec": fake_quant.spec,
+        "observes": fake_quant.observer_enabled,
+        "rounds": fake_quant.fake_quant_enabled,
+        "moved": fake_quant.moved,
+    }
+
+
+def _fake_quant(
+    kind: type[FakeQuantize], spec: QuantSpec, observes: bool, rounds: bool, moved: bool
+) -> FakeQuantize:
+    made = kind.__new__(kind)
+    if kind is WeightFakeQuantize:
+        FakeQuantize.__init__(made, spec)  # its own starts from a weight, and state is at hand
+    else:
+        made.__init__(spec)  # type: ignore[misc]
+    made.observer_enabled, made.fake_quant_enabled, made.moved = observes, rounds, moved
+    return made
+
+
+def _reach(mean: ChannelMean) -> dict[str, Any]:
+    parts = None if mean.reach is None else tuple(asdict(mean.reach).values())
+    return {"axis": mean.axis, "reach": parts}
+
+
+def _channel_mean(axis: int, reach: tuple[tuple[int, ...], ...] | None) -> ChannelMean:
+    return ChannelMean(axis, None if reach is None else Reach(*reach))
+
+
+def _dropout(p: float, kind: str) -> Dropout:
+    if kind not in KINDS:
+        raise ValueError(f"no dropout is called {kind!r}")
+    return Dropout(p, kind)
+
+
+def _maker(kind: type[FakeQuantize]) -> Callable[..., nn.Module]:
+    def make(**arguments: Any) -> nn.Module:
+        return _fake_quant(kind, **arguments)
+
+    return make
+
+
+OWN: dict[str, _Own] = {
+    "qfx.Observer": _Own(
+        Observer, lambda m: {"spec": m.spec}, lambda spec: spec.make_observer(), True
+    ),
+    **{
+        f"qfx.{kind.__name__}": _Own(kind, _switches, _maker(kind), True)
+        for kind in (FakeQuantize, LearnedFakeQuantize, WeightFakeQuantize)
+    },
+    "qfx.ChannelMean": _Own(ChannelMean, _reach, _channel_mean, True),
+    "qfx.Dropout": _Own(Dropout, lambda m: {"p": m.p, "kind": m.kind}, _dropout),
+    "qfx.AttentionDropout": _Own(
+        AttentionDropout, lambda m: {"p": m.p, "flags": m.flags}, AttentionDropout
+    ),
+    "qfx.NormFactor": _Own(NormFactor, lambda m: {"eps": m.eps}, NormFactor),
+}
+"""What a file calls the modules of qfx's own."""
+
+
+# -- writing -------------------------------------------------------------------------------------
+def write_kind(module: nn.Module) -> dict[str, Json]:
+    """What kind of module it is, and what makes one like it if that says all of it."""
+    for name, own in OWN.items():
+        if type(module) is own.kind or (own.kind is Observer and isinstance(module, Observer)):
+            return {"type": name, "arguments": _own_arguments(own, module)}
+    arguments = _plain_arguments(module)
+    if arguments is None:
+        return {"type": type_name(type(module))}
+    return {"type": type(module).__name__, "arguments": arguments}
+
+
+def _own_arguments(own: _Own, module: nn.Module) -> dict[str, Json]:
+    told = own.tell(module)
+    spec = told.get("spec")
+    if isinstance(module, Observer) and type(module) is not module.spec.observer_class:
+        raise FormatError(f"{module} is not the observer that its spec names")
+    if isinstance(spec, QuantSpec):
+        try:
+            spec.to_dict()
+        except QfxError as error:
+            raise FormatError(str(error)) from None
+    return {name: write_value(value) for name, value in told.items()}
+
+
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers under all of their names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def _plain_arguments(module: nn.Module) -> dict[str, Json] | None:
+    """The arguments that make such a module, if they say all of it."""
+    kind = type(module)
+    if plain_modules().get(kind.__name__) is not kind or has_hooks(module):
+        return None
+    arguments = {}
+    for name in _parameters(kind):
+        if hasattr(module, name):
+            value = getattr(module, name)
+            arguments[name] = value is not None if name == "bias" else value
+    try:
+        made = _make_plain(kind, arguments)
+        written = {name: write_value(value) for name, value in arguments.items()}
+    except (FormatError, TypeError, ValueError, RuntimeError):
+        return None
+    return written if _is_alike(made, module) else None
+
+
+_OTHERS = ("self", "device", "dtype", "args", "kwargs")
+
+
+def _parameters(kind: type[nn.Module]) -> list[str]:
+    names = inspect.signature(kind.__init__).parameters
+    return [name for name in names if name not in _OTHERS]
+
+
+def _make_plain(kind: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return kind(**arguments)
+
+
+def _is_alike(made: nn.Module, module: nn.Module) -> bool:
+    ours, theirs = (dict(named_tensors(m)) for m in (made, module))
+    if ours.keys() != theirs.keys() or any(ours[n].shape != theirs[n].shape for n in ours):
+        return False
+    plain = (bool, int, float, str, tuple, type(None))
+    said = ({k: v for k, v in vars(m).items() if k != "training"} for m in (made, module))
+    one, other = ({k: v for k, v in s.items() if isinstance(v, plain)} for s in said)
+    return one == other and len(list(made.modules())) == len(list(module.modules()))
+
+
+# -- reading -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Kind:
+    """What kind of module a file asks for.
+
+    Attributes:
+        name: its class.
+        arguments: what makes it; None where its code is not in the file.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] | None
+
+    @property
+    def resizes(self) -> bool:
+        """Whether its tensors have the shapes that data gave them."""
+        return self.arguments is not None and self.name in OWN and OWN[self.name].resizes
+
+    def make(self, path: str, given: Mapping[str, nn.Module]) -> nn.Module:
+        """A module of the kind, or a copy of the one that was handed in for ``path``."""
+        if self.arguments is None:
+            if path not in given:
+                raise FormatError(f"module {path!r} is a {self.name!r}, which no file brings")
+            return copy.deepcopy(given[path])
+        try:
+            if self.name in OWN:
+                return OWN[self.name].make(**self.arguments)
+            return _make_plain(plain_modules()[self.name], self.arguments)
+        except Exception as error:  # whatever arguments of a file make a constructor raise
+            raise FormatError(f"module {path!r} can't be made: {error}") from None
+
+
+def read_kind(fields: Fields) -> Kind:
+    """What :func:`write_kind` wrote; the other keys somebody else reads."""
+    name = fields.text("type")
+    if not fields.has("arguments"):
+        fields.any("arguments")
+        return Kind(name, None)
+    if name not in OWN and name not in plain_modules():
+        fields.refuse("type", f"no file can make a {name[:80]!r}")
+    given, reader = fields.record("arguments"), ValueReader()
+    return Kind(name, {n: reader.read(given.any(n), f"{given.place}.{n}") for n in given.names()})

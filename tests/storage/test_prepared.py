@@ -1,0 +1,119 @@
+"""Calibration and training go on where they were saved."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import qfx
+from qfx.training.trainable import TrainableModel
+
+X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2)]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(8 * 36, 4))
+
+
+def again(model: qfx.PreparedModel, folder: Path, **options: object) -> qfx.PreparedModel:
+    loaded = qfx.load(qfx.save(model, folder / "prepared.qfx", **options))
+    assert isinstance(loaded, qfx.PreparedModel)
+    return loaded
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_calibration_goes_on(method: str, calibrated: bool, tmp_path: Path) -> None:
+    prepared = qfx.prepare(net().eval(), X, method=method)
+    if calibrated and prepared.has_observers:
+        qfx.calibrate(prepared, [X])
+    loaded = again(prepared, tmp_path)
+    assert [*loaded.state_dict()] == [*prepared.state_dict()]
+    for model in (prepared, loaded):
+        if model.has_observers:
+            qfx.calibrate(model, [2 * X])
+    one, other = qfx.convert(prepared), qfx.convert(loaded)
+    assert torch.equal(one(X), other(X))
+    assert one.report.sites == other.report.sites
+    assert "the model comes from a file" in str(other.report)
+
+
+def test_uncalibrated_is_uncalibrated_still(tmp_path: Path) -> None:
+    loaded = again(qfx.prepare(net().eval(), X), tmp_path)
+    with pytest.raises(qfx.CalibrationError):
+        qfx.convert(loaded)
+
+
+class Loop:
+    """A training loop, of which a second goes on as the first would have."""
+
+    def __init__(self, model: nn.Module, schedule: qfx.QATSchedule | None) -> None:
+        self.model, self.schedule = model, schedule
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def run(self, *seeds: int) -> None:
+        for seed in seeds:
+            torch.manual_seed(seed)
+            self.optimizer.zero_grad()
+            self.model(X + seed).pow(2).mean().backward()
+            self.optimizer.step()
+            if self.schedule is not None:
+                self.schedule.step()
+
+
+@pytest.mark.parametrize("observer", [None, "lsq"])
+def test_training_goes_on(observer: str | None, tmp_path: Path) -> None:
+    qconfig = qfx.get_default_qconfig("reference", "qat")
+    if observer is not None:
+        learned = [
+            n for n, c in qfx.quant.observers.observers().items() if c.learns and not c.per_channel
+        ]
+        weight = qfx.QuantSpec(torch.int8, symmetric=True, observer=learned[0])
+        qconfig = qfx.QConfig(qfx.QuantSpec(torch.uint8, observer=learned[0]), weight)
+    prepared = qfx.prepare(net().train(), X, method="qat", backend="reference", qconfig=qconfig)
+    schedule = qfx.QATSchedule(prepared, freeze_observers=4, freeze_batchnorm=3)
+    first = Loop(prepared, schedule)
+    first.run(0, 1)
+    loaded = again(prepared, tmp_path, schedule=schedule)
+    assert isinstance(loaded, TrainableModel)
+    assert [n for n, _ in loaded.named_parameters()] == [n for n, _ in prepared.named_parameters()]
+    second = Loop(loaded, loaded.schedule)
+    second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
+    for loop in (first, second):
+        loop.run(2, 3, 4)
+    assert loaded.batchnorm_frozen
+    assert not any(each.observer_enabled for each in loaded.fake_quants.values())
+    ours, theirs = loaded.state_dict(), prepared.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for model in (prepared, loaded):
+        model.eval()
+    assert torch.equal(loaded(X), prepared(X))
+    assert torch.equal(qfx.convert(loaded)(X), qfx.convert(prepared)(X))
+    assert again(loaded, tmp_path).batchnorm_frozen
+
+
+def test_switches_are_kept_each(tmp_path: Path) -> None:
+    prepared = qfx.prepare(net().train(), X, method="qat")
+    prepared(X)
+    name = next(iter(prepared.fake_quants))
+    prepared.fake_quants[name].fake_quant_enabled = False
+    loaded = again(prepared, tmp_path)
+    switches = {n: f.fake_quant_enabled for n, f in loaded.fake_quants.items()}
+    assert switches == {n: n != name for n in switches}
+
+
+def test_a_schedule_of_another_model_is_refused(tmp_path: Path) -> None:
+    one, other = (qfx.prepare(net().train(), X, method="qat") for _ in range(2))
+    with pytest.raises(qfx.ConfigError, match="another model"):
+        qfx.save(one, tmp_path / "m.qfx", schedule=qfx.QATSchedule(other))
+
+
+def test_float_models_are_not_for_save(tmp_path: Path) -> None:
+    with pytest.raises(qfx.ConfigError, match="save takes a quantized or prepared model"):
+        qfx.save(net(), tmp_path / "m.qfx")
