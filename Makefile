@@ -21,6 +21,7 @@ OUT ?= demo-output
 help:
 	@echo "make setup   make .venv with the versions of constraints.txt, and install qfx in it"
 	@echo "make test    set up .venv and run the tests        (ARGS='tests/graph -x' for some of them)"
+	@echo "make test ARGS='-m slow'   what CI runs too: slow tests, and the rest of the cases of each sweep"
 	@echo "make demo    set up .venv, train a small CNN on scikit-learn's digits and quantize it (OUT=folder)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format and fix"

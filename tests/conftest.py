@@ -7,10 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import sweeps
 from tests.support.gate import watched
 
 # Each test drops some 50,000 objects of graphs. Looking for them after every 700 costs a twentieth.
 gc.set_threshold(200_000, 10, 10)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before pytest deselects what is slow."""
+    sweeps.thin(items)
 
 
 def pytest_collection_finish() -> None:

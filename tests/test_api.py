@@ -189,6 +189,7 @@ def test_example_inputs_are_never_mutated() -> None:
 
 
 # -- threads and global state ---------------------------------------------------------------------
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_six_threads_give_what_one_gives(backend: str) -> None:
     expected = qfx.quantize(net(), X, backend=backend)
@@ -211,6 +212,7 @@ def test_six_threads_give_what_one_gives(backend: str) -> None:
         assert qmodel.history[-1].snapshot.to_text() == expected.history[-1].snapshot.to_text()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_global_state_is_as_before(backend: str, grad: bool) -> None:

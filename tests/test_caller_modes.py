@@ -74,6 +74,7 @@ def run_passes() -> Any:
     return qfx.run_passes(model(), [Sees()], X)[0]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("call", [quantize, in_steps, run_passes, lambda: capture(model(), (X,))])
 def test_off_inside_and_on_afterwards(call: Callable[[], Any], switched_on: list[str]) -> None:
     made = call()

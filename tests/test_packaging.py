@@ -66,6 +66,7 @@ def test_import_adds_nothing_of_torch_ao(import_cost: set[str]) -> None:
     assert not [name for name in import_cost if name.startswith(deprecated)]
 
 
+@pytest.mark.slow
 def test_import_warns_of_nothing_where_numpy_is_absent() -> None:
     """PyTorch warns, when it is imported itself."""
     program = (

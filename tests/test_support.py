@@ -3,6 +3,7 @@
 import runpy
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.framework.pass_base import PatternPass
 from qfx.rewrite import Any, Match, Mismatch, Op, Rewriter, rewrite
-from tests.support import check, golden, programs
+from tests.support import check, golden, programs, sweeps
 from tests.support.golden import normal
 
 
@@ -137,3 +138,19 @@ def test_strategy_shares_modules() -> None:
 
     quick = settings(max_examples=2000, database=None, derandomize=True, phases=[Phase.generate])
     assert "conv" in repr(find(programs(), shares, settings=quick))
+
+
+# -- sweeps ----------------------------------------------------------------------------------------
+def test_a_sweep_takes_every_value_once_and_leaves_the_rest() -> None:
+    grid = [
+        (size, backend, flag) for size in range(5) for backend in "abc" for flag in (True, False)
+    ]
+    cases = [
+        SimpleNamespace(callspec=SimpleNamespace(params=dict(zip("sbf", case, strict=True))))
+        for case in grid
+    ]
+    kept = [tuple(case.callspec.params.values()) for case in sweeps.each_choice(cases)]
+    assert len(kept) == 5  # as many as the longest parameter has values
+    assert [set(values) for values in zip(*kept, strict=True)] == [
+        set(values) for values in zip(*grid, strict=True)
+    ]

@@ -42,6 +42,7 @@ def same(qmodel: Any, expected: qfx.QuantizedModel) -> None:
     assert texts[0] == texts[1]
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_model_of_six_threads(backend: str) -> None:
     model = seeded(Net)

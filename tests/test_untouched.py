@@ -114,6 +114,7 @@ def check_untouched(model: nn.Module, call: Callable[[], object], kind: type[Any
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
 @pytest.mark.parametrize("name", ERRORS)
 def test_after_an_error(name: str, backend: str) -> None:

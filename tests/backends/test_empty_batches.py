@@ -21,6 +21,7 @@ CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions_of_nothing(name: str, method: str) -> None:
@@ -34,6 +35,7 @@ def test_convolutions_of_nothing(name: str, method: str) -> None:
     assert sqnr(model(x), qmodel(x)) > 30
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 def test_compiled_convolutions_in_1d(method: str) -> None:
     """Their packed weights have four dims, which the measured form's shapes did not expect."""
@@ -48,6 +50,7 @@ def test_compiled_convolutions_in_1d(method: str) -> None:
         assert all(map(torch.equal, compiled(inputs), qmodel(inputs)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 def test_linear_layers_of_nothing_and_of_a_vector(backend: str, method: str) -> None:

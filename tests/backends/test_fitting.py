@@ -94,6 +94,7 @@ def test_powers_of_two_reach_the_graph(net: Net, x: Tensor) -> None:
     assert all(bool((torch.frexp(scale).mantissa == 0.5).all()) for scale in scales)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("qconfig", "message"),
     [

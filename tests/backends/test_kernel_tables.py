@@ -185,6 +185,7 @@ def outcome(row: Row, backend: str) -> Outcome:
     return outcomes(backend)[index]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack", "x86"])
 @pytest.mark.parametrize("row", ROWS, ids=_name)
 def test_lowered_agrees_with_reference(row: Row, backend: str) -> None:

@@ -47,6 +47,7 @@ class TwoUses(nn.Module):
         return torch.cat([self.layer(x), torch.relu(self.layer(x))], 1)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("relu_first", [True, False])
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 def test_one_linear_with_and_without_relu_measured(backend: str, relu_first: bool) -> None:
@@ -56,6 +57,7 @@ def test_one_linear_with_and_without_relu_measured(backend: str, relu_first: boo
     assert sqnr(model(x), qmodel(x)) > 35
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("make", [partial(nn.Linear, 16, 16), partial(nn.Conv2d, 4, 4, 3)])
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 def test_one_weight_with_and_without_relu_at_the_same_scale(

@@ -157,6 +157,7 @@ class Calls(nn.Module):
         return [layer(call(x).reshape(1, -1)) for call, layer in calls]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("family", FAMILIES)

@@ -104,6 +104,7 @@ CASES = [*product(("convs", "transposed", "linears"), (1, 2, 3)), ("volumes", 3)
 FAMILIES = {f.__name__: f for f in (convs, transposed, linears, volumes)}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("family", "dims"), CASES)
 def test_static_layers(family: str, dims: int, backend: str) -> None:
@@ -123,6 +124,7 @@ def test_static_layers(family: str, dims: int, backend: str) -> None:
 
 
 # -- what is measured at run time, or kept in integers ---------------------------------------------
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["dynamic", "weight_only"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_linear_layers(backend: str, method: str) -> None:
@@ -155,6 +157,7 @@ def recurrents() -> Iterator[nn.Module]:
             yield kind(6, 5, **options)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["dynamic", "weight_only", "static"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_recurrent_layers(backend: str, method: str) -> None:

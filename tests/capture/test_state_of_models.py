@@ -180,6 +180,7 @@ def _zero(x: Tensor) -> None:
     x[:] = 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "write", [lambda x: x.zero_(), lambda x: x.fill_(2.0), lambda x: x.mul_(0), _zero]
 )
@@ -301,6 +302,7 @@ class AfterReading(Layers):
         return y
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", [Layers, ByData, ByDataOperator, OfWeight, AfterReading])
 @pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
 def test_layers_whose_parameters_forward_writes_to_stay_float(

@@ -33,6 +33,7 @@ class Masked(nn.Module):
         return logits * mask.unsqueeze(-1)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 @pytest.mark.parametrize("by", ["device", "both", "position"])
 def test_they_are_still_read(by: str, method: str) -> None:

@@ -259,6 +259,7 @@ MEASURED = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
 @pytest.mark.parametrize("layer", ["linear", "lstm"])
 @pytest.mark.parametrize("name", MEASURED)

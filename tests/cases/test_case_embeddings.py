@@ -96,6 +96,7 @@ KINDS = ("embedding", "sum", "mean, offsets", "max", "weighted, offsets", "mean,
 how rows are kept: all of ``MODELS`` meet both widths, and both kinds of codes, on each backend."""
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_rows_are_kept_in_few_bits(config: str, backend: str) -> None:
@@ -116,6 +117,7 @@ def test_rows_are_kept_in_few_bits(config: str, backend: str) -> None:
         assert sqnr(reference, actual) > (60 if "4" in config else 100), name
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("config", ["int8", "int4"])
 def test_indices_may_be_strided(config: str, backend: str) -> None:
@@ -187,6 +189,7 @@ PREPACK = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bits", PREPACK)
 @pytest.mark.parametrize("name", ["embedding", "sum"])
@@ -269,6 +272,7 @@ KERNELS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("backend", "bits", "name"), KERNELS)
 def test_kernels(backend: str, bits: int, name: str) -> None:
     make, inputs = MODELS[name]
@@ -308,6 +312,7 @@ def test_copies_and_compiled_code() -> None:
         assert torch.allclose(same, expected, atol=1e-5), name
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack", "reference"])
 @pytest.mark.parametrize("config", ["int8", "int4", "uint4, groups", "float16"])
 def test_copies_of_packed_parameters(config: str, backend: str) -> None:

@@ -178,6 +178,7 @@ FIXED = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", FIXED)
 @pytest.mark.parametrize("backend", ["fbgemm", "reference"])
 def test_fixed_qparams(backend: str, name: str) -> None:

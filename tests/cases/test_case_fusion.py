@@ -62,6 +62,7 @@ def image(dims: int) -> Tensor:
     return randn(2, 3, *[8, 8, 4][-dims:])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("relu", [None, "F.relu"])
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -78,6 +79,7 @@ def test_conv_bn_relu_is_one_kernel(backend: str, dims: int, norm: bool, relu: s
     assert qmodel.report.coverage == 1.0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("spelling", RELUS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_spelling_of_relu_fuses(backend: str, spelling: str) -> None:
@@ -89,6 +91,7 @@ def test_every_spelling_of_relu_fuses(backend: str, spelling: str) -> None:
     assert float(run(qmodel, (image(2),)).min()) >= 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("spelling", RELUS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_linear_then_relu_fuses(backend: str, spelling: str) -> None:

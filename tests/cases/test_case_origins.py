@@ -31,6 +31,7 @@ class Upscale(nn.Module):
         return self.up(x).relu()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("dims", TRANSPOSED)
 @pytest.mark.parametrize(

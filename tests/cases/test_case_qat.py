@@ -52,6 +52,7 @@ def train(model: nn.Module, data: list[Tensor], lr: float = 1e-2) -> None:
 
 
 # -- no step of training ---------------------------------------------------------------------------
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "backend"),
     [
@@ -158,6 +159,7 @@ def test_a_folded_layer_trains_like_an_unfolded_one(index: int) -> None:
                 assert sqnr(gradient, gradients[0][name]) > least, name
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("index", range(len(layers())))
 @pytest.mark.parametrize("backend", ["x86", "reference"])
 def test_conversion_computes_what_evaluation_showed(index: int, backend: str) -> None:

@@ -37,6 +37,7 @@ def _kernels_for_small_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(x86_recurrent_emit, "FEWEST_UNITS", 0)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("hidden", "in_integers"), [(16, True), (15, False)])
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_few_hidden_units_run_in_float_over_int8_weights(
@@ -76,6 +77,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_layers(kind: str, backend: str) -> None:
@@ -124,6 +126,7 @@ def first_of(batch: Any, dim: int = 0) -> Any:
     return pytree.tree_map(lambda x: x.select(dim, 0), batch)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batched", [True, False])
 def test_initial_states(batched: bool, backend: str) -> None:
@@ -216,6 +219,7 @@ def test_weights_per_tensor(backend: str) -> None:
     check(layer, qmodel, randn(5, 2, 8))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("batch", [2, 9])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_directions_are_packed_as_one_for_small_batches(kind: str, batch: int) -> None:
@@ -318,6 +322,7 @@ def test_copies_sizes_and_stages() -> None:
     assert str(qfx.compare(layer, qmodel, [(x,)]))
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_compiled_code_gives_the_same(kind: str) -> None:
     layer = seeded(lambda: Wrapped(LAYERS[kind](8, 16, 2, bidirectional=True), 32))

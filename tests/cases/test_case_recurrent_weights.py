@@ -46,6 +46,7 @@ IN_FEW_BITS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("config", KEPT)
 def test_weights_in_few_bits(config: str, backend: str) -> None:

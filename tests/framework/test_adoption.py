@@ -52,6 +52,7 @@ def sine_of_double(graph: fx.Graph, read: Any) -> fx.Node:
         return graph.call_method("sin", (doubled,))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b in qfx.backends.available()])
 @pytest.mark.parametrize(
     ("at", "by", "function"),

@@ -75,6 +75,7 @@ def types_in(value: Any) -> Any:
     return type(value)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "call",
     [

@@ -13,11 +13,10 @@ from tests.cases.flow import randn, seeded
 from tests.cases.test_case_qat import Net, X, prepared
 from tools.networks import import_torchvision
 
-import_torchvision()  # torchmetrics imports it
-pl = pytest.importorskip("pytorch_lightning")
-
 
 def fit(path: Path, steps: int, accumulate: int = 1, checkpoint: str | None = None) -> nn.Module:
+    import_torchvision()  # torchmetrics imports it
+    pl = pytest.importorskip("pytorch_lightning")  # seconds: not where the tests are collected
     from qfx.integrations.lightning import QATCallback
 
     class Task(pl.LightningModule):
@@ -49,6 +48,7 @@ def frozen(task: nn.Module) -> tuple[bool, bool]:
     return not site.observer_enabled, task.net.batchnorm_frozen
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_it_freezes_at_optimizer_steps_and_resumes(tmp_path: Path) -> None:
     task = fit(tmp_path, 3, accumulate=2)

@@ -67,6 +67,7 @@ def minmax(x: Tensor, spec: QuantSpec) -> QParams:
     return plain.qparams()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_never_worse_than_minmax(name: str, scheme: str) -> None:
@@ -76,6 +77,7 @@ def test_never_worse_than_minmax(name: str, scheme: str) -> None:
     assert squared_error(x, watching.qparams()) <= squared_error(x, minmax(x, spec)) * (1 + 1e-9)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["normal", "laplace", "outlier"])
 @pytest.mark.parametrize("scheme", ["affine", "symmetric", "4 bits"])
 def test_close_to_the_best_of_a_fine_search(name: str, scheme: str) -> None:

@@ -47,6 +47,7 @@ class Recurrent(nn.Module):
 X = torch.randn(2, 3, 8, 8)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["reference", "x86"])
 @pytest.mark.parametrize("method", ["static", "dynamic", "weight_only", "qat"])
 @pytest.mark.parametrize("kind", [Net, Recurrent])
@@ -251,6 +252,7 @@ def at_level(level: Level, breaks: Callable[[fx.GraphModule], None]) -> None:
     qfx.quantize(model, X, pipeline=pipeline)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("level", "breaks", "message"), BROKEN, ids=lambda v: getattr(v, "__name__", str(v)[:10])
 )

@@ -39,6 +39,7 @@ def qparams(observer: str, bits: int, symmetric: bool) -> QParams:
     return watching.qparams()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(
     ("observer", "bits", "gain"),

@@ -141,6 +141,7 @@ def test_weights_that_cannot_be_quantized(
         quantize_weight(weight, spec)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("power_of_two", [False, True])
 @pytest.mark.parametrize("bounds", [(0, 255), (0, 127), (-128, 127), (-127, 127), (-8, 7)])

@@ -37,6 +37,7 @@ def clamp(x: Tensor) -> Tensor:
     return x.clamp(-1, 2)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bounds", [(0, 127), (20, 200)])
 def test_bounds_of_codes(backend: str, bounds: tuple[int, int]) -> None:
@@ -80,6 +81,7 @@ def same(x: Tensor) -> Tensor:
     return x * 1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "functions",

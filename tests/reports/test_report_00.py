@@ -47,12 +47,14 @@ def import_planted(
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [WORKING, BROKEN], ids=["extension", "no extension"])
 def test_torchvision_with_and_without_its_extension(source: str, tmp_path: Path) -> None:
     found = import_planted(tmp_path, source)
     assert (found.stdout, found.stderr) == ("7 torchvision::nms\n", "")
 
 
+@pytest.mark.slow
 def test_another_failure_of_torchvision_is_its_own(tmp_path: Path) -> None:
     found = import_planted(tmp_path, BROKEN, meta="raise RuntimeError('no such thing')")
     assert "RuntimeError: no such thing" in found.stderr

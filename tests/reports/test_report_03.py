@@ -48,6 +48,7 @@ class Modulated(nn.Module):
         return out.reshape(b, 4, h, w)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("make", [Correlation, Modulated])
 @pytest.mark.parametrize("backend", ["reference", "x86", "fbgemm"])
 def test_groups_of_a_batch(make: Callable[[], nn.Module], backend: str) -> None:

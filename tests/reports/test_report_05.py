@@ -96,6 +96,7 @@ class Parameters(nn.Module):
 MODELS: tuple[Callable[[], nn.Module], ...] = (Blur, Head, Norm, Strides, Parameters)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["static", "dynamic", "qat"])
 @pytest.mark.parametrize("make", MODELS)
 def test_quantizes_and_leaves_the_model_as_it_was(

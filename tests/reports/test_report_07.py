@@ -48,6 +48,7 @@ INTEGER: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
 @pytest.mark.parametrize("name", FLOAT)
 def test_what_no_kernel_takes_is_float_with_a_reason(name: str, backend: str) -> None:
@@ -60,6 +61,7 @@ def test_what_no_kernel_takes_is_float_with_a_reason(name: str, backend: str) ->
         assert sqnr(model(x), qmodel(x)) > 25
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
 @pytest.mark.parametrize("name", INTEGER)
 def test_what_kernels_take_is_quantized(name: str, backend: str) -> None:

@@ -85,6 +85,7 @@ def assert_close(model: nn.Module, qmodel: qfx.QuantizedModel, *args: Any) -> No
 CASES = [(k, b) for k in KINDS for b in BACKENDS if k != "rnn" or b in ("x86", "reference")]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("ordered", [True, False], ids=["sorted", "any order"])
 @pytest.mark.parametrize(("kind", "backend"), CASES)
 def test_packed_sequences_are_quantized(kind: str, backend: str, ordered: bool) -> None:
@@ -109,6 +110,7 @@ def test_initial_states_are_put_in_order(backend: str) -> None:
 HALF = qfx.QConfig(activation=None, weight=qfx.QuantSpec(torch.float16))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
 @pytest.mark.parametrize("qconfig", [None, HALF], ids=["int8", "float16"])
 def test_weights_alone_are_kept_in_few_bits(qconfig: qfx.QConfig | None, backend: str) -> None:

@@ -115,6 +115,7 @@ def check(model: nn.Module, *inputs: Tensor, **masks: Tensor) -> None:
     assert called.count(vocab.LINEAR) == 4
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", [Module, Function])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("need_weights", [True, False])

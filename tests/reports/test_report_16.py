@@ -46,6 +46,7 @@ class SamePooled(nn.Module):
         return self.last(F.max_pool2d(y, 3, 2))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("fill", FILLS)
 def test_same_pooling(fill: str, backend: str) -> None:

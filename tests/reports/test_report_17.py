@@ -58,6 +58,7 @@ class Stages(nn.Module):
             Collector.active = None
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("collects", [False, True])
 @pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
 def test_recorders_are_traced_through(collects: bool, method: str) -> None:

@@ -41,6 +41,7 @@ def off(model: nn.Module, qmodel: nn.Module, x: Tensor) -> float:
         return float((qmodel(x) - y).abs().max() / y.abs().max())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 def test_no_layer_saturates(backend: str, method: str) -> None:
@@ -182,6 +183,7 @@ FIXED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", FIXED)
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 def test_results_with_fixed_ranges_do_not_saturate_what_reads_them(name: str, backend: str) -> None:

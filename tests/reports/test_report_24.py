@@ -90,6 +90,7 @@ NETS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 @pytest.mark.parametrize("name", NETS)
 def test_what_is_emitted_was_proven(

@@ -76,6 +76,7 @@ class Kinds(nn.Module):
         return self.conv(kinds([x.shape[0]], {"a": x}, ([1], {"b": x}), x))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", [Windows, Halves, Kinds])
 @pytest.mark.parametrize("backend", ["reference", "x86", "fbgemm"])
 def test_functions_get_what_the_model_gives_them(kind: type[nn.Module], backend: str) -> None:

@@ -36,6 +36,7 @@ class Block(nn.Module):
         return torch.relu(x + self.after(y)) if self.outer else y
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 @pytest.mark.parametrize("groups", [3, 7])
 def test_groups_run_in_pieces(groups: int, method: str) -> None:

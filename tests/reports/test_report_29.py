@@ -26,6 +26,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_phases_are_right(name: str, backend: str) -> None:

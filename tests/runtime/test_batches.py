@@ -37,6 +37,7 @@ def quantize(batch: Any, inputs: Any = (), **kwargs: Any) -> qfx.QuantizedModel:
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("batch", [X, (X,), [X], {"a": X}, {"a": X, "k": 3.0}])
 @pytest.mark.parametrize("by_position", [True, False])
 def test_settings_of_the_examples_need_not_be_in_a_batch(batch: Any, by_position: bool) -> None:

@@ -32,6 +32,7 @@ class FloatFirst(nn.Module):
         return y if mask is None else y * mask
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_inputs_that_the_float_model_refuses_are_refused(backend: str, method: str) -> None:
@@ -99,6 +100,7 @@ def test_kernels_that_take_float32_only_name_the_dtype(dtype: torch.dtype) -> No
         assert each(X).dtype is torch.float32  # and it still runs
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 @pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
 def test_integers_are_refused(method: str, backend: str) -> None:
@@ -124,6 +126,7 @@ def test_float64_inputs_that_were_captured_so_are_no_fault() -> None:
     assert promoting(X, mask).dtype is torch.float64  # a float64 input from the first
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_quantized_models_keep_their_dtype(backend: str, dtype: torch.dtype) -> None:
@@ -134,6 +137,7 @@ def test_quantized_models_keep_their_dtype(backend: str, dtype: torch.dtype) -> 
     assert torch.equal(qmodel.float()(X), expected)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_prepared_models_keep_their_dtype(backend: str, dtype: torch.dtype) -> None:
@@ -155,6 +159,7 @@ def test_calibration_in_integers_says_what_the_examples_were(method: str) -> Non
         qfx.calibrate(prepared, [X, X.long()])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_calibration_in_another_dtype_names_it(backend: str, dtype: torch.dtype) -> None:

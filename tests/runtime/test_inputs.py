@@ -20,6 +20,7 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("channels", [1, 2, 4])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_other_channels_are_an_error_that_says_what_it_was_made_for(

@@ -60,6 +60,7 @@ def assert_same_state(first: nn.Module, second: nn.Module) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("learned", [False, True], ids=["averaged", "lsq"])
 @pytest.mark.parametrize("frozen", [False, True], ids=["moving", "frozen"])
 def test_interrupted_training_goes_on_bit_by_bit(frozen: bool, learned: bool) -> None:
@@ -131,6 +132,7 @@ def test_parameter_groups_by_name() -> None:
     steps(model, torch.optim.SGD(groups, 0.1), DATA[:2])
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.filterwarnings("ignore")
 def test_it_compiles(backend: str) -> None:

@@ -45,6 +45,7 @@ def put_back(model: nn.Module, x: Tensor, backend: Backend, method: str) -> str:
     return str(raised.value)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("corrupt", [channel, one_row, a_little])
 @pytest.mark.parametrize("method", ["dynamic", "weight_only"])
 @pytest.mark.parametrize("backend", BACKENDS)

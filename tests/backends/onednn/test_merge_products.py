@@ -55,6 +55,7 @@ def dynamic(model: nn.Module, x: Tensor, bound: float = 25) -> qfx.QuantizedMode
     return qmodel
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("shape", [(5, 8), (2, 5, 8), (2, 3, 4, 8)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_results_are_those_of_the_layers(shape: tuple[int, ...], bias: bool) -> None:

@@ -59,6 +59,7 @@ def _seen_before(layers: nn.ModuleList, x: Tensor) -> Tensor:
     return layers[0](y.flatten(0, 1)) * row.sum()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["dynamic", "static"])
 @pytest.mark.parametrize(
     ("use", "expected"),

@@ -60,6 +60,7 @@ def conv_after_shuffle(m: nn.Module, x: Tensor) -> Tensor:
     return m.last_conv(m.conv(shuffled) + y)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize(
     "forward",

@@ -32,6 +32,7 @@ CASES = {
 LAST = {1: nn.LazyConv1d, 2: nn.LazyConv2d, 3: nn.LazyConv3d}  # fmt: skip
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 @pytest.mark.parametrize("name", CASES)
 def test_groups_are_right_or_float(name: str, backend: str) -> None:

@@ -32,6 +32,7 @@ SOUND = [
 COMBINATION = Combination("made-up kernel")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize(("kernel", "post"), SOUND)
 def test_kernels_of_the_table_work_here(

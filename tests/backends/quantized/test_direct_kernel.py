@@ -31,6 +31,7 @@ OTHERS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("name", GEOMETRIES)

@@ -66,6 +66,7 @@ def check_each(
             assert (actual - reference).abs().max() <= 1.01 * size + 1e-6
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("view", VIEWS)
 def test_views_of_images(view: str, backend: str) -> None:
@@ -77,6 +78,7 @@ def test_views_of_images(view: str, backend: str) -> None:
     check_each(models, randn(batch, 8, 6, 6, seed=9), inputs, backend)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("norm", [nn.GroupNorm(2, 8), nn.InstanceNorm2d(8, affine=True)])
 def test_norms(norm: nn.Module, backend: str) -> None:

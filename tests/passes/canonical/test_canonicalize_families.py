@@ -210,6 +210,7 @@ ATTENTION = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("options", "shape"), ATTENTION)
 @pytest.mark.parametrize("need_weights", [True, False])
 def test_self_attention(

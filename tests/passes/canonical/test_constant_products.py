@@ -56,6 +56,7 @@ def visits(model: nn.Module, passes: list[qfx.Pass], monkeypatch: pytest.MonkeyP
         return so_far()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("how", ["@", "addmm"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_work_is_linear_in_the_number_of_products(

@@ -78,6 +78,7 @@ class Layer(nn.Module):
         return torch.einsum(self.equation, *pair)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
 @pytest.mark.parametrize("equation", LAYERS)
 def test_product_with_a_parameter_is_a_layer(equation: str, method: str) -> None:

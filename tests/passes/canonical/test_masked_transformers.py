@@ -27,6 +27,7 @@ class Causal(nn.Module):
         return made
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
 def test_masks_that_are_given(dtype: torch.dtype, backend: str) -> None:

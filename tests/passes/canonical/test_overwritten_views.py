@@ -40,6 +40,7 @@ class ReluAfterFlatten(nn.Module):
         return self.second(y), flat
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack", "reference"])
 @pytest.mark.parametrize("model", [seeded(AddAfterView), seeded(ReluAfterFlatten)])
 def test_views_see_the_change(model: nn.Module, backend: str) -> None:

@@ -71,6 +71,7 @@ def test_a_constant_matrix_is_a_shared_weight(backend: str) -> None:
     assert sum(n.endswith("_q") for n, _ in qmodel.reference.named_buffers()) == 1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("method", ["dynamic", "weight_only"])
 @pytest.mark.parametrize("name", HEADS)
@@ -119,6 +120,7 @@ def test_a_vector_is_no_weight(backend: str) -> None:
     assert sqnr(model(x), qmodel(x)) > 30
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("shape", [(2, 0, 4), (0, 3, 4), (0, 4), (2, 3, 0, 4)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_keeps_its_shape(shape: tuple[int, ...], backend: str) -> None:

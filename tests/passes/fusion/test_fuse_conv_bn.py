@@ -44,6 +44,7 @@ def ops_of(result: Any) -> list[str]:
     return [n.target.name for n in result.graph_module.graph.nodes if n.op == "call_function"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("groups", [1, 2])

@@ -68,6 +68,7 @@ def spellings() -> Iterator[tuple[int, bool, str]]:
         yield list(DIMS)[i % len(DIMS)], True, spelling
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("dims", "norm", "spelling"), list(spellings()))
 @pytest.mark.parametrize("kind", [CONVS, TRANSPOSED])
 def test_relu_in_every_spelling_fuses_with_every_convolution(
@@ -83,6 +84,7 @@ def test_relu_in_every_spelling_fuses_with_every_convolution(
     assert fused(result) == [f"{ops_of(result)[0]}+relu"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("spelling", RELUS)
 @pytest.mark.parametrize("norm", [True, False])
 def test_relu_in_every_spelling_fuses_with_linear(norm: bool, spelling: str) -> None:

@@ -36,6 +36,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.sweep(first=2)
 @pytest.mark.parametrize("name", COUNTS)
 def test_kernels_of(name: str) -> None:
     model = classifier(name)

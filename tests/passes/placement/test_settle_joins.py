@@ -47,6 +47,7 @@ def steps(qmodel: qfx.QuantizedModel) -> list[float]:
     return [float(n.args[1]) for n in nodes if n.target is vocab.QUANTIZE]  # type: ignore[arg-type]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
 @pytest.mark.parametrize("dim", [0, 1, -1])
 def test_what_others_read_keeps_its_own_step(backend: str, dim: int) -> None:
