@@ -514,13 +514,19 @@ UNSQUEEZE = _op(
     ("unsqueeze", "unsqueeze_"),
     rearranges=True,
 )
-CHUNK = _op(shapes.chunk, Kind.SHAPE, (), (torch.chunk,), ("chunk",))
+CHUNK = _op(
+    shapes.chunk,
+    Kind.SHAPE,
+    (),
+    (torch.chunk, torch.unsafe_chunk),
+    ("chunk", "unsafe_chunk"),
+)
 SPLIT = _op(shapes.split, Kind.SHAPE, (), (torch.split,), ("split",))
 UNBIND = _op(shapes.unbind, Kind.SHAPE, (), (torch.unbind,), ("unbind",))
 SELECT = _op(shapes.select, Kind.SHAPE, (), (torch.select,), ("select",))
 NARROW = _op(shapes.narrow, Kind.SHAPE, (), (torch.narrow,), ("narrow",))
 GETITEM = _op(shapes.getitem, Kind.SHAPE, (), (operator.getitem,))
-EXPAND = _op(shapes.expand, Kind.SHAPE, (), (), ("expand",))
+EXPAND = _op(shapes.expand, Kind.SHAPE, (), (torch.broadcast_to,), ("expand", "broadcast_to"))
 REPEAT = _op(shapes.repeat, Kind.SHAPE, (), (), ("repeat",))
 REPEAT_INTERLEAVE = _op(
     shapes.repeat_interleave, Kind.SHAPE, (), (torch.repeat_interleave,), ("repeat_interleave",)

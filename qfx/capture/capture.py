@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
@@ -141,7 +142,7 @@ def capture(
         left = arguments.copy_tensors((args, kwargs))
         expected = _run(model, *left)
         leaves = LeafPolicy(leaf)
-        traced = _traced(_Task(model, bound, leaves, keep_untraceable, expected, modes))
+        traced = _rightly_traced(_Task(model, bound, leaves, keep_untraceable, expected, modes))
         drawn, is_right = bool(traced.by_draw), alike(traced.result, expected)
         if not isinstance(expected, Exception) and (drawn or not is_right):
             # Two draws may be near each other by chance, but not the same.
@@ -181,6 +182,7 @@ class _Task:
 
     Attributes:
         expected: what the model yields for the example inputs, or the exception that it raises.
+        plain_dtypes: whether the model is told dtypes as they are.
     """
 
     model: nn.Module
@@ -189,6 +191,7 @@ class _Task:
     keep_untraceable: bool
     expected: Any
     modes: bool
+    plain_dtypes: bool = False
 
     @property
     def remedy(self) -> str:
@@ -207,9 +210,33 @@ class _Task:
             keep_untraceable=self.keep_untraceable,
             remedy=self.remedy,
             contrary=contrary,
+            plain_dtypes=self.plain_dtypes,
             draw=draw,
             converting=converting.values(),
         )
+
+
+def _rightly_traced(task: _Task) -> _Traced:
+    """The model traced; with dtypes told as they are where the model computes otherwise else.
+
+    Proxies for dtypes are not what ``is`` compares them with.
+    """
+    found: _Traced | None = None
+    failed: CaptureError | None = None
+    try:
+        found = _traced(task)
+    except CaptureError as error:
+        failed = error
+    is_wrong = found is None or not alike(found.result, task.expected)
+    if is_wrong and not isinstance(task.expected, Exception):
+        with suppress(CaptureError, ConfigError):
+            other = _traced(replace(task, plain_dtypes=True))
+            if alike(other.result, task.expected):
+                return other
+    if found is None:
+        assert failed is not None
+        raise failed
+    return found
 
 
 def _traced(task: _Task) -> _Traced:

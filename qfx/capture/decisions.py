@@ -9,8 +9,10 @@ always the model computes the same values.
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Callable
+from itertools import dropwhile
 from types import CodeType, FrameType
 from typing import Any, NamedTuple, NoReturn
 
@@ -40,6 +42,7 @@ class DecidingTracer(fx.Tracer):
 
     Args:
         contrary: take every branch on a layout, or on how the model is run, the other way.
+        plain_dtypes: tell dtypes as they are, not as proxies, and guard those of the inputs.
         options: of ``fx.Tracer``.
 
     Attributes:
@@ -55,9 +58,11 @@ class DecidingTracer(fx.Tracer):
 
     entry: CodeType
 
-    def __init__(self, *, contrary: bool, **options: Any) -> None:
+    def __init__(self, *, contrary: bool, plain_dtypes: bool, **options: Any) -> None:
         super().__init__(**options)
         self.contrary = contrary
+        self._plain_dtypes = plain_dtypes
+        self._dtypes_guard: fx.Node | None = None
         self._paths: list[str] = [""]
         self._guarded: set[tuple[fx.Node, type]] = set()
         self._pending: list[_Pending] = []
@@ -195,6 +200,18 @@ class DecidingTracer(fx.Tracer):
             what = f"the number of dimensions of {name}"
             self._ranks_guard = self.guard(rank, rank.example, what)
 
+    def tells_dtypes(self, frame: FrameType) -> bool:
+        """Whether ``x.dtype``, asked for at ``frame``, has to be the dtype itself."""
+        return not self.is_done and (self._plain_dtypes or compares_identity(frame))
+
+    def fix_dtypes(self) -> None:
+        """Guard the dtypes of the inputs, which decide all dtypes; once."""
+        if self._dtypes_guard is not None and not self._dtypes_guard._erased:
+            return
+        for name, proxy in self.inputs:
+            dtype = self.call(getattr, proxy, "dtype")
+            self._dtypes_guard = self.guard(dtype, dtype.example, f"the dtype of {name}")
+
     def guard(self, proxy: fx.Proxy, expected: Any, what: str) -> fx.Node:
         """Record that the graph only holds where ``proxy`` equals ``expected``."""
         named = {"expected": expected, "what": what}
@@ -216,6 +233,17 @@ def _literal(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return (list if isinstance(value, list) else tuple)(map(_literal, value))
     return value
+
+
+_LOADS = ("LOAD_", "CACHE", "EXTENDED_ARG", "PUSH_NULL")
+
+
+def compares_identity(frame: FrameType) -> bool:
+    """Whether the frame goes on to ask with ``is`` for what it is getting, as in ``a.b is c.d``."""
+    steps = dis.get_instructions(frame.f_code)
+    ahead = dropwhile(lambda step: step.offset <= frame.f_lasti, steps)
+    step = next(dropwhile(lambda step: step.opname.startswith(_LOADS), ahead), None)
+    return step is not None and step.opname == "IS_OP"
 
 
 def place(path: str, location: str) -> str:

@@ -115,6 +115,9 @@ class ValueProxy(_Classed, fx.Proxy):
         if name in _FIXED:
             asked = name in _OF_GRADIENTS
             return self.tracer.state(value, sys._getframe(1), f".{name}") if asked else value
+        if name == "dtype" and self.tracer.tells_dtypes(sys._getframe(1)):
+            self.tracer.fix_dtypes()
+            return value
         if value is None and isinstance(self.example, tuple):
             return None  # a field that is left out, which Python may ask about
         if callable(value) and not isinstance(value, torch.Tensor):

@@ -61,6 +61,7 @@ class CaptureTracer(EvaluatingTracer):
         remedy: what to do about a model that itself raises on the example inputs; "" if it does
             not.
         contrary: take branches on layouts, and on how the model is run, the other way.
+        plain_dtypes: tell dtypes as they are, and guard those of the inputs.
         draw: what Python is to draw where it draws between 0 and 1; None for a random number.
         converting: globals of modules in which ``int`` and ``float`` see through proxies.
 
@@ -81,12 +82,14 @@ class CaptureTracer(EvaluatingTracer):
         keep_untraceable: bool = False,
         remedy: str = "",
         contrary: bool = False,
+        plain_dtypes: bool = False,
         draw: float | None = None,
         converting: Iterable[dict[str, Any]] = (),
     ) -> None:
         super().__init__(
             remedy=remedy,
             contrary=contrary,
+            plain_dtypes=plain_dtypes,
             autowrap_modules=(math,),
             autowrap_functions=FACTORIES,
         )

@@ -41,6 +41,7 @@ from qfx_passes.canonical.functionalize import (
 )
 from qfx_passes.canonical.give_back import GivenBack
 from qfx_passes.canonical.markers import canonical_marker
+from qfx_passes.canonical.moves import canonical_move
 from qfx_passes.canonical.name_overwritten import name_changed_values
 from qfx_passes.canonical.norms import norms_of
 from qfx_passes.canonical.overloads import as_called
@@ -59,6 +60,7 @@ FAMILIES: dict[str, Family] = {
     "sizes": canonical_size,  # shape, ndim, len, arithmetic of numbers
     "expand-attention": expand_attention,  # multi-head attention, into its projections
     "expand-products": expand_product,  # einsum, addmm, matmul with a constant
+    "moves": canonical_move,  # movedim, hstack, tile, view_as
     "rename-spellings": rename_spelling,  # all that the vocabulary lists
 }
 """By the name under which the history shows what they did, as rules of the pass."""
