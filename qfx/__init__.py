@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from qfx.garbage_collection import collector_resting
 
 with collector_resting():  # a collection would walk all that torch holds: half the time of this
-    from qfx import backends, pipelines, vocab
+    from qfx import backends, ops, pipelines, vocab
     from qfx.api import calibrate, convert, prepare, quantize
     from qfx.backends.base import Backend
     from qfx.configuration.defaults import get_default_qconfig, get_default_qconfig_mapping
@@ -45,10 +45,10 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.numerics.bisection import bisect
     from qfx.numerics.comparison import compare
     from qfx.quant.qconfig import QConfig, QConfigMapping, QuantSpec
+    from qfx.quant.qparams import QParams
     from qfx.report.sites import QuantizationReport, Site
     from qfx.rewrite import Any, Attr, Const, Match, Mismatch, Module, OneOf, Op, Rewriter, rewrite
     from qfx.runtime.quantized import PreparedModel, QuantizedModel
-    from qfx.semantics import affine as ops
     from qfx.storage.files import load, save
     from qfx.stubs import DeQuantStub, QuantStub
     from qfx.training.schedule import QATSchedule, freeze_batchnorm, freeze_observers
@@ -86,6 +86,7 @@ __all__ = [
     "QATSchedule",
     "QConfig",
     "QConfigMapping",
+    "QParams",
     "QfxError",
     "QfxWarning",
     "QuantSpec",

@@ -26,7 +26,7 @@ FLOORS = (
     ("rewrite",),
     ("framework",),
     ("quant",),
-    ("backends",),
+    ("backends", "ops"),
     ("configuration",),
     ("report",),
     ("runtime",),

@@ -4,7 +4,7 @@
     x' = (q - zero_point) * scale
 
 after Jacob et al. 2018 (arXiv:1712.05877). Integers are held in plain uint8, int8, int16 or int32
-tensors; PyTorch's quantized dtypes are not used. Public as ``qfx.ops``.
+tensors; PyTorch's quantized dtypes are not used. What is public stands in ``qfx.ops``.
 
 Three choices fix the last bit, and every form of a quantized model follows them:
 
