@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
@@ -157,6 +158,8 @@ class EvaluatingTracer(DecidingTracer):
     ) -> ValueProxy:
         """A proxy for what ``node`` yields, which the call of ``args`` made."""
         meta.set_value(node, meta.describe(example))
+        if isinstance(example, Tensor) and example.layout is not torch.strided:
+            meta.set_sparse(node)
         if node.op == "get_attr":
             return self._held(node, example)
         memory = memory_of(example, [each.memory for each in operands])

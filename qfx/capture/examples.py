@@ -11,6 +11,7 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from qfx.capture.proxy import ValueProxy
+from qfx.graph.layouts import dense
 
 
 def _words(text: str) -> frozenset[str]:
@@ -181,8 +182,9 @@ def alike(first: Any, second: Any, *, to_the_bit: bool = False) -> bool:
 def _leaves_alike(first: Any, second: Any, tolerance: float) -> bool:
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
         return _class_name(type(first)) == _class_name(type(second))
-    if first.shape != second.shape or first.dtype != second.dtype:
+    if first.shape != second.shape or first.dtype != second.dtype or first.layout != second.layout:
         return False
+    first, second = dense(first), dense(second)
     if not first.dtype.is_floating_point:
         return torch.equal(first, second)
     finite = second[second.isfinite()]

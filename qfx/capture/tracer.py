@@ -441,6 +441,8 @@ class CaptureTracer(EvaluatingTracer):
         """A placeholder that stands for ``example``."""
         node = self.create_node("placeholder", name, default, {})
         meta.set_value(node, meta.describe(example))
+        if isinstance(example, torch.Tensor) and example.layout is not torch.strided:
+            meta.set_sparse(node)
         return ValueProxy(node, self, example, _given(example), memory_of(example, ()))
 
     def element(self, proxy: ValueProxy, key: Any) -> ValueProxy:

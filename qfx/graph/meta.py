@@ -37,6 +37,7 @@ RULE = "qfx.rule"
 VALUE = "qfx.value"
 NOTE = "qfx.note"
 ALIAS = "qfx.alias"
+SPARSE = "qfx.sparse"
 DREW = "qfx.drew"
 WROTE = "qfx.wrote"
 CONTIGUOUS = "qfx.contiguous"
@@ -150,6 +151,16 @@ def set_alias(node: fx.Node) -> None:
 def is_alias(node: fx.Node) -> bool:
     """Whether what ``node`` yields shares memory with one of its operands."""
     return bool(node.meta.get(ALIAS, False))
+
+
+def set_sparse(node: fx.Node) -> None:
+    """Say that ``node`` yields a tensor of another layout than strides."""
+    node.meta[SPARSE] = True
+
+
+def is_sparse(node: fx.Node) -> bool:
+    """Whether ``node`` was seen to yield a tensor of another layout than strides."""
+    return bool(node.meta.get(SPARSE, False))
 
 
 def set_effects(node: fx.Node, *, drew: bool, wrote: bool) -> None:

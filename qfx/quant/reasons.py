@@ -21,6 +21,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "{op} is compiled by TorchScript, and not looked into",
         "nothing to do if float is fine; else call the Python function that it was made from",
     ),
+    "sparse": (
+        "{op} reads a sparse tensor, and kernels of integers take dense ones",
+        "make it dense first, as in x.to_dense(), if it has few zeros",
+    ),
     "random": (
         "{op} draws random numbers, anew in every call",
         "nothing to do: what follows is quantized",

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qfx.graph.layouts import dense
 from qfx.torch_private import make_per_tensor
 
 
@@ -57,8 +58,9 @@ def fraction_off(actual: Tensor, exact: Tensor) -> float:
 
     NaN agrees with NaN, and infinities with themselves.
     """
-    if actual.shape != exact.shape:
+    if actual.shape != exact.shape or actual.layout != exact.layout:
         return torch.inf
+    actual, exact = dense(actual), dense(exact)
     if actual.numel() == 0 or torch.equal(actual, exact):
         return 0.0
     other = actual.detach().to(exact.dtype)
@@ -91,6 +93,8 @@ def put_right(value: Any, meant: Any) -> Any:
 
 
 def _tensor_put_right(value: Tensor, meant: Tensor) -> Tensor:
+    if value.layout is not torch.strided:
+        return meant if meant.layout == value.layout else value
     if value.shape != meant.shape or torch.equal(plain(value), meant.to(plain(value).dtype)):
         return value
     if value.is_quantized:

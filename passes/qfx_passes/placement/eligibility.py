@@ -34,7 +34,7 @@ from qfx.quant.annotation import Decision
 from qfx.quant.reasons import elsewhere, refusal
 from qfx.quant.spec import QConfig
 from qfx.rewrite.pattern import Mismatch
-from qfx.vocab import OpDef
+from qfx.vocab import Kind, OpDef
 from qfx_passes.operands import (
     bias_operands,
     float_operands,
@@ -52,6 +52,16 @@ _UNKNOWN_INPUT = "the shape of what it reads is unknown: a pass made that, and d
 _GIVE_VALUES = "in that pass, make nodes with ctx.rewriter.call(..., value=...)"
 
 
+def sparse_values(graph: fx.Graph) -> set[fx.Node]:
+    """The values that are sparse, or may be: products are dense, the rest is like its operands."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        keeps = isinstance(node.target, OpDef) and node.target.kind is not Kind.MATMUL
+        if meta.is_sparse(node) or (keeps and not found.isdisjoint(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
 class Eligibility:
     """Judges the operations of one graph."""
 
@@ -61,6 +71,7 @@ class Eligibility:
         self.region = QuantizedRegion(graph).nodes(graph)
         self.memory = Memory(graph)
         self.filled = filled(graph)
+        self.sparse = sparse_values(graph)
         self.rows = Rows(graph)
         self.told: set[tuple[str, str]] = set()
 
@@ -82,6 +93,8 @@ class Eligibility:
             culprit = self.memory.culprit(operand, node)
             if culprit is not None:
                 return refusal("overwritten", detail=meta.where(culprit))
+        if not self.sparse.isdisjoint(node.all_input_nodes):
+            return refusal("sparse", op=op)
         choice = self.configuration.resolve(node)
         choice = self._settled(node, choice)
         if choice.qconfig is None:
