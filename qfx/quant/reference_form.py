@@ -83,8 +83,15 @@ def qparams_of(node: fx.Node, owner: fx.GraphModule) -> QParams | Measured:
     codes = _codes(node if is_op(node, QUANTIZE) else named["input"], owner)
     if _is_measured(scale) or _is_measured(zero_point):
         return Measured(scale, zero_point, codes.dtype)
-    numbers = _number(scale, owner), _number(zero_point, owner)
-    return QParams(*numbers, *codes, named["axis"], named["group_size"])
+    return QParams(
+        _number(scale, owner),
+        _number(zero_point, owner),
+        codes.dtype,
+        codes.quant_min,
+        codes.quant_max,
+        named["axis"],
+        named["group_size"],
+    )
 
 
 def quantized_weight(weight: fx.Node, owner: fx.GraphModule) -> QuantizedWeight | None:
