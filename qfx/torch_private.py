@@ -120,6 +120,12 @@ make_per_tensor: Callable[..., Tensor] = find("torch._make_per_tensor_quantized_
 make_per_channel: Callable[..., Tensor] = find("torch._make_per_channel_quantized_tensor")
 """Tensors of a quantized dtype from their codes, with scale and zero point."""
 
+
+def holds_scale(dtype: torch.dtype) -> bool:
+    """Whether tensors of ``dtype`` carry a scale, which the meta device knows nothing of."""
+    return str(dtype).startswith(("torch.qu", "torch.qi"))
+
+
 OVERLOAD, PACKET = type(torch.ops.aten.relu.default), type(torch.ops.aten.relu)
 """The types of operators of ``torch.ops``: of one overload, of all under one name."""
 

@@ -137,10 +137,11 @@ class _Run:
             step.run(self.graph_module.graph, ctx)
             ctx.rewriter.finish()
             adopt(self.graph_module, checkpoint.arguments, step.name)
+            ctx.rewriter.values.settle_all(self.graph_module.graph)
             level = ctx.level if step.produces is None else max(ctx.level, step.produces)
             self._verify(level)
-            if not step.is_own:
-                self._check_values()
+            view = self._snapshot()
+            self._check_values(view)
         except Exception as error:
             if isinstance(error, QfxError) and not isinstance(error, VerifyError | PatternError):
                 error.raised_in(
@@ -155,12 +156,12 @@ class _Run:
         stage = Stage(
             len(self.history),
             step.name,
-            self._snapshot(),
+            view,
             tuple(ctx.rewriter.events),
             seconds,
             tuple(ctx.near_misses[known:]),
         )
-        if stage.snapshot != self.history[-1].snapshot:
+        if view != self.history[-1].snapshot:
             ctx.drop_analyses()
         self.history.append(stage)
         for instrument in self.instruments:
@@ -171,10 +172,11 @@ class _Run:
         self._checks.check(self.graph_module, level)
         self.interface.check(self.graph_module.graph)
 
-    def _check_values(self) -> None:
+    def _check_values(self, view: Snapshot) -> None:
         """Check shapes, as far as the pass touched them."""
         before, values = self.history[-1].snapshot, self.ctx.rewriter.values
-        ValueCheck(self.graph_module, before, self._snapshot(), values.made, values.expected).run()
+        if view is not before:
+            ValueCheck(self.graph_module, before, view, values).run()
 
     def _snapshot(self) -> Snapshot:
         previous = self.history[-1].snapshot if len(self.history) else None

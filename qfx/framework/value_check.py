@@ -2,50 +2,47 @@
 
 A rewrite that changes a shape breaks the graph where it is next read, or hands out another output;
 nothing fails before the graph runs, and then far from the pass. So what a pass made or rewired is
-run on tensors without data (:mod:`qfx.graph.inference`), one node at a time.
+run on tensors without data (:mod:`qfx.graph.inference`), one node at a time. What calls the same on
+the same values as before the pass is not looked at again. Nothing is recorded here: a node's value
+is set where it is made (:mod:`qfx.rewrite.values`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 from torch import fx
 
 from qfx.errors import VerifyError
 from qfx.graph import meta
 from qfx.graph.inference import Inference, Unknown
-from qfx.graph.text import value_text
+from qfx.graph.text import REFERENCE, value_text
+from qfx.history.record import NodeRecord
 from qfx.history.snapshot import Snapshot
+from qfx.rewrite.values import Values
 
 
 class ValueCheck:
-    """Checks what is new or changed since a stage, and what reads it.
+    """Checks what calls something else, or on something else, since a stage.
 
     Args:
         graph_module: whose graph to check, as it is now.
         before: the view of it that the pass started from.
         after: the view of it as it is now.
-        made: new nodes whose values were not given, but inferred or assumed.
-        expected: what stood where a new node stands now.
+        values: what the pass said of the nodes that it made.
     """
 
     def __init__(
-        self,
-        graph_module: fx.GraphModule,
-        before: Snapshot,
-        after: Snapshot,
-        made: Container[fx.Node],
-        expected: Mapping[fx.Node, meta.Value],
+        self, graph_module: fx.GraphModule, before: Snapshot, after: Snapshot, values: Values
     ) -> None:
-        self._graph = graph_module.graph
+        self._graph, self._values = graph_module.graph, values
         self._inference = Inference(graph_module)
-        self._made, self._expected = made, expected
         self._before = {record.name: record for record in before}
-        self._output = next(iter(reversed(before.records)))
-        known = {record.name: record for record in after}
-        self._fresh = {n for n, record in known.items() if self._before.get(n) is not record}
-        old = self._fresh & self._before.keys()
-        self._moved = {n for n in old if self._before[n].value != known[n].value}
+        self._after = {record.name: record for record in after}
+        self._output = before.records[-1]
+        known = ((r, self._before.get(name)) for name, r in self._after.items())
+        self._moved = {r.name for r, old in known if old is not None and old.value != r.value}
+        self._touched: set[str] = set()
 
     def run(self) -> None:
         """Raise VerifyError at the first node that is wrong.
@@ -55,6 +52,7 @@ class ValueCheck:
         """
         for node in self._graph.nodes:
             if node.op.startswith("call_") and self._is_touched(node):
+                self._touched.add(node.name)
                 self._check(node)
         was = [self._before[n].value for n in self._output.inputs if n in self._before]
         now = _returned(next(iter(reversed(self._graph.nodes))))
@@ -64,20 +62,26 @@ class ValueCheck:
             raise VerifyError(text, node="output")
 
     def _is_touched(self, node: fx.Node) -> bool:
-        moved = (operand.name in self._moved for operand in node.all_input_nodes)
-        return node.name in self._fresh or any(moved)
+        new, old = self._after[node.name], self._before.get(node.name)
+        if node in self._values.expected or node in self._values.configured:
+            return True
+        if old is new and not self._moved:
+            return False
+        if old is None or old.value != new.value or self._reads_numbers(node):
+            return True
+        return _call(old, self._before) != _call(new, self._after)
+
+    def _reads_numbers(self, node: fx.Node) -> bool:
+        """Whether ``node`` reads something that was touched, and whose value is not recorded."""
+        read = (operand for operand in node.all_input_nodes if operand.name in self._touched)
+        return any(meta.value_of(operand) is None for operand in read)
 
     def _check(self, node: fx.Node) -> None:
         found = self._found(node)
         if found is None:
             return
         (value,) = found
-        said = meta.value_of(node)
-        if node in self._made or not meta.has_value(node):
-            said = self._expected.get(node, value)
-            meta.set_value(node, value)
-            if node.name in self._before and not _same(value, self._before[node.name].value):
-                self._moved.add(node.name)
+        said = self._values.expected.get(node, meta.value_of(node))
         if not _same(value, said):
             raise VerifyError(
                 f"%{meta.where(node)} yields {_shown(value)} and stands where {_shown(said)} was; "
@@ -87,6 +91,8 @@ class ValueCheck:
 
     def _found(self, node: fx.Node) -> tuple[meta.Value] | None:
         """What ``node`` yields; None where that depends on data."""
+        if self._values.is_inferred(node):
+            return (meta.value_of(node),)
         try:
             return (self._inference.value(node),)
         except Unknown:
@@ -102,6 +108,16 @@ class ValueCheck:
             f"{type(refusal).__name__}: {first}",
             node=node.name,
         ) from refusal
+
+
+def _call(record: NodeRecord, records: Mapping[str, NodeRecord]) -> tuple[str, ...]:
+    """What a node calls, and on what: nodes stand for the values that they yield."""
+
+    def operand(name: str) -> str:
+        return name if name == "%" else value_text(records[name].value) or f"%{name}"
+
+    arguments = REFERENCE.sub(lambda found: operand(found[1]), record.args)
+    return record.op, record.target, record.path, arguments
 
 
 def _shown(value: meta.Value) -> str:

@@ -25,10 +25,13 @@ from qfx.graph.leaves import clear_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.lookup import Lookup
 from qfx.graph.shape_rules import told
-from qfx.torch_private import OVERLOAD, PACKET
+from qfx.torch_private import OVERLOAD, PACKET, holds_scale
 from qfx.vocab import OpDef
 
 _Key: TypeAlias = "tuple[object, ...]"
+
+HANDS_ON = "hands_on"
+"""Class attribute of modules that yield a tensor of the shape and dtype of the one they take."""
 
 _known: dict[_Key, tuple[meta.Value]] = {}
 """What pure functions yield, by function, default dtype and arguments. It holds no tensors."""
@@ -58,14 +61,17 @@ class Inference:
         """What ``node`` yields; whatever its operation raises, or Unknown."""
         if node.op == "get_attr":
             return meta.describe(self._lookup.get(str(node.target)))
+        if self._hands_on(node):
+            return meta.value_of(node.all_input_nodes[0])
+        if any(isinstance(a, torch.dtype) and holds_scale(a) for a in node.args):
+            raise Unknown(node.name)
         arguments = map_arg((node.args, dict(node.kwargs)), self._operand)
         if not _is_pure(node):
             with self.undisturbed():
                 return meta.describe(self._call(node, arguments))
-        if isinstance(node.target, OpDef):
-            ready = told(node.target, *_made(arguments, lambda value: value))
-            if ready is not None:
-                return ready
+        ready = _told(node, arguments)
+        if ready is not None:
+            return ready
         key = (node.target, torch.get_default_dtype(), _key(arguments))
         if not _is_hashable(key):
             return meta.describe(self._call(node, arguments))
@@ -87,7 +93,10 @@ class Inference:
         """What ``node`` raises on zeros of the shapes that it is given; None if it runs on them.
 
         To be asked of a node that does not run without values: it may be at fault, or need them.
+        Indices and lengths are never at fault: zeros say nothing of those.
         """
+        if any(_has_indices(meta.value_of(operand)) for operand in node.all_input_nodes):
+            return None
         arguments = map_arg((node.args, dict(node.kwargs)), self._operand)
         try:
             with self.undisturbed():
@@ -96,6 +105,13 @@ class Inference:
         except Exception as error:
             return error
         return None
+
+    def _hands_on(self, node: fx.Node) -> bool:
+        """Whether ``node`` calls a module whose class says that it yields what it is given."""
+        if node.op != "call_module" or len(node.all_input_nodes) != 1:
+            return False
+        module = self._graph_module.get_submodule(str(node.target))
+        return bool(getattr(type(module), HANDS_ON, False))
 
     def _call(self, node: fx.Node, arguments: Any) -> Any:
         args, kwargs = _made(arguments, partial(_tensors, make=torch.empty, device="meta"))
@@ -121,6 +137,10 @@ class Inference:
     def _operand(self, node: fx.Node) -> Any:
         """The shape and dtype of an operand, or the number that it is."""
         value = meta.value_of(node)
+        if node.op == "get_attr" and _is_opaque(self._lookup.get(str(node.target))):
+            raise Unknown(node.name)
+        if isinstance(value, meta.TensorInfo) and holds_scale(value.dtype):
+            raise Unknown(node.name)
         if _is_known(value):
             return _Shape(value)
         # A number has no recorded value; it may be made of sizes, which are known.
@@ -128,8 +148,12 @@ class Inference:
             self._numbers[node] = self._number(node)
         return self._numbers[node]
 
+    def _tells_no_number(self, node: fx.Node) -> bool:
+        """Whether a rule tells what ``node`` yields: tensors, or numbers that depend on data."""
+        return _told(node, map_arg((node.args, dict(node.kwargs)), self._operand)) is not None
+
     def _number(self, node: fx.Node) -> Any:
-        if node.op not in ("call_function", "call_method"):
+        if node.op not in ("call_function", "call_method") or self._tells_no_number(node):
             raise Unknown(node.name)
         try:
             found = self.run(node)
@@ -157,6 +181,24 @@ def infer(node: fx.Node) -> meta.Value:
     return Inference(owner).value(node)
 
 
+def _told(node: fx.Node, arguments: Any) -> meta.Value:
+    """What a rule tells of ``node``, or None."""
+    if node.op != "call_function":
+        return None
+    return told(node.target, *_made(arguments, lambda value: value))
+
+
+def _has_indices(value: meta.Value) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(map(_has_indices, value))
+    return isinstance(value, meta.TensorInfo) and value.dtype in (torch.int64, torch.int32)
+
+
+def _is_opaque(held: object) -> bool:
+    """Whether an attribute is laid out as only kernels understand: what reads it must be run."""
+    return isinstance(held, torch.Tensor) and held.layout is not torch.strided
+
+
 def _is_known(value: meta.Value) -> bool:
     """Whether a value holds tensors only, whose shapes are all there is to know."""
     if isinstance(value, (tuple, list)):
@@ -172,7 +214,7 @@ def _is_pure(node: fx.Node) -> bool:
         return False
     package = str(getattr(node.target, "__module__", "") or "").partition(".")[0]
     known = (OpDef, OVERLOAD, PACKET)
-    own = ("torch", "_operator", "math", "builtins")
+    own = ("qfx", "torch", "_operator", "math", "builtins")
     return isinstance(node.target, known) or package in own
 
 

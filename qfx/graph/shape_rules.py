@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
 from qfx import vocab
-from qfx.graph.meta import TensorInfo
+from qfx.graph.meta import TensorInfo, Value
+from qfx.graph.recurrent_rules import cell_rule, sequence_rule
 from qfx.graph.shape_arithmetic import NUMBERS, Told, broadcast, dim_of, fit, have, joined, like
 from qfx.graph.window_rules import (
     adaptive_pool_rule,
@@ -26,23 +27,51 @@ from qfx.graph.window_rules import (
 )
 from qfx.vocab import OpDef
 
-_Rule: TypeAlias = Callable[..., Told]
+_CODES = (torch.uint8, torch.int8, torch.int16, torch.int32)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_Rule: TypeAlias = Callable[..., Value]
 
 
-def told(op: OpDef, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TensorInfo | None:
+_FUNCTIONS: dict[object, _Rule] = {}
+
+
+def yields(rule: _Rule) -> Callable[[_F], _F]:
+    """Say of a function what it yields, by arithmetic of shapes: a decorator.
+
+    Args:
+        rule: takes the arguments with a :class:`TensorInfo` for each tensor; None: it can't tell.
+    """
+
+    def mark(function: _F) -> _F:
+        _FUNCTIONS[function] = rule
+        return function
+
+    return mark
+
+
+def told(op: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Value:
     """What ``op`` yields; None where no rule tells.
 
     Args:
-        op: the operation.
+        op: an operation, or a function that is said what it :func:`yields`.
         args: its positional arguments, with a :class:`TensorInfo` for each tensor.
         kwargs: likewise, by name.
     """
+    if not isinstance(op, OpDef):
+        of_function = _FUNCTIONS.get(op)
+        return None if of_function is None else of_function(*args, **kwargs)
     rule = RULES.get(op)
     arguments = vocab.bound_plainly(op, tuple(args), kwargs) if rule is not None else None
     if rule is None or arguments is None:
         return None
     post = arguments.pop("post", ())
     value = rule(**arguments)
+    return after(value, post) if isinstance(value, TensorInfo) else value
+
+
+def after(value: Told, post: Sequence[Sequence[Any]]) -> Told:
+    """What a chain of post-ops makes of ``value``."""
     for name, *operands in post:
         value = _after_post(value, name, operands)
     return value
@@ -65,9 +94,11 @@ def _gelu(input: TensorInfo, approximate: object) -> Told:
     return input if fit(input) and approximate in ("none", "tanh") else None
 
 
-def _clamp(input: TensorInfo, min: object, max: object) -> Told:
+def _clamp(input: TensorInfo, min: object = None, max: object = None) -> Told:
     ends = [end for end in (min, max) if end is not None]
-    return input if fit(input) and ends and all(type(e) in NUMBERS for e in ends) else None
+    codes = isinstance(input, TensorInfo) and input.dtype in _CODES and input.numel
+    kinds = (int,) if codes else NUMBERS
+    return input if (codes or fit(input)) and ends and all(type(e) in kinds for e in ends) else None
 
 
 def _softmax(input: TensorInfo, dim: object, dtype: object) -> Told:
@@ -217,6 +248,48 @@ def _cat(tensors: Sequence[TensorInfo], dim: object) -> Told:
     return like(tensors[0], joined.pop()) if len(joined) == 1 else None
 
 
+def _quantize(
+    input: TensorInfo,
+    scale: object,
+    zero_point: object,
+    dtype: torch.dtype,
+    axis: object,
+    group_size: object,
+    **bounds: object,
+) -> Told:
+    if not fit(input) or group_size is not None or not _step(input, axis, scale, zero_point):
+        return None
+    return TensorInfo(input.shape, dtype)
+
+
+def _dequantize(
+    input: TensorInfo,
+    scale: object,
+    zero_point: object,
+    dtype: torch.dtype,
+    axis: object,
+    group_size: object,
+) -> Told:
+    codes = isinstance(input, TensorInfo) and input.dtype in _CODES and input.numel
+    if not codes or group_size is not None or not _step(input, axis, scale, zero_point):
+        return None
+    return TensorInfo(input.shape, dtype)
+
+
+def _dynamic_qparams(input: TensorInfo, **_: object) -> Value:
+    numbers = TensorInfo((), torch.float32), TensorInfo((), torch.int32)
+    return numbers if fit(input) else None
+
+
+def _step(input: TensorInfo, axis: object, *numbers: object) -> bool:
+    """Whether there is one of each number, or one for each place along ``axis``."""
+    at = dim_of(axis, len(input.shape))
+    if at is None:
+        plain = (type(n) in NUMBERS or (isinstance(n, TensorInfo) and not n.shape) for n in numbers)
+        return axis is None and all(plain)
+    return all(isinstance(n, TensorInfo) and n.shape == (input.shape[at],) for n in numbers)
+
+
 RULES: Mapping[OpDef, _Rule] = {
     **{op: conv_rule(op.dims) for op in vocab.CONVOLUTIONS if op.dims},
     **{op: conv_transpose_rule(op.dims) for op in vocab.TRANSPOSED if op.dims},
@@ -239,5 +312,16 @@ RULES: Mapping[OpDef, _Rule] = {
     vocab.INTERPOLATE: interpolated,
     **dict.fromkeys((vocab.MEAN, vocab.SUM, vocab.AMAX, vocab.AMIN), _reduced),
     vocab.CAT: _cat,
+    vocab.LSTM: sequence_rule(gates=4, states=2),
+    vocab.GRU: sequence_rule(gates=3, states=1),
+    vocab.RNN: sequence_rule(gates=1, states=1),
+    vocab.LSTM_CELL: cell_rule(gates=4, states=2),
+    vocab.GRU_CELL: cell_rule(gates=3, states=1),
+    vocab.RNN_CELL: cell_rule(gates=1, states=1),
+    vocab.QUANTIZE: _quantize,
+    vocab.DYNAMIC_QPARAMS: _dynamic_qparams,
+    vocab.DEQUANTIZE: _dequantize,
 }
 """The operations that PyTorch has no meta kernel in C++ for, and what tells what they yield."""
+
+yields(_clamp)(torch.clamp)

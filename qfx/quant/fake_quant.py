@@ -22,7 +22,7 @@ the two switches are part of ``state_dict``, too. Nothing here waits for the dev
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class FakeQuantize(nn.Module):
             until there are qparams.
     """
 
+    hands_on: ClassVar[bool] = True  # as graph.inference asks
     scale: Tensor
     zero_point: Tensor
     rangeless: Tensor

@@ -311,6 +311,7 @@ class Rewriter:
         for name, value in attributes.items():
             setattr(module, name, value)
         self._changed(node, UNSET)
+        self.values.configured.add(node)
 
     # -- replace and erase -----------------------------------------------------------------------
 

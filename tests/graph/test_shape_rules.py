@@ -72,9 +72,31 @@ def told_calls() -> Iterator[Call]:
     for op in (vocab.MEAN, vocab.SUM, vocab.AMAX, vocab.AMIN):
         yield op, (IMAGE,), {"dim": (2, -1)}
         yield op, (IMAGE,), {"dim": 1, "keepdim": True}
+    for dtype in (torch.uint8, torch.int8):
+        yield vocab.QUANTIZE, (IMAGE, 0.5, 3), {"dtype": dtype, "quant_max": 127}
+    codes, steps = f32(3, 8, dtype=torch.int8), (f32(3), f32(3, dtype=torch.int32))
+    yield vocab.QUANTIZE, (f32(3, 8), *steps), {"dtype": torch.int8, "axis": 0}
+    yield vocab.DEQUANTIZE, (codes, *steps), {"axis": 0}
+    yield vocab.DEQUANTIZE, (codes, 0.5, 0), {}
+    yield vocab.DYNAMIC_QPARAMS, (IMAGE,), {"symmetric": True}
+    yield from recurrent_calls()
     yield vocab.CAT, ((IMAGE, f32(2, 3, 7, 9)),), {"dim": 1}
     for dims in (1, 2, 3):
         yield from windowed_calls(dims)
+
+
+def recurrent_calls() -> Iterator[Call]:
+    for op, gates in ((vocab.LSTM, 4), (vocab.GRU, 3), (vocab.RNN, 1)):
+        layer = f32(gates * 6, 8), f32(gates * 6, 6)
+        again = f32(gates * 6, 12), f32(gates * 6, 6)
+        yield op, (TOKENS, layer, (f32(gates * 6),) * 2), {"batch_first": True}
+        twice = (*layer, *layer, *again, *again)
+        yield op, (TOKENS, twice), {"num_layers": 2, "bidirectional": True}
+        start = f32(1, 5, 6)
+        hx = (start, start) if op is vocab.LSTM else start
+        yield op, (TOKENS, layer, (), hx), {"measured": (torch.uint8, 0, 255, False)}
+    for op, gates in ((vocab.LSTM_CELL, 4), (vocab.GRU_CELL, 3), (vocab.RNN_CELL, 1)):
+        yield op, (f32(5, 8), (f32(gates * 6, 8), f32(gates * 6, 6))), {}
 
 
 def windowed_calls(dims: int) -> Iterator[Call]:
@@ -183,6 +205,9 @@ def test_tells_of_any_float_dtype(dtype: torch.dtype) -> None:
         return TensorInfo(leaf.shape, dtype)
 
     for op, args, kwargs in pytree.tree_map(cast, PLAIN):
+        if "measured" in kwargs:  # what rounds its hidden state takes float32
+            assert told(op, args, kwargs) is None
+            continue
         assert told(op, args, kwargs) == computed((op, args, kwargs)), op.name
 
 

@@ -172,7 +172,8 @@ class _Sweep:
             self._given_back.reformed(written, made, in_place)
         elif node in self._mutations.seen_by_caller:
             self._given_back.changed(written, made)
-        meta.set_value(made, meta.value_of(node if changes_form(in_place) else written))
+        value = meta.value_of(node if changes_form(in_place) else written)
+        self._rewriter.values.restate(made, value)
         self._now[written] = made
         self._rewriter.keep(made)  # what reads it is yet to be visited
 

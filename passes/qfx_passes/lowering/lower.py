@@ -277,7 +277,7 @@ class _Lowering:
         value = meta.value_of(first)
         value = value[0] if isinstance(value, (tuple, list)) else value
         assert isinstance(value, meta.TensorInfo)
-        meta.set_value(lowered, meta.with_dtype(meta.value_of(node), value.dtype))
+        self.rw.values.restate(lowered, meta.with_dtype(meta.value_of(node), value.dtype))
         return lowered
 
     def _declined(self, node: fx.Node, mismatch: Mismatch) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from qfx.backends.base import Emitter
 from qfx.backends.onednn import kernels
 from qfx.graph import meta
+from qfx.graph.shape_rules import yields
 from qfx.library import define
 from qfx.quant.qparams import choose_numbers
 from qfx.quant.reference_form import Measured, codes_of
@@ -26,6 +27,12 @@ from qfx.vocab import bound
 Numbers = tuple[Tensor, Any, Any]
 
 
+def _told(input: Any, *codes: object, **options: object) -> meta.Value:
+    told = kernels.codes_like(input)
+    return None if told is None else (told, None, None)
+
+
+@yields(_told)
 def quantize_dynamic(
     input: Tensor,
     quant_min: int = 0,

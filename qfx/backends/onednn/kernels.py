@@ -25,12 +25,17 @@ Quantizing here means one multiply-add against ``1.5 * 2**23 + zp``: adding it t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from qfx.backends.onednn.integer_pools import max_pool
+from qfx.graph.meta import TensorInfo
+from qfx.graph.shape_arithmetic import fit
+from qfx.graph.shape_rules import yields
+from qfx.graph.window_rules import pool_rule
 from qfx.torch_private import find
 
 _onednn = torch.ops.onednn
@@ -129,6 +134,11 @@ def pack_linear(weight: Tensor, x_shape: Sequence[int]) -> Tensor:
     return packed
 
 
+def codes_like(input: Any, *_: object, **__: object) -> TensorInfo | None:
+    return TensorInfo(input.shape, torch.uint8) if fit(input) else None
+
+
+@yields(codes_like)
 def quantize(
     input: Tensor,
     scale: float,
@@ -176,6 +186,12 @@ def _float32(input: Tensor) -> Tensor:
     return input.float()
 
 
+def _rgbx(input: Any, *_: object) -> TensorInfo | None:
+    is_image = fit(input) and len(input.shape) == 4 and input.shape[1] == 3
+    return TensorInfo((input.shape[0], 4, *input.shape[2:]), torch.uint8) if is_image else None
+
+
+@yields(_rgbx)
 def quantize_rgbx(input: Tensor, scale: float, zero_point: int, quant_max: int = 255) -> Tensor:
     """Quantize a 3-channel image straight into the memory format that convolutions read.
 
@@ -229,6 +245,11 @@ def pad(input: Tensor, pads: Sequence[int], zero_point: int | Tensor) -> Tensor:
     return F.pad(input, list(pads), value=zero_point)
 
 
+def _floats(codes: Any, scale: object) -> TensorInfo:
+    return TensorInfo(codes.shape, torch.float32)
+
+
+@yields(_floats)
 def dequantize_rows(codes: Tensor, scale: Tensor | float) -> Tensor:
     """float32 of a symmetric int8 weight (rows, columns); a scale a row (rows,), or one for all."""
     return codes.float().mul_(scale.unsqueeze(1) if isinstance(scale, Tensor) else scale)
@@ -252,6 +273,18 @@ def clone_contiguous(input: Tensor) -> Tensor:
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
+def _pooled(input: Any, kernel_size: Any, stride: Any = (), *rest: Any) -> TensorInfo | None:
+    names = zip(("padding", "dilation", "ceil_mode"), rest, strict=False)
+    geometry = {"padding": 0, "ceil_mode": False, **dict(names)}
+    floats = TensorInfo(input.shape, torch.float32)
+    told = _windows(floats, kernel_size, stride, **geometry)
+    return None if told is None else TensorInfo(told.shape, input.dtype)
+
+
+_windows = pool_rule(2)
+
+
+@yields(_pooled)
 def max_pool2d(
     input: Tensor,
     kernel_size: Sequence[int],

@@ -117,5 +117,5 @@ def same_op(em: Emitter, site: LoweringSite, **other: object) -> fx.Node | Misma
     info = meta.tensor_info(node)
     assert info is not None
     lowered = em.rw.call(node.target, *args, origins=(node,), **kwargs)
-    meta.set_value(lowered, meta.TensorInfo(info.shape, torch.quint8))
+    em.rw.values.restate(lowered, meta.TensorInfo(info.shape, torch.quint8))
     return lowered

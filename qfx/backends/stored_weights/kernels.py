@@ -16,11 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qfx.graph.meta import TensorInfo
+from qfx.graph.shape_arithmetic import Told, fit, like
+from qfx.graph.shape_rules import after, yields
 from qfx.semantics import packing
 from qfx.semantics.post import Post, apply_post
 
@@ -28,6 +32,30 @@ BLOCK = 1 << 18
 """Codes that are widened at once: a megabyte of floats."""
 
 
+def _width(codes: Any, *, packed: object = None, columns: int | None = None, **_: object) -> int:
+    """How many columns a weight has whose codes are stored like this."""
+    stored: int = codes.shape[1]
+    return columns or (stored if packed is None else 2 * stored)
+
+
+def _linear(input: Any, codes: Any, *_: object, post: Post = (), **stored: Any) -> Told:
+    if not fit(input) or input.shape[-1] != _width(codes, **stored):
+        return None
+    return after(like(input, (*input.shape[:-1], codes.shape[0])), post)
+
+
+def _rows(input: Any, codes: Any, *_: object, **stored: Any) -> Told:
+    indices = input.dtype in (torch.int64, torch.int32)
+    shape = *input.shape, _width(codes, **stored)
+    return like(TensorInfo(shape, torch.float32), shape) if indices else None
+
+
+def _bags(input: Any, codes: Any, *_: object, **stored: Any) -> Told:
+    bags = TensorInfo(input.shape[:1], input.dtype)
+    return _rows(bags, codes, **stored) if len(input.shape) == 2 else None
+
+
+@yields(_linear)
 def linear(
     input: Tensor,
     codes: Tensor,
@@ -66,6 +94,7 @@ def linear(
     return apply_post(_finished(y, scale if late else 1.0, factor, bias), post)
 
 
+@yields(_linear)
 def linear_half(input: Tensor, halves: Tensor, bias: Tensor | None, *, post: Post = ()) -> Tensor:
     """A linear layer over a weight (out, in) kept in float16, on float32 input (..., in)."""
     parts = [F.linear(input, h.float()) for h, _, _ in _blocks(halves, 1.0, None)]
@@ -73,6 +102,7 @@ def linear_half(input: Tensor, halves: Tensor, bias: Tensor | None, *, post: Pos
     return apply_post(y if bias is None else y.add_(bias), post)
 
 
+@yields(_rows)
 def embedding(
     input: Tensor,
     codes: Tensor,
@@ -96,6 +126,7 @@ def embedding(
     return rows.view(*input.shape, rows.shape[1])
 
 
+@yields(_bags)
 def embedding_bag(
     input: Tensor,
     codes: Tensor,

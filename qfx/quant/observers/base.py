@@ -41,6 +41,7 @@ class Observer(nn.Module):
         failed: whether the last tensor was refused, so that a caller can tell which site it was.
     """
 
+    hands_on: ClassVar[bool] = True  # as graph.inference asks
     per_channel: ClassVar[bool] = False
     per_tensor: ClassVar[str] = "minmax"
     measures: ClassVar[bool] = True
