@@ -141,7 +141,7 @@ class _Run:
             level = ctx.level if step.produces is None else max(ctx.level, step.produces)
             self._verify(level)
             view = self._snapshot()
-            self._check_values(view)
+            self._check_values(step, view)
         except Exception as error:
             if isinstance(error, QfxError) and not isinstance(error, VerifyError | PatternError):
                 error.raised_in(
@@ -172,11 +172,13 @@ class _Run:
         self._checks.check(self.graph_module, level)
         self.interface.check(self.graph_module.graph)
 
-    def _check_values(self, view: Snapshot) -> None:
+    def _check_values(self, step: Pass, view: Snapshot) -> None:
         """Check shapes, as far as the pass touched them."""
         before, values = self.history[-1].snapshot, self.ctx.rewriter.values
-        if view is not before:
-            ValueCheck(self.graph_module, before, view, values).run()
+        if view is before and not values.configured:
+            return
+        lowering = step.name if step.produces is Level.LOWERED else None
+        ValueCheck(self.graph_module, before, view, values, lowering).run()
 
     def _snapshot(self) -> Snapshot:
         previous = self.history[-1].snapshot if len(self.history) else None

@@ -193,11 +193,6 @@ class Pass:
     def __delattr__(self, name: str) -> NoReturn:
         raise FrozenPassError(f"a pass does not change: {name!r} can't be deleted")
 
-    @property
-    def is_own(self) -> bool:
-        """Whether it comes with qfx, whose tests check the values that it records."""
-        return type(self).__module__.partition(".")[0] in ("qfx", "qfx_passes")
-
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         """Transform ``graph`` in place, through ``ctx.rewriter``."""
         raise NotImplementedError(f"{type(self).__name__} defines no run(self, graph, ctx)")

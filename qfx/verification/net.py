@@ -23,15 +23,8 @@ from qfx.report.checked import Checked
 from qfx.runtime.quantized import PreparedModel
 from qfx.verification.calls import CallCheck, Fault, check_calls
 from qfx.verification.floats import check_float
-from qfx.verification.outputs import (
-    EIGHT_BITS,
-    FLIPS,
-    Batch,
-    agreement,
-    outcome,
-    outputs,
-)
-from qfx.verification.stages import KeepsValues
+from qfx.verification.lowering import AfterLowering, BeforeLowering, Following
+from qfx.verification.outputs import EIGHT_BITS, FLIPS, Batch, agreement, outcome, outputs
 
 Lowering = Callable[[fx.GraphModule, History], None]
 
@@ -54,6 +47,7 @@ class Net:
         self._put_back: dict[str, str] = {}
         self._calls = CallCheck()
         self._lowered = self._output = math.nan
+        self._closely, self._following = False, Following()
 
     def check_float(self, prepared: PreparedModel) -> None:
         """Compare the graph before quantization with the float model; see there for errors."""
@@ -63,8 +57,15 @@ class Net:
         self._notes += [note] if note else []
 
     def instruments(self) -> list[Instrument]:
-        """To run beside passes: those of other people keep what the graph computes."""
-        return [KeepsValues(self._batch, foreign_only=True)]
+        """To run beside passes, which keep what the graph computes.
+
+        Each is looked at up to the one that lowers the graph, whose calls are compared one by one.
+        Those after it are looked at together, and one by one if they do change something.
+        """
+        if self._closely:
+            return [AfterLowering(self._batch)]
+        self._following = Following()
+        return [BeforeLowering(self._batch), self._following]
 
     def lower(
         self, reference: fx.GraphModule, lower: Lowering, history: History
@@ -87,6 +88,7 @@ class Net:
             _put_back(graph_module, self._put_back)
             lower(graph_module, stages)
             self._calls = check_calls(reference, graph_module, self._batch)
+            self._check_following(reference, graph_module, lower, history)
             faults = self._calls.faults
             if not faults:
                 break
@@ -96,6 +98,23 @@ class Net:
             self._put_back.update(found)
         self._check_whole(reference, graph_module)
         return graph_module, stages
+
+    def _check_following(
+        self, reference: fx.GraphModule, lowered: fx.GraphModule, lower: Lowering, history: History
+    ) -> None:
+        """Hold the passes after the one that lowers to what the graph computed right after it."""
+        if self._following.keep_values(lowered, self._batch):
+            return
+        self._closely, again = True, clone_graph_module(reference, apart=True)
+        _put_back(again, self._put_back)
+        lower(again, History(history))  # raises at the one at fault
+        if self._following.all_keep:
+            raise PassError(
+                "the passes after lowering change what the model computes, and no single one is to "
+                "blame. What to do: leave them out one by one, and report it.",
+                pass_name=self._following.last,
+                graph_module=reference,
+            )
 
     def _check_whole(self, reference: fx.GraphModule, lowered: fx.GraphModule) -> None:
         meant, actual = self._calls.result, outcome(lowered, self._batch)

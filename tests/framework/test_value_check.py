@@ -59,6 +59,44 @@ def test_another_shape_in_an_old_place() -> None:
     assert "What the pass changed since" in str(e.value)
 
 
+def test_passes_of_qfx_are_checked_alike() -> None:
+    step = rule(first(flattened))
+    type(step).__module__ = "qfx_passes.canonical.mine"
+    with pytest.raises(qfx.PassError, match=r"yields f32\[20\] and stands where f32\[4,5\] was"):
+        run(step)
+
+
+def test_checking_records_nothing() -> None:
+    """A node that plain fx made keeps what was recorded of it, right or wrong, until it fails."""
+
+    class Forgetful(qfx.Pass):
+        name = "forgetful"
+
+        def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
+            relu = next(n for n in graph.nodes if n.name == "relu")
+            qfx.graph.meta.set_value(relu, TensorInfo((4, 7), torch.float32))
+
+    with pytest.raises(qfx.PassError, match=r"yields f32\[4,5\] and stands where f32\[4,7\]") as e:
+        run(Forgetful())
+    left = next(n for n in e.value.graph_module.graph.nodes if n.name == "relu")
+    assert qfx.graph.meta.tensor_info(left) is not None
+
+
+def test_a_module_that_was_changed_is_run_again() -> None:
+    class Narrow(qfx.Pass):
+        name = "narrow"
+        requires = qfx.Level.CAPTURED
+
+        def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
+            (node, *_) = graph.find_nodes(op="call_module", target="flat")
+            ctx.rewriter.configure(node, start_dim=0)
+
+    model = nn.Sequential()
+    model.add_module("flat", nn.Flatten(1))
+    with pytest.raises(qfx.PassError, match=r"yields f32\[24\] and stands where f32\[2,12\] was"):
+        qfx.run_passes(model.eval(), [Narrow()], torch.randn(2, 3, 4))
+
+
 def test_quantize_blames_the_pass_and_not_the_data() -> None:
     pipeline = qfx.pipelines.static("reference").insert_after(
         "canonicalize", rule(first(flattened))

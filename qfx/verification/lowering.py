@@ -1,0 +1,80 @@
+"""The passes around the one that lowers a graph, held to what the graph computes.
+
+    before it      each on its own
+    it itself      not here: its calls are compared one by one (:mod:`qfx.verification.calls`)
+    after it       all together, and each on its own if they do change something
+
+What lowers a graph rounds as its kernels do, what follows changes nothing but the calls.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from qfx.framework.instruments import Instrument
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, PassContext
+from qfx.graph.clone import clone_graph_module
+from qfx.history.snapshot import Snapshot
+from qfx.history.stage import Stage
+from qfx.verification.outputs import Batch, compared, outcome, shaken_outcomes
+from qfx.verification.stages import KeepsValues
+
+
+class BeforeLowering(KeepsValues):
+    """Looks at each pass before the one that lowers."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch)
+        self._is_lowered = False
+
+    def _looks_at(self, step: Pass) -> bool:
+        self._is_lowered |= step.produces is Level.LOWERED
+        return not self._is_lowered and super()._looks_at(step)
+
+
+class AfterLowering(KeepsValues):
+    """Looks at each pass after the one that lowers."""
+
+    def _looks_at(self, step: Pass) -> bool:
+        return step.produces is not Level.LOWERED and super()._looks_at(step)
+
+
+class Following(Instrument):
+    """Looks at the passes after the one that lowers as one.
+
+    Attributes:
+        all_keep: whether each of them is to keep what the graph computes.
+        last: name of the last of them.
+    """
+
+    def __init__(self) -> None:
+        self.all_keep, self.last = True, ""
+        self._start: fx.GraphModule | None = None
+        self._lowered: Snapshot | None = None
+        self._now: Snapshot | None = None
+
+    def before_pass(self, step: Pass, ctx: PassContext) -> None:
+        if self._lowered is not None and self._start is None:
+            self._start = clone_graph_module(ctx.graph_module, apart=True)
+
+    def after_pass(self, step: Pass, ctx: PassContext, stage: Stage) -> None:
+        if step.produces is Level.LOWERED:
+            self._lowered = stage.snapshot
+        elif self._lowered is not None:
+            self.last, self.all_keep = step.name, self.all_keep and step.keeps_values
+        self._now = stage.snapshot
+
+    def keep_values(self, graph_module: fx.GraphModule, batch: Batch) -> bool:
+        """Whether ``graph_module`` computes what it did when it had just been lowered."""
+        if self._start is None or self._now == self._lowered:
+            return True
+        try:
+            expected, actual = outcome(self._start, batch), outcome(graph_module, batch)
+        except Exception:  # of a call, which the check of calls names
+            return True
+        if compared(expected, actual).holds:
+            return True
+        if not compared(expected, outcome(self._start, batch)).holds:
+            return True  # nor does a call that computes something else each time
+        return compared(expected, actual, shaken_outcomes(self._start, batch)).holds
