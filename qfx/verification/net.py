@@ -108,6 +108,7 @@ class Net:
         self._closely, again = True, clone_graph_module(reference, apart=True)
         _put_back(again, self._put_back)
         lower(again, History(history))  # raises at the one at fault
+        self._closely = False
         if self._following.all_keep:
             raise PassError(
                 "the passes after lowering change what the model computes, and no single one is to "

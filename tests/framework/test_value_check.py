@@ -78,6 +78,7 @@ def test_checking_records_nothing() -> None:
 
     with pytest.raises(qfx.PassError, match=r"yields f32\[4,5\] and stands where f32\[4,7\]") as e:
         run(Forgetful())
+    assert e.value.graph_module is not None
     left = next(n for n in e.value.graph_module.graph.nodes if n.name == "relu")
     assert qfx.graph.meta.tensor_info(left) is not None
 
