@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from enum import Enum
 from importlib import import_module
@@ -47,14 +47,31 @@ def is_builtin(name: str) -> bool:
     return any(kind.name == name for kind in import_module("qfx_passes").BUILTIN)
 
 
-def parse_pass(text: str) -> Pass:
+def builtin_pass(name: str) -> type[Pass]:
+    """The class of one of qfx's own passes; nothing that others installed is looked at.
+
+    Raises:
+        ConfigError: no such pass.
+    """
+    for kind in import_module("qfx_passes").BUILTIN:
+        if kind.name == name:
+            found: type[Pass] = kind
+            return found
+    raise ConfigError(f"qfx has no pass called {name!r}")
+
+
+def parse_pass(text: str, find: Callable[[str], type[Pass]] = get_pass) -> Pass:
     """The pass that prints as ``text``: ``place-observers{per_channel=false}``.
+
+    Args:
+        text: name and options.
+        find: the class of a pass, by name.
 
     Raises:
         ConfigError: the text is malformed, or names an unknown pass or option.
     """
     name, options = pass_text.split(text)
-    kind = get_pass(name)
+    kind = find(name)
     fields = typing.get_type_hints(kind)
     known = tuple(inspect.signature(kind).parameters)
     unknown = [option for option in options if option not in known]

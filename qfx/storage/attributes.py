@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import FormatError
@@ -234,18 +235,28 @@ def _made(
         raise _another(record, sorted(stored.keys() ^ own.keys())[0])
     for name, each in stored.items():
         tensor = _value(each, source, parameters)
-        fits = tensor.dtype == own[name].dtype or record.kind.arguments is None
-        if not fits or (tensor.shape != own[name].shape and not record.kind.resizes):
+        if tensor.dtype != own[name].dtype:
             raise _another(record, name)
-        path, _, last = name.rpartition(".")
-        owner = module.get_submodule(path)
-        registry: dict[str, Any] = owner._parameters if each.is_parameter else owner._buffers
-        if last not in registry:
+        if tensor.shape != own[name].shape and not record.kind.resizes:
             raise _another(record, name)
-        registry[last] = tensor
+        _put(module, name, tensor, own[name], taken=record.kind.arguments is not None)
     for path, child in module.named_modules():
         child.training = path in record.training
     return module
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor, own: Tensor, *, taken: bool) -> None:
+    """Give a module a tensor of the file; one whose code is not ours gets values alone."""
+    if not taken:
+        with torch.no_grad():
+            own.copy_(tensor)
+        return
+    path, _, last = name.rpartition(".")
+    owner = module.get_submodule(path)
+    registry: dict[str, Any] = owner._parameters if last in owner._parameters else owner._buffers
+    if isinstance(registry[last], nn.Parameter) is not isinstance(tensor, nn.Parameter):
+        raise FormatError(f"{name!r} of {type(module).__name__} is another kind of tensor")
+    registry[last] = tensor
 
 
 def _another(record: ModuleRecord, name: str) -> FormatError:

@@ -191,6 +191,15 @@ def write_container(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     The file comes into being under another name: whoever reads ``path`` meanwhile, or has it
     mapped, keeps what was there before.
     """
+    with _replacing(path) as file:
+        for part in container_parts(tensors, metadata):
+            file.write(part)
+
+
+def container_parts(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a container, in order; each part is valid until the next."""
     ordered = sorted(tensors.items(), key=_place)
     header: dict[str, object] = {_METADATA: dict(metadata)}
     at = 0
@@ -201,12 +210,11 @@ def write_container(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
         at = end
     text = render_json(header)
     text += b" " * (-(len(text) + _LENGTH) % _ALIGNED)
-    with _replacing(path) as file:
-        file.write(len(text).to_bytes(_LENGTH, "little"))
-        file.write(text)
-        for _, tensor in ordered:
-            with _bytes_of(tensor) as view:
-                file.write(view)
+    yield len(text).to_bytes(_LENGTH, "little")
+    yield text
+    for _, tensor in ordered:
+        with _bytes_of(tensor) as view:
+            yield view
 
 
 def _place(item: tuple[str, Tensor]) -> tuple[bool, int, str]:

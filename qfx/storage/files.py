@@ -20,7 +20,7 @@ from torch import nn
 
 from qfx.backends.base import Backend
 from qfx.caller_modes import undisturbed
-from qfx.errors import ConfigError, FormatError, QfxError
+from qfx.errors import BackendError, ConfigError, FormatError
 from qfx.garbage_collection import patiently
 from qfx.history.history import History
 from qfx.history.stage import Stage
@@ -154,6 +154,8 @@ def load(
         OSError: the file can't be opened.
     """
     given = _given(modules, model)
+    if backend is not None and not isinstance(backend, (str, Backend)):
+        raise ConfigError(f"backend is {backend!r}; give a name, a qfx.Backend or None")
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise FormatError(f"{os.fspath(path)} is empty")
@@ -193,9 +195,9 @@ def load_buffer(
         if isinstance(opened.record, PreparedRecord):
             return build_prepared(opened.record, opened.source, given, backend, opened.history)
         return build_quantized(opened.record, opened.source, given, backend, opened.history)
-    except QfxError:
+    except (FormatError, BackendError):
         raise
-    except Exception as error:
+    except Exception as error:  # whatever passes, kernels and PyTorch say to what a file says
         raise FormatError(
             f"what the file describes can't be made: {type(error).__name__}: {error}"
         ) from error

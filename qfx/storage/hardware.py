@@ -13,7 +13,7 @@ from torch import fx
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
 from qfx.backends.saturation import HIGHEST_SAFE
-from qfx.errors import BackendError, ConfigError
+from qfx.errors import BackendError
 from qfx.graph import meta
 from qfx.quant.annotation import annotation
 from qfx.vocab import Kind, OpDef
@@ -36,8 +36,6 @@ def backend_for(name: str, wanted: str | Backend | None) -> Backend:
                 f"nowhere is given: qfx.load(path, backend=the_backend); qfx.load(path, "
                 f"backend={REFERENCE!r}) runs the same model on any machine, in float arithmetic."
             ) from None
-    if not isinstance(wanted, (str, Backend)):
-        raise ConfigError(f"backend is {wanted!r}; give a name, a qfx.Backend or None")
     backend = resolve_backend(wanted)
     if backend.name not in (name, REFERENCE):
         raise BackendError(

@@ -20,6 +20,9 @@ DEPTH = 48
 DIGITS = 20
 """Of an integer as text."""
 
+GEOMETRY = 1 << 16
+"""Stride, padding, dilation and groups of a convolution."""
+
 OPTION = 1 << 20
 """An integer option of an observer: bins of a histogram, say."""
 

@@ -8,8 +8,7 @@ from qfx.backends.base import Backend
 from qfx.errors import ConfigError, FormatError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
-from qfx.framework.registry import is_builtin, parse_pass
-from qfx.storage.hardware import REFERENCE
+from qfx.framework.registry import builtin_pass, is_builtin, parse_pass
 
 _MOST = 10_000
 """Characters of a pass."""
@@ -32,7 +31,7 @@ def write_passes(passes: Sequence[Pass], backend: Backend) -> list[str]:
     return [str(step) for step in passes]
 
 
-def read_passes(texts: Sequence[str], backend: Backend) -> tuple[Pass, ...]:
+def read_passes(texts: Sequence[str], backend: Backend, made_for: str) -> tuple[Pass, ...]:
     """The passes of those texts; those that another backend brought are left out."""
     own = {str(step): step for step in backend.passes}
     found = []
@@ -41,14 +40,14 @@ def read_passes(texts: Sequence[str], backend: Backend) -> tuple[Pass, ...]:
             found.append(own[text])
         elif len(text) <= _MOST and is_builtin(text.partition("{")[0]):
             found.append(_parsed(text))
-        elif backend.name != REFERENCE:
+        elif backend.name == made_for:
             raise FormatError(f"the model names a pass {text[:80]!r}, which is unknown here")
     return tuple(found)
 
 
-def read_lowering(texts: Sequence[str], backend: Backend) -> tuple[Pass, ...]:
+def read_lowering(texts: Sequence[str], backend: Backend, made_for: str) -> tuple[Pass, ...]:
     """The passes of those texts, which all work on kernels."""
-    passes = read_passes(texts, backend)
+    passes = read_passes(texts, backend, made_for)
     for step in passes:
         if Level.LOWERED not in (step.requires, step.produces):
             raise FormatError(f"pass {step} does not lower models, and a file would have it do so")
@@ -57,6 +56,6 @@ def read_lowering(texts: Sequence[str], backend: Backend) -> tuple[Pass, ...]:
 
 def _parsed(text: str) -> Pass:
     try:
-        return parse_pass(text)
+        return parse_pass(text, builtin_pass)
     except (ConfigError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise FormatError(f"{text[:80]!r} is no pass: {error}") from None

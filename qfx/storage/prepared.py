@@ -272,12 +272,13 @@ def build_prepared(
     history = _at_present(history, graph_module)
     check_saturation(backend, graph_module.graph, saturated=record.saturates)
     trained = _trained(record.trained, graph_module)
+    rest = read_passes(record.rest, backend, record.backend)
     settings = Settings(
         method=record.method,
         backend=backend,
         configuration=SettledConfiguration(record.warnings),
         before=Pipeline((), backend=backend),
-        rest=Pipeline(read_passes(record.rest, backend), start=record.level, backend=backend),
+        rest=Pipeline(rest, start=record.level, backend=backend),
         example_inputs=record.examples[0],
         example_kwargs=record.examples[1],
         sites=record.sites,

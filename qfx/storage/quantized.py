@@ -33,6 +33,7 @@ from qfx.storage.attributes import (
 )
 from qfx.storage.facts import FactReader, FactWriter
 from qfx.storage.fields import Fields, Json
+from qfx.storage.geometry import check_geometry
 from qfx.storage.graphs import GraphRecord, build_graph, check_reads, read_graph, write_graph
 from qfx.storage.hardware import REFERENCE, backend_for, check_saturation
 from qfx.storage.memory import check_memory
@@ -140,6 +141,7 @@ def build_quantized(
     """The model of a record, lowered for this machine."""
     backend = backend_for(record.backend, wanted)
     graph = build_graph(record.graph)
+    check_geometry(graph)
     check_saturation(backend, graph, saturated=record.saturates)
     root = make_root(record.held, source, given)
     reference = WorkingGraphModule(root, graph)
@@ -147,7 +149,7 @@ def build_quantized(
     for node in lowered.graph.nodes:
         if node.name in record.put_back:
             annotate(node, Annotation(record.put_back[node.name]))
-    passes = read_lowering(record.lowering, backend)
+    passes = read_lowering(record.lowering, backend, record.backend)
     ctx = PassContext(lowered)
     ctx.put(backend, QUANTIZATION)
     apply(lowered, passes, ctx)

@@ -99,8 +99,7 @@ def _unknown(node: fx.Node) -> FormatError:
     return FormatError(
         f"{meta.where(node)} calls {written}, which a file can't name: files name operations of "
         "qfx's vocabulary and the functions of docs/format.md, so that loading one runs no other "
-        "code. Put the call into a module of its own and keep that whole: "
-        "it is given to qfx.load(path, modules={...}) again"
+        "code. Write it with these, or keep the float model and quantize it again"
     )
 
 

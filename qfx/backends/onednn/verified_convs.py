@@ -37,6 +37,7 @@ from qfx.semantics.post import POST_OPS
 
 _EXTENTS = {1: (64, 100, 300), 2: (14, 20, 28), 3: (4, 10)}
 _ROW = 64  # bytes
+_MOST = 1 << 24  # elements of an input that is tried; larger ones are tried in part
 _PLAIN = Ending(shifted=True, dtype=torch.float32)
 
 Run = Callable[[ConvCall, Ending, Tensor, Tensor, "Numbers"], Tensor]
@@ -127,11 +128,32 @@ class Numbers:
 @cache
 def _fault(call: ConvCall, ending: Ending, size: Sizes, run: Run, threads: int) -> str:
     kernel = zip(call.weight[2:], call.dilation, call.stride, strict=True)
-    size = tuple(max(n, d * (k - 1) + 1 + s) for n, (k, d, s) in zip(size, kernel, strict=True))
+    least = tuple(d * (k - 1) + 1 + s for k, d, s in kernel)
+    size = _within(call, size, least)
+    if _elements(call, size) > _MOST:
+        return f"{list(size)} is too large to be tried"
     with torch.inference_mode(), torch.device("cpu"):
         codes = _ramp((1, call.weight[1] * call.groups, *size), 37, 128, 0, torch.uint8)
         weight = _ramp(call.weight, 53, 255, -127, torch.int8)
         return _trial(call, ending, codes, weight, run).fault()
+
+
+def _within(call: ConvCall, size: Sizes, least: Sizes) -> Sizes:
+    """``size``, no smaller than ``least``, and halved where that is long until it can be tried."""
+    extents = [max(n, m) for n, m in zip(size, least, strict=True)]
+    while _elements(call, tuple(extents)) > _MOST:
+        shorter = [max(n // 2, m) for n, m in zip(extents, least, strict=True)]
+        if shorter == extents:
+            break
+        at = max(range(len(extents)), key=lambda i: extents[i] - shorter[i])
+        extents[at] = shorter[at]
+    return tuple(extents)
+
+
+def _elements(call: ConvCall, size: Sizes) -> int:
+    """Of the padded input, and of what comes out for the most."""
+    padded = prod(n + 2 * p for n, p in zip(size, call.padding, strict=True))
+    return padded * max(call.weight[1] * call.groups, call.weight[0])
 
 
 def _ramp(shape: Sizes, step: int, count: int, start: int, dtype: torch.dtype) -> Tensor:
