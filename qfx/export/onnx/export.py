@@ -5,17 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from qfx.errors import ConfigError
 from qfx.export.onnx import model
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.check import by_name
+from qfx.export.onnx.forms import Form, seen_ranges
 from qfx.export.onnx.graph import Written, write
-from qfx.export.onnx.packages import require
+from qfx.export.onnx.packages import installed, require
 from qfx.export.onnx.problems import raise_all
 from qfx.export.onnx.sizes import DynamicShapes, Shapes
+from qfx.export.onnx.trials import Trial, example_arguments, trial
 from qfx.runtime.quantized import QuantizedModel
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FORMS = ("auto", *(form.value for form in Form))
+AGREES, NEXT_TO_NOTHING = 35.0, 3.0
+"""dB: from where on a form agrees with the model, and what may be lost."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class OnnxFile:
         form: "exact" or "integer".
         inputs, outputs: the shape of each, by name; free sizes by their names, or "?".
         operators: how often each operator was written.
+        trials: of the forms, where it was chosen by measuring.
     """
 
     path: str
@@ -36,13 +48,15 @@ class OnnxFile:
     inputs: Mapping[str, tuple[int | str, ...]]
     outputs: Mapping[str, tuple[int | str, ...]]
     operators: Mapping[str, int]
+    trials: tuple[Trial, ...] = ()
 
     def __str__(self) -> str:
         sides = (
             ", ".join(f"{name}[{', '.join(map(str, shape))}]" for name, shape in side.items())
             for side in (self.inputs, self.outputs)
         )
-        return f"{self.path}: opset {self.opset}, form {self.form}: {' -> '.join(sides)}"
+        head = f"{self.path}: opset {self.opset}, form {self.form}: {' -> '.join(sides)}"
+        return "\n".join([head, *map(str, self.trials)])
 
 
 def export_onnx(
@@ -51,6 +65,8 @@ def export_onnx(
     *,
     opset: int = 21,
     dynamic_shapes: DynamicShapes | None = None,
+    form: str = "auto",
+    example_inputs: Any = None,
 ) -> OnnxFile:
     """Write a quantized model as ONNX, quantize and dequantize explicit.
 
@@ -68,6 +84,14 @@ def export_onnx(
             from dims to names, or a sequence of names and None. Sizes of one name are equal. None
             takes every size with which the model runs; an empty mapping takes none.
 
+        form: "exact" rounds where the model rounds. "integer" also rounds what convolutions yield
+            before residuals and activations, so that engines run them in integers. "auto" has ONNX
+            Runtime run both, and takes "integer" if it runs more of that in integers and agrees
+            with the model as well (from 35 dB on, or within 3 dB of the exact form); without ONNX
+            Runtime it is "exact".
+        example_inputs: as ``check_onnx`` takes them. What convolutions yield for these narrows the
+            ranges of the integer form, and "auto" compares with them; None: with random numbers.
+
     Returns:
         What was written.
 
@@ -76,16 +100,43 @@ def export_onnx(
         ConfigError: an argument is wrong, or the model does not run with other sizes.
         BackendError: the packages for it are not installed (``pip install qfx[onnx]``).
     """
-    _check(qmodel, opset)
+    _check(qmodel, opset, form)
     require("onnx_ir")
-    written = _written(qmodel.reference, opset, dynamic_shapes, Form.EXACT)
-    made = model.model_of(written, {"qfx.backend": qmodel.backend})
-    model.save(made, path)
+    shapes = Shapes(qmodel.reference)
+    exact = _written(qmodel.reference, shapes, opset, dynamic_shapes)
+    forms = {Form.EXACT: model.model_of(exact, qmodel.backend, Form.EXACT.value)}
+    arguments = None if example_inputs is None else by_name(qmodel.reference, example_inputs)
+    if form != Form.EXACT.value:
+        ranges = {} if arguments is None else seen_ranges(qmodel.reference, arguments)
+        rounded = write(qmodel.reference, shapes, opset, ranges)
+        forms[Form.INTEGER] = model.model_of(rounded, qmodel.backend, Form.INTEGER.value)
+    chosen, trials = _chosen(qmodel, forms, form, arguments)
+    model.save(forms[chosen], path)
     model.check(path)
-    return model.summary(made, OnnxFile, os.fspath(path), Form.EXACT.value)
+    return OnnxFile(os.fspath(path), opset, chosen.value, *model.sides(forms[chosen]), trials)
 
 
-def _check(qmodel: object, opset: int) -> None:
+def _chosen(
+    qmodel: QuantizedModel,
+    forms: Mapping[Form, ir.Model],
+    form: str,
+    arguments: Mapping[str, Any] | None,
+) -> tuple[Form, tuple[Trial, ...]]:
+    """The integer form where more of it runs in integers, and that costs next to nothing."""
+    if form != "auto":
+        return Form(form), ()
+    same = len({len(list(written.graph)) for written in forms.values()}) == 1
+    if same or not installed("onnxruntime"):
+        return Form.EXACT, ()
+    given = example_arguments(qmodel.reference) if arguments is None else arguments
+    trials = tuple(trial(qmodel, f.value, written, given) for f, written in forms.items())
+    plain, rounded = trials
+    more = rounded.integer_kernels > plain.integer_kernels
+    agrees = rounded.sqnr >= min(AGREES, plain.sqnr - NEXT_TO_NOTHING)
+    return (Form.INTEGER if more and agrees else Form.EXACT), trials
+
+
+def _check(qmodel: object, opset: int, form: str) -> None:
     if not isinstance(qmodel, QuantizedModel):
         raise ConfigError(
             f"export_onnx takes a quantized model, not {type(qmodel).__name__}. What to do: give it"
@@ -95,25 +146,26 @@ def _check(qmodel: object, opset: int) -> None:
         raise ConfigError(
             f"opset {opset!r} can't be written; it can be {model.OPSETS[0]} to {model.OPSETS[-1]}"
         )
+    if form not in FORMS:
+        raise ConfigError(f"form is {form!r}; it can be {', '.join(map(repr, FORMS))}")
 
 
 def _written(
-    reference: fx.GraphModule, opset: int, dynamic_shapes: DynamicShapes | None, form: Form
+    reference: fx.GraphModule,
+    shapes: Shapes,
+    opset: int,
+    dynamic_shapes: DynamicShapes | None,
 ) -> Written:
     """The graph; with fewer free sizes where ONNX can't say it otherwise, unless they are asked."""
-    shapes = Shapes(reference)
     if dynamic_shapes is not None:
         shapes.demand(dynamic_shapes)
-    else:
-        shapes.find()
-    written = write(reference, shapes, opset, form)
-    for batch_only in (True, False):
-        if dynamic_shapes is not None or not any(p.by_size for p in written.problems):
+        written = write(reference, shapes, opset, None)
+        raise_all(written.problems, "ONNX")
+        return written
+    for free in (shapes.find, partial(shapes.find, batch_only=True), shapes.fix):
+        free()
+        written = write(reference, shapes, opset, None)
+        if not any(found.by_size for found in written.problems):
             break
-        if batch_only:
-            shapes.find(batch_only=True)
-        else:
-            shapes.fix()
-        written = write(reference, shapes, opset, form)
     raise_all(written.problems, "ONNX")
     return written

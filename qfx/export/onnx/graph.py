@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.export.onnx import functions
-from qfx.export.onnx.forms import Form, post_ops, rounded_result
+from qfx.export.onnx.forms import Ranges, post_ops, rounded_result
 from qfx.export.onnx.problems import CannotWrite, Problem, problem
 from qfx.export.onnx.quantization import known_bounds
 from qfx.export.onnx.sizes import Shapes, input_value
@@ -52,9 +52,11 @@ class Written:
     problems: list[Problem] = field(default_factory=list)
 
 
-def write(graph_module: fx.GraphModule, shapes: Shapes, opset: int, form: Form) -> Written:
-    """Write every node of a reference graph."""
-    walk = _Walk(graph_module, shapes, Writer(opset), form)
+def write(
+    graph_module: fx.GraphModule, shapes: Shapes, opset: int, ranges: Ranges | None
+) -> Written:
+    """Write every node of a reference graph; in the exact form where ``ranges`` is None."""
+    walk = _Walk(graph_module, shapes, Writer(opset), ranges)
     for node in graph_module.graph.nodes:
         walk.visit(node)
     return walk.written
@@ -62,12 +64,13 @@ def write(graph_module: fx.GraphModule, shapes: Shapes, opset: int, form: Form) 
 
 class _Walk:
     def __init__(
-        self, graph_module: fx.GraphModule, shapes: Shapes, writer: Writer, form: Form
+        self, graph_module: fx.GraphModule, shapes: Shapes, writer: Writer, ranges: Ranges | None
     ) -> None:
         self.module = graph_module
         self.shapes = shapes
         self.w = writer
-        self.form = form
+        writer.rounds = ranges is not None
+        self.ranges = ranges
         self.written = Written(writer)
         self.env: dict[fx.Node, Any] = {}
 
@@ -129,7 +132,7 @@ class _Walk:
             emitter.write(self.w, *varied, **given) if varied else _written(emitter, self.w, given)
         )
         kept = post_ops(node, post)
-        made = rounded_result(self.w, node, made, post, self.form)
+        made = rounded_result(self.w, node, made, self.ranges)
         for name, *operands in kept:
             made = self._post(name, made, operands)
         return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from qfx.export.onnx.integers import integers
@@ -105,8 +106,33 @@ def linear(w: Writer, input: Operand, weight: Operand, bias: Operand | None) -> 
     if product is not None:
         kind, operands = product.matmul()
         return product.scaled(w.op(kind, *operands))
+    rounded = rounded_bias(w, input, weight, bias)
+    if rounded is not None:
+        return w.op("Gemm", input, weight, rounded, transB=1)
     made = w.op("MatMul", input, transposed(w, weight))
     return made if bias is None else w.op("Add", made, bias)
+
+
+def rounded_bias(
+    w: Writer, input: Operand, weight: Operand, bias: Operand | None
+) -> ir.Value | None:
+    """The bias of a layer on matrices, in units of the products: as engines add it.
+
+    ONNX Runtime makes one Gemm of MatMul and Add of matrices, and takes no other in integers.
+    """
+    if not (w.rounds and isinstance(input, Dequantized) and isinstance(weight, Dequantized)):
+        return None
+    if not isinstance(bias, Tensor) or w.info(input).rank != 2 or not weight.stored:
+        return None
+    if not isinstance(input.scale, float) or weight.group_size is not None:
+        return None
+    scale = torch.as_tensor(weight.scale, dtype=torch.float64) * input.scale
+    codes = (bias.double() / scale).round()
+    if bool((codes.abs() >= 2**31).any()) or bool(torch.as_tensor(weight.zero_point).any()):
+        return None
+    zero = torch.zeros(scale.shape, dtype=torch.int32)
+    axis = 0 if scale.dim() else None
+    return w.op("DequantizeLinear", codes.to(torch.int32), scale.float(), zero, axis=axis)
 
 
 def transposed(w: Writer, weight: Operand) -> Operand:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from qfx.export.onnx.graph import Written
 from qfx.export.onnx.packages import require
@@ -14,15 +13,14 @@ from qfx.export.onnx.packages import require
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Summary = TypeVar("Summary")
 PRODUCER = "qfx"
 _IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 OPSETS = tuple(_IR_VERSIONS)
 _LARGEST_FILE = 2**31 - 2**20
 
 
-def model_of(written: Written, properties: dict[str, str]) -> ir.Model:
-    """The model, with shapes inferred."""
+def model_of(written: Written, backend: str, form: str) -> ir.Model:
+    """The graph as a model, without what nothing reads."""
     onnx_ir = require("onnx_ir")
     from qfx import __version__
 
@@ -39,7 +37,7 @@ def model_of(written: Written, properties: dict[str, str]) -> ir.Model:
         ir_version=_IR_VERSIONS[written.writer.opset],
         producer_name=PRODUCER,
         producer_version=__version__,
-        metadata_props=properties,
+        metadata_props={"qfx.backend": backend, "qfx.form": form},
     )
     require("onnx_ir.passes.common").RemoveUnusedNodesPass()(model)
     made: ir.Model = model
@@ -60,12 +58,15 @@ def check(path: str | os.PathLike[str]) -> None:
     checker.check_model(os.fspath(path), full_check=True)
 
 
-def summary(model: ir.Model, kind: Callable[..., Summary], path: str, form: str) -> Summary:
-    """What was written, as ``kind`` has it."""
+def sides(
+    model: ir.Model,
+) -> tuple[dict[str, tuple[int | str, ...]], dict[str, tuple[int | str, ...]], dict[str, int]]:
+    """The shapes of inputs and outputs, and how often each operator stands there."""
     graph = model.graph
-    sides = ({str(v.name): _sizes(v) for v in side} for side in (graph.inputs, graph.outputs))
-    operators = Counter(node.op_type for node in graph)
-    return kind(path, graph.opset_imports[""], form, *sides, dict(operators.most_common()))
+    inputs, outputs = (
+        {str(value.name): _sizes(value) for value in side} for side in (graph.inputs, graph.outputs)
+    )
+    return inputs, outputs, dict(Counter(node.op_type for node in graph).most_common())
 
 
 def _sizes(value: ir.Value) -> tuple[int | str, ...]:

@@ -19,6 +19,7 @@ from qfx import vocab
 from qfx.export.onnx.problems import CannotWrite
 from qfx.export.onnx.values import Dequantized, Info, Operand
 from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import Measured, qparams_of
 from qfx.semantics import affine
 from qfx.semantics.layout import split_groups
 from qfx.vocab import is_op
@@ -46,9 +47,7 @@ def quantize(
     group_size: int | None,
 ) -> ir.Value:
     """Codes of a tensor."""
-    info = torch.iinfo(dtype)
-    low = info.min if quant_min is None else quant_min
-    high = info.max if quant_max is None else quant_max
+    low, high = affine.code_bounds(dtype, quant_min, quant_max)
     _check_dtype(w, dtype, group_size)
     codes = _measured_codes(w, input, scale)
     if codes is None:
@@ -56,7 +55,9 @@ def quantize(
         codes = w.op("QuantizeLinear", input, *numbers, axis=axis, block_size=group_size)
     source = w.info(input)
     w.tell(codes, Info(source.shape, source.example, dtype))
-    if (low, high) == (info.min, info.max) or _lies_within(w, input, scale, zero_point, low, high):
+    if (low, high) == affine.code_bounds(dtype, None, None) or _lies_within(
+        w, input, scale, zero_point, low, high
+    ):
         return codes
     ends = (w.scalar(end, dtype) for end in (low, high))
     return w.op("Clip", codes, *ends, like=codes)
@@ -126,24 +127,19 @@ def dequantize(
     info = Info(source.shape, source.example, dtype)
     assert w.node is not None
     made = Dequantized(input, scale, zero_point, info, axis, group_size, w.node.name)
-    bounds = _code_bounds(w.node, scale, zero_point)
+    bounds = _code_bounds(w.node)
     if bounds is not None:
         w.bounds[id(made)] = bounds
     return made
 
 
-def _code_bounds(node: fx.Node, scale: Operand, zero_point: Operand) -> QParams | None:
-    """The qparams of codes that this very graph makes."""
-    maker = node.args[0]
-    if not isinstance(scale, float) or not isinstance(zero_point, int):
+def _code_bounds(node: fx.Node) -> QParams | None:
+    """The qparams of codes that this very graph makes, if they are numbers."""
+    maker, module = node.args[0], node.graph.owning_module
+    if not isinstance(maker, fx.Node) or not is_op(maker, vocab.QUANTIZE) or module is None:
         return None
-    if not isinstance(maker, fx.Node) or not is_op(maker, vocab.QUANTIZE):
-        return None
-    given = vocab.bound(maker)
-    info = torch.iinfo(given["dtype"])
-    low = info.min if given["quant_min"] is None else given["quant_min"]
-    high = info.max if given["quant_max"] is None else given["quant_max"]
-    return QParams(scale, zero_point, given["dtype"], low, high)
+    qparams = qparams_of(node, module)
+    return None if isinstance(qparams, Measured) or qparams.axis is not None else qparams
 
 
 def dequantized(w: Writer, of: Dequantized, *, swapped: bool = False) -> ir.Value:
@@ -253,9 +249,7 @@ def dynamic_qparams(
     power_of_two: bool,
 ) -> tuple[ir.Value, ir.Value]:
     """Scale and zero point; DynamicQuantizeLinear where it computes them, with the codes."""
-    info = torch.iinfo(dtype)
-    low = info.min if quant_min is None else quant_min
-    high = info.max if quant_max is None else quant_max
+    low, high = affine.code_bounds(dtype, quant_min, quant_max)
     if power_of_two:
         raise CannotWrite("scales that are powers of two, measured as it runs", "Leave it out.")
     if (dtype, low, high, symmetric) == (torch.uint8, 0, 255, False):

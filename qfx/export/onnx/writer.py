@@ -44,6 +44,7 @@ class Writer:
         bounds: between which codes the values of a tensor lie, where that is known.
         measured: of which tensor a scale was measured, and its codes where they were written.
         results: what the node being written yields.
+        rounds: whether more may be rounded than the reference rounds, for engines.
     """
 
     def __init__(self, opset: int) -> None:
@@ -55,6 +56,7 @@ class Writer:
         self.bounds: dict[int, QParams] = {}
         self.measured: dict[int, tuple[Operand, ir.Value | None]] = {}
         self.results: Any = None
+        self.rounds = False
         self.written_types: set[str] = set()
         self._info: dict[int, Info] = {}
         self._constants: dict[object, ir.Value] = {}
