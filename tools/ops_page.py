@@ -23,6 +23,7 @@ from qfx import vocab  # noqa: E402
 from qfx.backends import NAMES, resolve_backend  # noqa: E402
 from qfx.backends.base import Backend, Demand, KernelRule, Output  # noqa: E402
 from qfx.backends.defaults import defaults  # noqa: E402
+from qfx.export.onnx.table import EMITTERS  # noqa: E402
 from qfx.graph.source import qualified_name  # noqa: E402
 from qfx.quant.spec import QuantSpec  # noqa: E402
 from qfx.vocab import Kind, OpDef  # noqa: E402
@@ -45,6 +46,8 @@ In the columns of the backends:
   only where that costs nothing. **fixed**: qparams known from the mathematics.
 - **+ relu**: what is computed in the same kernel (post-ops; `add` is a residual addition).
 - An empty cell: no kernel, the operation runs in float.
+
+**ONNX**: the operators that `qfx.export_onnx` writes, and what they can't say ([onnx.md](onnx.md)).
 
 Activations are `uint8`, affine, per tensor; weights `int8`, symmetric, per tensor or per output
 channel (embeddings: per row), where a backend has kernels. `reference` takes any `QuantSpec`:
@@ -100,11 +103,11 @@ def _spec(spec: QuantSpec | None) -> str:
 def _sections(backends: Sequence[Backend]) -> Iterator[str]:
     for kind, title in _TITLES.items():
         yield f"## {title}\n"
-        yield f"| operation | spellings | {' | '.join(b.name for b in backends)} |"
-        yield "|---|---|" + "---|" * len(backends)
+        yield f"| operation | spellings | {' | '.join(b.name for b in backends)} | ONNX |"
+        yield "|---|---|" + "---|" * (len(backends) + 1)
         for op in vocab.ops():
             if op.kind is kind:
-                cells = (_cell(backend.rule(op)) for backend in backends)
+                cells = (*(_cell(backend.rule(op)) for backend in backends), _onnx(op))
                 yield f"| `{op.name}` | {_spellings(op)} | {' | '.join(cells)} |"
         yield ""
 
@@ -133,6 +136,15 @@ def _cell(rule: KernelRule | None) -> str:
         parts.append(_OUTPUTS[rule.output] + (", if its input is integers" if follows else ""))
     parts += [f"+ {' '.join(chain)}" for chain in rule.post]
     return "<br>".join(parts)
+
+
+def _onnx(op: OpDef) -> str:
+    """What a file is written with, and what it can't say."""
+    row = EMITTERS.get(op)
+    if row is None:
+        return ""
+    operators = " ".join(f"`{name}`" for name in row.operators)
+    return "<br>".join(part for part in (operators, row.limits and f"not: {row.limits}") if part)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,6 +20,11 @@ SEVEN_BITS = qfx.QConfig(
 )
 """Codes whose products no kernel saturates, whatever the CPU."""
 
+MEASURED = qfx.QConfig(
+    activation=qfx.QuantSpec(torch.uint8, dynamic=True, quant_max=127), weight=SEVEN_BITS.weight
+)
+"""The same, measured at run time."""
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -45,10 +50,10 @@ def export(model: nn.Module, inputs: Any, **options: Any) -> Exported:
 
 
 def quantized(model: nn.Module, inputs: Any, **options: Any) -> qfx.QuantizedModel:
-    """``model`` for the reference backend, static quantization with :data:`SEVEN_BITS`."""
+    """``model`` for the reference backend, activations in 7 bits."""
     options.setdefault("backend", "reference")
-    if options.get("method", "static") == "static":
-        options.setdefault("qconfig", SEVEN_BITS)
+    bits = {"static": SEVEN_BITS, "dynamic": MEASURED}.get(options.get("method", "static"))
+    options.setdefault("qconfig", bits)
     return qfx.quantize(model.eval(), inputs, **options)
 
 

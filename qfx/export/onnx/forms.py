@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 Ranges = Mapping[fx.Node, "tuple[float, float]"]
 """Smallest and largest value that convolutions were seen to yield, before their post-ops."""
 
-_GRID = torch.linspace(-32.0, 32.0, 2**16 + 1)
-"""Where activations are looked at; beyond it they are constant or proportional."""
-
+_REACH, _POINTS = 32.0, 2**16 + 1
+"""How far activations are looked at, at least: beyond that they are constant or go on straight."""
 
 _FLAT = 1e-3
 """A slope below which a function goes on as it is."""
@@ -192,25 +191,25 @@ def _before_activation(
     """
     if name == "dropout":
         return low, high
-    raw = POST_OPS[name](_GRID, *operands)
-    values = raw.clamp(low, high)
-    from_left = ((values - values[0]).abs() > half).nonzero()
-    from_right = ((values - values[-1]).abs() > half).nonzero()
-    if not len(from_left) or not len(from_right):
-        return None
-    first, last = max(int(from_left[0]) - 1, 0), min(int(from_right[-1]) + 1, len(_GRID) - 1)
-    left = _extended(raw[:2], _GRID[:2], low) if first == 0 else float(_GRID[first])
-    end = last == len(_GRID) - 1
-    right = _extended(raw[-2:], _GRID[-2:], high) if end else float(_GRID[last])
+    reach = max(_REACH, 2 * abs(low), 2 * abs(high))
+    places = torch.linspace(-reach, reach, _POINTS)
+    values = POST_OPS[name](places, *operands)
+    left = _end(values, places, low, high, half)
+    right = _end(values.flip(0), places.flip(0), low, high, half)
     return None if left is None or right is None else (left, right)
 
 
-def _extended(values: torch.Tensor, places: torch.Tensor, wanted: float) -> float | None:
-    """Where a function that goes on as at the end of the grid is as large as ``wanted``."""
+def _end(
+    values: torch.Tensor, places: torch.Tensor, low: float, high: float, half: float
+) -> float | None:
+    """From where on, going inwards, a function moves by half a step; beyond the grid if it must."""
     slope = float((values[1] - values[0]) / (places[1] - places[0]))
-    if abs(slope) < _FLAT:
-        return None
-    return float(places[0]) + (wanted - float(values[0])) / slope
+    if low < float(values[0]) < high and abs(slope) > _FLAT:
+        wanted = low if slope * float(places[1] - places[0]) > 0 else high
+        return float(places[0]) + (wanted - float(values[0])) / slope
+    kept = values.clamp(low, high)
+    moved = ((kept - kept[0]).abs() > half).nonzero()
+    return float(places[max(int(moved[0]) - 1, 0)]) if len(moved) else None
 
 
 def seen_ranges(module: fx.GraphModule, arguments: Mapping[str, Any]) -> Ranges:

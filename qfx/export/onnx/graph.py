@@ -81,7 +81,17 @@ class _Walk:
             self.env[node] = self._value(node)
         except CannotWrite as found:
             self.written.problems.append(problem(node, found))
-            self.env[node] = _Unwritten()
+            self.env[node] = self._stand_in(self.shapes.info(node))
+
+    def _stand_in(self, info: Any) -> Any:
+        """Something in place of what can't be written, so that what reads it is looked at, too."""
+        if isinstance(info, tuple):
+            return tuple(map(self._stand_in, info))
+        if not isinstance(info, Info):
+            return _Unwritten()
+        value = self.w.new_value(self.w.name())
+        self.w.tell(value, info)
+        return value
 
     def _value(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
@@ -194,7 +204,7 @@ class _Walk:
     # -- what is known of results -----------------------------------------------------------------
     def _tell(self, made: Any, info: Any) -> None:
         if isinstance(info, Info):
-            if self.w.is_value(made):
+            if self.w.is_value(made) and not self.w.knows(made):
                 self.w.tell(made, info)
         elif isinstance(info, tuple) and isinstance(made, (tuple, list)):
             for one, its in zip(made, info, strict=False):

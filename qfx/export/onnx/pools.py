@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from qfx.export.onnx.writer import Writer
 
 
-def each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+N = TypeVar("N", int, float)
+
+
+def each(value: N | Sequence[N], dims: int) -> tuple[N, ...]:
     """One number for each spatial dim."""
-    given = (value,) if isinstance(value, int) else tuple(value)
+    given = tuple(value) if isinstance(value, Sequence) else (value,)
     return given * dims if len(given) == 1 else given
 
 
@@ -168,7 +171,7 @@ def interpolate(
         raise CannotWrite("recompute_scale_factor", "Give the size of the result.")
     else:
         assert scale_factor is not None
-        factors = each(scale_factor, dims)  # type: ignore[arg-type]
+        factors = each(scale_factor, dims)
         scales = w.vector([1.0, 1.0, *(float(factor) for factor in factors)])
     return w.op(
         "Resize",

@@ -77,6 +77,10 @@ class Writer:
             return Info((), (), _NUMBERS[type(operand)])
         return self._info[id(operand)]
 
+    def knows(self, value: ir.Value) -> bool:
+        """Whether it was told what ``value`` is."""
+        return id(value) in self._info
+
     def tell(self, value: ir.Value, info: Info) -> None:
         """Write down what ``value`` is."""
         self._info[id(value)] = info

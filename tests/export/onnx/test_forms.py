@@ -1,0 +1,106 @@
+"""The form that engines run in integers: what it rounds, in which range, and when it is taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qfx
+from qfx.export.onnx import forms
+from tests.support.onnx import Exported, quantized, written
+
+pytest.importorskip("onnxruntime")
+
+
+class Residuals(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.third, self.head = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = torch.relu(self.second(x) + x)
+        x = nn.functional.hardswish(self.third(x))
+        return nn.functional.relu6(self.head(x)).mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def qmodel(x: Tensor) -> qfx.QuantizedModel:
+    return quantized(Residuals(), x)
+
+
+@pytest.fixture(scope="module")
+def chosen(qmodel: qfx.QuantizedModel, x: Tensor) -> Exported:
+    return written(qmodel, x)
+
+
+def test_more_runs_in_integers(chosen: Exported) -> None:
+    exact, integer = chosen.file.trials
+    assert chosen.file.form == "integer"
+    assert integer.integer_kernels > exact.integer_kernels
+    assert integer.sqnr > 35
+    assert chosen.check.integers["QLinearConv"] == 4
+    assert chosen.check.integers["QLinearAdd"] == 1
+    assert "integer kernels" in str(chosen.file)
+
+
+def test_exact_rounds_where_the_model_does(qmodel: qfx.QuantizedModel, x: Tensor) -> None:
+    exact = written(qmodel, x, form="exact")
+    rounded = written(qmodel, x, form="integer")
+    nodes = qmodel.reference.graph.nodes
+    there = sum(node.target is qfx.vocab.QUANTIZE for node in nodes)
+    assert exact.file.operators["QuantizeLinear"] == there
+    assert rounded.file.operators["QuantizeLinear"] == there + 2
+
+
+def test_examples_narrow_the_ranges(qmodel: qfx.QuantizedModel, x: Tensor) -> None:
+    seen = forms.seen_ranges(qmodel.reference, {"x": x})
+    (node,) = [n for n in seen if "second" in n.name]
+    post = node.kwargs["post"]
+    (wide,), (narrow,) = (
+        [forms._range(node, post, ranges)]  # type: ignore[arg-type]
+        for ranges in ({}, seen)
+    )
+    assert wide is not None
+    assert narrow is not None
+    assert wide[0] <= narrow[0] < narrow[1] <= wide[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "high", "expected"),
+    [
+        ("relu", [], 5.0, (0, 5)),
+        ("relu", [], 500.0, (0, 500)),
+        ("hardswish", [], 5.0, (-3, 5)),
+        ("hardswish", [], 90.0, (-3, 90)),
+        ("silu", [], 5.0, (-6.5, 5)),
+        ("sigmoid", [], 1.0, (-4.6, 4.6)),
+        ("clamp", [0.0, 6.0], 6.0, (0, 6)),
+        ("leaky_relu", [0.01], 5.0, (-100, 5)),
+    ],
+)
+def test_where_an_activation_depends_on_its_input(
+    name: str, operands: list[float], high: float, expected: tuple[float, float]
+) -> None:
+    low = -1.0 if name == "leaky_relu" else -0.4
+    found = forms._before_activation(name, operands, low, high, 0.01)
+    assert found == pytest.approx(expected, abs=0.2)
+
+
+def test_clamps_that_saturation_does_anyway_are_left_out(chosen: Exported) -> None:
+    """relu6 ends at the largest code, relu at the zero point; hardswish is no clamp."""
+    assert "Relu" not in chosen.file.operators
+    assert chosen.file.operators["HardSwish"] == 1
+
+
+def test_unknown_form(qmodel: qfx.QuantizedModel, x: Tensor) -> None:
+    with pytest.raises(qfx.ConfigError, match="it can be 'auto', 'exact', 'integer'"):
+        written(qmodel, x, form="fast")
