@@ -282,7 +282,7 @@ def judge(base: Base, kind: str, data: bytes) -> tuple[str, str]:
             len(model.history)
         except (qfx.FormatError, qfx.BackendError) as error:
             verdict = type(error).__name__
-        except BaseException as error:  # whatever it is, it is the fault that is looked for
+        except (Exception, SystemExit) as error:  # the fault that is looked for
             verdict, fault = type(error).__name__, f"{type(error).__name__}: {error}"
         else:
             if kind == "raw" and base.run(model) != base.expected:
@@ -302,7 +302,9 @@ def mutation(number: int, seed: int) -> tuple[Base, str, bytes]:
     return base, kind, KINDS[kind](base.data, rng)
 
 
-def run(count: int, seed: int = 0, first: int = 0) -> tuple[Counter[str], list[str]]:
+def run(
+    count: int, seed: int = 0, first: int = 0, *, progress: bool = False
+) -> tuple[Counter[str], list[str]]:
     """Judge mutations; how many came to what, and the faults."""
     bases()
     watch()
@@ -320,6 +322,8 @@ def run(count: int, seed: int = 0, first: int = 0) -> tuple[Counter[str], list[s
             if grown > GROWTH:
                 faults.append(f"{seed}.{number}: memory grew by {grown >> 20} MiB")
                 before += grown >> 10
+            if progress:
+                print(f"{number + 1 - first} judged, {len(faults)} faults", flush=True)
     return found, faults
 
 
@@ -331,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    found, faults = run(given.count, given.seed, given.first)
+    found, faults = run(given.count, given.seed, given.first, progress=True)
     for what, number in sorted(found.items()):
         print(f"{number:8} {what}")
     print("\n".join(faults[:50]))
