@@ -46,10 +46,12 @@ class Following(Instrument):
     Attributes:
         all_keep: whether each of them is to keep what the graph computes.
         last: name of the last of them.
+        outcome: what the graph computes after them, where that was looked at.
     """
 
     def __init__(self) -> None:
         self.all_keep, self.last = True, ""
+        self.outcome: Outcome | None = None
         self._start: fx.GraphModule | None = None
         self._lowered: Snapshot | None = None
         self._now: Snapshot | None = None
@@ -71,6 +73,7 @@ class Following(Instrument):
             return True
         try:
             expected, actual = outcome(self._start, batch), outcome(graph_module, batch)
+            self.outcome = actual
         except Exception:  # of a call, which the check of calls names
             return True
         if compared(expected, actual).holds:
