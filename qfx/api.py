@@ -5,7 +5,7 @@ nn.Module -> capture -> passes before calibration -> calibrate -> passes after i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +18,13 @@ from qfx.argument_checks import (
     check_device,
     check_dtype,
     check_example_inputs,
+    check_float,
     check_keywords,
     check_method,
     check_mode,
     check_pipeline,
+    check_prepared,
+    check_start,
     check_types,
     idle_passes,
 )
@@ -29,32 +32,25 @@ from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
 from qfx.caller_modes import undisturbed
 from qfx.capture.capture import (
-    ASSIGNED,
-    BY_DRAW,
-    BY_LAYOUT,
-    BY_STATE,
-    DECIDED_BY_MODE,
     EXPECTED,
-    FILLED,
     capture,
 )
+from qfx.capture.limits import not_kept
 from qfx.configuration.configuration import Configuration
-from qfx.errors import ConfigError, CoverageError, warn
+from qfx.conversion import use_up
 from qfx.framework.levels import Level
 from qfx.framework.manager import transform
-from qfx.framework.pass_base import Pass
 from qfx.framework.pipeline import Pipeline
 from qfx.garbage_collection import patiently
 from qfx.graph.clone import clone_graph_module
-from qfx.graph.copying import computed_weights, inference_copy
+from qfx.graph.copying import inference_copy
 from qfx.graph.state import written_tensors
 from qfx.history.history import History
 from qfx.quant.qconfig import QConfig, QConfigMapping
-from qfx.report.sites import QuantizationReport, build_report, captured_sites, size_bytes
+from qfx.report.sites import captured_sites, size_bytes
 from qfx.runtime.calibration import run_calibration, run_example
 from qfx.runtime.quantized import (
     RECORDERS,
-    Lowering,
     PreparedModel,
     QuantizedModel,
     Settings,
@@ -62,17 +58,7 @@ from qfx.runtime.quantized import (
 from qfx.runtime.trained import Start, Trained
 from qfx.training.trainable import trainable
 from qfx.verification.floats import check_untrained
-from qfx.verification.net import Net
 
-_ASSIGNS = (
-    "forward sets {names}, and a graph sets no attributes: it goes on with what the example inputs "
-    "gave. If that is state, register a buffer and write to it in place, as in "
-    "self.count.add_(1); if nothing reads it in the next call, all is well"
-)
-_FILLS = (
-    "forward puts into {names}, a list or dict that it is given, what a graph can't hold: the "
-    "quantized model leaves it as it is. Put tensors and numbers there, or return what is put there"
-)
 _NO_DATA = (
     "calibration_data is not used: nothing here takes its range from data (method={method!r}). "
     "Leave it out, or choose method='static'"
@@ -80,30 +66,6 @@ _NO_DATA = (
 _IS_STATIC = (
     "method={method!r}, but the qconfig has static specs, whose ranges now come from the example "
     "inputs alone. Take qfx.get_default_qconfig({backend!r}, {method!r}), or give calibration_data"
-)
-_BAKED = (
-    "the weights of {names} are computed (weight norm, spectral norm, pruning); they are trained "
-    "as the plain weights that they are now"
-)
-_DECIDES = (
-    "forward decides by its training flag at {lines}, and a graph holds one way only: training "
-    "goes the way of inference there. Dropout and batch-norm modules, and functions that are "
-    "handed training=self.training, do follow the mode"
-)
-_BY_STATE = (
-    "forward asks {lines}, and computes something else by the answer; a graph holds one way only, "
-    "that of inference without gradients, inference mode and autocast. Decide by an argument, or "
-    "by self.training, instead"
-)
-_BY_DRAW = (
-    "forward draws random numbers outside of PyTorch, with {lines}; a graph draws none there, and "
-    "goes on with those of the capture in every call. Draw with torch, as in torch.rand(()), which "
-    "a graph draws anew, or only where self.training is set"
-)
-_BY_LAYOUT = (
-    "forward decides by the layout of a tensor in memory at {lines}, and computes something else "
-    "if it is another; a graph holds one way only, that of the example inputs, and integer kernels "
-    "lay tensors out as they like. Write it so that the layout does not matter"
 )
 
 
@@ -171,7 +133,7 @@ def quantize(
         _calibrate_once(prepared, calibration_data, progress)
     elif calibration_data is not None and method != "static":
         prepared.settings.configuration.warn(_NO_DATA.format(method=method))
-    return _convert(prepared, min_coverage=min_coverage, check=check)
+    return use_up(prepared, min_coverage=min_coverage, check=check)
 
 
 def _calibrate_once(
@@ -221,8 +183,8 @@ def prepare(
     types = check_types(types)
     check_pipeline(pipeline, method)
     args, kwargs = check_example_inputs(example_inputs, example_kwargs)
-    _check_float(model)
-    _check_start(qparams_from, method)
+    check_float(model)
+    check_start(qparams_from, method)
     check_mode(model, method)
     check_keywords(model, example_inputs)
     check_device(model)
@@ -235,7 +197,7 @@ def prepare(
     captured = _captured(model, args, kwargs, method)
     expected = captured.meta.pop(EXPECTED, None)
     configuration = Configuration(captured, model, qconfig, target, method, types)
-    for warning in (*_lost(model, captured, method), *idle_passes(chosen)):
+    for warning in (*not_kept(model, captured, method), *idle_passes(chosen)):
         configuration.warn(warning)
     graph_module = clone_graph_module(captured, apart=True)
     start = None if qparams_from is None else Start(qparams_from.__dict__["reference"])
@@ -266,24 +228,6 @@ def _captured(
     return capture(model, args, kwargs, keep_expected=True)
 
 
-def _lost(model: nn.Module, captured: fx.GraphModule, method: str) -> Iterator[str]:
-    """What the user should know that a graph does not keep of a model."""
-    if captured.meta[ASSIGNED]:
-        yield _ASSIGNS.format(names=", ".join(captured.meta[ASSIGNED]))
-    if captured.meta[FILLED]:
-        yield _FILLS.format(names=", ".join(captured.meta[FILLED]))
-    if method == "qat" and computed_weights(model):
-        yield _BAKED.format(names=", ".join(computed_weights(model)))
-    if captured.meta[BY_STATE]:
-        yield _BY_STATE.format(lines=", ".join(captured.meta[BY_STATE]))
-    if captured.meta[BY_DRAW]:
-        yield _BY_DRAW.format(lines=", ".join(captured.meta[BY_DRAW]))
-    if captured.meta[BY_LAYOUT]:
-        yield _BY_LAYOUT.format(lines=", ".join(captured.meta[BY_LAYOUT]))
-    if captured.meta[DECIDED_BY_MODE]:
-        yield _DECIDES.format(lines=", ".join(captured.meta[DECIDED_BY_MODE]))
-
-
 @undisturbed()
 def calibrate(
     prepared: PreparedModel,
@@ -304,7 +248,7 @@ def calibrate(
         ConfigError: data of no known form, or a batch that doesn't fit the model.
         CalibrationError: no batch at all, or NaN or infinity in one, naming the site.
     """
-    _check_prepared(prepared, "calibrate")
+    check_prepared(prepared, "calibrate")
     run_calibration(prepared, data, steps=steps, progress=progress)
     return prepared
 
@@ -326,125 +270,6 @@ def convert(
         CoverageError: nothing was quantized, or less than ``min_coverage``.
         PassError: a pass changed what the model computes.
     """
-    _check_prepared(prepared, "convert")
+    check_prepared(prepared, "convert")
     check_coverage(min_coverage)
-    return _convert(prepared.copy_to_convert(), min_coverage=min_coverage, check=check)
-
-
-def _check_float(model: object) -> None:
-    modules = model.named_modules() if isinstance(model, nn.Module) else ()
-    for path, module in modules:
-        if isinstance(module, (PreparedModel, QuantizedModel)):
-            done = "quantized" if isinstance(module, QuantizedModel) else "prepared"
-            which = f"module {path!r}" if path else "the model"
-            raise ConfigError(f"{which} is {done} already; start again from the float model")
-
-
-def _check_start(qparams_from: object, method: str) -> None:
-    if qparams_from is None:
-        return
-    if method != "qat":
-        raise ConfigError(f'qparams_from is where method="qat" starts; method={method!r} has none')
-    if not isinstance(qparams_from, QuantizedModel):
-        raise ConfigError(
-            f"qparams_from is {type(qparams_from).__name__}; give what qfx.quantize returned"
-        )
-
-
-def _check_prepared(prepared: object, taker: str) -> None:
-    if isinstance(prepared, QuantizedModel):
-        raise ConfigError(
-            f"{taker} takes what qfx.prepare returned, and this model is quantized already: use it "
-            "as it is, or start again from the float model"
-        )
-    if not isinstance(prepared, PreparedModel):
-        inner = prepared.named_children() if isinstance(prepared, nn.Module) else ()
-        for name, child in inner:
-            if isinstance(child, PreparedModel):
-                raise ConfigError(
-                    f"{taker} takes what qfx.prepare returned: give .{name} of the "
-                    f"{type(prepared).__name__}"
-                )
-        raise ConfigError(
-            f"{taker} takes what qfx.prepare returned, not a {type(prepared).__name__}. "
-            "Call qfx.prepare(model, example_inputs) first, or qfx.quantize for all in one."
-        )
-
-
-@patiently
-def _convert(
-    prepared: PreparedModel, *, min_coverage: float | None, check: bool = True
-) -> QuantizedModel:
-    """Convert ``prepared`` and use it up."""
-    settings, history = prepared.settings, prepared.history
-    net = Net(prepared) if check else None
-    prepared.restore_buffers()
-    if settings.backend.cpu_only:
-        prepared.to("cpu")
-    ctx = settings.context(prepared)
-    to_reference, to_lowered = _at_reference(settings.rest)
-    if net is not None:
-        net.check_float(prepared)
-    transform(prepared, to_reference, ctx, history, net.instruments() if net else ())
-    reference = clone_graph_module(prepared, take=True)
-
-    def lower(graph_module: fx.GraphModule, stages: History) -> None:
-        ctx.graph_module = graph_module
-        transform(graph_module, to_lowered, ctx, stages, net.instruments() if net else ())
-
-    if net is not None:
-        lowered, history = net.lower(reference, lower, history)
-    else:
-        lowered = clone_graph_module(reference)
-        lower(lowered, history)
-    report = build_report(
-        settings.sites,
-        reference,
-        lowered,
-        backend=settings.backend.name,
-        size_before=settings.size_before,
-        history=history,
-        warnings=settings.configuration.warnings,
-        checked=net.checked() if net else None,
-        saturates=settings.backend.saturates,
-    )
-    _check_coverage(report, min_coverage)
-    return QuantizedModel(
-        lowered,
-        reference,
-        report=report,
-        history=history,
-        lowering=Lowering(
-            settings.backend, tuple(step for step in to_lowered if isinstance(step, Pass))
-        ),
-    )
-
-
-def _at_reference(pipeline: Pipeline) -> tuple[Pipeline, Pipeline]:
-    """The passes up to the reference form, and those from it on.
-
-    What follows the reference form and changes values on purpose changes what is meant by it.
-    """
-    passes = pipeline.passes
-    produced = [i for i, p in enumerate(passes) if getattr(p, "produces", None) is Level.REFERENCE]
-    at = produced[-1] + 1 if produced else len(passes)
-    while at < len(passes) and not getattr(passes[at], "keeps_values", True):
-        at += 1
-    before = replace(pipeline, passes=passes[:at])
-    return before, replace(pipeline, passes=passes[at:], start=before.end)
-
-
-def _check_coverage(report: QuantizationReport, least: float | None) -> None:
-    if not any(site.decision == "quantized" for site in report.sites):
-        raise CoverageError(f"nothing was quantized\n{report}")
-    if least is not None and report.coverage is not None and report.coverage < least:
-        raise CoverageError(
-            f"{report.coverage:.1%} of the multiply-accumulates were quantized, and "
-            f"min_coverage={least} asks for {least:.1%}\n{report}"
-        )
-    if least is not None and report.unknown:
-        labels = ", ".join(site.label for site in report.unknown[:3])
-        warn(
-            f"min_coverage={least} does not count {len(report.unknown)} operation(s) whose work "
-            f"can't be known: {labels}. They stay float; see qmodel.report."
-        )
+    return use_up(prepared.copy_to_convert(), min_coverage=min_coverage, check=check)

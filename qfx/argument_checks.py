@@ -15,6 +15,7 @@ from qfx.errors import ConfigError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PatternPass, works_as_written
 from qfx.framework.pipeline import CALIBRATE, Pipeline
+from qfx.runtime.quantized import PreparedModel, QuantizedModel
 
 METHODS_OF_USERS = (*METHODS, "qat")
 """What ``method=`` may be; training ends in static quantization."""
@@ -224,3 +225,46 @@ def check_types(types: object) -> frozenset[type[nn.Module]] | None:
     if kinds and all(isinstance(k, type) and issubclass(k, nn.Module) for k in kinds):
         return frozenset(kinds)
     raise ConfigError(f"types={types!r} is no set of module types; write types={{nn.Linear, ...}}")
+
+
+def check_float(model: object) -> None:
+    """ConfigError if ``model`` is quantized or prepared already, or a part of it is."""
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    for path, module in modules:
+        if isinstance(module, (PreparedModel, QuantizedModel)):
+            done = "quantized" if isinstance(module, QuantizedModel) else "prepared"
+            which = f"module {path!r}" if path else "the model"
+            raise ConfigError(f"{which} is {done} already; start again from the float model")
+
+
+def check_start(qparams_from: object, method: str) -> None:
+    """ConfigError unless ``qparams_from`` is None, or where training may start."""
+    if qparams_from is None:
+        return
+    if method != "qat":
+        raise ConfigError(f'qparams_from is where method="qat" starts; method={method!r} has none')
+    if not isinstance(qparams_from, QuantizedModel):
+        raise ConfigError(
+            f"qparams_from is {type(qparams_from).__name__}; give what qfx.quantize returned"
+        )
+
+
+def check_prepared(prepared: object, taker: str) -> None:
+    """ConfigError unless ``prepared`` is what qfx.prepare returned, for the call ``taker``."""
+    if isinstance(prepared, QuantizedModel):
+        raise ConfigError(
+            f"{taker} takes what qfx.prepare returned, and this model is quantized already: use it "
+            "as it is, or start again from the float model"
+        )
+    if not isinstance(prepared, PreparedModel):
+        inner = prepared.named_children() if isinstance(prepared, nn.Module) else ()
+        for name, child in inner:
+            if isinstance(child, PreparedModel):
+                raise ConfigError(
+                    f"{taker} takes what qfx.prepare returned: give .{name} of the "
+                    f"{type(prepared).__name__}"
+                )
+        raise ConfigError(
+            f"{taker} takes what qfx.prepare returned, not a {type(prepared).__name__}. "
+            "Call qfx.prepare(model, example_inputs) first, or qfx.quantize for all in one."
+        )

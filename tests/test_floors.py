@@ -35,7 +35,7 @@ FLOORS = (
     ("verification",),
     ("export",),
     ("qfx_passes",),
-    ("argument_checks", "pipelines", "storage"),
+    ("argument_checks", "pipelines", "storage", "conversion"),
     ("api", "custom_passes"),
     ("qfx",),
 )

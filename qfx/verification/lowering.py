@@ -17,7 +17,7 @@ from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph.clone import clone_graph_module
 from qfx.history.snapshot import Snapshot
 from qfx.history.stage import Stage
-from qfx.verification.outputs import Batch, compared, outcome, shaken_outcomes
+from qfx.verification.outputs import Batch, Outcome, compared, outcome, shaken_outcomes
 from qfx.verification.stages import KeepsValues
 
 

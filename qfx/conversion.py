@@ -1,0 +1,101 @@
+"""Conversion: from a prepared model to the reference form, and from that to kernels, under a net.
+
+passes up to the reference form -> lower, compare every call -> report -> QuantizedModel
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import fx
+
+from qfx.errors import CoverageError, warn
+from qfx.framework.levels import Level
+from qfx.framework.manager import transform
+from qfx.framework.pass_base import Pass
+from qfx.framework.pipeline import Pipeline
+from qfx.garbage_collection import patiently
+from qfx.graph.clone import clone_graph_module
+from qfx.history.history import History
+from qfx.report.sites import QuantizationReport, build_report
+from qfx.runtime.quantized import Lowering, PreparedModel, QuantizedModel
+from qfx.verification.net import Net
+
+
+@patiently
+def use_up(
+    prepared: PreparedModel, *, min_coverage: float | None, check: bool = True
+) -> QuantizedModel:
+    """Convert ``prepared`` and use it up."""
+    settings, history = prepared.settings, prepared.history
+    net = Net(prepared) if check else None
+    prepared.restore_buffers()
+    if settings.backend.cpu_only:
+        prepared.to("cpu")
+    ctx = settings.context(prepared)
+    to_reference, to_lowered = _at_reference(settings.rest)
+    if net is not None:
+        net.check_float(prepared)
+    transform(prepared, to_reference, ctx, history, net.instruments() if net else ())
+    reference = clone_graph_module(prepared, take=True)
+
+    def lower(graph_module: fx.GraphModule, stages: History) -> None:
+        ctx.graph_module = graph_module
+        transform(graph_module, to_lowered, ctx, stages, net.instruments() if net else ())
+
+    if net is not None:
+        lowered, history = net.lower(reference, lower, history)
+    else:
+        lowered = clone_graph_module(reference)
+        lower(lowered, history)
+    report = build_report(
+        settings.sites,
+        reference,
+        lowered,
+        backend=settings.backend.name,
+        size_before=settings.size_before,
+        history=history,
+        warnings=settings.configuration.warnings,
+        checked=net.checked() if net else None,
+        saturates=settings.backend.saturates,
+    )
+    _check_coverage(report, min_coverage)
+    return QuantizedModel(
+        lowered,
+        reference,
+        report=report,
+        history=history,
+        lowering=Lowering(
+            settings.backend, tuple(step for step in to_lowered if isinstance(step, Pass))
+        ),
+    )
+
+
+def _at_reference(pipeline: Pipeline) -> tuple[Pipeline, Pipeline]:
+    """The passes up to the reference form, and those from it on.
+
+    What follows the reference form and changes values on purpose changes what is meant by it.
+    """
+    passes = pipeline.passes
+    produced = [i for i, p in enumerate(passes) if getattr(p, "produces", None) is Level.REFERENCE]
+    at = produced[-1] + 1 if produced else len(passes)
+    while at < len(passes) and not getattr(passes[at], "keeps_values", True):
+        at += 1
+    before = replace(pipeline, passes=passes[:at])
+    return before, replace(pipeline, passes=passes[at:], start=before.end)
+
+
+def _check_coverage(report: QuantizationReport, least: float | None) -> None:
+    if not any(site.decision == "quantized" for site in report.sites):
+        raise CoverageError(f"nothing was quantized\n{report}")
+    if least is not None and report.coverage is not None and report.coverage < least:
+        raise CoverageError(
+            f"{report.coverage:.1%} of the multiply-accumulates were quantized, and "
+            f"min_coverage={least} asks for {least:.1%}\n{report}"
+        )
+    if least is not None and report.unknown:
+        labels = ", ".join(site.label for site in report.unknown[:3])
+        warn(
+            f"min_coverage={least} does not count {len(report.unknown)} operation(s) whose work "
+            f"can't be known: {labels}. They stay float; see qmodel.report."
+        )
