@@ -20,6 +20,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from qfx.graph import meta
+from qfx.graph.containers import makes_container
 from qfx.graph.copying import side_effects_undone
 from qfx.graph.leaves import clear_hooks
 from qfx.graph.locks import CAPTURE_LOCK
@@ -154,6 +155,8 @@ class Inference:
 
     def _number(self, node: fx.Node) -> Any:
         if node.op not in ("call_function", "call_method") or self._tells_no_number(node):
+            raise Unknown(node.name)
+        if makes_container(node):  # others may put something else into it
             raise Unknown(node.name)
         try:
             found = self.run(node)

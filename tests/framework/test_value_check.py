@@ -260,6 +260,20 @@ def test_sizes_are_numbers_of_the_shapes() -> None:
     assert shapes == ["f32[1,20]", "f32[4,5]"]
 
 
+def test_what_lies_in_a_list_may_be_changed_there() -> None:
+    def halved(rw: qfx.Rewriter, x: fx.Node) -> fx.Node:
+        sizes = rw.call(list, (4, 10))
+        rw.call(halve, sizes)
+        width = rw.call(operator.getitem, sizes, 1)
+        return rw.call(vocab.RESHAPE, x, shape=(-1, width), value=TensorInfo((4, 5), torch.float32))
+
+    assert run(at_relu(halved))  # in a list of 10 the relu would yield f32[2,10]
+
+
+def halve(sizes: list[int]) -> None:
+    sizes[:] = [size // 2 for size in sizes]
+
+
 def test_equal_calls_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[fx.Node] = []
     call = Inference._call
