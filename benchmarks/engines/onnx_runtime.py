@@ -20,7 +20,7 @@ def build(workload: Workload, variant: str) -> Built:
 
     torch.set_num_threads(workload.threads)
     with tempfile.TemporaryDirectory() as folder:
-        path = _quantized_file(workload, Path(folder))
+        path = quantized_file(workload, Path(folder))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = workload.threads
         options.inter_op_num_threads = 1
@@ -35,7 +35,8 @@ def build(workload: Workload, variant: str) -> Built:
     return Built(run, details={"onnxruntime": onnxruntime.__version__})
 
 
-def _quantized_file(workload: Workload, folder: Path) -> Path:
+def quantized_file(workload: Workload, folder: Path) -> Path:
+    """Write the file of ONNX Runtime's own quantizer."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

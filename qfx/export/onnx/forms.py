@@ -25,6 +25,7 @@ import torch
 from torch import fx
 
 from qfx import vocab
+from qfx.export.onnx.sizes import input_value
 from qfx.graph.interpret import NamedInterpreter
 from qfx.quant.qparams import QParams, choose_numbers
 from qfx.quant.reference_form import Measured, qparams_of
@@ -214,7 +215,11 @@ def _end(
 
 def seen_ranges(module: fx.GraphModule, arguments: Mapping[str, Any]) -> Ranges:
     """What convolutions with post-ops yield before these, for inputs by name."""
-    watch = _Watch(module, arguments)
+    defaults = {
+        str(node.target).lstrip("*"): input_value(node)
+        for node in module.graph.find_nodes(op="placeholder")
+    }
+    watch = _Watch(module, {**defaults, **arguments})
     with torch.no_grad():
         watch.run()
     return watch.seen

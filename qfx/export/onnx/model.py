@@ -47,7 +47,8 @@ def model_of(written: Written, backend: str, form: str) -> ir.Model:
 def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     """Write the file, and a second one beside it for what one can't hold."""
     onnx_ir = require("onnx_ir")
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    constants = (value.const_value for value in model.graph.initializers.values())
+    size = sum(constant.nbytes for constant in constants if constant is not None)
     beside = f"{Path(path).name}.data" if size > _LARGEST_FILE else None
     onnx_ir.save(model, path, external_data=beside)
 

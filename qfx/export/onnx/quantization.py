@@ -10,7 +10,7 @@ engines from running the operator in integers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
@@ -288,7 +288,7 @@ def _ranges(
     return scale, w.op("Cast", code, to=int(w.dtype(torch.int32)))
 
 
-def _measured_codes(w: Writer, input: Operand, scale: Operand) -> Any:
+def _measured_codes(w: Writer, input: Operand, scale: Operand) -> ir.Value | None:
     """The codes that were written along with a measured scale."""
     of, codes = w.measured.get(id(scale), (None, None))
     return codes if of is input else None

@@ -214,7 +214,7 @@ class Writer:
         else:
             self.dtype(data.dtype)
             made = require("onnx_ir.tensor_adapters").TorchTensor(data, name=name)
-        value = self._ir.Value(name=name, const_value=made)
+        value: ir.Value = self._ir.Value(name=name, const_value=made)
         value.dtype, value.shape = made.dtype, self._ir.Shape(list(tensor.shape))
         if not dtype:
             self._info[id(value)] = self.info(data)

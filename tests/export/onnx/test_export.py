@@ -5,15 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 import qfx
 from tests.support.onnx import Exported, export, quantized, written
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
 
 
 class Residual(nn.Module):

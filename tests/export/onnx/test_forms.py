@@ -9,8 +9,7 @@ from torch import Tensor, nn
 import qfx
 from qfx.export.onnx import forms
 from tests.support.onnx import Exported, quantized, written
-
-pytest.importorskip("onnxruntime")
+from tools.networks import classifier
 
 
 class Residuals(nn.Module):
@@ -99,6 +98,18 @@ def test_clamps_that_saturation_does_anyway_are_left_out(chosen: Exported) -> No
     """relu6 ends at the largest code, relu at the zero point; hardswish is no clamp."""
     assert "Relu" not in chosen.file.operators
     assert chosen.file.operators["HardSwish"] == 1
+
+
+def test_resnet18_runs_in_integers() -> None:
+    """All convolutions; sums but the last, whose result the model does not round; the head."""
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    resnet = quantized(classifier("resnet18"), images)
+    exported = written(resnet, images, form="integer", example_inputs=images)
+    assert exported.check.integers["QLinearConv"] == 20
+    assert exported.check.integers["QLinearAdd"] >= 7
+    assert exported.check.integers["QGemm"] == 1
+    assert exported.check.sqnr > 25  # on images this small, a step counts more
+    assert exported.file.inputs["x"] == ("batch", 3, "height", "width")
 
 
 def test_unknown_form(qmodel: qfx.QuantizedModel, x: Tensor) -> None:

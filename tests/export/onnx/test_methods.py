@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,6 @@ from torch import Tensor, nn
 
 import qfx
 from tests.support.onnx import Exported, export, quantized, written
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
 
 
 def g(*shape: int) -> Tensor:

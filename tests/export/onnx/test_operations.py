@@ -16,8 +16,6 @@ from qfx.export.onnx.table import EMITTERS
 from qfx.vocab import OpDef
 from tests.support.onnx import Exported, quantized, written
 
-pytest.importorskip("onnxruntime")
-
 EXACT = 90.0
 """dB: what float arithmetic in another order leaves."""
 
