@@ -31,32 +31,32 @@ _TORCH = """
     cos cosh cosine_similarity count_nonzero cov cross cummax cummin cumprod cumsum
     cumulative_trapezoid deg2rad det detach diag diag_embed diagflat diagonal diagonal_scatter
     diff digamma dist div divide dot dropout dsplit dstack einsum embedding empty empty_like eq
-    equal erf erfc erfinv exp exp2 expm1 eye feature_alpha_dropout feature_dropout fix flatten
-    flip fliplr flipud float_power floor floor_divide fmax fmin fmod frac frexp full full_like
-    gather gcd ge gelu ger gradient greater greater_equal grid_sampler grid_sampler_2d
+    equal erf erfc erfinv exp exp2 expm1 eye feature_alpha_dropout feature_dropout finfo fix
+    flatten flip fliplr flipud float_power floor floor_divide fmax fmin fmod frac frexp full
+    full_like gather gcd ge gelu ger gradient greater greater_equal grid_sampler grid_sampler_2d
     grid_sampler_3d group_norm gt hamming_window hann_window hardshrink heaviside histc hsplit
-    hstack hypot i0 igamma igammac imag index_add index_copy index_fill index_put index_reduce
-    index_select inner instance_norm inverse is_complex is_floating_point is_nonzero
-    is_same_size is_signed is_tensor isclose isfinite isin isinf isnan isneginf isposinf isreal
-    istft kaiser_window kron kthvalue layer_norm lcm ldexp le lerp less less_equal lgamma
-    linspace log log10 log1p log2 log_softmax logaddexp logaddexp2 logcumsumexp logdet
-    logical_and logical_not logical_or logical_xor logit logspace logsumexp lt masked_fill
-    masked_scatter masked_select matmul matrix_exp matrix_power max maximum mean median meshgrid
-    min minimum mm mode moveaxis movedim msort mul multinomial multiply mv mvlgamma nan_to_num
-    nanmean nanmedian nanquantile nansum narrow native_group_norm native_layer_norm ne neg
-    negative nextafter nonzero norm normal not_equal numel ones ones_like outer
-    pairwise_distance pdist permute pinverse pixel_shuffle pixel_unshuffle poisson polar
-    polygamma positive pow prelu prod qr quantile rad2deg rand rand_like randint randint_like
-    randn randn_like randperm ravel real reciprocal relu remainder renorm repeat_interleave
-    reshape resolve_conj resolve_neg result_type rms_norm roll rot90 round row_stack rrelu rsqrt
-    rsub scalar_tensor scatter scatter_add scatter_reduce searchsorted select select_scatter
-    selu sgn sigmoid sign signbit sin sinc sinh slice_scatter slogdet softmax sort split sqrt
-    square squeeze stack std std_mean stft sub subtract sum svd swapaxes swapdims sym_float
-    sym_int sym_ite sym_max sym_min sym_not sym_sqrt t take take_along_dim tan tanh tensor
-    tensor_split tensordot threshold tile topk trace transpose trapezoid trapz tril tril_indices
-    triu triu_indices true_divide trunc unbind unflatten unique unique_consecutive unravel_index
-    unsqueeze vander var var_mean vdot view_as_complex view_as_real vsplit vstack where xlogy
-    zeros zeros_like
+    hstack hypot i0 igamma igammac iinfo imag index_add index_copy index_fill index_put
+    index_reduce index_select inner instance_norm inverse is_complex is_floating_point
+    is_nonzero is_same_size is_signed is_tensor isclose isfinite isin isinf isnan isneginf
+    isposinf isreal istft kaiser_window kron kthvalue layer_norm lcm ldexp le lerp less
+    less_equal lgamma linspace log log10 log1p log2 log_softmax logaddexp logaddexp2
+    logcumsumexp logdet logical_and logical_not logical_or logical_xor logit logspace logsumexp
+    lt masked_fill masked_scatter masked_select matmul matrix_exp matrix_power max maximum mean
+    median meshgrid min minimum mm mode moveaxis movedim msort mul multinomial multiply mv
+    mvlgamma nan_to_num nanmean nanmedian nanquantile nansum narrow native_group_norm
+    native_layer_norm ne neg negative nextafter nonzero norm normal not_equal numel ones
+    ones_like outer pairwise_distance pdist permute pinverse pixel_shuffle pixel_unshuffle
+    poisson polar polygamma positive pow prelu prod qr quantile rad2deg rand rand_like randint
+    randint_like randn randn_like randperm ravel real reciprocal relu remainder renorm
+    repeat_interleave reshape resolve_conj resolve_neg result_type rms_norm roll rot90 round
+    row_stack rrelu rsqrt rsub scalar_tensor scatter scatter_add scatter_reduce searchsorted
+    select select_scatter selu sgn sigmoid sign signbit sin sinc sinh slice_scatter slogdet
+    softmax sort split sqrt square squeeze stack std std_mean stft sub subtract sum svd swapaxes
+    swapdims sym_float sym_int sym_ite sym_max sym_min sym_not sym_sqrt t take take_along_dim
+    tan tanh tensor tensor_split tensordot threshold tile topk trace transpose trapezoid trapz
+    tril tril_indices triu triu_indices true_divide trunc unbind unflatten unique
+    unique_consecutive unravel_index unsqueeze vander var var_mean vdot view_as_complex
+    view_as_real vsplit vstack where xlogy zeros zeros_like
 """
 
 _FUNCTIONAL = """
@@ -190,8 +190,9 @@ METHODS = frozenset(_METHODS.split())
 """The methods of tensors, sizes and containers that a file may call."""
 
 _ATTRIBUTES = """
-    H T mH mT data device dtype imag indices is_cpu is_cuda is_leaf is_meta is_quantized is_sparse
-    itemsize layout nbytes ndim real requires_grad shape values
+    H T mH mT data device dtype imag indices is_cpu is_cuda is_leaf is_meta is_quantized
+    is_sparse itemsize layout nbytes ndim real requires_grad shape values bits eps max min
+    smallest_normal tiny
 """
 
 ATTRIBUTES = frozenset(_ATTRIBUTES.split())

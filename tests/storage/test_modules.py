@@ -106,6 +106,22 @@ def test_a_function_that_no_file_names_is_refused_with_its_line(tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return y.masked_fill(y < 0, torch.finfo(y.dtype).min).softmax(-1)
+
+
+def test_limits_of_a_dtype_are_asked_for_when_it_runs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    qmodel = qfx.quantize(Masked().eval(), X, method="dynamic")
+    assert torch.equal(qfx.load(qfx.save(qmodel, tmp_path / "m.qfx"))(X), qmodel(X))
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
