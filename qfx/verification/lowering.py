@@ -9,6 +9,8 @@ What lowers a graph rounds as its kernels do, what follows changes nothing but t
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from torch import fx
 
 from qfx.framework.instruments import Instrument
@@ -18,7 +20,7 @@ from qfx.graph.clone import clone_graph_module
 from qfx.history.snapshot import Snapshot
 from qfx.history.stage import Stage
 from qfx.verification.outputs import Batch, Outcome, compared, outcome, shaken_outcomes
-from qfx.verification.stages import KeepsValues
+from qfx.verification.stages import KeepsValues, held_by
 
 
 class BeforeLowering(KeepsValues):
@@ -49,9 +51,12 @@ class Following(Instrument):
         outcome: what the graph computes after them, where that was looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
         self.all_keep, self.last = True, ""
         self.outcome: Outcome | None = None
+        self._expected: Outcome | None = None
+        self._held: dict[str, tuple[int, int]] = {}
         self._start: fx.GraphModule | None = None
         self._lowered: Snapshot | None = None
         self._now: Snapshot | None = None
@@ -59,6 +64,9 @@ class Following(Instrument):
     def before_pass(self, step: Pass, ctx: PassContext) -> None:
         if self._lowered is not None and self._start is None:
             self._start = clone_graph_module(ctx.graph_module, apart=True)
+            self._held = held_by(ctx.graph_module)
+            with suppress(Exception):  # of a call, which the check of calls names
+                self._expected = outcome(self._start, self._batch)
 
     def after_pass(self, step: Pass, ctx: PassContext, stage: Stage) -> None:
         if step.produces is Level.LOWERED:
@@ -67,17 +75,19 @@ class Following(Instrument):
             self.last, self.all_keep = step.name, self.all_keep and step.keeps_values
         self._now = stage.snapshot
 
-    def keep_values(self, graph_module: fx.GraphModule, batch: Batch) -> bool:
+    def keep_values(self, graph_module: fx.GraphModule) -> bool:
         """Whether ``graph_module`` computes what it did when it had just been lowered."""
-        if self._start is None or self._now == self._lowered:
+        expected = self._expected
+        if self._start is None or expected is None:
+            return True
+        if self._now == self._lowered and held_by(graph_module) == self._held:
             return True
         try:
-            expected, actual = outcome(self._start, batch), outcome(graph_module, batch)
-            self.outcome = actual
+            actual = self.outcome = outcome(graph_module, self._batch)
         except Exception:  # of a call, which the check of calls names
             return True
         if compared(expected, actual).holds:
             return True
-        if not compared(expected, outcome(self._start, batch)).holds:
+        if not compared(expected, outcome(self._start, self._batch)).holds:
             return True  # nor does a call that computes something else each time
-        return compared(expected, actual, shaken_outcomes(self._start, batch)).holds
+        return compared(expected, actual, shaken_outcomes(self._start, self._batch)).holds

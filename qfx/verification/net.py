@@ -47,7 +47,7 @@ class Net:
         self._put_back: dict[str, str] = {}
         self._calls = CallCheck()
         self._lowered = self._output = math.nan
-        self._closely, self._following = False, Following()
+        self._closely, self._following = False, Following(self._batch)
 
     def check_float(self, prepared: PreparedModel) -> None:
         """Compare the graph before quantization with the float model; see there for errors."""
@@ -64,7 +64,7 @@ class Net:
         """
         if self._closely:
             return [AfterLowering(self._batch)]
-        self._following = Following()
+        self._following = Following(self._batch)
         return [BeforeLowering(self._batch), self._following]
 
     def lower(
@@ -103,7 +103,7 @@ class Net:
         self, reference: fx.GraphModule, lowered: fx.GraphModule, lower: Lowering, history: History
     ) -> None:
         """Hold the passes after the one that lowers to what the graph computed right after it."""
-        if self._following.keep_values(lowered, self._batch):
+        if self._following.keep_values(lowered):
             return
         self._closely, again = True, clone_graph_module(reference, apart=True)
         _put_back(again, self._put_back)

@@ -19,6 +19,7 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
+from qfx.graph.lookup import Lookup
 from qfx.graph.steps import state_kept
 from qfx.history.diff import GraphDiff
 from qfx.history.stage import Stage
@@ -60,6 +61,7 @@ class NumericCheck(Instrument):
         self._before: fx.GraphModule | None = None
         self._outcome: Any = None
         self._stage: Stage | None = None
+        self._held: dict[str, tuple[int, int]] = {}
 
     def on_start(self, ctx: PassContext, stage: Stage) -> None:
         self._batch(ctx)
@@ -70,17 +72,18 @@ class NumericCheck(Instrument):
         if not self._looks_at(step):
             return
         self._before = clone_graph_module(ctx.graph_module, apart=True)
+        if self._outcome is None:  # now: what the pass writes to tensors shows in the copy, too
+            self._outcome = outcome(self._before, self._batch(ctx))
+        self._held = held_by(ctx.graph_module)
 
     def after_pass(self, step: Pass, ctx: PassContext, stage: Stage) -> None:
         before, last, expected = self._before, self._stage, self._outcome
         self._before, self._stage, self._outcome = None, stage, None
         if before is None or last is None:
             return
-        if stage.snapshot == last.snapshot:  # the same program over the same tensors
+        if stage.snapshot == last.snapshot and held_by(ctx.graph_module) == self._held:
             self._outcome, self.sqnr[step.name] = expected, math.inf
             return
-        if expected is None:
-            expected = outcome(before, self._batch(ctx))
         actual = self._outcome = outcome(ctx.graph_module, self._batch(ctx))
         self.sqnr[step.name] = agreement(expected, actual)
         verdict, why = self._judge(step, before, expected, actual)
@@ -148,6 +151,19 @@ class KeepsValues(NumericCheck):
             f"rounding leaves {verdict.least:.0f} dB. What to do: mend the pass; where the change "
             "is meant, say so in its class: keeps_values = False."
         )
+
+
+def held_by(module: fx.GraphModule) -> dict[str, tuple[int, int]]:
+    """What identifies the parameters, buffers and constants of ``module``, and their contents.
+
+    It tells as long as something else, as a copy of the module, keeps them alive.
+    """
+    found: dict[str, object] = dict(module.named_parameters(remove_duplicate=False))
+    found.update(module.named_buffers(remove_duplicate=False))
+    lookup = Lookup(module)
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    found.update((name, lookup.get(name)) for name in read)
+    return {n: (id(value), getattr(value, "_version", 0)) for n, value in found.items()}
 
 
 def first_change(
