@@ -138,9 +138,7 @@ class _Walk:
         given = _bound_arguments(op, args, kwargs)
         post: Post = given.pop("post", ())
         varied = given.pop("values", ()) if op.kind is vocab.Kind.QUERY else ()
-        made = (
-            emitter.write(self.w, *varied, **given) if varied else _written(emitter, self.w, given)
-        )
+        made = emitter.write(self.w, *varied, **given)
         kept = post_ops(node, post)
         made = rounded_result(self.w, node, made, self.ranges)
         for name, *operands in kept:
@@ -216,10 +214,6 @@ class _Walk:
         bounds = known_bounds(self.w, node, tensors)
         if bounds is not None:
             self.w.bounds[id(made)] = bounds
-
-
-def _written(emitter: Any, w: Writer, given: Mapping[str, Any]) -> Any:
-    return emitter.write(w, **given)
 
 
 def _bound_arguments(

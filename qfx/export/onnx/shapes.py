@@ -25,11 +25,6 @@ def same(w: Writer, input: Operand, *_: object, **__: object) -> Operand:
     return input
 
 
-def reshaped(w: Writer, input: Operand, **_: object) -> ir.Value:
-    """Any rearrangement into other dims whose sizes are known, but for one."""
-    return w.reshape(input, _result(w))
-
-
 def _result(w: Writer) -> Info:
     """What the node being written yields."""
     assert isinstance(w.results, Info)

@@ -57,7 +57,6 @@ class Writer:
         self.measured: dict[int, tuple[Operand, ir.Value | None]] = {}
         self.results: Any = None
         self.rounds = False
-        self.written_types: set[str] = set()
         self._info: dict[int, Info] = {}
         self._constants: dict[object, ir.Value] = {}
         self._kept: list[object] = []  # what _constants knows by its id must not go
@@ -145,7 +144,6 @@ class Writer:
             metadata_props=self._where(),
         )
         self.nodes.append(node)
-        self.written_types.add(kind)
         for output in node.outputs:
             output.name = self.name()
         node.name = f"{node.outputs[0].name}_{kind}"
