@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
 from qfx.graph.copying import side_effects_undone
+from qfx.graph.fold_rules import normed
 from qfx.graph.leaves import clear_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.lookup import Lookup
@@ -33,6 +34,9 @@ _Key: TypeAlias = "tuple[object, ...]"
 
 HANDS_ON = "hands_on"
 """Class attribute of modules that yield a tensor of the shape and dtype of the one they take."""
+
+STANDS_FOR = "stands_for"
+"""Method of modules that yield what an operation of the vocabulary does: it, and its attributes."""
 
 _known: dict[_Key, tuple[meta.Value]] = {}
 """What pure functions yield, by function, default dtype and arguments. It holds no tensors."""
@@ -67,12 +71,12 @@ class Inference:
         if any(isinstance(a, torch.dtype) and holds_scale(a) for a in node.args):
             raise Unknown(node.name)
         arguments = map_arg((node.args, dict(node.kwargs)), self._operand)
+        ready = self._told(node, arguments)
+        if ready is not None:
+            return ready
         if not _is_pure(node):
             with self.undisturbed():
                 return meta.describe(self._call(node, arguments))
-        ready = _told(node, arguments)
-        if ready is not None:
-            return ready
         key = (node.target, torch.get_default_dtype(), _key(arguments))
         if not _is_hashable(key):
             return meta.describe(self._call(node, arguments))
@@ -105,6 +109,17 @@ class Inference:
                 self._target(node, copy.deepcopy)(*args, **kwargs)
         except Exception as error:
             return error
+        return None
+
+    def _told(self, node: fx.Node, arguments: Any) -> meta.Value:
+        """What a rule tells of ``node``, or None."""
+        operands, options = _made(arguments, lambda value: value)
+        if node.op == "call_function":
+            return told(node.target, operands, options)
+        if node.op == "call_module":
+            return _told_of_module(
+                self._graph_module.get_submodule(str(node.target)), operands, options
+            )
         return None
 
     def _hands_on(self, node: fx.Node) -> bool:
@@ -151,7 +166,7 @@ class Inference:
 
     def _tells_no_number(self, node: fx.Node) -> bool:
         """Whether a rule tells what ``node`` yields: tensors, or numbers that depend on data."""
-        return _told(node, map_arg((node.args, dict(node.kwargs)), self._operand)) is not None
+        return self._told(node, map_arg((node.args, dict(node.kwargs)), self._operand)) is not None
 
     def _number(self, node: fx.Node) -> Any:
         if node.op not in ("call_function", "call_method") or self._tells_no_number(node):
@@ -184,11 +199,11 @@ def infer(node: fx.Node) -> meta.Value:
     return Inference(owner).value(node)
 
 
-def _told(node: fx.Node, arguments: Any) -> meta.Value:
-    """What a rule tells of ``node``, or None."""
-    if node.op != "call_function":
-        return None
-    return told(node.target, *_made(arguments, lambda value: value))
+def _told_of_module(module: nn.Module, operands: Any, options: Any) -> meta.Value:
+    if not hasattr(type(module), STANDS_FOR):
+        return normed(module, *operands, **options)
+    op, attributes = getattr(module, STANDS_FOR)()
+    return told(op, operands, {**options, **attributes})
 
 
 def _has_indices(value: meta.Value) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 
 from qfx import vocab
+from qfx.graph.fold_rules import fold_bias, fold_weight, scale_channels, unscale_channels
 from qfx.graph.meta import TensorInfo, Value
 from qfx.graph.recurrent_rules import cell_rule, sequence_rule
 from qfx.graph.shape_arithmetic import NUMBERS, Told, broadcast, dim_of, fit, have, joined, like
@@ -321,6 +322,10 @@ RULES: Mapping[OpDef, _Rule] = {
     vocab.QUANTIZE: _quantize,
     vocab.DYNAMIC_QPARAMS: _dynamic_qparams,
     vocab.DEQUANTIZE: _dequantize,
+    vocab.FOLD_WEIGHT: fold_weight,
+    vocab.FOLD_BIAS: fold_bias,
+    vocab.SCALE_CHANNELS: scale_channels,
+    vocab.UNSCALE_CHANNELS: unscale_channels,
 }
 """The operations that PyTorch has no meta kernel in C++ for, and what tells what they yield."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qfx import vocab
 from qfx.semantics.layers import attention
 
 
@@ -42,6 +43,8 @@ class Dropout(nn.Module):
         kind: name of the function in ``torch.nn.functional``; "row" or "batch" for stochastic
             depth.
     """
+
+    hands_on: ClassVar[bool] = True  # as graph.inference asks
 
     def __init__(self, p: float, kind: str = "dropout") -> None:
         super().__init__()
@@ -77,6 +80,10 @@ class AttentionDropout(nn.Module):
         return F.scaled_dot_product_attention(
             query, key, value, mask, dropout_p=self.p, **self.flags
         )
+
+    def stands_for(self) -> tuple[vocab.OpDef, Mapping[str, Any]]:
+        """The operation whose shapes these are, as graph.inference asks."""
+        return vocab.ATTENTION, self.flags
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

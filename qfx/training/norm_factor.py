@@ -27,7 +27,7 @@ def _computed(var: Tensor, gamma: Tensor | None, eps: float) -> Tensor:
 _operation = define(
     "norm_factor(Tensor var, Tensor? gamma, float eps)",
     _computed,
-    lambda var, gamma, eps: torch.empty_like(var),
+    lambda var, gamma, eps: var.new_empty(var.shape),
 )
 
 

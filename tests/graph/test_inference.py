@@ -10,7 +10,9 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.fold_rules import normed
 from qfx.graph.inference import Inference, Unknown
+from qfx.graph.meta import TensorInfo
 from tests.rewrite.graphs import GraphBuilder
 
 
@@ -84,3 +86,18 @@ def test_computed_slices() -> None:
     meta.set_value(half, None)
     node = b.getitem(x, (slice(None), slice(None, half)))
     assert info(node, b.done(node)) == meta.TensorInfo((1, 2), torch.float32)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (1, 3), (4, 2), (4, 3, 5, 5)])
+def test_batch_norms_of_modules_are_told_as_they_run(
+    shape: tuple[int, ...], training: bool
+) -> None:
+    norm = nn.BatchNorm1d(3).train(training)
+    told = normed(norm, TensorInfo(shape, torch.float32))
+    try:
+        expected: TensorInfo | None = meta.describe(norm(torch.ones(shape)))
+    except (ValueError, RuntimeError):
+        expected = None
+    assert told == expected
+    assert normed(nn.LayerNorm(3), TensorInfo(shape, torch.float32)) is None

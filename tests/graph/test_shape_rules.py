@@ -63,6 +63,12 @@ def told_calls() -> Iterator[Call]:
     yield vocab.EMBEDDING, (f32(2, 3, dtype=torch.int64), f32(10, 4)), {}
     stats = (f32(8),) * 4
     yield vocab.BATCH_NORM, (IMAGE, *stats), {"post": (("relu",),)}
+    yield vocab.FOLD_WEIGHT, (f32(8, 3, 3), *stats[1:3]), {"eps": 1e-5}
+    yield vocab.FOLD_WEIGHT, (f32(6, 4, 3), f32(8)), {"eps": 1e-5, "groups": 2, "transposed": True}
+    yield vocab.FOLD_BIAS, (*stats, f32(8)), {"eps": 1e-5}
+    yield vocab.SCALE_CHANNELS, (f32(8, 3, 3), f32(8)), {}
+    yield vocab.SCALE_CHANNELS, (f32(6, 4, 3), f32(8)), {"groups": 2, "transposed": True}
+    yield vocab.UNSCALE_CHANNELS, (IMAGE, f32(8), f32(8)), {}
     yield vocab.LAYER_NORM, (TOKENS, f32(5, 8), f32(5, 8)), {"normalized_shape": (5, 8)}
     yield vocab.GROUP_NORM, (IMAGE, *stats[:2]), {"num_groups": 4}
     yield vocab.INSTANCE_NORM, (IMAGE, *stats[:2]), {}
