@@ -61,7 +61,7 @@ def test_pickling_says_so_when_saving(backend: str) -> None:
     prepared = qfx.prepare(seeded(net), X, backend=backend)
     for model, said in (
         (prepared, "load that into what qfx.prepare makes"),
-        (qfx.convert(qfx.calibrate(prepared, [X])), "Keep the float model"),
+        (qfx.convert(qfx.calibrate(prepared, [X])), "Save it with qfx.save"),
     ):
         with pytest.raises(qfx.FormatError, match=said):
             torch.save(model, io.BytesIO())
