@@ -1,0 +1,1 @@
+"""A server of a quantized model: one file is loaded, requests are answered in small batches."""
