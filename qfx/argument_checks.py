@@ -15,6 +15,7 @@ from qfx.errors import ConfigError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PatternPass, works_as_written
 from qfx.framework.pipeline import CALIBRATE, Pipeline
+from qfx.graph.copying import check_told_apart
 from qfx.runtime.quantized import PreparedModel, QuantizedModel
 
 METHODS_OF_USERS = (*METHODS, "qat")
@@ -229,8 +230,10 @@ def check_types(types: object) -> frozenset[type[nn.Module]] | None:
 
 def check_float(model: object) -> None:
     """ConfigError if ``model`` is quantized or prepared already, or a part of it is."""
-    modules = model.named_modules() if isinstance(model, nn.Module) else ()
-    for path, module in modules:
+    if not isinstance(model, nn.Module):
+        return
+    check_told_apart(model)
+    for path, module in model.named_modules():
         if isinstance(module, (PreparedModel, QuantizedModel)):
             done = "quantized" if isinstance(module, QuantizedModel) else "prepared"
             which = f"module {path!r}" if path else "the model"

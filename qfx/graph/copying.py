@@ -37,6 +37,7 @@ def check_model(model: nn.Module) -> None:
     """Raise unless ``model`` is a module that can be copied and traced at all."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"expected an nn.Module, got {type(model).__name__}")
+    check_told_apart(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError(
             f"the model is a {type(model).__name__}, compiled by TorchScript, which has no Python "
@@ -65,6 +66,33 @@ def check_model(model: nn.Module) -> None:
             "(torch.nn.utils.remove_weight_norm and the like), or use "
             "torch.nn.utils.parametrizations."
         )
+
+
+def check_told_apart(model: nn.Module) -> None:
+    """Raise where a class of modules compares by value, so that PyTorch takes two for one.
+
+    Its own walks (``named_modules``, ``state_dict``, ``eval``) keep sets of the modules met.
+    """
+    met: dict[nn.Module, tuple[nn.Module, str]] = {}
+    waiting = [("", model)]
+    while waiting:
+        path, module = waiting.pop()
+        kind, where = type(module).__name__, f"module {path!r}" if path else "the model"
+        advice = f"What to do: give {kind} `__eq__ = object.__eq__; __hash__ = object.__hash__`."
+        if type(module).__hash__ is None:
+            raise CaptureError(
+                f"{where} is a {kind}, which has __eq__ and no __hash__: PyTorch can't walk through"
+                f" the modules of such a model. {advice}"
+            )
+        first, name = met.setdefault(module, (module, where))
+        if first is not module:
+            raise CaptureError(
+                f"{name} and {where} are equal by the __eq__ of {kind}: PyTorch takes them for one,"
+                f" and finds the parameters of the first alone. {advice}"
+            )
+        if name == where:  # else it was met by another name
+            children = reversed(module._modules.items())
+            waiting += [(f"{path}.{n}".lstrip("."), m) for n, m in children if m is not None]
 
 
 def copy_of(model: nn.Module) -> nn.Module:
