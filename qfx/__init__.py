@@ -34,6 +34,7 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     )
     from qfx.export.onnx.check import check_onnx
     from qfx.export.onnx.export import export_onnx
+    from qfx.export.pt2e.export import export_pt2e
     from qfx.framework.levels import Level
     from qfx.framework.pass_base import Pass, PassContext, PatternPass
     from qfx.framework.pipeline import Pipeline
@@ -106,6 +107,7 @@ __all__ = [
     "convert",
     "diff",
     "export_onnx",
+    "export_pt2e",
     "freeze_batchnorm",
     "freeze_observers",
     "get_default_qconfig",

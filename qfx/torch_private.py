@@ -8,7 +8,8 @@ is called. A kernel that is missing is thus one more that a probe finds not to w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -62,6 +63,16 @@ def _kind(base: str, *kinds: type[nn.Module]) -> tuple[type[nn.Module], ...]:
     """The private base of some modules of PyTorch; these themselves where it is missing."""
     found: type[nn.Module] | None = _found(base)
     return kinds if found is None else (found,)
+
+
+def load_decomposed() -> bool:
+    """Have PyTorch register the operators of ``torch.ops.quantized_decomposed``, if it has them.
+
+    They stand in a module of its deprecated quantization, which Inductor loads, too.
+    """
+    with suppress(ImportError):
+        import_module("torch.ao.quantization.fx._decomposed")
+    return not lacking(["torch.ops.quantized_decomposed.quantize_per_tensor.default"])
 
 
 def schema_arguments(operator: Any) -> Sequence[Any] | None:

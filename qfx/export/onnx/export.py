@@ -16,9 +16,9 @@ from qfx.export.onnx.check import by_name
 from qfx.export.onnx.forms import Form, seen_ranges
 from qfx.export.onnx.graph import Written, write
 from qfx.export.onnx.packages import installed, require
-from qfx.export.onnx.problems import raise_all
 from qfx.export.onnx.sizes import DynamicShapes, Shapes
 from qfx.export.onnx.trials import Trial, example_arguments, trial
+from qfx.export.problems import raise_all
 from qfx.runtime.quantized import QuantizedModel
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from qfx.export.onnx.activations import common_dtype
-from qfx.export.onnx.problems import CannotWrite
 from qfx.export.onnx.values import Number, Operand
+from qfx.export.problems import CannotWrite
 from qfx.graph.containers import makes_container
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from torch.utils import _pytree as pytree
 from qfx import vocab
 from qfx.export.onnx import functions
 from qfx.export.onnx.forms import Ranges, post_ops, rounded_result
-from qfx.export.onnx.problems import CannotWrite, Problem, problem
 from qfx.export.onnx.quantization import known_bounds
 from qfx.export.onnx.sizes import Shapes, input_value
 from qfx.export.onnx.table import EMITTERS
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
 from qfx.export.onnx.writer import Writer
+from qfx.export.problems import CannotWrite, Problem, problem
 from qfx.graph.interpret import thawed
 from qfx.graph.meta import TensorInfo
 from qfx.semantics.post import Post

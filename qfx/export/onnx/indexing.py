@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qfx.export.onnx.problems import CannotWrite
 from qfx.export.onnx.shapes import END, index_of
 from qfx.export.onnx.values import Number, Operand
+from qfx.export.problems import CannotWrite
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from qfx.export.onnx.integers import integers
-from qfx.export.onnx.problems import CannotWrite
 from qfx.export.onnx.quantization import dequantized
 from qfx.export.onnx.values import Dequantized, Operand
+from qfx.export.problems import CannotWrite
 
 if TYPE_CHECKING:
     import onnx_ir as ir

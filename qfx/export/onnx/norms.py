@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qfx.export.onnx.problems import CannotWrite
 from qfx.export.onnx.values import Operand
+from qfx.export.problems import CannotWrite
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.export.onnx.problems import CannotWrite
 from qfx.export.onnx.values import Dequantized, Info, Operand
+from qfx.export.problems import CannotWrite
 from qfx.quant.qparams import QParams
 from qfx.quant.reference_form import Measured, qparams_of
 from qfx.semantics import affine

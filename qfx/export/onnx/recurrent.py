@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from qfx.export.onnx.layers import transposed
-from qfx.export.onnx.problems import CannotWrite
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
+from qfx.export.problems import CannotWrite
 from qfx.semantics.recurrent_steps import pairs
 
 if TYPE_CHECKING:

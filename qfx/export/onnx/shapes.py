@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from qfx.export.onnx.pools import padded
-from qfx.export.onnx.problems import CannotWrite
 from qfx.export.onnx.values import Info, Number, Operand
+from qfx.export.problems import CannotWrite
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -2,7 +2,7 @@
 
 An emitter takes the :class:`~qfx.export.onnx.writer.Writer` and the arguments of the operation by
 name, with what stands for their values; it returns what stands for the result. What ONNX can't say
-is a :class:`~qfx.export.onnx.problems.CannotWrite`. Post-ops are written by their own rows.
+is a :class:`~qfx.export.problems.CannotWrite`. Post-ops are written by their own rows.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from qfx.export.onnx.packages import require
-from qfx.export.onnx.problems import CannotWrite
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
+from qfx.export.problems import CannotWrite
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
 

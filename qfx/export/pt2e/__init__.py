@@ -1,0 +1,1 @@
+"""Quantized models as programs of ``torch.export``, with the operators of quantized_decomposed."""
