@@ -278,6 +278,7 @@ def test_operators_are_defined_where_pytorch_lacks_them() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # Inductor's own
 def test_inductor_compiles_a_program(
     static: tuple[qfx.QuantizedModel, torch.export.ExportedProgram],
 ) -> None:
