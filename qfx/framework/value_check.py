@@ -140,7 +140,14 @@ def _returned(output: fx.Node) -> list[meta.Value]:
 
 
 def _same(a: meta.Value, b: meta.Value) -> bool:
-    """Equality of values; lists and tuples are alike."""
+    """Equality of values; lists and tuples are alike, and so is all that holds no tensor."""
+    if not (_holds_tensor(a) or _holds_tensor(b)):
+        return True
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(map(_same, a, b))
     return a == b
+
+
+def _holds_tensor(value: meta.Value) -> bool:
+    held = value.values() if isinstance(value, dict) else value
+    return held is not None and (isinstance(held, meta.TensorInfo) or any(map(_holds_tensor, held)))

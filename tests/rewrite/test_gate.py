@@ -141,11 +141,15 @@ FREE = ("qfx.capture.", "qfx.rewrite.")
 """Where graphs are born, and the gate."""
 
 EXCEPTIONS = {
+    "qfx.export.onnx.graph": "names values of the ONNX graph, which are no nodes of ours",
+    "qfx.export.onnx.writer": "names nodes of the ONNX graph",
     "qfx.framework.checkpoint": "builds the graph of before a failed pass anew, for its error",
     "qfx.graph.attributes": "registers and drops what nodes refer to, for the rewriter",
     "qfx.graph.clone": "copies graphs, which nobody holds yet",
     "qfx.graph.copying": "rebuilds modules that can't be copied",
     "qfx.runtime.constants": "gives tensors names at the root; what reads them is retargeted",
+    "qfx.storage.attributes": "makes the modules of a file, which no graph reads yet",
+    "qfx.storage.graphs": "makes the graph of a file, which nobody holds yet",
     "qfx_passes.canonical.norms": "gives a module back its counter, which no node reads",
     "qfx_passes.placement.settle_joins": "puts a copy of an observer in its place before merging",
 }

@@ -41,7 +41,8 @@ class GivenBack:
         for made, held in self._held.items():
             copied = self._rewriter.call_method("copy_", held, made, value=meta.value_of(held))
             meta.set_origins(copied, ())
+        formed: dict[fx.Node, fx.Node] = {}  # what calls that change a form return: the tensor
         for tensor, name, args, kwargs in self._forms:
-            value = meta.value_of(tensor)
-            formed = self._rewriter.call_method(name, tensor, *args, value=value, **kwargs)
-            meta.set_origins(formed, ())
+            before = formed.get(tensor, tensor)
+            formed[tensor] = self._rewriter.call_method(name, before, *args, **kwargs)
+            meta.set_origins(formed[tensor], ())

@@ -20,6 +20,7 @@ from qfx import vocab
 from qfx.export.problems import CannotWrite, Problem, problem
 from qfx.export.pt2e.table import EMITTERS
 from qfx.graph import meta
+from qfx.graph.clone import copy_graph
 from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.working import WorkingGraphModule
 from qfx.vocab import bound, is_op
@@ -89,11 +90,8 @@ class _Tracing(NamedInterpreter):
 
 
 def _copy(graph: fx.Graph) -> fx.Graph:
-    copied = fx.Graph()
-    originals: dict[fx.Node, fx.Node] = {}
-    returned = copied.graph_copy(graph, originals)
-    copied.output(returned)
-    for original, node in originals.items():
+    copied = copy_graph(graph)
+    for original, node in zip(graph.nodes, copied.nodes, strict=True):
         node.meta = {**node.meta, **_place(original)}
     return copied
 
