@@ -16,6 +16,7 @@ import pytest
 
 import qfx
 
+pytestmark = pytest.mark.slow  # a process of its own
 ROOT = Path(__file__).resolve().parents[1]
 
 PROGRAM = """

@@ -226,6 +226,7 @@ print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
 """
 
 
+@pytest.mark.slow
 def test_quantizing_does_not_load_the_compiler() -> None:
     path = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'passes')]}"
     command = [sys.executable, "-W", "ignore", "-c", path + QUANTIZING]

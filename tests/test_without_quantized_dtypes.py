@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a process of its own
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import json

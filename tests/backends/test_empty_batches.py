@@ -35,7 +35,7 @@ def test_convolutions_of_nothing(name: str, method: str) -> None:
     assert sqnr(model(x), qmodel(x)) > 30
 
 
-@pytest.mark.sweep(first=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 def test_compiled_convolutions_in_1d(method: str) -> None:
     """Their packed weights have four dims, which the measured form's shapes did not expect."""

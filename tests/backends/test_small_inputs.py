@@ -92,7 +92,7 @@ def test_residuals_of_small_results(width: int) -> None:
     assert sqnr(model(x), qmodel(x)) > 30
 
 
-@pytest.mark.sweep(first=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 def test_compiled(method: str) -> None:
     torch._dynamo.reset()

@@ -44,6 +44,7 @@ def test_worker_that_dies_on_a_request_says_its_last_words() -> None:
         worker.request({"run": {}})
 
 
+@pytest.mark.slow
 def test_real_worker_measures_the_float_model() -> None:
     with Worker(engine_command("eager", "toy", batch=2, threads=1)) as worker:
         assert worker.ready["coverage"] is None

@@ -43,6 +43,7 @@ MAKERS: dict[str, Callable[[], nn.Module | Tensor]] = {
 }
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("kind", MAKERS)
 def test_attributes_called_like_ours(kind: str) -> None:
     torch.manual_seed(0)

@@ -168,6 +168,7 @@ def test_static_only_kernels_refuse_measured_qparams_by_name() -> None:
     assert qmodel.report.sites[0].reason == "config-unfit"
 
 
+@pytest.mark.slow
 def test_compiled_code_measures_too() -> None:
     names = ("linear+relu", "residual", "conv2d+bn", "attention")
     model = Branches(seeded(MODELS[name][0]) for name in names)
@@ -304,6 +305,7 @@ def test_what_is_not_finite_stays_so(backend: str) -> None:
             assert (y[0] if name == "gru" else y).isnan().all(), (name, value)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_stays_so_when_compiled() -> None:
     names = ("linear+relu", "conv1d", "conv2d+relu")
     model = Branches(seeded(NOT_FINITE[name][0]) for name in names)

@@ -291,6 +291,7 @@ def test_a_wrong_kernel_of_rows_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
     assert sqnr(run(model, inputs), run(qmodel, inputs)) > 35
 
 
+@pytest.mark.slow
 def test_copies_and_compiled_code() -> None:
     kept, each = (
         ("int8", "uint4", "int4, groups"),

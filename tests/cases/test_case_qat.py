@@ -176,6 +176,7 @@ def test_conversion_computes_what_evaluation_showed(index: int, backend: str) ->
     assert [s.decision for s in converted.report.sites if s.macs] == ["quantized"]
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_converted_classifiers_agree_after_twenty_steps(name: str) -> None:
     images, labels = digits()

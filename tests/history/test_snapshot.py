@@ -367,6 +367,7 @@ print(view.to_text() + view.to_json() + view.to_dot().source, end="")
 """
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_text_json_and_dot() -> None:
     env = {"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(p for p in sys.path if p)}
     done = subprocess.run(

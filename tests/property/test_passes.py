@@ -96,7 +96,7 @@ def run(
     return history
 
 
-@pytest.mark.sweep(first=2)
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("name", FACTORIES)
 def test_pipelines_hold_on_any_model(name: str) -> None:
     pipeline = FACTORIES[name](backend="reference")

@@ -74,6 +74,7 @@ for name, (make, shape) in NETS.items():
 """
 
 
+@pytest.mark.slow
 def test_no_layer_saturates_with_less_than_the_cpu_has() -> None:
     environment = {
         **os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": os.pathsep.join(sys.path)

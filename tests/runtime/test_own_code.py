@@ -36,6 +36,7 @@ def test_many_quantized_models_compile() -> None:
         assert torch.equal(_compiled(model)(X), model(X))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # PyTorch warns of itself
 def test_many_models_in_training_compile() -> None:
     for _ in range(2):  # one more than the limit: these take long to compile

@@ -76,6 +76,7 @@ def test_what_is_loaded_is_saved_to_the_same_bytes(
         assert qfx.save(loaded, tmp_path / "again.qfx").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_bits(
     saved: dict[tuple[str, str], Any], tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def operands_of_sums() -> list[tuple[Tensor, Tensor]]:
     return [(codes(*x), codes(*residual)) for _, x, residual in SUMS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compilers_know_the_shape_of_a_sum_that_broadcasts(dynamic: bool) -> None:
     torch._dynamo.reset()

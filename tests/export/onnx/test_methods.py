@@ -145,6 +145,7 @@ class Recurrent(nn.Module):
 TOKENS = torch.randint(0, 30, (3, 7), generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("method", ["static", "weight_only"])
 def test_recurrent_classifier(method: str) -> None:
     exported = export(Recurrent(), TOKENS, method=method)
