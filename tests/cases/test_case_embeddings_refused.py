@@ -67,7 +67,7 @@ class EachKept(nn.Module):
         return [result for model in self.models for result in model(x, y)]
 
 
-@pytest.mark.sweep(first=2)
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_of_odd_width_are_two_codes_a_byte(backend: str) -> None:
     qconfigs, mapping = (signed(4), affine(4), affine(4, group_size=5)), qfx.QConfigMapping()

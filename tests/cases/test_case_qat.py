@@ -52,7 +52,7 @@ def train(model: nn.Module, data: list[Tensor], lr: float = 1e-2) -> None:
 
 
 # -- no step of training ---------------------------------------------------------------------------
-@pytest.mark.sweep
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize(
     ("name", "backend"),
     [

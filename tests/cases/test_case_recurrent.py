@@ -322,7 +322,7 @@ def test_copies_sizes_and_stages() -> None:
     assert str(qfx.compare(layer, qmodel, [(x,)]))
 
 
-@pytest.mark.sweep(first=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 def test_compiled_code_gives_the_same(kind: str) -> None:
     layer = seeded(lambda: Wrapped(LAYERS[kind](8, 16, 2, bidirectional=True), 32))

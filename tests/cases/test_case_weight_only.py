@@ -97,13 +97,13 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_emit, "pays", lambda kernel, form: True)
 
 
-@pytest.mark.sweep(first=2)
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_are_made_float_where_they_are_read(backend: str, slow: None) -> None:
     check(MODELS, backend)
 
 
-@pytest.mark.sweep(first=2)
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_kernels_compute_the_same(backend: str, fast: None) -> None:
     check(("linear+relu", "blocks"), backend)

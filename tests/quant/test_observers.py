@@ -93,7 +93,7 @@ def test_hands_its_input_through(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXACT)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(first=batches, second=batches)
 def test_merge_equals_observing_both(name: str, first: list[Tensor], second: list[Tensor]) -> None:
     merged = fed(name, first)

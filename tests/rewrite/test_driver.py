@@ -226,7 +226,7 @@ def star(n: int) -> fx.GraphModule:
     return b.done(total)
 
 
-@pytest.mark.sweep(first=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [linear_chain, star])
 def test_time_is_linear(build) -> None:
     seconds(build(100))

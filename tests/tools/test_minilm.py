@@ -27,6 +27,7 @@ def test_sentences_are_real_and_distinct() -> None:
     assert "The current code generator emits no code" in sentences[0]
 
 
+@pytest.mark.slow
 def test_embeddings_stay_near_and_weights_a_third() -> None:
     """`make demo` shows the same for 200 sentences."""
     model, sentences = minilm.load(), minilm.sentences(25)

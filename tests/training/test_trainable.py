@@ -132,7 +132,7 @@ def test_parameter_groups_by_name() -> None:
     steps(model, torch.optim.SGD(groups, 0.1), DATA[:2])
 
 
-@pytest.mark.sweep(first=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.filterwarnings("ignore")
 def test_it_compiles(backend: str) -> None:
