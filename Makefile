@@ -58,5 +58,5 @@ format: setup
 
 clean:
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -rf $(OUT)/stages $(OUT)/report.txt $(OUT)/report.html
+	rm -rf $(OUT)/stages $(OUT)/report.txt $(OUT)/report.html $(OUT)/digits.qfx $(OUT)/digits.onnx
 	rmdir $(OUT) 2> /dev/null || true

@@ -11,6 +11,7 @@ the report. The latency here is of one process on the machine as it is;
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import sys
 import time
@@ -146,6 +147,20 @@ def write(quantized: qfx.QuantizedModel, folder: Path) -> None:
     quantized.report.to_html(folder / "report.html")
 
 
+def keep(quantized: qfx.QuantizedModel, example: torch.Tensor, folder: Path) -> None:
+    """A file to load again, an ONNX file, and what checking both says."""
+    kept = qfx.save(quantized, folder / "digits.qfx")
+    same = torch.equal(qfx.load(kept)(example), quantized(example))
+    size, verdict = kept.stat().st_size / 1e3, "the same" if same else "NOT the same"
+    print(f"\n{kept}: {size:.1f} kB; loaded again, its outputs are {verdict}")
+    if importlib.util.find_spec("onnxruntime") is None:
+        print("no ONNX file: pip install qfx[onnx]")
+        return
+    exported = folder / "digits.onnx"
+    print(qfx.export_onnx(quantized, exported, example_inputs=example))
+    print(qfx.check_onnx(quantized, exported, example))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(
@@ -174,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     demo_dynamic.show_row_reader(data)
     demo_dynamic.show_sentence_encoder()
     demo_qat.show(model, calibration, data)
+    keep(quantized, data.test[0][:8], folder)
     print(f"\nThe graph at every stage, and the diffs: {folder}/stages")
     print(f"What was quantized, what was not, and why: {folder}/report.html (and .txt)")
 
