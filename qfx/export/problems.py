@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import fx
+from torch import fx, nn
 
 from qfx.errors import ExportError
 from qfx.graph import meta
+from qfx.graph.leaves import has_hooks
 
 
 class CannotWrite(Exception):  # noqa: N818 - control flow within the writer, never seen by users
@@ -54,6 +55,24 @@ def problem(node: fx.Node, found: CannotWrite) -> Problem:
     """What ``found`` says of ``node``."""
     place = node.name, meta.module_path(node), meta.source(node)
     return Problem(*place, found.what, found.remedy, found.by_size)
+
+
+def opaque_modules(graph_module: fx.GraphModule) -> list[Problem]:
+    """The modules that a graph calls as they are; what happens in them no format can say."""
+    nodes = graph_module.graph.find_nodes(op="call_module")
+    return [problem(n, _opaque(n, graph_module.get_submodule(str(n.target)))) for n in nodes]
+
+
+def _opaque(node: fx.Node, module: nn.Module) -> CannotWrite:
+    origins, note = meta.origins(node), meta.note_of(node)
+    name = origins[0].type_name if origins else type(module).__name__
+    return CannotWrite(
+        f"{name} is a module that is not looked into{f': {note}' if note else ''}",
+        "Remove the hook, then quantize again."
+        if has_hooks(module)
+        else "Write it with operations that qfx knows (docs/ops.md), or export the parts of the "
+        "model around it.",
+    )
 
 
 def raise_all(problems: Sequence[Problem], form: str) -> None:

@@ -18,7 +18,7 @@ from qfx.export.onnx.graph import Written, write
 from qfx.export.onnx.packages import installed, require
 from qfx.export.onnx.sizes import DynamicShapes, Shapes
 from qfx.export.onnx.trials import Trial, example_arguments, trial
-from qfx.export.problems import raise_all
+from qfx.export.problems import opaque_modules, raise_all
 from qfx.runtime.quantized import QuantizedModel
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def export_onnx(
     """
     _check(qmodel, opset, form)
     require("onnx_ir")
+    raise_all(opaque_modules(qmodel.reference), "ONNX")
     shapes = Shapes(qmodel.reference)
     exact = _written(qmodel.reference, shapes, opset, dynamic_shapes)
     forms = {Form.EXACT: model.model_of(exact, qmodel.backend, Form.EXACT.value)}

@@ -1,4 +1,4 @@
-"""Functions that the vocabulary does not hold, as models compute masks and positions with."""
+"""Functions beside the operations of qfx, as models compute masks and positions with."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def call(w: Writer, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
     emitter = FUNCTIONS.get(str(name).strip("_"))
     if emitter is None:
         raise CannotWrite(
-            f"{name}, which is no operation of the vocabulary", "Compute it outside of the model."
+            f"{name}, which can't be written to ONNX", "Compute it outside of the model."
         )
     try:
         return emitter(w, *args, **kwargs)

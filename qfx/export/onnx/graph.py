@@ -87,7 +87,7 @@ class _Walk:
         """Something in place of what can't be written, so that what reads it is looked at, too."""
         if isinstance(info, tuple):
             return tuple(map(self._stand_in, info))
-        if not isinstance(info, Info):
+        if not isinstance(info, Info) or not self.w.has(info.dtype):
             return _Unwritten()
         value = self.w.new_value(self.w.name())
         self.w.tell(value, info)
@@ -98,12 +98,6 @@ class _Walk:
             return self._input(node)
         if node.op == "get_attr":
             return attrgetter(str(node.target))(self.module)
-        if node.op == "call_module":
-            raise CannotWrite(
-                f"the module {type(self.module.get_submodule(str(node.target))).__name__}, which "
-                "was not looked into",
-                "Export the part of the model around it.",
-            )
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.env.__getitem__)
         args, kwargs = thawed(args), thawed(kwargs)
         leaves = _leaves((args, kwargs))

@@ -166,9 +166,6 @@ class _Recorder(NamedInterpreter):
             kwargs = {name: value for name, value in kwargs.items() if name != "measured"}
         return super().call_function(target, args, kwargs)
 
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        raise ConfigError(f"{target} is a module that the vocabulary has no operation for.")
-
     def run_node(self, n: fx.Node) -> Any:
         made = super().run_node(n)
         self.seen[n] = pytree.tree_map(_described, made)

@@ -86,10 +86,16 @@ class Writer:
         value.dtype = self.dtype(info.dtype)
         value.shape = self._ir.Shape([d if isinstance(d, int) else _symbol(d) for d in info.shape])
 
+    def has(self, dtype: torch.dtype) -> bool:
+        """Whether ONNX has a dtype."""
+        return dtype in _DTYPES
+
     def dtype(self, dtype: torch.dtype) -> ir.DataType:
         """The dtype of ONNX."""
-        if dtype not in _DTYPES:
-            raise CannotWrite(f"ONNX has no {dtype}", "Convert the model to float32.")
+        if not self.has(dtype):
+            parts = "Compute with real and imaginary parts, or outside of the model."
+            remedy = parts if dtype.is_complex else "Convert the model to float32."
+            raise CannotWrite(f"tensors of {dtype} can't be written to ONNX", remedy)
         found: ir.DataType = self._ir.DataType[_DTYPES[dtype]]
         return found
 
