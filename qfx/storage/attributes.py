@@ -32,13 +32,14 @@ def write_attributes(
     outer = [path for path in called if not _lies_in(path, called)]
     read = dict.fromkeys(str(n.target) for n in nodes if n.op == "get_attr")
     own = [name for name in read if not _lies_in(name, outer)]
+    inner = {name for name in read if _lies_in(name, outer)}
     lookup = Lookup(graph_module)
     places = {name: place for place, name in enumerate(_in_order(graph_module, "", set(outer)))}
     written: list[Json] = []
     for name in sorted((*own, *outer), key=lambda name: places.get(name, len(places))):
         value = lookup.get(name)
         if name in called:
-            written.append(_write_module(name, value, store))
+            written += _write_module(name, value, inner, store)
         else:
             written.append(_write_tensor(name, value, _is_kept_out(graph_module, name), store))
     return written
@@ -78,17 +79,22 @@ def _write_tensor(name: str, value: object, kept_out: bool, store: TensorStore) 
     return written | ({"kept_out": True} if kept_out else {})
 
 
-def _write_module(path: str, module: object, store: TensorStore) -> Json:
+def _write_module(path: str, module: object, read: set[str], store: TensorStore) -> list[Json]:
+    """A module, and behind it the tensors that were put into it for the graph to read."""
     check_path(path)
     if not isinstance(module, nn.Module):
         raise FormatError(f"the graph calls {path!r}, which is no module")
-    state: list[Json] = [
-        _write_tensor(f"{path}.{name}", tensor, False, store)
-        for name, tensor in named_tensors(module)
-    ]
+    kind, added = write_kind(module, {n.removeprefix(f"{path}.") for n in read})
+    state: list[Json] = []
+    behind: list[Json] = []
+    for name, tensor in named_tensors(module):
+        apart = name in added
+        kept_out = apart and _is_kept_out(module, name)
+        of = behind if apart else state
+        of.append(_write_tensor(f"{path}.{name}", tensor, kept_out, store))
     modes: list[Json] = [name for name, each in module.named_modules() if each.training]
-    written: dict[str, Json] = {"path": path, **write_kind(module), "state": state}
-    return written | ({"training": modes} if modes else {})
+    written: dict[str, Json] = {"path": path, **kind, "state": state}
+    return [written | ({"training": modes} if modes else {}), *behind]
 
 
 # -- reading -------------------------------------------------------------------------------------

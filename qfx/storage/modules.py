@@ -7,9 +7,8 @@ in, and that gets its state from the file.
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import FormatError, QfxError
+from qfx.graph.clone import deep_copy
 from qfx.graph.leaves import has_hooks
 from qfx.graph.source import type_name
 from qfx.quant.channel_mean import ChannelMean, Reach
@@ -134,15 +134,24 @@ OWN: dict[str, _Own] = {
 
 
 # -- writing -------------------------------------------------------------------------------------
-def write_kind(module: nn.Module) -> dict[str, Json]:
-    """What kind of module it is, and what makes one like it if that says all of it."""
+def write_kind(module: nn.Module, read: Set[str]) -> tuple[dict[str, Json], frozenset[str]]:
+    """What kind of module it is, and what makes one like it if that says all of it.
+
+    Passes put tensors into a layer for the graph to read, which making it does not bring back:
+    the shift of a batch-norm's bias, say. They are told besides.
+
+    Args:
+        module: any.
+        read: the names of its tensors that the graph reads.
+    """
     for name, own in OWN.items():
         if type(module) is own.kind or (own.kind is Observer and isinstance(module, Observer)):
-            return {"type": name, "arguments": _own_arguments(own, module)}
-    arguments = _plain_arguments(module)
-    if arguments is None:
-        return {"type": type_name(type(module))}
-    return {"type": type(module).__name__, "arguments": arguments}
+            return {"type": name, "arguments": _own_arguments(own, module)}, frozenset()
+    plain = _plain_arguments(module, read)
+    if plain is None:
+        return {"type": type_name(type(module))}, frozenset()
+    arguments, added = plain
+    return {"type": type(module).__name__, "arguments": arguments}, added
 
 
 def _own_arguments(own: _Own, module: nn.Module) -> dict[str, Json]:
@@ -164,8 +173,10 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def _plain_arguments(module: nn.Module) -> dict[str, Json] | None:
-    """The arguments that make such a module, if they say all of it."""
+def _plain_arguments(
+    module: nn.Module, read: Set[str]
+) -> tuple[dict[str, Json], frozenset[str]] | None:
+    """The arguments that make such a module, if they say all of it but what the graph reads."""
     kind = type(module)
     if plain_modules().get(kind.__name__) is not kind or has_hooks(module):
         return None
@@ -179,7 +190,8 @@ def _plain_arguments(module: nn.Module) -> dict[str, Json] | None:
         written = {name: write_value(value) for name, value in arguments.items()}
     except (FormatError, TypeError, ValueError, RuntimeError):
         return None
-    return written if _is_alike(made, module) else None
+    added = frozenset(dict(named_tensors(module)).keys() - dict(named_tensors(made)).keys())
+    return (written, added) if added <= read and _is_alike(made, module, added) else None
 
 
 _OTHERS = ("self", "device", "dtype", "args", "kwargs")
@@ -195,8 +207,9 @@ def _make_plain(kind: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Modul
         return kind(**arguments)
 
 
-def _is_alike(made: nn.Module, module: nn.Module) -> bool:
-    ours, theirs = (dict(named_tensors(m)) for m in (made, module))
+def _is_alike(made: nn.Module, module: nn.Module, added: Set[str]) -> bool:
+    ours = dict(named_tensors(made))
+    theirs = {name: tensor for name, tensor in named_tensors(module) if name not in added}
     if ours.keys() != theirs.keys() or any(ours[n].shape != theirs[n].shape for n in ours):
         return False
     plain = (bool, int, float, str, tuple, type(None))
@@ -228,7 +241,7 @@ class Kind:
         if self.arguments is None:
             if path not in given:
                 raise FormatError(f"module {path!r} is a {self.name!r}, which no file brings")
-            return copy.deepcopy(given[path])
+            return deep_copy(given[path], {})
         try:
             if self.name in OWN:
                 return OWN[self.name].make(**self.arguments)

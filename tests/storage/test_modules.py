@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,18 @@ def test_buffers_that_share_memory_in_part_are_refused(tmp_path: Path) -> None:
     qmodel = qfx.quantize(Overlapping().eval(), torch.ones(1, 8), check=False)
     with pytest.raises(qfx.FormatError, match="lies in the memory of"):
         qfx.save(qmodel, tmp_path / "m.qfx")
+
+
+def test_a_module_of_torchscript_is_handed_in(tmp_path: Path) -> None:
+    """Its copies are made by operations, and parameters of theirs must be leaves again."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(nn.Conv2d(4, 4, 3).eval())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), scripted, nn.Conv2d(4, 2, 1)).eval()
+    qmodel = qfx.quantize(model, X)
+    path = qfx.save(qmodel, tmp_path / "m.qfx")
+    for handed in ({"model": model}, {"modules": {"1": scripted}}):
+        assert torch.equal(qfx.load(path, **handed)(X), qmodel(X))
+    with pytest.raises(qfx.FormatError, match="code is not in the file: 1"):
+        qfx.load(path)

@@ -98,6 +98,28 @@ def test_training_goes_on(observer: str | None, tmp_path: Path) -> None:
     assert again(loaded, tmp_path).batchnorm_frozen
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_training_goes_on_from_the_ranges_of_a_quantized_model(
+    affine: bool, tmp_path: Path
+) -> None:
+    """The batch-norm holds the shift of its bias for the graph, which no BatchNorm2d has."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=affine), nn.ReLU()).eval()
+    calibrated = qfx.quantize(model, X)
+    prepared = qfx.prepare(model, X, method="qat", qparams_from=calibrated)
+    assert [name for name in prepared.state_dict() if name.endswith("bias_shift")]
+    loaded = again(prepared, tmp_path)
+    assert [*loaded.state_dict()] == [*prepared.state_dict()]
+    for each in (prepared, loaded):
+        each.train()
+        Loop(each, None).run(1, 2)
+        each.eval()
+    for name, tensor in prepared.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert torch.equal(qfx.convert(loaded)(X), qfx.convert(prepared)(X))
+    again(loaded, tmp_path)
+
+
 def test_switches_are_kept_each(tmp_path: Path) -> None:
     prepared = qfx.prepare(net().train(), X, method="qat")
     prepared(X)
