@@ -65,14 +65,12 @@ from qfx.ops.pools import (
     max_pool3d,
     mean,
 )
-from qfx.ops.tensors import quantize_dynamic, quantize_per_channel
+from qfx.ops.tensors import dequantize, quantize, quantize_dynamic, quantize_per_channel
 from qfx.semantics.affine import (
     choose_qparams,
-    dequantize,
     dynamic_qparams,
     fake_quantize,
     learned_fake_quantize,
-    quantize,
 )
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from numbers import Real
 from typing import ParamSpec
 
 import torch
@@ -19,6 +20,9 @@ Params = QParams | tuple[Tensor | float, Tensor | int]
 P = ParamSpec("P")
 
 
+DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32)
+
+
 def values(codes: Tensor, params: Params, name: str, axis: int = 0) -> Tensor:
     """The real numbers that ``codes`` stand for, float64 (float32 on devices that have no other).
 
@@ -31,13 +35,7 @@ def values(codes: Tensor, params: Params, name: str, axis: int = 0) -> Tensor:
     Raises:
         ConfigError: ``codes`` holds no integers, or not those of ``params``.
     """
-    if not isinstance(codes, Tensor):
-        raise ConfigError(f"{name} must be an integer tensor of codes, not {type(codes).__name__}")
-    if codes.is_floating_point() or codes.dtype == torch.bool or codes.is_complex():
-        raise ConfigError(
-            f"{name} holds {codes.dtype}, not the codes of a quantized tensor: make them with"
-            " qfx.ops.quantize"
-        )
+    check_codes(codes, name)
     whole = qparams(params, codes.dtype, f"the qparams of {name}", axis)
     if whole.dtype != codes.dtype:
         raise ConfigError(
@@ -61,18 +59,76 @@ def result(y: Tensor, out: Params | None, dtype: torch.dtype, *, relu: bool = Fa
     return qparams(out, dtype, "out_qparams").quantize(y)
 
 
-def qparams(params: Params, dtype: torch.dtype, name: str, axis: int = 0) -> QParams:
-    """Qparams as given, or those of a pair over all codes of ``dtype``."""
+def check_codes(codes: object, name: str) -> None:
+    """ConfigError unless ``codes`` is a plain integer tensor."""
+    if not isinstance(codes, Tensor):
+        raise ConfigError(f"{name} must be an integer tensor of codes, not {type(codes).__name__}")
+    if codes.is_quantized:
+        raise ConfigError(f"{name} is a {codes.dtype} tensor: give its codes, {name}.int_repr()")
+    if codes.dtype not in DTYPES:
+        raise ConfigError(
+            f"{name} holds {codes.dtype}, not the codes of a quantized tensor: make them with"
+            " qfx.ops.quantize"
+        )
+
+
+def check_floats(input: object, name: str = "input") -> None:
+    """ConfigError unless ``input`` is a plain float tensor."""
+    if not isinstance(input, Tensor):
+        raise ConfigError(f"{name} must be a float tensor, not {type(input).__name__}")
+    if input.is_quantized:
+        raise ConfigError(f"{name} is a {input.dtype} tensor: give {name}.dequantize()")
+    if not input.is_floating_point():
+        raise ConfigError(f"{name} holds {input.dtype}: what is quantized are float tensors")
+
+
+def check_dtype(dtype: object) -> None:
+    """ConfigError unless ``dtype`` is one that holds codes."""
+    if dtype not in DTYPES:
+        names = ", ".join(map(str, DTYPES))
+        raise ConfigError(f"dtype={dtype!r} holds no codes; choose one of {names}")
+
+
+def qparams(
+    params: Params,
+    dtype: torch.dtype,
+    name: str,
+    axis: int | None = 0,
+    *,
+    bounds: tuple[int | None, int | None] = (None, None),
+    group_size: int | None = None,
+) -> QParams:
+    """Qparams as given, or those of a pair over the codes of ``dtype`` within ``bounds``."""
     if isinstance(params, QParams):
         return params
-    if not isinstance(params, tuple) or len(params) != 2:
-        raise ConfigError(f"{name} must be qfx.QParams or (scale, zero_point), not {params!r}")
-    low, high = affine.code_bounds(dtype, None, None)
+    if not isinstance(params, (tuple, list)) or len(params) != 2:
+        raise ConfigError(f"{name} must be qfx.QParams or (scale, zero_point), not {_told(params)}")
+    low, high = affine.code_bounds(dtype, *bounds)
     scale, zero_point = params
     if isinstance(scale, Tensor) and scale.dim():
-        zero = torch.as_tensor(zero_point, device=scale.device).to(torch.int32)
-        return QParams(scale.float(), zero.expand_as(scale), dtype, low, high, axis)
-    return QParams(float(scale), int(zero_point), dtype, low, high)
+        if axis is None:
+            raise ConfigError(f"{name} have a scale a channel, {_told(scale)}: give axis=")
+        zero = torch.as_tensor(zero_point, device=scale.device)
+        zero = zero if zero.is_floating_point() and (zero % 1).any() else zero.to(torch.int32)
+        zero = zero.expand_as(scale)
+        return QParams(scale.float(), zero, dtype, low, high, axis, group_size)
+    step, code = _number(scale, f"scale of {name}"), _number(zero_point, f"zero point of {name}")
+    if code % 1:
+        raise ConfigError(f"the zero point of {name} must be an integer, not {code}")
+    return QParams(step, int(code), dtype, low, high)
+
+
+def _number(value: object, name: str) -> float:
+    is_number = isinstance(value, Tensor) and not value.dim() and not value.is_complex()
+    if not is_number and not isinstance(value, Real):
+        raise ConfigError(f"the {name} must be a number or a tensor, not {_told(value)}")
+    return float(value)  # type: ignore[arg-type]  # of a tensor without dims, too
+
+
+def _told(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return repr(value) if isinstance(value, (int, float, str, tuple)) else type(value).__name__
 
 
 def rectified(operation: Callable[P, Tensor]) -> Callable[P, Tensor]:

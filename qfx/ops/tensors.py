@@ -5,8 +5,100 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qfx.errors import ConfigError
+from qfx.ops.operands import check_codes, check_dtype, check_floats, qparams
 from qfx.quant.qparams import QParams
 from qfx.semantics import affine
+
+
+def quantize(
+    input: Tensor,
+    scale: Tensor | float,
+    zero_point: Tensor | int,
+    *,
+    dtype: torch.dtype = torch.uint8,
+    quant_min: int | None = None,
+    quant_max: int | None = None,
+    axis: int | None = None,
+    group_size: int | None = None,
+) -> Tensor:
+    """Quantize a float tensor: ``clamp(round(x * (1 / scale) + zero_point), ...)``.
+
+    Args:
+        input: float tensor of any shape.
+        scale: step size, positive; a number, (C,) with ``axis``, or (C, G) with ``group_size``.
+        zero_point: code of 0.0, within the bounds; shaped as ``scale``. A float32 tensor where it
+            is no code, as of embeddings with an offset.
+        dtype: integer dtype of the result.
+        quant_min: smallest code; that of ``dtype`` when None.
+        quant_max: largest code; that of ``dtype`` when None.
+        axis: per-channel axis, or None for per-tensor; negative counts from the end.
+        group_size: so many consecutive values of a channel share one scale; None: all of them.
+
+    Returns:
+        Tensor of ``dtype``, with the shape and memory format of ``input``.
+
+    Raises:
+        ConfigError: ``input`` is no float tensor, or the qparams are none, or do not fit it.
+    """
+    check_floats(input)
+    check_dtype(dtype)
+    params = _fitting(input, scale, zero_point, dtype, axis, group_size, (quant_min, quant_max))
+    return params.quantize(input)
+
+
+def dequantize(
+    input: Tensor,
+    scale: Tensor | float,
+    zero_point: Tensor | int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    axis: int | None = None,
+    group_size: int | None = None,
+) -> Tensor:
+    """The float tensor that codes stand for: ``(input - zero_point) * scale``.
+
+    Args:
+        input: integer tensor of any shape.
+        scale: as given to :func:`quantize`.
+        zero_point: as given to :func:`quantize`.
+        axis: as given to :func:`quantize`.
+        group_size: as given to :func:`quantize`.
+        dtype: float dtype of the result; computed in float32 or wider.
+
+    Raises:
+        ConfigError: ``input`` holds no codes, or the qparams are none, or do not fit it.
+    """
+    check_codes(input, "input")
+    return _fitting(input, scale, zero_point, input.dtype, axis, group_size).dequantize(
+        input, dtype
+    )
+
+
+def _fitting(
+    input: Tensor,
+    scale: Tensor | float,
+    zero_point: Tensor | int,
+    dtype: torch.dtype,
+    axis: int | None,
+    group_size: int | None,
+    bounds: tuple[int | None, int | None] = (None, None),
+) -> QParams:
+    """Qparams, one for each place along ``axis`` of ``input``."""
+    dims = input.dim()
+    if axis is not None and not -dims <= axis < dims:
+        raise ConfigError(f"axis={axis} is no dim of a tensor of shape {tuple(input.shape)}")
+    along = axis + dims if axis is not None and axis < 0 else axis
+    params = qparams(
+        (scale, zero_point), dtype, "these qparams", along, bounds=bounds, group_size=group_size
+    )
+    channels = len(params.scale) if isinstance(params.scale, Tensor) else None
+    if channels is not None and along is not None and channels != input.shape[along]:
+        raise ConfigError(
+            f"{channels} scales do not fit the {input.shape[along]} channels along axis={axis} of a"
+            f" tensor of shape {tuple(input.shape)}"
+        )
+    return params
 
 
 def quantize_per_channel(
@@ -36,10 +128,11 @@ def quantize_per_channel(
     Raises:
         ConfigError: scales or zero points that are not (C,), not positive, or out of bounds.
     """
-    low, high = affine.code_bounds(dtype, quant_min, quant_max)
-    zeros = torch.as_tensor(zero_point).to(torch.int32)
-    along = axis + input.dim() if axis < 0 else axis
-    return QParams(scale.float(), zeros, dtype, low, high, along).quantize(input)
+    if not isinstance(scale, Tensor) or not isinstance(zero_point, Tensor):
+        raise ConfigError("scale and zero_point must be tensors (C,), a number for each channel")
+    return quantize(
+        input, scale, zero_point, dtype=dtype, quant_min=quant_min, quant_max=quant_max, axis=axis
+    )
 
 
 def quantize_dynamic(
@@ -62,6 +155,8 @@ def quantize_dynamic(
     Returns:
         Codes shaped as ``input``, and their qparams; see :func:`qfx.ops.dynamic_qparams`.
     """
+    check_floats(input)
+    check_dtype(dtype)
     low, high = affine.code_bounds(dtype, quant_min, quant_max)
     scale, zero_point = affine.dynamic_qparams(
         input, dtype=dtype, quant_min=low, quant_max=high, symmetric=symmetric

@@ -182,6 +182,38 @@ MISTAKES = {
     ),
     "zero point": (lambda: ops.relu(codes(2), (0.1, 256)), "zero_point 256 is outside"),
     "scale": (lambda: ops.add(codes(2), A, codes(2), B, (0.0, 0)), "scale must be a positive"),
+    "half a step": (lambda: ops.relu(codes(2), (0.1, 120.5)), "must be an integer, not 120.5"),
+    "twice": (lambda: ops.quantize(codes(2), 0.1, 120), "input holds torch.uint8"),
+    "negative": (lambda: ops.quantize(torch.ones(2), -0.1, 120), "scale must be a positive"),
+    "swapped": (lambda: ops.quantize(torch.ones(2), 120, 0.03), "must be an integer, not 0.03"),
+    "range": (lambda: ops.dequantize(codes(2), 0.1, 300), "zero_point 300 is outside"),
+    "list": (lambda: ops.quantize([1.0], 0.1, 0), "input must be a float tensor, not list"),
+    "text": (lambda: ops.quantize(torch.ones(2), "0.1", 0), "must be a number or a tensor"),
+    "no codes": (lambda: ops.dequantize(torch.ones(2), 0.1, 0), "holds torch.float32"),
+    "dynamic": (lambda: ops.quantize_dynamic(codes(2)), "input holds torch.uint8"),
+    "float dtype": (
+        lambda: ops.quantize(torch.ones(2), 0.1, 0, dtype=torch.float32),
+        "dtype=torch.float32 holds no codes",
+    ),
+    "quantized dtype": (
+        lambda: ops.quantize_per_channel(
+            torch.ones(2, 2), torch.ones(2), torch.zeros(2), 0, dtype=torch.qint8
+        ),
+        "dtype=torch.qint8 holds no codes; choose one of torch.uint8",
+    ),
+    "axis": (
+        lambda: ops.quantize(torch.ones(2, 3), torch.ones(2), torch.zeros(2), axis=5),
+        "axis=5 is no dim",
+    ),
+    "no axis": (lambda: ops.quantize(torch.ones(2, 3), torch.ones(2), 0), "give axis="),
+    "scales": (
+        lambda: ops.quantize(torch.ones(2, 3), torch.ones(2), torch.zeros(2), axis=1),
+        "2 scales do not fit the 3 channels along axis=1",
+    ),
+    "order": (
+        lambda: ops.linear(codes(2, 3), codes(2, 3), A, A),
+        r"qparams of input must be qfx.QParams or \(scale, zero_point\), not a tensor of shape",
+    ),
     "qparams": (lambda: ops.cat([codes(2)], []), "1 tensors and 0 qparams"),
     "channels": (
         lambda: ops.quantize_per_channel(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2, 1), 0),
