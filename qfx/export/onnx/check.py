@@ -15,9 +15,12 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from qfx import vocab
-from qfx.errors import ConfigError
+from qfx.errors import ConfigError, FormatError
+from qfx.export.arguments import check_quantized
+from qfx.export.onnx.arguments import by_name, check_feeds, feeds, of_file
 from qfx.export.onnx.graph import named_outputs
 from qfx.export.onnx.packages import require
+from qfx.graph.interpret import NamedInterpreter
 from qfx.numerics.measures import error_of
 from qfx.runtime.quantized import QuantizedModel
 from qfx.table import table
@@ -102,7 +105,7 @@ def check_onnx(qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: Any
 
     Args:
         qmodel: the model that the file was made of; its reference graph is run.
-        path: of the file.
+        path: of the file, or what ``export_onnx`` returned.
         inputs: as the model takes them: a tensor, a tuple of positional arguments, or a mapping of
             arguments by name.
 
@@ -110,18 +113,34 @@ def check_onnx(qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: Any
         The differences; ``print`` shows a table.
 
     Raises:
-        ConfigError: the file has other inputs or outputs than the model.
+        ConfigError: an argument is wrong, or the file has other inputs or outputs than the model.
+        FormatError: ONNX Runtime can't load the file.
         BackendError: ONNX Runtime is not installed (``pip install qfx[onnx]``).
     """
-    arguments = by_name(qmodel.reference, inputs)
+    check_quantized(qmodel, "check_onnx")
+    session, kernels = open_session(_file(path))
+    arguments = by_name(qmodel.reference, inputs, called="inputs", takes=of_file(session))
+    return compare(qmodel, session, arguments, kernels)
+
+
+def compare(
+    qmodel: QuantizedModel, session: Any, arguments: Mapping[str, Any], kernels: Mapping[str, int]
+) -> OnnxCheck:
+    """Run a session beside the reference graph, on arguments by name.
+
+    Raises:
+        ConfigError: the file has other inputs or outputs than the model.
+    """
+    tensors = feeds(qmodel.reference, arguments)
+    check_feeds(session, tensors)
     with torch.no_grad():
-        expected = qmodel.reference(**arguments)
-    session, kernels = open_session(os.fspath(path))
-    made = run(session, feeds(qmodel.reference, arguments))
+        expected = NamedInterpreter(qmodel.reference, arguments).run()
+    made = run(session, tensors)
     pairs = [(n, v) for n, v in named_outputs(expected) if isinstance(v, Tensor)]
     if len(pairs) != len(made):
         raise ConfigError(
-            f"{path} has {len(made)} outputs, the model {len(pairs)}: it was made of another model"
+            f"the file has {len(made)} outputs, the model {len(pairs)}: it was made of "
+            "another model"
         )
     steps = output_steps(qmodel.reference)
     rows = (
@@ -131,30 +150,24 @@ def check_onnx(qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: Any
     return OnnxCheck(tuple(rows), kernels)
 
 
+def _file(path: object) -> str:
+    """The path of a file that is there."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(
+            f"path is {type(path).__name__}; give the path of a file, or what qfx.export_onnx "
+            "returned"
+        )
+    found = os.fspath(path)
+    if not Path(found).is_file():
+        what = "is a directory" if Path(found).is_dir() else "does not exist"
+        raise ConfigError(f"{found} {what}; give the path of an ONNX file")
+    return found
+
+
 def _row(name: str, want: Tensor, have: Tensor, step: float | None) -> OutputCheck:
     error = error_of(want.float(), have.float())
     steps = None if step is None else error.max_error / step
     return OutputCheck(name, tuple(have.shape), error.sqnr, error.max_error, steps)
-
-
-def by_name(reference: fx.GraphModule, inputs: Any) -> dict[str, Any]:
-    """The arguments of the model by name."""
-    if isinstance(inputs, Mapping):
-        return dict(inputs)
-    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    names = [str(node.target) for node in reference.graph.find_nodes(op="placeholder")]
-    if len(given) > len(names):
-        raise ConfigError(f"the model takes {len(names)} arguments, not {len(given)}")
-    return dict(zip(names, given, strict=False))
-
-
-def feeds(reference: fx.GraphModule, arguments: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors among the arguments, in the order of the inputs."""
-    found: list[Tensor] = []
-    for node in reference.graph.find_nodes(op="placeholder"):
-        value = arguments.get(str(node.target).lstrip("*"))
-        found += [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-    return found
 
 
 def output_steps(reference: fx.GraphModule) -> list[float | None]:
@@ -181,18 +194,27 @@ def open_session(path: str) -> tuple[Any, dict[str, int]]:
         options.optimized_model_filepath = optimized
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # its warning that the optimized graph fits this machine
-        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        try:
+            session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no base of their own
+            raise FormatError(f"ONNX Runtime can't load {path}: {_first_line(error)}") from error
         graph = onnx.load(optimized, load_external_data=False).graph
     return session, dict(Counter(node.op_type for node in graph.node).most_common())
 
 
 def run(session: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
     """The outputs of a file."""
-    inputs = session.get_inputs()
-    if len(inputs) != len(tensors):
+    names = [i.name for i in session.get_inputs()]
+    given = {n: t.detach().cpu().numpy() for n, t in zip(names, tensors, strict=True)}
+    try:
+        made = session.run(None, given)
+    except Exception as error:  # its exceptions have no base of their own
         raise ConfigError(
-            f"the file takes {len(inputs)} tensors, {', '.join(i.name for i in inputs)}; "
-            f"{len(tensors)} were given"
-        )
-    given = {i.name: t.detach().cpu().numpy() for i, t in zip(inputs, tensors, strict=True)}
-    return [torch.from_numpy(array) for array in session.run(None, given)]
+            f"ONNX Runtime can't run the file with these inputs: {_first_line(error)} "
+            f"The file takes {of_file(session)}"
+        ) from error
+    return [torch.from_numpy(array) for array in made]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from qfx.errors import ConfigError
+from qfx.export.arguments import check_quantized
 from qfx.export.onnx import model
-from qfx.export.onnx.check import by_name
+from qfx.export.onnx.arguments import by_name, of_model
 from qfx.export.onnx.forms import Form, seen_ranges
 from qfx.export.onnx.graph import Written, write
 from qfx.export.onnx.packages import installed, require
@@ -49,6 +50,10 @@ class OnnxFile:
     outputs: Mapping[str, tuple[int | str, ...]]
     operators: Mapping[str, int]
     trials: tuple[Trial, ...] = ()
+
+    def __fspath__(self) -> str:
+        """The path: it goes wherever one does."""
+        return self.path
 
     def __str__(self) -> str:
         sides = (
@@ -103,10 +108,13 @@ def export_onnx(
     _check(qmodel, opset, form)
     require("onnx_ir")
     raise_all(opaque_modules(qmodel.reference), "ONNX")
+    arguments = None
+    if example_inputs is not None:
+        takes = of_model(qmodel.reference)
+        arguments = by_name(qmodel.reference, example_inputs, called="example_inputs", takes=takes)
     shapes = Shapes(qmodel.reference)
     exact = _written(qmodel.reference, shapes, opset, dynamic_shapes)
     forms = {Form.EXACT: model.model_of(exact, qmodel.backend, Form.EXACT.value)}
-    arguments = None if example_inputs is None else by_name(qmodel.reference, example_inputs)
     if form != Form.EXACT.value:
         ranges = {} if arguments is None else seen_ranges(qmodel.reference, arguments)
         rounded = write(qmodel.reference, shapes, opset, ranges)
@@ -138,14 +146,11 @@ def _chosen(
 
 
 def _check(qmodel: object, opset: int, form: str) -> None:
-    if not isinstance(qmodel, QuantizedModel):
+    check_quantized(qmodel, "export_onnx")
+    if type(opset) is not int or opset not in model.OPSETS:
         raise ConfigError(
-            f"export_onnx takes a quantized model, not {type(qmodel).__name__}. What to do: give it"
-            " what qfx.quantize or qfx.convert returned"
-        )
-    if opset not in model.OPSETS:
-        raise ConfigError(
-            f"opset {opset!r} can't be written; it can be {model.OPSETS[0]} to {model.OPSETS[-1]}"
+            f"opset {opset!r} can't be written; it can be a whole number from {model.OPSETS[0]} to "
+            f"{model.OPSETS[-1]}"
         )
     if form not in FORMS:
         raise ConfigError(f"form is {form!r}; it can be {', '.join(map(repr, FORMS))}")

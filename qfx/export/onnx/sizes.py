@@ -11,7 +11,7 @@ Sizes of several inputs that are equal, in the same dim, are taken as one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -234,6 +234,7 @@ def _is_channels(size: FreeSize, tensors: Mapping[Place, TensorInfo]) -> bool:
 def _named(wanted: DynamicShapes, tensors: Mapping[Place, TensorInfo]) -> tuple[FreeSize, ...]:
     """The sizes that a user names."""
     inputs = {place[0] for place in tensors}
+    _check_form(wanted, inputs)
     unknown = [name for name in wanted if name not in inputs]
     if unknown:
         raise ConfigError(
@@ -249,6 +250,23 @@ def _named(wanted: DynamicShapes, tensors: Mapping[Place, TensorInfo]) -> tuple[
             label = given if isinstance(given, str) else getattr(given, "__name__", f"{name}_{dim}")
             groups.setdefault(label, []).append((name, 0, dim))
     return tuple(_group(n, label, tuple(p), tensors) for n, (label, p) in enumerate(groups.items()))
+
+
+def _check_form(wanted: object, inputs: Iterable[str]) -> None:
+    """ConfigError that shows how to write it, if ``wanted`` is no :data:`DynamicShapes`."""
+    if isinstance(wanted, Mapping) and all(map(_are_dims, wanted.values())):
+        return
+    example = {name: {0: "batch"} for name in sorted(inputs)}
+    raise ConfigError(
+        f"dynamic_shapes is {wanted!r}; it takes a mapping from inputs to dims and their names, as "
+        f"in {example}"
+    )
+
+
+def _are_dims(dims: object) -> bool:
+    if isinstance(dims, Mapping):
+        return all(isinstance(dim, int) for dim in dims)
+    return dims is None or isinstance(dims, (tuple, list))
 
 
 def _check_dim(given: Any, name: str, dim: int) -> None:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.export.onnx import model
-from qfx.export.onnx.check import check_onnx
+from qfx.export.onnx.check import compare, open_session
 from qfx.export.onnx.sizes import input_value
 from qfx.graph.meta import TensorInfo
 from qfx.quant.reference_form import Measured, qparams_of
@@ -50,7 +50,8 @@ def trial(
     with TemporaryDirectory() as folder:
         path = Path(folder) / "trial.onnx"
         model.save(written, path)
-        checked = check_onnx(qmodel, path, arguments)
+        session, kernels = open_session(str(path))
+    checked = compare(qmodel, session, arguments, kernels)
     return Trial(form, checked.integer_kernels, checked.sqnr)
 
 

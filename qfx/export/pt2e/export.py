@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import traceback
 
-from qfx.errors import ConfigError, ExportError
+from qfx.errors import ExportError
+from qfx.export.arguments import check_quantized
 from qfx.export.problems import raise_all
 from qfx.export.pt2e.graph import Program, Trace
 from qfx.graph import meta
@@ -43,11 +44,7 @@ def export_pt2e(
             or torch.export can't trace it.
         ConfigError: an argument is wrong.
     """
-    if not isinstance(qmodel, QuantizedModel):
-        raise ConfigError(
-            f"export_pt2e takes a quantized model, not {type(qmodel).__name__}. What to do: give it"
-            " what qfx.quantize or qfx.convert returned; of several regions, each by itself"
-        )
+    check_quantized(qmodel, "export_pt2e")
     args, kwargs = _arguments(example_inputs)
     trace = Trace()
     program = Program(qmodel.reference, trace)
