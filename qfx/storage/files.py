@@ -8,7 +8,6 @@ anything is made of it; docs/format.md has every field.
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from qfx.storage.container import Container, write_container
 from qfx.storage.documents import HISTORY, MODEL, pack, tensor_name, unpack
 from qfx.storage.fields import Fields, Json
 from qfx.storage.histories import StoredHistory, read_history, write_history
+from qfx.storage.paths import check_target, read_buffer
 from qfx.storage.prepared import (
     PreparedRecord,
     build_prepared,
@@ -73,6 +73,7 @@ def save(
     Raises:
         ConfigError: ``model`` is no such model.
         FormatError: it holds what no file can hold, with the node and line.
+        OSError: no file can be written there.
     """
     if not isinstance(model, (QuantizedModel, PreparedModel)):
         raise ConfigError(
@@ -81,6 +82,8 @@ def save(
         )
     if schedule is not None and not schedule.trains(model):
         raise ConfigError("schedule is that of another model; give the one made of this model")
+    target = Path(path)
+    check_target(target)
     store = TensorStore()
     if isinstance(model, QuantizedModel):
         kind, described = "quantized", write_quantized(model, store)
@@ -99,7 +102,6 @@ def save(
         stages, said_of_stages = pack(HISTORY, write_history(model.history))
         held, said = held | stages, said | said_of_stages
     metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION)), **said}
-    target = Path(path)
     write_container(target, {**store.stored, **held}, metadata)
     return target
 
@@ -133,10 +135,14 @@ def load(
     model: nn.Module | None = None,
     types: Iterable[type] = (),
     verify: bool = True,
+    mmap: bool = True,
 ) -> QuantizedModel | PreparedModel:
     """Read a model that :func:`save` wrote; its outputs are those of the model that was saved.
 
     The weights are mapped, not read: they share memory between processes until they are written to.
+    A file that is mapped must not be cut off or written to in place: the process would be killed
+    (SIGBUS), or compute something else. Replace it by rename, as :func:`save` does; where others
+    write to it, load with ``mmap=False``.
 
     Args:
         path: the file.
@@ -147,6 +153,7 @@ def load(
         model: the float model, or one built like it, that has them under these paths.
         types: classes that the model returns instances of (dataclasses, named tuples, ...).
         verify: compare the checksum of every tensor, for which all bytes are read.
+        mmap: False reads the whole file at once; what happens to it later is all the same then.
 
     Raises:
         FormatError: it is no such file, is damaged, or needs modules or types that were not given.
@@ -156,10 +163,7 @@ def load(
     given = _given(modules, model)
     if backend is not None and not isinstance(backend, (str, Backend)):
         raise ConfigError(f"backend is {backend!r}; give a name, a qfx.Backend or None")
-    with open(path, "rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            raise FormatError(f"{os.fspath(path)} is empty")
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    buffer = read_buffer(path, mapped=mmap)
     try:
         return load_buffer(buffer, backend, given, Types.of(types), verify=verify)
     except FormatError as error:

@@ -187,3 +187,30 @@ def test_classes_of_the_user_s_are_handed_in(kind: str, cls: type, tmp_path: Pat
     loaded = qfx.load(path, types=[cls])
     assert type(loaded(BATCH)) is cls
     assert repr(loaded(BATCH)) == repr(qmodel(BATCH))
+
+
+def test_a_file_that_is_read_whole_may_be_written_over(tmp_path: Path) -> None:
+    qmodel = qfx.quantize(small(), X, check=False)
+    path = qfx.save(qmodel, tmp_path / "m.qfx")
+    loaded = qfx.load(path, mmap=False)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.truncate(0)
+    assert torch.equal(loaded(X), qmodel(X))
+
+
+def test_a_file_that_is_mapped_may_be_replaced(tmp_path: Path) -> None:
+    qmodel = qfx.quantize(small(), X, check=False)
+    loaded = qfx.load(qfx.save(qmodel, tmp_path / "m.qfx"))
+    qfx.save(qfx.quantize(small(), 2 * X, check=False), tmp_path / "m.qfx")
+    assert torch.equal(loaded(X), qmodel(X))
+
+
+def test_where_no_file_can_be(tmp_path: Path) -> None:
+    qmodel = qfx.quantize(small(), X, check=False)
+    with pytest.raises(FileNotFoundError, match=r"there is no such folder: .*missing'"):
+        qfx.save(qmodel, tmp_path / "missing" / "m.qfx")
+    with pytest.raises(IsADirectoryError, match="a folder, not a file"):
+        qfx.save(qmodel, tmp_path)
+    with pytest.raises(IsADirectoryError, match=r"no file of qfx\.save"):
+        qfx.load(tmp_path)
