@@ -120,10 +120,12 @@ class PreparedModel(WorkingGraphModule):
 
     Attributes:
         history: the stages so far.
+        schedule: None; that of training, if the model has one.
     """
 
     history: History
     settings: Settings
+    schedule: object = None
     called: ClassVar[str] = "PreparedModel"
 
     def __init__(self, graph_module: fx.GraphModule, history: History, settings: Settings) -> None:

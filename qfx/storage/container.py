@@ -48,6 +48,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _METADATA = "__metadata__"
 _LENGTH = 8
 _ALIGNED = 64
+_FARTHEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,8 @@ class Container:
     def __init__(self, buffer: Any) -> None:
         self._buffer = buffer
         size = len(buffer)
-        if size < _LENGTH:
-            raise FormatError(f"the file has {size} bytes, and none of a model is so short")
+        _check_start(bytes(buffer[: _LENGTH + 1]), size)
         length = int.from_bytes(buffer[:_LENGTH], "little")
-        if length > min(limits.HEADER_BYTES, size - _LENGTH):
-            raise FormatError(
-                f"the header claims {length} bytes and the file has {size}: it is no file of "
-                "qfx.save, or was cut off"
-            )
         header = parse_json(bytes(buffer[_LENGTH : _LENGTH + length]), "the header")
         fields = Fields(header, "the header")
         self.metadata = _metadata(fields)
@@ -137,6 +132,26 @@ class Container:
         return self.entries[name]
 
 
+def _check_start(start: bytes, size: int) -> None:
+    """FormatError unless a file may be what its first bytes say."""
+    if start.startswith(b"PK"):
+        raise FormatError(
+            "no file of qfx.save: it looks like a torch.save file (a zip); use torch.load, or "
+            "torch.export.load for a .pt2"
+        )
+    if size <= _LENGTH:
+        raise FormatError(f"no file of qfx.save, or cut off: it has {size} bytes")
+    if start[_LENGTH:] != b"{":
+        raise FormatError("no file of qfx.save: it does not start as one")
+    length = int.from_bytes(start[:_LENGTH], "little")
+    if length > limits.HEADER_BYTES:
+        raise FormatError(f"no file of qfx.save: the header claims {length} bytes")
+    if length > size - _LENGTH:
+        raise FormatError(
+            f"the file is cut off: the header claims {length} bytes and the file has {size}"
+        )
+
+
 def _metadata(fields: Fields) -> dict[str, str]:
     if _METADATA not in fields.names():
         return {}
@@ -147,10 +162,15 @@ def _metadata(fields: Fields) -> dict[str, str]:
 def _entry(fields: Fields, start: int, size: int) -> Entry:
     dtype = fields.choice("dtype", DTYPES)
     shape = fields.sizes("shape")
-    offsets = fields.integers("data_offsets", 0, size)
+    offsets = fields.integers("data_offsets", 0, _FARTHEST)
     fields.close()
-    if len(offsets) != 2 or offsets[0] > offsets[1] or start + offsets[1] > size:
-        raise FormatError(f"{fields.place}: {offsets} are no offsets within the file")
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise FormatError(f"{fields.place}: {offsets} are no offsets")
+    if start + offsets[1] > size:
+        raise FormatError(
+            f"the file is cut off: it has {size} bytes, and {fields.place} ends at "
+            f"{start + offsets[1]}"
+        )
     begin, end = (start + offset for offset in offsets)
     if prod(shape) * DTYPES[dtype].itemsize != end - begin:
         raise FormatError(f"{fields.place}: {dtype} of shape {shape} has no {end - begin} bytes")

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from qfx.storage.attributes import ModuleRecord, lacking
 from qfx.storage.container import Container, write_container
 from qfx.storage.documents import HISTORY, MODEL, pack, tensor_name, unpack
 from qfx.storage.fields import Fields, Json
-from qfx.storage.histories import StoredHistory, read_history, write_history
+from qfx.storage.histories import StoredHistory, UnkeptHistory, read_history, write_history
 from qfx.storage.paths import check_target, read_buffer
 from qfx.storage.prepared import (
     PreparedRecord,
@@ -71,7 +72,7 @@ def save(
         The path.
 
     Raises:
-        ConfigError: ``model`` is no such model.
+        ConfigError: ``model`` is no such model, or has no history to keep.
         FormatError: it holds what no file can hold, with the node and line.
         OSError: no file can be written there.
     """
@@ -82,6 +83,10 @@ def save(
         )
     if schedule is not None and not schedule.trains(model):
         raise ConfigError("schedule is that of another model; give the one made of this model")
+    if history and isinstance(model.history, UnkeptHistory):
+        raise ConfigError(
+            f"the model comes from a file and has no history: {UnkeptHistory.missing}"
+        )
     target = Path(path)
     check_target(target)
     store = TensorStore()
@@ -163,9 +168,10 @@ def load(
     given = _given(modules, model)
     if backend is not None and not isinstance(backend, (str, Backend)):
         raise ConfigError(f"backend is {backend!r}; give a name, a qfx.Backend or None")
+    kinds = Types.of(types)
     buffer = read_buffer(path, mapped=mmap)
     try:
-        return load_buffer(buffer, backend, given, Types.of(types), verify=verify)
+        return load_buffer(buffer, backend, given, kinds, verify=verify)
     except FormatError as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from error.__cause__
 
@@ -173,6 +179,13 @@ def load(
 def _given(
     modules: Mapping[str, nn.Module] | None, model: nn.Module | None
 ) -> dict[str, nn.Module]:
+    if not isinstance(model, (nn.Module, NoneType)):
+        raise ConfigError(
+            f"model is {type(model).__name__}, not an nn.Module: give the float model"
+        )
+    if not isinstance(modules, (Mapping, NoneType)):
+        kind = type(modules).__name__
+        raise ConfigError(f"modules is {kind}; give a dict: path in the model -> the module")
     found = dict(model.named_modules()) if model is not None else {}
     for name, module in (modules or {}).items():
         if not isinstance(module, nn.Module):
@@ -230,7 +243,7 @@ def open_buffer(buffer: Any, types: Types, *, verify: bool) -> Opened:
 def _history(container: Container, *, lenient: bool, lazy: bool) -> History:
     """The history, if the file has one; that of a quantized model is read when it is looked at."""
     if tensor_name(HISTORY) not in container.entries:
-        return History()
+        return UnkeptHistory()
 
     def read() -> list[Stage]:
         return read_history(Fields(unpack(container, HISTORY), "the history", lenient=lenient))
@@ -241,7 +254,7 @@ def _history(container: Container, *, lenient: bool, lazy: bool) -> History:
 def _check_version(metadata: Mapping[str, str]) -> bool:
     """Whether a newer minor version wrote the file, whose additions are passed over."""
     if metadata.get("format") != FORMAT:
-        raise FormatError("it is a safetensors file, and no model of qfx.save")
+        raise FormatError("no file of qfx.save: it is another safetensors file")
     major, _, minor = metadata.get("version", "").partition(".")
     if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
         raise FormatError("it has no version of the format")

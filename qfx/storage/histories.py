@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from os import PathLike
+from typing import overload
 
+from qfx.errors import ConfigError
+from qfx.history.blame import Blame
 from qfx.history.events import Event, NearMiss
 from qfx.history.history import History
 from qfx.history.record import NodeRecord, digest_of
@@ -32,6 +36,46 @@ class StoredHistory(History):
     @cached_property
     def _stages(self) -> list[Stage]:  # type: ignore[override]
         return self._read()
+
+
+class UnkeptHistory(History):
+    """The history of a model whose file holds none: it has no stage, and says why."""
+
+    missing = "the file was saved without its history; qfx.save(..., history=True) keeps it"
+
+    @overload
+    def __getitem__(self, which: int | str) -> Stage: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Stage]: ...
+    def __getitem__(self, which: int | str | slice) -> Stage | list[Stage]:
+        self._check()
+        return super().__getitem__(which)
+
+    def __copy__(self) -> History:
+        return UnkeptHistory(self._stages)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> History:
+        return UnkeptHistory(self._stages)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self._stages else f"<History: {self.missing}>"
+
+    def __str__(self) -> str:
+        return super().__str__() if self._stages else self.missing
+
+    def blame(self, node_name: str) -> Blame:
+        """ConfigError, as there is nothing to trace."""
+        self._check()
+        return super().blame(node_name)
+
+    def dump(self, directory: str | PathLike[str]) -> None:
+        """ConfigError, as there is nothing to write."""
+        self._check()
+        super().dump(directory)
+
+    def _check(self) -> None:
+        if not self._stages:
+            raise ConfigError(self.missing)
 
 
 # -- writing -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import torch
 from torch import fx
 
 from qfx import vocab
-from qfx.errors import FormatError
+from qfx.errors import ConfigError, FormatError
 from qfx.graph import meta
 from qfx.graph.containers import Container
 from qfx.storage.fields import Fields, Json
@@ -112,7 +112,10 @@ class Types:
 
     @classmethod
     def of(cls, types: Iterable[type]) -> Types:
-        return cls({type_name(kind): kind for kind in types})
+        kinds = list(types) if isinstance(types, Iterable) and not isinstance(types, type) else None
+        if kinds is None or not all(isinstance(kind, type) for kind in kinds):
+            raise ConfigError(f"types is {types!r}; give a list of classes: types=[TheClass]")
+        return cls({type_name(kind): kind for kind in kinds})
 
     def find(self, name: str, place: str) -> type:
         """A class by the name that a file has for it."""

@@ -179,6 +179,26 @@ def test_what_is_no_such_file() -> None:
             load_buffer(bytearray(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"PK\x03\x04" + bytes(100), r"looks like a torch\.save file .* use torch\.load"),
+        (b"no model at all", r"no file of qfx\.save"),
+        (bytes(100), r"no file of qfx\.save"),
+        (b"\x10", r"no file of qfx\.save, or cut off: it has 1 bytes"),
+    ],
+)
+def test_what_is_another_file_is_called_so(text: bytes, says: str) -> None:
+    with pytest.raises(qfx.FormatError, match=says):
+        load_buffer(bytearray(text))
+
+
+def test_a_file_that_is_cut_off(data: bytes) -> None:
+    for size in (len(data) - 1, len(data) // 2, 100, 10, 8):
+        with pytest.raises(qfx.FormatError, match="cut off"):
+            load_buffer(bytearray(data[:size]))
+
+
 def test_a_header_that_claims_more_than_there_is(data: bytes) -> None:
     for length in (len(data), 2**40, 2**64 - 1):
         with pytest.raises(qfx.FormatError, match="the header claims"):

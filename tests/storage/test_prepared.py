@@ -35,6 +35,7 @@ def test_calibration_goes_on(method: str, calibrated: bool, tmp_path: Path) -> N
         qfx.calibrate(prepared, [X])
     loaded = again(prepared, tmp_path)
     assert [*loaded.state_dict()] == [*prepared.state_dict()]
+    assert loaded.schedule is None
     for model in (prepared, loaded):
         if model.has_observers:
             qfx.calibrate(model, [2 * X])

@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,3 +215,42 @@ def test_where_no_file_can_be(tmp_path: Path) -> None:
         qfx.save(qmodel, tmp_path)
     with pytest.raises(IsADirectoryError, match=r"no file of qfx\.save"):
         qfx.load(tmp_path)
+
+
+HISTORY_ASKS: dict[str, Callable[[nn.Module, qfx.QuantizedModel, Path], object]] = {
+    "index": lambda model, loaded, folder: loaded.history[0],
+    "name": lambda model, loaded, folder: loaded.history["fuse-conv-bn"],
+    "diff": lambda model, loaded, folder: loaded.history.diff(0),
+    "blame": lambda model, loaded, folder: loaded.history.blame("x"),
+    "to_text": lambda model, loaded, folder: loaded.history.to_text(),
+    "dump": lambda model, loaded, folder: loaded.history.dump(folder / "stages"),
+    "bisect": lambda model, loaded, folder: qfx.bisect(model, loaded, [X]),
+    "save": lambda model, loaded, folder: qfx.save(loaded, folder / "m", history=True),
+}
+
+
+def test_a_history_that_was_not_kept_says_so(tmp_path: Path) -> None:
+    model = small()
+    read = qfx.load(qfx.save(qfx.quantize(model, X, check=False), tmp_path / "m.qfx"))
+    says = "the file was saved without its history"
+    for loaded in (read, copy.deepcopy(read)):
+        assert not list(loaded.history)
+        assert says in str(loaded.history)
+        assert says in repr(loaded.history)
+        for ask in HISTORY_ASKS.values():
+            with pytest.raises(qfx.ConfigError, match=says):
+                ask(model, loaded, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"model": 3}, "model is int, not an nn.Module"),
+        ({"modules": [nn.ReLU()]}, "modules is list; give a dict"),
+        ({"types": OrderedDict}, "give a list of classes"),
+        ({"types": [3]}, "give a list of classes"),
+    ],
+)
+def test_what_load_can_t_take(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(qfx.ConfigError, match=says):
+        qfx.load(tmp_path / "m.qfx", **given)
