@@ -16,7 +16,7 @@ from qfx.export.onnx import model
 from qfx.export.onnx.arguments import by_name, of_model
 from qfx.export.onnx.forms import Form, seen_ranges
 from qfx.export.onnx.graph import Written, write
-from qfx.export.onnx.packages import installed, require
+from qfx.export.onnx.packages import EXTRA, installed, require
 from qfx.export.onnx.sizes import DynamicShapes, Shapes
 from qfx.export.onnx.trials import Trial, example_arguments, trial
 from qfx.export.problems import opaque_modules, raise_all
@@ -41,6 +41,7 @@ class OnnxFile:
         inputs, outputs: the shape of each, by name; free sizes by their names, or "?".
         operators: how often each operator was written.
         trials: of the forms, where it was chosen by measuring.
+        untried: why it was not, where "auto" took the exact form without; else "".
     """
 
     path: str
@@ -50,6 +51,7 @@ class OnnxFile:
     outputs: Mapping[str, tuple[int | str, ...]]
     operators: Mapping[str, int]
     trials: tuple[Trial, ...] = ()
+    untried: str = ""
 
     def __fspath__(self) -> str:
         """The path: it goes wherever one does."""
@@ -61,7 +63,8 @@ class OnnxFile:
             for side in (self.inputs, self.outputs)
         )
         head = f"{self.path}: opset {self.opset}, form {self.form}: {' -> '.join(sides)}"
-        return "\n".join([head, *map(str, self.trials)])
+        why = (f"  exact: {self.untried}",) if self.untried else ()
+        return "\n".join([head, *map(str, self.trials), *why])
 
 
 def export_onnx(
@@ -92,8 +95,8 @@ def export_onnx(
         form: "exact" rounds where the model rounds. "integer" also rounds what convolutions yield
             before residuals and activations, so that engines run them in integers. "auto" has ONNX
             Runtime run both, and takes "integer" if it runs more of that in integers and agrees
-            with the model as well (from 35 dB on, or within 3 dB of the exact form); without ONNX
-            Runtime it is "exact".
+            with the model as well (from 35 dB on, or within 3 dB of the exact form). Where the
+            two are the same, or without ONNX Runtime, it is "exact"; the result says so.
         example_inputs: as ``check_onnx`` takes them. What convolutions yield for these narrows the
             ranges of the integer form, and "auto" compares with them; None: with random numbers.
 
@@ -119,30 +122,41 @@ def export_onnx(
         ranges = {} if arguments is None else seen_ranges(qmodel.reference, arguments)
         rounded = write(qmodel.reference, shapes, opset, ranges)
         forms[Form.INTEGER] = model.model_of(rounded, qmodel.backend, Form.INTEGER.value)
-    chosen, trials = _chosen(qmodel, forms, form, arguments)
+    untried = _untried(forms, arguments) if form == "auto" else ""
+    trials = _trials(qmodel, forms, arguments) if form == "auto" and not untried else ()
+    chosen = Form(form) if form != "auto" else _best(trials)
     model.save(forms[chosen], path)
     model.check(path)
-    return OnnxFile(os.fspath(path), opset, chosen.value, *model.sides(forms[chosen]), trials)
+    sides = model.sides(forms[chosen])
+    return OnnxFile(os.fspath(path), opset, chosen.value, *sides, trials, untried)
 
 
-def _chosen(
-    qmodel: QuantizedModel,
-    forms: Mapping[Form, ir.Model],
-    form: str,
-    arguments: Mapping[str, Any] | None,
-) -> tuple[Form, tuple[Trial, ...]]:
-    """The integer form where more of it runs in integers, and that costs next to nothing."""
-    if form != "auto":
-        return Form(form), ()
-    same = len({len(list(written.graph)) for written in forms.values()}) == 1
-    if same or not installed("onnxruntime"):
-        return Form.EXACT, ()
+def _untried(forms: Mapping[Form, ir.Model], arguments: Mapping[str, Any] | None) -> str:
+    """Why there is nothing to measure, or nothing to measure with; else ""."""
+    if len({len(list(written.graph)) for written in forms.values()}) == 1:
+        hint = "" if arguments else " without example_inputs"
+        return f"the integer form is the same{hint}"
+    if not installed("onnxruntime"):
+        return f"the integer form was not tried, which takes ONNX Runtime ({EXTRA})"
+    return ""
+
+
+def _trials(
+    qmodel: QuantizedModel, forms: Mapping[Form, ir.Model], arguments: Mapping[str, Any] | None
+) -> tuple[Trial, ...]:
+    """What ONNX Runtime makes of each form."""
     given = example_arguments(qmodel.reference) if arguments is None else arguments
-    trials = tuple(trial(qmodel, f.value, written, given) for f, written in forms.items())
+    return tuple(trial(qmodel, f.value, written, given) for f, written in forms.items())
+
+
+def _best(trials: tuple[Trial, ...]) -> Form:
+    """The integer form where more of it runs in integers, and that costs next to nothing."""
+    if not trials:
+        return Form.EXACT
     plain, rounded = trials
     more = rounded.integer_kernels > plain.integer_kernels
     agrees = rounded.sqnr >= min(AGREES, plain.sqnr - NEXT_TO_NOTHING)
-    return (Form.INTEGER if more and agrees else Form.EXACT), trials
+    return Form.INTEGER if more and agrees else Form.EXACT
 
 
 def _check(qmodel: object, opset: int, form: str) -> None:

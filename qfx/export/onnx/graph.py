@@ -57,8 +57,12 @@ def write(
 ) -> Written:
     """Write every node of a reference graph; in the exact form where ``ranges`` is None."""
     walk = _Walk(graph_module, shapes, Writer(opset), ranges)
-    for node in graph_module.graph.nodes:
+    for node in graph_module.graph.find_nodes(op="placeholder"):
         walk.visit(node)
+    walk.keep_output_names()
+    for node in graph_module.graph.nodes:
+        if node.op != "placeholder":
+            walk.visit(node)
     return walk.written
 
 
@@ -73,6 +77,12 @@ class _Walk:
         self.ranges = ranges
         self.written = Written(writer)
         self.env: dict[fx.Node, Any] = {}
+        self.kept: dict[str, str] = {}
+
+    def keep_output_names(self) -> None:
+        """Take the names of the outputs, before other values are called so."""
+        (output,) = self.module.graph.find_nodes(op="output")
+        self.kept = {name: self.w.name(name) for name, _ in named_outputs(output.args[0])}
 
     def visit(self, node: fx.Node) -> None:
         """Write one node."""
@@ -176,9 +186,8 @@ class _Walk:
         return value
 
     def _outputs(self, returned: Any) -> None:
-        pairs = list(named_outputs(returned))
-        for name, operand in pairs:
-            self.written.outputs.append(self._output(name if len(pairs) > 1 else "", operand))
+        for name, operand in named_outputs(returned):
+            self.written.outputs.append(self._output(name, operand))
 
     def _output(self, name: str, operand: Any) -> ir.Value:
         if not _is_operand(operand):
@@ -189,8 +198,7 @@ class _Walk:
         if value in self.written.outputs or value in self.written.inputs or value.is_initializer():
             named, value = value, self.w.op("Identity", value)
             self.w.tell(value, self.w.info(named))
-        if name:
-            value.name = self.w.name(name)
+        value.name = self.kept.pop(name, "") or self.w.name(name)
         return value
 
     # -- what is known of results -----------------------------------------------------------------

@@ -57,8 +57,7 @@ def test_sizes_are_free(exported: Exported) -> None:
         str(exported.file)
         .splitlines()[0]
         .endswith(
-            f"opset 21, form {exported.file.form}: x[batch, 3, height, width] -> "
-            f"{next(iter(exported.file.outputs))}[batch, 5]"
+            f"opset 21, form {exported.file.form}: x[batch, 3, height, width] -> output[batch, 5]"
         )
     )
 
@@ -169,3 +168,45 @@ def test_sizes_that_onnx_must_know_are_fixed(x: Tensor) -> None:
     exported = export(Adaptive(), x)
     assert exported.file.inputs["x"] == ("batch", 3, 8, 8)
     assert exported.check.sqnr > 35
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.output, self.logits = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": torch.relu(self.logits(self.output(x)))}
+
+
+class Output(Named):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self.output(x)
+
+
+class Input(Named):
+    def forward(self, output: Tensor) -> Tensor:  # type: ignore[override]
+        return self.output(output)
+
+
+def test_outputs_are_called_as_the_model_calls_them(tmp_path: Path) -> None:
+    x = torch.randn(3, 4)
+    models = {"output": Output(), "output_1": Input(), "logits": Named()}  # the input has the first
+    for name, model in models.items():
+        file = qfx.export_onnx(quantized(model, x), tmp_path / "m.onnx")
+        assert list(file.outputs) == [name]
+
+
+def test_why_no_form_was_tried(
+    qmodel: qfx.QuantizedModel, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear = quantized(nn.Sequential(nn.Linear(4, 4)), torch.randn(3, 4))
+    file = qfx.export_onnx(linear, tmp_path / "m.onnx")
+    assert file.form == "exact"
+    assert str(file).endswith("exact: the integer form is the same without example_inputs")
+    assert len(qfx.export_onnx(qmodel, tmp_path / "m.onnx").trials) == 2  # with random numbers
+    asked = qfx.export_onnx(qmodel, tmp_path / "m.onnx", form="exact")
+    assert not asked.untried
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    file = qfx.export_onnx(qmodel, tmp_path / "m.onnx", example_inputs=x)
+    assert "not tried, which takes ONNX Runtime (pip install qfx[onnx])" in str(file)

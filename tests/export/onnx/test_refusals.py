@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,10 +33,10 @@ class Rotated(nn.Module):
         return y, y * self.turn
 
 
-def refused(model: nn.Module, folder: Path, **options: object) -> qfx.ExportError:
+def refused(model: nn.Module, folder: Path, **options: Any) -> qfx.ExportError:
     qmodel = quantized(model, torch.randn(4, 8))
     with pytest.raises(qfx.ExportError) as raised:
-        qfx.export_onnx(qmodel, folder / "m.onnx", **options)  # type: ignore[arg-type]
+        qfx.export_onnx(qmodel, folder / "m.onnx", **options)
     assert "vocabulary" not in str(raised.value)
     assert not list(folder.iterdir())
     return raised.value
@@ -65,7 +66,7 @@ class Gated(nn.Module):
 def test_a_module_with_hooks(tmp_path: Path) -> None:
     model = Gated()
     model.gate.register_forward_hook(lambda module, args, made: made * 2)
-    options: dict[str, object]
+    options: dict[str, Any]
     for options in ({}, {"dynamic_shapes": {"x": {0: "n"}}}):
         (site,) = refused(model, tmp_path, **options).problems
         assert site.module_path == "gate"
