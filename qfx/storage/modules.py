@@ -26,6 +26,7 @@ from qfx.quant.observers.base import Observer
 from qfx.quant.spec import QuantSpec
 from qfx.storage.fields import Fields, Json
 from qfx.storage.values import ValueReader, write_value
+from qfx.torch_private import BATCH_NORMS
 from qfx.training.dropout import KINDS, AttentionDropout, Dropout
 from qfx.training.norm_factor import NormFactor
 
@@ -133,6 +134,10 @@ OWN: dict[str, _Own] = {
 """What a file calls the modules of qfx's own."""
 
 
+_OF_NORMS = {"weight", "bias", "running_mean", "running_var"}
+"""What graphs read of a batch-norm's own; of one whose class is unknown, too."""
+
+
 # -- writing -------------------------------------------------------------------------------------
 def write_kind(module: nn.Module, read: Set[str]) -> tuple[dict[str, Json], frozenset[str]]:
     """What kind of module it is, and what makes one like it if that says all of it.
@@ -149,7 +154,8 @@ def write_kind(module: nn.Module, read: Set[str]) -> tuple[dict[str, Json], froz
             return {"type": name, "arguments": _own_arguments(own, module)}, frozenset()
     plain = _plain_arguments(module, read)
     if plain is None:
-        return {"type": type_name(type(module))}, frozenset()
+        put = read - _OF_NORMS if isinstance(module, BATCH_NORMS) else ()
+        return {"type": type_name(type(module))}, frozenset(put)
     arguments, added = plain
     return {"type": type(module).__name__, "arguments": arguments}, added
 

@@ -121,6 +121,19 @@ def test_training_goes_on_from_the_ranges_of_a_quantized_model(
     again(loaded, tmp_path)
 
 
+class OwnNorm(nn.BatchNorm2d):
+    """A batch-norm whose code is in no file."""
+
+
+def test_a_norm_of_another_class_is_handed_in_with_a_shift(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), OwnNorm(4), nn.ReLU()).eval()
+    prepared = qfx.prepare(model, X, method="qat", qparams_from=qfx.quantize(model, X))
+    loaded = qfx.load(qfx.save(prepared, tmp_path / "m.qfx"), model=model)
+    assert [*loaded.state_dict()] == [*prepared.state_dict()]
+    assert torch.equal(qfx.convert(loaded)(X), qfx.convert(prepared)(X))
+
+
 def test_switches_are_kept_each(tmp_path: Path) -> None:
     prepared = qfx.prepare(net().train(), X, method="qat")
     prepared(X)
