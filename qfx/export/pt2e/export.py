@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import traceback
 
-from qfx.errors import ExportError
+from qfx.errors import ConfigError, ExportError
 from qfx.export.arguments import check_quantized
 from qfx.export.problems import raise_all
 from qfx.export.pt2e.graph import Program, Trace
@@ -73,6 +73,11 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), dict(example_inputs)
     if isinstance(example_inputs, Tensor):
         return (example_inputs,), {}
+    if not isinstance(example_inputs, (tuple, list)):
+        raise ConfigError(
+            f"example_inputs is {type(example_inputs).__name__}; give a tensor, a tuple of "
+            "positional arguments, or a mapping of arguments by name"
+        )
     return tuple(example_inputs), {}
 
 

@@ -99,6 +99,8 @@ def test_what_is_not_quantized(qmodel: qfx.QuantizedModel, file: OnnxFile, tmp_p
             taker(Net())
         with pytest.raises(qfx.ConfigError, match=r"call qfx.convert\(prepared\) first"):
             taker(trainable)
+    with pytest.raises(qfx.ConfigError, match="example_inputs is int; give a tensor"):
+        qfx.export_pt2e(qmodel, 3)
     with pytest.raises(qfx.ConfigError, match="check_onnx takes a quantized model, not OnnxFile"):
         qfx.check_onnx(file, qmodel, X)  # type: ignore[arg-type]
 
