@@ -51,6 +51,8 @@ def unpack(container: Container, document: str) -> object:
 
 
 def _inflated(data: bytes, length: int, document: str) -> bytes:
+    if length > limits.INFLATED_ANYWAY + limits.INFLATED * len(data):
+        raise FormatError(f"the {document} claims {length} bytes, out of {len(data)} in the file")
     inflate = zlib.decompressobj()
     try:
         text = inflate.decompress(data, length + 1)

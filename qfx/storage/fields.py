@@ -35,10 +35,18 @@ def parse_json(text: bytes, place: str) -> object:
             text.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_int=_integer,
+            parse_float=_finite,
             parse_constant=_constant,
         )
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{place} is no JSON as qfx writes it: {error}") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number without end")
+    return number
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

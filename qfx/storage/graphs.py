@@ -22,7 +22,7 @@ from qfx.storage import limits
 from qfx.storage.attributes import AttributeRecord, Held, ModuleRecord
 from qfx.storage.facts import FactReader, Facts, FactWriter
 from qfx.storage.fields import Fields, Json
-from qfx.storage.names import check_identifier, check_path
+from qfx.storage.names import check_identifier, check_input, check_node, check_path
 from qfx.storage.targets import Types, check_call, read_function, read_method, write_target
 from qfx.storage.tensors import TensorStore
 from qfx.storage.values import FindTensor, Ref, ValueReader, write_value
@@ -59,7 +59,7 @@ def write_graph(graph: fx.Graph, facts: FactWriter, store: TensorStore) -> dict[
 
 def _write_node(node: fx.Node, facts: FactWriter, store: TensorStore) -> Json:
     written: dict[str, Json] = {
-        "name": check_identifier(node.name, "a node"),
+        "name": check_node(node.name, "a node"),
         "op": _WORDS[node.op],
     }
     if node.op in ("call_function", "call_method"):
@@ -145,7 +145,7 @@ def read_graph(fields: Fields, facts: FactReader, types: Types, find: FindTensor
 
 
 def _read_node(fields: Fields, facts: FactReader, types: Types, reader: ValueReader) -> NodeRecord:
-    name = check_identifier(fields.text("name"), fields.place)
+    name = check_node(fields.text("name"), fields.place)
     op = _OPS[fields.choice("op", _OPS)]
     place = f"{fields.place} ({name})"
     args = tuple([reader.read(arg, place) for arg in fields.items("args")])
@@ -168,7 +168,7 @@ def _read_target(fields: Fields, name: str, op: str, types: Types) -> Any:
         return "output"
     if op == "placeholder":
         target = fields.text("target", name)
-        check_identifier(target.lstrip("*"), place)
+        check_input(target.lstrip("*"), place)
         if target.count("*") > 2 or target.lstrip("*") != target[target.count("*") :]:
             raise FormatError(f"{place}: {target[:80]!r} is no input")
         return target
@@ -192,6 +192,8 @@ def _check_arguments(
         raise FormatError(f"{place} calls a method of nothing")
     if op == "call_function":
         check_call(target, args, place)
+        if "key" in kwargs and getattr(target, "__module__", "") == "builtins":
+            raise FormatError(f"{place} hands {target.__name__} a function to call")
     if isinstance(target, OpDef):
         try:
             target.signature.bind(*args, **kwargs)

@@ -27,3 +27,8 @@ OPTION = 1 << 20
 """An integer option of an observer: bins of a histogram, say."""
 
 INTEGERS = (-(1 << 63), (1 << 63) - 1)
+
+INFLATED_ANYWAY = 2**20
+INFLATED = 100
+"""A document has so many bytes, and so many more for each byte that it has in the file; what qfx
+writes of models has 5 to 20."""

@@ -265,4 +265,8 @@ def read_kind(fields: Fields) -> Kind:
     if name not in OWN and name not in plain_modules():
         fields.refuse("type", f"no file can make a {name[:80]!r}")
     given, reader = fields.record("arguments"), ValueReader()
+    taken = given.names() if name in OWN else _parameters(plain_modules()[name])
+    others = set(given.names()) - set(taken)
+    if others:  # such as a device, on which tensors of any size would be made
+        fields.refuse("arguments", f"no file says {sorted(others)[0][:80]!r} of a {name}")
     return Kind(name, {n: reader.read(given.any(n), f"{given.place}.{n}") for n in given.names()})

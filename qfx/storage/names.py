@@ -5,8 +5,10 @@ A graph runs as Python that is generated from it, so a name in a file is held to
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
+import unicodedata
 
 from qfx.capture.naming import reserved
 from qfx.errors import FormatError
@@ -14,6 +16,11 @@ from qfx.errors import FormatError
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _MOST = 1000
 _UNSAFE = set("\"'\\")
+_MEANS_THE_MODEL = frozenset(("self", "torch"))
+_MEANS_SOMETHING = _MEANS_THE_MODEL.union(
+    dir(builtins), ("device", "inf", "nan", "NoneType", "fx_pytree", "pytree", "math", "operator")
+)
+"""What generated code has besides its nodes: fx gives no node such a name."""
 
 
 def check_identifier(name: str, place: str) -> str:
@@ -23,6 +30,20 @@ def check_identifier(name: str, place: str) -> str:
     if keyword.iskeyword(name) or (name.startswith("__") and name.endswith("__")):
         raise FormatError(f"{place}: {name[:80]!r} means something to Python")
     return name
+
+
+def check_node(name: str, place: str) -> str:
+    """A name that a node may have: of no variable that generated code has besides."""
+    if name in _MEANS_SOMETHING:
+        raise FormatError(f"{place}: {name!r} means something to generated code")
+    return check_identifier(name, place)
+
+
+def check_input(name: str, place: str) -> str:
+    """A name that an input may have."""
+    if name in _MEANS_THE_MODEL:
+        raise FormatError(f"{place}: {name!r} means something to generated code")
+    return check_identifier(name, place)
 
 
 def check_path(name: str) -> str:
@@ -41,4 +62,6 @@ def check_path(name: str) -> str:
 def _is_atom(atom: str) -> bool:
     if not atom or not atom.isprintable() or not _UNSAFE.isdisjoint(atom):
         return False
+    if unicodedata.normalize("NFKC", atom) != atom:
+        return False  # Python reads an identifier as its normal form, which may be any other
     return not atom.startswith("__")

@@ -90,7 +90,7 @@ def _write_maker(node: fx.Node, kind: type, factory: Any, *, elements: bool) -> 
 
 
 def _asks_known(args: tuple[Any, ...]) -> bool:
-    return len(args) == 2 and args[1] in ATTRIBUTES
+    return len(args) == 2 and isinstance(args[1], str) and args[1] in ATTRIBUTES
 
 
 def _unknown(node: fx.Node) -> FormatError:

@@ -8,6 +8,7 @@ else is an object of one key that says what it is: ``{"list": [...]}``, ``{"dtyp
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -277,8 +278,11 @@ def _word(value: Any, known: dict[str, Any], place: str) -> Any:
     return known[value]
 
 
+_INDEX = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
+
+
 def _device(value: Any, place: str) -> torch.device:
     kind, _, index = value.partition(":") if type(value) is str else ("", "", "")
-    if kind not in _DEVICES or not (index == "" or (index.isdigit() and len(index) < 4)):
+    if kind not in _DEVICES or not (index == "" or _INDEX.fullmatch(index)):
         raise FormatError(f"{place} names no device: {str(value)[:40]!r}")
     return torch.device(value)
