@@ -13,6 +13,7 @@ from torch import fx
 
 from qfx.errors import FormatError
 from qfx.graph import meta
+from qfx.graph.lookup import Lookup
 from qfx.storage import limits
 from qfx.vocab import LAYERS, OpDef, bound
 
@@ -26,6 +27,19 @@ def check_geometry(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if isinstance(node.target, OpDef) and node.target in LAYERS and node.target.dims:
             _check(node, node.target.dims, bound(node), transposed=node.target.transposed)
+
+
+def check_reads_as_told(graph_module: fx.GraphModule) -> None:
+    """FormatError where a file tells another shape or dtype of a tensor than the tensor has.
+
+    Kernels are tried at what is told, which may be of any size.
+    """
+    lookup = Lookup(graph_module)
+    for node in graph_module.graph.nodes:
+        if node.op != "get_attr" or not meta.has_value(node):
+            continue
+        if meta.describe(lookup.get(str(node.target))) != meta.value_of(node):
+            raise FormatError(f"{meta.where(node)} is of another shape or dtype than is told of it")
 
 
 def _check(node: fx.Node, dims: int, arguments: dict[str, Any], *, transposed: bool) -> None:

@@ -32,6 +32,7 @@ from qfx.runtime.trained import Trained
 from qfx.storage.attributes import Held, make_root, read_attributes, write_attributes
 from qfx.storage.facts import FactReader, FactWriter
 from qfx.storage.fields import Fields, Json
+from qfx.storage.geometry import check_reads_as_told
 from qfx.storage.graphs import GraphRecord, build_graph, check_reads, read_graph, write_graph
 from qfx.storage.hardware import backend_for, check_saturation
 from qfx.storage.memory import check_memory
@@ -269,6 +270,7 @@ def build_prepared(
     graph_module = WorkingGraphModule(root, build_graph(record.graph))
     graph_module.training = record.training
     verify(graph_module)
+    check_reads_as_told(graph_module)
     history = _at_present(history, graph_module)
     check_saturation(backend, graph_module.graph, saturated=record.saturates)
     trained = _trained(record.trained, graph_module)

@@ -33,7 +33,7 @@ from qfx.storage.attributes import (
 )
 from qfx.storage.facts import FactReader, FactWriter
 from qfx.storage.fields import Fields, Json
-from qfx.storage.geometry import check_geometry
+from qfx.storage.geometry import check_geometry, check_reads_as_told
 from qfx.storage.graphs import GraphRecord, build_graph, check_reads, read_graph, write_graph
 from qfx.storage.hardware import REFERENCE, backend_for, check_saturation
 from qfx.storage.memory import check_memory
@@ -145,6 +145,7 @@ def build_quantized(
     check_saturation(backend, graph, saturated=record.saturates)
     root = make_root(record.held, source, given)
     reference = WorkingGraphModule(root, graph)
+    check_reads_as_told(reference)
     lowered = clone_graph_module(reference, apart=True)
     for node in lowered.graph.nodes:
         if node.name in record.put_back:

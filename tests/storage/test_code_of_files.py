@@ -76,3 +76,14 @@ def test_an_endless_number_is_refused() -> None:
     with pytest.raises(qfx.FormatError):
         parse_json(b'{"a": 1e999}', "it")
     assert parse_json(b'{"a": 1e30}', "it") == {"a": 1e30}
+
+
+def test_a_weight_is_told_as_it_is(data: bytes) -> None:  # noqa: F811
+    """Kernels are tried at the sizes that are told."""
+
+    def large(content: Any) -> None:
+        read = next(n for n in nodes(content) if n["op"] == "read" and len(n["value"]) == 5)
+        read["value"][3:] = [n * 500 for n in read["value"][3:]]
+
+    with pytest.raises(qfx.FormatError, match="another shape or dtype than is told"):
+        load_buffer(told(data, large))
