@@ -34,14 +34,14 @@ from qfx.semantics.post import post_op
 def hardswish6(input: Tensor) -> Tensor:
     return F.hardswish(input).clamp(max=6.0)
 
-# 2. its row (qfx/vocab.py)
+# 2. its row (a file of qfx/vocab)
 from qfx import vocab
 
 fx.wrap("spelling")
 def spelling(x):
     return hardswish6(x)
 
-HARDSWISH6 = vocab._op(hardswish6, vocab.Kind.ACTIVATION, (), (spelling,), elementwise=True)
+HARDSWISH6 = vocab.define(hardswish6, vocab.Kind.ACTIVATION, (), (spelling,), elementwise=True)
 
 # 3. its kernels (qfx/backends): the reference form has it by its trait; here a table for x86
 import qfx

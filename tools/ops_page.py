@@ -2,7 +2,7 @@
 
     python tools/ops_page.py [--check]
 
-The page is made from the tables that the passes read (``qfx/vocab.py`` and ``qfx/backends/``), so
+The page is made from the tables that the passes read (``qfx/vocab`` and ``qfx/backends/``), so
 it says what they do. ``--check`` writes nothing, and fails if the page is out of date.
 """
 

@@ -1,0 +1,131 @@
+"""Arithmetic and activations, and what normalizes."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qfx.semantics import activations, layers
+from qfx.vocab.definition import Kind, define
+
+# -- arithmetic ----------------------------------------------------------------------------------
+ADD = define(
+    activations.add,
+    Kind.ARITHMETIC,
+    (),
+    (torch.add, operator.add, operator.iadd),
+    ("add", "add_"),
+    commutative=True,
+)
+SUB = define(
+    activations.sub,
+    Kind.ARITHMETIC,
+    (),
+    (torch.sub, torch.subtract, operator.sub, operator.isub),
+    ("sub", "sub_", "subtract", "subtract_"),
+)
+MUL = define(
+    activations.mul,
+    Kind.ARITHMETIC,
+    (),
+    (torch.mul, torch.multiply, operator.mul, operator.imul),
+    ("mul", "mul_", "multiply"),
+    commutative=True,
+)
+DIV = define(
+    activations.div,
+    Kind.ARITHMETIC,
+    (),
+    (
+        *(torch.div, torch.true_divide, torch.divide, operator.truediv, operator.itruediv),
+        *(torch.floor_divide, operator.floordiv, operator.ifloordiv),
+    ),
+    ("div", "div_", "divide", "floor_divide"),
+)
+
+CAST = define(activations.cast, Kind.ARITHMETIC)
+
+# -- activations ---------------------------------------------------------------------------------
+RELU = define(
+    activations.relu,
+    Kind.ACTIVATION,
+    (nn.ReLU,),
+    (torch.relu, torch.relu_, F.relu, F.relu_),
+    ("relu", "relu_"),
+    elementwise=True,
+)
+CLAMP = define(
+    activations.clamp,
+    Kind.ACTIVATION,
+    (nn.ReLU6, nn.Hardtanh),
+    (
+        *(torch.clamp, torch.clip, torch.clamp_min, torch.clamp_max),
+        *(F.relu6, F.hardtanh, F.hardtanh_),
+    ),
+    ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_max"),
+    elementwise=True,
+)
+LEAKY_RELU = define(
+    activations.leaky_relu,
+    Kind.ACTIVATION,
+    (nn.LeakyReLU,),
+    (F.leaky_relu, F.leaky_relu_),
+    elementwise=True,
+)
+ELU = define(activations.elu, Kind.ACTIVATION, (nn.ELU,), (F.elu, F.elu_), elementwise=True)
+HARDSWISH = define(
+    activations.hardswish, Kind.ACTIVATION, (nn.Hardswish,), (F.hardswish,), elementwise=True
+)
+SILU = define(activations.silu, Kind.ACTIVATION, (nn.SiLU,), (F.silu,), elementwise=True)
+GELU = define(activations.gelu, Kind.ACTIVATION, (nn.GELU,), (F.gelu,), elementwise=True)
+PRELU = define(activations.prelu, Kind.ACTIVATION, (nn.PReLU,), (F.prelu,), ("prelu",))
+SIGMOID = define(
+    activations.sigmoid,
+    Kind.ACTIVATION,
+    (nn.Sigmoid,),
+    (torch.sigmoid, torch.sigmoid_, F.sigmoid, torch.special.expit),
+    ("sigmoid", "sigmoid_"),
+    elementwise=True,
+)
+HARDSIGMOID = define(
+    activations.hardsigmoid, Kind.ACTIVATION, (nn.Hardsigmoid,), (F.hardsigmoid,), elementwise=True
+)
+TANH = define(
+    activations.tanh,
+    Kind.ACTIVATION,
+    (nn.Tanh,),
+    (torch.tanh, torch.tanh_, F.tanh),
+    ("tanh", "tanh_"),
+    elementwise=True,
+)
+MISH = define(activations.mish, Kind.ACTIVATION, (nn.Mish,), (F.mish,), elementwise=True)
+SOFTMAX = define(
+    activations.softmax,
+    Kind.ACTIVATION,
+    (nn.Softmax,),
+    (torch.softmax, F.softmax, torch.special.softmax),
+    ("softmax",),
+)
+LOG_SOFTMAX = define(
+    activations.log_softmax,
+    Kind.ACTIVATION,
+    (nn.LogSoftmax,),
+    (torch.log_softmax, F.log_softmax, torch.special.log_softmax),
+    ("log_softmax",),
+)
+
+# -- normalization (inference) -------------------------------------------------------------------
+BATCH_NORM = define(
+    layers.batch_norm, Kind.NORM, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), (F.batch_norm,)
+)
+LAYER_NORM = define(layers.layer_norm, Kind.NORM, (nn.LayerNorm,), (F.layer_norm,))
+GROUP_NORM = define(layers.group_norm, Kind.NORM, (nn.GroupNorm,), (F.group_norm,))
+INSTANCE_NORM = define(
+    layers.instance_norm,
+    Kind.NORM,
+    (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    (F.instance_norm,),
+)

@@ -1,0 +1,37 @@
+"""Groups of operations, told by their traits or listed by rising dims."""
+
+from __future__ import annotations
+
+from qfx.vocab.definition import ops
+from qfx.vocab.products import GRU, GRU_CELL, LSTM, LSTM_CELL, RNN, RNN_CELL
+from qfx.vocab.reductions import (
+    ADAPTIVE_AVG_POOL1D,
+    ADAPTIVE_AVG_POOL2D,
+    ADAPTIVE_AVG_POOL3D,
+    ADAPTIVE_MAX_POOL1D,
+    ADAPTIVE_MAX_POOL2D,
+    ADAPTIVE_MAX_POOL3D,
+    AVG_POOL1D,
+    AVG_POOL2D,
+    AVG_POOL3D,
+    MAX_POOL1D,
+    MAX_POOL2D,
+    MAX_POOL3D,
+)
+
+SEQUENCES = (LSTM, GRU, RNN)
+LAYERS = tuple(op for op in ops() if op.layer)
+"""Convolutions, transposed ones too, and linear layers."""
+
+CONVOLUTIONS = tuple(op for op in LAYERS if op.dims and not op.transposed)
+TRANSPOSED = tuple(op for op in LAYERS if op.transposed)
+MAX_POOLS = (MAX_POOL1D, MAX_POOL2D, MAX_POOL3D)
+AVG_POOLS = (AVG_POOL1D, AVG_POOL2D, AVG_POOL3D)
+ADAPTIVE_AVG_POOLS = (ADAPTIVE_AVG_POOL1D, ADAPTIVE_AVG_POOL2D, ADAPTIVE_AVG_POOL3D)
+ADAPTIVE_MAX_POOLS = (ADAPTIVE_MAX_POOL1D, ADAPTIVE_MAX_POOL2D, ADAPTIVE_MAX_POOL3D)
+ADAPTIVE_POOLS = (*ADAPTIVE_AVG_POOLS, *ADAPTIVE_MAX_POOLS)
+"""By rising dims."""
+
+CELLS = (LSTM_CELL, GRU_CELL, RNN_CELL)
+RECURRENT = (*SEQUENCES, *CELLS)
+"""Layers with a hidden state: several weights, and activations that are measured inside."""

@@ -1,0 +1,108 @@
+"""Pools and reductions: many values become one."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qfx.semantics import pools
+from qfx.vocab.definition import Kind, define
+
+MAX_POOL1D = define(
+    pools.max_pool1d,
+    Kind.POOL,
+    (nn.MaxPool1d,),
+    (F.max_pool1d, torch.max_pool1d),
+    name="max_pool1d",
+    dims=1,
+    picks=True,
+)
+MAX_POOL2D = define(
+    pools.max_pool2d,
+    Kind.POOL,
+    (nn.MaxPool2d,),
+    (F.max_pool2d, torch.max_pool2d),
+    name="max_pool2d",
+    dims=2,
+    picks=True,
+)
+MAX_POOL3D = define(
+    pools.max_pool3d,
+    Kind.POOL,
+    (nn.MaxPool3d,),
+    (F.max_pool3d, torch.max_pool3d),
+    name="max_pool3d",
+    dims=3,
+    picks=True,
+)
+AVG_POOL1D = define(
+    pools.avg_pool1d, Kind.POOL, (nn.AvgPool1d,), (F.avg_pool1d,), name="avg_pool1d", dims=1
+)
+AVG_POOL2D = define(
+    pools.avg_pool2d, Kind.POOL, (nn.AvgPool2d,), (F.avg_pool2d,), name="avg_pool2d", dims=2
+)
+AVG_POOL3D = define(
+    pools.avg_pool3d, Kind.POOL, (nn.AvgPool3d,), (F.avg_pool3d,), name="avg_pool3d", dims=3
+)
+ADAPTIVE_AVG_POOL1D = define(
+    pools.adaptive_avg_pool1d,
+    Kind.POOL,
+    (nn.AdaptiveAvgPool1d,),
+    (F.adaptive_avg_pool1d,),
+    name="adaptive_avg_pool1d",
+    dims=1,
+)
+ADAPTIVE_AVG_POOL2D = define(
+    pools.adaptive_avg_pool2d,
+    Kind.POOL,
+    (nn.AdaptiveAvgPool2d,),
+    (F.adaptive_avg_pool2d,),
+    name="adaptive_avg_pool2d",
+    dims=2,
+)
+ADAPTIVE_AVG_POOL3D = define(
+    pools.adaptive_avg_pool3d,
+    Kind.POOL,
+    (nn.AdaptiveAvgPool3d,),
+    (F.adaptive_avg_pool3d,),
+    name="adaptive_avg_pool3d",
+    dims=3,
+)
+ADAPTIVE_MAX_POOL1D = define(
+    pools.adaptive_max_pool1d,
+    Kind.POOL,
+    (nn.AdaptiveMaxPool1d,),
+    (F.adaptive_max_pool1d,),
+    name="adaptive_max_pool1d",
+    dims=1,
+    picks=True,
+)
+ADAPTIVE_MAX_POOL2D = define(
+    pools.adaptive_max_pool2d,
+    Kind.POOL,
+    (nn.AdaptiveMaxPool2d,),
+    (F.adaptive_max_pool2d,),
+    name="adaptive_max_pool2d",
+    dims=2,
+    picks=True,
+)
+ADAPTIVE_MAX_POOL3D = define(
+    pools.adaptive_max_pool3d,
+    Kind.POOL,
+    (nn.AdaptiveMaxPool3d,),
+    (F.adaptive_max_pool3d,),
+    name="adaptive_max_pool3d",
+    dims=3,
+    picks=True,
+)
+INTERPOLATE = define(
+    pools.interpolate,
+    Kind.POOL,
+    (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+    (F.interpolate, F.upsample),
+)
+MEAN = define(pools.mean, Kind.REDUCE, (), (torch.mean,), ("mean",))
+SUM = define(pools.sum, Kind.REDUCE, (), (torch.sum,), ("sum",))
+AMAX = define(pools.amax, Kind.REDUCE, (), (torch.amax,), ("amax",))
+AMIN = define(pools.amin, Kind.REDUCE, (), (torch.amin,), ("amin",))
