@@ -11,7 +11,7 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from qfx.capture.proxy import ValueProxy
-from qfx.graph.layouts import dense
+from qfx.graph.layouts import are_equal, dense
 
 
 def _words(text: str) -> frozenset[str]:
@@ -186,7 +186,7 @@ def _leaves_alike(first: Any, second: Any, tolerance: float) -> bool:
         return False
     first, second = dense(first), dense(second)
     if not first.dtype.is_floating_point:
-        return torch.equal(first, second)
+        return are_equal(first, second)
     finite = second[second.isfinite()]
     scale = float(finite.abs().max()) if finite.numel() else 1.0
     return torch.allclose(first, second, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

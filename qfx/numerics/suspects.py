@@ -7,14 +7,14 @@ none of its operands did something, and whoever removed it is to blame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 
-import torch
 from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.framework.registry import is_builtin
 from qfx.graph import meta
+from qfx.graph.layouts import are_equal
 from qfx.history.removal import removers
 from qfx.numerics import observation
 from qfx.runtime.quantized import QuantizedModel
@@ -94,5 +94,4 @@ def _does_something(node: fx.Node, values: dict[str, Tensor]) -> bool:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    equal: Callable[[Tensor, Tensor], bool] = torch.equal
-    return a.shape == b.shape and a.dtype == b.dtype and equal(a, b)
+    return a.dtype == b.dtype and are_equal(a, b)
