@@ -107,7 +107,7 @@ def _sections(backends: Sequence[Backend]) -> Iterator[str]:
         yield "|---|---|" + "---|" * (len(backends) + 1)
         for op in vocab.ops():
             if op.kind is kind:
-                cells = (*(_cell(backend.rule(op)) for backend in backends), _onnx(op))
+                cells = (*(_cell(backend.rows(op)) for backend in backends), _onnx(op))
                 yield f"| `{op.name}` | {_spellings(op)} | {' | '.join(cells)} |"
         yield ""
 
@@ -126,12 +126,12 @@ def _function(function: Callable[..., Any]) -> str:
     return f"F.{name}" if getattr(F, name, None) is function else qualified_name(function)
 
 
-def _cell(rule: KernelRule | None) -> str:
-    if rule is None:
+def _cell(rows: Sequence[KernelRule]) -> str:
+    if not rows:
         return ""
-    methods = " ".join(method[0].upper() for method in rule.methods)
-    parts = [f"`{rule.kernel}`", methods]
-    if "static" in rule.methods:
+    rule = rows[0]
+    parts = [f"`{rule.kernel}`", " ".join(row.method[0].upper() for row in rows)]
+    if rule.method == "static":
         follows = rule.demand is not Demand.ASKS and rule.output is not Output.SHARED
         parts.append(_OUTPUTS[rule.output] + (", if its input is integers" if follows else ""))
     parts += [f"+ {' '.join(chain)}" for chain in rule.post]

@@ -83,8 +83,8 @@ def resolve_backend(backend: object) -> Backend:
 
 def others_with(op: object, but: str, method: str = "static") -> tuple[str, ...]:
     """Names of the backends of this machine, ``but`` aside, with a kernel of ``method`` for it."""
-    rules = ((n, _load(n).rule(op)) for n in available() if n not in (but, "reference"))
-    return tuple(name for name, rule in rules if rule is not None and method in rule.methods)
+    names = (name for name in available() if name not in (but, "reference"))
+    return tuple(name for name in names if _load(name).rule(op, method) is not None)
 
 
 def _load(name: str) -> Backend:

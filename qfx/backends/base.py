@@ -1,9 +1,9 @@
 """What a backend is: one table of kernel rules, and the defaults that go with it.
 
 Fusion, annotation, observer sharing and lowering all read this table, so adding an operation to a
-backend is adding one :class:`KernelRule`. A rule says three things: what the kernel accepts
-(operands, weight scheme, post-ops, a predicate), what it hands out (:class:`Output`), and how a
-call to it is written (``emit``).
+backend is adding one :class:`KernelRule` for each method that has a kernel. A row says three
+things: what the kernel accepts (operands, weight scheme, post-ops, a predicate), what it hands out
+(:class:`Output`), and how a call to it is written (``emit``).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ Supports = Callable[[fx.Node], "Mismatch | None"]
 
 @dataclass(frozen=True)
 class KernelRule:
-    """One row of a backend's table.
+    """One row of a backend's table: the kernel of one operation for one method.
 
     Attributes:
         op: the canonical operation.
@@ -120,9 +120,8 @@ class KernelRule:
         requantizes: whether a kernel that shares takes inputs of other qparams than its result's.
         supports: says why a given node can't use the kernel, or None.
         emit: writes the call; None where the reference form itself is the kernel.
-        methods: what it serves: activations quantized with known qparams ("static"), measured at
+        method: what it serves: activations quantized with known qparams ("static"), measured at
             run time ("dynamic"), or not at all ("weight_only"); see :data:`METHODS`.
-        emit_dynamic, emit_weight_only: write the calls of those methods.
 
     Raises:
         BackendError: the row can't be meant.
@@ -139,17 +138,14 @@ class KernelRule:
     requantizes: bool = False
     supports: Supports | None = None
     emit: Emit | None = None
-    methods: tuple[str, ...] = ("static",)
-    emit_dynamic: Emit | None = None
-    emit_weight_only: Emit | None = None
+    method: str = "static"
 
     def __post_init__(self) -> None:
         check_rule(self)
 
-    def emit_of(self, method: str) -> Emit | None:
-        """What writes the call for a method."""
-        emits = {"dynamic": self.emit_dynamic, "weight_only": self.emit_weight_only}
-        return emits.get(method, self.emit)
+    def for_methods(self, emits: Mapping[str, Emit | None]) -> tuple[KernelRule, ...]:
+        """A row for each method in ``emits``, alike but for what writes the call."""
+        return tuple(replace(self, method=method, emit=emit) for method, emit in emits.items())
 
 
 RUN_TIME = METHODS[1:]
@@ -211,20 +207,26 @@ class Backend:
     passes: tuple[Pass, ...] = ()
     cpu_only: bool = True
     saturates: bool = False
-    _by_op: dict[OpDef, KernelRule] = field(init=False, repr=False, compare=False)
+    _by_op: dict[OpDef, dict[str, KernelRule]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_backend(self)
-        object.__setattr__(self, "_by_op", {rule.op: rule for rule in self.rules})
+        by_op: dict[OpDef, dict[str, KernelRule]] = {}
+        for rule in self.rules:
+            by_op.setdefault(rule.op, {})[rule.method] = rule
+        object.__setattr__(self, "_by_op", by_op)
 
-    def rule(self, op: object) -> KernelRule | None:
-        """The row of ``op``, or None if the backend has no kernel for it."""
-        return self._by_op.get(op) if isinstance(op, OpDef) else None
+    def rule(self, op: object, method: str = "static") -> KernelRule | None:
+        """The row of ``op`` for a method, or None if the backend has no such kernel."""
+        return self._by_op.get(op, {}).get(method) if isinstance(op, OpDef) else None
+
+    def rows(self, op: object) -> tuple[KernelRule, ...]:
+        """The rows of ``op``, one for each method that has a kernel."""
+        return tuple(self._by_op.get(op, {}).values()) if isinstance(op, OpDef) else ()
 
     def post_ops(self, op: OpDef) -> tuple[Chain, ...]:
-        """The post-op chains that the kernel of ``op`` computes."""
-        rule = self._by_op.get(op)
-        return rule.post if rule else ()
+        """The post-op chains that a kernel of ``op`` computes."""
+        return tuple(dict.fromkeys(chain for row in self.rows(op) for chain in row.post))
 
 
 def saturates(qparams: QParams, low: float | None, high: float | None) -> bool:

@@ -8,6 +8,7 @@ reference form takes any.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -22,12 +23,15 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import RECURRENT, Kind, bound
 
 
+def not_in(method: str, rows: Sequence[KernelRule]) -> Mismatch:
+    """Why an operation that ``rows`` are of is not quantized by ``method``, of which none is."""
+    text = "{0} is not quantized in the way that its QConfig asks for ({1}), only: {2}"
+    return Mismatch(text, rows[0].kernel, method, ", ".join(row.method for row in rows))
+
+
 def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | None:
     """Why the kernel of ``row`` can't honour ``qconfig`` at ``node``, or None."""
     activation, weight, rule = qconfig.activation, qconfig.weight, row.weight
-    if qconfig.method not in row.methods:
-        text = "{0} is not quantized in the way that its QConfig asks for ({1}), only: {2}"
-        return Mismatch(text, row.kernel, qconfig.method, ", ".join(row.methods))
     if activation is not None and activation.per_channel:
         return Mismatch("activations are quantized per tensor")
     if activation is not None and activation.power_of_two and row.op in RECURRENT:
@@ -38,6 +42,8 @@ def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) ->
         misfit = _unfit_weight(node, weight, rule)
         if misfit is not None or weight.dtype == torch.float16:
             return misfit
+    if in_float(qconfig) and backend.rule(row.op, "weight_only") is None:
+        return Mismatch("its weight can't be quantized alone, only with what it reads")
     if backend.quantize is None:
         return None
     if rule is not None and weight is not None:

@@ -15,6 +15,7 @@ from qfx.backends.base import (
     Backend,
     Chain,
     Demand,
+    Emit,
     KernelRule,
     Output,
     WeightRule,
@@ -40,6 +41,10 @@ _WITHIN = (
 
 _POST: tuple[Chain, ...] = (*_ACTIVATIONS, ("add",), ("add", "relu"))
 
+_ALL: dict[str, Emit | None] = dict.fromkeys(METHODS)
+_RUN_TIME: dict[str, Emit | None] = dict.fromkeys(RUN_TIME)
+"""Methods, without anything to write a call: the reference form is what runs."""
+
 
 def backend() -> Backend:
     """The reference backend."""
@@ -55,17 +60,22 @@ def _matmuls() -> tuple[KernelRule, ...]:
     plain = (*vocab.CONVOLUTIONS, vocab.LINEAR)
     return (
         *(
-            KernelRule(op, "reference", weight=_weight(), post=_POST, methods=METHODS)
+            row
             for op in plain
+            for row in KernelRule(op, "reference", weight=_weight(), post=_POST).for_methods(_ALL)
         ),
         *(
-            KernelRule(op, "reference", weight=_weight(axis=1), post=_POST, methods=METHODS)
+            row
             for op in vocab.TRANSPOSED
+            for row in KernelRule(op, "reference", weight=_weight(axis=1), post=_POST).for_methods(
+                _ALL
+            )
         ),
         KernelRule(vocab.MATMUL, "reference", operands=("input", "other")),
         *(
-            KernelRule(op, "reference", weight=_weight(), methods=RUN_TIME)
+            row
             for op in vocab.RECURRENT
+            for row in KernelRule(op, "reference", weight=_weight()).for_methods(_RUN_TIME)
         ),
     )
 
@@ -76,8 +86,9 @@ def _weight(axis: int = 0) -> WeightRule:
 
 def _lookups() -> tuple[KernelRule, ...]:
     return tuple(
-        KernelRule(op, "reference", operands=(), weight=_weight(), methods=RUN_TIME)
+        row
         for op in (vocab.EMBEDDING, vocab.EMBEDDING_BAG)
+        for row in KernelRule(op, "reference", operands=(), weight=_weight()).for_methods(_RUN_TIME)
     )
 
 

@@ -14,7 +14,7 @@ from qfx.errors import BackendError
 from qfx.framework.pass_base import Pass
 from qfx.quant.qparams import QParams
 from qfx.semantics.post import POST_OPS
-from qfx.vocab import Kind, OpDef
+from qfx.vocab import OpDef
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend, KernelRule
@@ -45,7 +45,7 @@ def _faults(rule: KernelRule) -> Iterator[str]:
             yield f"{name} is {value!r}; give one of {type(rule).__annotations__[name]}"
     yield from _faults_of_operands(rule)
     yield from _faults_of_post(rule)
-    yield from _faults_of_methods(rule)
+    yield from _faults_of_method(rule)
     if (rule.fixed is not None) != (getattr(rule.output, "name", "") == "FIXED"):
         yield "fixed goes with output=Output.FIXED, and only with that"
     if rule.fixed is not None and not isinstance(rule.fixed, QParams):
@@ -76,19 +76,11 @@ def _faults_of_post(rule: KernelRule) -> Iterator[str]:
                 yield f"there is no post-op {name!r}; choose of {', '.join(sorted(POST_OPS))}"
 
 
-def _faults_of_methods(rule: KernelRule) -> Iterator[str]:
-    if not isinstance(rule.methods, tuple) or not rule.methods:
-        yield f"methods is {rule.methods!r}; give a tuple of {', '.join(map(repr, METHODS))}"
-    for method in rule.methods:
-        if method not in METHODS:
-            yield f"there is no method {method!r}; choose of {', '.join(map(repr, METHODS))}"
-    emits = {"emit": "static", "emit_dynamic": "dynamic", "emit_weight_only": "weight_only"}
-    for name, method in emits.items():
-        emit = getattr(rule, name)
-        if emit is not None and not callable(emit):
-            yield f"{name} is {emit!r}; give a function (emitter, site)"
-        if emit is not None and method not in rule.methods:
-            yield f"{name} is given, but {method!r} is not among its methods {rule.methods}"
+def _faults_of_method(rule: KernelRule) -> Iterator[str]:
+    if rule.method not in METHODS:
+        yield f"there is no method {rule.method!r}; choose of {', '.join(map(repr, METHODS))}"
+    if rule.emit is not None and not callable(rule.emit):
+        yield f"emit is {rule.emit!r}; give a function (emitter, site)"
     if rule.supports is not None and not callable(rule.supports):
         yield f"supports is {rule.supports!r}; give a function of the node"
 
@@ -104,12 +96,13 @@ def check_backend(backend: Backend) -> None:
 
 
 def _twice(rules: Iterable[KernelRule]) -> Iterator[str]:
-    seen: dict[OpDef, KernelRule] = {}
+    seen: dict[tuple[OpDef, str], KernelRule] = {}
     for rule in rules:
-        first = seen.setdefault(rule.op, rule)
+        first = seen.setdefault((rule.op, rule.method), rule)
         if first is not rule:
             yield (
-                f"two rows for {rule.op.name}: {first.kernel!r} and {rule.kernel!r}; a row says "
+                f"two rows for {rule.op.name}, {rule.method}: {first.kernel!r} and "
+                f"{rule.kernel!r}; a row says "
                 "with supports= what it takes, and its emit may choose among kernels"
             )
 
@@ -124,24 +117,17 @@ def _faults_of_table(backend: Backend) -> Iterator[str]:
         if method not in known:
             yield f"defaults for {method!r}, which is no method; choose of {', '.join(known)}"
     for rule in backend.rules:
-        emits = (rule.emit, rule.emit_dynamic, rule.emit_weight_only)
-        if backend.quantize is None and any(emit is not None for emit in emits):
+        if backend.quantize is None and rule.emit is not None:
             yield f"the row of {rule.op.name} has an emit, which needs quantize and dequantize"
-        if backend.quantize is not None:
-            yield from _missing(rule)
+        if backend.quantize is not None and _lacks_emit(rule):
+            yield f"the row of {rule.op.name} has no emit for its method {rule.method!r}"
 
 
 def _is_named(step: object) -> bool:
     return isinstance(step, Pass) and bool(step.name)
 
 
-def _missing(rule: KernelRule) -> Iterator[str]:
-    """What a row does not say about calls that have to be written."""
-    lacks = {
-        "static": rule.emit is None and rule.output.name != "SHARED",  # else the operation itself
-        "dynamic": rule.emit_dynamic is None and rule.op.kind is not Kind.LOOKUP,
-        "weight_only": rule.emit_weight_only is None,  # which also does lookups of "dynamic"
-    }
-    for method in rule.methods:
-        if lacks[method]:
-            yield f"the row of {rule.op.name} has no emit for its method {method!r}"
+def _lacks_emit(rule: KernelRule) -> bool:
+    """Whether a row does not say how its call is written, and the operation itself can't be it."""
+    is_same_op = rule.method == "static" and rule.output.name == "SHARED"
+    return rule.emit is None and not is_same_op

@@ -7,18 +7,13 @@ it, so nothing is rounded for its own sake. Residual additions and activations a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from qfx import vocab
 from qfx.backends.base import (
-    METHODS,
     MOVES,
-    RUN_TIME,
     Backend,
     Chain,
-    Emit,
     KernelRule,
     Output,
     WeightRule,
@@ -80,26 +75,20 @@ def _computes(kernel: str, post_op: str) -> bool:
     return kernel not in own or kernels.POST_OP_NAMES.get(post_op, "none") in own[kernel]
 
 
-def _measurable(op: vocab.OpDef, kernel: str, *, emit: Emit, **row: Any) -> KernelRule:
-    """The row of a kernel that takes qparams as arguments, so that they may be measured."""
-    methods = ("static", "dynamic")
-    return KernelRule(op, kernel, emit=emit, emit_dynamic=emit, methods=methods, **row)
+def _convolution(dims: int, post: tuple[Chain, ...]) -> tuple[KernelRule, ...]:
+    """The rows of a kernel that takes qparams as arguments, so that they may be measured."""
+    row = KernelRule(
+        vocab.CONVOLUTIONS[dims - 1], f"onednn.qconv{dims}d", output=Output.EITHER,
+        weight=WeightRule(), post=post, supports=x86_convs.numeric_padding,
+    )  # fmt: skip
+    return row.for_methods(dict.fromkeys(("static", "dynamic"), x86_convs.conv(dims)))
 
 
 def _layers() -> tuple[KernelRule, ...]:
     return (
-        _measurable(
-            vocab.CONV1D, "onednn.qconv1d", output=Output.EITHER, weight=WeightRule(), post=_CLAMPS,
-            supports=x86_convs.numeric_padding, emit=x86_convs.conv(1),
-        ),
-        _measurable(
-            vocab.CONV2D, "onednn.qconv2d", output=Output.EITHER, weight=WeightRule(), post=_CONV2D,
-            supports=x86_convs.numeric_padding, emit=x86_convs.conv(2),
-        ),
-        _measurable(
-            vocab.CONV3D, "onednn.qconv3d", output=Output.EITHER, weight=WeightRule(), post=_CLAMPS,
-            supports=x86_convs.numeric_padding, emit=x86_convs.conv(3),
-        ),
+        *_convolution(1, _CLAMPS),
+        *_convolution(2, _CONV2D),
+        *_convolution(3, _CLAMPS),
         *(
             KernelRule(
                 op, f"onednn.qconv{dims}d", output=Output.EITHER, weight=WeightRule(axis=1),
@@ -107,22 +96,25 @@ def _layers() -> tuple[KernelRule, ...]:
             )
             for dims, op in enumerate(vocab.TRANSPOSED, start=1)
         ),
-        KernelRule(
+        *KernelRule(
             vocab.LINEAR, "onednn.qlinear", output=Output.EITHER, weight=WeightRule(halves=True),
-            post=_LINEAR, emit=x86_linear.linear, methods=METHODS, emit_dynamic=x86_linear.linear,
-            emit_weight_only=weight_emit.linear(packs.INT8, packs.INT4, packs.ONEDNN_HALF),
-        ),
+            post=_LINEAR,
+        ).for_methods({
+            "static": x86_linear.linear,
+            "dynamic": x86_linear.linear,
+            "weight_only": weight_emit.linear(packs.INT8, packs.INT4, packs.ONEDNN_HALF),
+        }),
     )  # fmt: skip
 
 
 def _recurrent() -> tuple[KernelRule, ...]:
     return tuple(
-        KernelRule(
-            op, "onednn.qlinear, by step", output=Output.EITHER, weight=WeightRule(halves=True),
-            methods=RUN_TIME, emit_dynamic=x86_recurrent_emit.layer(op), emit_weight_only=restored,
-        )
+        row
         for op in vocab.RECURRENT
-    )  # fmt: skip
+        for row in KernelRule(
+            op, "onednn.qlinear, by step", output=Output.EITHER, weight=WeightRule(halves=True)
+        ).for_methods({"dynamic": x86_recurrent_emit.layer(op), "weight_only": restored})
+    )
 
 
 def _shared() -> tuple[KernelRule, ...]:

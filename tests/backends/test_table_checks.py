@@ -35,10 +35,8 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "post-op": ({"post": (("relu7",),)}, "there is no post-op 'relu7'; choose of add, clamp"),
     "post": ({"post": ("relu",)}, "give chains, tuples of names"),
     "no post": ({"op": vocab.MAX_POOL2D, "post": (("relu",),)}, "takes no post-ops"),
-    "method": ({"methods": ("statics",)}, "there is no method 'statics'"),
-    "methods": ({"methods": ()}, "give a tuple of 'static', 'dynamic'"),
+    "method": ({"method": "statics"}, "there is no method 'statics'; choose of 'static', 'dyn"),
     "emit": ({"emit": "conv"}, "emit is 'conv'; give a function"),
-    "idle emit": ({"emit_dynamic": emit}, "'dynamic' is not among its methods"),
     "supports": ({"supports": True}, "supports is True"),
     "fixed": ({"fixed": UNIT}, "fixed goes with output=Output.FIXED"),
     "not fixed": ({"output": Output.FIXED}, "fixed goes with output=Output.FIXED"),
@@ -62,7 +60,7 @@ BOTH = {"quantize": quantize, "dequantize": quantize}
 TABLES: dict[str, tuple[tuple[KernelRule, ...], dict[str, Any], str]] = {
     "twice": (
         (ROW, KernelRule(vocab.CONV2D, "mine.other", emit=emit)), BOTH,
-        "two rows for conv2d: 'mine.conv' and 'mine.other'",
+        "two rows for conv2d, static: 'mine.conv' and 'mine.other'",
     ),
     "emit without quantize": ((ROW,), {}, "the row of conv2d has an emit, which needs quantize"),
     "half": ((ROW,), {"quantize": quantize}, "give both quantize and dequantize"),
@@ -85,8 +83,8 @@ def test_rows_that_are_meant() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_our_tables_have_a_row_an_operation(name: str) -> None:
+def test_our_tables_have_a_row_an_operation_and_method(name: str) -> None:
     if name not in available():
         pytest.skip(f"no {name} here")
-    ops = [rule.op for rule in resolve_backend(name).rules]
-    assert len(set(ops)) == len(ops)
+    rows = [(rule.op, rule.method) for rule in resolve_backend(name).rules]
+    assert len(set(rows)) == len(rows)

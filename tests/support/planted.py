@@ -20,7 +20,7 @@ def with_fault(
     kind: vocab.OpDef,
     corrupt: Callable[..., Any],
     *,
-    emit: str = "emit",
+    method: str = "static",
     more: Callable[[LoweringSite], tuple[Any, ...]] = lambda site: (),
 ) -> Backend:
     """``backend``, with a call of ``corrupt`` behind each kernel of ``kind``.
@@ -29,14 +29,14 @@ def with_fault(
         backend: its name.
         kind: the operation.
         corrupt: gets what the kernel hands out, then ``more``.
-        emit: the field of the row: "emit", "emit_dynamic" or "emit_weight_only".
+        method: whose kernel.
         more: further arguments of ``corrupt``, of each place.
     """
     found, planted = resolve_backend(backend), []
 
     def faulty(rule: KernelRule) -> KernelRule:
-        right = getattr(rule, emit)
-        if rule.op is not kind or right is None:
+        right = rule.emit
+        if (rule.op, rule.method) != (kind, method) or right is None:
             return rule
 
         def wrong(em: Emitter, site: LoweringSite) -> fx.Node | qfx.Mismatch:
@@ -47,9 +47,8 @@ def with_fault(
             return em.rw.call(corrupt, node, *more(site), origins=(node,), value=value)
 
         planted.append(rule)
-        changes: dict[str, Any] = {emit: wrong}
-        return replace(rule, **changes)
+        return replace(rule, emit=wrong)
 
     rules = tuple(map(faulty, found.rules))
-    assert planted, f"{backend} has no {emit} for {kind.name}"
+    assert planted, f"{backend} has no {method} kernel for {kind.name}"
     return replace(found, rules=rules)

@@ -55,9 +55,7 @@ def test_a_wrong_linear_is_put_back(
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16)).eval()
     x = torch.randn(64, 64)
-    said = put_back(
-        model, x, with_fault(backend, vocab.LINEAR, corrupt, emit=f"emit_{method}"), method
-    )
+    said = put_back(model, x, with_fault(backend, vocab.LINEAR, corrupt, method=method), method)
     assert "row or channel" in said
 
 
@@ -65,7 +63,7 @@ def test_a_wrong_linear_is_put_back(
 def test_a_wrong_embedding_is_put_back(corrupt: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     x = torch.randint(50, (4, 6))
-    backend = with_fault("x86", vocab.EMBEDDING, corrupt, emit="emit_weight_only")
+    backend = with_fault("x86", vocab.EMBEDDING, corrupt, method="weight_only")
     said = put_back(nn.Embedding(50, 16).eval(), x, backend, "weight_only")
     assert "row or channel" in said
 
@@ -73,7 +71,7 @@ def test_a_wrong_embedding_is_put_back(corrupt: Callable[[Tensor], Tensor]) -> N
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_wrong_recurrent_layer_is_put_back(backend: str) -> None:
     torch.manual_seed(0)
-    faulty = with_fault(backend, vocab.LSTM, output, emit="emit_dynamic")
+    faulty = with_fault(backend, vocab.LSTM, output, method="dynamic")
     said = put_back(nn.LSTM(8, 8).eval(), torch.randn(5, 2, 8), faulty, "dynamic")
     assert "off by a factor of 1.03" in said
 

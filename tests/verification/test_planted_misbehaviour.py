@@ -120,7 +120,7 @@ def test_who_writes_to_an_argument_is_put_back() -> None:
         "x86",
         vocab.LINEAR,
         writes,
-        emit="emit_weight_only",
+        method="weight_only",
         more=lambda site: (site.arguments["input"],),
     )
     qmodel = qfx.quantize(model, (x, ids), backend=backend, method="weight_only")

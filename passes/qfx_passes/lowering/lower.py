@@ -142,12 +142,12 @@ class _Lowering:
         note = annotation(node)
         if note is None or not note.decision.quantized:
             return
-        rule = self.backend.rule(node.target)
+        rule = self.backend.rule(node.target, note.method)
         assert rule is not None
         operands = [*float_operands(node, rule.operands), *post_operands(node)]
         inputs = {v: self.stands_for[v] for v in operands if v in self.stands_for}
         if note.method != "static":
-            self._float_kernel(node, rule, note.method, inputs)
+            self._float_kernel(node, rule, inputs)
         elif any(v not in inputs for v in float_operands(node, rule.operands)):
             annotate(node, Annotation(refusal("float-inputs")))
         elif rule.output is Output.SHARED and not self._requantizes(node, rule, inputs):
@@ -182,10 +182,10 @@ class _Lowering:
             self.qparams[lowered] = qparams
 
     def _float_kernel(
-        self, node: fx.Node, rule: KernelRule, method: str, inputs: dict[fx.Node, _Integers]
+        self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]
     ) -> None:
         """Emit a kernel that takes and hands out float; inside, it computes with integers."""
-        lowered = self._emit(node, rule, inputs, None, method)
+        lowered = self._emit(node, rule, inputs, None)
         if lowered is not None:
             self.rw.replace(node, lowered)
 
@@ -220,7 +220,6 @@ class _Lowering:
         rule: KernelRule,
         inputs: dict[fx.Node, _Integers],
         output: QParams | None,
-        method: str = "static",
         *,
         shares: bool = False,
     ) -> fx.Node | None:
@@ -234,8 +233,7 @@ class _Lowering:
             bias=self._bias(arguments.get("bias")) if rule.weight else None,
         )
         with self.rw.at(node):
-            emit = rule.emit_of(method)
-            lowered = emit(self, site) if emit else self._same_op(site)
+            lowered = rule.emit(self, site) if rule.emit else self._same_op(site)
             if isinstance(lowered, Mismatch):
                 self._declined(node, lowered)
                 return None

@@ -6,7 +6,7 @@ user chose, what the backend has, and whether its kernel takes this very call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from qfx.backends.base import Backend, Demand, KernelRule
 from qfx.backends.fitting import (
     in_float,
     narrowed,
+    not_in,
     overflows,
     too_flat,
     unfit,
@@ -99,9 +100,12 @@ class Eligibility:
         choice = self._settled(node, choice)
         if choice.qconfig is None:
             return refusal(choice.reason, rule=choice.rule)
-        rule, method = self.backend.rule(node.target), choice.qconfig.method
-        if rule is None or (method not in rule.methods and not _is_meant(choice, rule)):
-            return self._no_kernel(node, rule, method)
+        rows, method = self.backend.rows(node.target), choice.qconfig.method
+        rule = self.backend.rule(node.target, method)
+        if rule is None and not _is_meant(choice, rows):
+            return self._no_kernel(node, rows, method)
+        if rule is None:
+            return self._not_honoured(node, choice, not_in(method, rows))
         misfit = unfit(node, choice.qconfig, rule, self.backend)
         if misfit is not None:
             return self._not_honoured(node, choice, misfit)
@@ -119,18 +123,18 @@ class Eligibility:
             )
         return replace(choice, qconfig=qconfig)
 
-    def _no_kernel(self, node: fx.Node, rule: KernelRule | None, method: str) -> Decision:
-        """Why the backend has no kernel of ``method``, and what to do."""
-        named = rule is not None and is_lookup(node)
+    def _no_kernel(self, node: fx.Node, rows: Sequence[KernelRule], method: str) -> Decision:
+        """Why the backend has no kernel of ``method``, only ``rows``, and what to do."""
+        named = bool(rows) and is_lookup(node)
         code = f"not-{method}".replace("_", "-") if method != "static" or named else "no-kernel"
         remedy = elsewhere(others_with(node.target, self.backend.name, method))
-        if rule is not None and not named:
-            remedy = f"nothing to do if float is fine; else try method={rule.methods[0]!r}"
+        if rows and not named:
+            remedy = f"nothing to do if float is fine; else try method={rows[0].method!r}"
         assert isinstance(node.target, vocab.OpDef)
         weightless = not {"weight", "weights"} & set(node.target.signature.parameters)
         if weightless and method == "weight_only":
             code = "no-weight"
-        elif method == "dynamic" and weightless and (rule is None or rule.demand is Demand.PULLS):
+        elif method == "dynamic" and weightless and (not rows or rows[0].demand is Demand.PULLS):
             remedy = "nothing to do: it takes and hands out float"
         op = operation_name(node)
         return refusal(code, backend=self.backend.name, op=op, remedy=remedy)
@@ -196,6 +200,7 @@ def _opaque(node: fx.Node) -> Decision:
     )
 
 
-def _is_meant(choice: Choice, rule: KernelRule) -> bool:
+def _is_meant(choice: Choice, rows: Sequence[KernelRule]) -> bool:
     """Whether a rule of the configuration is about an operation, not just about all of a module."""
-    return choice.specific and (rule.weight is not None or choice.by_type)
+    named = choice.by_type or any(row.weight is not None for row in rows)
+    return choice.specific and bool(rows) and named

@@ -17,9 +17,7 @@ from torch import fx
 
 from qfx import vocab
 from qfx.backends.base import (
-    METHODS,
     MOVES,
-    RUN_TIME,
     Demand,
     Emit,
     Emitter,
@@ -75,15 +73,14 @@ def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[Kerne
 def _products(engine: str) -> tuple[KernelRule, ...]:
     both = ("input", "other")
     return (
-        KernelRule(
-            vocab.LINEAR,
-            "quantized.linear",
-            weight=WeightRule(halves=True),
-            post=RELU_CLAMP,
-            emit=q.packed_kernel("linear", engine),
-            methods=METHODS,
-            emit_dynamic=dynamic.linear(engine),
-            emit_weight_only=_weight_only(engine),
+        *KernelRule(
+            vocab.LINEAR, "quantized.linear", weight=WeightRule(halves=True), post=RELU_CLAMP
+        ).for_methods(
+            {
+                "static": q.packed_kernel("linear", engine),
+                "dynamic": dynamic.linear(engine),
+                "weight_only": _weight_only(engine),
+            }
         ),
         KernelRule(
             vocab.MATMUL, "quantized.matmul", operands=both, supports=_equal_ranks, emit=_matmul
@@ -114,20 +111,17 @@ def _weight_only(engine: str) -> Emit:
 
 
 def _recurrent(engine: str) -> tuple[KernelRule, ...]:
-    kept: dict[str, Any] = {"weight": WeightRule(halves=True), "emit_weight_only": restored}
+    kept = WeightRule(halves=True)
     return (
         *(
-            KernelRule(
-                op,
-                f"quantized_{op.name.removesuffix('_cell')}",
-                methods=RUN_TIME,
-                emit_dynamic=recurrent.layer(op, engine),
-                **kept,
-            )
+            row
             for op in recurrent.OPS
+            for row in KernelRule(
+                op, f"quantized_{op.name.removesuffix('_cell')}", weight=kept
+            ).for_methods({"dynamic": recurrent.layer(op, engine), "weight_only": restored})
         ),
         *(
-            KernelRule(op, "dequantized weights", methods=("weight_only",), **kept)
+            KernelRule(op, "dequantized weights", weight=kept, emit=restored, method="weight_only")
             for op in vocab.RECURRENT
             if op not in recurrent.OPS
         ),

@@ -181,13 +181,11 @@ def call(em: Emitter, site: LoweringSite, function: Any, *args: Any, **options: 
 def lookups(one: Emit | None = None, bag: Emit | None = None) -> tuple[KernelRule, ...]:
     """The table's rows of both embeddings; on plain tensors unless told how to write them."""
 
-    def row(op: OpDef, emit: Emit) -> KernelRule:
-        return KernelRule(
-            op, "integer rows", operands=(), weight=WeightRule(halves=True), methods=RUN_TIME,
-            emit_weight_only=emit,
-        )  # fmt: skip
+    def rows(op: OpDef, emit: Emit) -> tuple[KernelRule, ...]:
+        row = KernelRule(op, "integer rows", operands=(), weight=WeightRule(halves=True))
+        return row.for_methods(dict.fromkeys(RUN_TIME, emit))
 
-    return row(EMBEDDING, one or embedding), row(EMBEDDING_BAG, bag or embedding_bag)
+    return *rows(EMBEDDING, one or embedding), *rows(EMBEDDING_BAG, bag or embedding_bag)
 
 
 def embedding(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
