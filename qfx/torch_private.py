@@ -65,6 +65,11 @@ def _kind(base: str, *kinds: type[nn.Module]) -> tuple[type[nn.Module], ...]:
     return kinds if found is None else (found,)
 
 
+def capabilities() -> Mapping[str, object]:
+    """What PyTorch tells of the CPU, by its own names; empty where it doesn't."""
+    return find("torch.cpu.get_capabilities", instead=dict)()  # type: ignore[no-any-return]
+
+
 def load_decomposed() -> bool:
     """Have PyTorch register the operators of ``torch.ops.quantized_decomposed``, if it has them.
 

@@ -43,10 +43,11 @@ FLOORS = (
 
 BACKEND_FLOORS = (
     ("table_checks", "base", "entry_points", "saturation", "packing_engine", "defaults"),
-    ("fitting", "probing"),
+    ("fitting", "probing", "wide_codes"),
     ("stored_weights",),
     ("onednn",),
     ("hardware",),
+    ("detection",),
     ("quantized",),
     ("x86", "fbgemm", "qnnpack", "reference"),
 )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Iterator
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +17,9 @@ from qfx.backends.base import Backend
 from qfx.backends.entry_points import installed
 from qfx.errors import BackendError
 from qfx.torch_private import QUANTIZED_DTYPES, lacking
+
+if TYPE_CHECKING:
+    from qfx.backends.detection import Candidate, Detected
 
 NAMES = ("x86", "fbgemm", "qnnpack", "reference")
 """Those that come with qfx, the preferred first."""
@@ -33,28 +38,56 @@ def _names() -> tuple[str, ...]:
     return (*NAMES, *installed(NAMES))
 
 
+def needs(name: str) -> tuple[str, ...]:
+    """What a machine needs for one of the backends that come with qfx, in words."""
+    return tuple(text for text, _ in _needs(name))
+
+
+def _needs(name: str) -> Iterator[tuple[str, bool]]:
+    """What a backend needs, in words, and whether this machine has it."""
+    from qfx.backends.hardware import hardware
+
+    here = hardware()
+    if name in _X86_ONLY:
+        yield "an x86 CPU", here.is_x86
+    if name == "x86":
+        yield "a PyTorch built with oneDNN", here.onednn
+    if name in _ON_QUANTIZED_DTYPES:
+        gone = lacking(QUANTIZED_DTYPES)
+        lost = f" ({torch.__version__} has no {', '.join(gone)})" if gone else ""
+        yield f"a PyTorch with quantized dtypes{lost}", not gone
+        yield f"PyTorch's {name} engine", name in here.engines
+
+
 def _lacks(name: str) -> str:
     """What this machine lacks for a backend, in words, or ""."""
     if name not in NAMES:
         return installed(NAMES)[name].lacks
+    return next((text for text, there in _needs(name) if not there), "")
+
+
+def detect() -> Detected:
+    """The backend that ``backend="auto"`` stands for on this machine.
+
+    What it returns is that name, a string; printed, it is a table of the CPU, PyTorch's engines and
+    every backend, and why this one.
+    """
+    from qfx.backends.detection import Detected
     from qfx.backends.hardware import hardware
 
-    here = hardware()
-    if name in _X86_ONLY and not here.is_x86:
-        return "an x86 CPU"
-    if name == "x86" and not here.onednn:
-        return "a PyTorch built with oneDNN"
-    if name not in _ON_QUANTIZED_DTYPES or name in here.engines:
-        return ""
-    gone = lacking(QUANTIZED_DTYPES)
-    if gone:
-        return f"a PyTorch with quantized dtypes ({torch.__version__} has no {', '.join(gone)})"
-    return f"PyTorch's {name} engine"
+    return Detected(available()[0], hardware())
 
 
-def detect() -> str:
-    """The backend that ``backend="auto"`` stands for on this machine."""
-    return available()[0]
+def candidates() -> tuple[Candidate, ...]:
+    """Every backend, and what this machine makes of it."""
+    from qfx.backends.detection import Candidate
+
+    found = []
+    for name in _names():
+        lacks = _lacks(name)
+        bits = 0 if lacks else 7 if _load(name).saturates else 8
+        found.append(Candidate(name, lacks, bits))
+    return tuple(found)
 
 
 def resolve_backend(backend: object) -> Backend:
@@ -65,7 +98,7 @@ def resolve_backend(backend: object) -> Backend:
     """
     if isinstance(backend, Backend):
         return backend
-    name = detect() if backend == "auto" else backend
+    name = available()[0] if backend == "auto" else backend
     names = NAMES if name in NAMES else _names()
     if not isinstance(name, str) or name not in names:
         close = difflib.get_close_matches(str(name), names, n=1)

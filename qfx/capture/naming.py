@@ -16,7 +16,7 @@ from torch import fx, nn
 _OURS = frozenset(
     {
         *("called", "_rounded", "_lowering"),
-        *("settings", "history", "report", "backend", "reference"),
+        *("settings", "history", "report", "backend", "reference", "needs"),
         *(
             "outdate",
             "has_observers",

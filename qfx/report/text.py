@@ -41,7 +41,7 @@ def facts(report: QuantizationReport) -> Iterator[str]:
     if report.saturates and rounded:
         yield (
             f"Activations: 7 bits at most (codes up to {HIGHEST_SAFE}); sums of 8-bit products "
-            "saturate in kernels of this CPU"
+            "saturate in kernels of the CPU that it was quantized on"
         )
     if report.checked is None:
         yield "Not checked on any inputs: check=False"

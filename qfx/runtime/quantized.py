@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import torch
 from torch import Tensor, fx, nn
 
+from qfx.backends import needs
+from qfx.backends.wide_codes import EXACT_SUMS, MAY_SATURATE, wide_layer
 from qfx.errors import BackendError, FormatError, QfxError, warn
 from qfx.framework.pass_base import PassContext
 from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
@@ -250,6 +252,15 @@ class QuantizedModel(WorkingGraphModule):
             owned.training = False  # each child keeps its own mode
             owned.requires_grad_(False)  # what is left of float parameters is for inference
         self.recompile()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a machine needs to run it as it was lowered; ``qfx.load`` refuses others.
+
+        The reference form, which ``qfx.load(path, backend="reference")`` gives, needs nothing.
+        """
+        wide = self.backend in MAY_SATURATE and wide_layer(self.reference.graph) is not None
+        return (*needs(self.backend), *([EXACT_SUMS] if wide else []))
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.report.counts.items())

@@ -7,16 +7,13 @@ lacks, and sums of 8-bit products on a CPU whose kernels saturate there.
 
 from __future__ import annotations
 
-import torch
 from torch import fx
 
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
-from qfx.backends.saturation import HIGHEST_SAFE
+from qfx.backends.wide_codes import EXACT_SUMS, wide_layer
 from qfx.errors import BackendError
 from qfx.graph import meta
-from qfx.quant.annotation import annotation
-from qfx.vocab import Kind, OpDef
 
 REFERENCE = "reference"
 
@@ -56,21 +53,12 @@ def check_saturation(backend: Backend, graph: fx.Graph, *, saturated: bool) -> N
     """
     if saturated or not backend.saturates:
         return
-    wide = next((node for node in graph.nodes if _reads_eight_bits(node)), None)
+    wide = wide_layer(graph)
     if wide is not None:
         raise BackendError(
-            f"{meta.where(wide)} was quantized to 8-bit activations on a CPU that adds up products "
-            "of them exactly (VNNI, AMX), and the kernels of this one saturate at 16 bits: results "
-            "would be wrong. Load it on such a CPU, or quantize the float model on this one (7-bit "
-            f"activations); qfx.load(path, backend={REFERENCE!r}) gives the same values, slower."
+            f"{meta.where(wide)} reads 8-bit activations, which need {EXACT_SUMS}; those of this "
+            "CPU saturate at 16 bits, and results would be wrong. Load it on such a CPU, or "
+            "quantize the float model again with activations of 7 bits, which are right on any "
+            f"(quant_max=127, the default on this one); qfx.load(path, backend={REFERENCE!r}) "
+            "gives the same values, slower."
         )
-
-
-def _reads_eight_bits(node: fx.Node) -> bool:
-    note = annotation(node)
-    if note is None or not note.decision.quantized or not isinstance(node.target, OpDef):
-        return False
-    if node.target.kind is not Kind.MATMUL:
-        return False
-    specs = (e.spec for e in note.reads.values() if e.spec.dtype in (torch.uint8, torch.int8))
-    return any(spec.bounds[1] - spec.bounds[0] > HIGHEST_SAFE for spec in specs)

@@ -17,7 +17,7 @@ from qfx.backends.defaults import defaults
 X = torch.randn(4, 8)
 LINE = (
     "Activations: 7 bits at most (codes up to 127); sums of 8-bit products saturate in kernels "
-    "of this CPU"
+    "of the CPU that it was quantized on"
 )
 ASKED = qfx.QConfig(
     activation=qfx.QuantSpec(torch.uint8), weight=qfx.QuantSpec(torch.int8, symmetric=True)

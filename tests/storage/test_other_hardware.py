@@ -11,7 +11,7 @@ from torch import nn
 
 import qfx
 from qfx.backends import resolve_backend, x86
-from qfx.storage import hardware
+from qfx.backends.wide_codes import EXACT_SUMS, wide_layer
 
 X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
 
@@ -68,9 +68,10 @@ def test_eight_bits_are_refused_where_kernels_saturate(tmp_path: Path) -> None:
     )
     model = nn.Sequential(nn.Linear(8, 4)).eval()
     qmodel = qfx.quantize(model, X, backend=exact, qconfig=qconfig, check=False)
+    assert EXACT_SUMS in qmodel.needs
     path = qfx.save(qmodel, tmp_path / "m.qfx")
     here = replace(exact, saturates=True)
-    with pytest.raises(qfx.BackendError, match=r"8-bit activations.*backend='reference'"):
+    with pytest.raises(qfx.BackendError, match=r"8-bit activations.*VNNI.*backend='reference'"):
         qfx.load(path, backend=here)
     assert torch.equal(qfx.load(path, backend="reference")(X), qmodel.reference(X))
     assert torch.equal(qfx.load(path, backend=exact)(X), qmodel(X))
@@ -78,7 +79,7 @@ def test_eight_bits_are_refused_where_kernels_saturate(tmp_path: Path) -> None:
 
 def test_seven_bits_are_right_everywhere(saved: tuple[qfx.QuantizedModel, Path]) -> None:
     graph = saved[0].reference.graph
-    wide = any(map(hardware._reads_eight_bits, graph.nodes))
+    wide = wide_layer(graph) is not None
     assert wide is not saved[0].report.saturates
 
 
