@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qfx.backends.onednn.arguments import Conv, ConvAdd, Linear, LinearAdd
 from qfx.backends.onednn.kernels import channels_last, clone_channels_last, clone_contiguous
 from qfx.backends.onednn.overhang import lacks_room, with_room
 from qfx.library import define
@@ -59,25 +60,16 @@ def _define(
     numbers = define(f"{name}({_HEAD}, {tail})", kernel, fake)
     tensors = define(f"{name}_measured({_MEASURED_HEAD}, {tail})", at_numbers, fake)
 
-    def call(*args: Any) -> Tensor:
-        result: Tensor = (tensors if isinstance(args[1], Tensor) else numbers)(*args)
+    def call(x: Tensor, x_scale: float | Tensor, *rest: Any) -> Tensor:
+        kind = tensors if isinstance(x_scale, Tensor) else numbers
+        result: Tensor = kind(x, x_scale, *rest)
         return result
 
     return call
 
 
-def _sum(call: Callable[..., Tensor], own: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """``call`` on a copy of its seventh argument, the residual: a function without effects."""
-
-    def functional(*args: Any) -> Tensor:
-        return call(*args[:6], own(args[6]), *args[7:])
-
-    return functional
-
-
-def _is_nan(args: tuple[Any, ...]) -> bool:
-    """Whether the second argument, the scale of the input, is NaN."""
-    return bool(args[1] != args[1])
+def _is_nan(x_scale: float | Tensor) -> bool:
+    return bool(x_scale != x_scale)
 
 
 def _all_nan(result: Tensor) -> Tensor:
@@ -85,42 +77,59 @@ def _all_nan(result: Tensor) -> Tensor:
 
 
 def _add_to_conv2d(*args: Any) -> Tensor:
-    if _is_nan(args):
+    *taken, least = args
+    given = ConvAdd(*taken)
+    if _is_nan(given.x_scale):
         return _all_nan(_fake_conv2d_add(*args))
-    args, least = args[:-1], args[-1]
-    x, other = args[0], args[6]
+    x, other = given.x, given.other
     if lacks_room(x, least):
 
         def run(x: Tensor, rows: list[int]) -> Tensor:
             roomy = F.pad(other, (0, rows[1], 0, rows[0]))
-            return _add_to_conv2d(x, *args[1:6], roomy, *args[7:], [])
+            return _add_to_conv2d(*given._replace(x=x, other=roomy), [])
 
-        return channels_last(with_room(run, x, least, args[8], args[2]))
+        return channels_last(with_room(run, x, least, given.stride, given.x_zero_point))
     if x.size(0) != other.size(0) or not other.is_contiguous(memory_format=torch.channels_last):
         batch = max(x.size(0), other.size(0))
         x, other = (t.expand(batch, *t.shape[1:]) for t in (x, other))
-        args = (x, *args[1:6], channels_last(other), *args[7:])
-    result: Tensor = _onednn.qconv2d_pointwise.binary(*args)
+        given = given._replace(x=x, other=channels_last(other))
+    result: Tensor = _onednn.qconv2d_pointwise.binary(*given)
     return result
 
 
 def _add_to_linear(*args: Any) -> Tensor:
-    if _is_nan(args):
+    given = LinearAdd(*args)
+    if _is_nan(given.x_scale):
         return _all_nan(_fake_linear_add(*args))
-    x, other = args[0], args[6]
+    x, other = given.x, given.other
     if not (x.numel() and other.numel()):
         return _fake_linear_add(*args)
     if x.shape[:-1] != other.shape[:-1] or not other.is_contiguous():
         lead = torch.broadcast_shapes(x.shape[:-1], other.shape[:-1])  # type: ignore[no-untyped-call]
         x, other = (t.expand(*lead, t.size(-1)) for t in (x, other))
-        args = (x, *args[1:6], other.contiguous(), *args[7:])
-    result: Tensor = _onednn.qlinear_pointwise.binary(*args)
+        given = given._replace(x=x, other=other.contiguous())
+    result: Tensor = _onednn.qlinear_pointwise.binary(*given)
     return result
+
+
+def _added_to_conv2d(*args: Any) -> Tensor:
+    """:func:`_add_to_conv2d` on a copy of the residual: a function without effects."""
+    *taken, least = args
+    given = ConvAdd(*taken)
+    return _add_to_conv2d(*given._replace(other=clone_channels_last(given.other)), least)
+
+
+def _added_to_linear(*args: Any) -> Tensor:
+    """:func:`_add_to_linear` on a copy of the residual: a function without effects."""
+    given = LinearAdd(*args)
+    return _add_to_linear(*given._replace(other=clone_contiguous(given.other)))
 
 
 def _fake_conv2d_add(*args: Any) -> Tensor:
     """What :func:`_add_to_conv2d` returns, without values: one of the two may have batch 1."""
-    x, other = args[0], args[6]
+    *taken, _ = args
+    given = ConvAdd(*taken)
+    x, other = given.x, given.other
     (batch,) = torch.broadcast_shapes(x.shape[:1], other.shape[:1])  # type: ignore[no-untyped-call]
     shape = (batch, *other.shape[1:])
     result: Tensor = other.new_empty(shape).contiguous(memory_format=torch.channels_last)
@@ -129,26 +138,27 @@ def _fake_conv2d_add(*args: Any) -> Tensor:
 
 def _fake_linear_add(*args: Any) -> Tensor:
     """What :func:`_add_to_linear` returns, without values."""
-    x, other, dtype = args[0], args[6], args[10]
+    given = LinearAdd(*args)
+    x, other = given.x, given.other
     lead = torch.broadcast_shapes(x.shape[:-1], other.shape[:-1])  # type: ignore[no-untyped-call]
-    result: Tensor = other.new_empty((*lead, other.size(-1)), dtype=dtype)
+    result: Tensor = other.new_empty((*lead, other.size(-1)), dtype=given.dtype)
     return result
 
 
 def _fake_linear(*args: Any) -> Tensor:
     """What ``qlinear_pointwise`` returns, without values; packed weights are (in, out)."""
-    x, w, dtype = args[0], args[3], args[9]
-    result: Tensor = x.new_empty((*x.shape[:-1], w.shape[-1]), dtype=dtype)
+    given = Linear(*args)
+    shape = (*given.x.shape[:-1], given.weight.shape[-1])
+    result: Tensor = given.x.new_empty(shape, dtype=given.dtype)
     return result
 
 
-def _linear(*args: Any) -> Tensor:
-    if _is_nan(args):
-        return _all_nan(_fake_linear(*args))
-    x = args[0]
+def _linear(x: Tensor, x_scale: float, *rest: Any) -> Tensor:
+    if _is_nan(x_scale):
+        return _all_nan(_fake_linear(x, x_scale, *rest))
     if not x.numel() and x.size(-1):
-        return _fake_linear(*args)
-    result: Tensor = _onednn.qlinear_pointwise.default(*args)
+        return _fake_linear(x, x_scale, *rest)
+    result: Tensor = _onednn.qlinear_pointwise.default(x, x_scale, *rest)
     return result
 
 
@@ -161,26 +171,29 @@ _qlinear = _define(
 _qlinear_add = _define(
     "qlinear_add",
     f"Tensor other, Tensor? bias, {_OUTPUT}, {_LINEAR_TAIL}",
-    _sum(_add_to_linear, clone_contiguous),
+    _added_to_linear,
     _fake_linear_add,
 )
 _qconv2d_add = _define(
     "qconv2d_add",
     f"Tensor other, Tensor? bias, {_GEOMETRY}, {_OUTPUT}, {_CONV_TAIL}, int[] least",
-    _sum(_add_to_conv2d, clone_channels_last),
+    _added_to_conv2d,
     _fake_conv2d_add,
 )
 
 
 def _fake_conv(*args: Any) -> Tensor:
     """What ``qconv*_pointwise`` returns, without values; weights of ``conv1d`` have 4 dims."""
-    (x, _, _, w, *_), (stride, padding, dilation) = args, args[7:10]
-    kernel = w.shape[-len(stride) :]  # 1-d ones are packed as 2-d
+    *taken, _ = args
+    given = Conv(*taken)
+    kernel = given.weight.shape[-len(given.stride) :]  # 1-d ones are packed as 2-d
+    sides = zip(given.stride, given.padding, given.dilation, strict=True)
     spatial = [
         (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
+        for size, k, (s, p, d) in zip(given.x.shape[2:], kernel, sides, strict=True)
     ]
-    made: Tensor = x.new_empty((x.shape[0], args[4].numel(), *spatial), dtype=args[13])
+    shape = (given.x.shape[0], given.weight_scale.numel(), *spatial)
+    made: Tensor = given.x.new_empty(shape, dtype=given.dtype)
     return _as_written(made)
 
 
@@ -193,15 +206,19 @@ def _roomy(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A convolution whose last argument is the least size of its input."""
 
     def convolve(*args: Any) -> Tensor:
-        if _is_nan(args):
+        *taken, least = args
+        given = Conv(*taken)
+        if _is_nan(given.x_scale):
             return _all_nan(_fake_conv(*args))
-        x, rest, least = args[0], args[1:-1], args[-1]
-        if not x.size(0):
+        if not given.x.size(0):
             return _fake_conv(*args)
-        if not lacks_room(x, least):
-            return kernel(x, *rest)
-        stride, zero_point = args[7], args[2]
-        return _as_written(with_room(lambda x, _: kernel(x, *rest), x, least, stride, zero_point))
+        if not lacks_room(given.x, least):
+            return kernel(*given)
+
+        def run(x: Tensor, _: list[int]) -> Tensor:
+            return kernel(*given._replace(x=x))
+
+        return _as_written(with_room(run, given.x, least, given.stride, given.x_zero_point))
 
     return convolve
 
@@ -247,15 +264,15 @@ def _conv(dims: int, args: tuple[Any, ...]) -> Tensor:
     return result
 
 
-def linear(*args: Any) -> Tensor:
+def linear(x: Tensor, x_scale: float, *rest: Any) -> Tensor:
     """``onednn.qlinear_pointwise.default``, compiled or not.
 
     What is exported calls the kernel itself, unless the qparams are not known yet.
     """
-    is_known = not isinstance(args[1], Tensor)
+    is_known = not isinstance(x_scale, Tensor)
     if torch.compiler.is_compiling() and not (torch.compiler.is_exporting() and is_known):
-        return _qlinear(*args)
-    return _linear(*args)
+        return _qlinear(x, x_scale, *rest)
+    return _linear(x, x_scale, *rest)
 
 
 def linear_add(*args: Any) -> Tensor:
@@ -275,14 +292,14 @@ def conv2d_add(*args: Any) -> Tensor:
     return _add_to_conv2d(*args)
 
 
-def pointwise(*args: Any) -> Tensor:
+def pointwise(image: Tensor, x_scale: float, *rest: Any) -> Tensor:
     """:func:`linear` on the pixels of images: a 1x1 convolution, with less to set up in a call."""
-    x = args[0].permute(0, 2, 3, 1)  # contiguous if the image is channels_last
+    x = image.permute(0, 2, 3, 1)  # contiguous if the image is channels_last
     plain = not torch.compiler.is_compiling() and x.is_contiguous() and x.numel()
-    if plain and not _is_nan(args):
-        pixels = _onednn.qlinear_pointwise.default(x, *args[1:])
+    if plain and not _is_nan(x_scale):
+        pixels = _onednn.qlinear_pointwise.default(x, x_scale, *rest)
     else:
-        pixels = linear(x.contiguous(), *args[1:])
+        pixels = linear(x.contiguous(), x_scale, *rest)
     result: Tensor = pixels.permute(0, 3, 1, 2)
     return result
 
@@ -294,11 +311,12 @@ def pointwise_add(*args: Any) -> Tensor:
     quarter of its time; the linear kernel hands out the residual itself.
     """
     # (batch, height, width, channels): contiguous if images are channels_last
-    x, other = args[0].permute(0, 2, 3, 1), args[6].permute(0, 2, 3, 1)
+    given = LinearAdd(*args)
+    x, other = given.x.permute(0, 2, 3, 1), given.other.permute(0, 2, 3, 1)
     plain = x.size(0) == other.size(0) and x.is_contiguous() and other.is_contiguous()
-    if plain and not torch.compiler.is_compiling() and x.numel() and not _is_nan(args):
-        pixels = _onednn.qlinear_pointwise.binary(x, *args[1:6], other, *args[7:])
+    if plain and not torch.compiler.is_compiling() and x.numel() and not _is_nan(given.x_scale):
+        pixels = _onednn.qlinear_pointwise.binary(*given._replace(x=x, other=other))
     else:
-        pixels = linear_add(x.contiguous(), *args[1:6], other, *args[7:])
+        pixels = linear_add(*given._replace(x=x.contiguous(), other=other))
     result: Tensor = pixels.permute(0, 3, 1, 2)
     return result

@@ -15,6 +15,17 @@ import torch
 from torch import Tensor
 
 from qfx.backends.onednn import calls, kernels
+from qfx.backends.onednn.arguments import (
+    NO_POST_OP,
+    Conv,
+    ConvAdd,
+    Geometry,
+    Operand,
+    Operands,
+    PostOp,
+    Residual,
+    Result,
+)
 from qfx.backends.onednn.overhang import least_sizes
 
 Sizes = tuple[int, ...]
@@ -43,9 +54,9 @@ class ConvCall:
         return len(self.stride)
 
     @property
-    def geometry(self) -> tuple[list[int], list[int], list[int], int]:
+    def geometry(self) -> Geometry:
         """Stride, padding, dilation and groups, as kernels take them."""
-        return list(self.stride), list(self.padding), list(self.dilation), self.groups
+        return Geometry(list(self.stride), list(self.padding), list(self.dilation), self.groups)
 
     def result(self, x: Sequence[int]) -> Sizes:
         """The shape of the result, given that of the input as padded before."""
@@ -69,29 +80,28 @@ class Ending:
     Attributes:
         shifted: whether the input has a zero point.
         dtype: of the result.
-        post: post-op, numbers and algorithm, as kernels take them.
+        post: as kernels take it.
         adds: whether the result is added to a residual.
     """
 
     shifted: bool
     dtype: torch.dtype
-    post: tuple[str, tuple[float, ...], str] = ("none", (), "")
+    post: PostOp = NO_POST_OP
     adds: bool = False
 
 
 def pack(call: ConvCall, codes: Tensor, scales: Tensor, x: tuple[float, int], shape: Sizes) -> Any:
     """The packed weight of a call, for an input of ``shape`` and its scale and zero point."""
-    stride, padding, dilation, groups = call.geometry
-    numbers = (scales.float().reshape(-1), *x)
-    return kernels.pack_conv(codes, *numbers, stride, padding, dilation, groups, shape)
+    scales, (x_scale, x_zero_point) = scales.float().reshape(-1), x
+    return kernels.pack_conv(codes, scales, x_scale, x_zero_point, *call.geometry, shape)
 
 
 def write(
     call: ConvCall,
-    head: Sequence[Any],
-    bias: Any,
-    output: Sequence[Any],
-    post: Sequence[Any],
+    read: Operands,
+    bias: Operand,
+    result: Result,
+    post: PostOp,
     *,
     known: bool,
 ) -> tuple[Any, tuple[Any, ...]]:
@@ -99,23 +109,22 @@ def write(
 
     Args:
         call: which convolution.
-        head: input, its scale and zero point, packed weight, its scales and zero points.
+        read: input and packed weight.
         bias: float, or None.
-        output: scale, zero point and dtype.
-        post: post-op, its numbers and algorithm.
+        result: what is handed out.
+        post: what is computed on the result.
         known: whether the qparams of the input are numbers.
     """  # fmt: skip
-    args = (*head, bias, *call.geometry, *output, *post)
+    args = Conv.of(read, bias, call.geometry, result, post)
     if known and not call.least and call.dims > 1:  # onednn's conv1d gives empty batches four dims
         return getattr(torch.ops.onednn, f"qconv{call.dims}d_pointwise").default, args
     return calls.conv(call.dims), (*args, call.least)
 
 
 def write_sum(
-    call: ConvCall, head: Sequence[Any], residual: tuple[Any, Any, Any], bias: Any,
-    output: Sequence[Any], relu: str | None,
+    call: ConvCall, read: Operands, residual: Residual, bias: Operand, result: Result,
+    relu: str | None,
 ) -> tuple[Any, tuple[Any, ...]]:  # fmt: skip
-    """As :func:`write`, for a call that adds to a residual, given with its scale and zero point."""
-    accumulator, *qparams = residual
-    args = (*head, accumulator, bias, *call.geometry, *output)
-    return calls.conv2d_add, (*args, *qparams, "sum", 1.0, relu, [], "", call.least)
+    """As :func:`write`, for a call that adds to a residual."""
+    args = ConvAdd.of(read, residual, bias, call.geometry, result, PostOp(relu))
+    return calls.conv2d_add, (*args, call.least)

@@ -15,6 +15,7 @@ from qfx import vocab
 from qfx.backends.base import Emit, Emitter, LoweringSite
 from qfx.backends.onednn import calls, kernels
 from qfx.backends.onednn import transposed_convs as transpose
+from qfx.backends.onednn.arguments import Operand, Operands, PostOp, Residual
 from qfx.backends.onednn.conv_calls import ConvCall, Ending, pack, write, write_sum
 from qfx.backends.onednn.conv_forms import Form, Part, Reads
 from qfx.backends.onednn.linear import is_pointwise, pointwise, sum_pointwise
@@ -94,10 +95,10 @@ def _convolution(em: Emitter, site: LoweringSite, unary: Step | None) -> fx.Node
     qx = _read(em, site, form)
     parts = []
     for i, part in enumerate(form.parts):
-        head, bias = _operands(em, site, qx, form, i)
+        read, bias = _operands(em, site, qx, form, i)
         known = isinstance(input_of(site)[1], QParams)
-        kernel, args = write(part.call, head, bias, output_of(site), post, known=known)
-        value = meta.TensorInfo(part.call.result(shape_of(qx)), output_of(site)[2])
+        kernel, args = write(part.call, read, bias, output_of(site), post, known=known)
+        value = meta.TensorInfo(part.call.result(shape_of(qx)), output_of(site).dtype)
         parts.append(em.rw.call(kernel, *args, origins=(site.node,), value=value))
     if len(parts) == 1:
         return parts[0]
@@ -108,7 +109,7 @@ def _sum_conv(
     em: Emitter, site: LoweringSite, residual: fx.Node, unary: Step | None
 ) -> fx.Node | Mismatch:
     relu = None if is_free(site, unary) or unary is None else unary[0]
-    ending = _ending(site, (relu or "none", [], ""), adds=True)
+    ending = _ending(site, PostOp(relu or "none"), adds=True)
     form = right_form(site.node, ending, pixels=_owns_image(site))
     if isinstance(form, Mismatch):
         return form
@@ -116,17 +117,15 @@ def _sum_conv(
     if isinstance(added, Mismatch):
         return added
     accumulator, qparams = added
-    head, bias = _operands(em, site, _read(em, site, form), form, 0)
-    sums = (accumulator, qparams.scale, qparams.zero_point)
-    kernel, args = write_sum(form.parts[0].call, head, sums, bias, output_of(site), relu)
+    read, bias = _operands(em, site, _read(em, site, form), form, 0)
+    sums = Residual(accumulator, qparams.scale, qparams.zero_point)
+    kernel, args = write_sum(form.parts[0].call, read, sums, bias, output_of(site), relu)
     return call(em, site, kernel, *args)
 
 
-def _ending(site: LoweringSite, post: tuple[str, list[Any], str], *, adds: bool = False) -> Ending:
+def _ending(site: LoweringSite, post: PostOp, *, adds: bool = False) -> Ending:
     _, shift = _packing_numbers(input_of(site)[1])
-    name, values, algorithm = post
-    _, _, dtype = output_of(site)
-    return Ending(shift != 0, dtype, (name, tuple(values), algorithm), adds)
+    return Ending(shift != 0, output_of(site).dtype, post, adds)
 
 
 def _owns_image(site: LoweringSite) -> bool:
@@ -161,8 +160,8 @@ def _padded(em: Emitter, site: LoweringSite, pads: list[int]) -> fx.Node:
 
 def _operands(
     em: Emitter, site: LoweringSite, qx: fx.Node, form: Form, index: int
-) -> tuple[tuple[Any, ...], Any]:
-    """What a call of a form reads: input, weight and their qparams; and the bias."""
+) -> tuple[Operands, Operand]:
+    """What a call of a form reads; and the bias."""
     part, weight = form.parts[index], weight_of(site)
     _, x = input_of(site)
     numbers = _packing_numbers(x)
@@ -174,7 +173,7 @@ def _operands(
 
     key = ("conv", form.name, index, weight.name, part.call, shape[1:], numbers[1] == 0)
     constants = (em.packed(key, packed), *_scales(em, site, part, key))
-    return (qx, x.scale, x.zero_point, *constants), _bias(em, site, part, key)
+    return Operands(qx, x.scale, x.zero_point, *constants), _bias(em, site, part, key)
 
 
 def _scales(

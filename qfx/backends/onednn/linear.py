@@ -8,6 +8,7 @@ from torch import fx
 
 from qfx.backends.base import Emitter, LoweringSite
 from qfx.backends.onednn import calls, kernels
+from qfx.backends.onednn.arguments import Linear, LinearAdd, Operands, PostOp, Residual
 from qfx.backends.onednn.merge_products import remember
 from qfx.backends.onednn.operands import (
     Step,
@@ -35,17 +36,17 @@ def is_pointwise(site: LoweringSite) -> bool:
 
 def pointwise(em: Emitter, site: LoweringSite, unary: Step | None) -> fx.Node:
     """Emits a 1x1 convolution as a linear layer."""
-    head = _linear_head(em, site, _pixels_shape(site))
-    bias, attr = site.arguments["bias"], attributes(site, unary)
-    return call(em, site, calls.pointwise, *head, bias, *output_of(site), *attr)
+    read = _operands(em, site, _pixels_shape(site))
+    bias, post = site.arguments["bias"], attributes(site, unary)
+    return call(em, site, calls.pointwise, *Linear.of(read, bias, output_of(site), post))
 
 
 def sum_pointwise(
     em: Emitter, site: LoweringSite, residual: fx.Node, unary: Step | None
 ) -> fx.Node | Mismatch:
     """Emits a 1x1 convolution that adds a residual, as a linear layer that does."""
-    head = _linear_head(em, site, _pixels_shape(site))
-    return _add_linear(em, site, calls.pointwise_add, head, residual, unary)
+    read = _operands(em, site, _pixels_shape(site))
+    return _add_linear(em, site, calls.pointwise_add, read, residual, unary)
 
 
 def _pixels_shape(site: LoweringSite) -> list[int]:
@@ -55,18 +56,18 @@ def _pixels_shape(site: LoweringSite) -> list[int]:
 
 def linear(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     """Emits ``onednn.qlinear_pointwise``, or its binary form with a residual."""
-    head = _linear_head(em, site, shape_of(input_of(site)[0]))
+    read = _operands(em, site, shape_of(input_of(site)[0]))
     residual, unary = post_of(site)
     if residual is not None:
-        return _add_linear(em, site, calls.linear_add, head, residual, unary)
-    bias, attr = site.arguments["bias"], attributes(site, unary)
-    y = call(em, site, calls.linear, *head, bias, *output_of(site), *attr)
+        return _add_linear(em, site, calls.linear_add, read, residual, unary)
+    bias, post = site.arguments["bias"], attributes(site, unary)
+    y = call(em, site, calls.linear, *Linear.of(read, bias, output_of(site), post))
     remember(y, site)
     return y
 
 
-def _linear_head(em: Emitter, site: LoweringSite, shape: list[int]) -> tuple[Any, ...]:
-    """The operands of a linear kernel, for an input of ``shape`` (..., in), up to the residual."""
+def _operands(em: Emitter, site: LoweringSite, shape: list[int]) -> Operands:
+    """What a linear kernel reads, for an input of ``shape`` (..., in)."""
     qx, x = input_of(site)
     weight = weight_of(site)
 
@@ -74,14 +75,14 @@ def _linear_head(em: Emitter, site: LoweringSite, shape: list[int]) -> tuple[Any
         return kernels.pack_linear(weight.integers.flatten(1), shape)
 
     packed = em.packed(("linear", weight.name, tuple(shape[1:])), recipe)
-    return (qx, x.scale, x.zero_point, packed, *weight_qparams(em, weight))
+    return Operands(qx, x.scale, x.zero_point, packed, *weight_qparams(em, weight))
 
 
 def _add_linear(
     em: Emitter,
     site: LoweringSite,
     kernel: Any,
-    head: tuple[Any, ...],
+    read: Operands,
     residual: fx.Node,
     unary: Step | None,
 ) -> fx.Node | Mismatch:
@@ -90,14 +91,8 @@ def _add_linear(
     if isinstance(added, Mismatch):
         return added
     accumulator, qparams = added
-    tail: Step = (
-        qparams.scale,
-        qparams.zero_point,
-        "sum" if sums else "add",
-        1.0,
-        "none" if unary is None or is_free(site, unary) else unary[0],
-        [],
-        "",
-    )
+    how = "sum" if sums else "add"
+    other = Residual(accumulator, qparams.scale, qparams.zero_point, how)
+    post = PostOp("none" if unary is None or is_free(site, unary) else unary[0])
     bias = site.arguments["bias"]
-    return call(em, site, kernel, *head, accumulator, bias, *output_of(site), *tail)
+    return call(em, site, kernel, *LinearAdd.of(read, other, bias, output_of(site), post))

@@ -15,13 +15,14 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.backends.onednn import calls, kernels
 from qfx.backends.onednn import transposed_convs as transpose
+from qfx.backends.onednn.arguments import LinearAdd
 from qfx.backends.onednn.dynamic import quantize_dynamic
 from qfx.vocab import Kind, OpDef
 
 _ops = torch.ops.onednn
 
-ACCUMULATOR = 6
-"""Where the binary kernels take the residual."""
+ACCUMULATOR = LinearAdd._fields.index("other")
+"""Where the binary kernels take the residual, those of convolutions too."""
 
 COPIES: Mapping[Any, Callable[[Tensor], Tensor]] = {
     calls.conv2d_add: kernels.clone_channels_last,

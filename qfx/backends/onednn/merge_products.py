@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.backends.base import LoweringSite
 from qfx.backends.onednn import calls, kernels
+from qfx.backends.onednn.arguments import Linear
 from qfx.backends.onednn.memory import QUANTIZING
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
@@ -29,10 +30,6 @@ from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import Kind, OpDef
 
 _CODES = "qfx.x86.codes"
-_READS = slice(0, 3)  # codes, scale, zero point
-_CONSTANTS = slice(3, 7)  # weight, scales, zero points, bias
-_TAIL = slice(7, None)  # output qparams, dtype and post-op
-_DTYPE = 9
 
 
 def remember(node: fx.Node, site: LoweringSite) -> None:
@@ -52,7 +49,7 @@ class MergeProducts(Pass):
         merging = _Merging(ctx.rewriter)
         for _, run in groupby(products, key=_shared):
             nodes = list(run)
-            if len(nodes) > 1 and nodes[0].args[_DTYPE] is torch.float32:
+            if len(nodes) > 1 and Linear(*nodes[0].args).dtype is torch.float32:
                 merging.merge(nodes)
         for node in products:
             node.meta.pop(_CODES, None)
@@ -68,7 +65,8 @@ def _shared(node: fx.Node) -> object:
     """What layers of one product have in common; of anything else, itself."""
     if _CODES not in node.meta:
         return node
-    return node.args[_READS], repr(node.args[_TAIL])
+    blank = dict.fromkeys(("weight", "weight_scale", "weight_zero_point", "bias"))
+    return repr(Linear(*node.args)._replace(**blank))
 
 
 class _Merging:
@@ -87,16 +85,17 @@ class _Merging:
         with self._rw.at(first):
             product = self._rw.call(
                 calls.linear,
-                *(*first.args[_READS], *self._constants(nodes), *first.args[_TAIL]),
+                *self._arguments([Linear(*node.args) for node in nodes], nodes),
                 origins=tuple(nodes),
                 value=meta.TensorInfo((*info.shape[:-1], sum(widths)), torch.float32),
             )
         for node, width, end in zip(nodes, widths, accumulate(widths), strict=True):
             _hand_out(self._rw, node, product, end - width, width)
 
-    def _constants(self, nodes: Sequence[fx.Node]) -> list[fx.Node | None]:
-        """Weight, scales, zero points and bias of the product."""
-        weights, scales, _, biases = zip(*(node.args[_CONSTANTS] for node in nodes), strict=True)
+    def _arguments(self, given: Sequence[Linear], nodes: Sequence[fx.Node]) -> Linear:
+        """Those of the product: weight, scales, zero points and bias are its own."""
+        weights = [each.weight for each in given]
+        scales, biases = [each.weight_scale for each in given], [each.bias for each in given]
         codes: list[Tensor] = [node.meta[_CODES] for node in nodes]
         read = meta.tensor_info(nodes[0].all_input_nodes[0])
         assert read is not None
@@ -112,14 +111,16 @@ class _Merging:
         def zeros(dtype: torch.dtype) -> Tensor:
             return torch.zeros(sum(map(len, codes)), dtype=dtype)
 
-        return [
-            packed(weights, "weight", lambda: kernels.pack_linear(torch.cat(codes), read.shape)),
-            packed((*weights, *scales), "scales", lambda: self._joined(scales, codes)),
-            packed(weights, "zero points", lambda: zeros(torch.int8)),
-            packed((*weights, *biases), "bias", lambda: self._joined(biases, codes))
-            if any(biases)
-            else None,
-        ]
+        def bias() -> fx.Node:
+            return packed((*weights, *biases), "bias", lambda: self._joined(biases, codes))
+
+        whole = torch.cat(codes)
+        return given[0]._replace(
+            weight=packed(weights, "weight", lambda: kernels.pack_linear(whole, read.shape)),
+            weight_scale=packed((*weights, *scales), "scales", lambda: self._joined(scales, codes)),
+            weight_zero_point=packed(weights, "zero points", lambda: zeros(torch.int8)),
+            bias=bias() if any(biases) else None,
+        )
 
     def _joined(self, parts: Sequence[fx.Node | None], codes: Sequence[Tensor]) -> Tensor:
         """What ``parts`` hold for each output channel; nothing stands for zeros."""

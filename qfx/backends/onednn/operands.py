@@ -20,6 +20,7 @@ from torch import fx
 
 from qfx.backends.base import Emitter, LoweringSite, saturates
 from qfx.backends.onednn import kernels
+from qfx.backends.onednn.arguments import NO_POST_OP, PostOp, Result
 from qfx.backends.onednn.memory import COPIES
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
@@ -30,7 +31,7 @@ FLOAT = QParams(1.0, 0, torch.uint8, 0, 255)
 """The qparams that kernels want to hear for a float result."""
 
 Step = tuple[Any, ...]
-"""A post-op: its name and its numbers; or a part of a call."""
+"""A post-op: its name and its numbers."""
 
 
 def input_of(site: LoweringSite, name: str = "input") -> tuple[fx.Node, QParams | Measured]:
@@ -71,11 +72,11 @@ def accumulator_of(
     return added, qparams
 
 
-def output_of(site: LoweringSite) -> tuple[Any, ...]:
-    """Scale, zero point and dtype of the result, as kernels take them."""
+def output_of(site: LoweringSite) -> Result:
+    """What a kernel is to hand out."""
     output = site.output or FLOAT
     dtype = torch.float32 if site.output is None else output.dtype
-    return output.scale, output.zero_point, dtype
+    return Result(output.scale, output.zero_point, dtype)
 
 
 def weight_of(site: LoweringSite) -> QuantizedWeight:
@@ -122,18 +123,18 @@ def is_free(site: LoweringSite, unary: Step | None) -> bool:
     return saturates(site.output, *bounds_of(unary))
 
 
-def attributes(site: LoweringSite, unary: Step | None) -> tuple[str, list[Any], str]:
-    """``attr, scalars, algorithm`` of a unary post-op."""
+def attributes(site: LoweringSite, unary: Step | None) -> PostOp:
+    """A unary post-op, as kernels take it."""
     if unary is None or is_free(site, unary):
-        return "none", [], ""
+        return NO_POST_OP
     name, *scalars = unary
     if name == "gelu":
-        return "gelu", [], scalars[0] if scalars else "none"
+        return PostOp("gelu", (), scalars[0] if scalars else "none")
     if name == "clamp":
         far = torch.finfo(torch.float32).max
         low, high = scalars
         scalars = [-far if low is None else low, far if high is None else high]
-    return kernels.POST_OP_NAMES[name], scalars, ""
+    return PostOp(kernels.POST_OP_NAMES[name], tuple(scalars))
 
 
 def expand(value: Any, dims: int) -> list[int]:

@@ -17,6 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qfx.backends.onednn import kernels
+from qfx.backends.onednn.arguments import (
+    Conv,
+    ConvAdd,
+    Geometry,
+    Linear,
+    LinearAdd,
+    Operands,
+    PostOp,
+    Residual,
+    Result,
+)
 from qfx.backends.onednn.saturation import saturates
 from qfx.backends.probing.trials import SIZES, Combination, Probe, Trial
 from qfx.semantics.post import POST_OPS
@@ -97,33 +108,42 @@ class _Layer:
             sums = conv(x, w, padding=self.padding, groups=self.groups)
         return sums * self.per_channel(self.scales) * _X_SCALE + self.per_channel(self.bias)
 
-    def run(
-        self, output: tuple[object, ...], residual: Tensor | None, post: list[object]
-    ) -> Tensor:
-        """What the kernel gives, for an output (scale, zero point, dtype) and post-op arguments."""
-        shape = list(self.codes.shape)
-        geometry: list[object] = []
-        if self.dims == 0:
-            packed = kernels.pack_linear(self.weight, shape)
-        else:
-            one, padding = [1] * self.dims, [self.padding] * self.dims
-            geometry = [one, padding, one, self.groups]
-            packed = kernels.pack_conv(
-                self.weight, self.scales, _X_SCALE, self.zero_point, one, padding, one, self.groups,
-                shape,
-            )  # fmt: skip
-        family = f"qconv{self.dims}d_pointwise" if self.dims else "qlinear_pointwise"
-        kernel = getattr(torch.ops.onednn, family)
-        head = [self.codes, _X_SCALE, self.zero_point, packed, self.scales, _ZERO]
-        if residual is None:
-            plain: Tensor = kernel.default(*head, self.bias, *geometry, *output, *post)
+    def run(self, result: Result, residual: Tensor | None, post: PostOp) -> Tensor:
+        """What the kernel gives."""
+        added = None if residual is None else self._added(residual)
+        return (self._conv if self.dims else self._linear)(result, added, post)
+
+    def _linear(self, result: Result, added: Residual | None, post: PostOp) -> Tensor:
+        packed = kernels.pack_linear(self.weight, list(self.codes.shape))
+        kernel, read = torch.ops.onednn.qlinear_pointwise, self._read(packed)
+        if added is None:
+            plain: Tensor = kernel.default(*Linear.of(read, self.bias, result, post))
             return plain
-        how = "add" if residual.is_floating_point() and not self.dims else "sum"
-        qparams = (1.0, 0) if residual.is_floating_point() else _RESIDUAL
-        accumulator = kernels.clone_channels_last(residual)
-        tail = [*output, *qparams, how, 1.0, *post]
-        summed: Tensor = kernel.binary(*head, accumulator, self.bias, *geometry, *tail)
+        summed: Tensor = kernel.binary(*LinearAdd.of(read, added, self.bias, result, post))
         return summed
+
+    def _conv(self, result: Result, added: Residual | None, post: PostOp) -> Tensor:
+        one, padding = [1] * self.dims, [self.padding] * self.dims
+        geometry, shape = Geometry(one, padding, one, self.groups), list(self.codes.shape)
+        scales, zero = self.scales, self.zero_point
+        packed = kernels.pack_conv(self.weight, scales, _X_SCALE, zero, *geometry, shape)
+        kernel = getattr(torch.ops.onednn, f"qconv{self.dims}d_pointwise")
+        read = self._read(packed)
+        if added is None:
+            plain: Tensor = kernel.default(*Conv.of(read, self.bias, geometry, result, post))
+            return plain
+        args = ConvAdd.of(read, added, self.bias, geometry, result, post)
+        summed: Tensor = kernel.binary(*args)
+        return summed
+
+    def _read(self, packed: Tensor) -> Operands:
+        return Operands(self.codes, _X_SCALE, self.zero_point, packed, self.scales, _ZERO)
+
+    def _added(self, residual: Tensor) -> Residual:
+        is_float = residual.is_floating_point()
+        qparams = (1.0, 0) if is_float else _RESIDUAL
+        how = "add" if is_float and not self.dims else "sum"
+        return Residual(kernels.clone_channels_last(residual), *qparams, how)
 
 
 def _convolutions(dims: int) -> Iterator[_Layer]:
@@ -162,13 +182,16 @@ def _layer_trials(
 
 
 def _run(
-    layer: _Layer, residual: Tensor | None, combination: Combination, output: tuple[object, ...]
+    layer: _Layer,
+    residual: Tensor | None,
+    combination: Combination,
+    output: tuple[float, int, torch.dtype],
 ) -> Tensor:
     names = [name for name in combination.post if name != "add"]
     name = names[0] if names else "none"
     algorithm = "none" if name == "gelu" else ""
-    attributes = kernels.POST_OP_NAMES.get(name, name), _ARGUMENTS.get(name, []), algorithm
-    return layer.run(output, residual, list(attributes))
+    post = PostOp(kernels.POST_OP_NAMES.get(name, name), _ARGUMENTS.get(name, []), algorithm)
+    return layer.run(Result(*output), residual, post)
 
 
 def _residual(like: Tensor, dtype: torch.dtype) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from qfx.backends.onednn import kernels
+from qfx.backends.onednn.arguments import NO_POST_OP, Conv, Geometry, Linear, Operands, Result
 from qfx.backends.saturation import (
     CONVOLUTIONS,
     DEPTHWISE,
@@ -26,8 +26,7 @@ def saturates() -> bool:
     return measured("onednn", _trials)
 
 
-_PLAIN: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
-"""The end of a call: a float result, and no post-op."""
+_FLOAT = Result(1.0, 0, torch.float32)
 
 
 def _trials() -> Iterator[Trial]:
@@ -40,8 +39,9 @@ def _trials() -> Iterator[Trial]:
 def _linear(rows: int, inputs: int, outputs: int) -> Tensor:
     codes, weight = largest((rows, inputs), torch.uint8), largest((outputs, inputs), torch.int8)
     packed = kernels.pack_linear(weight, codes.shape)
-    head = (codes, 1.0, 0, packed, *_unit_scales(outputs), None)
-    result: Tensor = torch.ops.onednn.qlinear_pointwise.default(*head, *_PLAIN)
+    read = Operands(codes, 1.0, 0, packed, *_unit_scales(outputs))
+    args = Linear.of(read, None, _FLOAT, NO_POST_OP)
+    result: Tensor = torch.ops.onednn.qlinear_pointwise.default(*args)
     return result
 
 
@@ -49,11 +49,12 @@ def _conv(dims: int, inputs: int, outputs: int, size: int, groups: int) -> Tenso
     codes = kernels.channels_last(largest((1, inputs, *[size + 5] * dims), torch.uint8))
     weight = largest((outputs, inputs // groups, *[size] * dims), torch.int8)
     ones = [1] * dims
-    geometry = (ones, [0] * dims, ones, groups)
+    geometry = Geometry(ones, [0] * dims, ones, groups)
     scales, zeros = _unit_scales(outputs)
     packed = kernels.pack_conv(weight, scales, 1.0, 0, *geometry, codes.shape)
     kernel = getattr(torch.ops.onednn, f"qconv{dims}d_pointwise").default
-    result: Tensor = kernel(codes, 1.0, 0, packed, scales, zeros, None, *geometry, *_PLAIN)
+    read = Operands(codes, 1.0, 0, packed, scales, zeros)
+    result: Tensor = kernel(*Conv.of(read, None, geometry, _FLOAT, NO_POST_OP))
     return result
 
 

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qfx.backends.onednn import kernels
+from qfx.backends.onednn.arguments import Operands, Residual, Result
 from qfx.backends.onednn.conv_calls import ConvCall, Ending, Sizes, pack, write, write_sum
 from qfx.backends.onednn.conv_forms import Form, Reads, forms, size_of
 from qfx.backends.probing.slow_geometries import TooSlow
@@ -171,7 +172,7 @@ def _trial(call: ConvCall, ending: Ending, codes: Tensor, weight: Tensor, run: R
         scale, zero = numbers.residual
         exact = exact + (residual(exact, ending).double() - zero) * scale
     name, values, _ = ending.post
-    exact = POST_OPS[_NAMES[name]](exact, *values) if name != "none" else exact
+    exact = POST_OPS[_NAMES[name]](exact, *values) if name in _NAMES else exact
     got = run(call, ending, codes, weight, numbers)
     case = f"{list(codes.shape)} * {list(call.weight)}"
     if ending.dtype == torch.float32:
@@ -200,17 +201,17 @@ def run_call(
     scales, zeros = torch.full((outputs,), 1.0), torch.zeros(outputs, dtype=torch.int8)
     x = (numbers.x_scale, numbers.zero_point)
     packed = pack(call, weight, scales, x, tuple(codes.shape))
-    head = (kernels.channels_last(codes), *x, packed, scales, zeros)
-    output, (name, values, algorithm) = (*numbers.output, ending.dtype), ending.post
+    read = Operands(kernels.channels_last(codes), *x, packed, scales, zeros)
+    (scale, zero), name = numbers.output, ending.post.name
+    result = Result(scale, zero, ending.dtype)
     if not ending.adds:
-        post = (name, list(values), algorithm)
-        kernel, args = write(call, head, None, output, post, known=True)
+        kernel, args = write(call, read, None, result, ending.post, known=True)
         plain: Tensor = kernel(*args)
         return plain
     shape = (F.conv1d, F.conv2d, F.conv3d)[call.dims - 1](
         codes.float(), weight.float(), None, *call.geometry
     )
-    added = (residual(shape, ending), *numbers.residual)
-    kernel, args = write_sum(call, head, added, None, output, None if name == "none" else name)
+    added = Residual(residual(shape, ending), *numbers.residual)
+    kernel, args = write_sum(call, read, added, None, result, None if name == "none" else name)
     summed: Tensor = kernel(*args)
     return summed
