@@ -8,16 +8,16 @@ See README.md for the three ways of use: one call, passes of your own, and looki
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from qfx.garbage_collection import collector_resting
 
 with collector_resting():  # a collection would walk all that torch holds: half the time of this
-    from qfx import backends, ops, pipelines, vocab
+    from qfx import backends, engines, ops, pipelines, vocab
     from qfx.api import calibrate, convert, prepare, quantize
     from qfx.backends.base import Backend
     from qfx.configuration.defaults import get_default_qconfig, get_default_qconfig_mapping
     from qfx.custom_passes import run_passes
+    from qfx.engines.compiled import CompiledModel
+    from qfx.engines.compiling import compile
     from qfx.errors import (
         BackendError,
         CalibrationError,
@@ -63,6 +63,7 @@ __all__ = [
     "BackendError",
     "CalibrationError",
     "CaptureError",
+    "CompiledModel",
     "ConfigError",
     "Const",
     "CoverageError",
@@ -104,8 +105,10 @@ __all__ = [
     "calibrate",
     "check_onnx",
     "compare",
+    "compile",
     "convert",
     "diff",
+    "engines",
     "export_onnx",
     "export_pt2e",
     "freeze_batchnorm",
@@ -131,15 +134,3 @@ __all__ = [
 def __dir__() -> list[str]:
     """What is public, and what every module has."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
-
-
-if not TYPE_CHECKING:  # type checkers know the names from above
-
-    def __getattr__(name: str) -> object:
-        """What is planned says so; anything else does not exist."""
-        planned = {
-            "compile": "torch.compile takes a quantized model.",
-        }
-        if name in planned:
-            raise AttributeError(f"qfx {__version__} does not have {name} yet. {planned[name]}")
-        raise AttributeError(f"module 'qfx' has no attribute {name!r}")

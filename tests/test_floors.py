@@ -36,6 +36,7 @@ FLOORS = (
     ("export",),
     ("qfx_passes",),
     ("argument_checks", "pipelines", "storage", "conversion"),
+    ("engines",),
     ("api", "custom_passes"),
     ("qfx",),
 )

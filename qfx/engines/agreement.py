@@ -1,0 +1,149 @@
+"""Whether what an engine computes is what the reference graph means.
+
+The yardstick is what float arithmetic in another order does to the reference itself: sums that end
+an ulp apart round to other codes now and then, of which deep networks make more. Every result of a
+layer is moved by a relative error of 2**-21, and the signal-to-noise ratio of that,
+
+    floor = SQNR(reference, reference with moved sums)
+
+is what no engine can be blamed for. One agrees from 35 dB on, or within 6 dB of the floor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from qfx.engines.base import CannotRun, Program
+from qfx.engines.pieces import Piece
+from qfx.graph.interpret import NamedInterpreter
+from qfx.numerics.measures import Error
+from qfx.vocab import Kind, OpDef
+
+AGREES, BELOW_FLOOR, LEAST = 35.0, 6.0, 15.0
+"""dB: from where on an engine agrees, how far it may lie below the floor, and the least of all."""
+
+_MOVED = 2.0**-21
+_INTEGERS_OFF = 0.05
+"""The fraction of integers, as of an argmax, that may be others."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far results are from the reference.
+
+    Attributes:
+        sqnr: signal-to-noise ratio in dB over all outputs of floating point; inf where equal.
+        max_error: the largest difference.
+        wrong: what is wrong with them, whatever the ratio; "" if nothing.
+    """
+
+    sqnr: float
+    max_error: float
+    wrong: str = ""
+
+
+def compare(wanted: Any, found: Any) -> Agreement:
+    """Hold results against those of the reference graph."""
+    ours, form = pytree.tree_flatten(wanted)
+    theirs, other = pytree.tree_flatten(found)
+    if form != other:
+        return _wrong("its result has another structure")
+    error, integers, off = Error(), 0, 0
+    for want, have in zip(ours, theirs, strict=True):
+        if not isinstance(want, Tensor):
+            if type(want) is not type(have) or want != have:
+                return _wrong(f"it yields {have!r} instead of {want!r}")
+            continue
+        if not isinstance(have, Tensor) or (want.shape, want.dtype) != (have.shape, have.dtype):
+            return _wrong(f"it yields {_of(have)} instead of {_of(want)}")
+        if want.is_floating_point():
+            error.add(want, have)
+            continue
+        integers += want.numel()
+        off += int((want != have).sum())
+    if math.isnan(error.sqnr) or math.isnan(error.max_error):
+        return _wrong("it yields NaN")
+    if off > _INTEGERS_OFF * integers:
+        return Agreement(error.sqnr, error.max_error, f"{off} of {integers} integers are others")
+    return Agreement(error.sqnr, error.max_error)
+
+
+def _wrong(what: str) -> Agreement:
+    return Agreement(math.nan, math.nan, what)
+
+
+def _of(value: Any) -> str:
+    return (
+        f"{value.dtype}{list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    )
+
+
+def run_reference(reference: fx.GraphModule, arguments: Mapping[str, Any]) -> Any:
+    """What the reference graph yields for arguments by name."""
+    with torch.no_grad():
+        return NamedInterpreter(reference, arguments).run()
+
+
+def floor(reference: fx.GraphModule, arguments: Mapping[str, Any], wanted: Any) -> float:
+    """The ratio in dB that moved sums leave of the reference."""
+    with torch.no_grad():
+        moved = _Moved(reference, arguments).run()
+    found = compare(wanted, moved)
+    return math.inf if found.wrong else found.sqnr
+
+
+class _Moved(NamedInterpreter):
+    """Runs a graph whose layers are off by an ulp or so."""
+
+    def __init__(self, module: fx.GraphModule, arguments: Mapping[str, Any]) -> None:
+        super().__init__(module, arguments)
+        self._random = torch.Generator().manual_seed(0)
+
+    def run_node(self, n: fx.Node) -> Any:
+        made = super().run_node(n)
+        op = n.target
+        if not isinstance(op, OpDef) or op.kind not in (Kind.MATMUL, Kind.NORM, Kind.REDUCE):
+            return made
+        if not isinstance(made, Tensor) or made.dtype != torch.float32:
+            return made
+        noise = torch.rand(made.shape, generator=self._random).sub_(0.5).mul_(2 * _MOVED)
+        return made * noise.add_(1.0)
+
+
+def reason_against(found: Agreement, least: float) -> str:
+    """Why results don't agree; "" if they do."""
+    if found.wrong:
+        return found.wrong
+    if found.sqnr >= least:
+        return ""
+    return f"disagrees with the reference: {found.sqnr:.1f} dB"
+
+
+def least_of(floor: float) -> float:
+    """The least ratio in dB with which an engine agrees."""
+    return max(LEAST, min(AGREES, floor - BELOW_FLOOR))
+
+
+class HoldsAgainst:
+    """Holds programs that are built for other sizes against their pieces.
+
+    Args:
+        least: the least ratio in dB.
+    """
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+
+    def __call__(self, piece: Piece, program: Program, inputs: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            wanted = piece.graph_module(*inputs)
+        against = reason_against(compare(tuple(wanted), tuple(program(inputs))), self._least)
+        if against:
+            raise CannotRun(f"a program for other sizes {against}")

@@ -1,0 +1,130 @@
+"""What an engine is: it says what it takes, builds a piece of a reference graph, and runs it.
+
+    class Acme(qfx.engines.PieceEngine):
+        name = "acme"
+
+        def lacks(self) -> str:                     # "" where it can be used
+        def version(self) -> str:
+        def build(self, piece, settings) -> Built:
+
+A package of its own registers one in the entry-point group ``qfx.engines``: the name = an
+:class:`Engine` of that name, or what makes it when it is called.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from qfx.export.onnx.forms import Form
+from qfx.export.problems import Problem
+
+if TYPE_CHECKING:
+    from qfx.engines.pieces import Piece
+
+
+class CannotRun(Exception):  # noqa: N818 - why, for the table; users see it there
+    """Raised by an engine: it can't build a piece, or not for these sizes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a piece is to be built.
+
+    Attributes:
+        threads: how many an engine may use for a call.
+        form: how values are rounded where engines want more of it (:class:`Form`).
+        shapes: of the inputs, where the program is for these alone; None for every size that the
+            piece takes.
+    """
+
+    threads: int
+    form: Form = Form.EXACT
+    shapes: tuple[tuple[int, ...], ...] | None = None
+
+
+class Program(Protocol):
+    """A piece that was built; many threads call it at once."""
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The outputs of the piece; inputs are contiguous tensors on the CPU.
+
+        What it returns is the caller's: the next call does not write to it.
+        """
+
+
+@dataclass(frozen=True)
+class Built:
+    """A program, and the sizes that it takes.
+
+    Attributes:
+        program: runs it.
+        takes: whether it takes inputs of these shapes; those of its settings, if it has any.
+    """
+
+    program: Program
+    takes: Callable[[tuple[tuple[int, ...], ...]], bool]
+
+
+class Engine(ABC):
+    """An engine, by name.
+
+    Attributes:
+        name: as ``qfx.compile(engine=...)`` takes it.
+        deadline: seconds that building may take, and a first run.
+        patient: whether building takes minutes, so that "auto" does not try it.
+    """
+
+    name: ClassVar[str]
+    deadline: float = 120.0
+    patient: ClassVar[bool] = False
+
+    @abstractmethod
+    def lacks(self) -> str:
+        """What is missing here, and how to get it; "" if nothing is."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """Of the engine itself."""
+
+
+class PieceEngine(Engine):
+    """An engine that is given pieces of the reference graph; eager runs what it does not take.
+
+    Attributes:
+        family: engines of one family take the same operations, and are given the same pieces.
+    """
+
+    family: ClassVar[str] = ""
+
+    def problems(self, piece: Piece) -> Sequence[Problem]:
+        """The nodes of a piece that this engine can't take; they are left to eager."""
+        return ()
+
+    def forms(self, piece: Piece) -> Sequence[Form]:
+        """In which forms a piece may be built; the fastest that agrees is kept."""
+        return (Form.EXACT,)
+
+    @abstractmethod
+    def build(self, piece: Piece, settings: Settings) -> Built:
+        """Build a piece.
+
+        Raises:
+            CannotRun: it can't, and why.
+        """
+
+
+class WholeEngine(Engine):
+    """An engine that runs a model as a whole, by the kernels of PyTorch."""
+
+    @abstractmethod
+    def wrap(self, model: nn.Module, settings: Settings, *, dynamic: bool) -> Callable[..., Any]:
+        """What runs ``model``, with its arguments and results.
+
+        Raises:
+            CannotRun: it can't, and why.
+        """

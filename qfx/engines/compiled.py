@@ -1,0 +1,185 @@
+"""A compiled model: called like the model that it was made of."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from qfx.engines.admission import Guards, Unknown, key_of
+from qfx.engines.choose import Choice
+from qfx.engines.report import CompilationReport
+from qfx.engines.source import Source
+from qfx.engines.trials import Trial, trial_table
+from qfx.errors import BackendError, ConfigError, FormatError, warn
+from qfx.runtime.dtypes import probe_conversion
+
+_MOST_KEYS = 4096
+
+
+class CompiledModel(nn.Module):
+    """Runs a model on the engine that was chosen for it.
+
+    Arguments and results are the model's; calls from many threads at once are right, and run at
+    once. Where the engine can't run a call - sizes that it has no program for, or an error of its
+    own - eager does, and ``report.eager`` says so. It is for inference: no gradient passes
+    through it.
+
+    Attributes:
+        engine: name of the engine in use.
+        trials: a row for each engine that was asked for.
+        report: which pieces it runs, and what is outside of them and why.
+    """
+
+    engine: str
+    trials: tuple[Trial, ...]
+    report: CompilationReport
+    _eager: Callable[..., Any]
+
+    def __init__(self, source: Source, choice: Choice, *, dynamic: bool) -> None:
+        super().__init__()
+        self.engine = choice.engine
+        self.trials = choice.trials
+        self.report = CompilationReport(choice.engine, choice.assembly)
+        self._source, self._choice, self._dynamic = source, choice, dynamic
+        self._forward = choice.assembly.forward
+        self.__dict__["_eager"] = source.eager  # a module, but none of this one's
+        self._guards = Guards(source.reference)
+        self._lock = threading.Lock()
+        key = key_of(source.args, source.kwargs)
+        self._routes: dict[Any, Callable[..., Any]] = {key: self._forward}
+        self.training = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model.
+
+        Raises:
+            ConfigError: inputs that the model was not captured for, or of other sizes than those
+                of the examples where it was compiled with ``dynamic=False``.
+        """
+        try:
+            key = key_of(args, kwargs)
+            route = self._routes.get(key)
+        except (Unknown, TypeError):
+            key, route = None, self._eager  # nothing is known of an argument
+        if route is None:
+            return self._first(key, args, kwargs)
+        with torch.no_grad():
+            if route is self._eager:
+                return route(*args, **kwargs)
+            try:
+                return route(*args, **kwargs)
+            except Exception as error:  # whatever an engine raises
+                return self._without(key, args, kwargs, error)
+
+    def _first(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A call of a kind that was not seen before."""
+        if not self._dynamic:
+            raise ConfigError(
+                "compiled with dynamic=False, for "
+                f"{_shapes(self._source.args, self._source.kwargs)} alone, and called with "
+                f"{_shapes(args, kwargs)}. Compile with dynamic=True, or with these as "
+                "example_inputs"
+            )
+        try:
+            self._guards.check(args, kwargs)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever guards raise, or TypeError of wrong arguments
+            return self._without(key, args, kwargs, error, keep=False)
+        with self._lock:
+            if len(self._routes) > _MOST_KEYS:
+                self._routes.clear()
+            self._routes[key] = self._forward
+        return self(*args, **kwargs)
+
+    @torch.no_grad()
+    def _without(
+        self,
+        key: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        error: Exception,
+        *,
+        keep: bool = True,
+    ) -> Any:
+        """What eager makes of a call that the engine failed on; its own error, if it raises."""
+        made = self._eager(*args, **kwargs)
+        if keep:
+            self._routes[key] = self._eager
+        text = f"{_shapes(args, kwargs)}: {str(error).partition(chr(10))[0]}"
+        if self.report.note(text):
+            warn(f"{self.engine} can't run {text}. Such calls run in eager")
+        return made
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As a call."""
+        return self(*args, **kwargs)
+
+    def __str__(self) -> str:
+        return trial_table(self.trials, self.engine)
+
+    def __repr__(self) -> str:
+        return f"CompiledModel({self.engine}, of {type(self._source.model).__name__})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
+        """A copy; what was built is shared, since nothing changes it."""
+        return CompiledModel(self._source, self._choice, dynamic=self._dynamic)
+
+    def __copy__(self) -> CompiledModel:
+        return self.__deepcopy__({})
+
+    def __reduce__(self) -> NoReturn:
+        raise FormatError(
+            "a compiled model can't be pickled (torch.save pickles). Save the quantized model with "
+            "qfx.save, and compile what qfx.load reads."
+        )
+
+    def train(self, mode: bool = True) -> CompiledModel:
+        """Refuse training; ``eval()`` changes nothing."""
+        if mode:
+            raise ConfigError(
+                "a compiled model has nothing to train. Prepare the float model with method='qat'"
+            )
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        made = probe_conversion(fn)
+        if made is not None and made.device.type == "cpu" and made.dtype == torch.float32:
+            return self
+        where = "another device" if made is None else f"{made.device} ({made.dtype})"
+        raise BackendError(
+            f"a compiled model runs on the CPU in the dtypes that it was compiled with, and can't "
+            f"be moved to {where}. Move or convert the float model, then quantize and compile it."
+        )
+
+
+def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Arguments, tensors as dtype and shape."""
+    named = [_shape(value) for value in args]
+    named += [f"{name}={_shape(value)}" for name, value in kwargs.items()]
+    return f"({', '.join(named)})"
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_shape, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k}: {_shape(v)}' for k, v in value.items())}}}"
+    return repr(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__
+
+
+def copied(source: Source) -> Source:
+    """A source whose state is its own: running what is compiled changes nothing of the model."""
+    if not source.written:
+        return source
+    model = copy.deepcopy(source.model)
+    return Source(
+        model, source.reference, model, source.arguments, source.args, source.kwargs, source.made_up
+    )

@@ -1,0 +1,127 @@
+"""qfx.compile: the fastest engine that agrees with the model, or the one that is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from qfx.caller_modes import undisturbed
+from qfx.engines.base import CannotRun, Engine
+from qfx.engines.choose import Choice, Choosing
+from qfx.engines.compiled import CompiledModel, copied
+from qfx.engines.registry import engines, named
+from qfx.engines.source import source_of
+from qfx.engines.trials import Trial
+from qfx.errors import BackendError, ConfigError, warn
+
+
+@undisturbed()
+def compile(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    engine: str | Sequence[str] = "auto",
+    threads: int | None = None,
+    dynamic: bool = True,
+    progress: bool | None = None,
+) -> CompiledModel:
+    """Run a model on the fastest engine that this machine has.
+
+    Each engine is given the reference graph, which is what a quantized model means: whole, or in
+    pieces between what it can't take. It is held against that graph on the examples, and timed in
+    turns with the others; of those that agree the fastest is kept.
+
+    Args:
+        model: what :func:`qfx.quantize` or :func:`qfx.convert` returned; or a float model in eval
+            mode, which is compiled as it is. It is not changed.
+        example_inputs: a tensor, a tuple of positional arguments, or a mapping of arguments by
+            name; None takes random numbers of the shapes that a quantized model was captured with.
+        engine: "auto", or one or several names out of ``qfx.engines.available()``.
+        threads: that an engine may use for a call; None: as many as PyTorch uses
+            (``torch.get_num_threads()``). "eager" and "inductor" always run on PyTorch's.
+        dynamic: take every size that the model takes; False takes those of the examples only.
+        progress: show a progress bar; None shows one on a terminal.
+
+    Returns:
+        A module that is called like ``model``; ``print`` shows what was tried.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        BackendError: an engine that was asked for is not installed, or can't run the model.
+        CaptureError: a float model can't be traced.
+    """
+    wanted = _engines(engine)
+    threads = _threads(threads)
+    if type(dynamic) is not bool:
+        raise ConfigError(f"dynamic is {dynamic!r}; it can be True or False")
+    source = copied(source_of(model, example_inputs))
+    choosing = Choosing(source, threads, dynamic=dynamic)
+    bar = _bar(progress)
+    try:
+        choose = _auto if engine == "auto" else Choosing.choose
+        choice = choose(choosing, wanted, bar)
+    except CannotRun as error:
+        raise BackendError(
+            f"no engine that was asked for runs the model:\n{error}\nWhat to do: "
+            'engine="auto" takes another one'
+        ) from error
+    return CompiledModel(source, choice, dynamic=dynamic)
+
+
+_Bar = Callable[[Sequence[Engine]], Iterable[Engine]]
+
+
+def _bar(progress: bool | None) -> _Bar:
+    shown = sys.stderr.isatty() if progress is None else progress
+    return lambda wanted: tqdm(wanted, desc="trying engines", disable=not shown)
+
+
+def _auto(choosing: Choosing, wanted: Sequence[Engine], bar: _Bar) -> Choice:
+    """The best of the engines that build in seconds; those that take minutes are asked for."""
+    quick = [engine for engine in wanted if not engine.patient]
+    choice = choosing.choose(quick, bar)
+    others = [engine.lacks() for engine in quick if engine.name != "eager"]
+    if all(others):
+        warn(f"no engine is installed, so that eager runs the model. {'; '.join(others)}")
+    slow = [engine for engine in wanted if engine.patient]
+    return replace(choice, trials=(*choice.trials, *map(_not_tried, slow)))
+
+
+def _not_tried(engine: Engine) -> Trial:
+    version = "" if engine.lacks() else engine.version()
+    why = engine.lacks() or f"builds for minutes: engine={engine.name!r} tries it"
+    return Trial(engine.name, version, why_not=why)
+
+
+def _engines(wanted: object) -> list[Engine]:
+    """The engines of names.
+
+    Raises:
+        ConfigError: one does not exist.
+        BackendError: one can't be used here.
+    """
+    if isinstance(wanted, str) and wanted == "auto":
+        return list(engines().values())
+    names = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(names, Sequence) or not names:
+        raise ConfigError(f"engine is {wanted!r}; give 'auto', a name, or a list of names")
+    found = [named(name) for name in dict.fromkeys(names)]
+    for each in found:
+        lacks = each.lacks()
+        if lacks:
+            raise BackendError(f"engine {each.name!r} can't be used: {lacks}")
+    return found
+
+
+def _threads(threads: object) -> int:
+    if threads is None:
+        return torch.get_num_threads()
+    if type(threads) is not int or threads < 1:
+        raise ConfigError(f"threads is {threads!r}; give a whole number from 1 on, or None")
+    return threads

@@ -1,0 +1,65 @@
+"""ONNX Runtime's CPU provider. A session runs any number of calls at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qfx.engines import writing
+from qfx.engines.arrays import array_of
+from qfx.engines.base import Built, CannotRun, PieceEngine, Settings
+from qfx.engines.packages import lacking, module, version_of
+from qfx.engines.pieces import Piece
+from qfx.export.onnx.forms import Form
+from qfx.export.problems import Problem
+
+_WARNINGS_LEFT_OUT = 3  # severity: errors alone
+
+
+class OnnxRuntime(PieceEngine):
+    """Pieces as sessions; sums between tensors in integers only in the integer form."""
+
+    name = "onnxruntime"
+    family = writing.FAMILY
+
+    def lacks(self) -> str:
+        return lacking(("onnxruntime", "onnx_ir"), "onnxruntime")
+
+    def version(self) -> str:
+        return version_of("onnxruntime")
+
+    def problems(self, piece: Piece) -> Sequence[Problem]:
+        return writing.problems(piece)
+
+    def forms(self, piece: Piece) -> Sequence[Form]:
+        return (Form.INTEGER, Form.EXACT) if writing.forms_differ(piece) else (Form.EXACT,)
+
+    def build(self, piece: Piece, settings: Settings) -> Built:
+        runtime = module("onnxruntime")
+        written = writing.onnx_model(piece, settings.form, settings.shapes)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = settings.threads
+        options.log_severity_level = _WARNINGS_LEFT_OUT
+        try:
+            session = runtime.InferenceSession(
+                written.data, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions have no base of their own
+            raise CannotRun(str(error).partition("\n")[0]) from error
+        return Built(OnnxRuntimeProgram(session, written), written.takes)
+
+
+class OnnxRuntimeProgram:
+    """A session; arrays that it makes are handed out as tensors over the same memory."""
+
+    def __init__(self, session: Any, written: writing.Model) -> None:
+        self._session = session
+        self._inputs = written.inputs
+        self._outputs = list(written.outputs)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        feeds = dict(zip(self._inputs, map(array_of, inputs), strict=True))
+        return [torch.from_numpy(made) for made in self._session.run(self._outputs, feeds)]

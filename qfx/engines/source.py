@@ -1,0 +1,123 @@
+"""What is compiled: a graph that means the model, a callable that eager runs, and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from qfx.capture.capture import capture
+from qfx.errors import ConfigError
+from qfx.export.onnx.arguments import by_name, of_model
+from qfx.export.onnx.trials import example_arguments
+from qfx.framework.manager import run_pipeline
+from qfx.framework.pass_base import PassContext
+from qfx.framework.pipeline import Pipeline
+from qfx.framework.registry import get_pass
+from qfx.graph.copying import side_effects_undone
+from qfx.graph.state import written_names
+from qfx.history.history import History
+from qfx.runtime.quantized import PreparedModel, QuantizedModel
+
+_FLOAT_PASSES = ("canonicalize", "fold-constants", "fuse-conv-bn")
+"""What brings a float model into the form that engines are given."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to compile.
+
+    Attributes:
+        model: as it was given.
+        reference: the graph that it means.
+        eager: runs it with the kernels of PyTorch.
+        arguments: the examples, by name.
+        args, kwargs: the same as a call.
+        made_up: whether the examples are random numbers of recorded shapes.
+    """
+
+    model: nn.Module
+    reference: fx.GraphModule
+    eager: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    made_up: bool
+
+    @property
+    def written(self) -> list[str]:
+        """The buffers that running it writes to."""
+        return sorted(written_names(self.reference.graph))
+
+
+def source_of(model: object, example_inputs: object) -> Source:
+    """What is compiled.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        CaptureError: a float model can't be traced.
+    """
+    if isinstance(model, PreparedModel):
+        raise ConfigError(
+            "compile takes no prepared model: call qfx.convert(prepared) first, and give it what "
+            "that returns"
+        )
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"compile takes a model, not {type(model).__name__}")
+    if isinstance(model, QuantizedModel):
+        return _source(model, model.reference, example_inputs)
+    if model.training:
+        raise ConfigError("the model is in training mode; call model.eval(), then compile it")
+    _check_device(model)
+    if example_inputs is None:
+        raise ConfigError(
+            f"compile needs example_inputs for {type(model).__name__}, which keeps no shapes of "
+            "its inputs; give a tensor, a tuple of positional arguments, or a mapping by name"
+        )
+    args, kwargs = _call(example_inputs)
+    return _source(model, _graph_of(model, args, kwargs), example_inputs)
+
+
+def _source(model: nn.Module, reference: fx.GraphModule, example_inputs: object) -> Source:
+    made_up = example_inputs is None
+    given: Any = _made_up(reference) if made_up else example_inputs
+    arguments = by_name(reference, given, called="example_inputs", takes=of_model(reference))
+    args, kwargs = _call(given)
+    return Source(model, reference, model, arguments, args, kwargs, made_up)
+
+
+def _made_up(reference: fx.GraphModule) -> dict[str, Any]:
+    """Random numbers of the shapes that a quantized model was captured with."""
+    names = [str(node.target) for node in reference.graph.find_nodes(op="placeholder")]
+    if any(name.startswith("*") for name in names):
+        raise ConfigError(
+            "compile needs example_inputs for a model that takes any number of arguments"
+        )
+    return example_arguments(reference)
+
+
+def _call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def _graph_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.GraphModule:
+    """A float model, canonical and with batch-norms folded."""
+    with side_effects_undone(model):
+        graph_module = capture(model, args, kwargs)
+    ctx = PassContext(graph_module, example_inputs=args, example_kwargs=dict(kwargs))
+    passes = tuple(get_pass(name)() for name in _FLOAT_PASSES)
+    return run_pipeline(graph_module, Pipeline(passes), ctx, History())
+
+
+def _check_device(model: nn.Module) -> None:
+    held = (*model.parameters(), *model.buffers())
+    away = next((t.device for t in held if t.device.type != "cpu"), None)
+    if away is not None:
+        raise ConfigError(f"compile takes models on the CPU, and this is on {away}: model.cpu()")

@@ -1,0 +1,154 @@
+"""Pieces as ONNX models in memory, written by the emitters of files (:mod:`qfx.export.onnx`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from qfx.engines.base import CannotRun
+from qfx.engines.pieces import Piece
+from qfx.export.onnx import model
+from qfx.export.onnx.forms import Form
+from qfx.export.onnx.graph import Written, write
+from qfx.export.onnx.packages import require
+from qfx.export.onnx.sizes import FreeSize, Shapes, input_value
+from qfx.export.problems import Problem
+from qfx.graph import meta
+from qfx.graph.clone import clone_graph_module
+from qfx.graph.meta import TensorInfo
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FAMILY = "onnx"
+OPSET = 21
+_LARGEST = 2**31 - 2**20
+_SHAPES, _EXACT = object(), object()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A piece, written.
+
+    Attributes:
+        data: the bytes of the ONNX model.
+        inputs, outputs: the names of its tensors, in order.
+        takes: whether it takes inputs of these shapes.
+    """
+
+    data: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    takes: Callable[[tuple[tuple[int, ...], ...]], bool]
+
+
+def problems(piece: Piece) -> Sequence[Problem]:
+    """The nodes of a piece that ONNX can't say."""
+    return [found for found in _exact(piece).problems if not found.by_size]
+
+
+def forms_differ(piece: Piece) -> bool:
+    """Whether the integer form rounds more than the exact one."""
+    written = write(piece.graph_module, _shapes(piece), OPSET, {})
+    return len(written.writer.nodes) != len(_exact(piece).writer.nodes)
+
+
+def onnx_model(
+    piece: Piece, form: Form, shapes: tuple[tuple[int, ...], ...] | None = None
+) -> Model:
+    """Write a piece.
+
+    Args:
+        piece: the piece.
+        form: how it is written.
+        shapes: of its inputs; None leaves free what can be.
+
+    Raises:
+        CannotRun: it is larger than an ONNX model may be, or can't be written for these sizes.
+    """
+    graph_module = piece.graph_module if shapes is None else _resized(piece.graph_module, shapes)
+    sizes = _shapes(piece) if shapes is None else Shapes(graph_module)
+    if shapes is None and form is Form.EXACT:
+        written = _exact(piece)
+    else:
+        written = write(graph_module, sizes, OPSET, None if form is Form.EXACT else {})
+    if written.problems:
+        raise CannotRun(str(written.problems[0]))
+    made = model.model_of(written, "", form.value)
+    constants = (value.const_value for value in made.graph.initializers.values())
+    if sum(constant.nbytes for constant in constants if constant is not None) > _LARGEST:
+        raise CannotRun("an ONNX model in memory holds no more than 2 GB")
+    proto: Any = require("onnx_ir").to_proto(made)
+    takes = _Takes.of(graph_module, sizes.free)
+    return Model(
+        proto.SerializeToString(), _names(made.graph.inputs), _names(made.graph.outputs), takes
+    )
+
+
+def _names(values: Iterable[ir.Value]) -> tuple[str, ...]:
+    return tuple(str(value.name) for value in values)
+
+
+def _shapes(piece: Piece) -> Shapes:
+    """The sizes that may differ, as far as the piece can be written with them."""
+    _exact(piece)
+    found = piece.notes[_SHAPES]
+    assert isinstance(found, Shapes)
+    return found
+
+
+def _exact(piece: Piece) -> Written:
+    """The exact form, with as many free sizes as it can be written with."""
+    known = piece.notes.get(_EXACT)
+    if isinstance(known, Written):
+        return known
+    shapes = piece.notes[_SHAPES] = Shapes(piece.graph_module)
+    for free in (shapes.find, partial(shapes.find, batch_only=True), shapes.fix):
+        free()
+        written = piece.notes[_EXACT] = write(piece.graph_module, shapes, OPSET, None)
+        if not any(found.by_size for found in written.problems):
+            break
+    return written
+
+
+def _resized(graph_module: fx.GraphModule, shapes: tuple[tuple[int, ...], ...]) -> fx.GraphModule:
+    """A copy whose inputs are said to have these shapes."""
+    copied = clone_graph_module(graph_module)
+    inputs = copied.graph.find_nodes(op="placeholder")
+    for node, shape in zip(inputs, shapes, strict=True):
+        info = meta.tensor_info(node)
+        assert info is not None
+        meta.set_value(node, TensorInfo(shape, info.dtype))
+    return copied
+
+
+@dataclass(frozen=True)
+class _Takes:
+    """Which shapes a model takes: of the examples, but for what is free; equal where it is one."""
+
+    examples: tuple[tuple[int, ...], ...]
+    free: tuple[tuple[tuple[int, int], ...], ...]  # (input, dim) of each free size
+
+    @staticmethod
+    def of(graph_module: fx.GraphModule, free: tuple[FreeSize, ...]) -> _Takes:
+        inputs = list(graph_module.graph.find_nodes(op="placeholder"))
+        index = {node.name: position for position, node in enumerate(inputs)}
+        examples = (input_value(node).shape for node in inputs)
+        places = (tuple((index[p[0]], p[2]) for p in size.places) for size in free)
+        return _Takes(tuple(map(tuple, examples)), tuple(places))
+
+    def __call__(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
+        if [len(s) for s in shapes] != [len(s) for s in self.examples]:
+            return False
+        if any(0 in shape for shape in shapes):
+            return False  # engines disagree about tensors without elements
+        loose = {place for places in self.free for place in places}
+        for index, (shape, example) in enumerate(zip(shapes, self.examples, strict=True)):
+            for dim, pair in enumerate(zip(shape, example, strict=True)):
+                if pair[0] != pair[1] and (index, dim) not in loose:
+                    return False
+        return all(len({shapes[i][d] for i, d in places}) == 1 for places in self.free)

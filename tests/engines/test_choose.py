@@ -1,0 +1,106 @@
+"""Which engine is kept: the fastest that agrees; whatever the others do, the table says so."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import qfx
+from qfx.engines import registry
+from tests.support.engines import (
+    Fake,
+    Hanging,
+    NaNs,
+    Noisy,
+    Quick,
+    Raising,
+    Refusing,
+    Residuals,
+)
+
+
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def qmodel(x: Tensor) -> qfx.QuantizedModel:
+    return qfx.quantize(Residuals().eval(), x, progress=False)
+
+
+def with_fake(monkeypatch: pytest.MonkeyPatch, fake: Fake) -> None:
+    known = {"fake": fake, "eager": registry.engines()["eager"]}
+    monkeypatch.setattr(registry, "engines", lambda: known)
+    monkeypatch.setattr("qfx.engines.compiling.engines", lambda: known)
+
+
+@pytest.mark.parametrize(
+    ("fake", "why"),
+    [
+        (Noisy(), "disagrees with the reference"),
+        (NaNs(), "it yields NaN"),
+        (Raising(), "raises RuntimeError: out of luck"),
+        (Refusing(), "no such operation"),
+        (Hanging(deadline=0.3), "hangs"),
+        (Quick(), "disagrees with the reference"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Fake) else "",
+)
+def test_one_that_is_wrong_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, qmodel: qfx.QuantizedModel, x: Tensor, fake: Fake, why: str
+) -> None:
+    with_fake(monkeypatch, fake)
+    fast = qfx.compile(qmodel, x)
+    assert fast.engine == "eager"
+    trials = {trial.name: trial for trial in fast.trials}
+    assert why in trials["fake"].why_not
+    assert why in str(fast)
+    assert trials["eager"].why_not == ""
+    assert torch.equal(fast(x), qmodel(x))
+    with pytest.raises(qfx.BackendError, match=why):
+        qfx.compile(qmodel, x, engine="fake")
+
+
+def test_the_fastest_that_agrees_is_kept(
+    monkeypatch: pytest.MonkeyPatch, qmodel: qfx.QuantizedModel, x: Tensor
+) -> None:
+    fake = Fake()
+    with_fake(monkeypatch, fake)
+    fast = qfx.compile(qmodel, x, engine=["fake", "eager"], threads=3)
+    rows = {trial.name: trial for trial in fast.trials}
+    assert rows["fake"].sqnr == math.inf
+    assert rows["fake"].version == "1.0"
+    assert rows["fake"].macs_inside == 1.0
+    median = {name: row.median_ms for name, row in rows.items()}
+    assert all(row.least_ms <= row.median_ms for row in rows.values())  # type: ignore[operator]
+    assert fast.engine == min(median, key=lambda name: median[name])  # type: ignore[arg-type,return-value]
+    assert {settings.threads for settings in fake.built} == {3}
+    assert "in use" in str(fast)
+
+
+def test_names_that_are_none(qmodel: qfx.QuantizedModel, x: Tensor) -> None:
+    with pytest.raises(qfx.ConfigError, match=r"'tensorrt' does not exist.*'auto'.*eager"):
+        qfx.compile(qmodel, x, engine="tensorrt")
+    with pytest.raises(qfx.ConfigError, match="a name, or a list"):
+        qfx.compile(qmodel, x, engine=[])
+    with pytest.raises(qfx.ConfigError, match="whole number"):
+        qfx.compile(qmodel, x, threads=0)
+
+
+def test_one_that_is_not_installed_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, qmodel: qfx.QuantizedModel, x: Tensor
+) -> None:
+    lacks = "openvino is not installed: pip install 'qfx[openvino]'"
+    engine = registry.engines()["openvino"]
+    monkeypatch.setattr(engine, "lacks", lambda: lacks)
+    with pytest.raises(qfx.BackendError, match="pip install 'qfx"):
+        qfx.compile(qmodel, x, engine="openvino")
+    monkeypatch.setattr(registry.engines()["onnxruntime"], "lacks", lambda: lacks)
+    with pytest.warns(qfx.QfxWarning, match="no engine is installed"):
+        fast = qfx.compile(qmodel, x)
+    assert fast.engine == "eager"
+    assert [t.why_not for t in fast.trials if t.name == "openvino"] == [lacks]
