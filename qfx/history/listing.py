@@ -42,6 +42,12 @@ def line(record: NodeRecord, among: Iterable[NodeRecord] = ()) -> str:
     return layout([row(record, attribute_paths(among))])[0]
 
 
+def lines(records: Sequence[NodeRecord], among: Iterable[NodeRecord]) -> list[str]:
+    """A line for each of some nodes, aligned; parameters by qualified name as in :func:`line`."""
+    attributes = attribute_paths(among)
+    return layout([row(record, attributes, provenance=False) for record in records])
+
+
 def listing(records: Sequence[NodeRecord], *, provenance: bool = True) -> str:
     """All nodes, a line each, ending in a newline."""
     attributes = attribute_paths(records)

@@ -59,6 +59,7 @@ class Annotation:
         weight: how its constant weight is quantized.
         weight_qparams: of each of its weights, what training found; None where qparams follow from
             the weight and its spec.
+        rule: the rule of the configuration that chose its specs, as text; "" where it is float.
     """
 
     decision: Decision
@@ -66,6 +67,7 @@ class Annotation:
     output: Edge | None = None
     weight: QuantSpec | None = None
     weight_qparams: tuple[QParams | None, ...] = ()
+    rule: str = ""
 
     @property
     def method(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import fx, nn
@@ -22,9 +22,10 @@ from qfx.graph.opaque_macs import opaque_macs
 from qfx.history.history import History
 from qfx.history.labels import label
 from qfx.history.removal import removers
-from qfx.quant.annotation import Decision, Kernel, annotation, kernel_of
+from qfx.quant.annotation import Annotation, Decision, Kernel, annotation, kernel_of
 from qfx.quant.reasons import refusal, removal
 from qfx.report.checked import Checked
+from qfx.report.explain import Explanation, explain
 from qfx.report.page import report_page
 from qfx.report.text import report_text
 from qfx.vocab import is_op
@@ -51,6 +52,7 @@ class Site:
         region: the traced region that holds it.
         unknown_macs: whether its work is unknown: a module that can't be run without values, say.
         method: how it is quantized, "static", "dynamic" or "weight_only"; "" when it is not.
+        rule: the rule of the configuration that chose how; "" when it is not.
     """
 
     node: str
@@ -67,6 +69,7 @@ class Site:
     region: str = "main"
     unknown_macs: bool = False
     method: str = ""
+    rule: str = ""
 
     @property
     def runs_as(self) -> str:
@@ -101,6 +104,7 @@ class QuantizationReport:
         checked: what was checked of the conversion, and on what; None where that was switched off.
         saturates: whether kernels add up products of 8-bit codes wrongly on this machine, so that
             activations keep to 7 bits.
+        history: the stages that led to it, for :meth:`explain`.
     """
 
     sites: tuple[Site, ...]
@@ -110,6 +114,7 @@ class QuantizationReport:
     warnings: tuple[str, ...] = ()
     checked: Checked | None = None
     saturates: bool = False
+    history: History | None = field(default=None, compare=False, repr=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -133,6 +138,18 @@ class QuantizationReport:
             if site.reason:
                 found.setdefault((site.reason, site.message, site.remedy), []).append(site)
         return dict(sorted(found.items(), key=lambda item: _cost(item[1])))
+
+    def explain(self, where: str) -> Explanation:
+        """What was decided for an operation, by which rule, what else was tried, and what to do.
+
+        Args:
+            where: a site as the report prints it, a node of any stage, the path of a module (for
+                all that is in it; "" is the model), or a pattern of these ("layer1.*", "*conv?").
+
+        Raises:
+            ConfigError: nothing is called so; the message has names that are like it.
+        """
+        return explain(self, where)
 
     def __str__(self) -> str:
         return report_text(self)
@@ -186,6 +203,7 @@ def build_report(
         warnings=tuple(warnings),
         checked=checked,
         saturates=saturates,
+        history=history,
     )
 
 
@@ -195,7 +213,7 @@ class _Outcomes:
     def __init__(self, reference: fx.GraphModule, lowered: fx.GraphModule) -> None:
         self.kernels: dict[str, tuple[Kernel, str]] = {}  # with its step
         self.decisions: dict[str, Decision] = {}
-        self.methods: dict[str, str] = {}
+        self.notes: dict[str, Annotation] = {}
         self.macs: Counter[str] = Counter()
         self.unknown: set[str] = set()
         self.total = 0
@@ -211,7 +229,7 @@ class _Outcomes:
     def _count(self, node: fx.Node) -> None:
         note = annotation(node)
         if note is not None and note.decision.quantized:
-            self.methods.update((each.node, note.method) for each in meta.origins(node))
+            self.notes.update((each.node, note) for each in meta.origins(node))
         amount = self.opaque.get(node, macs(node))
         origin = meta.origins(node)[:1]
         if amount is None:
@@ -243,6 +261,7 @@ class _Outcomes:
         return name not in self.kernels and name not in self.decisions
 
     def site(self, origin: meta.Origin) -> Site:
+        note = self.notes.get(origin.node)
         kernel, step = self.kernels.get(origin.node, (None, ""))
         decision = self.decisions.get(origin.node) or self._without_decision(origin.node)
         if kernel is not None:
@@ -260,7 +279,8 @@ class _Outcomes:
             macs=self.macs[origin.node],
             step=step,
             unknown_macs=origin.node in self.unknown,
-            method=self.methods.get(origin.node, "") if kernel else "",
+            method=note.method if kernel and note else "",
+            rule=note.rule if kernel and note else "",
         )
 
     def _without_decision(self, name: str) -> Decision:

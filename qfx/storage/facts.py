@@ -76,6 +76,8 @@ class FactWriter:
             written["output"] = self._edge(note.output)
         if note.weight is not None:
             written["weight"] = _number(self._specs, note.weight)
+        if note.rule:
+            written["rule"] = self.rule(note.rule)
         return written
 
     def _edge(self, edge: Edge) -> Json:
@@ -245,7 +247,9 @@ class FactReader(Numbered):
             reads,
             None if output is None else self._edge(output, f"{said.place}.output"),
             None if weight is None else self.spec(weight, f"{said.place}.weight"),
+            rule=self.rule(said.any("rule"), said.place) if said.has("rule") else "",
         )
+        said.any("rule")
         said.close()
         return made
 

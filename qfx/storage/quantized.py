@@ -154,7 +154,7 @@ def build_quantized(
     ctx = PassContext(lowered)
     ctx.put(backend, QUANTIZATION)
     apply(lowered, passes, ctx)
-    report = record.report
+    report = replace(record.report, history=history)
     if backend.name != record.backend:
         report = _of_reference(report, reference.graph)
     return QuantizedModel(

@@ -50,6 +50,8 @@ def _write_site(site: Site, facts: FactWriter, kernels: dict[str, int]) -> Json:
         written["region"] = site.region
     if site.unknown_macs:
         written["unknown_macs"] = True
+    if site.rule:
+        written["rule"] = facts.rule(site.rule)
     return written | ({"method": site.method} if site.method else {})
 
 
@@ -100,7 +102,9 @@ def _read_site(fields: Fields, facts: FactReader, kernels: Sequence[str]) -> Sit
         fields.text("region", "main"),
         fields.flag("unknown_macs", False),
         fields.choice("method", _METHODS, ""),
+        facts.rule(fields.any("rule"), fields.place) if fields.has("rule") else "",
     )
+    fields.any("rule")
     fields.close()
     return site
 

@@ -242,6 +242,7 @@ class _Annotator:
                 {v.name: self.groups.edge(number) for v, number in reads.items()},
                 None if output is None else self.groups.edge(output),
                 self._weight_spec(node, rule, choice),
+                rule=choice.rule,
             ),
         )
 
