@@ -50,7 +50,7 @@ BACKEND_FLOORS = (
     ("hardware",),
     ("detection",),
     ("quantized",),
-    ("x86", "fbgemm", "qnnpack", "reference"),
+    ("x86", "fbgemm", "qnnpack", "reference", "xnnpack"),
 )
 """The same within ``qfx/backends``, but for neighbours: a table and its checks are two of them."""
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a checkout
 
 from qfx import vocab  # noqa: E402
-from qfx.backends import NAMES, resolve_backend  # noqa: E402
+from qfx.backends import NAMES, TARGETS, resolve_backend  # noqa: E402
 from qfx.backends.base import Backend, Demand, KernelRule, Output  # noqa: E402
 from qfx.backends.defaults import defaults  # noqa: E402
 from qfx.export.onnx.table import EMITTERS  # noqa: E402
@@ -47,11 +47,15 @@ In the columns of the backends:
 - **+ relu**: what is computed in the same kernel (post-ops; `add` is a residual addition).
 - An empty cell: no kernel, the operation runs in float.
 
+`xnnpack` is a target of exports ([pt2e.md](pt2e.md)): ExecuTorch runs the kernels, and here its
+models run in their reference form.
+
 **ONNX**: the operators that `qfx.export_onnx` writes, and what they can't say ([onnx.md](onnx.md)).
 
-Activations are `uint8`, affine, per tensor; weights `int8`, symmetric, per tensor or per output
-channel (embeddings: per row), where a backend has kernels. `reference` takes any `QuantSpec`:
-`int8`, `int16`, `int32`, fewer bits by `quant_min`/`quant_max`, groups, powers of two.
+Activations are `uint8` (`xnnpack`: `int8`), affine, per tensor; weights `int8`, symmetric, per
+tensor or per output channel (embeddings: per row), where a backend has kernels. `reference` takes
+any `QuantSpec`: `int8`, `int16`, `int32`, fewer bits by `quant_min`/`quant_max`, groups, powers of
+two.
 """
 
 _REDUCED = """On CPUs without VNNI, whose kernels saturate sums of two products, activations of
@@ -80,14 +84,15 @@ _OUTPUTS = {
 
 def page() -> str:
     """The whole page."""
-    backends = [resolve_backend(name) for name in NAMES]
+    backends = [resolve_backend(name) for name in (*NAMES, *TARGETS)]
     return "\n".join([HEAD, *_defaults(), *_sections(backends)])
 
 
 def _defaults() -> Iterator[str]:
     """The default QConfig of each method, with all 8 bits whatever this machine has."""
     yield "## Defaults\n"
-    yield "What `qfx.get_default_qconfig(backend, method)` gives, the same for every backend:\n"
+    yield "What `qfx.get_default_qconfig(backend, method)` gives, the same for every backend but"
+    yield "`xnnpack`, which has `int8` where it says `uint8`:\n"
     yield "| method | activations | weights | rows of embeddings that no layer shares |"
     yield "|---|---|---|---|"
     for method, qconfig in defaults(reduce_range=False).items():

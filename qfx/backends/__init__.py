@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 NAMES = ("x86", "fbgemm", "qnnpack", "reference")
 """Those that come with qfx, the preferred first."""
 
+TARGETS = ("xnnpack",)
+"""Those whose kernels are in what a model is exported to; here it runs in its reference form."""
+
 _X86_ONLY = ("x86", "fbgemm")  # PyTorch's ARM builds have a onednn engine, too
 _ON_QUANTIZED_DTYPES = ("fbgemm", "qnnpack")
 
 
 def available() -> tuple[str, ...]:
     """Names of the backends whose kernels this PyTorch and machine have."""
-    return tuple(name for name in _names() if not _lacks(name))
+    return tuple(name for name in _names() if name not in TARGETS and not _lacks(name))
 
 
 def _names() -> tuple[str, ...]:
     """Every backend, whether this machine can run it or not."""
-    return (*NAMES, *installed(NAMES))
+    return (*NAMES, *TARGETS, *installed((*NAMES, *TARGETS)))
 
 
 def needs(name: str) -> tuple[str, ...]:
@@ -61,8 +64,8 @@ def _needs(name: str) -> Iterator[tuple[str, bool]]:
 
 def _lacks(name: str) -> str:
     """What this machine lacks for a backend, in words, or ""."""
-    if name not in NAMES:
-        return installed(NAMES)[name].lacks
+    if name not in (*NAMES, *TARGETS):
+        return installed((*NAMES, *TARGETS))[name].lacks
     return next((text for text, there in _needs(name) if not there), "")
 
 
@@ -86,7 +89,7 @@ def candidates() -> tuple[Candidate, ...]:
     for name in _names():
         lacks = _lacks(name)
         bits = 0 if lacks else 7 if _load(name).saturates else 8
-        found.append(Candidate(name, lacks, bits))
+        found.append(Candidate(name, lacks, bits, exports=name in TARGETS))
     return tuple(found)
 
 
@@ -99,14 +102,14 @@ def resolve_backend(backend: object) -> Backend:
     if isinstance(backend, Backend):
         return backend
     name = available()[0] if backend == "auto" else backend
-    names = NAMES if name in NAMES else _names()
+    names = NAMES if name in NAMES else _names()  # what is installed is looked for if need be
     if not isinstance(name, str) or name not in names:
         close = difflib.get_close_matches(str(name), names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise BackendError(
             f"unknown backend {name!r}{hint} Choose 'auto' or one of: {', '.join(map(repr, names))}"
         )
-    if name not in available():
+    if name not in TARGETS and name not in available():
         raise BackendError(
             f"backend {name!r} needs {_lacks(name)}; this machine lacks that. "
             f"Available here: {', '.join(available())}"
@@ -121,9 +124,9 @@ def others_with(op: object, but: str, method: str = "static") -> tuple[str, ...]
 
 
 def _load(name: str) -> Backend:
-    if name in NAMES:
+    if name in (*NAMES, *TARGETS):
         return _own(name)
-    found = installed(NAMES)[name].backend
+    found = installed((*NAMES, *TARGETS))[name].backend
     assert found is not None, name  # it is available
     return found
 

@@ -25,8 +25,9 @@ _MADE_FOR = {
     "fbgemm": "PyTorch's quantized dtypes",
     "qnnpack": "PyTorch's quantized dtypes",
     "reference": "any device, in float arithmetic",
+    "xnnpack": "ExecuTorch, .pte files: phones, ARM boards",
 }
-_ENGINES = {"x86": "oneDNN", "fbgemm": "fbgemm", "qnnpack": "qnnpack"}
+_ENGINES = {"x86": "oneDNN", "fbgemm": "fbgemm", "qnnpack": "qnnpack", "xnnpack": "XNNPACK"}
 _HEADER = ("backend", "here", "kernels", "activations", "made for")
 
 
@@ -38,11 +39,13 @@ class Candidate:
         name: as given to ``backend=``.
         lacks: what this machine lacks for it, in words; "" where it runs.
         bits: of activations that layers read, 7 where its kernels saturate; 0 where it doesn't run.
+        exports: whether its kernels are in what a model is exported to.
     """
 
     name: str
     lacks: str
     bits: int
+    exports: bool = False
 
 
 class Detected(str):
@@ -97,7 +100,8 @@ def _lines(found: Detected) -> Iterator[str]:
 
 
 def _row(each: Candidate, found: Detected) -> tuple[str, ...]:
-    here = f"needs {each.lacks}" if each.lacks else "recommended" if each.name == found else "runs"
+    runs = "for exports" if each.exports else "recommended" if each.name == found else "runs"
+    here = f"needs {each.lacks}" if each.lacks else runs
     bits = f"{each.bits} bits" if each.bits else ""
     return (
         each.name,

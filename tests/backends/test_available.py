@@ -81,12 +81,11 @@ def test_it_is_what_auto_stands_for() -> None:
 
 def test_the_table_says_what_runs_here_and_why() -> None:
     found = qfx.backends.detect()
-    text, here = str(found), facts.hardware()
+    text, machine = str(found), facts.hardware()
     assert text.startswith(f"{found:s}: {found.why}\n\n")
     lines = rows(found)
-    assert [each.name for each in found.backends if not each.lacks] == list(
-        qfx.backends.available()
-    )
+    here = [each.name for each in found.backends if not (each.lacks or each.exports)]
+    assert tuple(here) == qfx.backends.available()
     for each in found.backends:
         says = f"needs {each.lacks}" if each.lacks else f"{each.bits} bits"
         assert says in lines[each.name]
@@ -94,7 +93,7 @@ def test_the_table_says_what_runs_here_and_why() -> None:
             assert (each.bits == 7) is resolve_backend(each.name).saturates
     assert sum("recommended" in line for line in lines.values()) == 1
     assert torch.__version__ in lines["PyTorch"]
-    assert all(name in lines["CPU"] for name in (*here.instructions, *here.without))
+    assert all(name in lines["CPU"] for name in (*machine.instructions, *machine.without))
     assert ("\n7 bits " in text) is any(each.bits == 7 for each in found.backends)
     assert max(map(len, text.splitlines())) <= 120
 
@@ -102,7 +101,8 @@ def test_the_table_says_what_runs_here_and_why() -> None:
 def saturating(*, yes: bool, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     from qfx import backends
 
-    exact = {n: replace(resolve_backend(n), saturates=yes) for n in backends.available()}
+    names = (*backends.available(), *backends.TARGETS)
+    exact = {name: replace(resolve_backend(name), saturates=yes) for name in names}
     monkeypatch.setattr(backends, "_load", exact.__getitem__)
     yield from str(qfx.backends.detect()).splitlines()
 
@@ -114,6 +114,17 @@ def test_bits_are_those_that_kernels_add_up_right(
     said = [line for line in saturating(yes=yes, monkeypatch=monkeypatch) if "bits" in line]
     assert any(line.startswith("7 bits") for line in said) is yes
     assert all(("7 bits" in line) is yes for line in said)
+
+
+def test_a_target_of_exports_runs_anywhere_in_its_reference_form() -> None:
+    assert "xnnpack" not in qfx.backends.available()
+    assert "for exports" in rows(qfx.backends.detect())["xnnpack"]
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    qmodel = qfx.quantize(model, x, backend="xnnpack")
+    assert qmodel.backend == "xnnpack"
+    assert qmodel.needs == ()
+    assert torch.equal(qmodel(x), qmodel.reference(x))
 
 
 def test_settings_that_hide_instructions_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from qfx import get_default_qconfig
 from qfx.argument_checks import METHODS_OF_USERS
-from qfx.backends import NAMES, available
+from qfx.backends import NAMES, TARGETS, available
 from qfx.backends.defaults import defaults
 from tools import ops_page
 
@@ -30,15 +30,16 @@ def test_the_defaults_are_those_of_every_backend() -> None:
 
 def test_a_row_shows_spellings_methods_and_fusions() -> None:
     (row,) = (line for line in ops_page.page().splitlines() if line.startswith("| `conv2d` |"))
-    _, _, spellings, x86, fbgemm, _, reference, onnx, _ = row.split("|")
+    _, _, spellings, x86, fbgemm, _, reference, xnnpack, onnx, _ = row.split("|")
     assert spellings.strip() == "`nn.Conv2d`, `F.conv2d`"
     assert x86.startswith(" `onednn.qconv2d`<br>S D<br>own or float<br>+ relu<br>")
     assert "+ add relu" in x86
     assert "quantized.conv2d" in fbgemm
     assert "S D W" in reference
+    assert xnnpack.strip() == "`XNNPACK`<br>S<br>own<br>+ relu<br>+ clamp"
     assert onnx.strip() == "`Conv` `ConvInteger`"
 
 
 def test_an_operation_without_a_kernel_has_an_empty_cell() -> None:
     (row,) = (line for line in ops_page.page().splitlines() if line.startswith("| `log_softmax` |"))
-    assert [cell.strip() for cell in row.split("|")[3:-2]] == [""] * len(NAMES)
+    assert [cell.strip() for cell in row.split("|")[3:-2]] == [""] * len((*NAMES, *TARGETS))

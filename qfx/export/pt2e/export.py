@@ -12,6 +12,7 @@ from torch.fx import traceback
 from qfx.errors import ConfigError, ExportError
 from qfx.export.arguments import check_quantized
 from qfx.export.problems import raise_all
+from qfx.export.pt2e.forms import call_hardtanh, dequantize_for_each
 from qfx.export.pt2e.graph import Program, Trace
 from qfx.graph import meta
 from qfx.graph.locks import CAPTURE_LOCK
@@ -58,6 +59,9 @@ def export_pt2e(
             raise ExportError(_failure(trace, error)) from error
     raise_all(trace.problems, "quantized_decomposed")
     _drop_own_lines(exported)
+    dequantize_for_each(exported.graph)
+    call_hardtanh(exported.graph)
+    exported.graph_module.recompile()
     return exported
 
 
