@@ -88,14 +88,15 @@ def transform(
 def apply(graph_module: fx.GraphModule, passes: Sequence[Pass], ctx: PassContext) -> None:
     """Run passes over ``graph_module``, in place, and verify what they leave; nothing is recorded.
 
-    For passes that ran over the same graph before, when it was recorded.
+    For passes that ran over the same graph before, when it was recorded, and which is not trusted:
+    it tells what its nodes yield, and no node runs to tell that of new ones.
 
     Raises:
         VerifyError: what they leave is no valid graph.
     """
     ctx.graph_module = graph_module
     for step in passes:
-        ctx.rewriter = ctx.rewriter_of(step.name)
+        ctx.rewriter = ctx.rewriter_of(step.name, infers=False)
         ctx.put(step)
         step.run(graph_module.graph, ctx)
         ctx.rewriter.finish()

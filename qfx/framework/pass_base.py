@@ -79,10 +79,11 @@ class PassContext:
         self._surroundings.graph_module = other
         self._surroundings.drop_analyses()
 
-    def rewriter_of(self, pass_name: str) -> Rewriter:
-        """A new gate to the graph, for the pass of that name."""
-        self._surroundings.at_work = pass_name
-        return Rewriter(self.graph_module, pass_name=pass_name, surroundings=self._surroundings)
+    def rewriter_of(self, pass_name: str, *, infers: bool = True) -> Rewriter:
+        """A new gate to the graph, for the pass of that name; see :class:`Rewriter`."""
+        around = self._surroundings
+        around.at_work = pass_name
+        return Rewriter(self.graph_module, pass_name=pass_name, surroundings=around, infers=infers)
 
     def offer(self, kind: type[T], make: Callable[[], T]) -> None:
         """Make settings of type ``kind`` when the first pass asks for them and none were put."""

@@ -49,10 +49,17 @@ class Unknown(Exception):  # noqa: N818 - an outcome that callers see to
 
 
 class Inference:
-    """Runs single nodes of a graph without values. Hooks of modules do not run."""
+    """Runs single nodes of a graph without values. Hooks of modules do not run.
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    Args:
+        graph_module: whose nodes.
+        runs: False has arithmetic tell all that is told, and runs nothing: numbers of a graph that
+            is not trusted take any time and memory, on the meta device, too.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, *, runs: bool = True) -> None:
         self._graph_module = graph_module
+        self._runs = runs
         self._lookup = Lookup(graph_module)
         self._numbers: dict[fx.Node, Any] = {}
 
@@ -74,6 +81,8 @@ class Inference:
         ready = self._told(node, arguments)
         if ready is not None:
             return ready
+        if not self._runs:
+            raise Unknown(node.name)
         if not _is_pure(node):
             with self.undisturbed():
                 return meta.describe(self._call(node, arguments))
@@ -169,7 +178,11 @@ class Inference:
         return self._told(node, map_arg((node.args, dict(node.kwargs)), self._operand)) is not None
 
     def _number(self, node: fx.Node) -> Any:
-        if node.op not in ("call_function", "call_method") or self._tells_no_number(node):
+        if (
+            not self._runs
+            or node.op not in ("call_function", "call_method")
+            or self._tells_no_number(node)
+        ):
             raise Unknown(node.name)
         if makes_container(node):  # others may put something else into it
             raise Unknown(node.name)

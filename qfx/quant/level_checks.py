@@ -17,6 +17,7 @@ from qfx.framework.level_checks import LevelChecks, fault
 from qfx.framework.levels import Level
 from qfx.graph import meta
 from qfx.quant.annotation import Annotation, Edge, annotation
+from qfx.quant.code_checks import check_codes
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.observers import Observer
 from qfx.quant.recorders import is_observer, observer_of, recorder_of
@@ -134,7 +135,7 @@ QUANTIZATION = LevelChecks(
         Level.STUBBED: (check_stubs,),
         Level.OBSERVED: (check_stubs, check_observed),
         Level.FAKE_QUANT: (check_stubs, check_fake_quants),
-        Level.REFERENCE: (check_settled, check_pairs, check_reference),
+        Level.REFERENCE: (check_settled, check_pairs, check_reference, check_codes),
         Level.LOWERED: (check_settled, check_pairs),
     }
 )

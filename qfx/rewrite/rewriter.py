@@ -37,6 +37,12 @@ A = TypeVar("A", bound=Analysis)
 class Rewriter:
     """Mutates the graph of ``graph_module`` on behalf of one pass.
 
+    Args:
+        graph_module: the owner of the graph.
+        pass_name: of the pass.
+        surroundings: what the pass finds around it.
+        infers: whether nodes may be run, without values, to tell what they yield.
+
     Attributes:
         graph: the graph.
         rule: name of the rule at work, or None.
@@ -50,13 +56,14 @@ class Rewriter:
         *,
         pass_name: str,
         surroundings: Surroundings | None = None,
+        infers: bool = True,
     ) -> None:
         self.graph_module = graph_module
         self.graph: fx.Graph = graph_module.graph
         self.pass_name = pass_name
         self.rule: str | None = None
         self.node: str | None = None
-        self.values = Values(graph_module)
+        self.values = Values(graph_module, runs=infers)
         self._surroundings = surroundings or Surroundings(graph_module)
         self._attributes = Attributes(graph_module)
         self._match: Match | None = None

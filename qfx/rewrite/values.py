@@ -32,13 +32,17 @@ class _Inferred(NamedTuple):
 class Values:
     """The values of the nodes of one graph, on behalf of one pass.
 
+    Args:
+        graph_module: the owner of the graph.
+        runs: whether nodes may be run, without values, to tell what they yield.
+
     Attributes:
         expected: what stood where a node stands now, unless its value was given.
         configured: nodes whose modules were changed.
     """
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        self._inference = Inference(graph_module)
+    def __init__(self, graph_module: fx.GraphModule, *, runs: bool = True) -> None:
+        self._inference = Inference(graph_module, runs=runs)
         self._inferred: dict[fx.Node, _Inferred] = {}
         self.expected: dict[fx.Node, meta.Value] = {}
         self.configured: set[fx.Node] = set()

@@ -18,7 +18,7 @@ from qfx.graph.lookup import Lookup
 from qfx.graph.source import type_name
 from qfx.storage.fields import Fields, Json
 from qfx.storage.modules import Kind, named_tensors, read_kind, write_kind
-from qfx.storage.names import check_path
+from qfx.storage.names import check_path, within
 from qfx.storage.tensors import TensorSource, TensorStore
 
 
@@ -29,17 +29,19 @@ def write_attributes(
     """The tensors that nodes read, and the modules that they call, in the order of the model."""
     nodes = [n for g in graphs for n in g.nodes if n.op in ("get_attr", "call_module")]
     called = dict.fromkeys(str(n.target) for n in nodes if n.op == "call_module")
-    outer = [path for path in called if not _lies_in(path, called)]
+    outer = {path for path in called if not within(path, called)}
     read = dict.fromkeys(str(n.target) for n in nodes if n.op == "get_attr")
-    own = [name for name in read if not _lies_in(name, outer)]
-    inner = {name for name in read if _lies_in(name, outer)}
+    inner: dict[str, set[str]] = {path: set() for path in outer}
+    for name in read:
+        inner.get(within(name, outer), set()).add(name)
+    names = (*(n for n in read if not within(n, outer)), *(p for p in called if p in outer))
     lookup = Lookup(graph_module)
-    places = {name: place for place, name in enumerate(_in_order(graph_module, "", set(outer)))}
+    places = {name: place for place, name in enumerate(_in_order(graph_module, "", outer))}
     written: list[Json] = []
-    for name in sorted((*own, *outer), key=lambda name: places.get(name, len(places))):
+    for name in sorted(names, key=lambda name: places.get(name, len(places))):
         value = lookup.get(name)
         if name in called:
-            written += _write_module(name, value, inner, store)
+            written += _write_module(name, value, inner[name], store)
         else:
             written.append(_write_tensor(name, value, _is_kept_out(graph_module, name), store))
     return written
@@ -53,10 +55,6 @@ def _in_order(module: nn.Module, prefix: str, whole: set[str]) -> Iterator[str]:
             yield prefix + name
         elif child is not None:
             yield from _in_order(child, f"{prefix}{name}.", whole)
-
-
-def _lies_in(name: str, paths: Iterable[str]) -> bool:
-    return any(name.startswith(f"{path}.") for path in paths)
 
 
 def _is_kept_out(root: nn.Module, name: str) -> bool:

@@ -74,6 +74,7 @@ class Container:
         buffer: writable; tensors live in it. A private mapping of a file, or a bytearray.
 
     Attributes:
+        size: bytes of the file.
         metadata: text by name.
         entries: where each tensor lies, by name.
 
@@ -83,7 +84,7 @@ class Container:
 
     def __init__(self, buffer: Any) -> None:
         self._buffer = buffer
-        size = len(buffer)
+        self.size = size = len(buffer)
         _check_start(bytes(buffer[: _LENGTH + 1]), size)
         length = int.from_bytes(buffer[:_LENGTH], "little")
         header = parse_json(bytes(buffer[_LENGTH : _LENGTH + length]), "the header")

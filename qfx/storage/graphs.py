@@ -22,7 +22,7 @@ from qfx.storage import limits
 from qfx.storage.attributes import AttributeRecord, Held, ModuleRecord
 from qfx.storage.facts import FactReader, Facts, FactWriter
 from qfx.storage.fields import Fields, Json
-from qfx.storage.names import check_identifier, check_input, check_node, check_path
+from qfx.storage.names import check_identifier, check_input, check_node, check_path, within
 from qfx.storage.targets import Types, check_call, read_function, read_method, write_target
 from qfx.storage.tensors import TensorStore
 from qfx.storage.values import FindTensor, Ref, ValueReader, write_value
@@ -262,5 +262,5 @@ def check_reads(graphs: Iterable[GraphRecord], held: Held) -> None:
             if name not in names:
                 raise FormatError(f"the graph reads {name[:200]!r}, which the file has not")
         for path in graph.targets("call_module"):
-            if path not in called and not any(path.startswith(f"{p}.") for p in called):
+            if path not in called and not within(path, called):
                 raise FormatError(f"the graph calls {path[:200]!r}, which the file has not")

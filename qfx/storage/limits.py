@@ -32,3 +32,8 @@ INFLATED_ANYWAY = 2**20
 INFLATED = 100
 """A document has so many bytes, and so many more for each byte that it has in the file; what qfx
 writes of models has 5 to 20."""
+
+PACKED_ANYWAY = 256 << 20
+PACKED = 16
+"""Layers take so many bytes when they are packed, and so many more for each byte of the file: a
+weight is packed for each geometry at which layers read it."""

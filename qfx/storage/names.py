@@ -9,6 +9,7 @@ import builtins
 import keyword
 import re
 import unicodedata
+from collections.abc import Container
 
 from qfx.capture.naming import reserved
 from qfx.errors import FormatError
@@ -57,6 +58,14 @@ def check_path(name: str) -> str:
             "or names like __this__"
         )
     return name
+
+
+def within(name: str, paths: Container[str]) -> str:
+    """The innermost of ``paths`` inside of which ``name`` lies; "" if there is none."""
+    at = name.rfind(".")
+    while at > 0 and name[:at] not in paths:
+        at = name.rfind(".", 0, at)
+    return name[: max(at, 0)]
 
 
 def _is_atom(atom: str) -> bool:

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from qfx.backends.base import Backend
 from qfx.errors import FormatError
+from qfx.framework.levels import Level
 from qfx.framework.manager import apply
 from qfx.framework.pass_base import PassContext
 from qfx.graph import meta
@@ -33,6 +34,7 @@ from qfx.storage.attributes import (
 )
 from qfx.storage.facts import FactReader, FactWriter
 from qfx.storage.fields import Fields, Json
+from qfx.storage.form import check_level
 from qfx.storage.geometry import check_geometry, check_reads_as_told
 from qfx.storage.graphs import GraphRecord, build_graph, check_reads, read_graph, write_graph
 from qfx.storage.hardware import REFERENCE, backend_for, check_saturation
@@ -141,11 +143,12 @@ def build_quantized(
     """The model of a record, lowered for this machine."""
     backend = backend_for(record.backend, wanted)
     graph = build_graph(record.graph)
-    check_geometry(graph)
+    check_geometry(graph, source.size)
     check_saturation(backend, graph, saturated=record.saturates)
     root = make_root(record.held, source, given)
     reference = WorkingGraphModule(root, graph)
     check_reads_as_told(reference)
+    check_level(reference, Level.REFERENCE)
     lowered = clone_graph_module(reference, apart=True)
     for node in lowered.graph.nodes:
         if node.name in record.put_back:

@@ -118,6 +118,11 @@ class TensorSource:
     verify: bool
     _made: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.container.size
+
     @classmethod
     def read(cls, container: Container, fields: Fields, *, verify: bool) -> TensorSource:
         """What ``fields`` say of the tensors of ``container``."""

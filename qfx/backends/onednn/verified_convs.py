@@ -39,6 +39,7 @@ from qfx.semantics.post import POST_OPS
 _EXTENTS = {1: (64, 100, 300), 2: (14, 20, 28), 3: (4, 10)}
 _ROW = 64  # bytes
 _MOST = 1 << 24  # elements of an input that is tried; larger ones are tried in part
+_MOST_COLUMNS = 1 << 24  # numbers that a group reads, each as often as it does: 128 MiB
 _PLAIN = Ending(shifted=True, dtype=torch.float32)
 
 Run = Callable[[ConvCall, Ending, Tensor, Tensor, "Numbers"], Tensor]
@@ -131,7 +132,7 @@ def _fault(call: ConvCall, ending: Ending, size: Sizes, run: Run, threads: int) 
     kernel = zip(call.weight[2:], call.dilation, call.stride, strict=True)
     least = tuple(d * (k - 1) + 1 + s for k, d, s in kernel)
     size = _within(call, size, least)
-    if _elements(call, size) > _MOST:
+    if not _can_be_tried(call, size) or prod(call.weight) > _MOST:
         return f"{list(size)} is too large to be tried"
     with torch.inference_mode(), torch.device("cpu"):
         codes = _ramp((1, call.weight[1] * call.groups, *size), 37, 128, 0, torch.uint8)
@@ -142,7 +143,7 @@ def _fault(call: ConvCall, ending: Ending, size: Sizes, run: Run, threads: int) 
 def _within(call: ConvCall, size: Sizes, least: Sizes) -> Sizes:
     """``size``, no smaller than ``least``, and halved where that is long until it can be tried."""
     extents = [max(n, m) for n, m in zip(size, least, strict=True)]
-    while _elements(call, tuple(extents)) > _MOST:
+    while not _can_be_tried(call, tuple(extents)):
         shorter = [max(n // 2, m) for n, m in zip(extents, least, strict=True)]
         if shorter == extents:
             break
@@ -151,10 +152,14 @@ def _within(call: ConvCall, size: Sizes, least: Sizes) -> Sizes:
     return tuple(extents)
 
 
-def _elements(call: ConvCall, size: Sizes) -> int:
-    """Of the padded input, and of what comes out for the most."""
+def _can_be_tried(call: ConvCall, size: Sizes) -> bool:
+    """Whether a trial takes no more memory than is worth it, whatever size a file tells."""
     padded = prod(n + 2 * p for n, p in zip(size, call.padding, strict=True))
-    return padded * max(call.weight[1] * call.groups, call.weight[0])
+    if padded * max(call.weight[1] * call.groups, call.weight[0]) > _MOST:
+        return False
+    _, outputs, *positions = call.result((1, 0, *size))  # in float64, a matrix of what each reads
+    columns = prod(positions) * prod(call.weight[1:])
+    return columns <= _MOST_COLUMNS and prod(positions) * outputs <= _MOST
 
 
 def _ramp(shape: Sizes, step: int, count: int, start: int, dtype: torch.dtype) -> Tensor:
