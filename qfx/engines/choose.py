@@ -32,7 +32,6 @@ from qfx.engines.trials import Trial
 from qfx.engines.workers import Overdue, Worker
 from qfx.errors import QfxError
 from qfx.export.onnx.forms import Form
-from qfx.graph.steps import state_kept
 
 _ROUNDS, _TURN, _MOST_CALLS = 7, 0.03, 100
 """How often each is woken, and for how many seconds or calls, whichever ends first."""
@@ -127,7 +126,7 @@ class Choosing:
     def __init__(self, source: Source, threads: int, *, dynamic: bool) -> None:
         self._source, self._dynamic = source, dynamic
         self._settings = Settings(threads)
-        with state_kept(source.reference):
+        with source.undisturbed():
             self._wanted = run_reference(source.reference, source.arguments)
         self._least: float | None = None
         self._plans: dict[str, Plan] = {}
@@ -158,6 +157,9 @@ class Choosing:
                 raise CannotRun("\n".join(f"  {t.name}: {t.why_not}" for t in trials))
             chosen = min(fit, key=_rank)
             self._specialize(chosen, stack)
+        for plan in self._plans.values():
+            for piece in plan.pieces:
+                piece.notes.clear()
         assert chosen.assembly is not None
         return Choice(chosen.engine.name, chosen.assembly, trials)
 
@@ -229,7 +231,7 @@ class Choosing:
 
     def _call(self, candidate: Candidate) -> Any:
         assert candidate.assembly is not None
-        with state_kept(self._source.reference):
+        with self._source.undisturbed():
             return candidate.assembly.forward(*self._source.args, **self._source.kwargs)
 
     def _against(self, found: Agreement) -> str:
@@ -238,7 +240,7 @@ class Choosing:
             return ""
         if self._least is None:
             source = self._source
-            with state_kept(source.reference):
+            with source.undisturbed():
                 self._least = least_of(floor(source.reference, source.arguments, self._wanted))
         return reason_against(found, self._least)
 
@@ -274,7 +276,7 @@ class Choosing:
                 times.append(time.perf_counter() - start)
             return times
 
-        with state_kept(self._source.reference):
+        with self._source.undisturbed():
             candidate.times += candidate.worker.do(run, deadline)
 
     def _specialize(self, chosen: Candidate, stack: ExitStack) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,9 @@ from qfx.framework.pass_base import PassContext
 from qfx.framework.pipeline import Pipeline
 from qfx.framework.registry import get_pass
 from qfx.graph.copying import side_effects_undone
+from qfx.graph.overlap import overwrite
 from qfx.graph.state import written_names
+from qfx.graph.steps import state_kept
 from qfx.history.history import History
 from qfx.runtime.quantized import PreparedModel, QuantizedModel
 
@@ -50,6 +53,18 @@ class Source:
     def written(self) -> list[str]:
         """The buffers that running it writes to."""
         return sorted(written_names(self.reference.graph))
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Whatever runs in here, the state of the model is afterwards as it was."""
+        held = dict(self.model.named_buffers()) if self.written else {}
+        before = {name: buffer.clone() for name, buffer in held.items()}
+        with state_kept(self.reference):
+            try:
+                yield
+            finally:
+                for name, buffer in held.items():
+                    overwrite(buffer, before[name])
 
 
 def source_of(model: object, example_inputs: object) -> Source:

@@ -70,12 +70,16 @@ def onnx_model(
     Raises:
         CannotRun: it is larger than an ONNX model may be, or can't be written for these sizes.
     """
+    known = piece.notes.get((form, shapes))
+    if not isinstance(known, Model):
+        known = piece.notes[form, shapes] = _model(piece, form, shapes)
+    return known
+
+
+def _model(piece: Piece, form: Form, shapes: tuple[tuple[int, ...], ...] | None) -> Model:
     graph_module = piece.graph_module if shapes is None else _resized(piece.graph_module, shapes)
     sizes = _shapes(piece) if shapes is None else Shapes(graph_module)
-    if shapes is None and form is Form.EXACT:
-        written = _exact(piece)
-    else:
-        written = write(graph_module, sizes, OPSET, None if form is Form.EXACT else {})
+    written = write(graph_module, sizes, OPSET, None if form is Form.EXACT else {})
     if written.problems:
         raise CannotRun(str(written.problems[0]))
     made = model.model_of(written, "", form.value)

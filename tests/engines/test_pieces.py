@@ -1,0 +1,151 @@
+"""Partition: what engines can't take stays in eager, in its order, and the pieces are few."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qfx
+from qfx.engines.agreement import compare
+from qfx.engines.base import CannotRun
+from qfx.engines.pieces import partition
+from qfx.export.problems import opaque_modules
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Opaque(nn.Softplus):
+    """Has a hook, which decides by values: nothing looks into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_forward_hook(_bend)
+
+
+def _bend(module: nn.Module, inputs: tuple[Tensor, ...], made: Tensor) -> Tensor:
+    return made * 1.5 if bool(made.sum() > 0) else made - 0.5
+
+
+class Around(nn.Module):
+    """Layers, what nothing looks into, layers."""
+
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.before, self.beside = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1)
+        self.middle, self.after = middle, nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.middle(torch.relu(self.before(x)))
+        return self.after(y * self.beside(x)), y
+
+
+def compiled(model: nn.Module, *inputs: Any, engine: str = "openvino") -> qfx.CompiledModel:
+    qmodel = qfx.quantize(model.eval(), inputs, progress=False)
+    fast = qfx.compile(qmodel, inputs, engine=engine, threads=1)
+    assert fast.engine == engine
+    return fast
+
+
+@pytest.fixture(scope="module")
+def around() -> qfx.CompiledModel:
+    return compiled(Around(Opaque()), noise(2, 3, 8, 8))
+
+
+def test_an_opaque_module_stays_between_two_pieces(around: qfx.CompiledModel) -> None:
+    for seed, batch in ((1, 2), (2, 3), (3, 2)):
+        x = noise(batch, 3, 8, 8, seed=seed)
+        found = compare(around._source.reference(x), around(x))
+        assert found.wrong == ""
+        assert found.sqnr > 40
+    assert len(around.report.pieces) == 2
+    (opaque,) = around.report.outside
+    assert (opaque.node, opaque.module_path) == ("middle", "middle")
+    assert "not looked into" in str(around.report)
+    assert around.trials[0].macs_inside == 1.0
+
+
+def test_what_does_not_wait_is_in_the_first_piece(around: qfx.CompiledModel) -> None:
+    plan = around._choice.assembly.plan
+    assert plan is not None
+    first = [node.name for node in plan.pieces[0].graph_module.graph.nodes]
+    assert any(name.startswith("beside") for name in first)
+
+
+def test_pieces_that_are_too_small_are_not_made() -> None:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.opaque, self.last = nn.Conv2d(3, 8, 3), Opaque(), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.opaque(self.conv(x).mean((2, 3))))  # type: ignore[no-any-return]
+
+    fast = compiled(Small(), noise(2, 3, 24, 24), engine="onnxruntime")
+    assert len(fast.report.pieces) == 1
+    assert any("too small to pay" in each.message for each in fast.report.outside)
+    x = noise(2, 3, 24, 24, seed=4)
+    assert compare(fast._source.reference(x), fast(x)).sqnr > 40
+
+
+class Counting(nn.Module):
+    """Counts its calls, in a buffer."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.count.add_(1)
+        return self.conv(x), self.count * 2
+
+
+def test_models_with_state_run_in_eager_and_keep_their_own() -> None:
+    x = noise(1, 3, 8, 8)
+    qmodel = qfx.quantize(Counting().eval(), x, progress=False)
+    with pytest.raises(qfx.BackendError, match="the model writes to count; only eager keeps state"):
+        qfx.compile(qmodel, x, engine="onnxruntime")
+    fast = qfx.compile(qmodel, x)
+    assert fast.engine == "eager"
+    assert [float(fast(x)[1]) for _ in range(3)] == [2, 4, 6]
+    assert float(qmodel(x)[1]) == 2
+
+
+def test_order_is_kept_around_what_is_written_to() -> None:
+    class Overwrites(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            before = self.last(y)
+            y[:, 0] = 3.0
+            return before + self.last(y)  # type: ignore[no-any-return]
+
+    x = noise(1, 3, 8, 8)
+    qmodel = qfx.quantize(Overwrites().eval(), x, progress=False)
+    fast = qfx.compile(qmodel, x, engine=["onnxruntime"])
+    assert compare(qmodel.reference(x), fast(x)).sqnr > 40
+
+
+def test_nothing_inside_is_a_reason() -> None:
+    x = noise(2, 3, 8, 8)
+    qmodel = qfx.quantize(Around(Opaque()).eval(), x, progress=False)
+    reference = qmodel.reference
+    refused = {problem.node: problem for problem in opaque_modules(reference)}
+    assert len(partition(reference, refused).pieces) == 2
+    whole = {node.name: refused["middle"] for node in reference.graph.nodes}
+    assert partition(reference, whole).pieces == ()
+    assert issubclass(CannotRun, Exception)
