@@ -143,6 +143,11 @@ class Assembly:
     plan: Plan | None = None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether nothing but the engine computes."""
+        return self.plan is not None and self.plan.is_plain
+
+    @property
     def inside(self) -> float | None:
         """The fraction of the multiply-accumulates that the engine runs; None if there are none."""
         if self.plan is None:
@@ -167,9 +172,10 @@ def plan_for(engine: PieceEngine, reference: fx.GraphModule) -> Plan:
         refused.update((found.node, found) for found in more)
     else:
         raise CannotRun(f"what it takes of the model was not settled in {_ROUNDS} rounds")
-    if not plan.pieces:
+    counts = [piece.macs for piece in plan.pieces]
+    if not counts or (plan.macs and not sum(counts)):
         first = f": {plan.outside[0]}" if plan.outside else ""
-        raise CannotRun(f"it takes nothing of the model{first}")
+        raise CannotRun(f"it takes nothing of the model that would pay{first}")
     return plan
 
 

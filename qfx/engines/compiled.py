@@ -48,6 +48,7 @@ class CompiledModel(nn.Module):
         self._source, self._choice, self._dynamic = source, choice, dynamic
         self._forward = choice.assembly.forward
         self.__dict__["_eager"] = source.eager  # a module, but none of this one's
+        self._plain = choice.assembly.is_plain
         self._guards = Guards(source.reference)
         self._lock = threading.Lock()
         key = key_of(source.args, source.kwargs)
@@ -68,13 +69,24 @@ class CompiledModel(nn.Module):
             key, route = None, self._eager  # nothing is known of an argument
         if route is None:
             return self._first(key, args, kwargs)
-        with torch.no_grad():
-            if route is self._eager:
-                return route(*args, **kwargs)
-            try:
-                return route(*args, **kwargs)
-            except Exception as error:  # whatever an engine raises
-                return self._without(key, args, kwargs, error)
+        if torch.is_grad_enabled() and not (self._plain and route is self._forward):
+            with torch.no_grad():
+                return self._run(route, key, args, kwargs)
+        return self._run(route, key, args, kwargs)
+
+    def _run(
+        self,
+        route: Callable[..., Any],
+        key: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        if route is self._eager:
+            return route(*args, **kwargs)
+        try:
+            return route(*args, **kwargs)
+        except Exception as error:  # whatever an engine raises
+            return self._without(key, args, kwargs, error)
 
     def _first(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call of a kind that was not seen before."""

@@ -21,12 +21,6 @@ from qfx.engines.pieces import Piece
 from qfx.export.onnx.forms import Form
 from qfx.export.problems import Problem
 
-_DTYPES = {
-    "f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "boolean": torch.bool,
-    "i8": torch.int8, "i16": torch.int16, "i32": torch.int32, "i64": torch.int64,
-    "u8": torch.uint8, "u16": torch.uint16,
-}  # fmt: skip
-
 
 class OpenVINO(PieceEngine):
     """Pieces as OpenVINO models, in float32 where they are not in integers."""
@@ -66,51 +60,66 @@ def _core() -> Any:
 
 
 class OpenVINOProgram:
-    """A compiled model, its idle requests, and the shapes of outputs by those of inputs."""
+    """A compiled model, and its idle requests.
+
+    Large outputs are written where they are handed out, small ones are copied, which takes less
+    than telling the request. A request does one or the other: what it was told stays in it.
+    """
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._tensor = module("openvino").Tensor
-        self._idle: list[Any] = []
-        self._shapes: dict[tuple[torch.Size, ...], tuple[tuple[int, ...], ...]] = {}
-        self._dtypes = [
-            _DTYPES[port.get_element_type().get_type_name()] for port in compiled.outputs
-        ]
+        self._copying: list[Any] = []
+        self._writing: list[Any] = []
+        self._large: dict[tuple[torch.Size, ...], list[tuple[torch.Size, torch.dtype]]] = {}
+        self._outputs = range(len(compiled.outputs))
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        try:
-            request = self._idle.pop()
-        except IndexError:
-            request = self._compiled.create_infer_request()
-        tensor = self._tensor
         arrays = [array_of(given) for given in inputs]  # held here: tensors over them do not
-        for index, array in enumerate(arrays):
-            request.set_input_tensor(index, tensor(array, shared_memory=True))
-        key = tuple([given.shape for given in inputs])
-        shapes = self._shapes.get(key)
-        if shapes is None:
-            made = self._first(request, key)
-        else:
-            made = [torch.empty(s, dtype=d) for s, d in zip(shapes, self._dtypes, strict=True)]
-            for index, result in enumerate(made):
-                request.set_output_tensor(index, tensor(result.numpy(), shared_memory=True))
-            request.infer({}, share_outputs=True)
-        self._idle.append(request)
-        return made
-
-    def _first(self, request: Any, key: tuple[torch.Size, ...]) -> list[Tensor]:
-        """Run inputs of new shapes, and learn those of the outputs."""
-        fresh = self._compiled.create_infer_request()  # whose outputs are its own
-        for index in range(len(key)):
-            fresh.set_input_tensor(index, request.get_input_tensor(index))
-        fresh.infer({}, share_outputs=True)
-        views = [fresh.get_output_tensor(i).data for i in range(len(self._dtypes))]
+        large = self._large and self._large.get(tuple([given.shape for given in inputs]))
+        if large:
+            return self._written(arrays, large)
+        request = self._request(self._copying)
+        self._infer(request, arrays)
+        views = [request.get_output_tensor(index).data for index in self._outputs]
         made = [torch.from_numpy(view.copy()) for view in views]
-        if len(self._shapes) >= _MOST_SHAPES:
-            self._shapes.clear()
-        self._shapes[key] = tuple(tuple(result.shape) for result in made)
+        if sum(view.nbytes for view in views) > _SMALL:
+            if len(self._large) >= _MOST_SHAPES:
+                self._large.clear()
+            key = tuple([given.shape for given in inputs])
+            self._large[key] = [(result.shape, result.dtype) for result in made]
+        self._copying.append(request)
         return made
 
+    def _written(
+        self, arrays: list[Any], outputs: list[tuple[torch.Size, torch.dtype]]
+    ) -> Sequence[Tensor]:
+        """The outputs, in memory that the request is told to write to."""
+        request = self._request(self._writing)
+        made = [torch.empty(shape, dtype=dtype) for shape, dtype in outputs]
+        for index, result in enumerate(made):
+            request.set_output_tensor(index, self._tensor(result.numpy(), shared_memory=True))
+        self._infer(request, arrays)
+        self._writing.append(request)
+        return made
+
+    def _request(self, idle: list[Any]) -> Any:
+        try:
+            return idle.pop()  # not asked first: other threads take from it, too
+        except IndexError:
+            return self._compiled.create_infer_request()
+
+    def _infer(self, request: Any, arrays: list[Any]) -> None:
+        if len(arrays) == 1:
+            request.infer(self._tensor(arrays[0], shared_memory=True), share_outputs=True)
+            return
+        for index, array in enumerate(arrays):
+            request.set_input_tensor(index, self._tensor(array, shared_memory=True))
+        request.infer({}, share_outputs=True)
+
+
+_SMALL = 2**16
+"""Bytes of outputs that are rather copied."""
 
 _MOST_SHAPES = 4096
 

@@ -78,6 +78,12 @@ class Plan:
     macs: int
 
     @property
+    def is_plain(self) -> bool:
+        """Whether eager computes nothing."""
+        nodes = (step for step in self.steps if isinstance(step, fx.Node))
+        return all(node.op == "placeholder" for node in nodes)
+
+    @property
     def pieces(self) -> tuple[Piece, ...]:
         """The pieces alone."""
         return tuple(step for step in self.steps if isinstance(step, Piece))

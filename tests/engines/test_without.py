@@ -16,7 +16,8 @@ import torch, qfx
 assert qfx.engines.available()[-1:] == ("eager",), qfx.engines.available()
 assert not {"openvino", "onnxruntime"} & set(qfx.engines.available())
 torch.manual_seed(0)
-model, x = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval(), torch.randn(1, 3, 8, 8)
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval()
+x = torch.randn(1, 3, 8, 8)
 qmodel = qfx.quantize(model, x, progress=False)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
