@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import models, table
+from benchmarks import models
 from benchmarks.coordinator import Worker, WorkerError, engine_command, say
 from benchmarks.engines import ENGINES
+from qfx.table import markdown
 
 QUANTIZERS = ("qfx-x86", "qfx-fbgemm", "torch.ao", "openvino")
 _BATCH = 4
@@ -85,7 +86,7 @@ def report(results: Results, engines: Sequence[str]) -> str:
     """The table: a row a model, a column an engine, SQNR in dB (coverage of MACs)."""
     header = ["SQNR dB (MACs in integers)", *(ENGINES[engine].title for engine in engines)]
     rows = [[name, *(str(row[engine]) for engine in engines)] for name, row in results.items()]
-    return table.render(header, rows)
+    return markdown(header, rows)
 
 
 def load(path: Path) -> Results:

@@ -18,8 +18,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import graphs, table
+from benchmarks import graphs
 from benchmarks.coordinator import Worker, WorkerError, say
+from qfx.table import markdown
 
 STEPS = ("prepare", "calibrate", "convert")
 Costs = dict[str, dict[str, Any]]
@@ -61,7 +62,7 @@ def plan(options: argparse.Namespace) -> list[tuple[str, str]]:
 def steps_report(costs: Costs) -> str:
     """A row a (subject, engine): seconds by step, memory, microseconds a captured node."""
     header = ["seconds", *STEPS, "total", "peak MB", "us/node"]
-    return table.render(header, [_row(name, cost) for name, cost in costs.items()])
+    return markdown(header, [_row(name, cost) for name, cost in costs.items()])
 
 
 def passes_report(costs: Costs) -> str:
@@ -69,7 +70,7 @@ def passes_report(costs: Costs) -> str:
     ours = {n.split()[0]: c["passes"] for n, c in costs.items() if "passes" in c}
     names = list(dict.fromkeys(name for passes in ours.values() for name in passes))
     rows = [[name, *(_seconds(passes.get(name)) for passes in ours.values())] for name in names]
-    return table.render(["seconds by pass", *ours], rows)
+    return markdown(["seconds by pass", *ours], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

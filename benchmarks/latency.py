@@ -20,7 +20,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks import table
 from benchmarks.coordinator import (
     Requests,
     Timing,
@@ -31,6 +30,7 @@ from benchmarks.coordinator import (
     say,
 )
 from benchmarks.engines import ENGINES
+from qfx.table import markdown
 
 BASELINE = "eager"
 TIMED = [  # by default: static quantization, and not the q/dq form, whose arithmetic is float
@@ -81,7 +81,7 @@ def report(model: str, timings: dict[str, Timing], reasons: dict[str, str]) -> s
         ratio = "" if baseline is None else f"{timing.ratio(baseline):.2f}"
         milliseconds = [f"{1e3 * seconds:.2f}" for seconds in (timing.median, timing.minimum)]
         rows.append([ENGINES[name].title, *milliseconds, ratio])
-    return table.render([model, "median ms", "min ms", "x eager"], rows)
+    return markdown([model, "median ms", "min ms", "x eager"], rows)
 
 
 def as_json(

@@ -26,9 +26,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from benchmarks import table
+from qfx.numerics import measures
 from qfx.quant.qparams import QParams
 from qfx.quant.spec import QuantSpec
+from qfx.table import markdown
 
 _BATCHES = 4
 _ROWS = 2048
@@ -159,8 +160,7 @@ def measure(x: Tensor, batches: int, these: Contenders, rounds: int) -> dict[str
 
 def sqnr(x: Tensor, qparams: QParams) -> float:
     """Of ``x`` in dB, quantized and restored."""
-    error = qparams.dequantize(qparams.quantize(x), torch.float64) - x
-    return float(10 * (x.double().square().sum() / error.square().sum()).log10())
+    return measures.sqnr(x, qparams.dequantize(qparams.quantize(x), torch.float64))
 
 
 def report(title: str, measured: Mapping[str, Mapping[str, Figures]]) -> str:
@@ -168,7 +168,7 @@ def report(title: str, measured: Mapping[str, Mapping[str, Figures]]) -> str:
     header = [title, *(f"{name} dB" for name in measured), "observe ms", "choose ms"]
     names = next(iter(measured.values()))
     rows = [_row(name, [m[name] for m in measured.values()]) for name in names]
-    return table.render(header, rows)
+    return markdown(header, rows)
 
 
 def _row(name: str, figures: Sequence[Figures]) -> list[str]:

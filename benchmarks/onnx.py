@@ -23,11 +23,12 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from benchmarks import models, table
+from benchmarks import models
 from benchmarks.engines import Workload
 from benchmarks.engines.onnx_runtime import quantized_file
 from qfx.export.onnx.check import open_session, run
 from qfx.numerics.measures import sqnr
+from qfx.table import markdown
 
 COUNTED = ("QLinearConv", "QLinearAdd", "QLinearMul", "QGemm", "MatMulInteger", "QLinearConcat")
 
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.models:
         found += rows(name, options.backend, options.threads, options.rounds)
         header = ["model, file", *COUNTED, "dB", "median ms", "least ms"]
-        print(table.render(header, found) + "\n", flush=True)
+        print(markdown(header, found) + "\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import table
 from benchmarks.encoder import INNER, WIDTH
 from qfx.backends.onednn import kernels as x86_kernels
 from qfx.backends.onednn.dynamic import quantize_dynamic
+from qfx.table import markdown
 
 SHAPES = ((WIDTH, WIDTH),) * 4 + ((INNER, WIDTH), (WIDTH, INNER))
 """(out, in) of query, key, value, output, up and down."""
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         for name in calls
     ]
-    print(table.render(["linear layers of BERT-base", "median ms", "min ms", "x float"], rows))
+    print(markdown(["linear layers of BERT-base", "median ms", "min ms", "x float"], rows))
 
 
 if __name__ == "__main__":

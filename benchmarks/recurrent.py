@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import qfx
-from benchmarks import table
-from benchmarks.worker import sqnr
+from qfx.numerics.measures import sqnr
+from qfx.table import markdown
 
 KINDS: dict[str, type[nn.Module]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 FLOAT = "torch fp32"
@@ -108,7 +108,7 @@ def _decibels(expected: Any, actual: Any) -> tuple[float, float]:
 def report(name: str, results: dict[str, Result]) -> str:
     """The table of one layer."""
     header = [name, "median ms", "min ms", "x fp32", "output dB", "states dB"]
-    return table.render(header, [_row(title, result) for title, result in results.items()])
+    return markdown(header, [_row(title, result) for title, result in results.items()])
 
 
 def _row(title: str, result: Result) -> list[str]:

@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from benchmarks import models, table
+from benchmarks import models
+from qfx.table import markdown
 
 FLOAT = "torch fp32"
 
@@ -138,7 +139,7 @@ def report(name: str, times: dict[str, list[float]], memory: dict[str, float]) -
         for engine in ENGINES
     ]
     header = (name, "median ms", "min ms", "of fp32", "MB a step", "of fp32")
-    return table.render(header, rows)
+    return markdown(header, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

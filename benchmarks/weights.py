@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import table
-from benchmarks.worker import sqnr
 from qfx import QuantSpec
 from qfx.backends.stored_weights import kernels, packs
+from qfx.numerics.measures import sqnr
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.quant.reference_form import QuantizedWeight
 from qfx.semantics import packing
+from qfx.table import markdown
 
 Call = Callable[[], Tensor]
 GROUP = 64
@@ -157,7 +157,7 @@ def report(shape: str, rounds: int) -> str:
         [name, f"{1e3 * s:.3f}", f"{s / seconds['float']:.2f}", f"{quality[name]:.0f}"]
         for name, s in seconds.items()
     ]
-    return table.render([shape, "min ms", "x float", "dB"], rows)
+    return markdown([shape, "min ms", "x float", "dB"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

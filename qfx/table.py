@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 
 def table(
@@ -15,13 +15,41 @@ def table(
         rows: cells, as many a row as there are columns.
         right: names of the columns whose cells go to the right, as numbers do.
     """
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    aligns = [">" if name in right else "<" for name in header]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "  ".join(f"{c:{a}{w}}" for c, a, w in zip(line, aligns, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    widths = _widths((header, *rows))
+    to_right = [name in right for name in header]
+    return columns([header, ["-" * width for width in widths], *rows], to_right)
+
+
+def columns(rows: Sequence[Sequence[str]], to_right: Sequence[bool] = ()) -> str:
+    """Format rows in aligned columns.
+
+    Args:
+        rows: cells, as many in each row.
+        to_right: of each column, whether its cells go to the right; none when empty.
+    """
+    return "\n".join("  ".join(line).rstrip() for line in _padded(rows, to_right))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format rows as a Markdown table, aligned too; the first column is text, others numbers."""
+    to_right = [place > 0 for place in range(len(header))]
+    marks = [
+        "-" * (width - 1) + ":" if right else "-" * width
+        for width, right in zip(_widths((header, *rows)), to_right, strict=True)
+    ]
+    lines = _padded([header, marks, *rows], to_right)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _padded(rows: Sequence[Sequence[str]], to_right: Sequence[bool]) -> Iterator[list[str]]:
+    widths = _widths(rows)
+    aligns = [">" if right else "<" for right in to_right] or ["<"] * len(widths)
+    for row in rows:
+        yield [f"{c:{a}{w}}" for c, a, w in zip(row, aligns, widths, strict=True)]
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def amount(count: int) -> str:

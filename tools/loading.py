@@ -6,7 +6,6 @@ import argparse
 import ast
 import importlib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +119,3 @@ def _colored_line(line: str) -> str:
         code_part, mark, comment = line.partition("   # ")
         return f"{code_part}\033[2m{mark}{comment}\033[0m" if mark else line
     return f"\033[{code}m{line}\033[0m"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )

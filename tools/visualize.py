@@ -26,7 +26,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a check
 import qfx  # noqa: E402
 from qfx.history.history import file_name  # noqa: E402
 from qfx.report.text import covered  # noqa: E402
-from tools.loading import add_model_arguments, colored, load, table  # noqa: E402
+from qfx.table import columns  # noqa: E402
+from tools.loading import add_model_arguments, colored, load  # noqa: E402
 from tools.page import page  # noqa: E402
 
 REPORT = "report.html"
@@ -210,7 +211,7 @@ def summary(history: qfx.History, stages: Sequence[qfx.Stage]) -> str:
         rows.append(
             (stage.title, str(len(stage.snapshot)), change, fired, f"{stage.seconds * 1e3:.1f}")
         )
-    return table(rows)
+    return columns(rows)
 
 
 if __name__ == "__main__":

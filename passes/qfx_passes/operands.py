@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
+from qfx.graph.interpret import result_of
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import Kind, OpDef, bound, is_op
 
@@ -61,7 +62,7 @@ def parameter_value(parameter: fx.Node, rw: Rewriter) -> Tensor:
     arguments = fx.map_arg(
         (parameter.args, dict(parameter.kwargs)), lambda n: parameter_value(n, rw)
     )
-    made: Tensor = parameter.target(*arguments[0], **arguments[1])  # type: ignore[operator]
+    made: Tensor = result_of(parameter, *arguments)
     return made
 
 

@@ -6,6 +6,7 @@ from operator import attrgetter
 
 from torch import Tensor, fx
 
+from qfx.graph.interpret import result_of
 from qfx.vocab import OpDef
 
 
@@ -20,5 +21,5 @@ def constant_value(node: fx.Node, owner: fx.GraphModule) -> Tensor | None:
     if any(value is None for value in known.values()):
         return None
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), known.__getitem__)
-    made: Tensor = node.target(*args, **kwargs)
+    made: Tensor = result_of(node, args, kwargs)
     return made

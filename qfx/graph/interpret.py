@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -31,6 +31,15 @@ class NamedInterpreter(Interpreter):
     def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The argument of that name, which may have been given by keyword."""
         return self._arguments[str(target).lstrip("*")]
+
+
+def result_of(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What ``node``, a call of a function or a method, yields for these arguments."""
+    args = thawed(tuple(args))
+    kwargs = {name: thawed(value) for name, value in kwargs.items()}
+    if isinstance(node.target, str):
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)
 
 
 def thawed(value: Any) -> Any:

@@ -34,18 +34,18 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _Rule: TypeAlias = Callable[..., Value]
 
 
-_FUNCTIONS: dict[object, _Rule] = {}
+_YIELDS = "_qfx_yields"
 
 
 def yields(rule: _Rule) -> Callable[[_F], _F]:
-    """Say of a function what it yields, by arithmetic of shapes: a decorator.
+    """Say of a function what it yields, by arithmetic of shapes: a decorator, kept with it.
 
     Args:
         rule: takes the arguments with a :class:`TensorInfo` for each tensor; None: it can't tell.
     """
 
     def mark(function: _F) -> _F:
-        _FUNCTIONS[function] = rule
+        setattr(function, _YIELDS, rule)
         return function
 
     return mark
@@ -60,7 +60,7 @@ def told(op: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Value:
         kwargs: likewise, by name.
     """
     if not isinstance(op, OpDef):
-        of_function = _FUNCTIONS.get(op)
+        of_function = _clamp if op is torch.clamp else getattr(op, _YIELDS, None)
         return None if of_function is None else of_function(*args, **kwargs)
     rule = RULES.get(op)
     arguments = vocab.bound_plainly(op, tuple(args), kwargs) if rule is not None else None
@@ -328,5 +328,3 @@ RULES: Mapping[OpDef, _Rule] = {
     vocab.UNSCALE_CHANNELS: unscale_channels,
 }
 """The operations that PyTorch has no meta kernel in C++ for, and what tells what they yield."""
-
-yields(_clamp)(torch.clamp)

@@ -20,6 +20,7 @@ from qfx.history.labels import label
 from qfx.history.record import NodeRecord
 from qfx.history.snapshot import Snapshot
 from qfx.history.stage import Stage
+from qfx.table import columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,10 @@ class Blame:
     later: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
-        sources = [(o.source or "unknown source", _written(o)) for o in self.origins]
-        steps = [(f"{s.index} {s.rule}", str(s)) for s in (*self.steps, *self.later)]
-        width = max((len(left) for left, _ in sources + steps), default=0)
-        lines = [f"  {left.ljust(width)}  {right}" for left, right in sources + steps]
-        return "\n".join([self.text, *lines])
+        sources = [("", o.source or "unknown source", _written(o)) for o in self.origins]
+        steps = [("", f"{s.index} {s.rule}", str(s)) for s in (*self.steps, *self.later)]
+        chain = [*sources, *steps]
+        return "\n".join([self.text, columns(chain)] if chain else [self.text])
 
 
 def _written(origin: Origin) -> str:

@@ -16,6 +16,7 @@ from qfx.errors import ConfigError
 from qfx.history.blame import Blame, trace
 from qfx.history.diff import GraphDiff
 from qfx.history.stage import Stage
+from qfx.table import columns
 
 
 class History:
@@ -79,11 +80,7 @@ class History:
             change = self._step(stage).summary() if stage.index else "capture"
             fired = ", ".join(f"{rule} x{n}" for rule, n in stage.fired.items())
             rows.append((stage.title, str(len(stage.snapshot)), change, fired))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        return "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
+        return columns(rows)
 
     def diff(self, a: int | str, b: int | str | None = None) -> GraphDiff:
         """The difference from stage ``a`` to stage ``b``, each by index or name.

@@ -233,7 +233,8 @@ class _Explicit:
         if origin is None or not isinstance(value, Tensor):
             return value
         if is_op(node, vocab.QUANTIZE):
-            zero = node.args[2] if isinstance(node.args[2], int) else 0
+            given = vocab.bound(node)["zero_point"]
+            zero = given if isinstance(given, int) else 0
             self.codes[origin] = value.float() - zero, zero
         else:
             held = self.rounded if is_op(node, vocab.DEQUANTIZE) else self.exact

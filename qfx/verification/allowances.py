@@ -76,7 +76,7 @@ def rounded_inputs(operation: fx.Node) -> Iterator[fx.Node]:
         codes = value.args[0] if is_op(value, DEQUANTIZE) else None
         if not isinstance(codes, fx.Node) or not is_op(codes, QUANTIZE):
             continue
-        if isinstance(codes.args[1], fx.Node):
+        if isinstance(bound(codes)["scale"], fx.Node):
             yield codes
 
 
@@ -108,7 +108,8 @@ def midway_allowance(operation: fx.Node, value_of: Callable[[fx.Node], Any]) -> 
 
 def _midway(codes: fx.Node, value_of: Callable[[fx.Node], Any]) -> Tensor:
     """One step where a value lies midway between two codes, else nothing."""
-    given, scale, zero_point = (value_of(codes.args[i]) for i in range(3))  # type: ignore[arg-type]
+    named = bound(codes)
+    given, scale, zero_point = (value_of(named[k]) for k in ("input", "scale", "zero_point"))
     _, low, high = codes_of(codes)
     place = given.double() / float(scale) + int(zero_point)
     midway = _is_midway(place) & (place > low - 1) & (place < high + 1)

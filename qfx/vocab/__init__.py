@@ -24,6 +24,9 @@ from qfx.vocab.movement import *
 from qfx.vocab.nodes import bound as bound
 from qfx.vocab.nodes import bound_plainly as bound_plainly
 from qfx.vocab.nodes import is_op as is_op
+from qfx.vocab.post_ops import bounds_of_post_op as bounds_of_post_op
+from qfx.vocab.post_ops import call_of_post_op as call_of_post_op
+from qfx.vocab.post_ops import post_op_of_call as post_op_of_call
 from qfx.vocab.products import *
 from qfx.vocab.quantization import *
 from qfx.vocab.reductions import *

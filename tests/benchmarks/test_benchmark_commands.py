@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accuracy, cost, latency, parts, recurrent, table, training, weights
+from benchmarks import accuracy, cost, latency, parts, recurrent, training, weights
 from benchmarks.accuracy import Result
 from benchmarks.coordinator import Timing
 from benchmarks.engines import ENGINES, Engine
-from benchmarks.worker import sqnr
+from qfx.numerics.measures import sqnr
+from qfx.table import markdown
 
 
 def absent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +27,7 @@ def test_sqnr_of_a_tenth_is_20_db() -> None:
 
 
 def test_table_is_aligned_markdown() -> None:
-    assert table.render(["what", "ms"], [["conv", "1.25"], ["relu", "10.50"]]) == (
+    assert markdown(["what", "ms"], [["conv", "1.25"], ["relu", "10.50"]]) == (
         "| what |    ms |\n"
         "| ---- | ----: |\n"
         "| conv |  1.25 |\n"

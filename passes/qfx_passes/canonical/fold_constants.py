@@ -19,7 +19,7 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
 from qfx.graph.effects import changing, has_effect
-from qfx.graph.interpret import thawed
+from qfx.graph.interpret import result_of
 from qfx.graph.overlap import memory_of
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import Kind, OpDef
@@ -126,13 +126,10 @@ class _Constants:
     def _compute(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
             return self._rewriter.tensor(node).detach()
-        args, kwargs = thawed(map_arg((node.args, dict(node.kwargs)), self._values.__getitem__))
+        args, kwargs = map_arg((node.args, dict(node.kwargs)), self._values.__getitem__)
         witness = Witness()
         with torch.no_grad(), witness, witness.watching(()) as seen:
-            if isinstance(node.target, str):
-                value = getattr(args[0], node.target)(*args[1:], **kwargs)
-            else:
-                value = node.target(*args, **kwargs)
+            value = result_of(node, args, kwargs)
         if seen().drew or not self._drawn.isdisjoint(node.all_input_nodes):
             self._drawn.add(node)  # a function made of others, which a pass put here
         return value

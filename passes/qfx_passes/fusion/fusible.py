@@ -49,7 +49,7 @@ def as_post_op(activation: fx.Node) -> PostOp | Mismatch:
     for name, value in attributes:
         if not isinstance(value, (int, float, str)):
             return Mismatch("{0}={1} is not a number", name, value)
-    return (_op(activation).name, *(value for _, value in attributes))
+    return vocab.post_op_of_call(activation)
 
 
 def refused(rw: Rewriter, layer: fx.Node, *post_ops: PostOp) -> Mismatch | None:

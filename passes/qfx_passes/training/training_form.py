@@ -274,10 +274,7 @@ class _Form:
                 p, kind = operands
                 value = self._call_dropout(value, p, kind, like)  # type: ignore[arg-type]
                 continue
-            op = vocab.lookup(str(name))
-            names = list(op.signature.parameters)[1:]
-            tensors = [o for o in operands if isinstance(o, fx.Node)]
-            attributes = {} if tensors else dict(zip(names, operands, strict=False))
+            op, tensors, attributes = vocab.call_of_post_op((name, *operands))
             value = self.rw.call(
                 op, value, *tensors, origins=(like,), value=meta.value_of(like), **attributes
             )

@@ -23,7 +23,6 @@ from qfx.backends.onednn.operands import (
     Step,
     accumulator_of,
     attributes,
-    bounds_of,
     call,
     expand,
     input_of,
@@ -230,11 +229,10 @@ def _activation(em: Emitter, site: LoweringSite, y: fx.Node, unary: Step | None)
     if unary is None or is_free(site, unary):
         return y
     if site.output is None:
-        op = vocab.lookup(unary[0])
-        names = [p for p in op.signature.parameters if p != "input"]
-        return em.rw.call(op, y, origins=(site.node,), **dict(zip(names, unary[1:], strict=False)))
+        op, operands, attributes = vocab.call_of_post_op(unary)
+        return em.rw.call(op, y, *operands, origins=(site.node,), **attributes)
     ends = [site.output.quant_min, site.output.quant_max]
-    for i, bound in enumerate(bounds_of(unary)):
+    for i, bound in enumerate(vocab.bounds_of_post_op(unary)):
         if bound is not None:
             ends[i] = int(site.output.quantize(torch.tensor(bound)))
     info = meta.tensor_info(y)

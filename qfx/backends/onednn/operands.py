@@ -26,6 +26,7 @@ from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.quant.reference_form import Measured, QuantizedWeight
 from qfx.rewrite.pattern import Mismatch
+from qfx.vocab import bounds_of_post_op
 
 FLOAT = QParams(1.0, 0, torch.uint8, 0, 255)
 """The qparams that kernels want to hear for a float result."""
@@ -111,16 +112,11 @@ def post_of(site: LoweringSite) -> tuple[fx.Node | None, Step | None]:
     return residual, (rest[0] if rest else None)
 
 
-def bounds_of(unary: Step) -> tuple[float | None, float | None]:
-    """Between what a relu or clamp keeps values; None where it does not."""
-    return (0.0, None) if unary[0] == "relu" else (unary[1], unary[2])
-
-
 def is_free(site: LoweringSite, unary: Step | None) -> bool:
     """Whether saturation does the activation."""
     if site.output is None or unary is None or unary[0] not in ("relu", "clamp"):
         return False
-    return saturates(site.output, *bounds_of(unary))
+    return saturates(site.output, *bounds_of_post_op(unary))
 
 
 def attributes(site: LoweringSite, unary: Step | None) -> PostOp:

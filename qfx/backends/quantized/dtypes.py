@@ -29,7 +29,7 @@ from qfx.quant.qparams import QParams
 from qfx.quant.reference_form import Measured, QuantizedWeight
 from qfx.rewrite.pattern import Mismatch
 from qfx.torch_private import make_per_channel, make_per_tensor
-from qfx.vocab import bound
+from qfx.vocab import bound, bounds_of_post_op
 
 _DTYPES = {torch.uint8: torch.quint8, torch.int8: torch.qint8}
 
@@ -111,7 +111,7 @@ def quantized_weight(weight: QuantizedWeight) -> Tensor:
 
 def clamped(em: Emitter, site: LoweringSite, y: fx.Node, post: Sequence[Any]) -> fx.Node:
     """Apply a relu or clamp post-op to the integers ``y`` where saturation does not do it."""
-    low, high = (0.0, None) if post[0] == "relu" else (post[1], post[2])
+    low, high = bounds_of_post_op(post)
     if saturates(output_of(site), low, high):
         return y
     if low is not None and high is not None:

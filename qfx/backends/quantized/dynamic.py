@@ -60,9 +60,7 @@ def _call(
 def _with_post(em: Emitter, site: LoweringSite, y: fx.Node) -> fx.Node:
     """The post-ops of the site, in float."""
     post: Any = site.arguments["post"]
-    for name, *values in post:
-        op = vocab.lookup(name)
-        names = [p for p in op.signature.parameters if p != "input"]
-        named = dict(zip(names, values, strict=False))
-        y = em.rw.call(op, y, origins=(site.node,), **named)
+    for post_op in post:
+        op, operands, attributes = vocab.call_of_post_op(post_op)
+        y = em.rw.call(op, y, *operands, origins=(site.node,), **attributes)
     return y

@@ -22,6 +22,8 @@ from qfx.export.onnx.graph import named_outputs
 from qfx.export.onnx.packages import require
 from qfx.graph.interpret import NamedInterpreter
 from qfx.numerics.measures import error_of
+from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import qparams_of
 from qfx.runtime.quantized import QuantizedModel
 from qfx.table import table
 from qfx.vocab import is_op
@@ -180,7 +182,10 @@ def output_steps(reference: fx.GraphModule) -> list[float | None]:
 def _step(node: fx.Node) -> float | None:
     if not is_op(node, vocab.DEQUANTIZE):
         return None
-    scale = vocab.bound(node)["scale"]
+    owner = node.graph.owning_module
+    assert owner is not None
+    qparams = qparams_of(node, owner)
+    scale = qparams.scale if isinstance(qparams, QParams) else None
     return scale if isinstance(scale, float) else None
 
 

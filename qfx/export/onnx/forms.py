@@ -26,11 +26,11 @@ from torch import fx
 
 from qfx import vocab
 from qfx.export.onnx.sizes import input_value
-from qfx.graph.interpret import NamedInterpreter
+from qfx.graph.interpret import NamedInterpreter, result_of
 from qfx.quant.qparams import QParams, choose_numbers
 from qfx.quant.reference_form import Measured, qparams_of
 from qfx.semantics.post import POST_OPS, Post, apply_post
-from qfx.vocab import is_op
+from qfx.vocab import bounds_of_post_op, is_op
 
 if TYPE_CHECKING:
     from qfx.export.onnx.writer import Writer
@@ -63,12 +63,10 @@ def post_ops(node: fx.Node, post: Post) -> Post:
 
 def _ends(name: str, *operands: Any) -> tuple[float, float]:
     """Between which numbers a post-op clamps; nothing if it does something else."""
-    if name == "relu":
-        return 0.0, math.inf
-    if name == "clamp":
-        low, high = (*operands, None, None)[:2]
-        return (-math.inf if low is None else low), (math.inf if high is None else high)
-    return math.nan, math.nan
+    low, high = bounds_of_post_op((name, *operands))
+    if low is None and high is None:
+        return math.nan, math.nan
+    return (-math.inf if low is None else low), (math.inf if high is None else high)
 
 
 def saturates(node: fx.Node, low: float, high: float) -> bool:
@@ -237,8 +235,7 @@ class _Watch(NamedInterpreter):
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         post = kwargs.pop("post", ())
-        assert isinstance(n.target, vocab.OpDef)
-        made = n.target(*args, **kwargs)
+        made = result_of(n, args, kwargs)
         least, most = torch.aminmax(made)
         self.seen[n] = float(least), float(most)
         return apply_post(made, post)

@@ -13,6 +13,7 @@ from qfx.export.onnx.activations import common_dtype
 from qfx.export.onnx.values import Number, Operand
 from qfx.export.problems import CannotWrite
 from qfx.graph.containers import makes_container
+from qfx.graph.interpret import result_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 def call(w: Writer, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Write a call of a function or method."""
     if node.op == "call_function" and _makes_container(node):
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        return result_of(node, args, kwargs)
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     emitter = FUNCTIONS.get(str(name).strip("_"))
     if emitter is None:

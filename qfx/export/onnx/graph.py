@@ -24,7 +24,7 @@ from qfx.export.onnx.table import EMITTERS
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
 from qfx.export.onnx.writer import Writer
 from qfx.export.problems import CannotWrite, Problem, problem
-from qfx.graph.interpret import thawed
+from qfx.graph.interpret import result_of, thawed
 from qfx.graph.meta import TensorInfo
 from qfx.semantics.post import Post
 
@@ -145,22 +145,20 @@ class _Walk:
         made = emitter.write(self.w, *varied, **given)
         kept = post_ops(node, post)
         made = rounded_result(self.w, node, made, self.ranges)
-        for name, *operands in kept:
-            made = self._post(name, made, operands)
+        for post_op in kept:
+            made = self._post(post_op, made)
         return made
 
-    def _post(self, name: str, made: ir.Value, operands: Sequence[Any]) -> Any:
-        if name == "dropout":
+    def _post(self, post_op: tuple[Any, ...], made: ir.Value) -> Any:
+        if post_op[0] == "dropout":
             return made
-        op = vocab.lookup(name)
+        op, operands, attributes = vocab.call_of_post_op(post_op)
         assert isinstance(self.w.results, Info)
         if not isinstance(made, Dequantized):
             self.w.tell(made, self.w.results)
-        if name == "add":
-            return EMITTERS[op].write(self.w, made, operands[0], alpha=1)
-        _, *names = op.signature.parameters
-        given = dict(zip(names, operands, strict=False))
-        return EMITTERS[op].write(self.w, made, **given)
+        if operands:
+            attributes = {"alpha": 1}
+        return EMITTERS[op].write(self.w, made, *operands, **attributes)
 
     # -- inputs and outputs -----------------------------------------------------------------------
     def _input(self, node: fx.Node) -> Any:
@@ -253,10 +251,7 @@ def _is_constant(node: fx.Node, tensors: Sequence[Any]) -> bool:
 
 def _computed(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     with torch.no_grad():
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        return result_of(node, args, kwargs)
 
 
 def named_outputs(returned: Any, name: str = "") -> Iterator[tuple[str, Any]]:
