@@ -28,8 +28,9 @@ from qfx.errors import ConfigError
 from qfx.framework import pass_text
 from qfx.framework.levels import Level
 from qfx.history.events import NearMiss
+from qfx.rewrite.call_patterns import Call, Module
 from qfx.rewrite.driver import drive
-from qfx.rewrite.pattern import Call, Module, walk
+from qfx.rewrite.pattern import walk
 from qfx.rewrite.rewriter import Rewriter
 from qfx.rewrite.rule import RewriteRule
 from qfx.rewrite.surroundings import Analysis, Surroundings

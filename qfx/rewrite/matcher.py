@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, fx, nn
 
+from qfx.rewrite import call_patterns
 from qfx.rewrite import pattern as p
 from qfx.rewrite.arguments import Arguments, arguments_of
 from qfx.rewrite.pattern import Literal, Mismatch, Pattern
@@ -28,7 +29,7 @@ from qfx.rewrite.rule import Match, RewriteRule
 class _Place(NamedTuple):
     """Where an argument stands: of which call, and under which name, if it has one."""
 
-    call: p.Call
+    call: call_patterns.Call
     node: fx.Node
     name: str
     position: int
@@ -161,7 +162,7 @@ class Matcher:
 
     def _enter(self, goal: _Goal, attempt: _Attempt) -> Iterator[Sequence[_Goal]]:
         """Match the pattern itself; yield each list of goals that remains, none on failure."""
-        if isinstance(goal.pattern, p.Call):
+        if isinstance(goal.pattern, call_patterns.Call):
             yield from self._enter_call(goal.pattern, goal, attempt)
         elif isinstance(goal.pattern, p.Seq):
             yield from _enter_sequence(goal.pattern, goal, attempt)
@@ -169,7 +170,7 @@ class Matcher:
             yield ()
 
     def _enter_call(
-        self, pattern: p.Call, goal: _Goal, attempt: _Attempt
+        self, pattern: call_patterns.Call, goal: _Goal, attempt: _Attempt
     ) -> Iterator[Sequence[_Goal]]:
         node = goal.value
         if not isinstance(node, fx.Node) or self.key(node) not in pattern.targets:
@@ -191,7 +192,7 @@ class Matcher:
             yield from self._arguments(pattern, node, attempt)
 
     def _arguments(
-        self, pattern: p.Call, node: fx.Node, attempt: _Attempt
+        self, pattern: call_patterns.Call, node: fx.Node, attempt: _Attempt
     ) -> Iterator[Sequence[_Goal]]:
         """The goals that the operands and attributes are, in each order that may match."""
         module = self.submodule(node) if node.op == "call_module" else None
@@ -218,7 +219,7 @@ class Matcher:
 
 
 def _attributes(
-    pattern: p.Call,
+    pattern: call_patterns.Call,
     node: fx.Node,
     given: Arguments,
     module: nn.Module | None,
@@ -310,7 +311,7 @@ def _orders(operands: Sequence[Literal], count: int, *, swaps: bool) -> Iterable
     return (chosen + tail for chosen in permutations((0, 1), min(count, 2)))
 
 
-def _check_users(pattern: p.Call, node: fx.Node) -> Mismatch | None:
+def _check_users(pattern: call_patterns.Call, node: fx.Node) -> Mismatch | None:
     if pattern.users is None:
         return None
     # Every user reads at least once: too many users need no counting of reads.
@@ -323,7 +324,7 @@ def _check_users(pattern: p.Call, node: fx.Node) -> Mismatch | None:
     return Mismatch("{0}: expected {1} {2}, has {3}", label, pattern.users, noun, reads, node=node)
 
 
-def _check_where(pattern: p.Call, node: fx.Node) -> Mismatch | None:
+def _check_where(pattern: call_patterns.Call, node: fx.Node) -> Mismatch | None:
     if pattern.where is None:
         return None
     verdict = pattern.where(node)
@@ -349,7 +350,7 @@ def count_reads(node: fx.Node) -> int:
     return reads
 
 
-def _label(pattern: p.Call, node: fx.Node) -> str:
+def _label(pattern: call_patterns.Call, node: fx.Node) -> str:
     return pattern.bind or node.name
 
 

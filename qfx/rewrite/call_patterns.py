@@ -1,0 +1,143 @@
+"""Patterns of calls: operations, functions and methods, and modules as written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from torch import fx, nn
+
+from qfx.errors import PatternError
+from qfx.rewrite.pattern import Mismatch, Pattern, as_pattern, same_literal, target_name
+from qfx.rewrite.possible import check_possible
+from qfx.vocab import OpDef
+
+_OPTIONS = ("bind", "users", "where", "commutative")
+
+Where: TypeAlias = Callable[[fx.Node], "bool | Mismatch"]
+
+
+class Call(Pattern):
+    """What :class:`Op` and :class:`Module` share: operands, attributes, users and a predicate."""
+
+    def __init__(
+        self,
+        targets: tuple[object, ...],
+        operands: tuple[object, ...],
+        attributes: dict[str, object],
+        *,
+        bind: str | None,
+        users: int | None,
+        where: Where | None,
+    ) -> None:
+        if not targets:
+            raise PatternError("a pattern needs a target")
+        if users is not None and users < 0:
+            raise PatternError(f"users must be 0 or more, got {users}")
+        self.targets = targets
+        self.operands = tuple(as_pattern(o) for o in operands)
+        self.attributes = {name: as_pattern(a) for name, a in attributes.items()}
+        if bind is not None and not isinstance(bind, str):
+            raise PatternError(f"bind={bind!r} is no name")
+        self.bind, self.users, self.where = bind, users, where
+
+    def roots(self) -> Iterator[object]:
+        yield from self.targets
+
+    def children(self) -> tuple[Pattern, ...]:
+        return (*self.operands, *self.attributes.values())
+
+    @property
+    def depth(self) -> int:
+        return 1 + super().depth
+
+    def swaps(self, node: fx.Node) -> bool:
+        """Whether the first two operands of ``node`` may match in either order."""
+        return False
+
+    def expected(self) -> str:
+        """The targets, for a message."""
+        return " or ".join(target_name(t) for t in self.targets)
+
+    def __repr__(self) -> str:
+        parts = [self.expected(), *map(repr, self.operands)]
+        parts += [f"{k}={v!r}" for k, v in self.attributes.items()]
+        parts += [f"bind={self.bind!r}"] if self.bind else []
+        parts += [f"users={self.users}"] if self.users is not None else []
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class Op(Call):
+    """Matches an operation.
+
+    Args:
+        target: a canonical operation, a Python function, a string (the name of a Tensor method),
+            or a tuple of those, any of which will do.
+        operands: patterns or literals for the first parameters.
+        bind: name under which the match keeps the node.
+        users: how often the result must be read, exactly.
+        where: a predicate over the node, which returns a bool or a :class:`Mismatch`.
+        commutative: whether the first two operands may be swapped; by default known for ADD, MUL.
+        attributes: patterns or literals for parameters by name.
+
+    Raises:
+        PatternError: the pattern is malformed, or no call of the operation can match it.
+    """
+
+    def __init__(
+        self,
+        target: object,
+        *operands: object,
+        bind: str | None = None,
+        users: int | None = None,
+        where: Where | None = None,
+        commutative: bool | None = None,
+        **attributes: object,
+    ) -> None:
+        targets = target if isinstance(target, tuple) else (target,)
+        for each in targets:
+            if isinstance(each, type) and issubclass(each, nn.Module):
+                raise PatternError(
+                    f"Op takes operations, functions and method names; for {each.__name__} write "
+                    f"Module({each.__name__}, ...), or match its canonical operation"
+                )
+            if not callable(each) and not isinstance(each, str):
+                raise PatternError(f"{each!r} is no operation, function or method name")
+        super().__init__(targets, operands, attributes, bind=bind, users=users, where=where)
+        ops = [target for target in targets if isinstance(target, OpDef)]
+        if len(ops) == len(targets):
+            check_possible(ops, self.operands, self.attributes, _OPTIONS)
+        self.commutative = commutative
+
+    def swaps(self, node: fx.Node) -> bool:
+        if self.commutative is not None:
+            return self.commutative
+        return (
+            isinstance(node.target, OpDef)
+            and node.target.commutative
+            and same_literal(node.kwargs.get("alpha", 1), 1)
+        )
+
+
+class Module(Call):
+    """Matches a ``call_module`` node as written, for passes that run before canonicalization.
+
+    The type must be exact: a subclass may compute something else. ``operands`` match the first
+    arguments of its call, ``attributes`` what the module has (``Module(nn.ReLU, Any("x"),
+    inplace=True)``), or else an argument of that name.
+    """
+
+    def __init__(
+        self,
+        kind: type[nn.Module] | tuple[type[nn.Module], ...],
+        *operands: object,
+        bind: str | None = None,
+        users: int | None = None,
+        where: Where | None = None,
+        **attributes: object,
+    ) -> None:
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        for each in kinds:
+            if not (isinstance(each, type) and issubclass(each, nn.Module)):
+                raise PatternError(f"{each!r} is no nn.Module type")
+        super().__init__(kinds, operands, attributes, bind=bind, users=users, where=where)
