@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.encoder import INNER, WIDTH
-from qfx.backends.onednn import kernels as x86_kernels
+from qfx.backends.onednn import packing
 from qfx.backends.onednn.dynamic import quantize_dynamic
 from qfx.table import markdown
 
@@ -48,7 +48,7 @@ class Block:
         for weight in products:
             scales = weight.abs().amax(1) / 127
             codes = (weight / scales[:, None]).round().to(torch.int8)
-            packed = x86_kernels.pack_linear(codes, (1, tokens, codes.shape[1]))
+            packed = packing.pack_linear(codes, (1, tokens, codes.shape[1]))
             zeros = torch.zeros(len(scales), dtype=torch.int64)
             self.packed.append((packed, scales, zeros))
         self.packed_biases = [torch.cat(self.biases[:ALIKE]), *self.biases[ALIKE:]]

@@ -17,6 +17,7 @@ Dims: TypeAlias = tuple[int, ...]
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 NUMBERS = (int, float)
+CODES = (torch.uint8, torch.int8, torch.int16, torch.int32)
 
 
 def fit(*operands: object) -> bool:

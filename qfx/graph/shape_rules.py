@@ -9,7 +9,6 @@ else it tells nothing; the operation is then run, and raises what there is to ra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -17,8 +16,20 @@ import torch
 from qfx import vocab
 from qfx.graph.fold_rules import fold_bias, fold_weight, scale_channels, unscale_channels
 from qfx.graph.meta import TensorInfo, Value
+from qfx.graph.norm_rules import batch_normed, group_normed, instance_normed, layer_normed
+from qfx.graph.quantization_rules import dequantized, measured, quantized
 from qfx.graph.recurrent_rules import cell_rule, sequence_rule
-from qfx.graph.shape_arithmetic import NUMBERS, Told, broadcast, dim_of, fit, have, joined, like
+from qfx.graph.shape_arithmetic import (
+    CODES,
+    NUMBERS,
+    Told,
+    broadcast,
+    dim_of,
+    fit,
+    have,
+    joined,
+    like,
+)
 from qfx.graph.window_rules import (
     adaptive_pool_rule,
     conv_rule,
@@ -27,8 +38,6 @@ from qfx.graph.window_rules import (
     pool_rule,
 )
 from qfx.vocab import OpDef
-
-_CODES = (torch.uint8, torch.int8, torch.int16, torch.int32)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Rule: TypeAlias = Callable[..., Value]
@@ -97,7 +106,7 @@ def _gelu(input: TensorInfo, approximate: object) -> Told:
 
 def _clamp(input: TensorInfo, min: object = None, max: object = None) -> Told:
     ends = [end for end in (min, max) if end is not None]
-    codes = isinstance(input, TensorInfo) and input.dtype in _CODES and input.numel
+    codes = isinstance(input, TensorInfo) and input.dtype in CODES and input.numel
     kinds = (int,) if codes else NUMBERS
     return input if (codes or fit(input)) and ends and all(type(e) in kinds for e in ends) else None
 
@@ -180,55 +189,6 @@ def _reduced(input: TensorInfo, dim: object, keepdim: object) -> Told:
     return like(input, tuple(kept))
 
 
-def _batch_norm(
-    input: TensorInfo,
-    running_mean: TensorInfo,
-    running_var: TensorInfo,
-    weight: TensorInfo | None,
-    bias: TensorInfo | None,
-    eps: float,
-) -> Told:
-    operands = (running_mean, running_var, weight, bias)
-    if not fit(input, *operands) or len(input.shape) < 2:
-        return None
-    return input if have(input.shape[1:2], *operands) else None
-
-
-def _layer_norm(
-    input: TensorInfo,
-    weight: TensorInfo | None,
-    bias: TensorInfo | None,
-    normalized_shape: Sequence[int],
-    eps: float,
-) -> Told:
-    last = tuple(normalized_shape)
-    if not fit(input, weight, bias) or not last or input.shape[-len(last) :] != last:
-        return None
-    return input if have(last, weight, bias) else None
-
-
-def _group_norm(
-    input: TensorInfo,
-    weight: TensorInfo | None,
-    bias: TensorInfo | None,
-    num_groups: int,
-    eps: float,
-) -> Told:
-    if not fit(input, weight, bias) or len(input.shape) < 2 or type(num_groups) is not int:
-        return None
-    if num_groups < 1 or input.shape[1] % num_groups or input.numel <= num_groups:
-        return None
-    return input if have(input.shape[1:2], weight, bias) else None
-
-
-def _instance_norm(
-    input: TensorInfo, weight: TensorInfo | None, bias: TensorInfo | None, eps: float
-) -> Told:
-    if not fit(input, weight, bias) or prod(input.shape[2:]) < 2:
-        return None
-    return input if have(input.shape[1:2], weight, bias) else None
-
-
 def _embedding(input: TensorInfo, weight: TensorInfo, padding_idx: object, **_: object) -> Told:
     if not isinstance(input, TensorInfo) or input.dtype not in (torch.int64, torch.int32):
         return None
@@ -249,48 +209,6 @@ def _cat(tensors: Sequence[TensorInfo], dim: object) -> Told:
     return like(tensors[0], joined.pop()) if len(joined) == 1 else None
 
 
-def _quantize(
-    input: TensorInfo,
-    scale: object,
-    zero_point: object,
-    dtype: torch.dtype,
-    axis: object,
-    group_size: object,
-    **bounds: object,
-) -> Told:
-    if not fit(input) or group_size is not None or not _step(input, axis, scale, zero_point):
-        return None
-    return TensorInfo(input.shape, dtype)
-
-
-def _dequantize(
-    input: TensorInfo,
-    scale: object,
-    zero_point: object,
-    dtype: torch.dtype,
-    axis: object,
-    group_size: object,
-) -> Told:
-    codes = isinstance(input, TensorInfo) and input.dtype in _CODES and input.numel
-    if not codes or group_size is not None or not _step(input, axis, scale, zero_point):
-        return None
-    return TensorInfo(input.shape, dtype)
-
-
-def _dynamic_qparams(input: TensorInfo, **_: object) -> Value:
-    numbers = TensorInfo((), torch.float32), TensorInfo((), torch.int32)
-    return numbers if fit(input) else None
-
-
-def _step(input: TensorInfo, axis: object, *numbers: object) -> bool:
-    """Whether there is one of each number, or one for each place along ``axis``."""
-    at = dim_of(axis, len(input.shape))
-    if at is None:
-        plain = (type(n) in NUMBERS or (isinstance(n, TensorInfo) and not n.shape) for n in numbers)
-        return axis is None and all(plain)
-    return all(isinstance(n, TensorInfo) and n.shape == (input.shape[at],) for n in numbers)
-
-
 RULES: Mapping[OpDef, _Rule] = {
     **{op: conv_rule(op.dims) for op in vocab.CONVOLUTIONS if op.dims},
     **{op: conv_transpose_rule(op.dims) for op in vocab.TRANSPOSED if op.dims},
@@ -304,10 +222,10 @@ RULES: Mapping[OpDef, _Rule] = {
     vocab.CLAMP: _clamp,
     vocab.GELU: _gelu,
     **dict.fromkeys((vocab.SOFTMAX, vocab.LOG_SOFTMAX), _softmax),
-    vocab.BATCH_NORM: _batch_norm,
-    vocab.LAYER_NORM: _layer_norm,
-    vocab.GROUP_NORM: _group_norm,
-    vocab.INSTANCE_NORM: _instance_norm,
+    vocab.BATCH_NORM: batch_normed,
+    vocab.LAYER_NORM: layer_normed,
+    vocab.GROUP_NORM: group_normed,
+    vocab.INSTANCE_NORM: instance_normed,
     **{op: pool_rule(op.dims) for op in (*vocab.MAX_POOLS, *vocab.AVG_POOLS) if op.dims},
     **{op: adaptive_pool_rule(op.dims) for op in vocab.ADAPTIVE_POOLS if op.dims},
     vocab.INTERPOLATE: interpolated,
@@ -319,9 +237,9 @@ RULES: Mapping[OpDef, _Rule] = {
     vocab.LSTM_CELL: cell_rule(gates=4, states=2),
     vocab.GRU_CELL: cell_rule(gates=3, states=1),
     vocab.RNN_CELL: cell_rule(gates=1, states=1),
-    vocab.QUANTIZE: _quantize,
-    vocab.DYNAMIC_QPARAMS: _dynamic_qparams,
-    vocab.DEQUANTIZE: _dequantize,
+    vocab.QUANTIZE: quantized,
+    vocab.DYNAMIC_QPARAMS: measured,
+    vocab.DEQUANTIZE: dequantized,
     vocab.FOLD_WEIGHT: fold_weight,
     vocab.FOLD_BIAS: fold_bias,
     vocab.SCALE_CHANNELS: scale_channels,

@@ -19,22 +19,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph.clone import clone_graph_module
 from qfx.numerics import observation, suspects
 from qfx.numerics.comparison import run_against
-from qfx.numerics.measures import Error, error_of
+from qfx.numerics.lowering_faults import ROUNDING_PASS, add_lowered, lowering_fault, site_of
+from qfx.numerics.measures import Error
+from qfx.numerics.sums import Sums
 from qfx.numerics.verdict import Bisection
-from qfx.quant.annotation import Annotation, annotation, kernel_of
+from qfx.quant.annotation import Annotation, annotation
 from qfx.quant.spec import QuantSpec
-from qfx.report.sites import Site
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.quantized import QuantizedModel
 from qfx.vocab import is_op
@@ -44,32 +45,6 @@ STANDS_OUT = 10.0
 
 _HEADROOM = 20.0
 _MOST_BITS = 8
-_ROUNDING_PASS = "reference"
-_LOWERING_PASS = "lower"
-
-
-@dataclass
-class _Sums:
-    """What is measured.
-
-    Attributes:
-        alone: error of each captured operation by itself.
-        unrounded: the same with activations left unrounded.
-        lowered: SQNR of each captured operation of the lowered graph by itself, against the
-            reference graph.
-        output: error of the model as it runs.
-        reference: error of the reference graph.
-        lowering: error of the lowered graph against the reference graph.
-        remaining: the same with each operation yielding what it should: what none of them makes.
-    """
-
-    alone: dict[str, Error]
-    unrounded: dict[str, Error]
-    lowered: dict[str, float] = field(default_factory=dict)
-    output: Error = field(default_factory=Error)
-    reference: Error = field(default_factory=Error)
-    lowering: Error = field(default_factory=Error)
-    remaining: Error = field(default_factory=Error)
 
 
 def bisect(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Bisection:
@@ -88,7 +63,7 @@ def bisect(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Bis
     points = observation.observation_points(reference.graph)
     plain_points = observation.observation_points(unrounded.graph)
     names = list(points.values())
-    sums = _Sums({name: Error() for name in names}, {name: Error() for name in names})
+    sums = Sums({name: Error() for name in names}, {name: Error() for name in names})
     captured: fx.GraphModule | None = None
     first: observation.Batch = (), {}
     for batch in observation.all_batches(data, qmodel):
@@ -97,7 +72,7 @@ def bisect(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Bis
         expected, result = observation.float_values(captured, names, batch)
         run_against(reference, batch, points, expected, sums.alone, corrected=True)
         run_against(unrounded, batch, plain_points, expected, sums.unrounded, corrected=True)
-        _add_lowered(qmodel, reference, batch, result, sums)
+        add_lowered(qmodel, reference, batch, result, sums)
     assert captured is not None  # without a batch, all_batches raises
     found = _Verdict(qmodel, points, sums, captured, first).find()
     return replace(found, doubt=observation.doubt(qmodel, found.output))
@@ -110,7 +85,7 @@ class _Verdict:
         self,
         qmodel: QuantizedModel,
         points: dict[fx.Node, str],
-        sums: _Sums,
+        sums: Sums,
         captured: fx.GraphModule,
         batch: observation.Batch,
     ) -> None:
@@ -128,7 +103,7 @@ class _Verdict:
     def find(self) -> Bisection:
         """The first operation that stands out, else the worst."""
         if self.sums.lowering.sqnr < min(self.sums.reference.sqnr, self.least):
-            found = _lowering_fault(self.qmodel, self.sums, self.least)
+            found = lowering_fault(self.qmodel, self.sums, self.least)
             if found is not None:
                 return found  # else each operation does what it should, and the model amplifies
         if not self.known:
@@ -137,8 +112,8 @@ class _Verdict:
         name = first or min(self.known, key=self.known.__getitem__)
         makers = suspects.makers_of(self.qmodel, self.nodes[name])
         found = Bisection(
-            site=_site(self.qmodel, name),
-            pass_name=_ROUNDING_PASS,
+            site=site_of(self.qmodel, name),
+            pass_name=ROUNDING_PASS,
             makers=makers,
             sqnr=self.known[name],
             typical=self.typical,
@@ -149,7 +124,7 @@ class _Verdict:
         if first is None or not self._stands_out(name, self.sums.unrounded[name].sqnr):
             return found
         return self._removed(found, name) or replace(
-            found, pass_name=suspects.suspect(makers, _ROUNDING_PASS)
+            found, pass_name=suspects.suspect(makers, ROUNDING_PASS)
         )
 
     def _stands_out(self, name: str, sqnr: float) -> bool:
@@ -166,7 +141,7 @@ class _Verdict:
         origin, maker = removed
         return replace(
             found,
-            site=_site(self.qmodel, origin),
+            site=site_of(self.qmodel, origin),
             pass_name=maker.partition("/")[0],
             makers=(maker,),
             shown_by=name,
@@ -201,10 +176,6 @@ def _bits_of(spec: QuantSpec) -> float:
     return min(_MOST_BITS, math.log2(high - low + 1))
 
 
-def _site(qmodel: QuantizedModel, name: str) -> Site | None:
-    return next((s for s in qmodel.report.sites if s.node == name), None)
-
-
 def _without_rounding(reference: fx.GraphModule) -> fx.GraphModule:
     """The reference graph with float activations and the weights as they are."""
     clone = clone_graph_module(reference)
@@ -216,129 +187,3 @@ def _without_rounding(reference: fx.GraphModule) -> fx.GraphModule:
                 rw.rewire(reader, node, source.all_input_nodes[0])
     clone.recompile()
     return clone
-
-
-# -- lowering ------------------------------------------------------------------------------------
-@dataclass
-class _Explicit:
-    """What the reference graph computes for each captured operation."""
-
-    exact: dict[str, Tensor] = field(default_factory=dict)
-    rounded: dict[str, Tensor] = field(default_factory=dict)
-    codes: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
-
-    def keep(self, node: fx.Node, value: Any) -> Any:
-        """Remember the value of ``node``; a hook."""
-        origin = observation.computed_origin(node)
-        if origin is None or not isinstance(value, Tensor):
-            return value
-        if is_op(node, vocab.QUANTIZE):
-            given = vocab.bound(node)["zero_point"]
-            zero = given if isinstance(given, int) else 0
-            self.codes[origin] = value.float() - zero, zero
-        else:
-            held = self.rounded if is_op(node, vocab.DEQUANTIZE) else self.exact
-            held[origin] = value.detach().clone()
-        return value
-
-    def like(self, origin: str, value: Tensor) -> tuple[Error, Tensor] | None:
-        """How far a value of the lowered graph is off, and what it should be.
-
-        None if the reference graph has nothing alike.
-        """
-        if value.is_quantized:
-            found = self.like(origin, value.int_repr())
-            if found is None:
-                return None
-            real = (found[1].float() - value.q_zero_point()) * value.q_scale()
-            return found[0], value.contiguous().clone().copy_(real.contiguous())
-        if not value.is_floating_point():
-            codes, zero = self.codes.get(origin, (None, 0))
-            return _compared(codes, value, zero)
-        either = (_compared(held.get(origin), value) for held in (self.exact, self.rounded))
-        return max((f for f in either if f is not None), key=lambda f: f[0].sqnr, default=None)
-
-
-def _compared(expected: Tensor | None, value: Tensor, zero: int = 0) -> tuple[Error, Tensor] | None:
-    if expected is None or expected.shape != value.shape:
-        return None
-    error = Error()
-    error.add(expected, value.float() - zero)
-    return error, torch.empty_like(value).copy_(expected + zero)  # in the layout that it has
-
-
-def _add_lowered(
-    qmodel: QuantizedModel,
-    reference: fx.GraphModule,
-    batch: observation.Batch,
-    result: object,
-    sums: _Sums,
-) -> None:
-    """Compare the lowered graph with the reference graph, integers with integers."""
-    explicit = _Explicit()
-    meant = observation.run_watched(reference, batch, explicit.keep)
-    points = _lowered_points(qmodel.graph)
-
-    def measure(node: fx.Node, value: Any) -> Any:
-        origin = points.get(node)
-        found = explicit.like(origin, value) if origin and isinstance(value, Tensor) else None
-        if origin is None or found is None:
-            return value
-        error, corrected = found
-        sums.lowered[origin] = min(sums.lowered.get(origin, math.inf), error.sqnr)
-        return corrected  # so that each operation shows the error that it makes by itself
-
-    error_of(meant, observation.run_watched(qmodel, batch, measure), sums.remaining)
-    actual = observation.run_watched(qmodel, batch, lambda _, value: value)
-    error_of(meant, actual, sums.lowering)
-    error_of(result, meant, sums.reference)
-    error_of(result, actual, sums.output)
-
-
-def _lowered_points(graph: fx.Graph) -> dict[fx.Node, str]:
-    """The nodes that yield what an operation computes: from its kernel on, if it has one.
-
-    What stands before its kernel makes operands ready.
-    """
-    steps: dict[str, list[fx.Node]] = {}
-    for node in graph.nodes:
-        origin = observation.computed_origin(node)
-        if origin is None:
-            continue
-        if kernel_of(node) is not None:
-            steps[origin] = []
-        steps.setdefault(origin, []).append(node)
-    return {node: origin for origin, nodes in steps.items() for node in nodes}
-
-
-def _lowering_fault(qmodel: QuantizedModel, sums: _Sums, explained: float) -> Bisection | None:
-    """The first operation of the lowered graph further off than quantization itself."""
-    limit = min(sums.reference.sqnr, explained)
-    name = next((n for n, s in sums.lowered.items() if not s >= limit), None)
-    if name is None and sums.remaining.sqnr >= limit:
-        return None
-    node = next((n for n in qmodel.graph.nodes if observation.computed_origin(n) == name), None)
-    makers = () if node is None else suspects.makers_of(qmodel, node, _lowering_start(qmodel))
-    foreign = [m for m in makers if suspects.is_foreign(m)]
-    return Bisection(
-        site=None if name is None else _site(qmodel, name),
-        pass_name=suspects.suspect(foreign, _LOWERING_PASS),
-        makers=tuple(foreign),
-        sqnr=sums.lowering.sqnr if name is None else sums.lowered[name],
-        typical=median(sums.lowered.values()) if sums.lowered else math.nan,
-        output=sums.output.sqnr,
-        stands_out=True,
-        kernel="" if name is None else _kernel(qmodel, name),
-        explained=explained,
-    )
-
-
-def _lowering_start(qmodel: QuantizedModel) -> int:
-    """The first stage after the reference form."""
-    history = qmodel.history
-    return history[_ROUNDING_PASS].index + 1 if _ROUNDING_PASS in history else len(history)
-
-
-def _kernel(qmodel: QuantizedModel, name: str) -> str:
-    nodes = (n for n in qmodel.graph.nodes if observation.computed_origin(n) == name)
-    return next((k.name for k in map(kernel_of, nodes) if k is not None), "")

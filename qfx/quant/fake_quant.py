@@ -21,14 +21,13 @@ the two switches are part of ``state_dict``, too. Nothing here waits for the dev
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from qfx.errors import CalibrationError
-from qfx.quant.observers.base import is_empty, require_finite
+from qfx.quant.observers.base import is_empty
 from qfx.quant.qparams import QParams
 from qfx.semantics import affine as ops
 from qfx.torch_private import graph_task
@@ -199,151 +198,6 @@ class FakeQuantize(nn.Module):
     def extra_repr(self) -> str:
         off = [n for n in ("observer", "fake_quant") if not getattr(self, f"{n}_enabled")]
         return f"{self.spec}" + "".join(f", {name} off" for name in off)
-
-
-class LearnedFakeQuantize(FakeQuantize):
-    """Learns the scale together with the weights (LSQ).
-
-    With q the clamped code and v = x / scale + zero_point, unclamped,
-
-        dy/dscale = q - v   inside the bounds, else q - zero_point
-
-    times 1 / sqrt(N * quant_max) for N values a scale, so that a scale moves as fast as a weight.
-    The scale starts from the first tensor (a weight: from its values now) that is not all zeros: at
-    2 E|x| / sqrt(quant_max) where codes are symmetric, else at the range. The zero point stays
-    where it starts. Where the mean of |x| is beyond the largest code, gradients pass nearly nowhere
-    and the scale is lost: it starts again.
-
-    Args:
-        spec: how the tensor will be quantized.
-        like: of a weight, the weight; None for activations.
-    """
-
-    scale: nn.Parameter
-
-    def __init__(self, spec: QuantSpec, like: Tensor | None = None) -> None:
-        super().__init__(spec)
-        del self.scale, self.zero_point
-        channels = like.shape[spec.channel_axis or 0] if like is not None else 1
-        shape = (channels,) if spec.per_channel else ()
-        device = None if like is None else like.device
-        self.scale = nn.Parameter(torch.ones(shape, device=device))
-        self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32, device=device))
-        if like is not None:
-            self.update(like)
-
-    @property
-    def observer_enabled(self) -> bool:
-        """Whether the scale is learned; off, it is no parameter to train any more."""
-        return self._learns
-
-    @observer_enabled.setter
-    def observer_enabled(self, enabled: bool) -> None:
-        self._learns = enabled
-        if isinstance(self.scale, nn.Parameter):
-            self.scale.requires_grad_(enabled)
-            self.scale.grad = None
-
-    @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Choose where the scale starts, once, and again where it is lost."""
-        if x.numel() == 0:
-            return
-        unknown = is_empty(*self.observer.range()).all()
-        self.observer.track(x)
-        self._count_rangeless()
-        self._initialized = torch.compiler.is_compiling() or self.observer.seen
-        if not self._initialized:
-            return
-        scale, zero_point = self.observer.scale_and_zero_point()
-        axis, (low, high) = self.spec.channel_axis, self.spec.bounds
-        rows = x.reshape(1, -1) if axis is None else x.movedim(axis, 0).flatten(1)
-        mean = rows.abs().float().mean(1).reshape(scale.shape)
-        if self.spec.symmetric:
-            scale = torch.where(mean > 0, 2 * mean / math.sqrt(high), scale)
-        codes = torch.maximum(high - self.zero_point, self.zero_point - low)
-        starts = (unknown | (mean > codes * self.positive_scale())) & scale.isfinite()
-        # Through ``data``: where the module is called again, backward reads what is written here.
-        self.scale.data.copy_(torch.where(starts, scale, self.scale))
-        self.zero_point.data.copy_(torch.where(starts, zero_point, self.zero_point))
-
-    def rounded(self, x: Tensor) -> Tensor:
-        """``x`` as its integers stand for it, with a gradient for the scale."""
-        axis, bounds = self.spec.channel_axis, self.spec.bounds
-        weight = 1.0 / math.sqrt(max(1, x.numel() // self.scale.numel()) * bounds[1])
-        return ops.learned_fake_quantize(
-            x, self.positive_scale(), self.zero_point, *bounds, axis=axis, gradient_scale=weight
-        )
-
-    def positive_scale(self) -> Tensor:
-        """The scale, kept from passing zero."""
-        return self.scale.abs().clamp_min(ops.MIN_SCALE)
-
-    def qparams(self) -> QParams:
-        return self._qparams(self.positive_scale().detach())
-
-
-class WeightFakeQuantize(FakeQuantize):
-    """Rounds a weight with qparams that follow it, in training and inference alike.
-
-    The range of a weight is no statistic of data: it is what its observer says of the weight as it
-    is, and of nothing before. A weight that is not finite has no range; it rounds to NaN, as it
-    does in float. With the observer off, qparams stay as they are.
-
-    Args:
-        spec: how the weight will be quantized.
-        like: a tensor of its shape, from which qparams start.
-    """
-
-    def __init__(self, spec: QuantSpec, like: Tensor) -> None:
-        super().__init__(spec)
-        self.observer.to(like.device)
-        qparams = self.chosen(like)
-        self.scale = torch.as_tensor(qparams.scale, device=like.device)
-        kind = torch.float32 if spec.offset else torch.int32
-        self.zero_point = torch.as_tensor(qparams.zero_point, device=like.device).to(kind)
-        self._initialized = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` rounded."""
-        if (self.observer_enabled or self.lacks_range) and not recomputes():
-            self.update(x)
-        return self.rounded(x) if self.fake_quant_enabled else x
-
-    @property
-    def follows_weight(self) -> bool:
-        return self.observer_enabled
-
-    @property
-    def observes_data(self) -> bool:
-        return False
-
-    @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Let the range be that of ``x``."""
-        self.observer.clear()
-        if self.observer.track(x):
-            self.choose()
-        else:
-            self.scale.fill_(torch.nan)
-
-    def chosen(self, weight: Tensor) -> QParams:
-        """The qparams that ``weight`` will be converted with, unless the observer is off."""
-        self.observer.reset()
-        self.observer.observe(weight.detach())
-        return self.observer.qparams()
-
-
-def make_fake_quant(spec: QuantSpec) -> FakeQuantize:
-    """The fake-quant of activations under ``spec``."""
-    return LearnedFakeQuantize(spec) if spec.observer_class.learns else FakeQuantize(spec)
-
-
-def make_weight_fake_quant(spec: QuantSpec, like: Tensor) -> FakeQuantize:
-    """The fake-quant of a weight such as ``like``; CalibrationError if that is not all finite."""
-    require_finite(like, (like,))
-    kind = LearnedFakeQuantize if spec.observer_class.learns else WeightFakeQuantize
-    return kind(spec, like.detach())
 
 
 def recomputes() -> bool:

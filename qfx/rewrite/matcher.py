@@ -13,76 +13,26 @@ what ``explain`` shows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import permutations
-from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, fx, nn
 
 from qfx.rewrite import call_patterns
 from qfx.rewrite import pattern as p
 from qfx.rewrite.arguments import Arguments, arguments_of
-from qfx.rewrite.pattern import Literal, Mismatch, Pattern
+from qfx.rewrite.attempt import (
+    Attempt,
+    Goal,
+    Goals,
+    Place,
+    accepts,
+    bind_name,
+    label_of,
+    misfit,
+    shown_as,
+)
+from qfx.rewrite.pattern import Literal, Mismatch
 from qfx.rewrite.rule import Match, RewriteRule
-
-
-class _Place(NamedTuple):
-    """Where an argument stands: of which call, and under which name, if it has one."""
-
-    call: call_patterns.Call
-    node: fx.Node
-    name: str
-    position: int
-
-    def expected(self, pattern: Pattern, shown: str) -> Mismatch:
-        """That what is ``shown`` stands there and ``pattern`` does not match it."""
-        label = _label(self.call, self.node)
-        if isinstance(pattern, p.Const) and self.name:
-            text = "{0}: expected {1}={2}, is {3}"
-            return Mismatch(text, label, self.name, pattern, shown, node=self.node)
-        name = self.name or f"operand {self.position}"
-        text = "{0}: expected {1} to be {2}, is {3}"
-        return Mismatch(text, label, name, pattern, shown, node=self.node)
-
-
-class _Goal(NamedTuple):
-    """A pattern, and the value that it must match."""
-
-    pattern: Pattern
-    value: Literal
-    place: _Place | None = None
-
-
-Goals: TypeAlias = "tuple[_Goal, Goals] | None"
-"""A linked list of goals."""
-
-
-@dataclass
-class _Attempt:
-    """What one attempt has bound, and how far the best of its tries came."""
-
-    bindings: dict[str, Literal] = field(default_factory=dict)
-    nodes: list[fx.Node] = field(default_factory=list)
-    operations: int = 0
-    best: Mismatch | None = None
-    best_operations: int = 0
-    best_is_near: bool = False
-
-    def fail(self, mismatch: Mismatch, *, near: bool = False) -> bool:
-        """Keep ``mismatch`` if no try came further; always False."""
-        rank = (self.operations, near)
-        if self.best is None or rank > (self.best_operations, self.best_is_near):
-            self.best, self.best_operations, self.best_is_near = mismatch, self.operations, near
-        return False
-
-    def mark(self) -> tuple[int, int, int]:
-        return len(self.bindings), len(self.nodes), self.operations
-
-    def reset(self, mark: tuple[int, int, int]) -> None:
-        bindings, nodes, self.operations = mark
-        while len(self.bindings) > bindings:
-            self.bindings.popitem()
-        del self.nodes[nodes:]
 
 
 class Matcher:
@@ -139,13 +89,13 @@ class Matcher:
 
     def match(self, rule: RewriteRule, node: fx.Node) -> Match | Mismatch | None:
         """Try ``rule`` at ``node``: the match, the reason of a near-miss, or None."""
-        attempt = _Attempt()
-        if self._solve((_Goal(rule.pattern, node), None), attempt):
+        attempt = Attempt()
+        if self._solve((Goal(rule.pattern, node), None), attempt):
             return Match(node, attempt.nodes, attempt.bindings, rule.name)
         near = attempt.best_is_near or attempt.best_operations > 1
         return attempt.best if near else None
 
-    def _solve(self, goals: Goals, attempt: _Attempt) -> bool:
+    def _solve(self, goals: Goals, attempt: Attempt) -> bool:
         """Match all goals, or leave ``attempt`` as it was, apart from the best reason."""
         if goals is None:
             return True
@@ -160,25 +110,25 @@ class Matcher:
         attempt.reset(mark)
         return False
 
-    def _enter(self, goal: _Goal, attempt: _Attempt) -> Iterator[Sequence[_Goal]]:
+    def _enter(self, goal: Goal, attempt: Attempt) -> Iterator[Sequence[Goal]]:
         """Match the pattern itself; yield each list of goals that remains, none on failure."""
         if isinstance(goal.pattern, call_patterns.Call):
             yield from self._enter_call(goal.pattern, goal, attempt)
         elif isinstance(goal.pattern, p.Seq):
             yield from _enter_sequence(goal.pattern, goal, attempt)
-        elif _leaf(goal, attempt) and _bind(goal, attempt):
+        elif _leaf(goal, attempt) and bind_name(goal, attempt):
             yield ()
 
     def _enter_call(
-        self, pattern: call_patterns.Call, goal: _Goal, attempt: _Attempt
-    ) -> Iterator[Sequence[_Goal]]:
+        self, pattern: call_patterns.Call, goal: Goal, attempt: Attempt
+    ) -> Iterator[Sequence[Goal]]:
         node = goal.value
         if not isinstance(node, fx.Node) or self.key(node) not in pattern.targets:
-            found = self._named(node) if isinstance(node, fx.Node) else _shown(node)
+            found = self._named(node) if isinstance(node, fx.Node) else shown_as(node)
             attempt.fail(Mismatch("expected {0}, found {1}", pattern.expected(), found))
             return
         attempt.operations += 1
-        if not _bind(goal, attempt):
+        if not bind_name(goal, attempt):
             return
         attempt.nodes.append(node)
         fault = _check_users(pattern, node)
@@ -192,8 +142,8 @@ class Matcher:
             yield from self._arguments(pattern, node, attempt)
 
     def _arguments(
-        self, pattern: call_patterns.Call, node: fx.Node, attempt: _Attempt
-    ) -> Iterator[Sequence[_Goal]]:
+        self, pattern: call_patterns.Call, node: fx.Node, attempt: Attempt
+    ) -> Iterator[Sequence[Goal]]:
         """The goals that the operands and attributes are, in each order that may match."""
         module = self.submodule(node) if node.op == "call_module" else None
         given = arguments_of(node, module)
@@ -204,11 +154,11 @@ class Matcher:
         if len(given.operands) < count:
             text = "{0}: expected {1} operands, has {2}"
             has = len(given.operands)
-            attempt.fail(Mismatch(text, _label(pattern, node), count, has, node=node), near=True)
+            attempt.fail(Mismatch(text, label_of(pattern, node), count, has, node=node), near=True)
             return
         for order in _orders(given.operands, count, swaps=pattern.swaps(node)):
             operands = [
-                _Goal(each, given.operands[i], _Place(pattern, node, _name(given, i), i + 1))
+                Goal(each, given.operands[i], Place(pattern, node, _name(given, i), i + 1))
                 for each, i in zip(pattern.operands, order, strict=True)
             ]
             yield [*operands, *attributes]
@@ -223,10 +173,10 @@ def _attributes(
     node: fx.Node,
     given: Arguments,
     module: nn.Module | None,
-    attempt: _Attempt,
-) -> list[_Goal] | None:
+    attempt: Attempt,
+) -> list[Goal] | None:
     """The goals that the attributes are; None if one of them fails at first sight."""
-    goals: list[_Goal] = []
+    goals: list[Goal] = []
     for name, expected in pattern.attributes.items():
         if module is not None and hasattr(module, name):
             actual = getattr(module, name)
@@ -234,13 +184,13 @@ def _attributes(
             actual = given.named[name]
         else:
             text = "{0}: has no attribute {1}"
-            attempt.fail(Mismatch(text, _label(pattern, node), name, node=node), near=True)
+            attempt.fail(Mismatch(text, label_of(pattern, node), name, node=node), near=True)
             return None
-        place = _Place(pattern, node, name, 0)
-        if isinstance(expected, p.Const) and not _accepts(expected, actual):
-            attempt.fail(place.expected(expected, _shown(actual)), near=True)
+        place = Place(pattern, node, name, 0)
+        if isinstance(expected, p.Const) and not accepts(expected, actual):
+            attempt.fail(place.expected(expected, shown_as(actual)), near=True)
             return None
-        goals.append(_Goal(expected, actual, place))
+        goals.append(Goal(expected, actual, place))
     return goals
 
 
@@ -248,59 +198,32 @@ def _name(given: Arguments, position: int) -> str:
     return given.names[position] if position < len(given.names) else ""
 
 
-def _chain(goals: Sequence[_Goal], rest: Goals) -> Goals:
+def _chain(goals: Sequence[Goal], rest: Goals) -> Goals:
     for goal in reversed(goals):
         rest = (goal, rest)
     return rest
 
 
-def _enter_sequence(pattern: p.Seq, goal: _Goal, attempt: _Attempt) -> Iterator[Sequence[_Goal]]:
+def _enter_sequence(pattern: p.Seq, goal: Goal, attempt: Attempt) -> Iterator[Sequence[Goal]]:
     value = goal.value
     if isinstance(value, (list, tuple)) and len(value) == len(pattern.items):
-        yield [_Goal(each, item) for each, item in zip(pattern.items, value, strict=True)]
+        yield [Goal(each, item) for each, item in zip(pattern.items, value, strict=True)]
     else:
-        has = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else _shown(value)
-        _misfit(goal, has, attempt)
+        has = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else shown_as(value)
+        misfit(goal, has, attempt)
 
 
-def _leaf(goal: _Goal, attempt: _Attempt) -> bool:
+def _leaf(goal: Goal, attempt: Attempt) -> bool:
     """Whether a pattern without operands matches its value."""
     pattern, value = goal.pattern, goal.value
     if isinstance(pattern, p.Const):
-        return _accepts(pattern, value) or _misfit(goal, _shown(value), attempt)
+        return accepts(pattern, value) or misfit(goal, shown_as(value), attempt)
     if not isinstance(pattern, p.Attr) or isinstance(value, Tensor):
         return True
     if not isinstance(value, fx.Node) or value.op != "get_attr":
-        return _misfit(goal, _shown(value), attempt)
+        return misfit(goal, shown_as(value), attempt)
     attempt.nodes.append(value)
     return True
-
-
-def _misfit(goal: _Goal, shown: str, attempt: _Attempt) -> bool:
-    """Fail because of an argument that is no operation; always False."""
-    if goal.place is not None:
-        return attempt.fail(goal.place.expected(goal.pattern, shown), near=True)
-    return attempt.fail(Mismatch("expected {0}, found {1}", goal.pattern, shown))
-
-
-def _accepts(pattern: p.Const, value: Literal) -> bool:
-    return not isinstance(value, fx.Node) and pattern.accepts(value)
-
-
-def _bind(goal: _Goal, attempt: _Attempt) -> bool:
-    """Bind the name of the pattern, if it has one; False if it already means something else."""
-    name, value = goal.pattern.bind, goal.value
-    if name is None:
-        return True
-    if name not in attempt.bindings:
-        attempt.bindings[name] = value
-        return True
-    first = attempt.bindings[name]
-    both_literal = not isinstance(first, fx.Node) and not isinstance(value, fx.Node)
-    if first is value or (both_literal and p.same_literal(first, value)):
-        return True
-    text = "{0} is {1} in one place and {2} in another"
-    return attempt.fail(Mismatch(text, name, _shown(first), _shown(value)))
 
 
 def _orders(operands: Sequence[Literal], count: int, *, swaps: bool) -> Iterable[tuple[int, ...]]:
@@ -320,7 +243,7 @@ def _check_users(pattern: call_patterns.Call, node: fx.Node) -> Mismatch | None:
     if reads == pattern.users:
         return None
     noun = "user" if pattern.users == 1 else "users"
-    label = _label(pattern, node)
+    label = label_of(pattern, node)
     return Mismatch("{0}: expected {1} {2}, has {3}", label, pattern.users, noun, reads, node=node)
 
 
@@ -333,7 +256,7 @@ def _check_where(pattern: call_patterns.Call, node: fx.Node) -> Mismatch | None:
     if verdict:
         return None
     name = getattr(pattern.where, "__name__", "where").strip("<>_")
-    return Mismatch("{0}: refused by {1}", _label(pattern, node), name, node=node)
+    return Mismatch("{0}: refused by {1}", label_of(pattern, node), name, node=node)
 
 
 def count_reads(node: fx.Node) -> int:
@@ -348,13 +271,3 @@ def count_reads(node: fx.Node) -> int:
     for user in node.users:
         fx.map_arg((user.args, user.kwargs), visit)
     return reads
-
-
-def _label(pattern: call_patterns.Call, node: fx.Node) -> str:
-    return pattern.bind or node.name
-
-
-def _shown(value: Literal) -> str:
-    if isinstance(value, fx.Node):
-        return f"%{value.name}"
-    return "a tensor" if isinstance(value, Tensor) else repr(value)

@@ -21,19 +21,17 @@ Three choices fix the last bit, and every form of a quantized model follows them
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from qfx.semantics.layout import dense_view, join_groups, split_groups
-
-_N = TypeVar("_N", int, float)
+from qfx.semantics.rounding import along, as_integers, real_values, trailing, unclamped, widened
+from qfx.semantics.straight_through import LearnedStep, StraightThrough
 
 MIN_SCALE = 2.0**-60
 """Smallest scale chosen: small enough for any data, and the product of two is a normal float32."""
 
-_EXACT_IN_FLOAT32 = 2**24
 _SMALLEST_SHARE = 2.0**-22
 
 
@@ -66,12 +64,12 @@ def quantize(
     low, high = code_bounds(dtype, quant_min, quant_max)
     if group_size is not None:
         groups = split_groups(input, axis, group_size)
-        steps = _steps(groups, _trailing(scale), _trailing(zero_point), low, high)
-        return join_groups(_stored(steps.clamp_(low, high), dtype), input, axis)
+        steps = unclamped(groups, trailing(scale), trailing(zero_point), low, high)
+        return join_groups(as_integers(steps.clamp_(low, high), dtype), input, axis)
     if axis is not None:
-        scale, zero_point = _along(scale, axis, input), _along(zero_point, axis, input)
-    steps = _steps(input, scale, zero_point, low, high)
-    return _stored(steps.clamp_(low, high), dtype)
+        scale, zero_point = along(scale, axis, input), along(zero_point, axis, input)
+    steps = unclamped(input, scale, zero_point, low, high)
+    return as_integers(steps.clamp_(low, high), dtype)
 
 
 def dequantize(
@@ -95,12 +93,12 @@ def dequantize(
     """
     if group_size is not None:
         groups = split_groups(input, axis, group_size)
-        values = _widened(groups, dtype)
-        values = _values(values, _trailing(scale), _trailing(zero_point), dtype)
+        values = widened(groups, dtype)
+        values = real_values(values, trailing(scale), trailing(zero_point), dtype)
         return join_groups(values, input, axis)
     if axis is not None:
-        scale, zero_point = _along(scale, axis, input), _along(zero_point, axis, input)
-    return _values(_widened(input, dtype), scale, zero_point, dtype)
+        scale, zero_point = along(scale, axis, input), along(zero_point, axis, input)
+    return real_values(widened(input, dtype), scale, zero_point, dtype)
 
 
 def fake_quantize(
@@ -120,12 +118,12 @@ def fake_quantize(
     """
     if group_size is not None:
         groups = split_groups(input, axis, group_size)
-        numbers = _trailing(scale), _trailing(zero_point)
-        made = _StraightThrough.apply(groups, *numbers, quant_min, quant_max)  # type: ignore[no-untyped-call]
+        numbers = trailing(scale), trailing(zero_point)
+        made = StraightThrough.apply(groups, *numbers, quant_min, quant_max)  # type: ignore[no-untyped-call]
         return join_groups(made, input, axis)
     if axis is not None:
-        scale, zero_point = _along(scale, axis, input), _along(zero_point, axis, input)
-    result: Tensor = _StraightThrough.apply(input, scale, zero_point, quant_min, quant_max)  # type: ignore[no-untyped-call]
+        scale, zero_point = along(scale, axis, input), along(zero_point, axis, input)
+    result: Tensor = StraightThrough.apply(input, scale, zero_point, quant_min, quant_max)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -152,9 +150,9 @@ def learned_fake_quantize(
     """
     shaped = (scale, zero_point)
     if axis is not None:
-        shaped = (_along(scale, axis, input), _along(zero_point, axis, input))  # type: ignore[assignment]
+        shaped = (along(scale, axis, input), along(zero_point, axis, input))  # type: ignore[assignment]
     numbers = *shaped, quant_min, quant_max, gradient_scale
-    result: Tensor = _LearnedStep.apply(input, *numbers)  # type: ignore[no-untyped-call]
+    result: Tensor = LearnedStep.apply(input, *numbers)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -289,106 +287,11 @@ def next_power_of_two(scale: float) -> float:
     return scale if mantissa == 0.5 or math.isinf(scale) else math.ldexp(1.0, exponent)
 
 
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        scale: Tensor | float,
-        zero_point: Tensor | int,
-        low: int,
-        high: int,
-    ) -> Tensor:
-        steps = _steps(input, scale, zero_point, low, high)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward((steps >= low) & (steps <= high))
-        return _values(steps.clamp_(low, high), scale, zero_point, input.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None, None
-
-
-class _LearnedStep(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        scale: Tensor,
-        zero_point: Tensor,
-        low: int,
-        high: int,
-        gradient_scale: float,
-    ) -> Tensor:
-        ctx.save_for_backward(input, scale, zero_point)
-        ctx.bounds, ctx.gradient_scale = (low, high), gradient_scale
-        steps = _steps(input, scale, zero_point, low, high)
-        return _values(steps.clamp_(low, high), scale, zero_point, input.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        input, scale, zero_point = ctx.saved_tensors
-        (gradient,), (low, high) = gradients, ctx.bounds
-        steps = _steps(input, scale, zero_point, low, high)
-        inside = (steps >= low) & (steps <= high)
-        of_input = gradient * inside if ctx.needs_input_grad[0] else None
-        error = steps.clamp_(low, high).sub_(zero_point)
-        error = error.sub_(torch.where(inside, input / scale, 0.0)).mul_(gradient)
-        dims = [d for d in range(error.dim()) if scale.dim() == 0 or scale.shape[d] == 1]
-        of_scale = error.sum(dims, keepdim=scale.dim() > 0) * ctx.gradient_scale
-        return of_input, of_scale.reshape(scale.shape).to(scale.dtype), None, None, None, None
-
-
-def _steps(
-    input: Tensor, scale: Tensor | float, zero_point: Tensor | int, low: int, high: int
-) -> Tensor:
-    """Rounded, unclamped codes as floats, in a tensor of our own."""
-    work = torch.float64 if input.dtype == torch.float64 else torch.float32
-    if max(-low, high) > _EXACT_IN_FLOAT32:
-        work = torch.float64
-    input = input.to(work)
-    if not isinstance(scale, Tensor) and not isinstance(zero_point, Tensor):
-        zero = torch.full((), float(zero_point), dtype=work, device=input.device)
-        return torch.add(zero, input, alpha=1.0 / scale).round_()
-    inverse = _tensor(scale, input).reciprocal()
-    zero = _tensor(zero_point, input)
-    if inverse.dim() == 0:
-        return torch.addcmul(zero, input, inverse).round_()
-    return (input * inverse).add_(zero).round_()
-
-
 def _next_power_of_two(scale: Tensor) -> Tensor:
     """:func:`next_power_of_two` of float32 scales; by their exponents, as log2 would round."""
     mantissa, exponent = torch.frexp(scale)
     kept = (mantissa == 0.5) | scale.isinf()
     return torch.where(kept, scale, torch.ldexp(torch.ones_like(scale), exponent))
-
-
-def _stored(codes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float codes as integers; on CPUs uint8 goes through int16, four times as fast."""
-    if dtype == torch.uint8 and codes.device.type == "cpu":
-        codes = codes.to(torch.int16)
-    return codes.to(dtype)
-
-
-def _widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Integer codes as floats that hold them exactly, in a tensor of our own."""
-    wide = dtype == torch.float64 or codes.dtype == torch.int32
-    return codes.to(torch.float64 if wide else torch.float32, copy=True)
-
-
-def _values(
-    values: Tensor, scale: Tensor | float, zero_point: Tensor | int, dtype: torch.dtype
-) -> Tensor:
-    """What float codes stand for; ``values`` is overwritten."""
-    if isinstance(zero_point, Tensor) or zero_point != 0:
-        values = values.sub_(zero_point)
-    return values.mul_(scale).to(dtype)
-
-
-def _tensor(value: Tensor | float, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
 def code_bounds(
@@ -400,17 +303,3 @@ def code_bounds(
         info.min if quant_min is None else quant_min,
         info.max if quant_max is None else quant_max,
     )
-
-
-def _along(values: Tensor | _N, axis: int, like: Tensor) -> Tensor | _N:
-    """Reshape per-channel values (C,) so that they broadcast along ``axis`` of ``like``."""
-    if not isinstance(values, Tensor) or values.dim() == 0:
-        return values
-    shape = [1] * like.dim()
-    shape[axis] = -1
-    return values.reshape(shape)
-
-
-def _trailing(values: Tensor | _N) -> Tensor | _N:
-    """(C, G) -> (C, G, 1), to broadcast over the values of a group."""
-    return values.unsqueeze(-1) if isinstance(values, Tensor) else values

@@ -21,9 +21,11 @@ from qfx.graph.clone import deep_copy
 from qfx.graph.leaves import has_hooks
 from qfx.graph.source import type_name
 from qfx.quant.channel_mean import ChannelMean, Reach
-from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize, WeightFakeQuantize
+from qfx.quant.fake_quant import FakeQuantize
+from qfx.quant.learned_fake_quant import LearnedFakeQuantize
 from qfx.quant.observers.base import Observer
 from qfx.quant.spec import QuantSpec
+from qfx.quant.weight_fake_quant import WeightFakeQuantize
 from qfx.storage.fields import Fields, Json
 from qfx.storage.values import ValueReader, write_value
 from qfx.torch_private import BATCH_NORMS

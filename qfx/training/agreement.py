@@ -24,7 +24,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize
+from qfx.quant.fake_quant import FakeQuantize
+from qfx.quant.learned_fake_quant import LearnedFakeQuantize
 from qfx.quant.observers.base import Observer, is_empty
 from qfx.quant.observers.minmax import MinMaxObserver, MovingAverageMinMaxObserver
 from qfx.torch_private import BATCH_NORMS, active_ddp

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from qfx.capture.capture import capture, propagate_values
+from qfx.capture.capture import capture
+from qfx.capture.example_values import propagate_values
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
 from tests.capture.nets import Block, Lambda, Net, image, traced

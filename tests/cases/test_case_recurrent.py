@@ -16,6 +16,7 @@ import qfx
 from qfx import vocab
 from qfx.backends import resolve_backend
 from qfx.backends.onednn import recurrent as x86_recurrent
+from qfx.backends.onednn import recurrent_calls
 from qfx.backends.onednn import recurrent_emitters as x86_recurrent_emit
 from qfx.graph.macs import macs
 from tests.cases.flow import Branches, randn, run, seeded, sqnr, targets, tensors
@@ -226,7 +227,7 @@ def test_directions_are_packed_as_one_for_small_batches(kind: str, batch: int) -
     """Either form runs any batch."""
     layer = seeded(lambda: LAYERS[kind](8, 16, 2, bidirectional=True))
     qmodel = dynamic(layer, randn(5, batch, 8))
-    (call,) = (n for n in qmodel.graph.nodes if n.target is x86_recurrent.sequence)
+    (call,) = (n for n in qmodel.graph.nodes if n.target is recurrent_calls.sequence)
     recurrent = {part.target for part in call.args[3][3 :: x86_recurrent.PARTS]}
     assert len(recurrent) == (2 if batch == 2 else 4)
     for other in (1, 2, 20):

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize, WeightFakeQuantize
+from qfx.quant.fake_quant import FakeQuantize
+from qfx.quant.learned_fake_quant import LearnedFakeQuantize
 from qfx.quant.observers import (
     MovingAveragePerChannelMinMaxObserver,
     Observer,
@@ -15,6 +16,7 @@ from qfx.quant.observers import (
 )
 from qfx.quant.qparams import quantize_weight
 from qfx.quant.spec import QuantSpec
+from qfx.quant.weight_fake_quant import WeightFakeQuantize
 from qfx.semantics import affine as ops
 from tests.cases.flow import randn
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import qfx
-from qfx.graph.effects import has_effect, is_known, overwrites
+from qfx.graph.effects import has_effect, overwrites
+from qfx.graph.known_calls import is_known
 from qfx_passes import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr, tensors
 

@@ -32,13 +32,8 @@ from qfx_passes.canonical.casts import canonical_cast
 from qfx_passes.canonical.dropouts import canonical_dropout
 from qfx_passes.canonical.expand_attention import expand_attention
 from qfx_passes.canonical.expand_products import expand_product
-from qfx_passes.canonical.functionalize import (
-    Call,
-    Mutations,
-    as_functional,
-    changes_form,
-    read_call,
-)
+from qfx_passes.canonical.functional_calls import Call, as_functional, changes_form, read_call
+from qfx_passes.canonical.functionalize import Mutations
 from qfx_passes.canonical.give_back import GivenBack
 from qfx_passes.canonical.markers import canonical_marker
 from qfx_passes.canonical.moves import canonical_move

@@ -19,7 +19,7 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.vocab import is_op
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functionalize import Call
+from qfx_passes.canonical.functional_calls import Call
 
 _NAMED = {
     **{"float": torch.float32, "double": torch.float64, "half": torch.float16},

@@ -19,7 +19,7 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.torch_private import DROPOUTS
 from qfx.training.dropout import KINDS
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functionalize import Call
+from qfx_passes.canonical.functional_calls import Call
 
 FUNCTIONS: dict[Any, str] = {
     **{getattr(F, name): name for name in KINDS if hasattr(F, name)},

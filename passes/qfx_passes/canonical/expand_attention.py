@@ -22,7 +22,7 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.canonical.attention_parts import AttentionParts
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functionalize import Call
+from qfx_passes.canonical.functional_calls import Call
 
 _PARAMETERS = (
     *("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight"),

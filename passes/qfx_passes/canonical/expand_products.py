@@ -24,7 +24,7 @@ from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
 from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.einsum import expand_einsum
-from qfx_passes.canonical.functionalize import Call
+from qfx_passes.canonical.functional_calls import Call
 
 
 def expand_product(site: CallSite, call: Call) -> fx.Node | Mismatch | None:

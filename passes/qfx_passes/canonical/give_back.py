@@ -14,7 +14,7 @@ from torch import fx
 
 from qfx.graph import meta
 from qfx.rewrite.rewriter import Rewriter
-from qfx_passes.canonical.functionalize import Call, name_of
+from qfx_passes.canonical.functional_calls import Call, name_of
 
 
 class GivenBack:

@@ -11,7 +11,7 @@ from qfx import vocab
 from qfx.stubs import is_dequant_stub, is_quant_stub
 from qfx.torch_private import ASSERT
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functionalize import Call
+from qfx_passes.canonical.functional_calls import Call
 
 
 def canonical_marker(site: CallSite, call: Call) -> fx.Node | None:

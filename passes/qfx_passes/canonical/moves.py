@@ -29,7 +29,7 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
 from qfx_passes.canonical.argument_values import rank_of
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functionalize import Call, name_of
+from qfx_passes.canonical.functional_calls import Call, name_of
 
 _Given: TypeAlias = "dict[str, Any]"
 _Reader: TypeAlias = "Callable[[CallSite, _Given], fx.Node | Mismatch]"

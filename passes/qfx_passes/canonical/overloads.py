@@ -16,7 +16,7 @@ from torch import fx
 
 from qfx.rewrite.arguments import arguments_of
 from qfx.torch_private import OVERLOAD, PACKET
-from qfx_passes.canonical.functionalize import Call
+from qfx_passes.canonical.functional_calls import Call
 
 _METHODS = {"_unsafe_view": "view", "sym_size": "size"}
 """What a graph of torch.export calls otherwise than the method that it is."""

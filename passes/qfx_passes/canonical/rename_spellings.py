@@ -24,7 +24,7 @@ from qfx.vocab import OpDef
 from qfx_passes.canonical import recurrent
 from qfx_passes.canonical.adapters import ADAPTERS
 from qfx_passes.canonical.call_site import Arguments, CallSite, Held
-from qfx_passes.canonical.functionalize import Call
+from qfx_passes.canonical.functional_calls import Call
 from qfx_passes.canonical.sizes import holds_tensor
 
 # -- what the spellings mean, from the one table of the vocabulary ---------------------------------

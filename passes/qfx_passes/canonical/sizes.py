@@ -16,7 +16,7 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.vocab import OpDef
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functionalize import Call
+from qfx_passes.canonical.functional_calls import Call
 
 _PROPERTIES: dict[str, OpDef] = {
     "shape": vocab.SIZE,

@@ -14,7 +14,7 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
 from qfx.quant.annotation import Annotation, Edge, annotation
-from qfx.quant.fake_quant import make_fake_quant
+from qfx.quant.fake_quant_kinds import make_fake_quant
 from qfx.quant.recorders import is_observer
 from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.operands import is_float_operation

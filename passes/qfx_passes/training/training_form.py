@@ -30,7 +30,9 @@ from qfx.graph import meta
 from qfx.graph.clone import copy_graph
 from qfx.graph.modes import ModeFlag
 from qfx.quant.annotation import annotation
-from qfx.quant.fake_quant import FakeQuantize, LearnedFakeQuantize, make_weight_fake_quant
+from qfx.quant.fake_quant import FakeQuantize
+from qfx.quant.fake_quant_kinds import make_weight_fake_quant
+from qfx.quant.learned_fake_quant import LearnedFakeQuantize
 from qfx.quant.qparams import QParams
 from qfx.quant.recorders import observer_of
 from qfx.quant.spec import QuantSpec

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qfx.backends.onednn import calls, kernels
+from qfx.backends.onednn import calls, packing
 from qfx.backends.onednn.arguments import (
     NO_POST_OP,
     Conv,
@@ -93,7 +93,7 @@ class Ending:
 def pack(call: ConvCall, codes: Tensor, scales: Tensor, x: tuple[float, int], shape: Sizes) -> Any:
     """The packed weight of a call, for an input of ``shape`` and its scale and zero point."""
     scales, (x_scale, x_zero_point) = scales.float().reshape(-1), x
-    return kernels.pack_conv(codes, scales, x_scale, x_zero_point, *call.geometry, shape)
+    return packing.pack_conv(codes, scales, x_scale, x_zero_point, *call.geometry, shape)
 
 
 def write(

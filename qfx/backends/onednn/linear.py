@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx
 
 from qfx.backends.base import Emitter, LoweringSite
-from qfx.backends.onednn import calls, kernels
+from qfx.backends.onednn import calls, packing
 from qfx.backends.onednn.arguments import Linear, LinearAdd, Operands, PostOp, Residual
 from qfx.backends.onednn.merge_products import remember
 from qfx.backends.onednn.operands import (
@@ -72,7 +72,7 @@ def _operands(em: Emitter, site: LoweringSite, shape: list[int]) -> Operands:
     weight = weight_of(site)
 
     def recipe() -> object:
-        return kernels.pack_linear(weight.integers.flatten(1), shape)
+        return packing.pack_linear(weight.integers.flatten(1), shape)
 
     packed = em.packed(("linear", weight.name, tuple(shape[1:])), recipe)
     return Operands(qx, x.scale, x.zero_point, packed, *weight_qparams(em, weight))

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.backends.base import LoweringSite
-from qfx.backends.onednn import calls, kernels
+from qfx.backends.onednn import calls, kernels, packing
 from qfx.backends.onednn.arguments import Linear
 from qfx.backends.onednn.memory import QUANTIZING
 from qfx.framework.levels import Level
@@ -116,7 +116,7 @@ class _Merging:
 
         whole = torch.cat(codes)
         return given[0]._replace(
-            weight=packed(weights, "weight", lambda: kernels.pack_linear(whole, read.shape)),
+            weight=packed(weights, "weight", lambda: packing.pack_linear(whole, read.shape)),
             weight_scale=packed((*weights, *scales), "scales", lambda: self._joined(scales, codes)),
             weight_zero_point=packed(weights, "zero points", lambda: zeros(torch.int8)),
             bias=bias() if any(biases) else None,

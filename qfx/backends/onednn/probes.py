@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qfx.backends.onednn import kernels
+from qfx.backends.onednn import kernels, packing
 from qfx.backends.onednn.arguments import (
     Conv,
     ConvAdd,
@@ -114,7 +114,7 @@ class _Layer:
         return (self._conv if self.dims else self._linear)(result, added, post)
 
     def _linear(self, result: Result, added: Residual | None, post: PostOp) -> Tensor:
-        packed = kernels.pack_linear(self.weight, list(self.codes.shape))
+        packed = packing.pack_linear(self.weight, list(self.codes.shape))
         kernel, read = torch.ops.onednn.qlinear_pointwise, self._read(packed)
         if added is None:
             plain: Tensor = kernel.default(*Linear.of(read, self.bias, result, post))
@@ -126,7 +126,7 @@ class _Layer:
         one, padding = [1] * self.dims, [self.padding] * self.dims
         geometry, shape = Geometry(one, padding, one, self.groups), list(self.codes.shape)
         scales, zero = self.scales, self.zero_point
-        packed = kernels.pack_conv(self.weight, scales, _X_SCALE, zero, *geometry, shape)
+        packed = packing.pack_conv(self.weight, scales, _X_SCALE, zero, *geometry, shape)
         kernel = getattr(torch.ops.onednn, f"qconv{self.dims}d_pointwise")
         read = self._read(packed)
         if added is None:
@@ -234,7 +234,7 @@ def _accumulations(combination: Combination) -> Iterator[Trial]:
         def run(
             output: tuple[object, ...], layer: _Layer = layer, residual: Tensor = residual
         ) -> Tensor:
-            packed = kernels.pack_linear(layer.weight, list(layer.codes.shape))
+            packed = packing.pack_linear(layer.weight, list(layer.codes.shape))
             head = [layer.codes, _X_SCALE, layer.zero_point, packed, layer.scales, _ZERO]
             sums = residual.clone()
             tail = [*output, 1.0, 0, "sum", 1.0, "none", [], ""]

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.backends.base import Emit, Emitter, LoweringSite
-from qfx.backends.onednn import kernels, recurrent
+from qfx.backends.onednn import kernels, packing, recurrent_calls
 from qfx.backends.onednn.operands import input_of
 from qfx.backends.stored_weights.recurrent import mark_restored
 from qfx.graph import meta
@@ -48,10 +48,10 @@ def layer(op: vocab.OpDef) -> Emit:
         measured: Any = site.arguments["measured"]
         head = codes, x.scale, x.zero_point, parts, site.arguments["hx"]
         if op in vocab.CELLS:
-            return _call(em, site, recurrent.cell, *head, kind, *measured[1:])
+            return _call(em, site, recurrent_calls.cell, *head, kind, *measured[1:])
         layout = kind, site.arguments["num_layers"], site.arguments["batch_first"]
         packed = site.arguments["packed"]
-        return _call(em, site, recurrent.sequence, *head, packed, *layout, *measured[1:])
+        return _call(em, site, recurrent_calls.sequence, *head, packed, *layout, *measured[1:])
 
     return emit
 
@@ -132,7 +132,7 @@ def _weight(em: Emitter, kind: str, weights: list[QuantizedWeight]) -> Iterator[
 
     def packed() -> object:
         integers = torch.cat([_ordered(kind, w.integers) for w in weights])
-        return kernels.pack_linear(integers, [len(weights), integers.shape[1]])
+        return packing.pack_linear(integers, [len(weights), integers.shape[1]])
 
     key = ("recurrent", kind, *(w.name for w in weights))
     yield em.packed(key, packed)

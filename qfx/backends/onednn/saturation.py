@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from qfx.backends.onednn import kernels
+from qfx.backends.onednn import kernels, packing
 from qfx.backends.onednn.arguments import NO_POST_OP, Conv, Geometry, Linear, Operands, Result
 from qfx.backends.saturation import (
     CONVOLUTIONS,
@@ -38,7 +38,7 @@ def _trials() -> Iterator[Trial]:
 
 def _linear(rows: int, inputs: int, outputs: int) -> Tensor:
     codes, weight = largest((rows, inputs), torch.uint8), largest((outputs, inputs), torch.int8)
-    packed = kernels.pack_linear(weight, codes.shape)
+    packed = packing.pack_linear(weight, codes.shape)
     read = Operands(codes, 1.0, 0, packed, *_unit_scales(outputs))
     args = Linear.of(read, None, _FLOAT, NO_POST_OP)
     result: Tensor = torch.ops.onednn.qlinear_pointwise.default(*args)
@@ -51,7 +51,7 @@ def _conv(dims: int, inputs: int, outputs: int, size: int, groups: int) -> Tenso
     ones = [1] * dims
     geometry = Geometry(ones, [0] * dims, ones, groups)
     scales, zeros = _unit_scales(outputs)
-    packed = kernels.pack_conv(weight, scales, 1.0, 0, *geometry, codes.shape)
+    packed = packing.pack_conv(weight, scales, 1.0, 0, *geometry, codes.shape)
     kernel = getattr(torch.ops.onednn, f"qconv{dims}d_pointwise").default
     read = Operands(codes, 1.0, 0, packed, scales, zeros)
     result: Tensor = kernel(*Conv.of(read, None, geometry, _FLOAT, NO_POST_OP))

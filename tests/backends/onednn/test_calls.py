@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from qfx.backends.onednn import calls, kernels
+from qfx.backends.onednn import calls, kernels, packing
 
 ZERO = torch.zeros(1, dtype=torch.int32)
 SCALES = torch.full((8,), 2e-3)
@@ -25,13 +25,13 @@ def weight(*shape: int) -> Tensor:
     return (codes(*shape).int() - 128).to(torch.int8)
 
 
-LINEAR = kernels.pack_linear(weight(8, 8), (1, 8))
+LINEAR = packing.pack_linear(weight(8, 8), (1, 8))
 GEOMETRY = ([1, 1], [1, 1], [1, 1], 1)
-CONV = kernels.pack_conv(weight(8, 8, 3, 3), SCALES, 0.05, 6, *GEOMETRY, (1, 8, 5, 5))
+CONV = packing.pack_conv(weight(8, 8, 3, 3), SCALES, 0.05, 6, *GEOMETRY, (1, 8, 5, 5))
 
 
 GEOMETRY1D = ([1], [1], [1], 1)
-CONV1D = kernels.pack_conv(weight(8, 8, 3), SCALES, 0.05, 6, *GEOMETRY1D, (1, 8, 5))
+CONV1D = packing.pack_conv(weight(8, 8, 3), SCALES, 0.05, 6, *GEOMETRY1D, (1, 8, 5))
 
 
 def linear(x: Tensor) -> Tensor:

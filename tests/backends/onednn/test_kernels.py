@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qfx import ops
 from qfx.backends import saturation
-from qfx.backends.onednn import kernels
+from qfx.backends.onednn import kernels, packing
 from qfx.backends.onednn import saturation as onednn_saturation
 
 ZERO = torch.zeros(1, dtype=torch.int32)
@@ -58,7 +58,7 @@ def test_one_packed_weight_serves_all_shapes(x_zero_point: int, shape: tuple[int
     weight = (codes(24, 16, 3, 3, seed=1).int() - 128).to(torch.int8)
     scales = torch.full((24,), 1e-3)
     arguments = ([1, 1], [1, 1], [1, 1], 1, [1, 16, 9, 9])
-    packed = kernels.pack_conv(weight, scales, 0.02, x_zero_point, *arguments)
+    packed = packing.pack_conv(weight, scales, 0.02, x_zero_point, *arguments)
     x = activations(*shape)
     got = conv2d(x, packed, scales, x_zero_point)
     expected = exact_conv2d(x, weight, scales, x_zero_point)
@@ -69,7 +69,7 @@ def test_one_packed_weight_serves_all_shapes(x_zero_point: int, shape: tuple[int
 def test_memory_format_of_the_input_does_not_change_a_convolution() -> None:
     weight = (codes(8, 16, 3, 3, seed=1).int() - 128).to(torch.int8)
     scales = torch.full((8,), 1e-3)
-    packed = kernels.pack_conv(weight, scales, 0.02, 9, [1, 1], [1, 1], [1, 1], 1, [1, 16, 9, 9])
+    packed = packing.pack_conv(weight, scales, 0.02, 9, [1, 1], [1, 1], [1, 1], 1, [1, 16, 9, 9])
     wide = activations(1, 32, 9, 9).contiguous(memory_format=torch.channels_last)
     half = wide.chunk(2, dim=1)[1]
     expected = conv2d(half.contiguous(), packed, scales, 9)
@@ -85,7 +85,7 @@ def test_zero_points_of_both_kinds_pack_the_same_geometry_apart() -> None:
     x = activations(1, 16, 7, 7)
     arguments = ([1, 1], [1, 1], [1, 1], 1, list(x.shape))
     for x_zero_point in (0, 200, 0, 200):
-        packed = kernels.pack_conv(weight, scales, 0.02, x_zero_point, *arguments)
+        packed = packing.pack_conv(weight, scales, 0.02, x_zero_point, *arguments)
         got = conv2d(x, packed, scales, x_zero_point)
         assert torch.equal(got, exact_conv2d(x, weight, scales, x_zero_point))
 
@@ -94,7 +94,7 @@ def test_zero_points_of_both_kinds_pack_the_same_geometry_apart() -> None:
 def test_linear_takes_any_rank(shape: tuple[int, ...]) -> None:
     weight = (codes(5, 33, seed=1).int() - 128).to(torch.int8)
     scales, x = torch.full((5,), 1e-3), activations(*shape)
-    packed = kernels.pack_linear(weight, shape)
+    packed = packing.pack_linear(weight, shape)
     got = torch.ops.onednn.qlinear_pointwise.default(
         x, 0.02, 11, packed, scales, ZERO, None, 0.1, 100, torch.uint8, "none", [], ""
     )
