@@ -1,0 +1,160 @@
+"""The books of a rewriter: where it works, for which rule, what it knows, what it has done."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from torch import Tensor, fx, nn
+
+from qfx.errors import PatternError
+from qfx.graph import meta
+from qfx.graph.attributes import Attributes
+from qfx.history.events import Event
+from qfx.rewrite.ledger import Ledger
+from qfx.rewrite.rule import Match
+from qfx.rewrite.surroundings import Analysis, Surroundings
+from qfx.rewrite.values import Values
+
+T = TypeVar("T")
+A = TypeVar("A", bound=Analysis)
+
+
+class Books:
+    """What a rewriter of the graph of ``graph_module`` knows and keeps, on behalf of one pass.
+
+    Attributes:
+        graph: the graph.
+        rule: name of the rule at work, or None.
+        node: name of the node that the rule matched, or None.
+        values: what the nodes that were made yield.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        *,
+        pass_name: str,
+        surroundings: Surroundings | None = None,
+        infers: bool = True,
+    ) -> None:
+        self.graph_module = graph_module
+        self.graph: fx.Graph = graph_module.graph
+        self.pass_name = pass_name
+        self.rule: str | None = None
+        self.node: str | None = None
+        self.values = Values(graph_module, runs=infers)
+        self._surroundings = surroundings or Surroundings(graph_module)
+        self._attributes = Attributes(graph_module)
+        self._match: Match | None = None
+        self._point: fx.Node | None = None
+        self._ledger = Ledger()
+        self._named_after: dict[fx.Node, fx.Node] = {}
+        self._unclaimed: dict[fx.Node, None] = {}  # derive from what they read, or will replace
+        self._touched: list[fx.Node] = []
+        self._kept: set[fx.Node] = set()
+        self._mutations = 0
+
+    @property
+    def events(self) -> list[Event]:
+        """What was done, in order."""
+        return self._ledger.events
+
+    # -- where -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def at(self, node: fx.Node) -> Iterator[None]:
+        """Create nodes before ``node``; the default is the matched root, or the output.
+
+        It is the insertion point of the graph itself too. An exception leaves ``node`` for the
+        report.
+        """
+        outer, self._point = self._point, node
+        try:
+            with self.graph.inserting_before(node):
+                yield
+        except Exception:
+            self.node = self.node or node.name
+            raise
+        finally:
+            self._point = outer
+
+    @contextmanager
+    def blaming(self, rule: str, node: fx.Node) -> Iterator[None]:
+        """An exception leaves ``rule`` and ``node`` for the report."""
+        try:
+            yield
+        except Exception:
+            self.rule, self.node = f"{self.pass_name}/{rule}", node.name
+            raise
+
+    @contextmanager
+    def applying(self, rule: str, match: Match) -> Iterator[None]:
+        """Work on behalf of a rule. An exception leaves ``rule`` and ``node`` for the report."""
+        self._flush()
+        self.rule, self.node, self._match = f"{self.pass_name}/{rule}", match.root.name, match
+        self._touched = []
+        with self.at(match.root):
+            yield
+        self._flush()
+        self.rule = self.node = self._match = None
+
+    @contextmanager
+    def named(self, rule: str) -> Iterator[None]:
+        """What happens within is the work of ``rule`` of the pass, in events and provenance."""
+        self._flush()
+        outer, self.rule = self.rule, f"{self.pass_name}/{rule}"
+        yield
+        self._flush()
+        self.rule = outer  # an exception leaves it for the report
+
+    # -- read ------------------------------------------------------------------------------------
+
+    def tensor(self, node: fx.Node) -> Tensor:
+        """The tensor that a ``get_attr`` node reads."""
+        if node.op != "get_attr":
+            raise PatternError(f"{meta.where(node)} is no parameter or constant: it is {node.op}")
+        value = self._attributes.get(str(node.target))
+        if not isinstance(value, Tensor):
+            raise PatternError(f"{meta.where(node)} holds {type(value).__name__}, not a tensor")
+        return value
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """The module that a ``call_module`` node calls."""
+        return self.graph_module.get_submodule(str(node.target))
+
+    # -- what is around --------------------------------------------------------------------------
+
+    def get(self, kind: type[T]) -> T:
+        """The settings of type ``kind``, or the pass at work: ``rw.get(MyPass).my_option``."""
+        return self._surroundings.get(kind)
+
+    def has(self, kind: type) -> bool:
+        """Whether :meth:`get` would find settings of type ``kind``."""
+        return self._surroundings.has(kind)
+
+    def analysis(self, kind: type[A]) -> A:
+        """What is known of the whole graph as it is now; computed when first asked for."""
+        return self._surroundings.analysis(kind)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _fresh_ancestors(self, *new: fx.Node) -> set[fx.Node]:
+        """Nodes of the current rewrite that ``new`` is computed from, themselves included."""
+        found: set[fx.Node] = set()
+        stack = list(new)
+        while stack:
+            node = stack.pop()
+            if node in self._ledger.fresh and node not in found:
+                found.add(node)
+                stack.extend(node.all_input_nodes)
+        return found
+
+    def _flush(self, only: Container[fx.Node] | None = None) -> None:
+        """Leave an event of what happened since the last one; of the new nodes only ``only``."""
+        for node in self._ledger.close(self.rule or self.pass_name, only):
+            self._named_after.pop(node, None)
+        self._mutations = 0
+        if self._match is None:
+            self._touched = []
