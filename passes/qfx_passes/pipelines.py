@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
 from qfx.framework.pipeline import CALIBRATE, Pipeline
 from qfx_passes.accuracy.correct_bias import CorrectBias
@@ -25,51 +28,55 @@ from qfx_passes.training.training_form import TrainingForm
 
 def static(backend: str | Backend | None = None) -> Pipeline:
     """Post-training static quantization; without a backend, that of the call."""
-    return Pipeline(
-        (
-            Canonicalize(),
-            FoldConstants(),
-            FuseConvBN(),
-            FusePads(),
-            FusePostOps(),
-            InsertStubs(),
-            Annotate(),
-            PlaceObservers(),
-            RecordInputMeans(),
-            CALIBRATE,
-            SettleJoins(),
-            CorrectBias(),
-            Reference(),
-            Lower(),
-            KeepContiguous(),
-        ),
-        backend=backend,
-        method="static",
+    return _for_backend(
+        Pipeline(
+            (
+                Canonicalize(),
+                FoldConstants(),
+                FuseConvBN(),
+                FusePads(),
+                FusePostOps(),
+                InsertStubs(),
+                Annotate(),
+                PlaceObservers(),
+                RecordInputMeans(),
+                CALIBRATE,
+                SettleJoins(),
+                CorrectBias(),
+                Reference(),
+                Lower(),
+                KeepContiguous(),
+            ),
+            backend=backend,
+            method="static",
+        )
     )
 
 
 def qat(backend: str | Backend | None = None) -> Pipeline:
     """Quantization-aware training: what calibration would observe is rounded, and trained."""
-    return Pipeline(
-        (
-            Canonicalize(trainable=True),
-            FuseConvBN(trainable=True),
-            FusePads(),
-            FusePostOps(),
-            InsertStubs(),
-            Annotate(),
-            PlaceObservers(fake_quant=True),
-            StartFrom(),
-            TrainingForm(),
-            CALIBRATE,
-            InferenceForm(),
-            FoldConstants(),
-            Reference(),
-            Lower(),
-            KeepContiguous(),
-        ),
-        backend=backend,
-        method="qat",
+    return _for_backend(
+        Pipeline(
+            (
+                Canonicalize(trainable=True),
+                FuseConvBN(trainable=True),
+                FusePads(),
+                FusePostOps(),
+                InsertStubs(),
+                Annotate(),
+                PlaceObservers(fake_quant=True),
+                StartFrom(),
+                TrainingForm(),
+                CALIBRATE,
+                InferenceForm(),
+                FoldConstants(),
+                Reference(),
+                Lower(),
+                KeepContiguous(),
+            ),
+            backend=backend,
+            method="qat",
+        )
     )
 
 
@@ -85,22 +92,31 @@ def weight_only(backend: str | Backend | None = None) -> Pipeline:
 
 def _without_statistics(backend: str | Backend | None, method: str) -> Pipeline:
     """The passes of methods that need no data."""
-    return Pipeline(
-        (
-            Canonicalize(),
-            FoldConstants(),
-            FuseConvBN(),
-            FusePads(),
-            FusePostOps(),
-            InsertStubs(),
-            Annotate(),
-            PlaceObservers(),
-            CALIBRATE,
-            SettleJoins(),
-            Reference(),
-            Lower(),
-            KeepContiguous(),
-        ),
-        backend=backend,
-        method=method,
+    return _for_backend(
+        Pipeline(
+            (
+                Canonicalize(),
+                FoldConstants(),
+                FuseConvBN(),
+                FusePads(),
+                FusePostOps(),
+                InsertStubs(),
+                Annotate(),
+                PlaceObservers(),
+                CALIBRATE,
+                SettleJoins(),
+                Reference(),
+                Lower(),
+                KeepContiguous(),
+            ),
+            backend=backend,
+            method=method,
+        )
     )
+
+
+def _for_backend(pipeline: Pipeline) -> Pipeline:
+    """With the passes of its backend, if it has one: what is printed is what will run."""
+    if pipeline.backend is None:
+        return pipeline
+    return replace(pipeline, brought=resolve_backend(pipeline.backend).passes)

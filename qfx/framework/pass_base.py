@@ -40,7 +40,7 @@ T = TypeVar("T")
 A = TypeVar("A", bound=Analysis)
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_DECLARATIONS = ("name", "requires", "produces", "keeps_values", "patterns")
+_DECLARATIONS = ("name", "requires", "produces", "keeps_values", "parts", "patterns")
 
 
 class PassContext:
@@ -172,12 +172,15 @@ class Pass:
         produces: the level it takes the graph to; None leaves it.
         keeps_values: whether the graph computes the same after it, to rounding. Conversion holds a
             pass to it on the example inputs.
+        parts: what of it can be left out, by name: ``pipeline.without(part)``. A pass that has
+            parts has an option ``leave_out``, a tuple of such names.
     """
 
     name: ClassVar[str] = ""
     requires: ClassVar[Level | None] = None
     produces: ClassVar[Level | None] = None
     keeps_values: ClassVar[bool] = True
+    parts: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -198,6 +201,11 @@ class Pass:
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         """Transform ``graph`` in place, through ``ctx.rewriter``."""
         raise NotImplementedError(f"{type(self).__name__} defines no run(self, graph, ctx)")
+
+    def without(self, part: str) -> Pass:
+        """The same pass, that leaves out one of its ``parts``."""
+        left_out: tuple[str, ...] = getattr(self, "leave_out", ())
+        return dataclasses.replace(self, leave_out=(*left_out, part))  # type: ignore[type-var]
 
     def options(self) -> dict[str, object]:
         """The fields that differ from their defaults."""

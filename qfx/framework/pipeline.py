@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeGuard
 
 from qfx.errors import ConfigError
 from qfx.framework.levels import Level
@@ -50,6 +50,8 @@ class Pipeline:
         start: the level of the graph it starts from.
         backend: the backend it was made for; None inherits that of the call.
         method: the method it was made for ("static", ...), or None.
+        brought: the passes that its backend brings; they run right after lowering.
+        left_out: names of steps that were left out: a backend does not bring them back.
 
     Raises:
         ConfigError: the order cannot work; the message names the passes.
@@ -59,6 +61,8 @@ class Pipeline:
     start: Level = Level.CAPTURED
     backend: str | Target | None = None
     method: str | None = None
+    brought: tuple[Pass, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         steps = tuple(p if isinstance(p, Marker) else as_pass(p) for p in self.passes)
@@ -80,8 +84,8 @@ class Pipeline:
         return self.passes[self._find(name)]
 
     def __str__(self) -> str:
-        """One step a line."""
-        return "\n".join(map(str, self.passes))
+        """One step a line, those that the backend brings among them."""
+        return "\n".join(map(str, self._whole().passes))
 
     @property
     def end(self) -> Level:
@@ -90,31 +94,43 @@ class Pipeline:
 
     def insert_after(self, name: str, step: Step | type[Pass]) -> Pipeline:
         """With ``step`` right after the step called ``name``."""
-        at = self._find(name) + 1
-        return self._with((*self.passes[:at], _as_step(step), *self.passes[at:]))
+        found = self._holding(name)
+        at = found._find(name) + 1
+        return found._with((*found.passes[:at], _as_step(step), *found.passes[at:]))
 
     def insert_before(self, name: str, step: Step | type[Pass]) -> Pipeline:
         """With ``step`` right before the step called ``name``."""
-        at = self._find(name)
-        return self._with((*self.passes[:at], _as_step(step), *self.passes[at:]))
+        found = self._holding(name)
+        at = found._find(name)
+        return found._with((*found.passes[:at], _as_step(step), *found.passes[at:]))
 
     def replace(self, name: str, step: Step | type[Pass]) -> Pipeline:
         """With ``step`` in place of the step called ``name``."""
-        at = self._find(name)
-        return self._with((*self.passes[:at], _as_step(step), *self.passes[at + 1 :]))
+        found = self._holding(name)
+        at = found._find(name)
+        return found._with((*found.passes[:at], _as_step(step), *found.passes[at + 1 :]))
 
     def without(self, name: str) -> Pipeline:
-        """Without the step called ``name``."""
-        at = self._find(name)
-        return self._with((*self.passes[:at], *self.passes[at + 1 :]))
+        """Without the step called ``name``, or without the part of a step that is called so.
+
+        ``without("expand-attention")`` leaves that family out of ``canonicalize``.
+        """
+        for at, step in enumerate(self.passes):
+            if isinstance(step, Pass) and name in step.parts:
+                return self._with((*self.passes[:at], step.without(name), *self.passes[at + 1 :]))
+        found = self._holding(name)
+        at = found._find(name)
+        kept = (*found.passes[:at], *found.passes[at + 1 :])
+        return replace(self, passes=kept, left_out=(*self.left_out, found.passes[at].name))
 
     def with_passes_at(self, level: Level, passes: tuple[Pass, ...]) -> Pipeline:
         """With ``passes`` right after the step that takes the graph to ``level``, if there is one.
 
-        Those that the pipeline names itself stay where it has them.
+        Those that the pipeline names itself stay where it has them, and what was left out stays so.
         """
         at = next((i for i, p in enumerate(self.passes, 1) if _reaches(p, level)), None)
-        added = tuple(step for step in passes if step.name not in self)
+        known = {*self.left_out, *(step.name for step in self.passes)}
+        added = tuple(step for step in passes if step.name not in known)
         if at is None or not added:
             return self
         return self._with((*self.passes[:at], *added, *self.passes[at:]))
@@ -141,6 +157,14 @@ class Pipeline:
             "one of them out, or make them the same"
         )
 
+    def _whole(self) -> Pipeline:
+        """With the passes that the backend brings written out."""
+        return self.with_passes_at(Level.LOWERED, self.brought)
+
+    def _holding(self, name: str) -> Pipeline:
+        """As :meth:`_whole`, if it is one of those that ``name`` asks for."""
+        return self._whole() if name in {step.name for step in self.brought} else self
+
     def _with(self, passes: tuple[Step, ...]) -> Pipeline:
         return replace(self, passes=passes)
 
@@ -151,7 +175,9 @@ class Pipeline:
             return found[0]
         if found:
             raise ConfigError(f"the pipeline has {len(found)} passes called {wanted!r}")
+        parts = (f"{s.name} ({', '.join(s.parts)})" for s in self.passes if _has_parts(s))
         names = ", ".join(step.name for step in self.passes)
+        names = "; parts of ".join((names, *parts))
         raise ConfigError(f"the pipeline has no pass called {wanted!r}; it has: {names}")
 
 
@@ -198,6 +224,10 @@ def _too_early(step: Pass, level: Level, later: tuple[Step, ...]) -> str:
 
 def _reaches(step: Step, level: Level) -> bool:
     return isinstance(step, Pass) and step.produces is level
+
+
+def _has_parts(step: Step) -> TypeGuard[Pass]:
+    return isinstance(step, Pass) and bool(step.parts)
 
 
 def _as_step(step: Step | type[Pass]) -> Step:

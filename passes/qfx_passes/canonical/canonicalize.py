@@ -19,6 +19,7 @@ from typing import TypeAlias
 import torch
 from torch import fx
 
+from qfx.errors import ConfigError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
@@ -60,6 +61,8 @@ FAMILIES: dict[str, Family] = {
 }
 """By the name under which the history shows what they did, as rules of the pass."""
 
+_FUNCTIONALIZE = "functionalize"
+
 _FUNCTIONS = frozenset({*rename_spellings.FUNCTIONS, *dropouts.FUNCTIONS, torch.addmm})
 
 
@@ -69,16 +72,27 @@ class Canonicalize(Pass):
     Attributes:
         trainable: keep what training needs: dropout, and the parameters themselves rather than
             what could be computed from them once and for all.
+        leave_out: names of families that do nothing, or "functionalize": the calls that they know
+            stay as they were written.
     """
 
     name = "canonicalize"
     requires = Level.CAPTURED
     produces = Level.CANONICAL
+    parts = (_FUNCTIONALIZE, *FAMILIES)
     trainable: bool = False
+    leave_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.leave_out if part not in self.parts]
+        if unknown:
+            raise ConfigError(
+                f"canonicalize has no family called {unknown[0]!r}; it has: {', '.join(self.parts)}"
+            )
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         norms = norms_of(graph) if self.trainable else None
-        sweep = _Sweep(ctx.graph_module, ctx.rewriter, trainable=self.trainable)
+        sweep = _Sweep(ctx.graph_module, ctx.rewriter, self)
         for node in list(graph.nodes):
             sweep.visit(node)
         if norms is not None:
@@ -95,10 +109,13 @@ class _Sweep:
     """Visits the nodes of a graph once, in order."""
 
     def __init__(
-        self, graph_module: fx.GraphModule, rewriter: Rewriter, *, trainable: bool
+        self, graph_module: fx.GraphModule, rewriter: Rewriter, options: Canonicalize
     ) -> None:
         self._rewriter = rewriter
-        self._trainable = trainable
+        self._trainable = options.trainable
+        left_out = options.leave_out
+        self._families = [each for each in FAMILIES.items() if each[0] not in left_out]
+        self._functionalizes = _FUNCTIONALIZE not in left_out
         self._copies: dict[str, str] = {}
         self._mutations = Mutations(graph_module)
         self._now: dict[fx.Node, fx.Node] = {}
@@ -114,7 +131,9 @@ class _Sweep:
         if node.op in ("placeholder", "get_attr", "output") or isinstance(node.target, OpDef):
             return
         with self._rewriter.at(node):
-            if node in self._mutations.made_functional:
+            if node in self._mutations.made_functional and not self._functionalizes:
+                meta.set_note(node, "functionalize is left out of canonicalize")
+            elif node in self._mutations.made_functional:
                 self._make_functional(node)
             elif node in self._mutations.refused:
                 meta.set_note(node, self._mutations.refused[node].reason)
@@ -128,7 +147,7 @@ class _Sweep:
             return None  # capture said why
         call = as_called(call, node, _FUNCTIONS)
         found: fx.Node | Mismatch | None = None
-        for name, family in FAMILIES.items():
+        for name, family in self._families:
             self._rewriter.rule = f"{Canonicalize.name}/{name}"
             found = family(site, call)
             if found is not None:
