@@ -83,3 +83,23 @@ def test_run_passes_runs_them_where_it_lowers() -> None:
 def test_anything_else_is_refused(wrong: object) -> None:
     with pytest.raises(BackendError, match="give a tuple of passes"):
         replace(resolve_backend("x86"), passes=wrong)  # type: ignore[arg-type]
+
+
+def test_they_are_printed_where_they_will_run() -> None:
+    backend = with_passes("x86", Looks(), Follows())
+    lines = str(qfx.pipelines.static(backend=backend)).splitlines()
+    assert lines[lines.index("lower") :] == ["lower", "looks", "follows", "keep-contiguous"]
+    assert "looks" not in str(qfx.pipelines.static())
+
+
+def test_one_that_is_left_out_stays_out() -> None:
+    backend = with_passes("x86", Looks(), Follows())
+    pipeline = qfx.pipelines.static(backend=backend).without("looks")
+    assert "looks" not in str(pipeline)
+    assert stages(backend, pipeline) == ["lower", "follows", "keep-contiguous"]
+
+
+def test_a_pipeline_is_edited_at_one_of_them() -> None:
+    backend = with_passes("x86", Looks())
+    pipeline = qfx.pipelines.static(backend=backend).insert_after("looks", Follows())
+    assert stages(backend, pipeline) == ["lower", "looks", "follows", "keep-contiguous"]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qfx.framework.pass_base import Pass
+from qfx.framework.pipeline import Pipeline
 from qfx.graph import meta
 from qfx.vocab import OpDef
 from qfx_passes.canonical.canonicalize import Canonicalize
@@ -61,6 +63,20 @@ def assert_same(result: Result, model: nn.Module, *inputs: Any, atol: float = 0.
 
     with torch.no_grad():
         assert_close(outputs(result.graph_module), outputs(model), atol)
+
+
+def check_family(
+    name: str, model: nn.Module, x: Tensor, before: str, after: str, left_out: str
+) -> None:
+    """The text of the graph as captured, canonical, and canonical but for one family."""
+    whole = canonical(model.eval(), x, atol=1e-6)
+    assert whole.history[0].snapshot.to_text(provenance=False).rstrip() == before.rstrip()
+    assert whole.text.rstrip() == after.rstrip()
+    pipeline = Pipeline((Canonicalize(),)).without(name)
+    assert str(pipeline) == f"canonicalize{{leave_out=('{name}',)}}"
+    less = run([step for step in pipeline if isinstance(step, Pass)], model, x)
+    assert less.text.rstrip() == left_out.rstrip()
+    assert_same(less, model, x, atol=1e-6)
 
 
 def calls(result: Result) -> list[Any]:

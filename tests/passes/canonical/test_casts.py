@@ -13,6 +13,7 @@ import qfx
 from qfx import vocab
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr
+from tests.passes.canonical.canonical_forms import Lambda, check_family, image
 from tests.support.checking import assert_close, run
 
 X = randn(2, 3, 8, 8)
@@ -93,3 +94,32 @@ def test_an_argument_may_come_from_another_device() -> None:
             return self.linear(x.to(self.linear.weight.device))
 
     assert "to" in called(seeded(Moved))
+
+
+BEFORE = """\
+%x       : f32[2,3] = input
+%float_1 : f32[2,3] = .float(%x)
+%to      : f64[2,3] = .to(%x, f64)
+%add     : f64[2,3] = operator.add(%float_1, %to)
+return %add
+"""
+
+AFTER = """\
+%x   : f32[2,3] = input
+%to  : f64[2,3] = cast(%x, dtype=f64)
+%add : f64[2,3] = add(%x, %to)
+return %add
+"""
+
+LEFT_OUT = """\
+%x       : f32[2,3] = input
+%float_1 : f32[2,3] = .float(%x)
+%to      : f64[2,3] = .to(%x, f64)
+%add     : f64[2,3] = add(%float_1, %to)
+return %add
+"""
+
+
+def test_before_and_after() -> None:
+    model = Lambda(lambda m, x: x.float() + x.to(torch.float64))
+    check_family("casts", model, image(2, 3), BEFORE, AFTER, LEFT_OUT)

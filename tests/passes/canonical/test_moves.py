@@ -13,7 +13,14 @@ from qfx import vocab
 from qfx.vocab import OpDef
 from qfx_passes import Canonicalize
 from tests.cases.flow import randn, sqnr
-from tests.passes.canonical.canonical_forms import calls, canonical, image, notes
+from tests.passes.canonical.canonical_forms import (
+    Lambda,
+    calls,
+    canonical,
+    check_family,
+    image,
+    notes,
+)
 
 X = (2, 4, 6, 6)
 _Spelling = Callable[[object, Tensor], object]
@@ -111,3 +118,27 @@ def test_what_moves_is_moved_in_integers(backend: str) -> None:
     assert {s.decision for s in qmodel.report.sites if s.reason != "removed"} == {"quantized"}
     assert sqnr(model(x), qmodel(x)) > 25
     assert qmodel(other).shape == other.shape
+
+
+BEFORE = """\
+%x       : f32[2,3] = input
+%movedim : f32[3,2] = .movedim(%x, 0, 1)
+return %movedim
+"""
+
+AFTER = """\
+%x       : f32[2,3] = input
+%movedim : f32[3,2] = permute(%x, dims=(1, 0))
+return %movedim
+"""
+
+LEFT_OUT = """\
+%x       : f32[2,3] = input
+%movedim : f32[3,2] = .movedim(%x, 0, 1)
+return %movedim
+"""
+
+
+def test_before_and_after() -> None:
+    model = Lambda(lambda m, x: x.movedim(0, 1))
+    check_family("moves", model, image(2, 3), BEFORE, AFTER, LEFT_OUT)

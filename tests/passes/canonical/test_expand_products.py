@@ -13,6 +13,16 @@ import qfx
 from qfx import vocab
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr, targets
+from tests.passes.canonical.canonical_forms import (
+    Lambda,
+    Lambda2,
+    calls,
+    canonical,
+    check_family,
+    image,
+    notes,
+)
+from tests.support.checking import run
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
 
@@ -128,3 +138,81 @@ def test_nothing_keeps_its_shape(shape: tuple[int, ...], backend: str) -> None:
     example = randn(*(max(1, n) for n in shape))
     qmodel = qfx.quantize(model, example, backend=backend)
     assert qmodel(torch.zeros(shape)).shape == (*shape[:-1], 2)
+
+
+EINSUMS = {
+    "bhid,bhjd->bhij": [vocab.TRANSPOSE, vocab.MATMUL],
+    "b h i j, b h j d -> b h i d": [vocab.MATMUL],
+    "bihd,bjhd->bihj": [vocab.PERMUTE, vocab.PERMUTE, vocab.MATMUL, vocab.PERMUTE],
+}
+
+
+@pytest.mark.parametrize("equation", EINSUMS)
+def test_einsum_is_matmul(equation: str) -> None:
+    shape = (2, 3, 3, 3)
+    function = Lambda2(lambda m, x, y: torch.einsum(equation, x, y))
+    result = canonical(function, image(*shape), image(*shape, seed=1), atol=1e-6)
+    assert calls(result) == EINSUMS[equation]
+
+
+def test_einsum_that_is_no_matmul_stays() -> None:
+    function = Lambda2(lambda m, x, y: torch.einsum("ii,ij->ij", x, y))
+    result = canonical(function, image(3, 3), image(3, 3, seed=1))
+    assert calls(result) == [torch.einsum]
+    assert "takes a diagonal" in notes(result)[0]
+
+
+class Conv1D(nn.Module):
+    """The linear layer of GPT-2: its weight is transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(image(3, 4)), nn.Parameter(image(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+def test_addmm_of_parameters_is_linear() -> None:
+    result = canonical(nn.Sequential(Conv1D()).eval(), image(2, 3), atol=1e-6)
+    assert calls(result) == [vocab.LINEAR]
+    shapes = {name: tuple(t.shape) for name, t in result.graph_module.state_dict().items()}
+    assert shapes == {"0.weight_1": (4, 3), "0.bias": (4,)}
+
+
+def test_addmm_in_training_keeps_its_parameters() -> None:
+    result = run(Canonicalize(trainable=True), nn.Sequential(Conv1D()), image(2, 3))
+    assert calls(result) == [vocab.MATMUL, vocab.ADD]
+    assert {n for n, _ in result.graph_module.named_parameters()} == {"0.weight", "0.bias"}
+
+
+def test_addmm_with_a_scale_stays() -> None:
+    function = Lambda2(lambda m, x, y: torch.addmm(x, x, y, beta=2))
+    result = canonical(function, image(3, 3), image(3, 3, seed=1))
+    assert calls(result) == [torch.addmm]
+    assert notes(result) == ["addmm with a scale"]
+
+
+BEFORE = """\
+%x      : f32[2,3] = input
+%einsum : f32[2,2] = torch.functional.einsum('ij,kj->ik', %x, %x)
+return %einsum
+"""
+
+AFTER = """\
+%x        : f32[2,3] = input
+%einsum_1 : f32[3,2] = transpose(%x, dim0=-2, dim1=-1)
+%einsum   : f32[2,2] = matmul(%x, %einsum_1)
+return %einsum
+"""
+
+LEFT_OUT = """\
+%x      : f32[2,3] = input
+%einsum : f32[2,2] = torch.functional.einsum('ij,kj->ik', %x, %x)
+return %einsum
+"""
+
+
+def test_before_and_after() -> None:
+    model = Lambda(lambda m, x: torch.einsum("ij,kj->ik", x, x))
+    check_family("expand-products", model, image(2, 3), BEFORE, AFTER, LEFT_OUT)
