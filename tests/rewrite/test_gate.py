@@ -145,6 +145,7 @@ EXCEPTIONS = {
     "qfx.engines.pieces": "makes the graphs of pieces, which nobody holds yet",
     "qfx.export.onnx.graph": "names values of the ONNX graph, which are no nodes of ours",
     "qfx.export.onnx.writer": "names nodes of the ONNX graph",
+    "qfx.export.pt2e.forms": "rewrites programs of torch.export, which have no history of ours",
     "qfx.framework.checkpoint": "builds the graph of before a failed pass anew, for its error",
     "qfx.graph.attributes": "registers and drops what nodes refer to, for the rewriter",
     "qfx.graph.clone": "copies graphs, which nobody holds yet",
