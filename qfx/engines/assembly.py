@@ -39,7 +39,12 @@ class Runner(nn.Module):
     """
 
     def __init__(
-        self, engine: PieceEngine, piece: Piece, settings: Settings, agrees: Agrees, *, free: bool
+        self,
+        engine: PieceEngine,
+        piece: Piece,
+        settings: Settings,
+        agrees: Agrees,
+        programs: Programs,
     ) -> None:
         super().__init__()
         self.piece = piece
@@ -48,25 +53,29 @@ class Runner(nn.Module):
         self._programs: dict[tuple[Shape, ...], Program] = {}
         self._own: set[tuple[Shape, ...]] = set()
         self._single = len(piece.outputs) == 1
-        inputs = piece.graph_module.graph.find_nodes(op="placeholder")
-        self._examples = tuple(tuple(node.meta["qfx.value"].shape) for node in inputs)
-        self._free: Built | None = None
-        first = replace(settings, shapes=None if free else self._examples)
-        built = engine.build(piece, first)
-        if free:
-            self._free = built
-        self._programs[self._examples] = built.program
-        if not free:
-            self._own.add(self._examples)
+        self._examples = piece.shapes
+        self._free = programs.free
         self._to_check = _CHECKED
+        for built in (programs.free, programs.own):
+            if built is not None:
+                self._programs[self._examples] = built.program
+        self._kept = programs.own
+        if programs.own is not None:
+            self._own.add(self._examples)
 
     @property
     def is_free(self) -> bool:
         """Whether it has a program for all sizes that its piece takes."""
         return self._free is not None
 
+    @property
+    def programs(self) -> Programs:
+        """What it was made with, as far as it is still in use."""
+        return Programs(self._free, self._kept)
+
     def prefer(self, other: Runner) -> None:
         """Take the program of ``other`` for the sizes of the examples."""
+        self._kept = other._kept
         self._programs[self._examples] = other._programs[self._examples]
         self._own.add(self._examples)
 
@@ -122,6 +131,19 @@ class Runner(nn.Module):
         self._agrees(self.piece, program, inputs)
         self._own.add(shapes)
         return program
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What a piece is run by at first.
+
+    Attributes:
+        free: for all sizes that it takes.
+        own: for those of the examples alone.
+    """
+
+    free: Built | None = None
+    own: Built | None = None
 
 
 Agrees = Callable[[Piece, Program, Sequence[Tensor]], None]
@@ -201,9 +223,29 @@ def assemble(
     Raises:
         CannotRun: a piece can't be built.
     """
-    runners = {p: Runner(engine, p, settings, agrees, free=free) for p in plan.pieces}
+    found = [_programs(engine, piece, settings, free=free) for piece in plan.pieces]
+    return put_together(engine, reference, plan, settings, agrees, found)
+
+
+def put_together(
+    engine: PieceEngine,
+    reference: fx.GraphModule,
+    plan: Plan,
+    settings: Settings,
+    agrees: Agrees,
+    programs: Sequence[Programs],
+) -> Assembly:
+    """The model, of programs that were built: one for each piece of ``plan``."""
+    pairs = zip(plan.pieces, programs, strict=True)
+    runners = {piece: Runner(engine, piece, settings, agrees, p) for piece, p in pairs}
     outer = _outer(reference, plan, runners)
     return Assembly(outer.forward, tuple(runners.values()), plan)
+
+
+def _programs(engine: PieceEngine, piece: Piece, settings: Settings, *, free: bool) -> Programs:
+    if free:
+        return Programs(free=engine.build(piece, settings))
+    return Programs(own=engine.build(piece, replace(settings, shapes=piece.shapes)))
 
 
 def _outer(reference: fx.GraphModule, plan: Plan, runners: dict[Piece, Runner]) -> fx.GraphModule:

@@ -117,6 +117,18 @@ class PieceEngine(Engine):
             CannotRun: it can't, and why.
         """
 
+    def packed(self, built: Built) -> bytes | None:
+        """What was built as bytes, for the cache; None: it is built anew each time."""
+        return None
+
+    def unpacked(self, data: bytes, settings: Settings) -> Built:
+        """What :meth:`packed` made bytes of, on the same machine and with the same versions.
+
+        Raises:
+            CannotRun: it can't be read.
+        """
+        raise CannotRun(f"{self.name} keeps nothing")
+
 
 class WholeEngine(Engine):
     """An engine that runs a model as a whole, by the kernels of PyTorch."""

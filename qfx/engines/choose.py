@@ -163,6 +163,11 @@ class Choosing:
         assert chosen.assembly is not None
         return Choice(chosen.engine.name, chosen.assembly, trials)
 
+    @property
+    def least(self) -> float:
+        """The least ratio in dB with which an engine agrees."""
+        return AGREES if self._least is None else self._least
+
     # -- building and checking --------------------------------------------------------------------
     def _candidates(self, engine: Engine, stack: ExitStack) -> Iterator[Candidate]:
         """Every form of an engine, built and held against the reference."""
@@ -225,7 +230,7 @@ class Choosing:
         if isinstance(engine, WholeEngine):
             return Assembly(engine.wrap(self._source.model, settings, dynamic=self._dynamic))
         assert isinstance(engine, PieceEngine)
-        holds = HoldsAgainst(AGREES if self._least is None else self._least)
+        holds = HoldsAgainst(self.least)
         plan = self._plan(engine)
         return assemble(engine, self._source.reference, plan, settings, holds, free=free)
 

@@ -12,7 +12,8 @@ from torch import nn
 from tqdm import tqdm
 
 from qfx.caller_modes import undisturbed
-from qfx.engines.base import CannotRun, Engine
+from qfx.engines.base import CannotRun, Engine, Settings
+from qfx.engines.cache import Entry
 from qfx.engines.choose import Choice, Choosing
 from qfx.engines.compiled import CompiledModel, copied
 from qfx.engines.registry import engines, named
@@ -35,7 +36,8 @@ def compile(
 
     Each engine is given the reference graph, which is what a quantized model means: whole, or in
     pieces between what it can't take. It is held against that graph on the examples, and timed in
-    turns with the others; of those that agree the fastest is kept.
+    turns with the others; of those that agree the fastest is kept. What was chosen and built is
+    cached on disk (``QFX_CACHE_DIR``, "off" for not), and is there at once the next time.
 
     Args:
         model: what :func:`qfx.quantize` or :func:`qfx.convert` returned; or a float model in eval
@@ -61,6 +63,10 @@ def compile(
     if type(dynamic) is not bool:
         raise ConfigError(f"dynamic is {dynamic!r}; it can be True or False")
     source = copied(source_of(model, example_inputs))
+    entry = Entry.of(source, wanted, Settings(threads), dynamic=dynamic)
+    known = entry and entry.load({each.name: each for each in wanted})
+    if known:
+        return CompiledModel(source, known, dynamic=dynamic)
     choosing = Choosing(source, threads, dynamic=dynamic)
     bar = _bar(progress)
     try:
@@ -71,6 +77,9 @@ def compile(
             f"no engine that was asked for runs the model:\n{error}\nWhat to do: "
             'engine="auto" takes another one'
         ) from error
+    if entry:
+        (engine_in_use,) = [each for each in wanted if each.name == choice.engine]
+        entry.store(choice, engine_in_use, dynamic=dynamic, least=choosing.least)
     return CompiledModel(source, choice, dynamic=dynamic)
 
 

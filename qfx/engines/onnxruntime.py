@@ -38,25 +38,42 @@ class OnnxRuntime(PieceEngine):
         return (Form.INTEGER, Form.EXACT) if writing.forms_differ(piece) else (Form.EXACT,)
 
     def build(self, piece: Piece, settings: Settings) -> Built:
-        runtime = module("onnxruntime")
-        written = writing.onnx_model(piece, settings.form, settings.shapes)
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = settings.threads
-        options.log_severity_level = _WARNINGS_LEFT_OUT
-        try:
-            session = runtime.InferenceSession(
-                written.data, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its exceptions have no base of their own
-            raise CannotRun(str(error).partition("\n")[0]) from error
-        return Built(OnnxRuntimeProgram(session, written), written.takes)
+        return _opened(writing.onnx_model(piece, settings.form, settings.shapes), settings)
+
+    def packed(self, built: Built) -> bytes | None:
+        assert isinstance(built.program, OnnxRuntimeProgram)
+        written = built.program.written
+        return writing.packed(written.takes, (written.inputs, written.outputs), written.data)
+
+    def unpacked(self, data: bytes, settings: Settings) -> Built:
+        takes, (inputs, outputs), written = writing.unpacked(data)
+        return _opened(writing.Model(written, inputs, outputs, takes), settings)
+
+
+def _opened(written: writing.Model, settings: Settings) -> Built:
+    runtime = module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.log_severity_level = _WARNINGS_LEFT_OUT
+    try:
+        session = runtime.InferenceSession(
+            written.data, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its exceptions have no base of their own
+        raise CannotRun(str(error).partition("\n")[0]) from error
+    return Built(OnnxRuntimeProgram(session, written), written.takes)
 
 
 class OnnxRuntimeProgram:
-    """A session; arrays that it makes are handed out as tensors over the same memory."""
+    """A session; arrays that it makes are handed out as tensors over the same memory.
+
+    Attributes:
+        written: what it was made of.
+    """
 
     def __init__(self, session: Any, written: writing.Model) -> None:
         self._session = session
+        self.written = written
         self._inputs = written.inputs
         self._outputs = list(written.outputs)
 

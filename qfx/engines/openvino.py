@@ -6,6 +6,7 @@ Inputs are read, and outputs written, where PyTorch holds them.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -42,16 +43,34 @@ class OpenVINO(PieceEngine):
 
     def build(self, piece: Piece, settings: Settings) -> Built:
         written = writing.onnx_model(piece, settings.form, settings.shapes)
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": settings.threads,
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
         try:
-            compiled = _core().compile_model(_core().read_model(written.data), "CPU", options)
+            read = _core().read_model(written.data)
+            compiled = _core().compile_model(read, "CPU", _options(settings))
         except Exception as error:  # its exceptions have no base of their own
             raise CannotRun(last_line(error)) from error
         return Built(OpenVINOProgram(compiled), written.takes)
+
+    def packed(self, built: Built) -> bytes | None:
+        assert isinstance(built.program, OpenVINOProgram)
+        assert isinstance(built.takes, writing.Takes)
+        return writing.packed(built.takes, (), built.program.exported())
+
+    def unpacked(self, data: bytes, settings: Settings) -> Built:
+        takes, _, blob = writing.unpacked(data)
+        try:
+            compiled = _core().import_model(io.BytesIO(blob), "CPU", _options(settings))
+        except Exception as error:  # its exceptions have no base of their own
+            raise CannotRun(last_line(error)) from error
+        return Built(OpenVINOProgram(compiled), takes)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """On CPUs with AMX it would compute floats in bf16."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": settings.threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
 
 
 @cache
@@ -73,6 +92,11 @@ class OpenVINOProgram:
         self._writing: list[Any] = []
         self._large: dict[tuple[torch.Size, ...], list[tuple[torch.Size, torch.dtype]]] = {}
         self._outputs = range(len(compiled.outputs))
+
+    def exported(self) -> bytes:
+        """The compiled model as OpenVINO writes it."""
+        blob = self._compiled.export_model()
+        return bytes(blob.getvalue())
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         arrays = [array_of(given) for given in inputs]  # held here: tensors over them do not

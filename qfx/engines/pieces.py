@@ -60,6 +60,12 @@ class Piece:
     macs: int
     notes: dict[object, object] = field(default_factory=dict)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of its inputs, with the example inputs."""
+        infos = (meta.tensor_info(node) for node in self.inputs)
+        return tuple(() if info is None else tuple(info.shape) for info in infos)
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ class Model:
     data: bytes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    takes: Callable[[tuple[tuple[int, ...], ...]], bool]
+    takes: Takes
 
 
 def problems(piece: Piece) -> Sequence[Problem]:
@@ -70,9 +71,11 @@ def onnx_model(
     Raises:
         CannotRun: it is larger than an ONNX model may be, or can't be written for these sizes.
     """
-    known = piece.notes.get((form, shapes))
+    if shapes is not None:
+        return _model(piece, form, shapes)
+    known = piece.notes.get(form)
     if not isinstance(known, Model):
-        known = piece.notes[form, shapes] = _model(piece, form, shapes)
+        known = piece.notes[form] = _model(piece, form, None)
     return known
 
 
@@ -87,7 +90,7 @@ def _model(piece: Piece, form: Form, shapes: tuple[tuple[int, ...], ...] | None)
     if sum(constant.nbytes for constant in constants if constant is not None) > _LARGEST:
         raise CannotRun("an ONNX model in memory holds no more than 2 GB")
     proto: Any = require("onnx_ir").to_proto(made)
-    takes = _Takes.of(graph_module, sizes.free)
+    takes = Takes.of(graph_module, sizes.free)
     return Model(
         proto.SerializeToString(), _names(made.graph.inputs), _names(made.graph.outputs), takes
     )
@@ -130,20 +133,41 @@ def _resized(graph_module: fx.GraphModule, shapes: tuple[tuple[int, ...], ...]) 
     return copied
 
 
+def packed(takes: Takes, names: Sequence[Sequence[str]], data: bytes) -> bytes:
+    """A program as bytes: what it takes, the names of its tensors, and what an engine reads."""
+    record = {"examples": takes.examples, "free": takes.free, "names": names}
+    head = json.dumps(record).encode()
+    return len(head).to_bytes(8, "little") + head + data
+
+
+def unpacked(packed: bytes) -> tuple[Takes, list[tuple[str, ...]], bytes]:
+    """What :func:`packed` was given."""
+    end = 8 + int.from_bytes(packed[:8], "little")
+    record = json.loads(packed[8:end])
+    examples = tuple(tuple(shape) for shape in record["examples"])
+    free = tuple(tuple((i, d) for i, d in places) for places in record["free"])
+    return Takes(examples, free), [tuple(names) for names in record["names"]], packed[end:]
+
+
 @dataclass(frozen=True)
-class _Takes:
-    """Which shapes a model takes: of the examples, but for what is free; equal where it is one."""
+class Takes:
+    """Which shapes a model takes: of the examples, but for what is free; equal where it is one.
+
+    Attributes:
+        examples: the shapes of the examples.
+        free: for each free size, where it stands: input and dim.
+    """
 
     examples: tuple[tuple[int, ...], ...]
-    free: tuple[tuple[tuple[int, int], ...], ...]  # (input, dim) of each free size
+    free: tuple[tuple[tuple[int, int], ...], ...]
 
     @staticmethod
-    def of(graph_module: fx.GraphModule, free: tuple[FreeSize, ...]) -> _Takes:
+    def of(graph_module: fx.GraphModule, free: tuple[FreeSize, ...]) -> Takes:
         inputs = list(graph_module.graph.find_nodes(op="placeholder"))
         index = {node.name: position for position, node in enumerate(inputs)}
         examples = (input_value(node).shape for node in inputs)
         places = (tuple((index[p[0]], p[2]) for p in size.places) for size in free)
-        return _Takes(tuple(map(tuple, examples)), tuple(places))
+        return Takes(tuple(map(tuple, examples)), tuple(places))
 
     def __call__(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
         if [len(s) for s in shapes] != [len(s) for s in self.examples]:

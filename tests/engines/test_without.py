@@ -32,6 +32,9 @@ except qfx.BackendError as error:
 """
 
 
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PATH": "", "QFX_CACHE_DIR": "off"}
+
+
 @pytest.mark.slow
 def test_everything_works_without_them() -> None:
     root = Path(__file__).resolve().parents[2]
@@ -40,7 +43,7 @@ def test_everything_works_without_them() -> None:
         capture_output=True,
         text=True,
         cwd=root,
-        env={"PYTHONPATH": f"{root}:{root / 'passes'}", "OMP_NUM_THREADS": "1", "PATH": ""},
+        env={"PYTHONPATH": f"{root}:{root / 'passes'}", **_ENVIRONMENT},
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

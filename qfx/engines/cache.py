@@ -1,0 +1,254 @@
+"""What was chosen and built, on disk: the second time nothing is tried again.
+
+    QFX_CACHE_DIR/<key>/record.json      the trials, the engine, what it did not take
+    QFX_CACHE_DIR/<key>/<n>.program      a program each, with its checksum in the record
+
+The key is a digest of all that decides: the graph with its weights, the shapes of the examples, the
+engines that were asked for and their versions, the CPU, threads, and what qfx and torch are here.
+QFX_CACHE_DIR is ``~/.cache/qfx`` if it is not set; "off" switches it off. Whatever is wrong with an
+entry - a file that is missing, cut off, or of something else - makes it as good as none, so that
+all of it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from functools import cache
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.backends.hardware import hardware
+from qfx.engines.agreement import HoldsAgainst, compare
+from qfx.engines.assembly import Assembly, Programs, put_together
+from qfx.engines.base import Built, CannotRun, Engine, PieceEngine, Settings, WholeEngine
+from qfx.engines.choose import Choice
+from qfx.engines.pieces import partition
+from qfx.engines.source import Source
+from qfx.engines.trials import Trial
+from qfx.export.onnx.forms import Form
+from qfx.export.problems import Problem
+from qfx.graph import meta
+
+SWITCH = "QFX_CACHE_DIR"
+_OFF = ("off", "0", "no", "false")
+_RECORD, _MOST = "record.json", 64
+_SLACK = 6.0
+"""dB that a program from disk may lie below what it was when it was tried."""
+
+
+def folder() -> Path | None:
+    """Where entries lie; None if the cache is switched off."""
+    said = os.environ.get(SWITCH)
+    if said is None:
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path.home() / ".cache") / "qfx"
+    return None if not said or said.lower() in _OFF else Path(said)
+
+
+class Entry:
+    """The place of one compilation.
+
+    Args:
+        path: its folder.
+        source: the model.
+        settings: how engines were asked to build.
+    """
+
+    def __init__(self, path: Path, source: Source, settings: Settings) -> None:
+        self._path, self._source, self._settings = path, source, settings
+
+    @staticmethod
+    def of(
+        source: Source, engines: Sequence[Engine], settings: Settings, *, dynamic: bool
+    ) -> Entry | None:
+        """The entry of a compilation; None without a cache, or if nothing tells the model apart."""
+        base = folder()
+        if base is None or source.made_up or source.written:
+            return None
+        nodes = source.reference.graph.nodes
+        if any(node.op == "call_module" for node in nodes):
+            return None  # what is in them no digest can tell
+        key = _digest(source, engines, settings, dynamic=dynamic)
+        return Entry(base / key, source, settings)
+
+    def load(self, engines: Mapping[str, Engine]) -> Choice | None:
+        """What was chosen; None if there is nothing, or something is wrong with it."""
+        try:
+            record = json.loads((self._path / _RECORD).read_text())
+            return self._choice(record, engines)
+        except Exception:  # whatever reading a damaged entry raises: it is as good as none
+            return None
+
+    def _choice(self, record: dict[str, Any], engines: Mapping[str, Engine]) -> Choice | None:
+        engine = engines[record["engine"]]
+        trials = tuple(Trial(**row) for row in record["trials"])
+        settings = replace(self._settings, form=Form(record["form"]))
+        if isinstance(engine, WholeEngine):
+            forward = engine.wrap(self._source.model, settings, dynamic=record["dynamic"])
+            return Choice(engine.name, Assembly(forward), trials)
+        assert isinstance(engine, PieceEngine)
+        refused = {row["node"]: Problem(**row) for row in record["refused"]}
+        plan = partition(self._source.reference, refused)
+        programs = [
+            Programs(*(self._built(row[key], engine, settings) for key in ("free", "own")))
+            for row in record["programs"]
+        ]
+        holds = HoldsAgainst(record["least"])
+        made = put_together(engine, self._source.reference, plan, settings, holds, programs)
+        if not self._agrees(made, record["sqnr"]):
+            return None
+        return Choice(engine.name, made, trials)
+
+    def _built(
+        self, row: dict[str, str] | None, engine: PieceEngine, settings: Settings
+    ) -> Built | None:
+        if row is None:
+            return None
+        data = (self._path / row["file"]).read_bytes()
+        if hashlib.sha256(data).hexdigest() != row["sha256"]:
+            raise CannotRun("a file of the cache is damaged")
+        return engine.unpacked(data, settings)
+
+    def _agrees(self, assembly: Assembly, sqnr: float) -> bool:
+        """Whether a program from disk computes what eager does, as well as when it was tried."""
+        source = self._source
+        with torch.no_grad():
+            wanted = source.eager(*source.args, **source.kwargs)
+            found = compare(wanted, assembly.forward(*source.args, **source.kwargs))
+        return not found.wrong and found.sqnr >= sqnr - _SLACK
+
+    def store(self, choice: Choice, engine: Engine, *, dynamic: bool, least: float) -> None:
+        """Write what was chosen; where that can't be done, nothing is kept."""
+        with suppress(OSError, CannotRun):
+            parts: dict[str, bytes] = {}
+            record = self._record(choice, engine, parts, dynamic=dynamic, least=least)
+            if record is None:
+                return
+            parts[_RECORD] = json.dumps(record, indent=1).encode()
+            _write(self._path, parts)
+            _prune(self._path.parent)
+
+    def _record(
+        self,
+        choice: Choice,
+        engine: Engine,
+        parts: dict[str, bytes],
+        *,
+        dynamic: bool,
+        least: float,
+    ) -> dict[str, Any] | None:
+        assembly, source = choice.assembly, self._source
+        (trial,) = [t for t in choice.trials if t.name == choice.engine]
+        programs = []
+        for runner in assembly.runners:
+            assert isinstance(engine, PieceEngine)
+            made = runner.programs
+            kept = [_kept(built, engine, parts) for built in (made.free, made.own)]
+            if _NOT_KEPT in kept:
+                return None
+            programs.append(dict(zip(("free", "own"), kept, strict=True)))
+        with torch.no_grad():
+            eager = source.eager(*source.args, **source.kwargs)
+            found = compare(eager, assembly.forward(*source.args, **source.kwargs))
+        return {
+            "engine": choice.engine,
+            "form": trial.form or Form.EXACT.value,
+            "dynamic": dynamic,
+            "least": least,
+            "sqnr": min(found.sqnr, 200.0),
+            "trials": [asdict(each) for each in choice.trials],
+            "refused": [asdict(each) for each in assembly.plan.outside] if assembly.plan else [],
+            "programs": programs,
+        }
+
+
+_NOT_KEPT = {"file": ""}
+
+
+def _kept(
+    built: Built | None, engine: PieceEngine, parts: dict[str, bytes]
+) -> dict[str, str] | None:
+    if built is None:
+        return None
+    data = engine.packed(built)
+    if data is None:
+        return _NOT_KEPT
+    name = f"{len(parts)}.program"
+    parts[name] = data
+    return {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _write(path: Path, parts: Mapping[str, bytes]) -> None:
+    """Write a folder in one step: others see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=path.parent, prefix="."))
+    try:
+        for name, data in parts.items():
+            (made / name).write_bytes(data)
+        shutil.rmtree(path, ignore_errors=True)
+        made.rename(path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _prune(base: Path) -> None:
+    """Let go of the oldest entries."""
+    entries = sorted(base.glob("*/" + _RECORD), key=lambda path: path.stat().st_mtime)
+    for record in entries[:-_MOST]:
+        shutil.rmtree(record.parent, ignore_errors=True)
+
+
+# -- the key ---------------------------------------------------------------------------------------
+def _digest(source: Source, engines: Sequence[Engine], settings: Settings, *, dynamic: bool) -> str:
+    from qfx import __version__
+
+    hashed = hashlib.sha256()
+    given = [(each.name, each.lacks() or each.version()) for each in engines]
+    lowered = getattr(source.model, "backend", "")
+    facts = (
+        __version__, torch.__version__, given, hardware(), _cpu(), settings.threads,
+        torch.get_num_threads(), dynamic, lowered, _shapes(source.arguments),
+    )  # fmt: skip
+    hashed.update(repr(facts).encode())
+    for part in _graph(source.reference):
+        hashed.update(part)
+    return hashed.hexdigest()
+
+
+def _shapes(arguments: Mapping[str, Any]) -> Any:
+    return {name: meta.describe(value) or repr(value)[:1000] for name, value in arguments.items()}
+
+
+def _graph(reference: fx.GraphModule) -> Iterator[bytes]:
+    """Every node, and every tensor that one reads."""
+    for node in reference.graph.nodes:
+        target = getattr(node.target, "__name__", node.target)
+        arguments = f"{node.args!r} {node.kwargs!r} {meta.value_of(node)!r}"
+        yield f"{node.op} {node.name} {target} {arguments}".encode()
+        held = attrgetter(str(node.target))(reference) if node.op == "get_attr" else None
+        if isinstance(held, Tensor):
+            plain = held.detach().contiguous().reshape(-1)
+            yield f"{held.dtype} {tuple(held.shape)}".encode()
+            yield plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+
+
+@cache
+def _cpu() -> str:
+    """The model of the CPU and what it can do."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        wanted = ("model name", "flags", "Features", "CPU part")
+        return " ".join(sorted({line for line in lines if line.startswith(wanted)}))
+    return platform.processor()
