@@ -33,6 +33,15 @@ def _casts(device_type: str) -> bool:
 
 
 @contextmanager
+def on_cpu() -> Iterator[None]:
+    """Tensors are made on the CPU, whatever device is the default. Decorates, too."""
+    with ExitStack() as undo:
+        if torch.get_default_device().type != "cpu":  # the mode itself costs every call something
+            undo.enter_context(torch.device("cpu"))
+        yield
+
+
+@contextmanager
 def undisturbed() -> Iterator[None]:
     """No autocast, and no inference mode, whose tensors can't be calibrated. Decorates, too."""
     with torch.inference_mode(False), without_autocast():

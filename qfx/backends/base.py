@@ -235,6 +235,7 @@ def saturates(qparams: QParams, low: float | None, high: float | None) -> bool:
     Kernels saturate where the dtype ends, whatever narrower range the codes were meant to keep to.
     """
     ends = torch.iinfo(qparams.dtype)
-    bounds = torch.tensor([-torch.inf if low is None else low, torch.inf if high is None else high])
+    reach = [-torch.inf if low is None else low, torch.inf if high is None else high]
+    bounds = torch.tensor(reach, dtype=torch.float32)
     whole = replace(qparams, quant_min=ends.min, quant_max=ends.max)
     return bool(whole.quantize(bounds).tolist() == [ends.min, ends.max])

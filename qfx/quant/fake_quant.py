@@ -64,7 +64,7 @@ class FakeQuantize(nn.Module):
         self._initialized = False
         self._found = False  # whether the range is known to hold more than zeros
         self.moved = False  # whether the range moved since ranks last agreed
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float32))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
         self.register_buffer("rangeless", torch.zeros((), dtype=torch.int32))
         self.observer_enabled = True

@@ -43,7 +43,7 @@ class LearnedFakeQuantize(FakeQuantize):
         channels = like.shape[spec.channel_axis or 0] if like is not None else 1
         shape = (channels,) if spec.per_channel else ()
         device = None if like is None else like.device
-        self.scale = nn.Parameter(torch.ones(shape, device=device))
+        self.scale = nn.Parameter(torch.ones(shape, dtype=torch.float32, device=device))
         self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32, device=device))
         if like is not None:
             self.update(like)

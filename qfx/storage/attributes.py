@@ -239,7 +239,7 @@ def _made(
         raise _another(record, sorted(stored.keys() ^ own.keys())[0])
     for name, each in stored.items():
         tensor = _value(each, source, parameters)
-        if tensor.dtype != own[name].dtype:
+        if not _fits(tensor.dtype, own[name].dtype, record.kind):
             raise _another(record, name)
         if tensor.shape != own[name].shape and not record.kind.resizes:
             raise _another(record, name)
@@ -247,6 +247,11 @@ def _made(
     for path, child in module.named_modules():
         child.training = path in record.training
     return module
+
+
+def _fits(stored: torch.dtype, own: torch.dtype, kind: Kind) -> bool:
+    """Whether a module takes a tensor of a dtype: PyTorch's layers any float, as after ``to()``."""
+    return stored == own or (kind.is_plain and stored.is_floating_point and own.is_floating_point)
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor, own: Tensor, *, taken: bool) -> None:

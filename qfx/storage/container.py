@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import tempfile
+import stat
+import uuid
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -49,6 +50,7 @@ _METADATA = "__metadata__"
 _LENGTH = 8
 _ALIGNED = 64
 _FARTHEST = 2**63 - 1
+_MOST_OF_NAME = 100  # characters of a name that another is made of
 
 
 @dataclass(frozen=True)
@@ -254,19 +256,20 @@ def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside ``path`` that takes its place once it is whole."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """A file beside ``path`` that takes its place, and its permissions, once it is whole.
+
+    A link stays: it is what it leads to that is replaced.
+    """
+    target = Path(os.path.realpath(path))
+    name = target.with_name(f".{target.name[:_MOST_OF_NAME]}.{uuid.uuid4().hex}")
+    # Made with the permissions that the umask leaves; to ask for it would be to change it.
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            with suppress(FileNotFoundError):
+                os.chmod(name, stat.S_IMODE(os.stat(target).st_mode) & 0o777)
             yield file
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(name, target)
     except BaseException:
         os.unlink(name)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

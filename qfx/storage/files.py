@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from qfx.backends.base import Backend
-from qfx.caller_modes import undisturbed
+from qfx.caller_modes import on_cpu, undisturbed
 from qfx.errors import BackendError, ConfigError, FormatError
 from qfx.garbage_collection import patiently
 from qfx.history.history import History
@@ -52,6 +52,7 @@ FEATURES: frozenset[str] = frozenset()
 
 # -- save ----------------------------------------------------------------------------------------
 @undisturbed()
+@on_cpu()
 @patiently
 def save(
     model: QuantizedModel | PreparedModel,
@@ -131,6 +132,7 @@ class Opened:
 
 
 @undisturbed()
+@on_cpu()
 @patiently
 def load(
     path: str | os.PathLike[str],

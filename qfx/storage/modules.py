@@ -240,6 +240,11 @@ class Kind:
     arguments: Mapping[str, Any] | None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is one of PyTorch's layers, made of its arguments."""
+        return self.arguments is not None and self.name not in OWN
+
+    @property
     def resizes(self) -> bool:
         """Whether its tensors have the shapes that data gave them."""
         return self.arguments is not None and self.name in OWN and OWN[self.name].resizes

@@ -14,8 +14,13 @@ def check_target(path: Path) -> None:
     """OSError if no file can be written to ``path``, for a reason that is plain beforehand."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a folder, not a file: give a file's name", str(path))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(folder))
+    if path.exists() and not path.is_file():
+        raise OSError(
+            errno.EINVAL, "a device or pipe, which a file would take the place of", str(path)
+        )
 
 
 def read_buffer(path: str | os.PathLike[str], *, mapped: bool) -> mmap.mmap:

@@ -71,7 +71,7 @@ def _max_pool(em: Emitter, site: LoweringSite, kernel: Any, window: list[Any]) -
 def _filled(em: Emitter, site: LoweringSite, qx: fx.Node, x: QParams) -> fx.Node:
     """``qx``, padded with the code that what a pool fills with rounds to."""
     fill: Any = site.arguments["fill"]
-    code = float(x.quantize(torch.tensor(fill)))
+    code = float(x.quantize(torch.tensor(fill, dtype=torch.float32)))
     spread = site.arguments["spread"]
     return em.rw.call(F.pad, qx, spread, "constant", code, origins=(site.node,))
 

@@ -234,7 +234,7 @@ def _activation(em: Emitter, site: LoweringSite, y: fx.Node, unary: Step | None)
     ends = [site.output.quant_min, site.output.quant_max]
     for i, bound in enumerate(vocab.bounds_of_post_op(unary)):
         if bound is not None:
-            ends[i] = int(site.output.quantize(torch.tensor(bound)))
+            ends[i] = int(site.output.quantize(torch.tensor(bound, dtype=torch.float32)))
     info = meta.tensor_info(y)
     return em.rw.call(torch.clamp, y, *ends, origins=(site.node,), value=info)
 

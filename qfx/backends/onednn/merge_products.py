@@ -124,7 +124,10 @@ class _Merging:
 
     def _joined(self, parts: Sequence[fx.Node | None], codes: Sequence[Tensor]) -> Tensor:
         """What ``parts`` hold for each output channel; nothing stands for zeros."""
-        values = [torch.zeros(1) if p is None else self._rw.tensor(p).detach() for p in parts]
+        values = [
+            torch.zeros(1, dtype=torch.float32) if p is None else self._rw.tensor(p).detach()
+            for p in parts
+        ]
         return torch.cat([v.expand(len(rows)) for v, rows in zip(values, codes, strict=True)])
 
 

@@ -90,7 +90,10 @@ def weight_qparams(em: Emitter, weight: QuantizedWeight) -> tuple[fx.Node, fx.No
     """Scale and zero point as tensors: per tensor, they are one-element constants."""
     if isinstance(weight.scale, fx.Node) and isinstance(weight.zero_point, fx.Node):
         return weight.scale, weight.zero_point
-    scale, zero = torch.tensor([weight.scale]), torch.tensor([weight.zero_point])
+    scale, zero = (
+        torch.tensor([weight.scale], dtype=torch.float32),
+        torch.tensor([weight.zero_point]),
+    )
     return (
         em.packed((weight.name, "scale"), lambda: scale.to(torch.float32)),
         em.packed((weight.name, "zero_point"), lambda: zero.to(torch.int8)),

@@ -156,9 +156,13 @@ def _ordered(kind: str, rows: Tensor) -> Tensor:
 def _biases(kind: str, tensors: list[Tensor], gates: int) -> tuple[Tensor, Tensor]:
     """The bias added with the input's part, and that of the hidden part of a GRU's new gate."""
     if not tensors:
-        return torch.zeros(gates), torch.zeros(gates // 3 if kind == "gru" else 0)
+        return _zeros(gates), _zeros(gates // 3 if kind == "gru" else 0)
     of_input, of_hidden = (t.detach() for t in tensors)
     if kind != "gru":
-        return of_input + of_hidden, torch.zeros(0)
+        return of_input + of_hidden, _zeros(0)
     r, z, n = of_hidden.chunk(3)
     return of_input + torch.cat([r, z, torch.zeros_like(n)]), n.clone()
+
+
+def _zeros(count: int) -> Tensor:
+    return torch.zeros(count, dtype=torch.float32)

@@ -59,4 +59,4 @@ def _conv(dims: int, inputs: int, outputs: int, size: int, groups: int) -> Tenso
 
 
 def _unit_scales(outputs: int) -> tuple[Tensor, Tensor]:
-    return torch.ones(outputs), torch.zeros(outputs, dtype=torch.int8)
+    return torch.ones(outputs, dtype=torch.float32), torch.zeros(outputs, dtype=torch.int8)

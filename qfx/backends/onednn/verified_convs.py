@@ -203,7 +203,10 @@ def run_call(
 ) -> Tensor:
     """What oneDNN's kernel on plain tensors gives, written and packed as lowering does."""
     outputs = call.weight[0]
-    scales, zeros = torch.full((outputs,), 1.0), torch.zeros(outputs, dtype=torch.int8)
+    scales, zeros = (
+        torch.full((outputs,), 1.0, dtype=torch.float32),
+        torch.zeros(outputs, dtype=torch.int8),
+    )
     x = (numbers.x_scale, numbers.zero_point)
     packed = pack(call, weight, scales, x, tuple(codes.shape))
     read = Operands(kernels.channels_last(codes), *x, packed, scales, zeros)

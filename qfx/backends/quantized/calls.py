@@ -53,7 +53,7 @@ def max_pool(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     assert isinstance(operand, fx.Node)
     qparams = site.inputs[operand][1]
     assert isinstance(qparams, QParams)
-    nearest = qparams.dequantize(qparams.quantize(torch.tensor(fill)))
+    nearest = qparams.dequantize(qparams.quantize(torch.tensor(fill, dtype=torch.float32)))
     return same_op(em, site, fill=float(nearest))
 
 

@@ -200,7 +200,7 @@ def _packed(em: Emitter, site: LoweringSite, engine_name: str) -> Iterator[fx.No
 
 def _cell(weights: tuple[QuantizedWeight, ...], biases: list[Tensor], engine_name: str) -> object:
     """The packed parameters of one layer and direction."""
-    both = biases or [torch.zeros(w.integers.shape[0]) for w in weights]
+    both = biases or [torch.zeros(w.integers.shape[0], dtype=torch.float32) for w in weights]
     with engine(engine_name):
         packed = [
             _ops.linear_prepack(q.quantized_weight(weight), bias)

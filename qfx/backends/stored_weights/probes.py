@@ -40,7 +40,7 @@ def _ramp(low: int, high: int, shape: tuple[int, ...], dtype: torch.dtype) -> Te
 
 def _spread(*shape: int) -> Tensor:
     count = int(torch.Size(shape).numel())
-    return torch.linspace(-1, 1, count).roll(count // 3).reshape(shape)
+    return torch.linspace(-1, 1, count, dtype=torch.float32).roll(count // 3).reshape(shape)
 
 
 def _quantized(outputs: int, inputs: int, codes: Tensor, group: int | None) -> QuantizedWeight:

@@ -53,8 +53,8 @@ class HistogramObserver(Observer):
         super().__init__(spec)
         self.register_buffer("histogram", torch.zeros(2 * self.bins, dtype=torch.int64))
         self.register_buffer("exponent", torch.tensor(_FINEST))
-        self.register_buffer("min_val", torch.tensor(float("inf")))
-        self.register_buffer("max_val", torch.tensor(float("-inf")))
+        self.register_buffer("min_val", torch.tensor(float("inf"), dtype=torch.float32))
+        self.register_buffer("max_val", torch.tensor(float("-inf"), dtype=torch.float32))
 
     @classmethod
     def check(cls, spec: QuantSpec) -> None:
@@ -79,7 +79,7 @@ class HistogramObserver(Observer):
 
     def range(self) -> tuple[Tensor, Tensor]:
         low, high = self.search(self.seen_values())
-        return torch.tensor(low), torch.tensor(high)
+        return torch.tensor(low, dtype=torch.float32), torch.tensor(high, dtype=torch.float32)
 
     def extent(self) -> tuple[Tensor, Tensor]:
         return self.min_val, self.max_val

@@ -37,8 +37,8 @@ class MinMaxObserver(Observer):
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
-        self.register_buffer("min_val", torch.tensor(float("inf")))
-        self.register_buffer("max_val", torch.tensor(float("-inf")))
+        self.register_buffer("min_val", torch.tensor(float("inf"), dtype=torch.float32))
+        self.register_buffer("max_val", torch.tensor(float("-inf"), dtype=torch.float32))
 
     def record(self, x: Tensor) -> None:
         self.take(*smallest_and_largest(x))

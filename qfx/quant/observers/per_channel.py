@@ -35,8 +35,8 @@ class PerChannelMinMaxObserver(Observer):
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
-        self.register_buffer("min_val", torch.zeros(0))
-        self.register_buffer("max_val", torch.zeros(0))
+        self.register_buffer("min_val", torch.zeros(0, dtype=torch.float32))
+        self.register_buffer("max_val", torch.zeros(0, dtype=torch.float32))
 
     def record(self, x: Tensor) -> None:
         self.take(*self.extremes(self.values(x)))

@@ -24,7 +24,7 @@ from qfx.semantics import affine as ops
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
 
-_COARSE = torch.linspace(1.0, 0.2, 9)
+_COARSE = torch.linspace(1.0, 0.2, 9, dtype=torch.float32)
 _FINE = 1 + torch.tensor([-0.04, -0.03, -0.02, -0.01, 0.01, 0.02, 0.03, 0.04])
 _BLOCK = 2**16  # values searched at a time
 
