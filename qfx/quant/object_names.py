@@ -44,7 +44,7 @@ class ObjectKey:
         if isinstance(named, type) or not callable(named):
             raise ConfigError(
                 f"{named!r} is no operation: name a module type such as nn.Linear, a function such"
-                " as torch.add, a method such as 'add', or an operation such as vocab.ADD"
+                " as torch.nn.functional.relu, or a method such as 'add'"
             )
         return cls._single(_callable_name(named))
 
@@ -55,7 +55,10 @@ class ObjectKey:
         try:
             return cls.of(vocab.lookup(text.removeprefix(_OP_PREFIX)))
         except KeyError:
-            raise ConfigError(f"the vocabulary has no operation {text!r}") from None
+            raise ConfigError(
+                f"{text!r} names no operation of docs/ops.md; name what you wrote: a module type such"
+                " as nn.Linear, a function such as torch.nn.functional.relu, a method such as 'add'"
+            ) from None
 
     @classmethod
     def _single(cls, name: str) -> ObjectKey:

@@ -10,8 +10,8 @@ from qfx.quant.annotation import Decision
 
 REASONS: dict[str, tuple[str, str]] = {
     "unknown-op": (
-        "{op} is not in qfx's vocabulary of operations",
-        "write it with operations that are (see qfx.vocab), or leave it float",
+        "{op} is none of the operations that qfx knows",
+        "write it with operations of docs/ops.md, or leave it float",
     ),
     "unknown-form": (
         "{op} is known, but not in this form: {note}",

@@ -97,8 +97,8 @@ def _unknown(node: fx.Node) -> FormatError:
     origins = meta.origins(node)
     written = origins[0].type_name if origins else str(node.target)
     return FormatError(
-        f"{meta.where(node)} calls {written}, which a file can't name: files name operations of "
-        "qfx's vocabulary and the functions of docs/format.md, so that loading one runs no other "
+        f"{meta.where(node)} calls {written}, which a file can't name: files name the operations "
+        "of docs/ops.md and the functions of docs/format.md, so that loading one runs no other "
         "code. Write it with these, or keep the float model and quantize it again"
     )
 
