@@ -30,7 +30,7 @@ from qfx.verification.stages import KeepsValues
 def run_passes(
     model: nn.Module,
     passes: Iterable[Pass | type[Pass]],
-    example_inputs: Any,
+    example_inputs: object,
     *,
     example_kwargs: dict[str, Any] | None = None,
     backend: str | Backend = "auto",

@@ -25,7 +25,7 @@ _VAR_POSITIONAL: Any = inspect.Parameter.VAR_POSITIONAL
 _VAR_KEYWORD: Any = inspect.Parameter.VAR_KEYWORD
 
 
-def copy_tensors(value: Any) -> Any:
+def copy_tensors(value: object) -> Any:
     """``value`` with its tensors cloned, so that a model may work in place on them."""
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
@@ -140,7 +140,7 @@ def _left_out(tracer: CaptureTracer, proxy: ValueProxy, name: str) -> bool:
     return True
 
 
-def _is_literal(value: Any) -> bool:
+def _is_literal(value: object) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(_is_literal, value))
     if isinstance(value, dict):
@@ -148,7 +148,7 @@ def _is_literal(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str, type(None), torch.dtype, torch.device))
 
 
-def _unpack(tracer: CaptureTracer, proxy: ValueProxy, value: Any, name: str) -> Any:
+def _unpack(tracer: CaptureTracer, proxy: ValueProxy, value: object, name: str) -> Any:
     """What forward receives for the argument ``name``: proxies inside the containers passed."""
     if isinstance(value, torch.Tensor):
         tracer.inputs.append((name, proxy))

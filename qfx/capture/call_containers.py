@@ -55,7 +55,7 @@ class Given:
     def __init__(self) -> None:
         self.copies: list[Copy] = []
 
-    def values(self, value: Any) -> Any:
+    def values(self, value: object) -> Any:
         """What the call is given for ``value``."""
         if type(value) is ValueProxy:
             return value.example
@@ -91,7 +91,7 @@ def _items(container: Any) -> list[Any]:
     return list(container.values()) if isinstance(container, dict) else container
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     if one is other:
         return True
     return type(one) is type(other) and isinstance(one, (int, float, str)) and one == other

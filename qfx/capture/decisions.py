@@ -75,7 +75,7 @@ class DecidingTracer(fx.Tracer):
         self.converting: dict[int, dict[str, Any]] = {}
         self.is_done = False
 
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+    def call(self, function: Callable[..., Any], *args: object) -> Any:
         """Record a call of ``function``."""
         return self.create_proxy("call_function", function, args, {})
 
@@ -162,7 +162,7 @@ class DecidingTracer(fx.Tracer):
     def _guard_once(
         self,
         proxy: ValueProxy,
-        expected: Any,
+        expected: object,
         construct: str,
         frame: FrameType | None,
         where: str = "",
@@ -212,7 +212,7 @@ class DecidingTracer(fx.Tracer):
             dtype = self.call(getattr, proxy, "dtype")
             self._dtypes_guard = self.guard(dtype, dtype.example, f"the dtype of {name}")
 
-    def guard(self, proxy: fx.Proxy, expected: Any, what: str) -> fx.Node:
+    def guard(self, proxy: fx.Proxy, expected: object, what: str) -> fx.Node:
         """Record that the graph only holds where ``proxy`` equals ``expected``."""
         named = {"expected": expected, "what": what}
         return self.create_proxy("call_function", vocab.GUARD, (proxy,), named).node
@@ -228,7 +228,7 @@ class DecidingTracer(fx.Tracer):
         )
 
 
-def _literal(value: Any) -> Any:
+def _literal(value: object) -> Any:
     """``value``, a nest of plain values, as a graph holds it."""
     if isinstance(value, (tuple, list)):
         return (list if isinstance(value, list) else tuple)(map(_literal, value))

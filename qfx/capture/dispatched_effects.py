@@ -50,7 +50,7 @@ class Witness(DispatchMode):  # type: ignore[misc]
         self._watched: _Watched | None = None
 
     @contextmanager
-    def watching(self, operands: Any) -> Iterator[Callable[[], Seen]]:
+    def watching(self, operands: object) -> Iterator[Callable[[], Seen]]:
         """Watch one operation on ``operands``; yields what tells what it did."""
         outer, self._watched = self._watched, _Watched(operands)
         try:
@@ -92,7 +92,7 @@ class Witness(DispatchMode):  # type: ignore[misc]
 class _Watched:
     """One operation that is watched."""
 
-    def __init__(self, operands: Any) -> None:
+    def __init__(self, operands: object) -> None:
         self.drew = self._wrote = False
         self._tensors = [t for t in pytree.tree_leaves(operands) if isinstance(t, torch.Tensor)]
         self._versions = self._counters()
@@ -128,7 +128,7 @@ _IN_TRAINING = frozenset({"training", "train", "use_input_stats"})
 
 
 def _moved_statistics(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    func: object, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Iterator[torch.Tensor]:
     """The running statistics that a norm moves, which neither its schema nor torch counts."""
     moved, flag = _statistics(func)
@@ -151,7 +151,7 @@ def _statistics(func: Any) -> tuple[tuple[int | str, ...], tuple[int | str, ...]
     return keys(("running_mean", "running_var")), keys(_IN_TRAINING)
 
 
-def _runs_on_cpu(result: Any, kwargs: dict[str, Any]) -> bool:
+def _runs_on_cpu(result: object, kwargs: dict[str, Any]) -> bool:
     """Whether an operation can have drawn from the generator of the CPU only."""
     tensors = (leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor))
     return kwargs.get("generator") is None and all(t.device.type == "cpu" for t in tensors)

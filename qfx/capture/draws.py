@@ -76,7 +76,7 @@ class Draws:
         self._undo.close()
         self.replaced.clear()
 
-    def _replace(self, owner: Any, name: str, made: Callable[..., Any]) -> None:
+    def _replace(self, owner: object, name: str, made: Callable[..., Any]) -> None:
         before = vars(owner).get(name)
         setattr(owner, name, made)
         if before is None:  # inherited
@@ -86,7 +86,7 @@ class Draws:
 
     def _seeding(self, library: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def seed(*args: Any, **kwargs: Any) -> Any:
+        def seed(*args: object, **kwargs: object) -> Any:
             if any(value is not None for value in (*args[library == "random" :], *kwargs.values())):
                 self._seeded.add(_generator(library, args))
             return function(*args, **kwargs)
@@ -102,7 +102,7 @@ class Draws:
         unless_given: bool = False,
     ) -> Callable[..., Any]:
         @functools.wraps(function)
-        def draw(*args: Any, **kwargs: Any) -> Any:
+        def draw(*args: object, **kwargs: object) -> Any:
             drawn = function(*args, **kwargs)
             same = _generator(library, args) in self._seeded or (unless_given and (args or kwargs))
             if same or not self._note(_caller(), f"{library}.{function.__name__}()", even):
@@ -115,7 +115,7 @@ class Draws:
         return draw
 
 
-def _draws(function: Any) -> bool:
+def _draws(function: object) -> bool:
     """Whether ``function`` is a method of numpy's one global generator."""
     return type(getattr(function, "__self__", None)).__name__ == "RandomState"
 

@@ -43,7 +43,7 @@ class _Made(NamedTuple):
     version: int
 
     @classmethod
-    def among(cls, arguments: Any, names: Mapping[Any, str]) -> list[_Made]:
+    def among(cls, arguments: object, names: Mapping[Any, str]) -> list[_Made]:
         """Those in a nest of arguments; ``names`` are those of the constants of the graph."""
         leaves = pytree.tree_leaves(arguments)
         found = [leaf for leaf in leaves if type(leaf) is Tensor and leaf in names]
@@ -154,7 +154,7 @@ class EvaluatingTracer(DecidingTracer):
             )
 
     def proxy_of(
-        self, node: fx.Node, example: Any, args: tuple[Any, ...], operands: list[ValueProxy]
+        self, node: fx.Node, example: object, args: tuple[Any, ...], operands: list[ValueProxy]
     ) -> ValueProxy:
         """A proxy for what ``node`` yields, which the call of ``args`` made."""
         meta.set_value(node, meta.describe(example))
@@ -174,7 +174,7 @@ class EvaluatingTracer(DecidingTracer):
         )
         return ValueProxy(node, self, example, provenance, memory)
 
-    def _held(self, node: fx.Node, tensor: Any) -> ValueProxy:
+    def _held(self, node: fx.Node, tensor: object) -> ValueProxy:
         """The proxy for an attribute; others may share its memory."""
         memory = memory_of(tensor, [self._attribute_memory])
         self._attribute_memory.pieces.update(memory.pieces)

@@ -42,7 +42,7 @@ def proxies_in(value: Any) -> list[ValueProxy]:
     """The proxies in a nest of arguments."""
     found: list[ValueProxy] = []
 
-    def visit(leaf: Any) -> Any:
+    def visit(leaf: object) -> Any:
         if type(leaf) is ValueProxy:
             found.append(leaf)
         return leaf
@@ -51,7 +51,7 @@ def proxies_in(value: Any) -> list[ValueProxy]:
     return found
 
 
-def example_of(value: Any) -> Any:
+def example_of(value: object) -> Any:
     """What a proxy stands for; anything else is itself."""
     return value.example if type(value) is ValueProxy else value
 
@@ -59,7 +59,7 @@ def example_of(value: Any) -> Any:
 _SIZES = _words("shape size ndim dim ndimension numel nelement len")
 
 
-def constant_size(kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def constant_size(kind: str, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The size or rank that a node would ask of a constant tensor; None if it asks another thing.
 
     Parameters keep their shapes: what they tell needs no node, and settles what depends on it.
@@ -77,7 +77,7 @@ def constant_size(kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def tells_of_size(
-    node: fx.Node, args: tuple[Any, ...], operands: list[ValueProxy], example: Any
+    node: fx.Node, args: tuple[Any, ...], operands: list[ValueProxy], example: object
 ) -> bool:
     """For a number, whether it tells more than ranks; for tensors, whether sizes make their rank.
 
@@ -97,11 +97,11 @@ def tells_of_size(
     return any(each.from_size for each in operands)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return not isinstance(value, (torch.Tensor, tuple, list))
 
 
-def _holds_tensors(value: Any) -> bool:
+def _holds_tensors(value: object) -> bool:
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
         return any(map(_holds_tensors, value))
     return isinstance(value, torch.Tensor)
@@ -111,7 +111,7 @@ def _name(node: fx.Node, args: tuple[Any, ...]) -> str:
     return _asked(node.op, node.target, args)
 
 
-def _asked(kind: str, target: Any, args: tuple[Any, ...]) -> str:
+def _asked(kind: str, target: object, args: tuple[Any, ...]) -> str:
     """The function, method or attribute that a node reads."""
     if target is getattr:
         return str(args[1])
@@ -131,7 +131,7 @@ def tells_of_data(node: fx.Node, args: tuple[Any, ...], operands: list[ValueProx
 
 
 def tells_of_layout(
-    node: fx.Node, args: tuple[Any, ...], operands: list[ValueProxy], example: Any
+    node: fx.Node, args: tuple[Any, ...], operands: list[ValueProxy], example: object
 ) -> bool:
     """Whether a number says how tensors lie in memory, which is not what they are."""
     if _name(node, args) in _LAYOUTS:
@@ -169,7 +169,7 @@ def _has_fixed_length(result: ValueProxy) -> bool:
     return node.op == "call_module" or node.target is F.multi_head_attention_forward
 
 
-def alike(first: Any, second: Any, *, to_the_bit: bool = False) -> bool:
+def alike(first: object, second: object, *, to_the_bit: bool = False) -> bool:
     """Whether two results have the same structure and, up to rounding or not, the same values."""
     ours, our_form = pytree.tree_flatten(first)
     theirs, their_form = pytree.tree_flatten(second)
@@ -179,7 +179,7 @@ def alike(first: Any, second: Any, *, to_the_bit: bool = False) -> bool:
     return same and all(_leaves_alike(a, b, tolerance) for a, b in zip(ours, theirs, strict=True))
 
 
-def _leaves_alike(first: Any, second: Any, tolerance: float) -> bool:
+def _leaves_alike(first: object, second: object, tolerance: float) -> bool:
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
         return _class_name(type(first)) == _class_name(type(second))
     if first.shape != second.shape or first.dtype != second.dtype or first.layout != second.layout:

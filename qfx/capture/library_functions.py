@@ -113,7 +113,7 @@ def masks_seen_through() -> Iterator[None]:
 
 
 def _hinted(detect: Callable[..., bool]) -> Callable[..., bool]:
-    def detect_causal(mask: Any, is_causal: bool | None = None, size: Any = None) -> bool:
+    def detect_causal(mask: object, is_causal: bool | None = None, size: object = None) -> bool:
         if isinstance(mask, fx.Proxy):
             return bool(is_causal)
         return detect(mask, is_causal, size)
@@ -122,7 +122,7 @@ def _hinted(detect: Callable[..., bool]) -> Callable[..., bool]:
 
 
 def _known(dtype_of: Callable[..., Any]) -> Callable[..., Any]:
-    def dtype_of_mask(input: Any) -> torch.dtype | None:
+    def dtype_of_mask(input: object) -> torch.dtype | None:
         known: Any = input.example if isinstance(input, ValueProxy) else input
         found: torch.dtype | None = dtype_of(known)
         return found
@@ -138,7 +138,7 @@ def checks_recorded() -> Iterator[None]:
 
 
 def _checked(check: Callable[..., None]) -> Callable[..., None]:
-    def check_with(error_type: type[Exception], cond: Any, message: Any = None) -> None:
+    def check_with(error_type: type[Exception], cond: object, message: object = None) -> None:
         if type(cond) is not ValueProxy:
             check(error_type, cond, message)
         elif cond.from_data and cond.example is True:

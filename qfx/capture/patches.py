@@ -81,7 +81,7 @@ class SeenThrough:
         self._by_value.update((id(function), made) for function, made in functions.items())
 
     def _telling(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def tell(*args: Any) -> Any:
+        def tell(*args: object) -> Any:
             return self._asked(function(*args), sys._getframe(1), f"torch.{function.__name__}()")
 
         return tell
@@ -178,7 +178,7 @@ def draws_recorded(record: Callable[..., Any]) -> Iterator[None]:
 
     def recording(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> Any:
             return record(function, args, kwargs)
 
         return call
@@ -204,7 +204,7 @@ def methods_recorded(record: Callable[..., Any]) -> Iterator[None]:
 
     def recording(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> Any:
             return record(name, method, args, kwargs)
 
         return call

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -66,7 +65,7 @@ class TracedMemory:
             each.data |= data
 
 
-def memory_of(value: Any, known: Iterable[TracedMemory]) -> TracedMemory:
+def memory_of(value: object, known: Iterable[TracedMemory]) -> TracedMemory:
     """The memory behind the tensors in ``value``, pieces of which may be known already."""
     sources = list(known)
     return TracedMemory({address: _piece(address, sources) for address in _addresses(value)})
@@ -76,13 +75,13 @@ def _piece(address: int, known: Iterable[TracedMemory]) -> Written:
     return next((m.pieces[address] for m in known if address in m.pieces), None) or Written()
 
 
-def _addresses(value: Any) -> Iterator[int]:
+def _addresses(value: object) -> Iterator[int]:
     for tensor in tensors_in(value):
         if tensor.layout is torch.strided and (address := tensor.untyped_storage().data_ptr()):
             yield address
 
 
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+def tensors_in(value: object) -> Iterator[torch.Tensor]:
     """The tensors in a nest of tuples, lists and dicts."""
     if isinstance(value, torch.Tensor):
         yield value

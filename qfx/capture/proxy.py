@@ -68,7 +68,7 @@ class ValueProxy(_Classed, fx.Proxy):
         self,
         node: fx.Node,
         tracer: EvaluatingTracer,
-        example: Any,
+        example: object,
         provenance: Provenance,
         memory: TracedMemory,
     ) -> None:
@@ -162,7 +162,7 @@ class ValueProxy(_Classed, fx.Proxy):
         return getattr(self.__array__()[()], name)
 
     # Rounding asks the number for it, and takes whatever it says.
-    def __round__(self, *digits: Any) -> Any:
+    def __round__(self, *digits: object) -> Any:
         return self.tracer.call(round, self, *digits)
 
     def __trunc__(self) -> Any:
@@ -211,7 +211,7 @@ class ValueProxy(_Classed, fx.Proxy):
             return bool((self == item).any())
         return any(bool(item == element) for element in self)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: object) -> Any:
         held = self.example
         if isinstance(held, (tuple, list)) and type(index) is int and held[index] is None:
             return None  # what a call leaves out of its results, Python may ask about
@@ -298,7 +298,7 @@ def _holds_sizes(value: object) -> bool:
 def _tracer_of(arguments: Any) -> EvaluatingTracer:
     found: list[EvaluatingTracer] = []
 
-    def visit(leaf: Any) -> Any:
+    def visit(leaf: object) -> Any:
         if type(leaf) is ValueProxy:
             found.append(leaf.tracer)
         return leaf
@@ -321,7 +321,7 @@ def _instruction(frame: FrameType) -> str:
 def _recorder(proxy: ValueProxy, name: str) -> Callable[..., Any]:
     """The bound method ``proxy.name``, recorded when called."""
 
-    def method(*args: Any, **kwargs: Any) -> Any:
+    def method(*args: object, **kwargs: object) -> Any:
         return proxy.tracer.create_proxy("call_method", name, (proxy, *args), kwargs)
 
     method.__name__ = name

@@ -50,7 +50,9 @@ class RecordingTracer(EvaluatingTracer):
         self._containers: dict[int, fx.Node] = {}
 
     # -- attributes ------------------------------------------------------------------------------
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+    def getattr(
+        self, attr: str, attr_val: object, parameter_proxy_cache: dict[str, fx.Proxy]
+    ) -> Any:
         if not isinstance(attr_val, torch.Tensor) or self._is_foreign():
             return attr_val
         name = self._attribute_names.get(id(attr_val))
@@ -197,7 +199,7 @@ class RecordingTracer(EvaluatingTracer):
             self.fix_length(proxy, f"what {call.node.name} left in a {type(each.given).__name__}")
             each.replace({key: self._left(proxy, key) for key in each.keys})
 
-    def _left(self, container: ValueProxy, key: Any) -> Any:
+    def _left(self, container: ValueProxy, key: object) -> Any:
         """What the model finds at ``key`` of a container that a call wrote to."""
         left: Any = container.example
         if isinstance(left[key], (str, bool, type(None))):
@@ -230,7 +232,7 @@ class RecordingTracer(EvaluatingTracer):
             return None
         return self.create_proxy("call_function", function, args, kwargs)
 
-    def placeholder(self, name: str, default: tuple[Any, ...], example: Any) -> ValueProxy:
+    def placeholder(self, name: str, default: tuple[Any, ...], example: object) -> ValueProxy:
         """A placeholder that stands for ``example``."""
         node = self.create_node("placeholder", name, default, {})
         meta.set_value(node, meta.describe(example))
@@ -238,7 +240,7 @@ class RecordingTracer(EvaluatingTracer):
             meta.set_sparse(node)
         return ValueProxy(node, self, example, _given(example), memory_of(example, ()))
 
-    def element(self, proxy: ValueProxy, key: Any) -> ValueProxy:
+    def element(self, proxy: ValueProxy, key: object) -> ValueProxy:
         """An element of a container argument; dropped at the end if nothing reads it."""
         found: ValueProxy = self.create_proxy("call_function", operator.getitem, (proxy, key), {})
         found.provenance = _given(found.example)
@@ -255,7 +257,7 @@ class RecordingTracer(EvaluatingTracer):
                 self.graph.erase_node(node)
 
 
-def _tells_ranks(value: Any) -> bool:
+def _tells_ranks(value: object) -> bool:
     if type(value) is not ValueProxy or isinstance(value.example, torch.Tensor):
         return False
     return not value.from_size

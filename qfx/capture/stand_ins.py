@@ -80,7 +80,7 @@ class _Standing(type):
 
     original: type
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, *args: object, **kwargs: object) -> Any:
         proxy = args[0] if len(args) == 1 and not kwargs else None
         if type(proxy) is not ValueProxy or proxy.tracer.is_done:
             return cls.original(*args, **kwargs)
@@ -89,7 +89,7 @@ class _Standing(type):
     def _see(cls, proxy: ValueProxy) -> Any:
         raise NotImplementedError
 
-    def __instancecheck__(cls, instance: Any) -> bool:
+    def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, cls.original)
 
     def __subclasscheck__(cls, subclass: type) -> bool:

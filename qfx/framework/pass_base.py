@@ -182,7 +182,7 @@ class Pass:
     keeps_values: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         _check_declarations(cls)
         dataclasses.dataclass(frozen=True, repr=False)(cls)

@@ -95,6 +95,6 @@ def makes_container(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.target, (Container, type))
 
 
-def is_size(value: Any) -> bool:
+def is_size(value: object) -> bool:
     """Whether pytree is to leave ``value`` whole: it makes a plain tuple of a ``torch.Size``."""
     return isinstance(value, torch.Size)

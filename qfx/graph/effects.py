@@ -133,7 +133,7 @@ def _is_query(node: fx.Node) -> bool:
 
 
 # -- who draws random numbers ----------------------------------------------------------------------
-def _has_random_overload(target: Any) -> bool:
+def _has_random_overload(target: object) -> bool:
     if isinstance(target, OVERLOAD):
         return is_random_operation(target)
     if isinstance(target, PACKET):

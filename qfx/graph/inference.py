@@ -120,7 +120,7 @@ class Inference:
             return error
         return None
 
-    def _told(self, node: fx.Node, arguments: Any) -> meta.Value:
+    def _told(self, node: fx.Node, arguments: object) -> meta.Value:
         """What a rule tells of ``node``, or None."""
         operands, options = _made(arguments, lambda value: value)
         if node.op == "call_function":
@@ -138,7 +138,7 @@ class Inference:
         module = self._graph_module.get_submodule(str(node.target))
         return bool(getattr(type(module), HANDS_ON, False))
 
-    def _call(self, node: fx.Node, arguments: Any) -> Any:
+    def _call(self, node: fx.Node, arguments: object) -> Any:
         args, kwargs = _made(arguments, partial(_tensors, make=torch.empty, device="meta"))
         with torch.no_grad():
             return self._target(node, _valueless_module)(*args, **kwargs)
@@ -249,7 +249,7 @@ def _is_pure(node: fx.Node) -> bool:
     return isinstance(node.target, known) or package in own
 
 
-def _key(arguments: Any) -> Any:
+def _key(arguments: object) -> Any:
     """``arguments`` as something hashable; unlike Python, 1, 1.0 and True are told apart."""
     if isinstance(arguments, _Shape):
         return _key(arguments.value)
@@ -270,7 +270,7 @@ def _is_hashable(key: object) -> bool:
     return True
 
 
-def _made(arguments: Any, make: Callable[[meta.Value], Any]) -> Any:
+def _made(arguments: object, make: Callable[[meta.Value], Any]) -> Any:
     """``arguments`` with what ``make`` makes of shapes, tensors say, in their place."""
     if isinstance(arguments, _Shape):
         return make(arguments.value)

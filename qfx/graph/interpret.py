@@ -28,7 +28,7 @@ class NamedInterpreter(Interpreter):
         self.extra_traceback = False
         self._arguments = arguments
 
-    def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def placeholder(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The argument of that name, which may have been given by keyword."""
         return self._arguments[str(target).lstrip("*")]
 
@@ -42,7 +42,7 @@ def result_of(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     return node.target(*args, **kwargs)
 
 
-def thawed(value: Any) -> Any:
+def thawed(value: object) -> Any:
     """``value``, an argument of a node, as code gives it: plain lists, dicts and training flags."""
     if isinstance(value, ModeFlag):
         return False

@@ -58,7 +58,7 @@ _READING_METHODS = frozenset({"get", "keys", "values", "items", "index", "count"
 _IMMUTABLE = (int, float, str, torch.Size, torch.dtype, torch.device)
 
 
-def _is_known_function(target: Any) -> bool:
+def _is_known_function(target: object) -> bool:
     if isinstance(target, Scripted):
         return False
     if isinstance(target, (type, Container, OVERLOAD, PACKET)):

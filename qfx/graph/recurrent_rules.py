@@ -22,7 +22,7 @@ def sequence_rule(gates: int, states: int) -> Callable[..., Value]:
         input: TensorInfo,
         weights: Sequence[TensorInfo],
         biases: Sequence[TensorInfo],
-        hx: Any,
+        hx: object,
         packed: object,
         num_layers: int,
         bidirectional: bool,
@@ -55,7 +55,7 @@ def cell_rule(gates: int, states: int) -> Callable[..., Value]:
         input: TensorInfo,
         weights: Sequence[TensorInfo],
         biases: Sequence[TensorInfo],
-        hx: Any,
+        hx: object,
         measured: object,
         **_: object,
     ) -> Value:

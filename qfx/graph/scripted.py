@@ -24,7 +24,7 @@ class Scripted:
         for attribute in ("__name__", "__qualname__"):
             object.__setattr__(self, attribute, self.function.name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         return self.function(*args, **kwargs)
 
 

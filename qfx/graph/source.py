@@ -14,7 +14,6 @@ import os
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
-from typing import Any
 
 import torch
 from torch import nn
@@ -104,7 +103,7 @@ _SHORT_MODULES = {
 }
 
 
-def qualified_name(target: Any) -> str:
+def qualified_name(target: object) -> str:
     """A readable name of a function: "torch.add", "operator.add", "torch.nn.functional.relu"."""
     if isinstance(target, OVERLOAD):
         return str(target._overloadpacket)

@@ -149,7 +149,7 @@ class Steps(NamedInterpreter):
             self.env.pop(node, None)
 
 
-def _is_unchanged(value: Any, before: Any) -> bool:
+def _is_unchanged(value: object, before: object) -> bool:
     ours, form = pytree.tree_flatten(value)
     theirs, form_before = pytree.tree_flatten(before)
     pairs = zip(ours, theirs, strict=False)

@@ -10,8 +10,6 @@ Prepare the network inside the LightningModule, and let the trainer do the rest:
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytorch_lightning as pl
 
 from qfx.training.schedule import QATSchedule
@@ -49,8 +47,8 @@ class QATCallback(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: object,
         batch_idx: int,
     ) -> None:
         """Count optimizer steps, of which accumulated gradients make one of several batches."""

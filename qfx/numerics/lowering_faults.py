@@ -38,7 +38,7 @@ class _Explicit:
     rounded: dict[str, Tensor] = field(default_factory=dict)
     codes: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
-    def keep(self, node: fx.Node, value: Any) -> Any:
+    def keep(self, node: fx.Node, value: object) -> Any:
         """Remember the value of ``node``; a hook."""
         origin = observation.computed_origin(node)
         if origin is None or not isinstance(value, Tensor):
@@ -90,7 +90,7 @@ def add_lowered(
     meant = observation.run_watched(reference, batch, explicit.keep)
     points = _lowered_points(qmodel.graph)
 
-    def measure(node: fx.Node, value: Any) -> Any:
+    def measure(node: fx.Node, value: object) -> Any:
         origin = points.get(node)
         found = explicit.like(origin, value) if origin and isinstance(value, Tensor) else None
         if origin is None or found is None:

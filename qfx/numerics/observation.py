@@ -149,7 +149,7 @@ def float_values(
     """Values of the captured operations ``wanted`` on a batch, and the output."""
     names, values = set(wanted), dict[str, Tensor]()
 
-    def keep(node: fx.Node, value: Any) -> Any:
+    def keep(node: fx.Node, value: object) -> Any:
         if node.name in names and isinstance(value, Tensor):
             values[node.name] = value.detach().clone()  # later nodes may write in place
         return value

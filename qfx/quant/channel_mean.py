@@ -90,7 +90,7 @@ class ChannelMean(nn.Module):
         return x
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: dict[str, Any], prefix: str, *args: object, **kwargs: object
     ) -> None:
         """Take the number of channels of the incoming state: before data it is unknown."""
         incoming = state_dict.get(prefix + "total")

@@ -179,7 +179,7 @@ class FakeQuantize(nn.Module):
 
     # -- state -----------------------------------------------------------------------------------
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: dict[str, Any], prefix: str, *args: object, **kwargs: object
     ) -> None:
         """Take state without ``rangeless``, too: earlier versions had none."""
         if f"{prefix}scale" in state_dict:

@@ -227,7 +227,7 @@ def _check_stored(
         raise fault(codes, "holds integers and is a parameter; they are kept in a buffer")
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: object, b: object) -> bool:
     if isinstance(a, fx.Node) or isinstance(b, fx.Node):
         return a is b
     return bool(a == b)

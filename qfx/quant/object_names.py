@@ -56,8 +56,8 @@ class ObjectKey:
             return cls.of(vocab.lookup(text.removeprefix(_OP_PREFIX)))
         except KeyError:
             raise ConfigError(
-                f"{text!r} names no operation of docs/ops.md; name what you wrote: a module type such"
-                " as nn.Linear, a function such as torch.nn.functional.relu, a method such as 'add'"
+                f"{text!r} names no operation of docs/ops.md; name what you wrote: a module type "
+                "such as nn.Linear, a function such as torch.nn.functional.relu, a method: 'add'"
             ) from None
 
     @classmethod

@@ -24,10 +24,10 @@ class Maker(Books):
         self,
         target: Callable[..., Any],
         /,
-        *args: Any,
+        *args: object,
         origins: Sequence[fx.Node] = (),
         value: meta.Value = UNSET,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> fx.Node:
         """A new ``call_function`` node.
 
@@ -54,10 +54,10 @@ class Maker(Books):
         self,
         name: str,
         /,
-        *args: Any,
+        *args: object,
         origins: Sequence[fx.Node] = (),
         value: meta.Value = UNSET,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> fx.Node:
         """A new ``call_method`` node; see :meth:`call`."""
         return self._create("call_method", name, args, kwargs, origins, value)
@@ -67,10 +67,10 @@ class Maker(Books):
         name_hint: str,
         module: nn.Module,
         /,
-        *args: Any,
+        *args: object,
         origins: Sequence[fx.Node] = (),
         value: meta.Value = UNSET,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> fx.Node:
         """Register ``module`` under a name like ``name_hint``, and a node that calls it."""
         name = self._attributes.add_module(name_hint, module)
@@ -80,10 +80,10 @@ class Maker(Books):
         self,
         path: str,
         /,
-        *args: Any,
+        *args: object,
         origins: Sequence[fx.Node] = (),
         value: meta.Value = UNSET,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> fx.Node:
         """A node that calls the module that is registered as ``path`` already."""
         return self._create("call_module", path, args, kwargs, origins, value, name=path)
@@ -122,7 +122,7 @@ class Maker(Books):
         return self._create("get_attr", name, (), {}, origins, value, name=name)
 
     def with_args(
-        self, node: fx.Node, *args: Any, origins: Sequence[fx.Node] = (), **kwargs: Any
+        self, node: fx.Node, *args: object, origins: Sequence[fx.Node] = (), **kwargs: object
     ) -> fx.Node:
         """A copy of ``node`` with other positional arguments (if any are given) and keywords."""
         sources = origins or (() if self._match is not None else (node,))

@@ -24,7 +24,7 @@ def without_defaults(op: OpDef, kwargs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _same(default: Any, value: Any) -> bool:
+def _same(default: object, value: object) -> bool:
     if isinstance(value, (fx.Node, Tensor, torch.SymInt)) or type(default) is not type(value):
         return False
     return bool(default == value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -83,7 +83,7 @@ def _fault(op: OpDef, operands: Sequence[Expected], attributes: Mapping[str, Exp
     return ""
 
 
-def excludes(annotation: str, value: Any) -> str:
+def excludes(annotation: str, value: object) -> str:
     """Why a parameter never holds the literal ``value``; "" if it may."""
     kinds = annotation.split(" | ")
     if any(_holds(kind, value) for kind in kinds):
@@ -105,7 +105,7 @@ def excludes_list(annotation: str) -> str:
     return f"is {annotation}, and never a list"
 
 
-def _holds(kind: str, value: Any) -> bool:
+def _holds(kind: str, value: object) -> bool:
     if kind.startswith(_SEQUENCES):
         return isinstance(value, (tuple, list))
     if _holds_anything(kind):

@@ -83,7 +83,7 @@ class Rewriter(Maker):
         node.target = target
         self._changed(node, value)
 
-    def configure(self, node: fx.Node, **attributes: Any) -> None:
+    def configure(self, node: fx.Node, **attributes: object) -> None:
         """Set attributes of the module that ``node`` calls, which is the graph's own copy."""
         module = self.module(node)
         for name, value in attributes.items():

@@ -297,7 +297,7 @@ class QuantizedModel(WorkingGraphModule):
         type(self).__call__ = with_own_code(QuantizedModel.__call__)  # type: ignore[method-assign]
         return code
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Run the model.
 
         Raises:
@@ -343,7 +343,7 @@ class QuantizedModel(WorkingGraphModule):
             )
         return self
 
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _save_to_state_dict(self, *args: object, **kwargs: object) -> None:
         """Say what is missing, in a parent's ``state_dict`` too, unless PyTorch itself asks."""
         super()._save_to_state_dict(*args, **kwargs)
         frame = sys._getframe(1)
@@ -357,7 +357,7 @@ class QuantizedModel(WorkingGraphModule):
             )
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: Mapping[str, Any], prefix: str, *args: object, **kwargs: object
     ) -> None:
         """Refuse, from a parent's ``load_state_dict`` too: packed weights are no part of it."""
         if prefix and not any(name.startswith(prefix) for name in state_dict):

@@ -71,7 +71,7 @@ def by_mode(training: Callable[..., Any], owner: nn.Module, trained: Trained) ->
     made.recompile()
     inference = type(made).forward
 
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: nn.Module, *args: object, **kwargs: object) -> Any:
         return (training if self.training else inference)(self, *args, **kwargs)
 
     return wraps(training)(with_own_code(forward))

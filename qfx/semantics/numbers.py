@@ -39,7 +39,7 @@ def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _variadic(function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*values: Any, **options: Any) -> Any:
+    def call(*values: object, **options: object) -> Any:
         return function(*values, **options)
 
     return call

@@ -67,7 +67,7 @@ def _failed(assertion: str) -> str:
     )
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """``value`` on one line: tensors by their dtype and shape."""
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype}, {tuple(value.shape)}"

@@ -55,7 +55,7 @@ class TrainableModel(PreparedModel):
             self._freeze_batchnorm()
         return self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Run the model; ranks of a distributed training then agree on what they saw."""
         result = super().__call__(*args, **kwargs)
         if self.training and is_distributed():

@@ -197,7 +197,7 @@ class _Check:
             if any(differs(one, other) for one, other in pairs):
                 self._fault(made, f"is not what {exact.name} of the reference form returns")
 
-    def _judge(self, node: fx.Node, meant: _Meant, value: Any) -> None:
+    def _judge(self, node: fx.Node, meant: _Meant, value: object) -> None:
         exact = self.explicit.run_to(meant.value)
         grid, right = None, exact
         if meant.codes is not None:
@@ -280,7 +280,7 @@ def _within(operation: fx.Node) -> fx.Node | None:
     return operation
 
 
-def _without_spare_channels(value: Any, exact: Any) -> Any:
+def _without_spare_channels(value: object, exact: object) -> Any:
     """``value`` less the channels that a kernel had added: images of 3 are kept as 4."""
     if not (isinstance(value, Tensor) and isinstance(exact, Tensor)):
         return value

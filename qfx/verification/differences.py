@@ -72,7 +72,7 @@ def fraction_off(actual: Tensor, exact: Tensor) -> float:
     return worst / max(largest, torch.finfo(torch.float32).tiny)
 
 
-def tensor_pairs(value: Any, other: Any) -> Iterator[tuple[Tensor, Tensor]]:
+def tensor_pairs(value: object, other: object) -> Iterator[tuple[Tensor, Tensor]]:
     """The tensors of two nested values, in pairs."""
     if isinstance(value, Tensor) and isinstance(other, Tensor):
         yield value, other

@@ -33,7 +33,7 @@ def check_untrained(prepared: PreparedModel) -> None:
 
 
 def check_float(
-    prepared: PreparedModel, batch: Batch, expected: Any, changed: bool
+    prepared: PreparedModel, batch: Batch, expected: object, changed: bool
 ) -> tuple[Any, float, str]:
     """How well a prepared model, its observers aside, agrees with the model that it was made from.
 
@@ -81,7 +81,7 @@ def check_float(
 def _check(
     prepared: PreparedModel,
     batch: Batch,
-    expected: Any,
+    expected: object,
     captured: fx.GraphModule,
     buffers: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> tuple[Any, float, str]:

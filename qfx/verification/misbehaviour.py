@@ -46,7 +46,7 @@ def written(node: fx.Node, held: Held) -> bool:
     return any(user > node and not is_op(user, *_SHAPES) for user in held.read.users)
 
 
-def other_kind(value: Any, exact: Any) -> str:
+def other_kind(value: object, exact: object) -> str:
     """What is wrong where no numbers can be compared, or ""."""
     if not isinstance(exact, Tensor):
         return ""

@@ -165,7 +165,7 @@ class Net:
             notes=tuple(self._notes),
         )
 
-    def _moved(self, value: Any) -> Any:
+    def _moved(self, value: object) -> Any:
         if self._device is None:
             return value
         return pytree.tree_map_only(Tensor, lambda t: t.to(self._device), value)

@@ -49,7 +49,7 @@ _MARGIN = 10.0
 class FloatSteps(Steps):
     """Runs a graph without recording or rounding anything."""
 
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_module(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a module yields; observers and fake-quants hand on their input."""
         if isinstance(self.fetch_attr(str(target)), _RECORDERS):
             return args[0]
@@ -107,7 +107,7 @@ class Verdict(NamedTuple):
         return self.found >= self.least
 
 
-def agreement(expected: Any, actual: Any) -> float:
+def agreement(expected: object, actual: object) -> float:
     """SQNR in dB of the tensor of ``actual`` that is worst; -inf where one can't be the same thing.
 
     Both are tensors, or nests of them. Each counts by itself, so that boxes in pixels don't hide
@@ -119,7 +119,11 @@ def agreement(expected: Any, actual: Any) -> float:
 
 
 def compared(
-    expected: Any, actual: Any, shaken: tuple[Any, Any] | None = None, *, cap: float = math.inf
+    expected: object,
+    actual: object,
+    shaken: tuple[Any, Any] | None = None,
+    *,
+    cap: float = math.inf,
 ) -> Verdict:
     """Whether two ways to compute the same agree as far as rounding lets them.
 
@@ -142,7 +146,7 @@ def compared(
     return min(failed or verdicts, default=Verdict(math.inf, 0.0))
 
 
-def _pairs(expected: Any, actual: Any) -> list[tuple[Tensor, Tensor]] | None:
+def _pairs(expected: object, actual: object) -> list[tuple[Tensor, Tensor]] | None:
     ours, theirs = _tensors(expected), _tensors(actual)
     return list(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else None
 
@@ -169,7 +173,7 @@ def _unfilled(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return one[kept], other[kept]
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def _tensors(value: object) -> list[Tensor]:
     return [_real(t) for t in pytree.tree_leaves(value) if isinstance(t, Tensor)]
 
 

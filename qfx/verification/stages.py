@@ -114,7 +114,7 @@ class NumericCheck(Instrument):
         return True
 
     def _judge(
-        self, step: Pass, before: fx.GraphModule, expected: Any, actual: Any
+        self, step: Pass, before: fx.GraphModule, expected: object, actual: object
     ) -> tuple[Verdict, str]:
         """How well the two agree and how well they have to, and why, for the message."""
         least = -math.inf if self.min_sqnr is None else self.min_sqnr
@@ -139,7 +139,7 @@ class KeepsValues(NumericCheck):
         return step.keeps_values
 
     def _judge(
-        self, step: Pass, before: fx.GraphModule, expected: Any, actual: Any
+        self, step: Pass, before: fx.GraphModule, expected: object, actual: object
     ) -> tuple[Verdict, str]:
         # Kernels round where the reference form doesn't.
         cap = EIGHT_BITS - FLIPS if step.produces is Level.LOWERED else math.inf
@@ -202,7 +202,7 @@ def _rule_of(node: fx.Node, step: Pass) -> str | None:
     return rule or None if maker == step.name else None
 
 
-def _kept(value: Any) -> Any:
+def _kept(value: object) -> Any:
     return value.clone() if isinstance(value, Tensor) else None
 
 

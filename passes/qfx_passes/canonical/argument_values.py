@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import fx
 
 from qfx.graph import meta
@@ -11,7 +9,7 @@ from qfx.rewrite.pattern import Mismatch
 from qfx_passes.canonical.call_site import Arguments
 
 
-def integers(value: Any, dims: int) -> tuple[int, ...] | None:
+def integers(value: object, dims: int) -> tuple[int, ...] | None:
     """``value`` as ``dims`` integers, or None if it isn't made of integers."""
     values = (value,) * dims if isinstance(value, int) else value
     if not isinstance(values, (tuple, list)) or not all(type(v) is int for v in values):
@@ -19,7 +17,7 @@ def integers(value: Any, dims: int) -> tuple[int, ...] | None:
     return tuple(values) * (dims if len(values) == 1 else 1)
 
 
-def is_computed(value: Any) -> bool:
+def is_computed(value: object) -> bool:
     values = value if isinstance(value, (tuple, list)) else (value,)
     return any(isinstance(v, fx.Node) for v in values)
 
@@ -41,6 +39,6 @@ def expand(arguments: Arguments, dims: int, *names: str) -> Mismatch | None:
     return None
 
 
-def rank_of(value: Any) -> int | None:
+def rank_of(value: object) -> int | None:
     info = meta.tensor_info(value) if isinstance(value, fx.Node) else None
     return None if info is None else len(info.shape)

@@ -55,7 +55,7 @@ class CallSite:
         assert isinstance(source, fx.Node)
         return source
 
-    def pad(self, input: Any, spread: Sequence[int], mode: str = "constant") -> fx.Node:
+    def pad(self, input: object, spread: Sequence[int], mode: str = "constant") -> fx.Node:
         """A PAD of ``input`` before the call."""
         return self.rewriter.call(
             vocab.PAD, input, pad=tuple(spread), mode=mode, origins=(self.node,)
@@ -86,7 +86,7 @@ class CallSite:
         new = self.rewriter.call(op, *operands, origins=(self.node,), **attributes)
         return self.through(new)
 
-    def _read(self, value: Any) -> Any:
+    def _read(self, value: object) -> Any:
         """``value``, with what the module holds read from it."""
         if isinstance(value, Held):
             return self.rewriter.attribute(f"{self.node.target}.{value}", origins=(self.node,))

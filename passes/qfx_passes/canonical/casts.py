@@ -85,7 +85,7 @@ def _wanted(kwargs: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _moves(value: Any) -> bool | None:
+def _moves(value: object) -> bool | None:
     """Whether an argument of a cast names a device; None for what is neither device nor dtype."""
     if isinstance(value, torch.dtype) or is_dtype(value):
         return False
@@ -94,7 +94,7 @@ def _moves(value: Any) -> bool | None:
     return True if is_device or is_tensor else None
 
 
-def is_dtype(value: Any) -> bool:
+def is_dtype(value: object) -> bool:
     """Whether ``value`` is a node that asks for the dtype of a tensor."""
     return isinstance(value, fx.Node) and is_op(value, vocab.DTYPE)
 
@@ -108,5 +108,5 @@ def _dtype_of(value: Any) -> torch.dtype | None:
     return None if info is None else info.dtype
 
 
-def _as_dtype(written: Any, dtype: torch.dtype) -> Any:
+def _as_dtype(written: object, dtype: torch.dtype) -> Any:
     return written if is_dtype(written) else dtype

@@ -80,7 +80,7 @@ def _is_held(weight: Any) -> bool:
 
 
 def _spread_of(
-    padding: Any, dims: int, arguments: Arguments, site: CallSite
+    padding: object, dims: int, arguments: Arguments, site: CallSite
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | Mismatch:
     """Padding before and after, per dimension: ``total = dilation * (kernel - 1)`` for "same"."""
     if padding == "valid":
@@ -96,7 +96,7 @@ def _spread_of(
     return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
 
 
-def weight_shape(weight: Any, site: CallSite) -> tuple[int, ...] | None:
+def weight_shape(weight: object, site: CallSite) -> tuple[int, ...] | None:
     if isinstance(weight, Held):
         return tuple(getattr(site.rewriter.module(site.node), weight).shape)
     info = meta.tensor_info(weight) if isinstance(weight, fx.Node) else None

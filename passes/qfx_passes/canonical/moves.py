@@ -153,7 +153,7 @@ def _itself(least: int = 0, *, trained: bool = True) -> _Reader:
     return hand_through
 
 
-def _numbers(value: Any) -> list[int] | None:
+def _numbers(value: object) -> list[int] | None:
     values: Sequence[Any] = value if isinstance(value, (tuple, list)) else (value,)
     return list(values) if all(isinstance(v, int) for v in values) else None
 

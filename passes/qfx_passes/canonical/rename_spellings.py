@@ -145,7 +145,7 @@ def _reads_tensor(op: OpDef, call: Call) -> bool:
 
 
 @cache
-def parameters(spelling: Any, op: OpDef) -> tuple[str, ...]:
+def parameters(spelling: object, op: OpDef) -> tuple[str, ...]:
     """Names of the positional arguments of a function or method."""
     if spelling in _ORDERS:
         return tuple(_ORDERS[spelling].split())
@@ -157,7 +157,7 @@ def parameters(spelling: Any, op: OpDef) -> tuple[str, ...]:
 
 
 def bind(
-    spelling: Any, op: OpDef, args: Sequence[Any], kwargs: dict[str, Any]
+    spelling: object, op: OpDef, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Arguments | Mismatch:
     """The arguments of a call by the names of the signature of ``op``."""
     names = parameters(spelling, op)
@@ -192,7 +192,7 @@ def _renamed(op: OpDef, found: Arguments) -> Arguments | Mismatch:
     return arguments
 
 
-def _is(value: Any, expected: Any) -> bool:
+def _is(value: object, expected: object) -> bool:
     return value is expected or (type(value) is type(expected) and bool(value == expected))
 
 

@@ -8,8 +8,6 @@ n + 1, n // 2, ...                  ->  the operations of :data:`qfx.vocab.SCALA
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import fx
 
 from qfx import vocab
@@ -65,7 +63,7 @@ def _number(site: CallSite, call: Call) -> fx.Node:
     )
 
 
-def _of(value: Any, op: OpDef) -> bool:
+def _of(value: object, op: OpDef) -> bool:
     """Whether ``value`` is a node of ``op`` without attributes."""
     return isinstance(value, fx.Node) and value.target is op and not value.kwargs
 

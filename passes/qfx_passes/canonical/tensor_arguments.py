@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx
@@ -140,7 +139,7 @@ def divide(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
     return None
 
 
-def _is_tensor(value: Any) -> bool:
+def _is_tensor(value: object) -> bool:
     return isinstance(value, fx.Node) and meta.tensor_info(value) is not None
 
 

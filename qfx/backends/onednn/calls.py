@@ -54,13 +54,13 @@ def _define(
     Compiled code measures tensors; the kernels want numbers.
     """
 
-    def at_numbers(x: Tensor, scale: Tensor, zero_point: Tensor, *rest: Any) -> Tensor:
+    def at_numbers(x: Tensor, scale: Tensor, zero_point: Tensor, *rest: object) -> Tensor:
         return kernel(x, float(scale), int(zero_point), *rest)
 
     numbers = define(f"{name}({_HEAD}, {tail})", kernel, fake)
     tensors = define(f"{name}_measured({_MEASURED_HEAD}, {tail})", at_numbers, fake)
 
-    def call(x: Tensor, x_scale: float | Tensor, *rest: Any) -> Tensor:
+    def call(x: Tensor, x_scale: float | Tensor, *rest: object) -> Tensor:
         kind = tensors if isinstance(x_scale, Tensor) else numbers
         result: Tensor = kind(x, x_scale, *rest)
         return result
@@ -97,7 +97,7 @@ def _add_to_conv2d(*args: Any) -> Tensor:
     return result
 
 
-def _add_to_linear(*args: Any) -> Tensor:
+def _add_to_linear(*args: object) -> Tensor:
     given = LinearAdd(*args)
     if _is_nan(given.x_scale):
         return _all_nan(_fake_linear_add(*args))
@@ -112,20 +112,20 @@ def _add_to_linear(*args: Any) -> Tensor:
     return result
 
 
-def _added_to_conv2d(*args: Any) -> Tensor:
+def _added_to_conv2d(*args: object) -> Tensor:
     """:func:`_add_to_conv2d` on a copy of the residual: a function without effects."""
     *taken, least = args
     given = ConvAdd(*taken)
     return _add_to_conv2d(*given._replace(other=clone_channels_last(given.other)), least)
 
 
-def _added_to_linear(*args: Any) -> Tensor:
+def _added_to_linear(*args: object) -> Tensor:
     """:func:`_add_to_linear` on a copy of the residual: a function without effects."""
     given = LinearAdd(*args)
     return _add_to_linear(*given._replace(other=clone_contiguous(given.other)))
 
 
-def _fake_conv2d_add(*args: Any) -> Tensor:
+def _fake_conv2d_add(*args: object) -> Tensor:
     """What :func:`_add_to_conv2d` returns, without values: one of the two may have batch 1."""
     *taken, _ = args
     given = ConvAdd(*taken)
@@ -136,7 +136,7 @@ def _fake_conv2d_add(*args: Any) -> Tensor:
     return result
 
 
-def _fake_linear_add(*args: Any) -> Tensor:
+def _fake_linear_add(*args: object) -> Tensor:
     """What :func:`_add_to_linear` returns, without values."""
     given = LinearAdd(*args)
     x, other = given.x, given.other
@@ -145,7 +145,7 @@ def _fake_linear_add(*args: Any) -> Tensor:
     return result
 
 
-def _fake_linear(*args: Any) -> Tensor:
+def _fake_linear(*args: object) -> Tensor:
     """What ``qlinear_pointwise`` returns, without values; packed weights are (in, out)."""
     given = Linear(*args)
     shape = (*given.x.shape[:-1], given.weight.shape[-1])
@@ -153,7 +153,7 @@ def _fake_linear(*args: Any) -> Tensor:
     return result
 
 
-def _linear(x: Tensor, x_scale: float, *rest: Any) -> Tensor:
+def _linear(x: Tensor, x_scale: float, *rest: object) -> Tensor:
     if _is_nan(x_scale):
         return _all_nan(_fake_linear(x, x_scale, *rest))
     if not x.numel() and x.size(-1):
@@ -182,7 +182,7 @@ _qconv2d_add = _define(
 )
 
 
-def _fake_conv(*args: Any) -> Tensor:
+def _fake_conv(*args: object) -> Tensor:
     """What ``qconv*_pointwise`` returns, without values; weights of ``conv1d`` have 4 dims."""
     *taken, _ = args
     given = Conv(*taken)
@@ -243,17 +243,17 @@ def conv(dims: int) -> Callable[..., Tensor]:
     return (conv1d, conv2d, conv3d)[dims - 1]
 
 
-def conv1d(*args: Any) -> Tensor:
+def conv1d(*args: object) -> Tensor:
     """``onednn.qconv1d_pointwise.default``, compiled or not."""
     return _conv(1, args)
 
 
-def conv2d(*args: Any) -> Tensor:
+def conv2d(*args: object) -> Tensor:
     """``onednn.qconv2d_pointwise.default``, compiled or not."""
     return _conv(2, args)
 
 
-def conv3d(*args: Any) -> Tensor:
+def conv3d(*args: object) -> Tensor:
     """``onednn.qconv3d_pointwise.default``, compiled or not."""
     return _conv(3, args)
 
@@ -264,7 +264,7 @@ def _conv(dims: int, args: tuple[Any, ...]) -> Tensor:
     return result
 
 
-def linear(x: Tensor, x_scale: float, *rest: Any) -> Tensor:
+def linear(x: Tensor, x_scale: float, *rest: object) -> Tensor:
     """``onednn.qlinear_pointwise.default``, compiled or not.
 
     What is exported calls the kernel itself, unless the qparams are not known yet.
@@ -275,7 +275,7 @@ def linear(x: Tensor, x_scale: float, *rest: Any) -> Tensor:
     return _linear(x, x_scale, *rest)
 
 
-def linear_add(*args: Any) -> Tensor:
+def linear_add(*args: object) -> Tensor:
     """``onednn.qlinear_pointwise.binary``, compiled or not; in eager code overwrites the residual.
 
     With "add" (float32 residual) nothing is overwritten.
@@ -285,14 +285,14 @@ def linear_add(*args: Any) -> Tensor:
     return _add_to_linear(*args)
 
 
-def conv2d_add(*args: Any) -> Tensor:
+def conv2d_add(*args: object) -> Tensor:
     """``onednn.qconv2d_pointwise.binary``, compiled or not; eager, it overwrites the residual."""
     if torch.compiler.is_compiling():
         return _qconv2d_add(*args)
     return _add_to_conv2d(*args)
 
 
-def pointwise(image: Tensor, x_scale: float, *rest: Any) -> Tensor:
+def pointwise(image: Tensor, x_scale: float, *rest: object) -> Tensor:
     """:func:`linear` on the pixels of images: a 1x1 convolution, with less to set up in a call."""
     x = image.permute(0, 2, 3, 1)  # contiguous if the image is channels_last
     plain = not torch.compiler.is_compiling() and x.is_contiguous() and x.numel()
@@ -304,7 +304,7 @@ def pointwise(image: Tensor, x_scale: float, *rest: Any) -> Tensor:
     return result
 
 
-def pointwise_add(*args: Any) -> Tensor:
+def pointwise_add(*args: object) -> Tensor:
     """:func:`linear_add` on the pixels of images: a 1x1 convolution that adds a residual.
 
     The convolution's own "sum" hands out a copy of the residual that it has overwritten, up to a

@@ -27,7 +27,7 @@ from qfx.vocab import bound
 Numbers = tuple[Tensor, Any, Any]
 
 
-def _told(input: Any, *codes: object, **options: object) -> meta.Value:
+def _told(input: object, *codes: object, **options: object) -> meta.Value:
     told = kernels.codes_like(input)
     return None if told is None else (told, None, None)
 
@@ -82,7 +82,7 @@ def _measured(input: Tensor, *codes: Any) -> tuple[Tensor, Tensor, Tensor]:
     return quantized, torch.tensor(scale), torch.tensor(zero_point)
 
 
-def _fake(input: Tensor, *codes: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(input: Tensor, *codes: object) -> tuple[Tensor, Tensor, Tensor]:
     numbers = input.new_empty(()), input.new_empty((), dtype=torch.int64)
     return torch.empty_like(input, dtype=torch.uint8), *numbers
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import fx
 
 from qfx.backends.base import Emitter, LoweringSite
@@ -81,7 +79,7 @@ def _operands(em: Emitter, site: LoweringSite, shape: list[int]) -> Operands:
 def _add_linear(
     em: Emitter,
     site: LoweringSite,
-    kernel: Any,
+    kernel: object,
     read: Operands,
     residual: fx.Node,
     unary: Step | None,

@@ -58,7 +58,7 @@ def call(em: Emitter, site: LoweringSite, kernel: Any, *args: Any) -> fx.Node:
 
 
 def accumulator_of(
-    em: Emitter, site: LoweringSite, residual: fx.Node, kernel: Any, *, in_place: bool
+    em: Emitter, site: LoweringSite, residual: fx.Node, kernel: object, *, in_place: bool
 ) -> tuple[fx.Node, QParams | Measured] | Mismatch:
     """What ``kernel`` adds to, and its qparams: a copy of the residual, if it adds ``in_place``.
 

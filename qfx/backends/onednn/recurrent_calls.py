@@ -47,15 +47,15 @@ def _states(hx: Any) -> list[Tensor]:
 
 def sequence(
     x: Tensor,
-    scale: Any,
-    zero_point: Any,
+    scale: object,
+    zero_point: object,
     parts: Sequence[Tensor],
-    hx: Any,
+    hx: object,
     packed: Packed | None,
     kind: str,
     num_layers: int,
     batch_first: bool,
-    *codes: Any,
+    *codes: object,
 ) -> tuple[Tensor | PackedSequence, Any]:
     """``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` on codes, compiled or not, with or without a batch.
 
@@ -111,12 +111,12 @@ def _on_packed(
 
 def cell(
     x: Tensor,
-    scale: Any,
-    zero_point: Any,
+    scale: object,
+    zero_point: object,
     parts: Sequence[Tensor],
-    hx: Any,
+    hx: object,
     kind: str,
-    *codes: Any,
+    *codes: object,
 ) -> Any:
     """``nn.LSTMCell``, ``nn.GRUCell`` or ``nn.RNNCell`` on codes: a sequence of one step."""
     run, states, batched = _runner(), _states(hx), x.dim() == 2

@@ -48,7 +48,7 @@ def integer(site: LoweringSite, name: str = "input") -> fx.Node:
 
 
 def call(
-    em: Emitter, site: LoweringSite, target: Callable[..., Any], *args: Any, **attributes: Any
+    em: Emitter, site: LoweringSite, target: Callable[..., Any], *args: object, **attributes: object
 ) -> fx.Node:
     """A call of a kernel whose result is an integer tensor like the site's."""
     info = meta.tensor_info(site.node)

@@ -6,8 +6,6 @@ keep both as halves, so results are off by up to a 2000th of what a code stands 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx
 
@@ -25,7 +23,7 @@ _LOOKUPS = {8: _ops.embedding_byte.default, 4: _ops.embedding_4bit.default}
 _BAGS = {8: _ops.embedding_bag_byte.default, 4: _ops.embedding_bag_4bit.default}
 
 
-def embedding(input: Tensor, packed: Any, *, bits: int) -> Tensor:
+def embedding(input: Tensor, packed: object, *, bits: int) -> Tensor:
     """The rows (*, width) that integers (*) name."""
     rows: Tensor = _LOOKUPS[bits](packed, embedding_rows.in_a_row(input))
     return rows.view(*input.shape, rows.shape[1])
@@ -33,7 +31,7 @@ def embedding(input: Tensor, packed: Any, *, bits: int) -> Tensor:
 
 def embedding_bag(
     input: Tensor,
-    packed: Any,
+    packed: object,
     offsets: Tensor | None = None,
     per_sample_weights: Tensor | None = None,
     *,

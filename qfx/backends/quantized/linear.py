@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ _ops = torch.ops.quantized
 
 
 def _of_any_rank(kernel: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
-    def run(x: Tensor, *rest: Any) -> Tensor:
+    def run(x: Tensor, *rest: object) -> Tensor:
         if x.dim() == 2 or (x.dim() > 2 and x.numel()):
             return kernel(x, *rest)
         lead = x.shape[:-1]

@@ -31,7 +31,7 @@ _KERNELS: Mapping[str, Callable[..., Tensor]] = {
 
 
 def roomy_conv(
-    x: Tensor, packed: Any, *rest: Any, name: str, stride: Sizes, least: Sizes, outer: Sizes
+    x: Tensor, packed: object, *rest: object, name: str, stride: Sizes, least: Sizes, outer: Sizes
 ) -> Tensor:
     """``quantized::name`` on an input of any size.
 

@@ -30,7 +30,7 @@ _ops = torch.ops.quantized
 
 def lstm(
     input: Tensor,
-    hx: Any,
+    hx: object,
     params: list[Any],
     hidden: int,
     layers: int,
@@ -64,7 +64,7 @@ def lstm(
 
 def gru(
     input: Tensor,
-    hx: Any,
+    hx: object,
     params: list[Any],
     hidden: int,
     layers: int,

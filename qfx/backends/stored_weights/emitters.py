@@ -237,7 +237,9 @@ def _rows(em: Emitter, site: LoweringSite, bits: int) -> fx.Node:
     return y
 
 
-def bag_call(em: Emitter, site: LoweringSite, function: Any, packed: fx.Node, bits: int) -> fx.Node:
+def bag_call(
+    em: Emitter, site: LoweringSite, function: object, packed: fx.Node, bits: int
+) -> fx.Node:
     """A call of a kernel of packed rows for the bag of ``site``."""
     names = ("input", "offsets", "per_sample_weights")
     input, *bags = (site.arguments[name] for name in names)

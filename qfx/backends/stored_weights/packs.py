@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,7 +173,7 @@ _onednn_half = define(
 )
 
 
-def onednn_half(input: Tensor, packed: Any, bias: Tensor | None, *, post: Post = ()) -> Tensor:
+def onednn_half(input: Tensor, packed: object, bias: Tensor | None, *, post: Post = ()) -> Tensor:
     """``onednn::linear_dynamic_fp16``, compiled or not."""
     compiling = torch.compiler.is_compiling()
     kernel = _onednn_half if compiling else _onednn_fp16
@@ -187,7 +186,7 @@ def _pack_fbgemm_half(form: Form) -> tuple[object, ...]:
         return (_pack_fbgemm_fp16(form.halves.float(), None),)
 
 
-def fbgemm_half(input: Tensor, packed: Any, bias: Tensor | None, *, post: Post = ()) -> Tensor:
+def fbgemm_half(input: Tensor, packed: object, bias: Tensor | None, *, post: Post = ()) -> Tensor:
     """``quantized::linear_dynamic_fp16`` over a weight packed by fbgemm."""
     y: Tensor = _fbgemm_fp16(input, packed)
     return apply_post(y if bias is None else y.add_(bias), post)

@@ -23,7 +23,9 @@ _KINDS = {
 """What ONNX Runtime calls dtypes, in "tensor(float)"."""
 
 
-def by_name(reference: fx.GraphModule, inputs: Any, *, called: str, takes: str) -> dict[str, Any]:
+def by_name(
+    reference: fx.GraphModule, inputs: object, *, called: str, takes: str
+) -> dict[str, Any]:
     """The arguments of the model by name, with defaults.
 
     Args:

@@ -102,7 +102,7 @@ class OnnxCheck:
         return f"{table(header, rows, right=header[2:])}\ninteger kernels: {counts or 'none'}"
 
 
-def check_onnx(qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: Any) -> OnnxCheck:
+def check_onnx(qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: object) -> OnnxCheck:
     """Run a file with ONNX Runtime, and compare with what the quantized model means.
 
     Args:
@@ -126,7 +126,10 @@ def check_onnx(qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: Any
 
 
 def compare(
-    qmodel: QuantizedModel, session: Any, arguments: Mapping[str, Any], kernels: Mapping[str, int]
+    qmodel: QuantizedModel,
+    session: object,
+    arguments: Mapping[str, Any],
+    kernels: Mapping[str, int],
 ) -> OnnxCheck:
     """Run a session beside the reference graph, on arguments by name.
 

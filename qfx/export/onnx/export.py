@@ -74,7 +74,7 @@ def export_onnx(
     opset: int = 21,
     dynamic_shapes: DynamicShapes | None = None,
     form: str = "auto",
-    example_inputs: Any = None,
+    example_inputs: object = None,
 ) -> OnnxFile:
     """Write a quantized model as ONNX, quantize and dequantize explicit.
 

@@ -61,7 +61,7 @@ def post_ops(node: fx.Node, post: Post) -> Post:
     return post
 
 
-def _ends(name: str, *operands: Any) -> tuple[float, float]:
+def _ends(name: str, *operands: object) -> tuple[float, float]:
     """Between which numbers a post-op clamps; nothing if it does something else."""
     low, high = bounds_of_post_op((name, *operands))
     if low is None and high is None:
@@ -167,7 +167,7 @@ def _before(post: Post, qparams: QParams) -> tuple[float, float] | None:
     return low, high
 
 
-def _before_sum(low: float, high: float, other: Any) -> tuple[float, float] | None:
+def _before_sum(low: float, high: float, other: object) -> tuple[float, float] | None:
     """Where ``x`` matters in ``x + other``, if it is known where that lies."""
     if not isinstance(other, fx.Node) or not is_op(other, vocab.DEQUANTIZE):
         return None

@@ -124,7 +124,7 @@ def arange(w: Writer, *ends: Any, dtype: torch.dtype | None = None, **_: object)
 
 
 def _filled(number: float) -> Callable[..., ir.Value]:
-    def write(w: Writer, *size: Any, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
+    def write(w: Writer, *size: object, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
         return full(w, _sizes(size), number, dtype=dtype or torch.get_default_dtype())
 
     return write
@@ -132,7 +132,7 @@ def _filled(number: float) -> Callable[..., ir.Value]:
 
 def _new_filled(number: float) -> Callable[..., ir.Value]:
     def write(
-        w: Writer, like: Operand, *size: Any, dtype: torch.dtype | None = None, **_: object
+        w: Writer, like: Operand, *size: object, dtype: torch.dtype | None = None, **_: object
     ) -> ir.Value:
         return full(w, _sizes(size), number, dtype=dtype or w.info(like).dtype)
 

@@ -93,7 +93,7 @@ class _Walk:
             self.written.problems.append(problem(node, found))
             self.env[node] = self._stand_in(self.shapes.info(node))
 
-    def _stand_in(self, info: Any) -> Any:
+    def _stand_in(self, info: object) -> Any:
         """Something in place of what can't be written, so that what reads it is looked at, too."""
         if isinstance(info, tuple):
             return tuple(map(self._stand_in, info))
@@ -183,7 +183,7 @@ class _Walk:
         self.written.inputs.append(value)
         return value
 
-    def _outputs(self, returned: Any) -> None:
+    def _outputs(self, returned: object) -> None:
         for name, operand in named_outputs(returned):
             self.written.outputs.append(self._output(name, operand))
 
@@ -208,7 +208,7 @@ class _Walk:
             for one, its in zip(made, info, strict=False):
                 self._tell(one, its)
 
-    def _bound(self, node: fx.Node, made: Any, tensors: list[Operand]) -> None:
+    def _bound(self, node: fx.Node, made: object, tensors: list[Operand]) -> None:
         if not isinstance(node.target, vocab.OpDef) or not self.w.is_value(made):
             return
         bounds = known_bounds(self.w, node, tensors)
@@ -227,11 +227,11 @@ def _bound_arguments(
     return dict(bound.arguments)
 
 
-def _is_operand(leaf: Any) -> bool:
+def _is_operand(leaf: object) -> bool:
     return isinstance(leaf, (Tensor, Dequantized)) or type(leaf).__name__ == "Value"
 
 
-def _leaves(value: Any) -> list[Any]:
+def _leaves(value: object) -> list[Any]:
     """Everything inside arguments, within slices as well."""
     if isinstance(value, (tuple, list)):
         return [leaf for item in value for leaf in _leaves(item)]
@@ -254,7 +254,7 @@ def _computed(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
         return result_of(node, args, kwargs)
 
 
-def named_outputs(returned: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def named_outputs(returned: object, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf of what a model returns, with a name."""
     if returned is None:
         return
@@ -267,7 +267,7 @@ def named_outputs(returned: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from named_outputs(value, f"{name}_{key}" if name else own)
 
 
-def _items(returned: Any) -> list[tuple[Any, Any]] | None:
+def _items(returned: object) -> list[tuple[Any, Any]] | None:
     """What a container holds, by key; None for what is none."""
     if isinstance(returned, Mapping):
         return list(returned.items())

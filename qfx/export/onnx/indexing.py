@@ -30,7 +30,7 @@ def getitem(w: Writer, input: Any, index: Any) -> Any:
     return _indexed(w, input, items)
 
 
-def _is_tensor(item: Any) -> bool:
+def _is_tensor(item: object) -> bool:
     return not isinstance(item, (int, slice, type(None), type(Ellipsis), Number))
 
 

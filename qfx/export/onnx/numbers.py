@@ -33,7 +33,7 @@ def device(w: Writer, input: Operand) -> torch.device:
     return torch.device("cpu")
 
 
-def guard(w: Writer, value: Any, *, expected: Any, what: str, asserted: bool) -> None:
+def guard(w: Writer, value: object, *, expected: object, what: str, asserted: bool) -> None:
     """Holds for the sizes that were tried; ONNX has nothing that refuses inputs."""
 
 
@@ -57,7 +57,7 @@ _COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 def scalar(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """The emitter of a function of numbers."""
 
-    def write(w: Writer, *values: Any, **options: Any) -> Any:
+    def write(w: Writer, *values: object, **options: object) -> Any:
         if not any(isinstance(v, Number) for v in (*values, *options.values())):
             return function(*values, **options)
         return _computed(w, name, list(values))
@@ -103,11 +103,11 @@ def _unary(w: Writer, name: str, value: Number) -> Number:
     return Number(w.op(operators[name], _as(w, value, value.kind)), value.kind)
 
 
-def _kind(value: Any) -> type:
+def _kind(value: object) -> type:
     return value.kind if isinstance(value, Number) else type(value)
 
 
-def _as(w: Writer, value: Any, kind: type) -> Any:
+def _as(w: Writer, value: object, kind: type) -> Any:
     """A tensor of one element of the dtype that stands for ``kind``."""
     dtype = {int: torch.int64, float: torch.float32, bool: torch.bool}[kind]
     if isinstance(value, Number):

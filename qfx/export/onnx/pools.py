@@ -210,21 +210,21 @@ def _number(value: float, dtype: torch.dtype) -> float:
 
 
 # -- reductions ------------------------------------------------------------------------------------
-def mean(w: Writer, input: Operand, *, dim: Any, keepdim: bool) -> ir.Value:
+def mean(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
     return _reduced(w, "ReduceMean", input, dim, keepdim)
 
 
-def sum(w: Writer, input: Operand, *, dim: Any, keepdim: bool) -> ir.Value:
+def sum(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
     dtype = w.info(input).dtype
     wide = input if dtype.is_floating_point else w.cast(input, torch.int64)
     return _reduced(w, "ReduceSum", wide, dim, keepdim)
 
 
-def amax(w: Writer, input: Operand, *, dim: Any, keepdim: bool) -> ir.Value:
+def amax(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
     return _reduced(w, "ReduceMax", input, dim, keepdim)
 
 
-def amin(w: Writer, input: Operand, *, dim: Any, keepdim: bool) -> ir.Value:
+def amin(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
     return _reduced(w, "ReduceMin", input, dim, keepdim)
 
 

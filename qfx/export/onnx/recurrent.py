@@ -90,8 +90,8 @@ def _sequence(
     weights: Sequence[Operand],
     biases: Sequence[Operand],
     states: tuple[Operand, ...],
-    packed: Any,
-    measured: Any,
+    packed: object,
+    measured: object,
     layout: tuple[int, bool, bool],
     activation: str = "",
 ) -> tuple[ir.Value, ...]:
@@ -127,7 +127,7 @@ def _sequence(
     return (whole, *joined)
 
 
-def _check(w: Writer, input: Operand, packed: Any, measured: Any) -> None:
+def _check(w: Writer, input: Operand, packed: object, measured: object) -> None:
     if packed is not None:
         raise CannotWrite("packed sequences", "Give the layer padded tensors.")
     if w.info(input).rank != 3:
@@ -187,9 +187,9 @@ def lstm_cell(
     input: Operand,
     weights: Sequence[Operand],
     biases: Sequence[Operand],
-    hx: Any,
+    hx: object,
     *,
-    measured: Any,
+    measured: object,
 ) -> tuple[ir.Value, ir.Value]:
     states = _states(w, input, weights, hx, 2)
     x, h = _projections(w, input, weights, biases, states[0], measured)
@@ -204,9 +204,9 @@ def gru_cell(
     input: Operand,
     weights: Sequence[Operand],
     biases: Sequence[Operand],
-    hx: Any,
+    hx: object,
     *,
-    measured: Any,
+    measured: object,
 ) -> ir.Value:
     (state,) = _states(w, input, weights, None if hx is None else (hx,), 1)
     both = _projections(w, input, weights, biases, state, measured)
@@ -221,10 +221,10 @@ def rnn_cell(
     input: Operand,
     weights: Sequence[Operand],
     biases: Sequence[Operand],
-    hx: Any,
+    hx: object,
     *,
     nonlinearity: str,
-    measured: Any,
+    measured: object,
 ) -> ir.Value:
     (state,) = _states(w, input, weights, None if hx is None else (hx,), 1)
     x, h = _projections(w, input, weights, biases, state, measured)
@@ -251,7 +251,7 @@ def _projections(
     weights: Sequence[Operand],
     biases: Sequence[Operand],
     state: Operand,
-    measured: Any,
+    measured: object,
 ) -> tuple[ir.Value, ir.Value]:
     """What the gates get of the input, and of the hidden state."""
     if measured is not None:

@@ -117,7 +117,7 @@ def chunk(w: Writer, input: Operand, *, chunks: int, dim: int) -> tuple[ir.Value
 
 
 def split(
-    w: Writer, input: Operand, *, split_size_or_sections: Any, dim: int
+    w: Writer, input: Operand, *, split_size_or_sections: object, dim: int
 ) -> tuple[ir.Value, ...]:
     return _split(w, input, dim)
 
@@ -265,7 +265,7 @@ def part(w: Writer, input: Operand, *, parts: int, index: int) -> Operand:
     raise CannotWrite("a part of a parameter that is computed", "Convert the model first.")
 
 
-def setitem(w: Writer, input: Operand, index: Any, value: Operand) -> ir.Value:
+def setitem(w: Writer, input: Operand, index: object, value: Operand) -> ir.Value:
     """Slices of one dim, set to a value: what lies before and behind stays."""
     raise CannotWrite(
         "writing into a part of a tensor", "Make the tensor with torch.cat or torch.where."

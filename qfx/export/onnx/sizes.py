@@ -128,11 +128,11 @@ def input_value(node: fx.Node) -> Any:
     return value if value is not None or not node.args else node.args[0]
 
 
-def _leaves(value: Any) -> list[TensorInfo]:
+def _leaves(value: object) -> list[TensorInfo]:
     return [leaf for leaf in pytree.tree_leaves(value, is_leaf=_is_info) if _is_info(leaf)]
 
 
-def _is_info(value: Any) -> bool:
+def _is_info(value: object) -> bool:
     return isinstance(value, TensorInfo)
 
 
@@ -172,7 +172,7 @@ class _Recorder(NamedInterpreter):
         return made
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> Any:
     return meta.describe(value) if isinstance(value, Tensor) else value
 
 
@@ -269,7 +269,7 @@ def _are_dims(dims: object) -> bool:
     return dims is None or isinstance(dims, (tuple, list))
 
 
-def _check_dim(given: Any, name: str, dim: int) -> None:
+def _check_dim(given: object, name: str, dim: int) -> None:
     if given is not None:
         raise ConfigError(
             f"dynamic_shapes names dim {dim} of {name!r}, which has none of that number"

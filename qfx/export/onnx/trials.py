@@ -68,7 +68,7 @@ def example_arguments(reference: fx.GraphModule) -> dict[str, Any]:
     }
 
 
-def _made(node: fx.Node, leaf: Any, generator: torch.Generator) -> Any:
+def _made(node: fx.Node, leaf: object, generator: torch.Generator) -> Any:
     if not isinstance(leaf, TensorInfo):
         return leaf
     if not leaf.dtype.is_floating_point:

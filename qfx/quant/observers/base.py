@@ -179,7 +179,7 @@ class Observer(nn.Module):
         return kept
 
     @classmethod
-    def with_args(cls: type[_Self], **options: Any) -> type[_Self]:
+    def with_args(cls: type[_Self], **options: object) -> type[_Self]:
         """This class with other options, e.g. ``MovingAverage.with_args(averaging_constant=0.1)``.
 
         Equal options give the same class, so that specs made from them are equal.
@@ -234,7 +234,7 @@ class Observer(nn.Module):
         raise NotImplementedError
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: dict[str, Any], prefix: str, *args: object, **kwargs: object
     ) -> None:
         """Take the shapes of the incoming state: per-channel buffers are empty before data."""
         for name, buffer in self._buffers.items():

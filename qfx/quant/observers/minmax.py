@@ -131,7 +131,7 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
         self.max_val.copy_(high)
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: dict[str, Any], prefix: str, *args: object, **kwargs: object
     ) -> None:
         """Take state without ``beyond``, too: earlier versions had none."""
         if f"{prefix}min_val" in state_dict:
