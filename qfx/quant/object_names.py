@@ -56,7 +56,7 @@ class ObjectKey:
             return cls.of(vocab.lookup(text.removeprefix(_OP_PREFIX)))
         except KeyError:
             raise ConfigError(
-                f"{text!r} names no operation of docs/ops.md; name what you wrote: a module type "
+                f"docs/ops.md has no operation {text!r}; name what you wrote: a module type "
                 "such as nn.Linear, a function such as torch.nn.functional.relu, a method: 'add'"
             ) from None
 
