@@ -63,7 +63,7 @@ def group_norm(
     grouped = w.op("Reshape", input, w.vector([0, num_groups, -1]))
     ones, zeros = torch.ones(num_groups), torch.zeros(num_groups)
     normed = w.op("InstanceNormalization", grouped, ones, zeros, epsilon=float(eps))
-    made = w.op("Reshape", normed, w.op("Shape", input))
+    made = w.op("Reshape", normed, w.vector([w.size(input, d) for d in range(info.rank)]))
     for kind, each in (("Mul", weight), ("Add", bias)):
         if each is not None:
             made = w.op(kind, made, _per_channel(w, each, info.rank))

@@ -230,7 +230,7 @@ def channel_shuffle(w: Writer, input: Operand, *, groups: int) -> ir.Value:
         raise CannotWrite("channels that are not fixed", "Fix them.", by_size=True)
     apart = w.op("Reshape", input, w.vector([0, groups, channels // groups, -1]))
     moved = w.op("Transpose", apart, perm=(0, 2, 1, 3))
-    return w.op("Reshape", moved, w.op("Shape", input))
+    return w.op("Reshape", moved, w.vector([w.size(input, d) for d in range(info.rank)]))
 
 
 def pad(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
+from qfx.export.onnx import windows
 from qfx.export.onnx.packages import require
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
 from qfx.export.problems import CannotWrite
@@ -45,6 +46,7 @@ class Writer:
         measured: of which tensor a scale was measured, and its codes where they were written.
         results: what the node being written yields.
         rounds: whether more may be rounded than the reference rounds, for engines.
+        sizes: of tensors, by their id and the dim, where they are written.
     """
 
     def __init__(self, opset: int) -> None:
@@ -57,6 +59,7 @@ class Writer:
         self.measured: dict[int, tuple[Operand, ir.Value | None]] = {}
         self.results: Any = None
         self.rounds = False
+        self.sizes: dict[tuple[int, int], Number] = {}
         self._info: dict[int, Info] = {}
         self._constants: dict[object, ir.Value] = {}
         self._kept: list[object] = []  # what _constants knows by its id must not go
@@ -277,8 +280,11 @@ class Writer:
         known = info.shape[dim]
         if isinstance(known, int):
             return known
-        shape = self.op("Shape", operand, start=dim % info.rank, end=dim % info.rank + 1)
-        return Number(shape, int)
+        dim %= info.rank
+        if not self.is_value(operand):
+            operand = operand.codes if isinstance(operand, Dequantized) else operand
+        found = windows.size_of(self, self.value(operand), dim)
+        return found or Number(self.op("Shape", operand, start=dim, end=dim + 1), int)
 
     def reshape(self, operand: Operand, info: Info, sizes: Sequence[Number | int] = ()) -> ir.Value:
         """``operand`` in the shape of ``info``.
@@ -300,9 +306,16 @@ class Writer:
                     "Export with fewer dynamic_shapes.",
                     by_size=True,
                 )
-            target = list(sizes)  # type: ignore[arg-type]
+            copied = 0 not in info.example
+            target = [
+                0 if d == 0 and copied else size  # type: ignore[misc]
+                for d, size in zip(target, sizes, strict=True)
+            ]
         made = self.op("Reshape", operand, self.vector(target))
         self.tell(made, info)
+        for dim, size in enumerate(sizes):
+            if isinstance(size, Number):
+                self.sizes[id(made), dim] = size
         return made
 
 
