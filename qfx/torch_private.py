@@ -157,6 +157,12 @@ DROPOUTS = _kind(
 """Modules of a kind, with all that inherit from them."""
 
 
+IS_TRANSFORMED: Callable[[Tensor], bool] = find(
+    "torch._C._functorch.is_functorch_wrapped_tensor", instead=lambda tensor: True
+)
+"""Whether a tensor is one of ``torch.func``, which has no rules for ``out=``."""
+
+
 def active_ddp() -> Any:
     """The DistributedDataParallel whose forward runs, or None.
 

@@ -18,7 +18,7 @@ _NO_SITES = (Kind.QUERY, Kind.STUB, Kind.QUANT, Kind.PARAMETER)
 
 def asks_shape(node: fx.Node) -> bool:
     """Whether ``node`` asks what a float value and the integers that stand for it share."""
-    return is_op(node, vocab.SIZE, vocab.DIM, vocab.DEVICE)
+    return is_op(node, vocab.SIZE, vocab.DIM, vocab.DEVICE, vocab.SCALARS[len])
 
 
 def is_float_operation(node: fx.Node) -> bool:

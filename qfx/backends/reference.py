@@ -5,6 +5,8 @@ It has no kernels. It is what the other backends are held against, and it runs o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from qfx import vocab
@@ -25,6 +27,7 @@ from qfx.backends.base import (
 from qfx.backends.defaults import defaults
 from qfx.quant.qparams import QParams
 from qfx.semantics.post import POST_OPS
+from qfx.vocab import OpDef
 
 _PROBABILITY = QParams(1 / 256, 0, torch.uint8, 0, 255)
 _SIGNED_UNIT = QParams(2 / 256, 128, torch.uint8, 0, 255)
@@ -92,11 +95,16 @@ def _lookups() -> tuple[KernelRule, ...]:
     )
 
 
+def _bounded() -> Iterator[OpDef]:
+    """What computes each element, and yields no range for which codes of 8 bits are too few."""
+    return (op for op in vocab.ops() if op.elementwise and op.kind is vocab.Kind.ACTIVATION)
+
+
 def _elementwise() -> tuple[KernelRule, ...]:
     both = ("input", "other")
     relu: tuple[Chain, ...] = (("relu",),)
     single = (
-        *(op for op in vocab.ops() if op.elementwise and op not in (*_UNIT, *_WITHIN, vocab.TANH)),
+        *(op for op in _bounded() if op not in (*_UNIT, *_WITHIN, vocab.TANH)),
         *(vocab.PRELU, vocab.LAYER_NORM, vocab.GROUP_NORM, vocab.INSTANCE_NORM),
     )
     return (
@@ -121,9 +129,11 @@ def _shared() -> tuple[KernelRule, ...]:
     moved = (
         *vocab.MAX_POOLS, vocab.ADAPTIVE_MAX_POOL1D,
         vocab.ADAPTIVE_MAX_POOL2D, vocab.ADAPTIVE_MAX_POOL3D, vocab.PAD, *MOVES,
+        vocab.AMAX, vocab.AMIN,
     )  # fmt: skip
     return (
         *(follows(op, "reference") for op in _WITHIN),
         *(pulls(op, "reference") for op in moved),
         *(pulls(op, "reference", operands=("tensors",)) for op in (vocab.CAT, vocab.STACK)),
+        *(pulls(op, "reference", operands=("input", "other")) for op in vocab.EXTREMES),
     )

@@ -121,6 +121,8 @@ def _shared() -> tuple[KernelRule, ...]:
     return (
         *(pulls(op, f"uint8 {op.name}") for op in MOVES),
         *(pulls(op, f"uint8 {op.name}", operands=("tensors",)) for op in (vocab.CAT, vocab.STACK)),
+        *(pulls(op, f"uint8 {op.name}") for op in (vocab.AMAX, vocab.AMIN)),
+        *(pulls(op, f"uint8 {op.name}", operands=("input", "other")) for op in vocab.EXTREMES),
         pulls(
             vocab.MAX_POOL1D,
             "uint8 max_pool2d",

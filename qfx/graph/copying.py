@@ -173,8 +173,9 @@ def _bake_parametrizations(module: nn.Module) -> None:
     assert isinstance(lists, nn.ModuleDict)
     values = {name: getattr(module, name).detach() for name in lists}
     trained = {name: any(True for _ in lists[name].parameters()) for name in lists}
+    kind = parametrize.type_before_parametrizations(module)
     del module.parametrizations
-    module.__class__ = parametrize.type_before_parametrizations(module)
+    module.__class__ = kind
     for name, value in values.items():
         if trained[name]:
             module.register_parameter(name, nn.Parameter(value))

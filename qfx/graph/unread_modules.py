@@ -26,7 +26,7 @@ _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 
 def take_after(shell: nn.Module, original: nn.Module) -> None:
     """Make a plain module one of the class of ``original``, if it can do without what it lacks."""
-    if not _can_lack(shell, type(original)):
+    if not _can_lack(shell, type(original), original):
         return
     try:
         shell.__class__ = type(original)
@@ -38,6 +38,8 @@ def take_after(shell: nn.Module, original: nn.Module) -> None:
     for registry in ("_parameters", "_buffers"):
         for name in getattr(original, registry).keys() - vars(shell).keys():
             getattr(shell, registry).setdefault(name, None)
+    if isinstance(shell, nn.RNNBase):
+        shell._init_flat_weights()
     _settle_text(shell)
 
 
@@ -46,7 +48,7 @@ def take_away(owner: nn.Module, name: str) -> None:
     registries = (owner._parameters, owner._buffers)
     of_tensors = [registry for registry in registries if name in registry]
     delattr(owner, name)
-    if not _can_lack(owner, type(owner)):
+    if not _can_lack(owner, type(owner), owner):
         owner.__class__ = nn.Module
         return
     for registry in of_tensors:
@@ -62,16 +64,28 @@ def _settle_text(shell: nn.Module) -> None:
         shell.extra_repr = _nothing  # type: ignore[method-assign]
 
 
-def _can_lack(shell: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module of class ``kind`` that holds what ``shell`` does can be treated like any."""
+def _can_lack(shell: nn.Module, kind: type[nn.Module], original: nn.Module) -> bool:
+    """Whether a module of class ``kind`` that holds what ``shell`` does can be treated like any.
+
+    It has the weights' names from ``original`` where it is a recurrent layer.
+    """
     if issubclass(kind, (fx.GraphModule, torch.jit.ScriptModule)) or hasattr(kind, "__deepcopy__"):
         return False
     held = (*shell._parameters, *shell._buffers, *shell._modules)
     if any(hasattr(kind, name) for name in held):  # a property, as parametrized layers have
         return False
-    if any(getattr(kind, name) is not getattr(nn.Module, name) for name in _OF_TORCH_TOO):
+    if not _has_all_weights(shell, original) and any(
+        getattr(kind, name) is not getattr(nn.Module, name) for name in _OF_TORCH_TOO
+    ):
         return False
     return all(_is_torchs(getattr(kind, name)) for name in (*_TREATMENT, "__setstate__"))
+
+
+def _has_all_weights(shell: nn.Module, original: nn.Module) -> bool:
+    """Whether ``original`` is a recurrent layer, of which ``shell`` lacks nothing."""
+    if not isinstance(original, nn.RNNBase):
+        return False
+    return all(shell._parameters.get(name) is not None for name in original._flat_weights_names)
 
 
 def _is_torchs(method: object) -> bool:

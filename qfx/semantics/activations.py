@@ -86,6 +86,47 @@ def mish(input: Tensor) -> Tensor:
     return F.mish(input)
 
 
+def selu(input: Tensor) -> Tensor:
+    return F.selu(input)
+
+
+def celu(input: Tensor, *, alpha: float = 1.0) -> Tensor:
+    return F.celu(input, alpha)
+
+
+def softplus(input: Tensor, *, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    return F.softplus(input, beta, threshold)
+
+
+def softsign(input: Tensor) -> Tensor:
+    return F.softsign(input)
+
+
+def logsigmoid(input: Tensor) -> Tensor:
+    return F.logsigmoid(input)
+
+
+def hardshrink(input: Tensor, *, lambd: float = 0.5) -> Tensor:
+    return F.hardshrink(input, lambd)
+
+
+def softshrink(input: Tensor, *, lambd: float = 0.5) -> Tensor:
+    return F.softshrink(input, lambd)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    return F.tanhshrink(input)
+
+
+def threshold(input: Tensor, *, threshold: float, value: float) -> Tensor:
+    return F.threshold(input, threshold, value)
+
+
+def glu(input: Tensor, *, dim: int = -1) -> Tensor:
+    """One half along ``dim`` times the sigmoid of the other."""
+    return F.glu(input, dim)
+
+
 def softmax(input: Tensor, *, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     return torch.softmax(input, dim, dtype)
 

@@ -110,6 +110,11 @@ def matmul(input: Tensor, other: Tensor, *, post: Post = ()) -> Tensor:
     return apply_post(torch.matmul(input, other), post)
 
 
+def bilinear(input: Tensor, other: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``y_k = input^T weight_k other + bias_k`` over the last dims."""
+    return F.bilinear(input, other, weight, bias)
+
+
 def batch_norm(
     input: Tensor,
     running_mean: Tensor,
@@ -154,6 +159,29 @@ def instance_norm(
     return F.instance_norm(input, None, None, weight, bias, True, 0.0, eps)
 
 
+def rms_norm(
+    input: Tensor,
+    weight: Tensor | None = None,
+    *,
+    normalized_shape: Sequence[int],
+    eps: float | None = None,
+) -> Tensor:
+    """``input / sqrt(mean(input^2) + eps) * weight``; ``eps`` is that of the dtype if not given."""
+    return F.rms_norm(input, tuple(normalized_shape), weight, eps)
+
+
+def local_response_norm(
+    input: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """Division by the energy of so many channels around each."""
+    return F.local_response_norm(input, size, alpha, beta, k)
+
+
+def normalize(input: Tensor, *, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """Vectors along ``dim``, divided by their p-norms where those exceed ``eps``."""
+    return F.normalize(input, p, dim, eps)
+
+
 def attention(
     query: Tensor,
     key: Tensor,
@@ -181,3 +209,15 @@ def attention_weights(
 def additive_mask(mask: Tensor, *, dtype: torch.dtype) -> Tensor:
     """0 where a boolean mask is False, and minus infinity where it is True."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
+
+
+def grid_sample(
+    input: Tensor,
+    grid: Tensor,
+    *,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> Tensor:
+    """Values between those of images, at the places of ``grid`` in [-1, 1]."""
+    return F.grid_sample(input, grid, mode, padding_mode, bool(align_corners))

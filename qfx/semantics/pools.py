@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -111,3 +112,38 @@ def amax(input: Tensor, *, dim: int | tuple[int, ...] = (), keepdim: bool = Fals
 
 def amin(input: Tensor, *, dim: int | tuple[int, ...] = (), keepdim: bool = False) -> Tensor:
     return input.amin(dim, keepdim)
+
+
+def var(
+    input: Tensor,
+    *,
+    dim: int | tuple[int, ...] | None = None,
+    correction: float = 1,
+    keepdim: bool = False,
+) -> Tensor:
+    return input.var(dim, correction=correction, keepdim=keepdim)
+
+
+def std(
+    input: Tensor,
+    *,
+    dim: int | tuple[int, ...] | None = None,
+    correction: float = 1,
+    keepdim: bool = False,
+) -> Tensor:
+    return input.std(dim, correction=correction, keepdim=keepdim)
+
+
+def vector_norm(
+    input: Tensor,
+    *,
+    ord: float = 2,
+    dim: int | tuple[int, ...] | None = None,
+    keepdim: bool = False,
+) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(input, ord, dim, keepdim)
+    return length
+
+
+def cumsum(input: Tensor, *, dim: int) -> Tensor:
+    return input.cumsum(dim)

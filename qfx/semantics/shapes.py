@@ -100,6 +100,63 @@ def narrow(input: Tensor, *, dim: int, start: int, length: int) -> Tensor:
     return input.narrow(dim, start, length)
 
 
+def tensor_split(
+    input: Tensor, *, sections: int | tuple[int, ...], dim: int = 0
+) -> tuple[Tensor, ...]:
+    """So many parts, as equal as can be; or those between indices."""
+    return input.tensor_split(sections, dim)
+
+
+def index_select(input: Tensor, index: Tensor, *, dim: int) -> Tensor:
+    return input.index_select(dim, index)
+
+
+def gather(input: Tensor, index: Tensor, *, dim: int) -> Tensor:
+    return input.gather(dim, index)
+
+
+def diagonal(input: Tensor, *, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    return input.diagonal(offset, dim1, dim2)
+
+
+def windows(input: Tensor, *, dimension: int, size: int, step: int) -> Tensor:
+    """Windows along a dim, their elements in a new last dim: ``Tensor.unfold``."""
+    return input.unfold(dimension, size, step)
+
+
+def tril(input: Tensor, *, diagonal: int = 0) -> Tensor:
+    return input.tril(diagonal)
+
+
+def triu(input: Tensor, *, diagonal: int = 0) -> Tensor:
+    return input.triu(diagonal)
+
+
+def unfold(
+    input: Tensor,
+    *,
+    kernel_size: int | tuple[int, int],
+    dilation: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    stride: int | tuple[int, int] = 1,
+) -> Tensor:
+    """What convolutions multiply by: windows of images as columns, zeros around."""
+    return F.unfold(input, kernel_size, dilation, padding, stride)
+
+
+def fold(
+    input: Tensor,
+    *,
+    output_size: int | tuple[int, int],
+    kernel_size: int | tuple[int, int],
+    dilation: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    stride: int | tuple[int, int] = 1,
+) -> Tensor:
+    """Images as sums of windows, which are columns."""
+    return F.fold(input, output_size, kernel_size, dilation, padding, stride)
+
+
 def roll(
     input: Tensor, *, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] = ()
 ) -> Tensor:

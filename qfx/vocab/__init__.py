@@ -19,6 +19,7 @@ from qfx.vocab.definition import define as define
 from qfx.vocab.definition import has as has
 from qfx.vocab.definition import lookup as lookup
 from qfx.vocab.definition import ops as ops
+from qfx.vocab.elementwise import *
 from qfx.vocab.groups import *
 from qfx.vocab.movement import *
 from qfx.vocab.nodes import bound as bound

@@ -46,6 +46,7 @@ DIV = define(
     ("div", "div_", "divide", "floor_divide"),
 )
 
+GRID_SAMPLE = define(layers.grid_sample, Kind.ARITHMETIC, (), (F.grid_sample,))
 CAST = define(activations.cast, Kind.ARITHMETIC)
 
 # -- activations ---------------------------------------------------------------------------------
@@ -102,6 +103,51 @@ TANH = define(
     elementwise=True,
 )
 MISH = define(activations.mish, Kind.ACTIVATION, (nn.Mish,), (F.mish,), elementwise=True)
+SELU = define(
+    activations.selu,
+    Kind.ACTIVATION,
+    (nn.SELU,),
+    (torch.selu, F.selu),
+    elementwise=True,
+)
+CELU = define(
+    activations.celu,
+    Kind.ACTIVATION,
+    (nn.CELU,),
+    (torch.celu, F.celu),
+    elementwise=True,
+)
+SOFTPLUS = define(
+    activations.softplus, Kind.ACTIVATION, (nn.Softplus,), (F.softplus,), elementwise=True
+)
+SOFTSIGN = define(
+    activations.softsign, Kind.ACTIVATION, (nn.Softsign,), (F.softsign,), elementwise=True
+)
+LOGSIGMOID = define(
+    activations.logsigmoid, Kind.ACTIVATION, (nn.LogSigmoid,), (F.logsigmoid,), elementwise=True
+)
+HARDSHRINK = define(
+    activations.hardshrink,
+    Kind.ACTIVATION,
+    (nn.Hardshrink,),
+    (F.hardshrink,),
+    ("hardshrink",),
+    elementwise=True,
+)
+SOFTSHRINK = define(
+    activations.softshrink, Kind.ACTIVATION, (nn.Softshrink,), (F.softshrink,), elementwise=True
+)
+TANHSHRINK = define(
+    activations.tanhshrink, Kind.ACTIVATION, (nn.Tanhshrink,), (F.tanhshrink,), elementwise=True
+)
+THRESHOLD = define(
+    activations.threshold,
+    Kind.ACTIVATION,
+    (nn.Threshold,),
+    (F.threshold, torch.threshold),
+    elementwise=True,
+)
+GLU = define(activations.glu, Kind.ACTIVATION, (nn.GLU,), (F.glu,))
 SOFTMAX = define(
     activations.softmax,
     Kind.ACTIVATION,
@@ -129,3 +175,8 @@ INSTANCE_NORM = define(
     (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     (F.instance_norm,),
 )
+RMS_NORM = define(layers.rms_norm, Kind.NORM, (nn.RMSNorm,), (F.rms_norm, torch.rms_norm))
+LOCAL_RESPONSE_NORM = define(
+    layers.local_response_norm, Kind.NORM, (nn.LocalResponseNorm,), (F.local_response_norm,)
+)
+NORMALIZE = define(layers.normalize, Kind.NORM, (), (F.normalize,))

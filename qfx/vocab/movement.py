@@ -53,10 +53,23 @@ CHUNK = define(
     (torch.chunk, torch.unsafe_chunk),
     ("chunk", "unsafe_chunk"),
 )
-SPLIT = define(shapes.split, Kind.SHAPE, (), (torch.split,), ("split",))
+SPLIT = define(
+    shapes.split,
+    Kind.SHAPE,
+    (),
+    (torch.split, torch.split_with_sizes),
+    ("split", "split_with_sizes"),
+)
 UNBIND = define(shapes.unbind, Kind.SHAPE, (), (torch.unbind,), ("unbind",))
 SELECT = define(shapes.select, Kind.SHAPE, (), (torch.select,), ("select",))
 NARROW = define(shapes.narrow, Kind.SHAPE, (), (torch.narrow,), ("narrow",))
+TENSOR_SPLIT = define(shapes.tensor_split, Kind.SHAPE, (), (torch.tensor_split,), ("tensor_split",))
+INDEX_SELECT = define(shapes.index_select, Kind.SHAPE, (), (torch.index_select,), ("index_select",))
+GATHER = define(shapes.gather, Kind.SHAPE, (), (torch.gather,), ("gather",))
+DIAGONAL = define(
+    shapes.diagonal, Kind.SHAPE, (), (torch.diagonal, torch.linalg.diagonal), ("diagonal",)
+)
+WINDOWS = define(shapes.windows, Kind.SHAPE, (), (), ("unfold",))
 GETITEM = define(shapes.getitem, Kind.SHAPE, (), (operator.getitem,))
 EXPAND = define(shapes.expand, Kind.SHAPE, (), (torch.broadcast_to,), ("expand", "broadcast_to"))
 REPEAT = define(shapes.repeat, Kind.SHAPE, (), (), ("repeat",))
@@ -76,19 +89,22 @@ PAD = define(
     shapes.pad,
     Kind.SHAPE,
     (
-        nn.ZeroPad2d,
-        nn.ConstantPad1d,
-        nn.ConstantPad2d,
-        nn.ConstantPad3d,
-        nn.ReflectionPad1d,
-        nn.ReflectionPad2d,
-        nn.ReplicationPad1d,
-        nn.ReplicationPad2d,
+        *(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d),
+        *(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d),
+        *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d),
+        *(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
+        *(nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d),
     ),
     (F.pad,),
 )
 CONTIGUOUS = define(shapes.contiguous, Kind.SHAPE, (), (), ("contiguous",), rearranges=True)
 CLONE = define(shapes.clone, Kind.SHAPE, (), (torch.clone,), ("clone",), rearranges=True)
+
+# -- of values and zeros -------------------------------------------------------------------------
+TRIL = define(shapes.tril, Kind.ARITHMETIC, (), (torch.tril,), ("tril",))
+TRIU = define(shapes.triu, Kind.ARITHMETIC, (), (torch.triu,), ("triu",))
+UNFOLD = define(shapes.unfold, Kind.ARITHMETIC, (nn.Unfold,), (F.unfold,))
+FOLD = define(shapes.fold, Kind.ARITHMETIC, (nn.Fold,), (F.fold,))
 
 # -- join ----------------------------------------------------------------------------------------
 CAT = define(shapes.cat, Kind.JOIN, (), (torch.cat, torch.concat, torch.concatenate))

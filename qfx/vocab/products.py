@@ -56,9 +56,10 @@ MATMUL = define(
     layers.matmul,
     Kind.MATMUL,
     (),
-    (torch.matmul, torch.bmm, torch.mm, operator.matmul),
-    ("matmul", "bmm", "mm"),
+    (torch.matmul, torch.bmm, torch.mm, torch.mv, torch.linalg.matmul, operator.matmul),
+    ("matmul", "bmm", "mm", "mv"),
 )
+BILINEAR = define(layers.bilinear, Kind.MATMUL, (nn.Bilinear,), (F.bilinear,))
 ATTENTION_WEIGHTS = define(layers.attention_weights, Kind.MATMUL)
 ADDITIVE_MASK = define(layers.additive_mask, Kind.ACTIVATION)
 ATTENTION = define(layers.attention, Kind.MATMUL, (), (F.scaled_dot_product_attention,))

@@ -24,7 +24,11 @@ def f32(*shape: int, dtype: torch.dtype = torch.float32) -> TensorInfo:
 IMAGE, TOKENS, HEADS = f32(2, 8, 7, 9), f32(2, 5, 8), f32(2, 4, 5, 8)
 ELEMENTWISE = (
     *(vocab.RELU, vocab.LEAKY_RELU, vocab.ELU, vocab.HARDSWISH, vocab.SILU, vocab.GELU),
-    *(vocab.SIGMOID, vocab.HARDSIGMOID, vocab.TANH, vocab.MISH),
+    *(vocab.SIGMOID, vocab.HARDSIGMOID, vocab.TANH, vocab.MISH, vocab.SELU, vocab.CELU),
+    *(vocab.SOFTPLUS, vocab.SOFTSIGN, vocab.LOGSIGMOID, vocab.HARDSHRINK, vocab.SOFTSHRINK),
+    *(vocab.TANHSHRINK, vocab.EXP, vocab.EXPM1, vocab.LOG, vocab.LOG1P, vocab.SQRT, vocab.RSQRT),
+    *(vocab.RECIPROCAL, vocab.SIN, vocab.COS, vocab.ERF, vocab.SIGN, vocab.FLOOR, vocab.CEIL),
+    *(vocab.ROUND, vocab.ABS, vocab.NEG),
 )
 CONVS = (vocab.CONV1D, vocab.CONV2D, vocab.CONV3D)
 TRANSPOSED = (vocab.CONV_TRANSPOSE1D, vocab.CONV_TRANSPOSE2D, vocab.CONV_TRANSPOSE3D)
@@ -49,6 +53,7 @@ def told_calls() -> Iterator[Call]:
         yield from ((op, (IMAGE, other), {}) for other in (IMAGE, f32(8, 1, 9), f32(), 2, 0.5))
     yield vocab.SUB, (IMAGE, IMAGE), {"alpha": 2}
     yield vocab.CLAMP, (IMAGE,), {"min": 0, "max": 6.0}
+    yield vocab.THRESHOLD, (IMAGE,), {"threshold": 0.1, "value": 20.0}
     for op in (vocab.SOFTMAX, vocab.LOG_SOFTMAX):
         yield op, (TOKENS,), {"dim": -1}
     yield vocab.LINEAR, (TOKENS, f32(3, 8), f32(3)), {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 import qfx
 from qfx.capture.capture import capture
@@ -120,8 +121,58 @@ def test_a_bias_that_is_gone_is_none() -> None:
     assert free.add_tensor("0.bias", torch.zeros(4), trainable=False) == "0.bias_1"
 
 
-def test_parametrized_layers_are_plain() -> None:
-    model = nn.Sequential(weight_norm(nn.Linear(8, 8)))
+@pytest.mark.parametrize("parametrized", [weight_norm, spectral_norm, orthogonal])
+def test_parametrized_layers_are_what_they_were_before(parametrized: Any) -> None:
+    model = nn.Sequential(parametrized(nn.Linear(8, 8)).eval()).eval()
     captured = capture(model, (X,))
-    assert type(captured.get_submodule("0")) is nn.Module
+    layer = captured.get_submodule("0")
+    assert type(layer) is nn.Linear
+    assert torch.equal(layer.weight, model[0].weight)
     assert torch.equal(captured(X), model(X))
+    assert type(model[0]).__name__ == "ParametrizedLinear"
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.first, self.rnn = nn.Linear(8, 8), kind(8, 8, 2, bidirectional=True)
+        self.last = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.rnn(self.first(x))[0])
+        return y
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("method", ["static", "qat"])
+def test_recurrent_layers_stay_themselves(kind: type[nn.RNNBase], method: str) -> None:
+    model = seeded(Recurrent, kind)
+    prepared = qfx.prepare(model, X, method=method, backend="reference")
+    layer = prepared.get_submodule("rnn")
+    assert type(layer) is kind
+    assert set(layer.state_dict()) == set(model.rnn.state_dict())
+    for made in (copy.deepcopy(prepared), prepared):
+        rnn = made.get_submodule("rnn")
+        assert isinstance(rnn, kind)
+        assert {id(p) for p in rnn._flat_weights} == {id(p) for p in rnn.parameters()}
+        made.cpu()
+        made.load_state_dict(copy.deepcopy(prepared.state_dict()))
+        with torch.no_grad():
+            torch.testing.assert_close(made.get_submodule("rnn")(X)[0], model.rnn(X)[0])
+    take_away(layer, "bias_hh_l1")
+    assert type(layer) is nn.Module
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_train_in_groups(kind: type[nn.RNNBase]) -> None:
+    prepared = qfx.prepare(seeded(Recurrent, kind), X, method="qat", backend="reference").train()
+    layer = next(m for m in prepared.modules() if isinstance(m, nn.RNNBase))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
+    before = {name: p.detach().clone() for name, p in prepared.named_parameters()}
+    prepared(X).square().mean().backward()
+    optimizer.step()
+    moved = {n for n, p in prepared.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {f"rnn.{name}" for name, _ in layer.named_parameters()}
+    converted = qfx.convert(prepared.eval())
+    with torch.no_grad():
+        torch.testing.assert_close(converted(X), prepared(X))

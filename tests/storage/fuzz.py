@@ -51,12 +51,12 @@ class Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.fold, self.linear = nn.Unfold(2), nn.Linear(4, 3)
+        self.fold, self.linear = nn.LPPool2d(2, 2), nn.Linear(4, 3)
         self.register_buffer("table", torch.arange(6, dtype=torch.int64))
 
     def forward(self, x: torch.Tensor, scale: float = 1.5) -> dict[str, Any]:
         y = torch.relu(self.norm(self.conv(x))) * scale
-        z = torch.cumsum(y, 1)[:, ::2, self.table[:3]].mean((2, 3))
+        z = torch.cumprod(y, 1)[:, ::2, self.table[:3]].mean((2, 3))
         pooled = self.linear(y.mean((2, 3)))
         return {"pooled": pooled, "rest": (z, [self.fold(x), None]), "top": pooled.topk(2)}
 

@@ -20,7 +20,7 @@ class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.unfold, self.glu = nn.Unfold(4, stride=4), nn.GLU(dim=1)
-        self.bilinear, self.norm = nn.Bilinear(4, 4, 5), nn.LocalResponseNorm(2)
+        self.bilinear, self.norm = nn.Bilinear(4, 4, 5), nn.LPPool2d(2, 1)
         self.shrink, self.fold = nn.Hardshrink(0.1), nn.Linear(24, 4)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ from qfx_passes.canonical.norms import norms_of
 from qfx_passes.canonical.overloads import as_called
 from qfx_passes.canonical.pin_layouts import pin_layouts
 from qfx_passes.canonical.rename_spellings import rename_spelling
+from qfx_passes.canonical.rewordings import reword
 from qfx_passes.canonical.sizes import canonical_size
 
 Family: TypeAlias = "Callable[[CallSite, Call], fx.Node | Mismatch | None]"
@@ -57,13 +58,16 @@ FAMILIES: dict[str, Family] = {
     "expand-attention": expand_attention,  # multi-head attention, into its projections
     "expand-products": expand_product,  # einsum, addmm, matmul with a constant
     "moves": canonical_move,  # movedim, hstack, tile, view_as
+    "rewordings": reword,  # max, norm, var, clamp by tensors
     "rename-spellings": rename_spelling,  # all that the vocabulary lists
 }
 """By the name under which the history shows what they did, as rules of the pass."""
 
 _FUNCTIONALIZE = "functionalize"
 
-_FUNCTIONS = frozenset({*rename_spellings.FUNCTIONS, *dropouts.FUNCTIONS, torch.addmm})
+_FUNCTIONS = frozenset(
+    {*rename_spellings.FUNCTIONS, *dropouts.FUNCTIONS, torch.addmm, torch.baddbmm}
+)
 
 
 class Canonicalize(Pass):

@@ -1,6 +1,7 @@
-"""Other spellings of products: ``addmm`` and ``matmul`` as matmul and linear.
+"""Other spellings of products: ``addmm``, ``baddbmm`` and ``matmul`` as matmul and linear.
 
     addmm(b, x, W) = linear(x, W', b)        x @ W = linear(x, W'), W constant
+    baddbmm(b, x, y, beta, alpha) = beta b + alpha (x @ y)
 
 Where W is written as the transpose of a parameter, W' is that parameter, so that what else reads it
 (an embedding, of which the output layer is the transpose) goes on sharing it. Else W' is a copy,
@@ -26,6 +27,12 @@ from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.einsum import expand_einsum
 from qfx_passes.canonical.functional_calls import Call
 
+_SUMS: dict[Any, tuple[str, str, str]] = {
+    **dict.fromkeys((torch.addmm, "addmm"), ("input", "mat1", "mat2")),
+    **dict.fromkeys((torch.baddbmm, "baddbmm"), ("input", "batch1", "batch2")),
+}
+"""Sums with a product, and what they call their operands."""
+
 
 def expand_product(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
     """The product that the call computes; None if it is none, a Mismatch if it can't be."""
@@ -46,8 +53,8 @@ class _Products:
         if call.target is torch.einsum:
             trainable = self._trainable
             return expand_einsum(node, call.args, self._rewriter, trainable=trainable)
-        if call.target in (torch.addmm, "addmm"):
-            return self._expand_addmm(node, call)
+        if call.target in _SUMS:
+            return self._expand_sum(node, call)
         if call.target in (torch.matmul, torch.mm, operator.matmul, "matmul", "mm"):
             return self._expand_matmul(node, call)
         return None
@@ -65,19 +72,26 @@ class _Products:
             return None
         return _made(self._rewriter, node, vocab.LINEAR, operands[0], weight)
 
-    def _expand_addmm(self, node: fx.Node, call: Call) -> fx.Node | Mismatch:
-        names = ("input", "mat1", "mat2")
-        arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-        if any(arguments.get(scale, 1) != 1 for scale in ("alpha", "beta")) or "out" in arguments:
-            return Mismatch("addmm with a scale")
-        bias, source, weight = (arguments[name] for name in names)
+    def _expand_sum(self, node: fx.Node, call: Call) -> fx.Node | Mismatch:
+        arguments = {**dict(zip(_SUMS[call.target], call.args, strict=False)), **call.kwargs}
+        alpha, beta = arguments.pop("alpha", 1), arguments.pop("beta", 1)
+        if arguments.pop("out", None) is not None:
+            return Mismatch("addmm into a given tensor")
+        bias, source, weight = (arguments[name] for name in _SUMS[call.target])
         info = meta.tensor_info(bias)
         is_layer = bias.op == "get_attr" and info is not None and len(info.shape) == 1
-        constant = self._transposed(weight, node) if is_layer else None
-        if constant is None:
-            product = _made(self._rewriter, node, vocab.MATMUL, source, weight)
-            return _made(self._rewriter, node, vocab.ADD, product, bias)
-        return _made(self._rewriter, node, vocab.LINEAR, source, constant, bias)
+        constant = self._transposed(weight, node) if is_layer and alpha == beta == 1 else None
+        if constant is not None:
+            return _made(self._rewriter, node, vocab.LINEAR, source, constant, bias)
+        product = self._scaled(
+            _made(self._rewriter, node, vocab.MATMUL, source, weight), alpha, node
+        )
+        if beta == 0:  # whatever the other is, NaN too
+            return product
+        return _made(self._rewriter, node, vocab.ADD, product, self._scaled(bias, beta, node))
+
+    def _scaled(self, value: fx.Node, factor: Any, node: fx.Node) -> fx.Node:
+        return value if factor == 1 else _made(self._rewriter, node, vocab.MUL, value, factor)
 
     def _transposed(self, matrix: object, node: fx.Node) -> fx.Node | None:
         """A read of the transpose of a constant matrix; None of what is none."""

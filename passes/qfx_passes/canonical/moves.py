@@ -7,6 +7,7 @@ x.view_as(y), x.expand_as(y)          ->  reshape(x, shape=size(y)), expand(x, s
 x.ravel()                             ->  flatten(x)
 fliplr(x), flipud(x)                  ->  flip(x, dims=(1,)), flip(x, dims=(0,))
 hsplit(x, n), vsplit(x, n)            ->  chunk(x, chunks=n, dim=...)
+hsplit(x, (i, j)), vsplit(x, (i, j))  ->  tensor_split(x, sections=(i, j), dim=...)
 x.adjoint()                           ->  transpose(x, dim0=-2, dim1=-1)      of real numbers
 +x, x.atleast_2d(), ...               ->  x                          of as many dims
 x.detach(), x.data                    ->  x                          where nothing is trained
@@ -27,7 +28,7 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
-from qfx_passes.canonical.argument_values import rank_of
+from qfx_passes.canonical.argument_values import is_computed, rank_of
 from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.functional_calls import Call, name_of
 
@@ -123,8 +124,11 @@ def _flip(dim: int) -> _Reader:
 def _chunk(dim: int) -> _Reader:
     def chunk(site: CallSite, given: _Given) -> fx.Node | Mismatch:
         parts, rank = given["sections"], rank_of(given["input"])
-        if not isinstance(parts, int) or rank is None or rank < 2:
-            return Mismatch("parts that are not equal, of two dims at least")
+        if rank is None or rank < 2 or is_computed(parts):
+            return Mismatch("parts that are computed, or of a tensor of one dim")
+        if not isinstance(parts, int):
+            cuts = {"input": given["input"], "sections": tuple(parts), "dim": dim}
+            return site.becomes(vocab.TENSOR_SPLIT, cuts)
         return site.becomes(vocab.CHUNK, {"input": given["input"], "chunks": parts, "dim": dim})
 
     return chunk

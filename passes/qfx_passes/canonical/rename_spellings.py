@@ -43,8 +43,17 @@ _ORDERS: dict[Any, str] = {
     F.adaptive_max_pool3d: "input output_size return_indices",
     torch.mean: "input dim keepdim dtype",
     torch.sum: "input dim keepdim dtype",
+    torch.linalg.vector_norm: "input ord dim keepdim dtype",
     "mean": "input dim keepdim dtype",
     "sum": "input dim keepdim dtype",
+    "where": "input condition other",
+    **dict.fromkeys((torch.index_select, "index_select"), "input dim index"),
+    **dict.fromkeys((torch.gather, "gather"), "input dim index sparse_grad"),
+    **dict.fromkeys((torch.cumsum, "cumsum"), "input dim dtype"),
+    **dict.fromkeys((torch.tensor_split, "tensor_split"), "input sections dim"),
+    torch.rms_norm: "input normalized_shape weight eps",
+    torch.linalg.diagonal: "input offset dim1 dim2",
+    F.bilinear: "input other weight bias",
     "repeat_interleave": "input repeats dim output_size",
     torch.repeat_interleave: "input repeats dim output_size",
 }
@@ -62,6 +71,7 @@ _VARARGS = {
 _IMPLIED: dict[Any, dict[str, float]] = {
     F.relu6: {"min": 0.0, "max": 6.0},
     F.hardtanh: {"min": -1.0, "max": 1.0},
+    **{spelling: {"exponent": 2} for spelling in (torch.square, "square")},
 }
 """Arguments whose default is not that of the operation."""
 
@@ -70,19 +80,25 @@ _SYNONYMS = {
     "tensor": "input",
     "x": "input",
     "indices": "input",
-    "mat2": "other",
+    **dict.fromkeys(("mat2", "vec", "input2"), "other"),
+    "input1": "input",
+    "A": "input",
     "axis": "dim",
     "axis0": "dim0",
     "axis1": "dim1",
     "min_val": "min",
     "max_val": "max",
     "split_size": "split_size_or_sections",
+    "split_sizes": "split_size_or_sections",
     "unflattened_size": "sizes",
     "sizes": "size",
 }
 
 _IGNORED = frozenset(
-    ("inplace", "_stacklevel", "momentum", "norm_type", "cudnn_enable", "cudnn_enabled", "implicit")
+    (
+        *("inplace", "_stacklevel", "momentum", "norm_type", "sparse_grad"),
+        *("cudnn_enable", "cudnn_enabled", "implicit"),
+    )
 )
 _EXPECTED: dict[str, tuple[Any, ...]] = {
     "out": (None,),
@@ -183,6 +199,8 @@ def _renamed(op: OpDef, found: Arguments) -> Arguments | Mismatch:
     arguments: Arguments = {}
     for name, value in found.items():
         canonical = name if name in known else _SYNONYMS.get(name, name)
+        if canonical in arguments:
+            return Mismatch("{0} and another argument mean {1}", name, canonical)
         if canonical in known:
             arguments[canonical] = value
         elif name in _IGNORED or any(_is(value, v) for v in _EXPECTED.get(name, ())):
@@ -224,7 +242,7 @@ def _attributes(op: OpDef, module: nn.Module) -> Arguments:
 
 
 def _pad_attributes(op: OpDef, module: nn.Module) -> Arguments:
-    names = {"Reflection": "reflect", "Replication": "replicate"}
+    names = {"Reflection": "reflect", "Replication": "replicate", "Circular": "circular"}
     kind = type(module).__name__
     mode = next((m for prefix, m in names.items() if kind.startswith(prefix)), "constant")
     return {"pad": module.padding, "mode": mode, "value": getattr(module, "value", None)}

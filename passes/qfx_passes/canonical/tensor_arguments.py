@@ -98,6 +98,27 @@ def as_tuple(name: str) -> Callable[[OpDef, Arguments, CallSite], Mismatch | Non
     return adapt
 
 
+def tensor_split(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
+    sections = arguments.get("sections")
+    if isinstance(sections, fx.Node) and rank_of(sections) is not None:
+        return Mismatch("a tensor of sections")
+    return as_tuple("sections")(op, arguments, site)
+
+
+def where(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
+    missing = not {"condition", "input", "other"} <= arguments.keys()
+    return (
+        Mismatch("the places where a condition holds, of which there is any number")
+        if missing
+        else None
+    )
+
+
+def two_tensors(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
+    both = _is_tensor(arguments["input"]) and _is_tensor(arguments["other"])
+    return None if both else Mismatch("it takes two tensors")
+
+
 def roll(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
     for name in ("shifts", "dims"):
         if isinstance(arguments.get(name), list):

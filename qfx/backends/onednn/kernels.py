@@ -36,7 +36,7 @@ from qfx.graph.meta import TensorInfo
 from qfx.graph.shape_arithmetic import fit
 from qfx.graph.shape_rules import yields
 from qfx.graph.window_rules import pool_rule
-from qfx.torch_private import find
+from qfx.torch_private import IS_TRANSFORMED, find
 
 _onednn = torch.ops.onednn
 _max_pool2d = find("torch.ops.quantized.max_pool2d.default", instead=max_pool)
@@ -106,8 +106,9 @@ def quantize(
     input, factor = _float32(input), 1.0 / scale
     if torch.compiler.is_compiling():  # Inductor fuses this into one loop
         return torch.round(input * factor + zero_point).clamp(0, quant_max).to(torch.uint8)
-    if overwrite and not input.requires_grad:
-        shifted = input.mul_(factor).add_(MAGIC + zero_point)
+    if overwrite and not input.requires_grad and not IS_TRANSFORMED(input):
+        middle = torch.tensor(MAGIC + zero_point, dtype=torch.float32)
+        shifted = torch.add(middle, input, alpha=factor, out=input)  # rounds as rsub does
     else:
         shifted = torch.rsub(input, MAGIC + zero_point, alpha=-factor)
     if quant_max is not None:

@@ -58,6 +58,10 @@ _PROBABILITY = QParams(1 / 256, 0, torch.uint8, 0, 255)
 _SIGNED_UNIT = QParams(2 / 256, 128, torch.uint8, 0, 255)
 
 
+_OTHER_MOVES = (vocab.ROLL, vocab.GATHER, vocab.CHANNEL_SHUFFLE)
+"""Those without a kernel for quantized dtypes, and one with a row of its own."""
+
+
 def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[KernelRule, ...]:
     """The rows for ``engine``.
 
@@ -74,7 +78,7 @@ def quantized_rules(engine: str, *, transposed_per_channel: bool) -> tuple[Kerne
         *_norms(),
         *_activations(engine),
         *_pools(),
-        *(pulls(op, op.name) for op in MOVES if op not in (vocab.ROLL, vocab.CHANNEL_SHUFFLE)),
+        *(pulls(op, op.name) for op in MOVES if op not in _OTHER_MOVES),
         pulls(vocab.CHANNEL_SHUFFLE, "channel_shuffle", supports=image),
         pulls(vocab.PAD, "pad", pad, supports=pads),
         replace(pulls(vocab.CAT, "cat", q.cat, operands=("tensors",)), requantizes=True),

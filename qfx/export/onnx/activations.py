@@ -148,6 +148,60 @@ def mish(w: Writer, input: Operand) -> ir.Value:
     return w.op("Mish", input)
 
 
+def selu(w: Writer, input: Operand) -> ir.Value:
+    return w.op("Selu", input)
+
+
+def celu(w: Writer, input: Operand, *, alpha: float) -> ir.Value:
+    return w.op("Celu", input, alpha=float(alpha))
+
+
+def softplus(w: Writer, input: Operand, *, beta: float, threshold: float) -> ir.Value:
+    """``log(1 + exp(beta x)) / beta``, and ``x`` where ``beta x`` exceeds the threshold."""
+    dtype = w.info(input).dtype
+    scaled = input if beta == 1 else w.op("Mul", input, w.scalar(beta, dtype))
+    made = w.op("Softplus", scaled)
+    made = made if beta == 1 else w.op("Div", made, w.scalar(beta, dtype))
+    if threshold >= _STRAIGHT:
+        return made
+    return w.op("Where", w.op("Greater", scaled, w.scalar(threshold, dtype)), input, made)
+
+
+_STRAIGHT = 17.0
+"""From where on softplus is its operand in float32."""
+
+
+def softsign(w: Writer, input: Operand) -> ir.Value:
+    return w.op("Softsign", input)
+
+
+def logsigmoid(w: Writer, input: Operand) -> ir.Value:
+    return w.op("Neg", w.op("Softplus", w.op("Neg", input)))
+
+
+def hardshrink(w: Writer, input: Operand, *, lambd: float) -> ir.Value:
+    return w.op("Shrink", input, lambd=float(lambd), bias=0.0)
+
+
+def softshrink(w: Writer, input: Operand, *, lambd: float) -> ir.Value:
+    return w.op("Shrink", input, lambd=float(lambd), bias=float(lambd))
+
+
+def tanhshrink(w: Writer, input: Operand) -> ir.Value:
+    return w.op("Sub", input, w.op("Tanh", input))
+
+
+def threshold(w: Writer, input: Operand, *, threshold: float, value: float) -> ir.Value:
+    dtype = w.info(input).dtype
+    above = w.op("Greater", input, w.scalar(threshold, dtype))
+    return w.op("Where", above, input, w.scalar(value, dtype))
+
+
+def glu(w: Writer, input: Operand, *, dim: int) -> ir.Value:
+    kept, gate = w.ops("Split", input, results=2, axis=dim, num_outputs=2)
+    return w.op("Mul", kept, w.op("Sigmoid", gate))
+
+
 def softmax(w: Writer, input: Operand, *, dim: int, dtype: torch.dtype | None) -> ir.Value:
     return w.op("Softmax", input if dtype is None else w.cast(input, dtype), axis=dim)
 

@@ -76,42 +76,6 @@ def _not(w: Writer, input: Operand) -> ir.Value:
     return w.op("Not", input)
 
 
-def where(w: Writer, condition: Operand, input: Operand, other: Operand) -> ir.Value:
-    dtype = common_dtype(w, input, other)
-    return w.op("Where", condition, w.cast(input, dtype), w.cast(other, dtype))
-
-
-def masked_fill(w: Writer, input: Operand, mask: Operand, value: Operand) -> ir.Value:
-    return w.op("Where", mask, w.cast(value, w.info(input).dtype), input)
-
-
-# -- elementwise -----------------------------------------------------------------------------------
-def _elementwise(kind: str) -> Callable[..., ir.Value]:
-    def write(w: Writer, input: Operand) -> ir.Value:
-        dtype = w.info(input).dtype
-        whole = kind in ("Abs", "Neg") or dtype.is_floating_point
-        return w.op(kind, input if whole else w.cast(input, torch.float32))
-
-    return write
-
-
-def rsqrt(w: Writer, input: Operand) -> ir.Value:
-    return w.op("Reciprocal", w.op("Sqrt", input))
-
-
-def power(w: Writer, input: Operand, exponent: Operand) -> ir.Value:
-    dtype = common_dtype(w, input, exponent)
-    return w.op("Pow", w.cast(input, dtype), w.cast(exponent, dtype))
-
-
-def _extreme(kind: str) -> Callable[..., ir.Value]:
-    def write(w: Writer, input: Operand, other: Operand) -> ir.Value:
-        dtype = common_dtype(w, input, other)
-        return w.op(kind, w.cast(input, dtype), w.cast(other, dtype))
-
-    return write
-
-
 # -- made of nothing -------------------------------------------------------------------------------
 def arange(w: Writer, *ends: Any, dtype: torch.dtype | None = None, **_: object) -> Operand:
     start, end, step = (0, *ends, 1) if len(ends) == 1 else (*ends, 1)[:3]
@@ -161,28 +125,6 @@ def full(
 
 
 # -- picks and casts -------------------------------------------------------------------------------
-def gather(w: Writer, input: Operand, dim: int, index: Operand) -> ir.Value:
-    return w.op("GatherElements", input, index, axis=dim)
-
-
-def index_select(w: Writer, input: Operand, dim: int, index: Operand) -> ir.Value:
-    return w.op("Gather", input, index, axis=dim)
-
-
-def cumsum(w: Writer, input: Operand, dim: int, **_: object) -> ir.Value:
-    dtype = w.info(input).dtype
-    wide = input if dtype.is_floating_point else w.cast(input, torch.int64)
-    return w.op("CumSum", wide, w.scalar(dim, torch.int64))
-
-
-def tril(w: Writer, input: Operand, diagonal: int = 0) -> ir.Value:
-    return w.op("Trilu", input, w.scalar(diagonal, torch.int64), upper=0)
-
-
-def triu(w: Writer, input: Operand, diagonal: int = 0) -> ir.Value:
-    return w.op("Trilu", input, w.scalar(diagonal, torch.int64), upper=1)
-
-
 def to(w: Writer, input: Operand, *wanted: Any, dtype: Any = None, **_: object) -> Operand:
     """Another dtype; devices are the engine's business."""
     for each in (*wanted, dtype):
@@ -217,15 +159,6 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "xor": _logic("Xor"),
     "invert": _not,
     "logical_not": _not,
-    "where": where,
-    "masked_fill": masked_fill,
-    **{n: _elementwise(n.capitalize()) for n in ("exp", "log", "sqrt", "abs", "neg", "erf")},
-    **{n: _elementwise(n.capitalize()) for n in ("sin", "cos", "floor", "ceil", "round")},
-    **{n: _elementwise(n.capitalize()) for n in ("reciprocal", "softplus", "softsign", "sign")},
-    "rsqrt": rsqrt,
-    "pow": power,
-    "maximum": _extreme("Max"),
-    "minimum": _extreme("Min"),
     "arange": arange,
     "ones": _filled(1),
     "zeros": _filled(0),
@@ -234,11 +167,6 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "ones_like": _filled_like(1),
     "zeros_like": _filled_like(0),
     "full": full,
-    "gather": gather,
-    "index_select": index_select,
-    "cumsum": cumsum,
-    "tril": tril,
-    "triu": triu,
     "to": to,
     "type_as": to,
     "float": _cast_to(torch.float32),

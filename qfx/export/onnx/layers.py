@@ -145,5 +145,12 @@ def transposed(w: Writer, weight: Operand) -> Operand:
     return w.op("Transpose", weight, perm=(*range(rank - 2), rank - 1, rank - 2))
 
 
+def bilinear(
+    w: Writer, input: Operand, other: Operand, weight: Operand, bias: Operand | None
+) -> ir.Value:
+    made = w.op("Einsum", input, weight, other, equation="...i,oij,...j->...o")
+    return made if bias is None else w.op("Add", made, bias)
+
+
 def matmul(w: Writer, input: Operand, other: Operand) -> ir.Value:
     return w.op("MatMul", input, other)

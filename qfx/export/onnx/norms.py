@@ -1,13 +1,15 @@
-"""Normalization."""
+"""Normalization, and the lengths that it divides by."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from qfx.export.onnx.pools import reduced
 from qfx.export.onnx.values import Operand
 from qfx.export.problems import CannotWrite
 
@@ -80,6 +82,71 @@ def instance_norm(
     scale = torch.ones(channels) if weight is None else weight
     shift = torch.zeros(channels) if bias is None else bias
     return w.op("InstanceNormalization", input, scale, shift, epsilon=float(eps))
+
+
+def rms_norm(
+    w: Writer,
+    input: Operand,
+    weight: Operand | None,
+    *,
+    normalized_shape: Sequence[int],
+    eps: float | None,
+) -> ir.Value:
+    dtype = w.info(input).dtype
+    axes = w.vector([-1 - i for i in range(len(tuple(normalized_shape)))])
+    least = torch.finfo(dtype).eps if eps is None else eps
+    square = w.op("ReduceMean", w.op("Mul", input, input), axes, keepdims=1)
+    made = w.op("Div", input, w.op("Sqrt", w.op("Add", square, w.scalar(least, dtype))))
+    return made if weight is None else w.op("Mul", made, weight)
+
+
+def local_response_norm(
+    w: Writer, input: Operand, *, size: int, alpha: float, beta: float, k: float
+) -> ir.Value:
+    if size % 2 == 0:
+        raise CannotWrite("an even number of channels around each", "Give it an odd size.")
+    return w.op("LRN", input, alpha=float(alpha), beta=float(beta), bias=float(k), size=size)
+
+
+def normalize(w: Writer, input: Operand, *, p: float, dim: int, eps: float) -> ir.Value:
+    length = vector_norm(w, input, ord=p, dim=dim, keepdim=True)
+    return w.op("Div", input, w.op("Max", length, w.scalar(eps, w.info(input).dtype)))
+
+
+_NORMS: dict[float, tuple[str, ...]] = {
+    1: ("ReduceL1",),
+    2: ("ReduceL2",),
+    math.inf: ("Abs", "ReduceMax"),
+    -math.inf: ("Abs", "ReduceMin"),
+}
+
+
+def vector_norm(w: Writer, input: Operand, *, ord: float, dim: Any, keepdim: bool) -> ir.Value:
+    if ord not in _NORMS:
+        raise CannotWrite(f"norms of order {ord}", "Use 1, 2 or infinity.")
+    *first, reduce = _NORMS[ord]
+    for kind in first:
+        input = w.op(kind, input, like=input)
+    return reduced(w, reduce, input, dim, keepdim)
+
+
+def variance(root: bool) -> Callable[..., ir.Value]:
+    """What writes the mean square of what differs from the mean; or its root."""
+
+    def write(w: Writer, input: Operand, *, dim: Any, correction: float, keepdim: bool) -> ir.Value:
+        info = w.info(input)
+        dims = range(info.rank) if dim is None else (dim,) if isinstance(dim, int) else dim
+        sizes = [info.shape[d] for d in dims]
+        if not all(isinstance(size, int) for size in sizes):
+            raise CannotWrite("a variance over sizes that are not fixed", "Fix them.", by_size=True)
+        count = math.prod(int(size) for size in sizes)
+        centered = w.op("Sub", input, reduced(w, "ReduceMean", input, dim, True), like=input)
+        mean = reduced(w, "ReduceMean", w.op("Mul", centered, centered, like=input), dim, keepdim)
+        factor = w.scalar(count / max(count - correction, 0.0), info.dtype)
+        made = w.op("Mul", mean, factor)
+        return w.op("Sqrt", made) if root else made
+
+    return write
 
 
 def _per_channel(w: Writer, values: Operand, rank: int) -> Operand:

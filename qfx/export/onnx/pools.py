@@ -211,24 +211,24 @@ def _number(value: float, dtype: torch.dtype) -> float:
 
 # -- reductions ------------------------------------------------------------------------------------
 def mean(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
-    return _reduced(w, "ReduceMean", input, dim, keepdim)
+    return reduced(w, "ReduceMean", input, dim, keepdim)
 
 
 def sum(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
     dtype = w.info(input).dtype
     wide = input if dtype.is_floating_point else w.cast(input, torch.int64)
-    return _reduced(w, "ReduceSum", wide, dim, keepdim)
+    return reduced(w, "ReduceSum", wide, dim, keepdim)
 
 
 def amax(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
-    return _reduced(w, "ReduceMax", input, dim, keepdim)
+    return reduced(w, "ReduceMax", input, dim, keepdim)
 
 
 def amin(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
-    return _reduced(w, "ReduceMin", input, dim, keepdim)
+    return reduced(w, "ReduceMin", input, dim, keepdim)
 
 
-def _reduced(w: Writer, kind: str, input: Operand, dim: Any, keepdim: bool) -> ir.Value:
+def reduced(w: Writer, kind: str, input: Operand, dim: Any, keepdim: bool) -> ir.Value:
     """Over all dims if none is named."""
     dims = () if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     spatial = tuple(range(2, w.info(input).rank))

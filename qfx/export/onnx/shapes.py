@@ -122,6 +122,10 @@ def split(
     return _split(w, input, dim)
 
 
+def tensor_split(w: Writer, input: Operand, *, sections: Any, dim: int) -> tuple[ir.Value, ...]:
+    return _split(w, input, dim)
+
+
 def _split(w: Writer, input: Operand, dim: int) -> tuple[ir.Value, ...]:
     parts = [info.shape[dim] for info in w.results]
     if not all(isinstance(part, int) for part in parts):
@@ -163,6 +167,47 @@ def narrow(
     if isinstance(start, int) and isinstance(length, int):
         end = w.vector([start + length if start >= 0 or start + length else END])
     return w.op("Slice", input, begin, end, w.vector([dim]))
+
+
+def index_select(w: Writer, input: Operand, index: Operand, *, dim: int) -> ir.Value:
+    return w.op("Gather", input, index, axis=dim)
+
+
+def gather(w: Writer, input: Operand, index: Operand, *, dim: int) -> ir.Value:
+    """The places of ``index``, which may be fewer than the input has along other dims."""
+    cut, rank = input, w.info(input).rank
+    for other in (d for d in range(rank) if d != dim % rank):
+        size = w.size(index, other)
+        cut = w.op("Slice", cut, w.vector([0]), w.vector([size]), w.vector([other]))
+    return w.op("GatherElements", cut, index, axis=dim)
+
+
+def diagonal(w: Writer, input: Operand, *, offset: int, dim1: int, dim2: int) -> ir.Value:
+    rank = w.info(input).rank
+    if offset:
+        raise CannotWrite("a diagonal beside the main one", "Cut the matrix first.")
+    letters = [chr(ord("a") + dim) for dim in range(rank)]
+    letters[dim2] = letters[dim1]
+    rest = "".join(letter for letter in letters if letter != letters[dim1])
+    return w.op("Einsum", input, equation=f"{''.join(letters)}->{rest}{letters[dim1]}")
+
+
+def windows(w: Writer, input: Operand, *, dimension: int, size: int, step: int) -> ir.Value:
+    """Windows are gathered into a dim of their own, which goes last."""
+    info = w.info(input)
+    dim, whole = dimension % info.rank, info.shape[dimension]
+    if not isinstance(whole, int):
+        raise CannotWrite("windows over a size that is not fixed", "Fix it.", by_size=True)
+    starts = torch.arange(0, whole - size + 1, step)
+    places = starts[:, None] + torch.arange(size)
+    made = w.op("Gather", input, w.constant(places), axis=dim)
+    order = [d for d in range(info.rank + 1) if d != dim + 1]
+    return w.op("Transpose", made, perm=(*order, dim + 1))
+
+
+def no_columns(w: Writer, input: Operand, **_: object) -> ir.Value:
+    """Refuse windows of images as columns."""
+    raise CannotWrite("windows of images as columns", "Use a convolution, or reshape.")
 
 
 # -- order -----------------------------------------------------------------------------------------

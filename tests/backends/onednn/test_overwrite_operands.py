@@ -107,6 +107,16 @@ def test_codes_do_not_depend_on_what_is_overwritten(dtype: torch.dtype) -> None:
     assert tuple(qparams) == measured[1:]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_ties_go_the_same_way(seed: int) -> None:
+    """Whole numbers over a step that divides them: a rounding error decides."""
+    torch.manual_seed(seed)
+    x = torch.randint(-99, 99, (3, 41)).float()
+    scale, zero_point = float(torch.rand(()) + 0.1), seed * 12
+    expected = kernels.quantize(x, scale, zero_point)
+    assert torch.equal(kernels.quantize(x.clone(), scale, zero_point, overwrite=True), expected)
+
+
 def test_values_that_gradients_are_asked_of_stay() -> None:
     x = randn(3, 4)
     leaf = x.clone().requires_grad_()

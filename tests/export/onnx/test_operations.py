@@ -14,6 +14,7 @@ import qfx
 from qfx import vocab
 from qfx.export.onnx.table import EMITTERS
 from qfx.vocab import OpDef
+from tests.export.onnx.functions import FUNCTIONS, PICKS
 from tests.support.onnx import Exported, quantized, written
 
 EXACT = 90.0
@@ -194,6 +195,7 @@ def models() -> dict[str, nn.Module]:
         "prelu": setting(nn.PReLU, 4),
         "dropout": nn.Dropout(0.5),
     }
+    functions = {"rms_norm": setting(nn.RMSNorm, 4), "bilinear": setting(nn.Bilinear, 4, 4, 3)}
     layers = {
         "multihead": nn.MultiheadAttention(4, 2, batch_first=True),
         "same": nn.Conv2d(4, 4, (3, 2), padding="same", groups=2),
@@ -214,11 +216,13 @@ def models() -> dict[str, nn.Module]:
         "pools": Several(POOLS),
         "shapes": Several(SHAPES),
         "layers": Several(LAYERS, **layers),
+        "functions": Several(FUNCTIONS, **functions),
+        "picks": Several(PICKS),
     }
 
 
 WEIGHTS = qfx.QConfig(weight=qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True))
-NAMES = ("arithmetic", "pools", "shapes", "layers")
+NAMES = ("arithmetic", "pools", "shapes", "layers", "functions", "picks")
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +257,7 @@ def test_every_row_is_exercised(all_exported: dict[str, Exported]) -> None:
         *(vocab.QUANTIZE, vocab.QUANT_STUB, vocab.DEQUANT_STUB, vocab.PART, vocab.AFTER),
         *(vocab.SETITEM, vocab.GUARD, vocab.DTYPE, vocab.DEVICE, vocab.DIM, vocab.ADDITIVE_MASK),
         *(vocab.CONV2D, vocab.CONTIGUOUS, vocab.DROPOUT, vocab.CAST, vocab.ATTENTION_WEIGHTS),
-        *(vocab.NARROW, vocab.CLONE),
+        *(vocab.NARROW, vocab.CLONE, vocab.UNFOLD, vocab.FOLD),
     }
     rows = set(EMITTERS) - elsewhere - set(vocab.SCALARS.values())
     used = set().union(*map(spelled, all_exported.values()))

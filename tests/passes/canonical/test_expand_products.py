@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
+from qfx.vocab import OpDef
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr, targets
 from tests.passes.canonical.canonical_forms import (
@@ -186,11 +188,17 @@ def test_addmm_in_training_keeps_its_parameters() -> None:
     assert {n for n, _ in result.graph_module.named_parameters()} == {"0.weight", "0.bias"}
 
 
-def test_addmm_with_a_scale_stays() -> None:
-    function = Lambda2(lambda m, x, y: torch.addmm(x, x, y, beta=2))
-    result = canonical(function, image(3, 3), image(3, 3, seed=1))
-    assert calls(result) == [torch.addmm]
-    assert notes(result) == ["addmm with a scale"]
+@pytest.mark.parametrize(
+    ("function", "ops"),
+    [
+        (lambda m, x, y: torch.addmm(x, x, y, beta=2), [vocab.MATMUL, vocab.MUL, vocab.ADD]),
+        (lambda m, x, y: x.addmm(x, y, alpha=0.5), [vocab.MATMUL, vocab.MUL, vocab.ADD]),
+        (lambda m, x, y: torch.addmm(x / 0, x, y, beta=0), [vocab.MATMUL]),
+    ],
+)
+def test_addmm_with_a_scale_is_the_product_scaled(function: Any, ops: list[OpDef]) -> None:
+    result = canonical(Lambda2(function), image(3, 3), image(3, 3, seed=1), atol=1e-6)
+    assert calls(result) == ops
 
 
 BEFORE = """\

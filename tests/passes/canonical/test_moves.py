@@ -46,6 +46,7 @@ MOVES: list[tuple[OpDef, _Spelling]] = [
     (vocab.FLIP, lambda m, x: torch.flipud(x)),
     (vocab.CHUNK, lambda m, x: torch.hsplit(x, 2)),
     (vocab.CHUNK, lambda m, x: x.vsplit(2)),
+    (vocab.TENSOR_SPLIT, lambda m, x: x.hsplit((1, 3))),
     (vocab.CHUNK, lambda m, x: x.unsafe_chunk(2, 1)),
     (vocab.TRANSPOSE, lambda m, x: x.adjoint()),
     (vocab.SOFTMAX, lambda m, x: nn.Softmax2d()(x)),
@@ -61,7 +62,7 @@ _LEFT: list[tuple[_Spelling, str]] = [
     (lambda m, x: torch.hstack([x[0, 0, 0], x[0, 0, 1]]), "tensors of fewer than 2 dims"),
     (lambda m, x: torch.dstack([x[0, 0], x[0, 1]]), "tensors of fewer than 3 dims"),
     (lambda m, x: torch.atleast_3d(x[0, 0]), "a tensor of fewer than 3 dims"),
-    (lambda m, x: x.hsplit((1, 3)), "parts that are not equal"),
+    (lambda m, x: x[0, 0, 0].hsplit(2), "of a tensor of one dim"),
 ]
 
 

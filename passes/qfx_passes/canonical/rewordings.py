@@ -1,0 +1,236 @@
+"""Functions that torch has beside those of the vocabulary, by what they mean.
+
+max(x, y), min(x, y)           ->  maximum(x, y), minimum(x, y)
+max(x), min(x)                 ->  amax(x), amin(x)
+max(x, d)[0], max(x, d).values ->  amax(x, dim=d)             where nothing reads which they were
+clamp(x, a, b)                 ->  minimum(maximum(x, a), b)  of tensors a and b
+var(x, d, unbiased), std(...)  ->  var(x, dim=d, correction=unbiased)
+norm(x, p, d)                  ->  vector_norm(x, ord=p, dim=d)
+softmin(x)                     ->  softmax(neg(x))
+rsub(x, y)                     ->  sub(y, x)
+rrelu(x, a, b)                 ->  leaky_relu(x, (a + b) / 2)  in inference
+rot90(x, k, (a, b))            ->  transpose(flip(x, b), a, b) and the like
+tensor_split(x, indices=i)     ->  tensor_split(x, sections=i)
+
+Of equal largest values ``amax`` shares the gradient, and ``max`` gives it to one: where the graph
+is to be trained, ``max`` stays.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from qfx import vocab
+from qfx.graph import meta
+from qfx.rewrite.pattern import Mismatch
+from qfx.vocab import OpDef, is_op
+from qfx_passes.canonical.argument_values import is_computed, rank_of
+from qfx_passes.canonical.call_site import CallSite
+from qfx_passes.canonical.functional_calls import Call
+
+_Given: TypeAlias = "dict[str, Any]"
+_Found: TypeAlias = "fx.Node | Mismatch | None"
+_Reader: TypeAlias = "Callable[[CallSite, _Given], _Found]"
+
+
+def reword(site: CallSite, call: Call) -> _Found:
+    """The operations that the call comes to; None if others know it."""
+    if call.kind == "call_module":
+        return _module(site)
+    names, reader = _READERS.get(call.target, ("", None))
+    operand = call.args[0] if call.args else call.kwargs.get("input")
+    if reader is None or not _is_tensor(operand):
+        return None
+    known = names.split()
+    kwargs = {n: value for n, value in call.kwargs.items() if n in known or value is not None}
+    if len(call.args) > len(known) or not kwargs.keys() <= set(known):
+        return None
+    return reader(site, {**dict(zip(known, call.args, strict=False)), **kwargs})
+
+
+def _module(site: CallSite) -> _Found:
+    module = site.module
+    if isinstance(module, nn.RReLU) and site.kind is nn.RReLU and not module.training:
+        return _slope(site, site.operand, module.lower, module.upper)
+    if isinstance(module, nn.Softmin) and site.kind is nn.Softmin:
+        return _softmin(site, {"input": site.operand, "dim": module.dim})
+    return None
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, fx.Node) and meta.tensor_info(value) is not None
+
+
+# -- extremes --------------------------------------------------------------------------------------
+def _extreme(of_two: OpDef, along: OpDef) -> _Reader:
+    def read(site: CallSite, given: _Given) -> _Found:
+        other = given.pop("other", None)
+        if _is_tensor(other):
+            return site.becomes(of_two, {"input": given["input"], "other": other})
+        given.setdefault("dim", other)
+        if site.trainable:
+            return Mismatch("of equal largest values, one gets the gradient")
+        if given["dim"] is None:
+            return site.becomes(along, {"input": given["input"]})
+        return _along(site, along, given)
+
+    return read
+
+
+def _along(site: CallSite, op: OpDef, given: _Given) -> _Found:
+    """The values, for all who read nothing but them."""
+    values = [reader for reader in site.node.users if _reads_values(reader)]
+    rest = [reader for reader in site.node.users if reader not in values]
+    if not all(map(_asks_nothing, rest)) or not isinstance(given["dim"], int):
+        return Mismatch("where the values were is read, too")
+    rewriter = site.rewriter
+    made = rewriter.call(op, given.pop("input"), origins=(site.node,), **given)
+    for reader in values:
+        rewriter.replace(reader, made)
+    for guard in [guard for reader in rest for guard in reader.users]:
+        rewriter.erase(guard)
+    return made
+
+
+def _reads_values(reader: fx.Node) -> bool:
+    if reader.target is getattr:
+        return bool(reader.args[1] == "values")
+    return reader.target is operator.getitem and reader.args[1] in (0, -2)
+
+
+def _asks_nothing(reader: fx.Node) -> bool:
+    """Whether nothing comes of what is read: but guards of how many there are, which are two."""
+    if reader.target is len:
+        return all(is_op(user, vocab.GUARD) for user in reader.users)
+    return reader.target is operator.getitem and not reader.users
+
+
+def _clamp(site: CallSite, given: _Given) -> _Found:
+    bounds = [(vocab.MAXIMUM, given.get("min")), (vocab.MINIMUM, given.get("max"))]
+    given_bounds = [(op, bound) for op, bound in bounds if bound is not None]
+    if not given_bounds or not all(_is_tensor(bound) for _, bound in given_bounds):
+        return None
+    result = given["input"]
+    for op, bound in given_bounds:
+        result = site.rewriter.call(op, result, bound, origins=(site.node,))
+    return site.through(result)
+
+
+# -- reductions ------------------------------------------------------------------------------------
+def _spread(op: OpDef) -> _Reader:
+    def read(site: CallSite, given: _Given) -> _Found:
+        if isinstance(given.get("dim"), bool):  # var(x, unbiased)
+            given["unbiased"] = given.pop("dim")
+        correction = given.pop("correction", None)
+        unbiased = given.pop("unbiased", True)
+        if is_computed(unbiased) or is_computed(correction):
+            return Mismatch("its correction is computed")
+        given["correction"] = int(unbiased) if correction is None else correction
+        return site.becomes(op, {**given, "dim": _dims(given.get("dim"))})
+
+    return read
+
+
+def _norm(site: CallSite, given: _Given) -> _Found:
+    """Of vectors: matrices have norms of their own, but for that of Frobenius."""
+    order, dim = given.pop("p", "fro"), _dims(given.pop("dim", None))
+    order = 2 if order in ("fro", None) else order
+    if not isinstance(order, (int, float)) or given.pop("dtype", None) is not None:
+        return Mismatch("a norm of matrices")
+    return site.becomes(vocab.VECTOR_NORM, {**given, "ord": order, "dim": dim})
+
+
+def _linalg_norm(site: CallSite, given: _Given) -> _Found:
+    order, dim = given.pop("ord", None), _dims(given.get("dim"))
+    of_vectors = isinstance(dim, int) or (dim is None and rank_of(given["input"]) == 1)
+    if order is not None and not of_vectors:
+        return Mismatch("a norm of matrices")
+    return _norm(site, {**given, "p": order})
+
+
+def _dims(dim: Any) -> Any:
+    """No dims named are all dims."""
+    dims = tuple(dim) if isinstance(dim, (tuple, list)) else dim
+    return None if dims == () else dims
+
+
+# -- the rest --------------------------------------------------------------------------------------
+def _softmin(site: CallSite, given: _Given) -> _Found:
+    dim, rank = given.get("dim"), rank_of(given["input"])
+    if given.get("dtype") is not None or rank is None:
+        return None
+    if dim is None:
+        dim = 0 if rank in (0, 1, 3) else 1  # as torch chooses
+    negative = site.rewriter.call(vocab.NEG, given["input"], origins=(site.node,))
+    return site.becomes(vocab.SOFTMAX, {"input": negative, "dim": dim})
+
+
+def _reversed(site: CallSite, given: _Given) -> _Found:
+    if given.pop("alpha", 1) != 1:
+        return None
+    return site.becomes(vocab.SUB, {"input": given["other"], "other": given["input"]})
+
+
+def _rrelu(site: CallSite, given: _Given) -> _Found:
+    if given.get("training", False) is not False:
+        return None
+    return _slope(site, given["input"], given.get("lower", 1 / 8), given.get("upper", 1 / 3))
+
+
+def _slope(site: CallSite, input: fx.Node, lower: float, upper: float) -> _Found:
+    slope = (lower + upper) / 2
+    return site.becomes(vocab.LEAKY_RELU, {"input": input, "negative_slope": slope})
+
+
+def _parts(site: CallSite, given: _Given) -> _Found:
+    indices = given.pop("indices", None)
+    if indices is None:
+        return None
+    given["sections"] = tuple(indices) if isinstance(indices, list) else indices
+    return site.becomes(vocab.TENSOR_SPLIT, given)
+
+
+def _rot90(site: CallSite, given: _Given) -> _Found:
+    turns, dims = given.get("k", 1), tuple(given.get("dims", (0, 1)))
+    if is_computed(turns) or is_computed(dims):
+        return Mismatch("turns or dims that are computed")
+    flipped = ((), dims[1:], dims, dims[:1])[turns % 4]
+    made = given["input"]
+    if flipped:
+        made = site.rewriter.call(vocab.FLIP, made, dims=flipped, origins=(site.node,))
+    if turns % 2 == 0:
+        return site.through(made) if flipped else site.becomes(vocab.CLONE, {"input": made})
+    return site.becomes(vocab.TRANSPOSE, {"input": made, "dim0": dims[0], "dim1": dims[1]})
+
+
+_CLAMPS = {
+    "input min max": (torch.clamp, torch.clip, "clamp", "clip"),
+    "input min": (torch.clamp_min, "clamp_min"),
+    "input max": (torch.clamp_max, "clamp_max"),
+}
+_SPREAD = "input dim unbiased keepdim correction"
+_READERS: dict[Any, tuple[str, _Reader]] = {
+    **dict.fromkeys(
+        (torch.max, "max"), ("input other keepdim dim", _extreme(vocab.MAXIMUM, vocab.AMAX))
+    ),
+    **dict.fromkeys(
+        (torch.min, "min"), ("input other keepdim dim", _extreme(vocab.MINIMUM, vocab.AMIN))
+    ),
+    **{spelling: (names, _clamp) for names, each in _CLAMPS.items() for spelling in each},
+    **dict.fromkeys((torch.var, "var"), (_SPREAD, _spread(vocab.VAR))),
+    **dict.fromkeys((torch.std, "std"), (_SPREAD, _spread(vocab.STD))),
+    **dict.fromkeys((torch.norm, "norm"), ("input p dim keepdim dtype", _norm)),
+    torch.linalg.norm: ("input ord dim keepdim dtype", _linalg_norm),
+    F.softmin: ("input dim _stacklevel dtype", _softmin),
+    torch.rsub: ("input other alpha", _reversed),
+    **dict.fromkeys((F.rrelu, torch.rrelu), ("input lower upper training inplace", _rrelu)),
+    **dict.fromkeys((torch.rot90, "rot90"), ("input k dims", _rot90)),
+    **dict.fromkeys((torch.tensor_split, "tensor_split"), ("input sections dim indices", _parts)),
+}
+"""Names of arguments in order, and what reads them."""

@@ -1,0 +1,176 @@
+"""What models call between layers, and what becomes of it: one row a spelling.
+
+Each function gets the result of a layer, (2, 8, 8), and a module that holds parameters and buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Outcome(Enum):
+    """What the report of x86 says of every operation of a row, static."""
+
+    MOVED = ""  # in integers, as the layers around it
+    FLOAT = "no-kernel"
+    UNKNOWN = "unknown-op"
+    FORM = "unknown-form"
+
+
+class Row(NamedTuple):
+    """A spelling, the canonical operations that it comes to, and what becomes of them."""
+
+    ops: str
+    call: Callable[[Any, Tensor], Tensor]
+    outcome: Outcome
+
+
+def module(kind: Callable[[], nn.Module]) -> Callable[[Any, Tensor], Tensor]:
+    """A row's call of a module, which the model holds."""
+    called: Callable[[Any, Tensor], Tensor] = lambda m, x: m.module(x)  # noqa: E731
+    called.kind = kind  # type: ignore[attr-defined]
+    return called
+
+
+def _rows(outcome: Outcome, *rows: tuple[str, Callable[[Any, Tensor], Tensor]]) -> list[Row]:
+    return [Row(ops, call, outcome) for ops, call in rows]
+
+
+def _llama_norm(m: Any, x: Tensor) -> Tensor:
+    wide = x.to(torch.float32)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + m.eps)
+    return m.scale * wide.to(x.dtype)
+
+
+def _rotated(m: Any, x: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat((-second, first), -1)
+
+
+def _first_of_max(m: Any, x: Tensor) -> Tensor:
+    values, _ = x.max(-1)
+    return values
+
+
+ELEMENTWISE = _rows(
+    Outcome.FLOAT,
+    ("exp", lambda m, x: x.exp()),
+    ("exp", lambda m, x: torch.exp_(x)),
+    ("expm1", lambda m, x: torch.expm1(x)),
+    ("abs add log", lambda m, x: torch.log(x.abs() + 1)),
+    ("abs log1p", lambda m, x: torch.log1p(abs(x))),
+    ("abs add sqrt", lambda m, x: (x.absolute() + 1).sqrt_()),
+    ("abs add rsqrt", lambda m, x: torch.rsqrt(x.abs_() + 1)),
+    ("abs add reciprocal", lambda m, x: (torch.absolute(x) + 1).reciprocal()),
+    ("sin", lambda m, x: x.sin()),
+    ("cos", lambda m, x: torch.cos(x)),
+    ("erf", lambda m, x: torch.special.erf(x)),
+    ("sign mul", lambda m, x: torch.sign(x) * x),
+    ("mul floor", lambda m, x: (x * 50).floor()),
+    ("mul ceil", lambda m, x: torch.ceil(x * 50)),
+    ("mul round", lambda m, x: torch.round(x * 50)),
+    ("round", lambda m, x: torch.round(x, decimals=2)),
+    ("neg", lambda m, x: -x),
+    ("neg", lambda m, x: torch.negative(x)),
+    ("pow", lambda m, x: x**2),
+    ("pow", lambda m, x: 2**x),
+    ("pow", lambda m, x: x.square_()),
+    ("abs add pow", lambda m, x: torch.pow(x.abs() + 1, m.scale)),
+    ("where", lambda m, x: torch.where(m.mask, x, 0.5)),
+    ("where", lambda m, x: x.where(m.mask, m.scale)),
+    ("masked_fill", lambda m, x: x.masked_fill_(m.mask, 0.5)),
+    ("masked_fill softmax", lambda m, x: x.masked_fill(m.mask, -1e9).softmax(-1)),
+    ("tril", lambda m, x: x.tril()),
+    ("triu", lambda m, x: torch.triu(x, diagonal=1)),
+    ("cumsum", lambda m, x: x.cumsum(1)),
+    ("sub", lambda m, x: torch.rsub(x, 1.5)),
+)
+ACTIVATIONS = _rows(
+    Outcome.FLOAT,
+    ("selu", module(nn.SELU)),
+    ("selu", lambda m, x: F.selu(x, inplace=True)),
+    ("celu", module(lambda: nn.CELU(0.7))),
+    ("celu", lambda m, x: torch.celu_(x, 0.5)),
+    ("softplus", module(lambda: nn.Softplus(2.0, 5.0))),
+    ("softplus", lambda m, x: F.softplus(x)),
+    ("softsign", module(nn.Softsign)),
+    ("logsigmoid", module(nn.LogSigmoid)),
+    ("logsigmoid", lambda m, x: F.logsigmoid(x)),
+    ("hardshrink", module(lambda: nn.Hardshrink(0.1))),
+    ("softshrink", module(lambda: nn.Softshrink(0.1))),
+    ("tanhshrink", module(nn.Tanhshrink)),
+    ("threshold", module(lambda: nn.Threshold(0.1, 0.3))),
+    ("threshold", lambda m, x: F.threshold_(x, 0.1, 0.3)),
+    ("glu", module(nn.GLU)),
+    ("glu", lambda m, x: F.glu(x, 1)),
+    ("neg softmax", module(lambda: nn.Softmin(-1))),
+    ("neg softmax", lambda m, x: F.softmin(x, dim=1)),
+)
+NORMS = _rows(
+    Outcome.FLOAT,
+    ("rms_norm", module(lambda: nn.RMSNorm(8))),
+    ("rms_norm", module(lambda: nn.RMSNorm((8, 8), elementwise_affine=False))),
+    ("rms_norm", lambda m, x: F.rms_norm(x, (8,), m.scale, 1e-6)),
+    ("rms_norm", lambda m, x: torch.rms_norm(x, [8], weight=m.scale)),
+    ("pow mean add rsqrt mul mul", _llama_norm),
+    ("local_response_norm", module(lambda: nn.LocalResponseNorm(3))),
+    ("local_response_norm", lambda m, x: F.local_response_norm(x, 5, 1e-3)),
+    ("normalize", lambda m, x: F.normalize(x, dim=-1)),
+    ("normalize", lambda m, x: F.normalize(x, p=1.0)),
+    ("vector_norm div", lambda m, x: x / x.norm(dim=-1, keepdim=True)),
+    ("vector_norm mul", lambda m, x: torch.norm(x, p=2, dim=(1, 2), keepdim=True) * x),
+    ("vector_norm mul", lambda m, x: torch.norm(x) * x),
+    ("vector_norm", lambda m, x: torch.linalg.norm(x, dim=-1)),
+    ("vector_norm", lambda m, x: torch.linalg.vector_norm(x, 1, -1)),
+    ("var", lambda m, x: x.var(-1)),
+    ("var mul", lambda m, x: torch.var(x, dim=(-1, -2), keepdim=True, unbiased=False) * x),
+    ("var mul", lambda m, x: x.var(False) * x),
+    ("std mul", lambda m, x: torch.std(x, -1, keepdim=True, correction=0) * x),
+)
+PRODUCTS = _rows(
+    Outcome.FLOAT,
+    ("bilinear", lambda m, x: F.bilinear(x, m.table, m.cube, m.scale[:3])),
+    ("matmul", lambda m, x: torch.linalg.matmul(m.table, x)),
+    ("matmul add", lambda m, x: torch.baddbmm(m.table, x, m.table)),
+    ("matmul mul", lambda m, x: torch.baddbmm(m.table, x, m.table, beta=0, alpha=0.5)),
+)
+MOVES = _rows(
+    Outcome.MOVED,
+    ("index_select", lambda m, x: torch.index_select(x, 1, m.places)),
+    ("index_select", lambda m, x: x.index_select(-1, m.places)),
+    ("gather", lambda m, x: x.gather(dim=-1, index=m.grid)),
+    ("getitem", lambda m, x: x[:, m.places]),
+    ("diagonal", lambda m, x: torch.diagonal(x, 1, -2, -1)),
+    ("flip transpose", lambda m, x: torch.rot90(x, 1, (1, 2))),
+    ("flip transpose", lambda m, x: x.rot90(-1, [-2, -1])),
+    ("flip", lambda m, x: x.rot90(2, (1, 2))),
+    ("clone", lambda m, x: x.rot90(4, (1, 2))),
+    ("tensor_split getitem", lambda m, x: torch.tensor_split(x, 3, 1)[1]),
+    ("tensor_split getitem", lambda m, x: torch.tensor_split(x, indices=[1, 3], dim=1)[1]),
+    ("tensor_split getitem", lambda m, x: x.hsplit((1, 5))[2]),
+    ("split getitem", lambda m, x: torch.split_with_sizes(x, [3, 5], 1)[1]),
+    ("windows", lambda m, x: x.unfold(1, 4, 2)),
+    ("flip maximum", lambda m, x: torch.maximum(x, x.flip(1))),
+    ("flip minimum", lambda m, x: x.min(x.flip(1))),
+    ("chunk getitem getitem maximum", lambda m, x: torch.max(*x.chunk(2, 1))),
+    ("maximum minimum", lambda m, x: torch.clamp(x, m.low, m.high)),
+    ("maximum", lambda m, x: x.clamp_min(m.low)),
+    ("amax", lambda m, x: x.amax(-1)),
+    ("amax", lambda m, x: torch.max(x, 1)[0]),
+    ("amax", lambda m, x: x.max(dim=1, keepdim=True).values),
+    ("amax", _first_of_max),
+    ("chunk getitem getitem cat", lambda m, x: torch.cat([part for part in x.chunk(2, 1)], -1)),
+    ("amin", lambda m, x: torch.min(x, -1)[0]),
+)
+OUTSIDE = [
+    *_rows(Outcome.UNKNOWN, ("", lambda m, x: torch.cumprod(x, 1))),
+    *_rows(Outcome.UNKNOWN, ("", lambda m, x: torch.cdist(x, x))),
+    *_rows(Outcome.FORM, ("mul", lambda m, x: torch.linalg.norm(x, "nuc", (1, 2), True) * x)),
+    *_rows(Outcome.FORM, ("getitem getitem add", lambda m, x: torch.add(*x.max(1)))),
+]
