@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from qfx import vocab
 from qfx.export.problems import CannotWrite, Problem, problem
-from qfx.export.pt2e.table import EMITTERS
+from qfx.export.pt2e.table import EMITTERS, Emitters
 from qfx.graph import meta
 from qfx.graph.clone import copy_graph
 from qfx.graph.interpret import NamedInterpreter
@@ -43,9 +43,16 @@ class Program(nn.Module):
     """The module that is traced; it holds tensors under the names of the reference graph.
 
     It is no GraphModule, of which torch.export interprets the graph itself.
+
+    Args:
+        reference: the graph.
+        trace: takes what is found.
+        emitters: how operations of quantization are written; others compute what they do.
     """
 
-    def __init__(self, reference: fx.GraphModule, trace: Trace) -> None:
+    def __init__(
+        self, reference: fx.GraphModule, trace: Trace, emitters: Emitters = EMITTERS
+    ) -> None:
         super().__init__()
         written = WorkingGraphModule(_attributes(reference), _copy(reference.graph), "Program")
         for name in ("_parameters", "_buffers", "_modules"):  # where torch.export puts stand-ins
@@ -56,7 +63,7 @@ class Program(nn.Module):
         def forward(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
-            return _Tracing(written, given.arguments, trace).run()
+            return _Tracing(written, given.arguments, trace, emitters).run()
 
         forward.__signature__ = signature  # type: ignore[attr-defined]
         self.forward = forward
@@ -65,9 +72,15 @@ class Program(nn.Module):
 class _Tracing(NamedInterpreter):
     """Runs the graph, with operations of quantization as the table has them."""
 
-    def __init__(self, written: fx.GraphModule, arguments: Mapping[str, Any], trace: Trace) -> None:
+    def __init__(
+        self,
+        written: fx.GraphModule,
+        arguments: Mapping[str, Any],
+        trace: Trace,
+        emitters: Emitters,
+    ) -> None:
         super().__init__(written, arguments)
-        self.trace = trace
+        self.trace, self.emitters = trace, emitters
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, and remember which."""
@@ -78,7 +91,7 @@ class _Tracing(NamedInterpreter):
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call what the table has for an operation, or the operation itself."""
-        emitter = EMITTERS.get(target) if isinstance(target, vocab.OpDef) else None
+        emitter = self.emitters.get(target) if isinstance(target, vocab.OpDef) else None
         if emitter is None:
             return super().call_function(target, args, kwargs)
         try:

@@ -98,7 +98,9 @@ def dynamic_qparams(
     return scale, zero_point
 
 
-EMITTERS: Mapping[OpDef, Callable[..., Any]] = {
+Emitters = Mapping[OpDef, Callable[..., Any]]
+
+EMITTERS: Emitters = {
     vocab.QUANTIZE: quantize,
     vocab.DEQUANTIZE: dequantize,
     vocab.DYNAMIC_QPARAMS: dynamic_qparams,

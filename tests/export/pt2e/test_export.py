@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
+from qfx.export.pt2e.graph import Program, Trace
 from qfx.export.pt2e.table import EMITTERS
 from qfx.vocab import Kind
 
@@ -192,6 +193,24 @@ def test_measured_numbers_are_in_range_of_the_codes(symmetric: bool) -> None:
         run(program.module(), x), run(qmodel.reference, x), rtol=0, atol=1e-5
     )
     assert ("choose_qparams.tensor" in operators(program)) == (not symmetric)
+
+
+def test_nothing_but_the_rounding_of_halves_differs_from_the_reference() -> None:
+    """Halfway between codes, an odd zero point apart: round(x) + 127 and round(x + 127)."""
+    activation = qfx.QuantSpec(torch.uint8, observer="minmax")
+    weight = qfx.get_default_qconfig("reference", "static").weight
+    qconfig = qfx.QConfig(activation=activation, weight=weight)
+    model, ends = nn.Linear(2, 2, bias=False).eval(), torch.tensor([[-127.0, 128.0]])
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(2))
+    qmodel = qfx.quantize(model, ends, backend="reference", qconfig=qconfig, check=False)
+    reference, halves = qmodel.reference, torch.arange(-50.0, 50.0).reshape(50, 2) + 0.5
+    written = run(Program(reference, Trace()), halves)
+    assert torch.equal((written - run(reference, halves)).abs(), torch.ones(50, 2))
+    rounding = {op: emitter for op, emitter in EMITTERS.items() if op is not vocab.QUANTIZE}
+    assert torch.equal(run(Program(reference, Trace(), rounding), halves), run(reference, halves))
+    others = torch.arange(-50.0, 50.0).reshape(50, 2) + 0.25
+    assert torch.equal(run(Program(reference, Trace()), others), run(reference, others))
 
 
 def test_every_operation_of_quantization_has_a_row() -> None:
