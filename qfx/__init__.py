@@ -49,7 +49,8 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.quant.qparams import QParams
     from qfx.report.sites import QuantizationReport, Site
     from qfx.rewrite import Any, Attr, Const, Match, Mismatch, Module, OneOf, Op, Rewriter, rewrite
-    from qfx.runtime.quantized import PreparedModel, QuantizedModel
+    from qfx.runtime.prepared import PreparedModel
+    from qfx.runtime.quantized import QuantizedModel
     from qfx.storage.files import load, save
     from qfx.stubs import DeQuantStub, QuantStub
     from qfx.training.schedule import QATSchedule, freeze_batchnorm, freeze_observers

@@ -49,12 +49,8 @@ from qfx.history.history import History
 from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.report.sites import captured_sites, size_bytes
 from qfx.runtime.calibration import run_calibration, run_example
-from qfx.runtime.quantized import (
-    RECORDERS,
-    PreparedModel,
-    QuantizedModel,
-    Settings,
-)
+from qfx.runtime.prepared import RECORDERS, PreparedModel, Settings
+from qfx.runtime.quantized import QuantizedModel
 from qfx.runtime.trained import Start, Trained
 from qfx.training.trainable import trainable
 from qfx.verification.floats import check_untrained

@@ -16,7 +16,8 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PatternPass, works_as_written
 from qfx.framework.pipeline import CALIBRATE, Pipeline
 from qfx.graph.copying import check_told_apart
-from qfx.runtime.quantized import PreparedModel, QuantizedModel
+from qfx.runtime.prepared import PreparedModel
+from qfx.runtime.quantized import QuantizedModel
 
 METHODS_OF_USERS = (*METHODS, "qat")
 """What ``method=`` may be; training ends in static quantization."""

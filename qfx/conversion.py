@@ -18,7 +18,8 @@ from qfx.garbage_collection import patiently
 from qfx.graph.clone import clone_graph_module
 from qfx.history.history import History
 from qfx.report.sites import QuantizationReport, build_report
-from qfx.runtime.quantized import Lowering, PreparedModel, QuantizedModel
+from qfx.runtime.prepared import PreparedModel
+from qfx.runtime.quantized import Lowering, QuantizedModel
 from qfx.verification.net import Net
 
 

@@ -22,7 +22,8 @@ from qfx.graph.overlap import overwrite
 from qfx.graph.state import written_names
 from qfx.graph.steps import state_kept
 from qfx.history.history import History
-from qfx.runtime.quantized import PreparedModel, QuantizedModel
+from qfx.runtime.prepared import PreparedModel
+from qfx.runtime.quantized import QuantizedModel
 
 _FLOAT_PASSES = ("canonicalize", "fold-constants", "fuse-conv-bn")
 """What brings a float model into the form that engines are given."""

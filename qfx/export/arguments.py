@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from qfx.errors import ConfigError
-from qfx.runtime.quantized import PreparedModel, QuantizedModel
+from qfx.runtime.prepared import PreparedModel
+from qfx.runtime.quantized import QuantizedModel
 
 
 def check_quantized(qmodel: object, taker: str) -> None:

@@ -27,7 +27,7 @@ from qfx.quant.observers import Observer
 from qfx.runtime.batch_structure import misfit
 from qfx.runtime.dtypes import COMPUTED_IN
 from qfx.runtime.inputs import other_dtypes
-from qfx.runtime.quantized import PreparedModel
+from qfx.runtime.prepared import PreparedModel
 
 _EXAMPLES = "the example inputs"
 

@@ -24,19 +24,16 @@ from qfx.errors import BackendError, ConfigError, FormatError
 from qfx.garbage_collection import patiently
 from qfx.history.history import History
 from qfx.history.stage import Stage
-from qfx.runtime.quantized import PreparedModel, QuantizedModel
+from qfx.runtime.prepared import PreparedModel
+from qfx.runtime.quantized import QuantizedModel
 from qfx.storage.attributes import ModuleRecord, lacking
 from qfx.storage.container import Container, write_container
 from qfx.storage.documents import HISTORY, MODEL, pack, tensor_name, unpack
 from qfx.storage.fields import Fields, Json
 from qfx.storage.histories import StoredHistory, UnkeptHistory, read_history, write_history
 from qfx.storage.paths import check_target, read_buffer
-from qfx.storage.prepared import (
-    PreparedRecord,
-    build_prepared,
-    read_prepared,
-    write_prepared,
-)
+from qfx.storage.prepared import build_prepared, write_prepared
+from qfx.storage.prepared_records import PreparedRecord, read_prepared
 from qfx.storage.quantized import QuantizedRecord, build_quantized, read_quantized, write_quantized
 from qfx.storage.targets import Types
 from qfx.storage.tensors import TensorSource, TensorStore

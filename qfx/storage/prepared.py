@@ -9,41 +9,36 @@ has nothing to compare its float graph with, and says so in the report.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from torch import Tensor, fx, nn
 
 from qfx.backends.base import Backend
 from qfx.configuration.configuration import Choice, Configuration
 from qfx.errors import ConfigError, FormatError
-from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pipeline import Pipeline
 from qfx.graph.clone import copy_graph
 from qfx.graph.leaves import has_hooks
-from qfx.graph.meta import Origin
 from qfx.graph.verify import verify
 from qfx.graph.working import WorkingGraphModule
 from qfx.history.history import History
 from qfx.history.snapshot import snapshot
-from qfx.runtime.quantized import PreparedModel, Settings
+from qfx.runtime.prepared import PreparedModel, Settings
 from qfx.runtime.trained import Trained
-from qfx.storage.attributes import Held, make_root, read_attributes, write_attributes
-from qfx.storage.facts import FactReader, FactWriter
-from qfx.storage.fields import Fields, Json
+from qfx.storage.attributes import make_root, write_attributes
+from qfx.storage.facts import FactWriter
+from qfx.storage.fields import Json
 from qfx.storage.geometry import check_reads_as_told
-from qfx.storage.graphs import GraphRecord, build_graph, check_reads, read_graph, write_graph
+from qfx.storage.graphs import build_graph, write_graph
 from qfx.storage.hardware import backend_for, check_saturation
 from qfx.storage.memory import check_memory
 from qfx.storage.passes import read_passes, write_passes
-from qfx.storage.targets import Types
+from qfx.storage.prepared_records import PreparedRecord, TrainedRecord
 from qfx.storage.tensors import TensorSource, TensorStore
-from qfx.storage.values import ValueReader, write_value
+from qfx.storage.values import write_value
 from qfx.training.schedule import QATSchedule
 from qfx.training.trainable import TrainableModel, trainable
-
-_METHODS = ("static", "dynamic", "weight_only", "qat")
 
 
 class SettledConfiguration(Configuration):
@@ -122,138 +117,6 @@ def _write_examples(settings: Settings, store: TensorStore) -> Json:
         return write_value(given, keep)
     except FormatError as error:
         raise FormatError(f"the example inputs can't be written: {error}") from None
-
-
-# -- reading -------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class TrainedRecord:
-    """What a model in training means, checked."""
-
-    graph: GraphRecord
-    weights: Mapping[str, tuple[tuple[str, str], ...]]
-    frozen: bool
-    schedule: tuple[int, int | None, int | None] | None
-
-
-@dataclass(frozen=True)
-class PreparedRecord:
-    """A prepared model, checked, before anything of it is made.
-
-    Attributes:
-        method, training: as it was prepared, and its training flag.
-        backend, saturates: the name of its backend, and whether its kernels saturated.
-        graph, held: the graph, and what it reads and calls.
-        rest, level: the passes to come, and where they start.
-        examples: example inputs by position and keyword.
-        sites, warnings, size_before: for the report.
-        changed, buffers: of calibration, see :class:`~qfx.runtime.quantized.PreparedModel`.
-        trained: of training.
-    """
-
-    method: str
-    training: bool
-    backend: str
-    saturates: bool
-    graph: GraphRecord
-    held: Held
-    rest: tuple[str, ...]
-    level: Level
-    examples: tuple[tuple[Any, ...], dict[str, Any]]
-    sites: tuple[Origin, ...]
-    warnings: tuple[str, ...]
-    size_before: int
-    changed: bool
-    buffers: Mapping[str, Tensor]
-    trained: TrainedRecord | None
-
-
-def read_prepared(fields: Fields, types: Types, source: TensorSource) -> PreparedRecord:
-    """The prepared model that JSON describes.
-
-    Raises:
-        FormatError: it describes none.
-    """
-    facts = FactReader(fields.record("tables"))
-    held = read_attributes(fields.records("attributes"))
-    graph = read_graph(fields.record("graph"), facts, types, source.find)
-    made_for = fields.record("backend")
-    trained = None
-    if fields.has("trained"):
-        trained = _read_trained(fields.record("trained"), facts, types, source)
-    fields.any("trained")
-    check_reads((graph,) if trained is None else (graph, trained.graph), held)
-    buffers = fields.record("buffers") if fields.has("buffers") else Fields({}, "buffers")
-    fields.any("buffers")
-    record = PreparedRecord(
-        fields.choice("method", _METHODS),
-        fields.flag("training"),
-        made_for.text("name"),
-        made_for.flag("saturates"),
-        graph,
-        held,
-        fields.texts("rest", 1000),
-        Level[fields.choice("level", Level.__members__)],
-        _read_examples(fields, source),
-        tuple(_origin(fields, each) for each in fields.items("sites")),
-        fields.texts("warnings"),
-        fields.integer("size_before"),
-        fields.flag("changed", False),
-        {name: source.find(buffers.text(name)) for name in buffers.names()},
-        trained,
-    )
-    made_for.close()
-    fields.close()
-    if (record.method == "qat") != (trained is not None):
-        fields.refuse("method", "and what is trained don't go together")
-    return record
-
-
-def _read_examples(fields: Fields, source: TensorSource) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    found = ValueReader(source.find).read(fields.any("examples"), f"{fields.place}.examples")
-    right = type(found) is tuple and len(found) == 2 and type(found[0]) is tuple
-    if not right or type(found[1]) is not dict or not all(type(k) is str for k in found[1]):
-        fields.refuse("examples", "are no inputs")
-    args, kwargs = found
-    return args, kwargs
-
-
-def _origin(fields: Fields, value: object) -> Origin:
-    if type(value) is not list or len(value) != 4 or not all(type(v) is str for v in value):
-        fields.refuse("sites", "holds something that is no operation")
-    return Origin(*value)
-
-
-def _read_trained(
-    fields: Fields, facts: FactReader, types: Types, source: TensorSource
-) -> TrainedRecord:
-    graph = read_graph(fields.record("graph"), facts, types, source.find)
-    said = fields.record("weights")
-    called = {node.name: node for node in graph.nodes}
-    weights = {}
-    for name in said.names():
-        pairs = said.items(name)
-        if name not in called or not all(_is_pair(pair) and pair[0] in called for pair in pairs):
-            said.refuse(name, "is no layer with weights")
-        weights[name] = tuple((weight, module) for weight, module in pairs)
-    record = TrainedRecord(graph, weights, fields.flag("frozen"), _read_schedule(fields))
-    fields.close()
-    return record
-
-
-def _read_schedule(fields: Fields) -> tuple[int, int | None, int | None] | None:
-    if not fields.has("schedule"):
-        fields.any("schedule")
-        return None
-    numbers = fields.items("schedule", 3)
-    right = len(numbers) == 3 and type(numbers[0]) is int
-    if not right or not all(n is None or (type(n) is int and n >= 0) for n in numbers):
-        fields.refuse("schedule", "is no number of steps, and two at which to freeze")
-    steps, observers, batchnorm = numbers
-    return steps, observers, batchnorm
-
-
-def _is_pair(value: object) -> bool:
-    return type(value) is list and len(value) == 2 and all(type(each) is str for each in value)
 
 
 # -- putting together ----------------------------------------------------------------------------

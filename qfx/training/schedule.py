@@ -11,7 +11,7 @@ from torch import nn
 
 from qfx.errors import ConfigError, warn
 from qfx.graph.meta import where
-from qfx.runtime.quantized import PreparedModel
+from qfx.runtime.prepared import PreparedModel
 from qfx.training.trainable import TrainableModel
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from qfx.history.history import History
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.runtime.own_code import with_own_code
-from qfx.runtime.quantized import PreparedModel
+from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.trained import by_mode
 from qfx.torch_private import BATCH_NORMS
 from qfx.training.agreement import agree, is_distributed

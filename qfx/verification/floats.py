@@ -14,7 +14,7 @@ from qfx.errors import CaptureError, PassError
 from qfx.framework.manager import transform
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.state import writes_to_inputs, written_tensors
-from qfx.runtime.quantized import PreparedModel
+from qfx.runtime.prepared import PreparedModel
 from qfx.verification.outputs import Batch, agreement, compared, outcome, outputs, shaken_outcomes
 from qfx.verification.stages import KeepsValues
 

@@ -20,7 +20,7 @@ from qfx.history.history import History
 from qfx.quant.annotation import Annotation, annotate, annotation
 from qfx.quant.reasons import refusal
 from qfx.report.checked import Checked
-from qfx.runtime.quantized import PreparedModel
+from qfx.runtime.prepared import PreparedModel
 from qfx.verification.calls import CallCheck, Fault, check_calls
 from qfx.verification.floats import check_float
 from qfx.verification.lowering import AfterLowering, BeforeLowering, Following

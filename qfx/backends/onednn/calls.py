@@ -27,7 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qfx.backends.onednn.arguments import Conv, ConvAdd, Linear, LinearAdd
+from qfx.backends.onednn.arguments import Conv, ConvAdd, LinearAdd
+from qfx.backends.onednn.call_results import (
+    as_written,
+    conv2d_add_result,
+    conv_result,
+    linear_add_result,
+    linear_result,
+)
 from qfx.backends.onednn.kernels import channels_last, clone_channels_last, clone_contiguous
 from qfx.backends.onednn.overhang import lacks_room, with_room
 from qfx.library import define
@@ -80,7 +87,7 @@ def _add_to_conv2d(*args: Any) -> Tensor:
     *taken, least = args
     given = ConvAdd(*taken)
     if _is_nan(given.x_scale):
-        return _all_nan(_fake_conv2d_add(*args))
+        return _all_nan(conv2d_add_result(*args))
     x, other = given.x, given.other
     if lacks_room(x, least):
 
@@ -100,10 +107,10 @@ def _add_to_conv2d(*args: Any) -> Tensor:
 def _add_to_linear(*args: object) -> Tensor:
     given = LinearAdd(*args)
     if _is_nan(given.x_scale):
-        return _all_nan(_fake_linear_add(*args))
+        return _all_nan(linear_add_result(*args))
     x, other = given.x, given.other
     if not (x.numel() and other.numel()):
-        return _fake_linear_add(*args)
+        return linear_add_result(*args)
     if x.shape[:-1] != other.shape[:-1] or not other.is_contiguous():
         lead = torch.broadcast_shapes(x.shape[:-1], other.shape[:-1])  # type: ignore[no-untyped-call]
         x, other = (t.expand(*lead, t.size(-1)) for t in (x, other))
@@ -125,39 +132,11 @@ def _added_to_linear(*args: object) -> Tensor:
     return _add_to_linear(*given._replace(other=clone_contiguous(given.other)))
 
 
-def _fake_conv2d_add(*args: object) -> Tensor:
-    """What :func:`_add_to_conv2d` returns, without values: one of the two may have batch 1."""
-    *taken, _ = args
-    given = ConvAdd(*taken)
-    x, other = given.x, given.other
-    (batch,) = torch.broadcast_shapes(x.shape[:1], other.shape[:1])  # type: ignore[no-untyped-call]
-    shape = (batch, *other.shape[1:])
-    result: Tensor = other.new_empty(shape).contiguous(memory_format=torch.channels_last)
-    return result
-
-
-def _fake_linear_add(*args: object) -> Tensor:
-    """What :func:`_add_to_linear` returns, without values."""
-    given = LinearAdd(*args)
-    x, other = given.x, given.other
-    lead = torch.broadcast_shapes(x.shape[:-1], other.shape[:-1])  # type: ignore[no-untyped-call]
-    result: Tensor = other.new_empty((*lead, other.size(-1)), dtype=given.dtype)
-    return result
-
-
-def _fake_linear(*args: object) -> Tensor:
-    """What ``qlinear_pointwise`` returns, without values; packed weights are (in, out)."""
-    given = Linear(*args)
-    shape = (*given.x.shape[:-1], given.weight.shape[-1])
-    result: Tensor = given.x.new_empty(shape, dtype=given.dtype)
-    return result
-
-
 def _linear(x: Tensor, x_scale: float, *rest: object) -> Tensor:
     if _is_nan(x_scale):
-        return _all_nan(_fake_linear(x, x_scale, *rest))
+        return _all_nan(linear_result(x, x_scale, *rest))
     if not x.numel() and x.size(-1):
-        return _fake_linear(x, x_scale, *rest)
+        return linear_result(x, x_scale, *rest)
     result: Tensor = _onednn.qlinear_pointwise.default(x, x_scale, *rest)
     return result
 
@@ -166,40 +145,20 @@ _qlinear = _define(
     "qlinear",
     f"Tensor? bias, {_OUTPUT}, str post, Scalar?[] args, str algorithm",
     _linear,
-    _fake_linear,
+    linear_result,
 )
 _qlinear_add = _define(
     "qlinear_add",
     f"Tensor other, Tensor? bias, {_OUTPUT}, {_LINEAR_TAIL}",
     _added_to_linear,
-    _fake_linear_add,
+    linear_add_result,
 )
 _qconv2d_add = _define(
     "qconv2d_add",
     f"Tensor other, Tensor? bias, {_GEOMETRY}, {_OUTPUT}, {_CONV_TAIL}, int[] least",
     _added_to_conv2d,
-    _fake_conv2d_add,
+    conv2d_add_result,
 )
-
-
-def _fake_conv(*args: object) -> Tensor:
-    """What ``qconv*_pointwise`` returns, without values; weights of ``conv1d`` have 4 dims."""
-    *taken, _ = args
-    given = Conv(*taken)
-    kernel = given.weight.shape[-len(given.stride) :]  # 1-d ones are packed as 2-d
-    sides = zip(given.stride, given.padding, given.dilation, strict=True)
-    spatial = [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, (s, p, d) in zip(given.x.shape[2:], kernel, sides, strict=True)
-    ]
-    shape = (given.x.shape[0], given.weight_scale.numel(), *spatial)
-    made: Tensor = given.x.new_empty(shape, dtype=given.dtype)
-    return _as_written(made)
-
-
-def _as_written(y: Tensor) -> Tensor:
-    """``y`` in the memory format of the kernels: ``conv1d`` is a ``conv2d`` on one row."""
-    return channels_last(y.unsqueeze(2)).squeeze(2) if y.dim() == 3 else channels_last(y)
 
 
 def _roomy(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -209,16 +168,16 @@ def _roomy(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
         *taken, least = args
         given = Conv(*taken)
         if _is_nan(given.x_scale):
-            return _all_nan(_fake_conv(*args))
+            return _all_nan(conv_result(*args))
         if not given.x.size(0):
-            return _fake_conv(*args)
+            return conv_result(*args)
         if not lacks_room(given.x, least):
             return kernel(*given)
 
         def run(x: Tensor, _: list[int]) -> Tensor:
             return kernel(*given._replace(x=x))
 
-        return _as_written(with_room(run, given.x, least, given.stride, given.x_zero_point))
+        return as_written(with_room(run, given.x, least, given.stride, given.x_zero_point))
 
     return convolve
 
@@ -232,7 +191,7 @@ _qconvs = {
         f"Tensor? bias, {_GEOMETRY}, {_OUTPUT}, str post, Scalar?[] args, str? algorithm,"
         " int[] least",
         kernel,
-        _fake_conv,
+        conv_result,
     )
     for dims, kernel in _CONVOLUTIONS.items()
 }

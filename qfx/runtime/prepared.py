@@ -1,0 +1,181 @@
+"""A model being prepared: observers in place, and all that conversion needs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor, fx, nn
+
+from qfx.errors import FormatError
+from qfx.framework.pass_base import PassContext
+from qfx.graph.clone import clone_graph_module
+from qfx.graph.leaves import copy_hooks
+from qfx.graph.meta import Origin
+from qfx.graph.overlap import overwrite
+from qfx.graph.working import WorkingGraphModule
+from qfx.quant.channel_mean import ChannelMean
+from qfx.quant.level_checks import QUANTIZATION
+from qfx.quant.observers import Observer
+from qfx.runtime.dtypes import probe_conversion, refuse_conversion
+
+if TYPE_CHECKING:
+    from qfx.backends.base import Backend
+    from qfx.configuration.configuration import Configuration
+    from qfx.framework.pipeline import Pipeline
+    from qfx.history.history import History
+    from qfx.runtime.trained import Start, Trained
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that prepare was told and convert needs.
+
+    Attributes:
+        method: "static", ...
+        backend: the target.
+        configuration: which operation gets which QConfig.
+        before, rest: the passes that prepare runs, and those that convert runs.
+        example_inputs, example_kwargs: as given by the user.
+        sites: the float operations as captured, for the report.
+        captured: the graph as captured, to check against; None if the model comes from a file.
+        expected: what the float model yields for the example inputs; None if it warned or raised.
+        size_before: bytes of parameters and buffers of the user's model.
+        start: the quantized model that training starts from.
+        buffers: those, and parameters, that forward may write to, as they were before calibration.
+        trained: what a model in training means.
+    """
+
+    method: str
+    backend: Backend
+    configuration: Configuration
+    before: Pipeline
+    rest: Pipeline
+    example_inputs: tuple[Any, ...]
+    example_kwargs: Mapping[str, Any]
+    sites: tuple[Origin, ...]
+    captured: fx.GraphModule | None
+    expected: Any
+    size_before: int
+    start: Start | None = None
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    trained: Trained | None = None
+
+    def context(self, graph_module: fx.GraphModule) -> PassContext:
+        """What the passes of ``graph_module`` may use."""
+        ctx = PassContext(
+            graph_module,
+            example_inputs=self.example_inputs,
+            example_kwargs=dict(self.example_kwargs),
+        )
+        ctx.put(self.backend, self.configuration, QUANTIZATION)
+        ctx.put(*(each for each in (self.trained, self.start) if each is not None))
+        return ctx
+
+
+RECORDERS = (Observer, ChannelMean)
+
+
+class PreparedModel(WorkingGraphModule):
+    """A model with observers in place: calibrate it, then ``qfx.convert`` it.
+
+    Its training flag says whether what runs through it
+    is recorded: ``train()``, as it comes from ``qfx.prepare``, records, and ``eval()`` stops that.
+    Its layers run as in inference either way. ``qfx.calibrate`` records whatever the flag says.
+    What is made for training is a :class:`~qfx.training.trainable.TrainableModel`.
+
+    Attributes:
+        history: the stages so far.
+        schedule: None; that of training, if the model has one.
+    """
+
+    history: History
+    settings: Settings
+    schedule: object = None
+    called: ClassVar[str] = "PreparedModel"
+
+    def __init__(self, graph_module: fx.GraphModule, history: History, settings: Settings) -> None:
+        super().__init__(graph_module, graph_module.graph, self.called)
+        copy_hooks(graph_module, self)
+        self.history = history
+        self.settings = settings
+        self.training = graph_module.training  # each child keeps its own mode
+        self.__dict__["_changed"], self.__dict__["_written"] = False, self._writes()
+
+    @property
+    def has_observers(self) -> bool:
+        """Whether anything is to be calibrated: not if all is dynamic or weight-only."""
+        return any(isinstance(module, Observer) for module in self.modules())
+
+    @property
+    def parameters_changed(self) -> bool:
+        """Whether somebody wrote to a parameter since it was prepared, other than forward."""
+        return bool(self.__dict__["_changed"] or self.__dict__["_written"] != self._writes())
+
+    def _writes(self) -> int:
+        """How often others than forward wrote to parameters; only differences mean something."""
+        own = self.settings.buffers
+        return sum(p._version for name, p in self.named_parameters() if name not in own)
+
+    def train(self, mode: bool = True) -> PreparedModel:
+        """Record what runs through, or stop."""
+        self.training = mode
+        for module in self.modules():
+            if isinstance(module, RECORDERS):
+                module.train(mode)
+        return self
+
+    def restore_buffers(self) -> None:
+        """Forget what calibration did to buffers, and parameters, that forward writes to."""
+        with torch.no_grad():
+            for name, before in self.settings.buffers.items():
+                overwrite(attrgetter(name)(self), before)
+
+    @contextmanager
+    def calibrating(self) -> Iterator[None]:
+        """Record what runs through, whatever the training flag says, which is put back."""
+        before = self.training
+        self.train()
+        try:
+            yield
+        finally:
+            self.train(before)
+
+    def copy_to_convert(self) -> PreparedModel:
+        """A copy for conversion to use up; it shares the observers, which conversion only reads.
+
+        They hold most of what a prepared model holds. Observers of another device than the CPU are
+        copied all the same: for backends of the CPU, conversion moves them.
+        """
+        observers = [m for m in self.modules() if isinstance(m, Observer)]
+        stay = (o for o in observers if o.batches.device.type == "cpu")
+        copied: PreparedModel = copy.deepcopy(self, {id(o): o for o in stay})
+        return copied
+
+    def __copy__(self) -> PreparedModel:
+        return self._made_of(clone_graph_module(self), self.history)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
+        copied = clone_graph_module(self, deep=True, memo=memo)
+        result = self._made_of(copied, copy.deepcopy(self.history))
+        result.__dict__["_changed"] = self.parameters_changed
+        memo[id(self)] = result
+        return result
+
+    def _made_of(self, graph_module: fx.GraphModule, history: History) -> PreparedModel:
+        return PreparedModel(graph_module, history, self.settings)
+
+    def __reduce__(self) -> NoReturn:
+        raise FormatError(
+            "a prepared model can't be pickled (torch.save pickles). Save its state_dict(), and "
+            "load that into what qfx.prepare makes of the same model."
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        refuse_conversion(probe_conversion(fn), "prepared")
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
