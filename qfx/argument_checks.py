@@ -55,7 +55,7 @@ def check_pipeline(pipeline: object, method: str) -> None:
 
 
 def check_example_inputs(
-    example_inputs: object, example_kwargs: Mapping[str, Any] | None
+    example_inputs: object, example_kwargs: Mapping[str, object] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword example arguments; a single value stands for a tuple of one."""
     if example_kwargs is not None and not isinstance(example_kwargs, Mapping):
@@ -199,7 +199,7 @@ def check_device(model: nn.Module) -> None:
         )
 
 
-def check_dtype(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def check_dtype(model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
     """ConfigError if the model computes in a dtype other than float32 throughout."""
     tensors = (*model.parameters(), *model.buffers(), *args, *kwargs.values())
     dtypes = {t.dtype for t in tensors if isinstance(t, Tensor) and t.dtype.is_floating_point}

@@ -118,7 +118,7 @@ class ExportError(QfxError):
             ``remedy``.
     """
 
-    def __init__(self, message: str, problems: Sequence[Any] = ()) -> None:
+    def __init__(self, message: str, problems: Sequence[object] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
 

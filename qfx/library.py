@@ -11,7 +11,7 @@ _library = torch.library.Library("qfx", "FRAGMENT")  # type: ignore[no-untyped-c
 
 
 def define(
-    schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], returns: str = "Tensor"
+    schema: str, kernel: Callable[..., object], fake: Callable[..., object], returns: str = "Tensor"
 ) -> Callable[..., Any]:
     """Define ``qfx::<schema>``; the function that calls it."""
     name = schema[: schema.index("(")]

@@ -64,7 +64,9 @@ def copies(bound: tuple[Argument, ...]) -> tuple[Argument, ...]:
     return tuple(replace(each, value=copy_tensors(each.value)) for each in bound)
 
 
-def bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Argument, ...]:
+def bind(
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]
+) -> tuple[Argument, ...]:
     """The example arguments of ``model`` by parameter; ConfigError if they do not fit.
 
     CaptureError if no graph can have these parameters.

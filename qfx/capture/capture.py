@@ -54,8 +54,8 @@ BY_LAYOUT = "qfx.by_layout"
 
 def capture(
     model: nn.Module,
-    example_inputs: tuple[Any, ...],
-    example_kwargs: Mapping[str, Any] | None = None,
+    example_inputs: tuple[object, ...],
+    example_kwargs: Mapping[str, object] | None = None,
     *,
     leaf: Callable[[nn.Module, str], bool] | None = None,
     keep_untraceable: bool = False,
@@ -116,7 +116,7 @@ def capture(
     return graph_module
 
 
-def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _run(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
     """What a copy of the model yields for these inputs; the exception if it raises one."""
     root = copy_of(model)
     with side_effects_undone(model):

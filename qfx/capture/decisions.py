@@ -75,7 +75,7 @@ class DecidingTracer(fx.Tracer):
         self.converting: dict[int, dict[str, Any]] = {}
         self.is_done = False
 
-    def call(self, function: Callable[..., Any], *args: object) -> Any:
+    def call(self, function: Callable[..., object], *args: object) -> Any:
         """Record a call of ``function``."""
         return self.create_proxy("call_function", function, args, {})
 
@@ -83,7 +83,7 @@ class DecidingTracer(fx.Tracer):
         """The innermost frame of the model's own code at or above ``frame``."""
         return source.user_frame(frame, self.entry)
 
-    def decide(self, proxy: ValueProxy, kind: Callable[[Any], Any], construct: str) -> Any:
+    def decide(self, proxy: ValueProxy, kind: Callable[[Any], object], construct: str) -> Any:
         """The number that ``proxy`` stands for, guarded; CaptureError if it depends on data."""
         self._check_decidable(proxy, construct)
         expected = kind(proxy.example)

@@ -64,7 +64,7 @@ class Witness(DispatchMode):  # type: ignore[misc]
         return False
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        self, func: Any, types: Any, args: tuple[object, ...] = (), kwargs: Any = None
     ) -> Any:
         named = kwargs or {}
         if self._watched is not None:
@@ -98,7 +98,7 @@ class _Watched:
         self._versions = self._counters()
         self._memory = {address for t in self._tensors for address in _address(t)}
 
-    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def see(self, func: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
         if self._wrote or not func._schema.is_mutable:
             return
         written = pytree.tree_leaves(list(_written(func, args, kwargs)))
@@ -113,7 +113,7 @@ class _Watched:
         return [0 if tensor.is_inference() else tensor._version for tensor in self._tensors]
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+def _written(func: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
@@ -128,7 +128,7 @@ _IN_TRAINING = frozenset({"training", "train", "use_input_stats"})
 
 
 def _moved_statistics(
-    func: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    func: object, args: tuple[object, ...], kwargs: dict[str, Any]
 ) -> Iterator[torch.Tensor]:
     """The running statistics that a norm moves, which neither its schema nor torch counts."""
     moved, flag = _statistics(func)

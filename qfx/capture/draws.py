@@ -76,7 +76,7 @@ class Draws:
         self._undo.close()
         self.replaced.clear()
 
-    def _replace(self, owner: object, name: str, made: Callable[..., Any]) -> None:
+    def _replace(self, owner: object, name: str, made: Callable[..., object]) -> None:
         before = vars(owner).get(name)
         setattr(owner, name, made)
         if before is None:  # inherited
@@ -84,7 +84,7 @@ class Draws:
         else:
             self._undo.callback(setattr, owner, name, before)
 
-    def _seeding(self, library: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _seeding(self, library: str, function: Callable[..., object]) -> Callable[..., Any]:
         @functools.wraps(function)
         def seed(*args: object, **kwargs: object) -> Any:
             if any(value is not None for value in (*args[library == "random" :], *kwargs.values())):
@@ -120,12 +120,12 @@ def _draws(function: object) -> bool:
     return type(getattr(function, "__self__", None)).__name__ == "RandomState"
 
 
-def _generator(library: str, args: tuple[Any, ...]) -> object:
+def _generator(library: str, args: tuple[object, ...]) -> object:
     """The generator that a call works on: numpy has one for its functions."""
     return id(args[0]) if library == "random" else library
 
 
-def _bounds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+def _bounds(args: tuple[object, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """The bounds of ``numpy.random.uniform(low=0.0, high=1.0, size=None)``."""
     given = {**dict(zip(("low", "high"), args, strict=False)), **kwargs}
     return given.get("low", 0.0), given.get("high", 1.0)

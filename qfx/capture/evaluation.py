@@ -154,7 +154,7 @@ class EvaluatingTracer(DecidingTracer):
             )
 
     def proxy_of(
-        self, node: fx.Node, example: object, args: tuple[Any, ...], operands: list[ValueProxy]
+        self, node: fx.Node, example: object, args: tuple[object, ...], operands: list[ValueProxy]
     ) -> ValueProxy:
         """A proxy for what ``node`` yields, which the call of ``args`` made."""
         meta.set_value(node, meta.describe(example))
@@ -194,7 +194,7 @@ class EvaluatingTracer(DecidingTracer):
                 data=any(o.from_data for o in operands),
             )
 
-    def _compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _compute(self, node: fx.Node, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
         """What ``node`` yields for these values, with a note of what it did besides."""
         if node.op == "get_attr":
             return attribute_of(self.root, str(node.target))

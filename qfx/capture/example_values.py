@@ -17,8 +17,8 @@ from qfx.graph.interpret import NamedInterpreter
 
 def propagate_values(
     graph_module: fx.GraphModule,
-    example_inputs: tuple[Any, ...],
-    example_kwargs: Mapping[str, Any] | None = None,
+    example_inputs: tuple[object, ...],
+    example_kwargs: Mapping[str, object] | None = None,
 ) -> None:
     """Run the graph once on the example inputs and set the Value of every node anew.
 

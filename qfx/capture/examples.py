@@ -59,7 +59,9 @@ def example_of(value: object) -> Any:
 _SIZES = _words("shape size ndim dim ndimension numel nelement len")
 
 
-def constant_size(kind: str, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def constant_size(
+    kind: str, target: object, args: tuple[object, ...], kwargs: dict[str, Any]
+) -> Any:
     """The size or rank that a node would ask of a constant tensor; None if it asks another thing.
 
     Parameters keep their shapes: what they tell needs no node, and settles what depends on it.
@@ -107,11 +109,11 @@ def _holds_tensors(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _name(node: fx.Node, args: tuple[Any, ...]) -> str:
+def _name(node: fx.Node, args: tuple[object, ...]) -> str:
     return _asked(node.op, node.target, args)
 
 
-def _asked(kind: str, target: object, args: tuple[Any, ...]) -> str:
+def _asked(kind: str, target: object, args: tuple[object, ...]) -> str:
     """The function, method or attribute that a node reads."""
     if target is getattr:
         return str(args[1])
@@ -120,7 +122,7 @@ def _asked(kind: str, target: object, args: tuple[Any, ...]) -> str:
     return target if isinstance(target, str) else str(getattr(target, "__name__", ""))
 
 
-def tells_of_data(node: fx.Node, args: tuple[Any, ...], operands: list[ValueProxy]) -> bool:
+def tells_of_data(node: fx.Node, args: tuple[object, ...], operands: list[ValueProxy]) -> bool:
     """Whether the result of ``node`` depends on the contents of input tensors."""
     name = _name(node, args)
     if name in _QUERIES:
@@ -131,7 +133,7 @@ def tells_of_data(node: fx.Node, args: tuple[Any, ...], operands: list[ValueProx
 
 
 def tells_of_layout(
-    node: fx.Node, args: tuple[Any, ...], operands: list[ValueProxy], example: object
+    node: fx.Node, args: tuple[object, ...], operands: list[ValueProxy], example: object
 ) -> bool:
     """Whether a number says how tensors lie in memory, which is not what they are."""
     if _name(node, args) in _LAYOUTS:

@@ -76,7 +76,7 @@ class SeenThrough:
             self._stand_in(names, CONVERSIONS)
         return self
 
-    def replace(self, functions: Mapping[Any, Any]) -> None:
+    def replace(self, functions: Mapping[Any, object]) -> None:
         """Let what is shown from now on see other functions, by whatever name."""
         self._by_value.update((id(function), made) for function, made in functions.items())
 
@@ -121,7 +121,7 @@ class SeenThrough:
             if made is not None:
                 self._set(names, name, made)
 
-    def _stand_in(self, names: dict[str, Any], stand_ins: Mapping[str, Any]) -> None:
+    def _stand_in(self, names: dict[str, Any], stand_ins: Mapping[str, object]) -> None:
         for name, made in stand_ins.items():
             if name not in names:
                 self._set(names, name, made)
@@ -169,14 +169,14 @@ def _is_users(package: str) -> bool:
 
 
 @contextmanager
-def draws_recorded(record: Callable[..., Any]) -> Iterator[None]:
+def draws_recorded(record: Callable[..., object]) -> Iterator[None]:
     """Functions of torch that draw random numbers go to ``record(function, args, kwargs)``.
 
     fx records a call for the proxies that it is given; ``torch.rand(3)`` is given none.
     """
     originals = {name: getattr(torch, name) for name in random_functions()}
 
-    def recording(function: Callable[..., Any]) -> Callable[..., Any]:
+    def recording(function: Callable[..., object]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*args: object, **kwargs: object) -> Any:
             return record(function, args, kwargs)
@@ -193,7 +193,7 @@ def draws_recorded(record: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextmanager
-def methods_recorded(record: Callable[..., Any]) -> Iterator[None]:
+def methods_recorded(record: Callable[..., object]) -> Iterator[None]:
     """Methods of plain tensors that read numbers go to ``record(name, method, args, kwargs)``.
 
     Only a proxy records what it is asked for itself; ``torch.zeros(1, 8).expand(n, 8)`` is no
@@ -202,7 +202,7 @@ def methods_recorded(record: Callable[..., Any]) -> Iterator[None]:
     is_tensor_method_or_property(torch.Tensor.expand)  # fills a cache of torch with its methods
     before = {name: vars(torch.Tensor).get(name, _ABSENT) for name in METHODS}
 
-    def recording(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def recording(name: str, method: Callable[..., object]) -> Callable[..., Any]:
         @functools.wraps(method)
         def call(*args: object, **kwargs: object) -> Any:
             return record(name, method, args, kwargs)

@@ -251,7 +251,7 @@ class ValueProxy(_Classed, fx.Proxy):
     @classmethod
     def __torch_function__(
         cls,
-        orig_method: Callable[..., Any],
+        orig_method: Callable[..., object],
         types: Any,
         args: Any = None,
         kwargs: Any = None,

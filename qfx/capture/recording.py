@@ -145,7 +145,7 @@ class RecordingTracer(EvaluatingTracer):
         self,
         kind: str,
         target: Any,
-        args: tuple[Any, ...],
+        args: tuple[object, ...],
         kwargs: dict[str, Any],
         name: str | None = None,
         type_expr: Any = None,
@@ -177,7 +177,7 @@ class RecordingTracer(EvaluatingTracer):
         self,
         call: ValueProxy,
         written: list[Copy],
-        args: tuple[Any, ...],
+        args: tuple[object, ...],
         kwargs: dict[str, Any],
     ) -> None:
         """Let the model go on with what ``call`` wrote to lists and dicts that it was given.
@@ -207,7 +207,7 @@ class RecordingTracer(EvaluatingTracer):
         return self.element(container, key)
 
     def _draw(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Record a call of a function that draws random numbers."""
         if self._is_foreign():
@@ -217,8 +217,8 @@ class RecordingTracer(EvaluatingTracer):
     def _method(
         self,
         name: str,
-        method: Callable[..., Any],
-        args: tuple[Any, ...],
+        method: Callable[..., object],
+        args: tuple[object, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         """Record a call of a method of tensors that is given proxies."""
@@ -226,13 +226,15 @@ class RecordingTracer(EvaluatingTracer):
             return method(*args, **kwargs)
         return self.create_proxy("call_method", name, args, kwargs)
 
-    def _scripted(self, function: Scripted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _scripted(
+        self, function: Scripted, args: tuple[object, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Record a call of a compiled function that is given proxies; None if it is not."""
         if self._is_foreign() or not proxies_in((args, kwargs)):
             return None
         return self.create_proxy("call_function", function, args, kwargs)
 
-    def placeholder(self, name: str, default: tuple[Any, ...], example: object) -> ValueProxy:
+    def placeholder(self, name: str, default: tuple[object, ...], example: object) -> ValueProxy:
         """A placeholder that stands for ``example``."""
         node = self.create_node("placeholder", name, default, {})
         meta.set_value(node, meta.describe(example))

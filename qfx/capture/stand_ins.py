@@ -43,7 +43,7 @@ def length(value: Any, /) -> Any:
     return value.tracer.call(len, value) if _symbolic(value, torch.Tensor) else len(value)
 
 
-def _picking(function: Callable[..., Any]) -> Callable[..., Any]:
+def _picking(function: Callable[..., object]) -> Callable[..., Any]:
     """``max`` or ``min``, which of sizes is a size."""
 
     @functools.wraps(function)
@@ -61,7 +61,7 @@ def _picking(function: Callable[..., Any]) -> Callable[..., Any]:
     return pick
 
 
-def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+def recorded(function: Callable[..., object]) -> Callable[..., Any]:
     """``function`` of numbers, recorded where one is a proxy."""
 
     @functools.wraps(function)

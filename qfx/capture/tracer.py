@@ -115,7 +115,7 @@ class CaptureTracer(RecordingTracer):
                 self.is_done = True
 
     def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: object = None
+        self, root_fn: Callable[..., object], is_module: bool, concrete_args: object = None
     ) -> tuple[Any, list[Any]]:
         def run(root: nn.Module) -> Any:
             result = opened(self._call(root))
@@ -164,8 +164,8 @@ class CaptureTracer(RecordingTracer):
     def call_module(
         self,
         m: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
+        forward: Callable[..., object],
+        args: tuple[object, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         if self._is_foreign():
@@ -186,7 +186,7 @@ class CaptureTracer(RecordingTracer):
         self,
         module: nn.Module,
         path: str,
-        args: tuple[Any, ...],
+        args: tuple[object, ...],
         kwargs: dict[str, Any],
         note: str,
     ) -> ValueProxy:
@@ -199,8 +199,8 @@ class CaptureTracer(RecordingTracer):
         self,
         module: nn.Module,
         path: str,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
+        forward: Callable[..., object],
+        args: tuple[object, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         self._paths.append(path)

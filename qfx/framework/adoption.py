@@ -19,7 +19,7 @@ from qfx.graph.inference import Inference
 
 
 def adopt(
-    graph_module: fx.GraphModule, before: Callable[[], Mapping[fx.Node, Any]], maker: str
+    graph_module: fx.GraphModule, before: Callable[[], Mapping[fx.Node, object]], maker: str
 ) -> None:
     """Give the nodes that have no provenance origins, the maker's name, and a value.
 
@@ -38,7 +38,7 @@ def adopt(
             meta.set_value(node, inference.value(node))
 
 
-def _trace(bare: Iterable[fx.Node], before: Mapping[fx.Node, Any], maker: str) -> None:
+def _trace(bare: Iterable[fx.Node], before: Mapping[fx.Node, object], maker: str) -> None:
     """Set origins: backwards by what is replaced, then forwards by what is read."""
     new = dict.fromkeys(bare)
     derived: dict[fx.Node, dict[fx.Node, None]] = {}
@@ -51,7 +51,7 @@ def _trace(bare: Iterable[fx.Node], before: Mapping[fx.Node, Any], maker: str) -
         meta.copy_meta(node, *(derived[node] or node.all_input_nodes), rule=maker)
 
 
-def _replaced(node: fx.Node, before: Mapping[fx.Node, Any]) -> Iterable[fx.Node]:
+def _replaced(node: fx.Node, before: Mapping[fx.Node, object]) -> Iterable[fx.Node]:
     for reader in node.users:
         if reader not in before:
             continue

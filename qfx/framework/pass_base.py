@@ -58,7 +58,7 @@ class PassContext:
         self,
         graph_module: fx.GraphModule,
         *,
-        example_inputs: tuple[Any, ...] = (),
+        example_inputs: tuple[object, ...] = (),
         example_kwargs: dict[str, Any] | None = None,
         region: str = "main",
         rewriter: Rewriter | None = None,
@@ -258,7 +258,7 @@ def _instantiate(kind: type[Pass]) -> Pass:
         raise ConfigError(f"pass {kind.name or kind.__name__} needs options: {error}") from error
 
 
-def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
+def _is_default(field: dataclasses.Field[object], value: object) -> bool:
     default: object = field.default
     if field.default_factory is not dataclasses.MISSING:
         factory: Callable[[], object] = field.default_factory

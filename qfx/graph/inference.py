@@ -270,7 +270,7 @@ def _is_hashable(key: object) -> bool:
     return True
 
 
-def _made(arguments: object, make: Callable[[meta.Value], Any]) -> Any:
+def _made(arguments: object, make: Callable[[meta.Value], object]) -> Any:
     """``arguments`` with what ``make`` makes of shapes, tensors say, in their place."""
     if isinstance(arguments, _Shape):
         return make(arguments.value)

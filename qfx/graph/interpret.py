@@ -23,17 +23,17 @@ class Interpreter(fx.Interpreter):
 class NamedInterpreter(Interpreter):
     """Runs a graph on arguments by name."""
 
-    def __init__(self, graph_module: fx.GraphModule, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, graph_module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
         super().__init__(graph_module)
         self.extra_traceback = False
         self._arguments = arguments
 
-    def placeholder(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def placeholder(self, target: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
         """The argument of that name, which may have been given by keyword."""
         return self._arguments[str(target).lstrip("*")]
 
 
-def result_of(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def result_of(node: fx.Node, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
     """What ``node``, a call of a function or a method, yields for these arguments."""
     args = thawed(tuple(args))
     kwargs = {name: thawed(value) for name, value in kwargs.items()}

@@ -27,7 +27,7 @@ _KINDS = {"**": inspect.Parameter.VAR_KEYWORD, "*": inspect.Parameter.VAR_POSITI
 
 
 def arguments_by_name(
-    graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    graph: fx.Graph, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> dict[str, Any]:
     """The value of each input of ``graph``, defaults included; no code is generated.
 
@@ -68,7 +68,7 @@ class Steps(NamedInterpreter):
     def __init__(
         self,
         graph_module: fx.GraphModule,
-        arguments: Mapping[str, Any],
+        arguments: Mapping[str, object],
         wanted: Mapping[fx.Node, int] | None = None,
         *,
         seed: int = 0,
@@ -135,7 +135,7 @@ class Steps(NamedInterpreter):
             if not are_equal(value, self._first[name])
         }
 
-    def changed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def changed(self, given: Mapping[str, object]) -> dict[str, Any]:
         """The arguments that running the graph has changed by now; they were ``given`` by name."""
         return {
             name: value

@@ -202,7 +202,7 @@ def _misfit(called: Any, node: fx.Node, *, method: bool) -> str:
     return ""
 
 
-def _signature(called: Callable[..., Any]) -> inspect.Signature | None:
+def _signature(called: Callable[..., object]) -> inspect.Signature | None:
     """The signature of a Python function; builtins have none that can be trusted."""
     if not inspect.isfunction(called):
         return None

@@ -21,7 +21,6 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from statistics import median
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -47,7 +46,7 @@ _HEADROOM = 20.0
 _MOST_BITS = 8
 
 
-def bisect(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Bisection:
+def bisect(model: nn.Module, qmodel: QuantizedModel, data: Iterable[object]) -> Bisection:
     """Find the first operation where the quantized model departs from the float model.
 
     Args:

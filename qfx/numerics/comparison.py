@@ -96,7 +96,7 @@ class Comparison:
         return "\n".join((*told, table(header, rows, right=header[1:4])))
 
 
-def compare(model: nn.Module, qmodel: QuantizedModel, data: Iterable[Any]) -> Comparison:
+def compare(model: nn.Module, qmodel: QuantizedModel, data: Iterable[object]) -> Comparison:
     """Compare the quantized model with the float model, operation by operation.
 
     Args:

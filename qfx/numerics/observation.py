@@ -32,7 +32,7 @@ class Watched(NamedInterpreter):
     """Runs a graph and shows every value to ``hook``, which returns the value to go on with."""
 
     def __init__(
-        self, graph_module: fx.GraphModule, hook: Hook, arguments: Mapping[str, Any]
+        self, graph_module: fx.GraphModule, hook: Hook, arguments: Mapping[str, object]
     ) -> None:
         super().__init__(graph_module, arguments)
         self._hook = hook
@@ -90,7 +90,7 @@ def _captured(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.Grap
         ) from error
 
 
-def all_batches(data: Iterable[Any], qmodel: QuantizedModel) -> Iterator[Batch]:
+def all_batches(data: Iterable[object], qmodel: QuantizedModel) -> Iterator[Batch]:
     """The batches of ``data``, as for calibration; ConfigError if there is none."""
     parameters = inspect.signature(reference_of(qmodel).forward).parameters.values()
     by_position = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]

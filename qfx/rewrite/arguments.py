@@ -76,7 +76,7 @@ def _positional(signature: inspect.Signature) -> tuple[str, ...]:
 
 def _bound(
     signature: inspect.Signature,
-    args: tuple[Any, ...],
+    args: tuple[object, ...],
     kwargs: dict[str, Any],
     *,
     certain: bool = False,
@@ -133,7 +133,7 @@ def _signatures(node: fx.Node, module: nn.Module | None) -> Iterator[inspect.Sig
 
 
 @cache
-def _of_function(function: Callable[..., Any]) -> tuple[inspect.Signature, ...]:
+def _of_function(function: Callable[..., object]) -> tuple[inspect.Signature, ...]:
     if inspect.isfunction(function):
         return (_written(function),)
     schemas = get_signature_for_torch_op(function)
@@ -145,7 +145,7 @@ def _of_function(function: Callable[..., Any]) -> tuple[inspect.Signature, ...]:
         return ()
 
 
-def _written(function: Callable[..., Any]) -> inspect.Signature:
+def _written(function: Callable[..., object]) -> inspect.Signature:
     """The signature of a Python function; annotations, which tell overloads apart, mean nothing."""
     signature = inspect.signature(function)
     plain = (p.replace(annotation=p.empty) for p in signature.parameters.values())

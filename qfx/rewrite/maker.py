@@ -22,7 +22,7 @@ class Maker(Books):
 
     def call(
         self,
-        target: Callable[..., Any],
+        target: Callable[..., object],
         /,
         *args: object,
         origins: Sequence[fx.Node] = (),
@@ -181,7 +181,7 @@ class Maker(Books):
         return last
 
 
-def _nodes_in(args: tuple[Any, ...]) -> Iterator[fx.Node]:
+def _nodes_in(args: tuple[object, ...]) -> Iterator[fx.Node]:
     for arg in args:
         if isinstance(arg, fx.Node):
             yield arg

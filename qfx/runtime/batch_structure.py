@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from inspect import Signature
-from typing import Any
 
 from torch import Tensor
 
 
 def misfit(
     signature: Signature,
-    examples: tuple[tuple[Any, ...], Mapping[str, Any]],
-    given: tuple[tuple[Any, ...], Mapping[str, Any]],
+    examples: tuple[tuple[object, ...], Mapping[str, object]],
+    given: tuple[tuple[object, ...], Mapping[str, object]],
 ) -> str:
     """The first difference of a batch from the examples, and what to do; "" if there is none.
 
@@ -55,8 +54,8 @@ def _takes(signature: Signature, name: str) -> bool:
 
 def _unknown(
     signature: Signature,
-    examples: tuple[Any, ...],
-    given: Mapping[str, Any],
+    examples: tuple[object, ...],
+    given: Mapping[str, object],
     unknown: list[str],
 ) -> str:
     """What to do about keys of a batch that are no arguments."""
@@ -109,7 +108,7 @@ def _differences(example: object, given: object, name: str) -> Iterator[str]:
 
 
 def _differences_of_dicts(
-    example: Mapping[Any, Any], given: Mapping[Any, Any], name: str
+    example: Mapping[object, object], given: Mapping[object, object], name: str
 ) -> Iterator[str]:
     if set(example) != set(given):
         yield (

@@ -126,7 +126,7 @@ def _positional(prepared: PreparedModel) -> int:
 
 
 def _completed(
-    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    prepared: PreparedModel, args: tuple[object, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     """``kwargs``, with the settings (flags, numbers) of the examples that the model needs."""
     examples = prepared.settings.example_kwargs
@@ -149,7 +149,9 @@ def _is_setting(value: object, parameter: inspect.Parameter) -> bool:
     return value is None or isinstance(value, (bool, str, torch.dtype, torch.device, Enum))
 
 
-def _lacking(prepared: PreparedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _lacking(
+    prepared: PreparedModel, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> str:
     """What a batch has to give besides, in a sentence; "" if nothing."""
     parameters = inspect.signature(prepared.forward).parameters
     given = {*list(parameters)[: len(args)], *kwargs}
@@ -179,7 +181,7 @@ def _length(data: object) -> int | None:
 
 
 def _run_batch(
-    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], number: int | None
+    prepared: PreparedModel, args: tuple[object, ...], kwargs: dict[str, Any], number: int | None
 ) -> None:
     which = _EXAMPLES if number is None else f"calibration batch {number}"
     if number is not None:
@@ -204,7 +206,7 @@ def _run_batch(
 
 
 def _unfit(
-    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], which: str, said: str
+    prepared: PreparedModel, args: tuple[object, ...], kwargs: dict[str, Any], which: str, said: str
 ) -> ConfigError:
     """The error for a batch on which the model raises: what it has, and what the examples had."""
     settings = prepared.settings
@@ -220,7 +222,7 @@ def _unfit(
 
 
 def _check_structure(
-    prepared: PreparedModel, args: tuple[Any, ...], kwargs: dict[str, Any], which: str
+    prepared: PreparedModel, args: tuple[object, ...], kwargs: dict[str, Any], which: str
 ) -> None:
     """ConfigError for a batch that is nested otherwise than the examples."""
     settings, signature = prepared.settings, inspect.signature(prepared.forward)
@@ -241,7 +243,7 @@ def _site(prepared: PreparedModel, error: CalibrationError) -> str:
     return f"at {where(node)}: " if node is not None else ""
 
 
-def _describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _describe(args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
     shown = [_shape(a) for a in args] + [f"{k}={_shape(v)}" for k, v in kwargs.items()]
     return f"({', '.join(shown)})"
 

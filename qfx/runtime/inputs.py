@@ -7,7 +7,7 @@ float model takes one and rounding takes any.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -54,7 +54,7 @@ def _is_rounded(node: fx.Node) -> bool:
 
 
 def refuse_dtypes(
-    rounded: tuple[Rounded, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    rounded: tuple[Rounded, ...], args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> None:
     """ConfigError for inputs in a dtype that the float model does not take.
 
@@ -74,14 +74,14 @@ def refuse_dtypes(
             raise ConfigError(_other_dtypes(odd))
 
 
-def other_dtypes(graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def other_dtypes(graph: fx.Graph, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
     """Which arguments have other dtypes than ``graph`` was captured with; "" if none has."""
     inputs = _inputs(graph, args, kwargs)
     return "; ".join(text for each in inputs for text in _odd_dtypes(*each))
 
 
 def explain_failure(
-    graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception
+    graph: fx.Graph, args: tuple[object, ...], kwargs: Mapping[str, object], error: Exception
 ) -> None:
     """ConfigError from ``error`` if the model was called with inputs that it was not made for."""
     absent = list(_absent(graph, args, kwargs))
@@ -122,7 +122,7 @@ def _reason(error: Exception) -> str:
 
 
 def _inputs(
-    graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    graph: fx.Graph, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> Iterator[tuple[str, object, meta.Value]]:
     """Name, value, and what was captured, of each input."""
     placeholders = {str(n.target): n for n in graph.nodes if n.op == "placeholder"}
@@ -132,7 +132,9 @@ def _inputs(
             yield name, value, meta.value_of(placeholders[name])
 
 
-def _absent(graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[str]:
+def _absent(
+    graph: fx.Graph, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> Iterator[str]:
     """The optional inputs that were tensors in the examples, and are None or left out."""
     given = {name: value for name, value, _ in _inputs(graph, args, kwargs)}
     for node in graph.nodes:

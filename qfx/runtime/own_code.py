@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any, cast
 
 
-def with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_own_code(function: Callable[..., object]) -> Callable[..., Any]:
     """A copy of a Python function that shares no code object with it."""
     original = cast(FunctionType, function)
     own = FunctionType(

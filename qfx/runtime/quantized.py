@@ -197,7 +197,7 @@ class QuantizedModel(WorkingGraphModule):
             )
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: object, **kwargs: object
+        self, state_dict: Mapping[str, object], prefix: str, *args: object, **kwargs: object
     ) -> None:
         """Refuse, from a parent's ``load_state_dict`` too: packed weights are no part of it."""
         if prefix and not any(name.startswith(prefix) for name in state_dict):

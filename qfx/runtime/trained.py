@@ -65,7 +65,9 @@ class Trained:
         return made
 
 
-def by_mode(training: Callable[..., Any], owner: nn.Module, trained: Trained) -> Callable[..., Any]:
+def by_mode(
+    training: Callable[..., object], owner: nn.Module, trained: Trained
+) -> Callable[..., Any]:
     """``forward`` of ``owner``: that of the training graph, in eval mode that of what it means."""
     made = trained.rounded(owner)
     made.recompile()

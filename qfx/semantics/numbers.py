@@ -29,7 +29,7 @@ def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
         yield name, function
 
 
-def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_signature(function: Callable[..., object]) -> Callable[..., Any]:
     """``function`` itself, or the like of it if Python can't tell what it takes."""
     try:
         inspect.signature(function)
@@ -38,7 +38,7 @@ def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _variadic(function: Callable[..., Any]) -> Callable[..., Any]:
+def _variadic(function: Callable[..., object]) -> Callable[..., Any]:
     def call(*values: object, **options: object) -> Any:
         return function(*values, **options)
 

@@ -17,7 +17,7 @@ def mean(
     return input.mean() if dim is None else input.mean(dim, keepdim)
 
 
-def _max_pool(function: Callable[..., Any], dims: int) -> Callable[..., Any]:
+def _max_pool(function: Callable[..., object], dims: int) -> Callable[..., Any]:
     zeros, ones = (0,) * dims, (1,) * dims
 
     def max_pool(

@@ -27,7 +27,7 @@ Pair: TypeAlias = "tuple[Tensor, Tensor]"
 Step: TypeAlias = "Callable[[Tensor, Tensor, State], State]"
 
 
-def pairs(parts: Sequence[Any]) -> list[tuple[Any, Any]]:
+def pairs(parts: Sequence[object]) -> list[tuple[Any, Any]]:
     """Those of the input and of the hidden state, by layer and direction."""
     return list(zip(parts[::2], parts[1::2], strict=True))
 

@@ -86,7 +86,7 @@ def allowance_reads(operation: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(dict.fromkeys((*sources, *operation.all_input_nodes))) if sources else ()
 
 
-def midway_allowance(operation: fx.Node, value_of: Callable[[fx.Node], Any]) -> Tensor | float:
+def midway_allowance(operation: fx.Node, value_of: Callable[[fx.Node], object]) -> Tensor | float:
     """How far each result of ``operation`` may be off where its inputs lie between two codes."""
     assert isinstance(operation.target, OpDef)
     arguments = dict(bound(operation))

@@ -49,7 +49,7 @@ _MARGIN = 10.0
 class FloatSteps(Steps):
     """Runs a graph without recording or rounding anything."""
 
-    def call_module(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_module(self, target: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
         """What a module yields; observers and fake-quants hand on their input."""
         if isinstance(self.fetch_attr(str(target)), _RECORDERS):
             return args[0]
@@ -121,7 +121,7 @@ def agreement(expected: object, actual: object) -> float:
 def compared(
     expected: object,
     actual: object,
-    shaken: tuple[Any, Any] | None = None,
+    shaken: tuple[object, object] | None = None,
     *,
     cap: float = math.inf,
 ) -> Verdict:

@@ -53,7 +53,7 @@ class NumericCheck(Instrument):
     """
 
     def __init__(
-        self, *, min_sqnr: float | None = None, inputs: tuple[Any, ...] | None = None
+        self, *, min_sqnr: float | None = None, inputs: tuple[object, ...] | None = None
     ) -> None:
         self.min_sqnr = min_sqnr
         self.inputs = inputs

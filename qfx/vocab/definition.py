@@ -102,10 +102,10 @@ _BY_NAME: dict[str, OpDef] = {}
 
 
 def define(
-    function: Callable[..., Any],
+    function: Callable[..., object],
     kind: Kind,
     modules: tuple[type[nn.Module], ...] = (),
-    functions: tuple[Callable[..., Any], ...] = (),
+    functions: tuple[Callable[..., object], ...] = (),
     methods: tuple[str, ...] = (),
     *,
     name: str = "",

@@ -31,7 +31,7 @@ def bound(node: fx.Node) -> dict[str, Any]:
 
 
 def bound_plainly(
-    op: OpDef, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    op: OpDef, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> dict[str, Any] | None:
     """What ``signature.bind`` finds, ten times as fast; None unless all is as it should be."""
     defaults, positional = _parameters(op)

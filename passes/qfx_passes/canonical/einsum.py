@@ -39,7 +39,7 @@ class Term:
 
 
 def expand_einsum(
-    node: fx.Node, args: tuple[Any, ...], rewriter: Rewriter, *, trainable: bool
+    node: fx.Node, args: tuple[object, ...], rewriter: Rewriter, *, trainable: bool
 ) -> fx.Node | Mismatch:
     """What replaces the call of einsum; a Mismatch leaves it as it was written."""
     equation, *operands = args

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,7 @@ _OTHER = frozenset({"floor_divide"})
 """Operators that are known by their target, not by arguments."""
 
 
-def as_called(call: Call, node: fx.Node, functions: Container[Any]) -> Call:
+def as_called(call: Call, node: fx.Node, functions: Container[object]) -> Call:
     """``call`` of an operator as that of its twin among ``functions``, or of a method."""
     if not isinstance(call.target, (OVERLOAD, PACKET)):
         return call

@@ -173,7 +173,7 @@ def parameters(spelling: object, op: OpDef) -> tuple[str, ...]:
 
 
 def bind(
-    spelling: object, op: OpDef, args: Sequence[Any], kwargs: dict[str, Any]
+    spelling: object, op: OpDef, args: Sequence[object], kwargs: dict[str, Any]
 ) -> Arguments | Mismatch:
     """The arguments of a call by the names of the signature of ``op``."""
     names = parameters(spelling, op)

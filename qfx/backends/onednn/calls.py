@@ -217,7 +217,7 @@ def conv3d(*args: object) -> Tensor:
     return _conv(3, args)
 
 
-def _conv(dims: int, args: tuple[Any, ...]) -> Tensor:
+def _conv(dims: int, args: tuple[object, ...]) -> Tensor:
     kernel = _qconvs[dims] if torch.compiler.is_compiling() else _CONVOLUTIONS[dims]
     result: Tensor = kernel(*args)
     return result

@@ -83,7 +83,7 @@ def _restored(em: Emitter, weight: Any) -> fx.Node:
 
 
 def _call(
-    em: Emitter, site: LoweringSite, kernel: Callable[..., Any], *args: object, **kwargs: object
+    em: Emitter, site: LoweringSite, kernel: Callable[..., object], *args: object, **kwargs: object
 ) -> fx.Node:
     value = meta.value_of(site.node)
     return em.rw.call(kernel, *args, origins=(site.node,), value=value, **kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx
@@ -16,7 +15,7 @@ from qfx.quant.qparams import QParams
 from qfx.rewrite.pattern import Mismatch
 
 
-def with_own_qparams(kernel: Callable[..., Any], own: QParams) -> Emit:
+def with_own_qparams(kernel: Callable[..., object], own: QParams) -> Emit:
     """Emits a kernel whose result has the qparams ``own``, whatever is asked for."""
 
     def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:

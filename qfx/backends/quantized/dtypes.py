@@ -48,7 +48,11 @@ def integer(site: LoweringSite, name: str = "input") -> fx.Node:
 
 
 def call(
-    em: Emitter, site: LoweringSite, target: Callable[..., Any], *args: object, **attributes: object
+    em: Emitter,
+    site: LoweringSite,
+    target: Callable[..., object],
+    *args: object,
+    **attributes: object,
 ) -> fx.Node:
     """A call of a kernel whose result is an integer tensor like the site's."""
     info = meta.tensor_info(site.node)
@@ -109,7 +113,7 @@ def quantized_weight(weight: QuantizedWeight) -> Tensor:
     return make_per_tensor(weight.integers, float(qparams.scale), int(qparams.zero_point))
 
 
-def clamped(em: Emitter, site: LoweringSite, y: fx.Node, post: Sequence[Any]) -> fx.Node:
+def clamped(em: Emitter, site: LoweringSite, y: fx.Node, post: Sequence[object]) -> fx.Node:
     """Apply a relu or clamp post-op to the integers ``y`` where saturation does not do it."""
     low, high = bounds_of_post_op(post)
     if saturates(output_of(site), low, high):
@@ -239,7 +243,7 @@ def cat(em: Emitter, site: LoweringSite) -> fx.Node:
     return call(em, site, kernel, integers, dim, output.scale, output.zero_point)
 
 
-def with_output(target: Callable[..., Any], *parameters: str) -> Emit:
+def with_output(target: Callable[..., object], *parameters: str) -> Emit:
     """Emits a kernel of the input, the named arguments, and the result's scale and zero point."""
 
     def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:

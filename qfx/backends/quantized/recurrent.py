@@ -108,7 +108,11 @@ def _on_packed(
 
 
 def _lstm_rows(
-    data: Tensor, sizes: Tensor, hx: tuple[Tensor, ...], params: list[Any], layout: tuple[Any, ...]
+    data: Tensor,
+    sizes: Tensor,
+    hx: tuple[Tensor, ...],
+    params: list[Any],
+    layout: tuple[object, ...],
 ) -> tuple[Tensor, ...]:
     options = {"dtype": torch.qint8, "use_dynamic": True}
     y, h, c = torch.quantized_lstm(data, sizes, hx, params, *layout, **options)
@@ -116,7 +120,11 @@ def _lstm_rows(
 
 
 def _gru_rows(
-    data: Tensor, sizes: Tensor, hx: tuple[Tensor, ...], params: list[Any], layout: tuple[Any, ...]
+    data: Tensor,
+    sizes: Tensor,
+    hx: tuple[Tensor, ...],
+    params: list[Any],
+    layout: tuple[object, ...],
 ) -> tuple[Tensor, ...]:
     y, h = torch.quantized_gru(data, sizes, hx[0], params, *layout)
     return y, h

@@ -70,7 +70,7 @@ def of_file(session: Any) -> str:
     return ", ".join(f"{i.name} {_kind(i)}{_shape(i.shape)}" for i in session.get_inputs())
 
 
-def feeds(reference: fx.GraphModule, arguments: Mapping[str, Any]) -> list[Tensor]:
+def feeds(reference: fx.GraphModule, arguments: Mapping[str, object]) -> list[Tensor]:
     """The tensors among the arguments, in the order of the inputs."""
     found: list[Tensor] = []
     for node in reference.graph.find_nodes(op="placeholder"):

@@ -128,7 +128,7 @@ def check_onnx(qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: obj
 def compare(
     qmodel: QuantizedModel,
     session: object,
-    arguments: Mapping[str, Any],
+    arguments: Mapping[str, object],
     kernels: Mapping[str, int],
 ) -> OnnxCheck:
     """Run a session beside the reference graph, on arguments by name.

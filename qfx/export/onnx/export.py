@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import fx
 
@@ -131,7 +131,7 @@ def export_onnx(
     return OnnxFile(os.fspath(path), opset, chosen.value, *sides, trials, untried)
 
 
-def _untried(forms: Mapping[Form, ir.Model], arguments: Mapping[str, Any] | None) -> str:
+def _untried(forms: Mapping[Form, ir.Model], arguments: Mapping[str, object] | None) -> str:
     """Why there is nothing to measure, or nothing to measure with; else ""."""
     if len({len(list(written.graph)) for written in forms.values()}) == 1:
         hint = "" if arguments else " without example_inputs"
@@ -142,7 +142,7 @@ def _untried(forms: Mapping[Form, ir.Model], arguments: Mapping[str, Any] | None
 
 
 def _trials(
-    qmodel: QuantizedModel, forms: Mapping[Form, ir.Model], arguments: Mapping[str, Any] | None
+    qmodel: QuantizedModel, forms: Mapping[Form, ir.Model], arguments: Mapping[str, object] | None
 ) -> tuple[Trial, ...]:
     """What ONNX Runtime makes of each form."""
     given = example_arguments(qmodel.reference) if arguments is None else arguments

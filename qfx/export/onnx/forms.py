@@ -211,7 +211,7 @@ def _end(
     return float(places[max(int(moved[0]) - 1, 0)]) if len(moved) else None
 
 
-def seen_ranges(module: fx.GraphModule, arguments: Mapping[str, Any]) -> Ranges:
+def seen_ranges(module: fx.GraphModule, arguments: Mapping[str, object]) -> Ranges:
     """What convolutions with post-ops yield before these, for inputs by name."""
     defaults = {
         str(node.target).lstrip("*"): input_value(node)
@@ -226,7 +226,7 @@ def seen_ranges(module: fx.GraphModule, arguments: Mapping[str, Any]) -> Ranges:
 class _Watch(NamedInterpreter):
     """Runs a graph, and keeps the extremes of what convolutions yield."""
 
-    def __init__(self, module: fx.GraphModule, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
         super().__init__(module, arguments)
         self.seen: dict[fx.Node, tuple[float, float]] = {}
 

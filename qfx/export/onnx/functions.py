@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qfx.export.onnx.writer import Writer
 
 
-def call(w: Writer, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call(w: Writer, node: fx.Node, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
     """Write a call of a function or method."""
     if node.op == "call_function" and _makes_container(node):
         return result_of(node, args, kwargs)
@@ -113,7 +113,7 @@ def _filled_like(number: float) -> Callable[..., ir.Value]:
     return write
 
 
-def _sizes(size: tuple[Any, ...]) -> Any:
+def _sizes(size: tuple[object, ...]) -> Any:
     return size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
 
 

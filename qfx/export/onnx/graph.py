@@ -134,7 +134,7 @@ class _Walk:
         return made
 
     def _operation(
-        self, node: fx.Node, op: vocab.OpDef, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, node: fx.Node, op: vocab.OpDef, args: tuple[object, ...], kwargs: dict[str, Any]
     ) -> Any:
         emitter = EMITTERS.get(op)
         if emitter is None:
@@ -149,7 +149,7 @@ class _Walk:
             made = self._post(post_op, made)
         return made
 
-    def _post(self, post_op: tuple[Any, ...], made: ir.Value) -> Any:
+    def _post(self, post_op: tuple[object, ...], made: ir.Value) -> Any:
         if post_op[0] == "dropout":
             return made
         op, operands, attributes = vocab.call_of_post_op(post_op)
@@ -217,7 +217,7 @@ class _Walk:
 
 
 def _bound_arguments(
-    op: vocab.OpDef, args: tuple[Any, ...], kwargs: dict[str, Any]
+    op: vocab.OpDef, args: tuple[object, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     """The arguments by name, with defaults; those of functions of numbers as ``values``."""
     if op in vocab.SCALARS.values():
@@ -242,14 +242,14 @@ def _leaves(value: object) -> list[Any]:
     return [value]
 
 
-def _is_constant(node: fx.Node, tensors: Sequence[Any]) -> bool:
+def _is_constant(node: fx.Node, tensors: Sequence[object]) -> bool:
     """Whether all that a node reads is known, and it makes no more of it: weights stay codes."""
     if not tensors or not all(isinstance(t, Tensor) for t in tensors):
         return False
     return not vocab.is_op(node, vocab.DEQUANTIZE, vocab.EMBEDDING, vocab.GUARD)
 
 
-def _computed(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _computed(node: fx.Node, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
     with torch.no_grad():
         return result_of(node, args, kwargs)
 

@@ -34,7 +34,7 @@ def _is_tensor(item: object) -> bool:
     return not isinstance(item, (int, slice, type(None), type(Ellipsis), Number))
 
 
-def _indexed(w: Writer, input: Operand, items: Sequence[Any]) -> Operand:
+def _indexed(w: Writer, input: Operand, items: Sequence[object]) -> Operand:
     """Slices first, then picks from the last dim on, then new dims."""
     made = input
     axes = [i for i, item in enumerate(x for x in items if x is not None)]
@@ -72,7 +72,7 @@ def _picked(w: Writer, input: Operand, items: Sequence[Any]) -> ir.Value:
     return w.op("GatherND", input, w.op("Concat", *apart, axis=-1))
 
 
-def _taken(w: Writer, made: Operand, item: Any, axis: int, items: Sequence[Any]) -> ir.Value:
+def _taken(w: Writer, made: Operand, item: Any, axis: int, items: Sequence[object]) -> ir.Value:
     if isinstance(item, (list, tuple)):
         item = torch.tensor(item)
     info = w.info(item)

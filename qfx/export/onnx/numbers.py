@@ -54,7 +54,7 @@ _BINARY = {
 _COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 
 
-def scalar(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def scalar(name: str, function: Callable[..., object]) -> Callable[..., Any]:
     """The emitter of a function of numbers."""
 
     def write(w: Writer, *values: object, **options: object) -> Any:

@@ -153,7 +153,7 @@ def _resized(name: str, value: Any, sizes: Mapping[Place, int]) -> Any:
 class _Recorder(NamedInterpreter):
     """Runs a graph on tensors without memory, and keeps what every node yields."""
 
-    def __init__(self, graph_module: fx.GraphModule, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, graph_module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
         super().__init__(graph_module, arguments)
         self.seen: dict[fx.Node, Any] = {}
 
@@ -176,7 +176,7 @@ def _described(value: object) -> Any:
     return meta.describe(value) if isinstance(value, Tensor) else value
 
 
-def _run(graph_module: fx.GraphModule, inputs: Mapping[fx.Node, Any]) -> dict[fx.Node, Any]:
+def _run(graph_module: fx.GraphModule, inputs: Mapping[fx.Node, object]) -> dict[fx.Node, Any]:
     given = {
         str(node.target).lstrip("*"): pytree.tree_map(_empty, value, is_leaf=_is_info)
         for node, value in inputs.items()

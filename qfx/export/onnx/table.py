@@ -44,7 +44,7 @@ class Emitter:
     limits: str = ""
 
 
-def _row(write: Callable[..., Any], operators: str = "", limits: str = "") -> Emitter:
+def _row(write: Callable[..., object], operators: str = "", limits: str = "") -> Emitter:
     return Emitter(write, tuple(operators.split()), limits)
 
 

@@ -44,7 +44,7 @@ class Trial:
 
 
 def trial(
-    qmodel: QuantizedModel, form: str, written: ir.Model, arguments: Mapping[str, Any]
+    qmodel: QuantizedModel, form: str, written: ir.Model, arguments: Mapping[str, object]
 ) -> Trial:
     """Run one form on inputs by name."""
     with TemporaryDirectory() as folder:

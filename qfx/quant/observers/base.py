@@ -290,7 +290,7 @@ copyreg.pickle(_Specialized, _as_call)
 _SPECIALIZED: dict[tuple[object, ...], type[Observer]] = {}
 
 
-def _specialized(cls: type[_Self], options: tuple[tuple[str, Any], ...]) -> type[_Self]:
+def _specialized(cls: type[_Self], options: tuple[tuple[str, object], ...]) -> type[_Self]:
     """The one subclass of ``cls`` with ``options``, made when first asked for."""
     origin, before = cls.made_from()
     given = tuple(sorted({**dict(before), **dict(options)}.items()))
