@@ -3,6 +3,8 @@ r"""Latency of qfx and its peers, interleaved: medians, minima and ratios.
     python -m benchmarks.latency --models resnet50 mobilenet_v2 --batch 1 --threads 2
     python -m benchmarks.latency --models bert_base bert_base_linears \
         --engines eager qfx-x86-dynamic qfx-fbgemm-dynamic torch.ao-dynamic
+    python -m benchmarks.latency --models resnet18 resnet50 mobilenet_v2 \
+        --engines eager qfx-x86 qfx-openvino qfx-onnxruntime openvino onnxruntime
 
 Every engine runs in a process of its own and is woken in turns, so that no two compute at once
 and no thread pool disturbs another. "x eager" is the median over the rounds of eager's median

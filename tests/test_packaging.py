@@ -182,13 +182,6 @@ def test_built_in_passes_are_registered_as_anyone_elses() -> None:
     assert "fuse-conv-bn" in names
 
 
-@pytest.mark.parametrize("name", ["compile"])
-def test_what_is_planned_says_so(name: str) -> None:
-    assert name not in qfx.__all__
-    with pytest.raises(AttributeError, match=f"does not have {name} yet"):
-        getattr(qfx, name)
-
-
 def test_a_method_that_is_none_names_those_that_are() -> None:
     with pytest.raises(qfx.ConfigError, match="'static', 'dynamic', 'weight_only', 'qat'"):
         qfx.prepare(nn.Linear(2, 2).eval(), torch.ones(1, 2), method="magic")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -80,8 +81,7 @@ def onnx_model(
 
 
 def _model(piece: Piece, form: Form, shapes: tuple[tuple[int, ...], ...] | None) -> Model:
-    graph_module = piece.graph_module if shapes is None else _resized(piece.graph_module, shapes)
-    sizes = _shapes(piece) if shapes is None else Shapes(graph_module)
+    graph_module, sizes = _with_sizes(piece, shapes)
     written = write(graph_module, sizes, OPSET, None if form is Form.EXACT else {})
     if written.problems:
         raise CannotRun(str(written.problems[0]))
@@ -94,6 +94,20 @@ def _model(piece: Piece, form: Form, shapes: tuple[tuple[int, ...], ...] | None)
     return Model(
         proto.SerializeToString(), _names(made.graph.inputs), _names(made.graph.outputs), takes
     )
+
+
+def _with_sizes(
+    piece: Piece, shapes: tuple[tuple[int, ...], ...] | None
+) -> tuple[fx.GraphModule, Shapes]:
+    """The graph whose inputs have these shapes, and what follows of them."""
+    if shapes is not None and shapes != piece.shapes:
+        resized = _resized(piece.graph_module, shapes)
+        return resized, Shapes(resized)
+    sizes = _shapes(piece)
+    if shapes is not None:
+        sizes = copy.copy(sizes)
+        sizes.fix()
+    return piece.graph_module, sizes
 
 
 def _names(values: Iterable[ir.Value]) -> tuple[str, ...]:
