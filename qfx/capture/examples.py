@@ -186,7 +186,7 @@ def _leaves_alike(first: object, second: object, tolerance: float) -> bool:
         return _class_name(type(first)) == _class_name(type(second))
     if first.shape != second.shape or first.dtype != second.dtype or first.layout != second.layout:
         return False
-    first, second = dense(first), dense(second)
+    first, second = dense(first.detach()), dense(second.detach())
     if not first.dtype.is_floating_point:
         return are_equal(first, second)
     finite = second[second.isfinite()]

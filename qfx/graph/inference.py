@@ -190,7 +190,9 @@ class Inference:
             found = self.run(node)
         except Exception as error:
             raise Unknown(node.name) from error
-        if any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(found)):
+        # A device would be that of the tensors that stand in.
+        kinds = (torch.Tensor, torch.device)
+        if any(isinstance(leaf, kinds) for leaf in pytree.tree_leaves(found)):
             raise Unknown(node.name)
         return found
 

@@ -101,3 +101,17 @@ def test_batch_norms_of_modules_are_told_as_they_run(
         expected = None
     assert told == expected
     assert normed(nn.LayerNorm(3), TensorInfo(shape, torch.float32)) is None
+
+
+def test_a_device_is_not_that_of_the_tensors_that_stand_in() -> None:
+    b = GraphBuilder()
+    x = b.input()
+    meta.set_value(x, meta.TensorInfo((3,), torch.float32))
+    device = b.call(vocab.DEVICE, x)
+    kind = b.call(getattr, device, "type")
+    is_cpu = b.call(vocab.SCALARS[operator.eq], kind, "cpu")
+    for node in (device, kind, is_cpu):
+        meta.set_value(node, None)
+    guard = b.call(vocab.GUARD, is_cpu, expected=True, what="its device")
+    with pytest.raises(Unknown):
+        Inference(b.done(guard)).value(guard)
