@@ -6,8 +6,8 @@ nn.Module -> capture -> passes before calibration -> calibrate -> passes after i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 from torch import fx, nn
 
@@ -24,6 +24,7 @@ from qfx.argument_checks import (
     check_mode,
     check_pipeline,
     check_prepared,
+    check_regions,
     check_start,
     check_types,
     idle_passes,
@@ -31,29 +32,25 @@ from qfx.argument_checks import (
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
 from qfx.caller_modes import undisturbed
-from qfx.capture.capture import (
-    EXPECTED,
-    capture,
-)
+from qfx.capture.capture import capture
 from qfx.capture.limits import not_kept
-from qfx.configuration.configuration import Configuration
+from qfx.capture.regions.data_sizes import decided_by_data
+from qfx.capture.regions.plan import Plan, plan
+from qfx.capture.regions.recording import generates
 from qfx.conversion import use_up
+from qfx.errors import CaptureError
 from qfx.framework.levels import Level
-from qfx.framework.manager import transform
 from qfx.framework.pipeline import Pipeline
 from qfx.garbage_collection import patiently
-from qfx.graph.clone import clone_graph_module
 from qfx.graph.copying import inference_copy
-from qfx.graph.state import written_tensors
-from qfx.history.history import History
+from qfx.preparation import Request, prepare_graph
 from qfx.quant.qconfig import QConfig, QConfigMapping
-from qfx.report.sites import captured_sites, size_bytes
-from qfx.runtime.calibration import run_calibration, run_example
-from qfx.runtime.prepared import RECORDERS, PreparedModel, Settings
+from qfx.regional import convert_regions, prepare_regions
+from qfx.runtime.calibration import Calibrated, calibrated, run_calibration, run_example
+from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
-from qfx.runtime.trained import Start, Trained
-from qfx.training.trainable import trainable
-from qfx.verification.floats import check_untrained
+from qfx.runtime.regions import regions_of
+from qfx.runtime.trained import Start
 
 _NO_DATA = (
     "calibration_data is not used: nothing here takes its range from data (method={method!r}). "
@@ -79,6 +76,7 @@ def quantize(
     pipeline: Pipeline | None = None,
     progress: bool | None = None,
     min_coverage: float | None = None,
+    regions: str | Iterable[str] = "auto",
     check: bool = True,
 ) -> QuantizedModel:
     """Quantize a model after training.
@@ -97,13 +95,17 @@ def quantize(
         pipeline: passes to run in place of the method's own.
         progress: show a progress bar; None shows one on a terminal.
         min_coverage: least fraction of multiply-accumulates that must run in integers.
+        regions: what to do with a model that can't be captured whole. "auto" captures the largest
+            parts of it that can be, each by itself; "whole" refuses; names or patterns of
+            submodules, as in ("encoder", "decoder.layers.*"), make these regions and no others.
         check: compare on the example inputs what every step computes with what it should: the float
             graph with the model, each kernel call and the whole with the reference form. A kernel
             that is wrong is put back to float (reason "kernel-failed-check").
 
     Returns:
         A GraphModule with the signature and output structure of ``model``, with ``.report`` and
-        ``.history``.
+        ``.history``. Of a model in several regions: a copy of it, of its class and with its
+        methods, which has them as submodules, and ``.report``, ``.history`` and ``.regions``.
 
     Raises:
         ConfigError: an argument is wrong, or the model is in training mode.
@@ -124,27 +126,39 @@ def quantize(
         types=types,
         example_kwargs=example_kwargs,
         pipeline=pipeline,
+        regions=regions,
     )
-    if prepared.has_observers:
-        _calibrate_once(prepared, calibration_data, progress)
+    subject = calibrated(prepared)
+    if subject.has_observers:
+        _calibrate_once(subject, calibration_data, progress)
     elif calibration_data is not None and method != "static":
-        prepared.settings.configuration.warn(_NO_DATA.format(method=method))
-    return use_up(prepared, min_coverage=min_coverage, check=check)
+        subject.graphs[0].settings.configuration.warn(_NO_DATA.format(method=method))
+    return _converted(prepared, min_coverage, check, copies=False)
 
 
-def _calibrate_once(
-    prepared: PreparedModel, data: Iterable[Any] | None, progress: bool | None
-) -> None:
+def _converted(
+    prepared: PreparedModel, min_coverage: float | None, check: bool, *, copies: bool
+) -> QuantizedModel:
+    """The quantized model; a prepared one is used up unless it ``copies``."""
+    parts = regions_of(prepared)
+    if parts is None:
+        source = prepared.copy_to_convert() if copies else prepared
+        return use_up(source, min_coverage=min_coverage, check=check)
+    made = convert_regions(prepared, parts, min_coverage=min_coverage, check=check, copies=copies)
+    return cast(QuantizedModel, made)  # has what users read of one
+
+
+def _calibrate_once(subject: Calibrated, data: Iterable[Any] | None, progress: bool | None) -> None:
     """Calibrate with ``data``, or with the example inputs if there is none."""
     if data is not None:
-        calibrate(prepared, data, progress=progress)
+        run_calibration(subject, data, steps=None, progress=progress)
         return
-    settings = prepared.settings
+    settings = subject.graphs[0].settings
     if settings.method != "static":
         settings.configuration.warn(
             _IS_STATIC.format(method=settings.method, backend=settings.backend.name)
         )
-    run_example(prepared)
+    run_example(subject)
 
 
 @undisturbed()
@@ -159,6 +173,7 @@ def prepare(
     types: Iterable[type[nn.Module]] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     pipeline: Pipeline | None = None,
+    regions: str | Iterable[str] = "auto",
     qparams_from: QuantizedModel | None = None,
 ) -> PreparedModel:
     """Capture a model and put observers in it, or for training fake-quants.
@@ -173,10 +188,12 @@ def prepare(
         A module that computes what ``model`` computes while its observers record ranges; its
         ``eval()`` stops the recording, its ``train()`` resumes it. With ``method="qat"`` it rounds
         weights and activations as the quantized model will, and is trained like ``model``: its
-        parameters keep their names.
+        parameters keep their names. Of a model in several regions: a copy of it that has such
+        modules in it.
     """
     check_method(method)
-    types = check_types(types)
+    asked = check_regions(regions)
+    kinds = check_types(types)
     check_pipeline(pipeline, method)
     args, kwargs = check_example_inputs(example_inputs, example_kwargs)
     check_float(model)
@@ -189,39 +206,57 @@ def prepare(
     chosen = chosen.with_passes_at(Level.LOWERED, target.passes)
     check_dtype(model, args, kwargs)
     check_calibrates(chosen)
-    before, after = chosen.split()
-    captured = _captured(model, args, kwargs, method)
-    expected = captured.meta.pop(EXPECTED, None)
-    configuration = Configuration(captured, model, qconfig, target, method, types)
+    start = None if qparams_from is None else Start(qparams_from.__dict__["reference"])
+    request = Request(method, chosen, target, qconfig, kinds, start)
+    captured = _captured(model, args, kwargs, method, asked)
+    if not isinstance(captured, fx.GraphModule):
+        return cast(PreparedModel, prepare_regions(request, model, captured, args, kwargs))
+    configuration = request.configured(captured, model)
+    configuration.warn_unmatched()
     for warning in (*not_kept(model, captured, method), *idle_passes(chosen)):
         configuration.warn(warning)
-    graph_module = clone_graph_module(captured, apart=True)
-    start = None if qparams_from is None else Start(qparams_from.__dict__["reference"])
-    settings = Settings(
-        method, target, configuration, before, after, args, kwargs, captured_sites(captured),
-        captured, expected, size_bytes(model), start,
-    )  # fmt: skip
-    ctx, history = settings.context(graph_module), History()
-    transform(graph_module, before, ctx, history)
-    settings = replace(
-        settings,
-        buffers=written_tensors(graph_module, RECORDERS),
-        trained=ctx.get(Trained) if ctx.has(Trained) else None,
-    )
-    if method == "qat":
-        prepared = trainable(graph_module, history, settings)
-        check_untrained(prepared)
-        return prepared.in_mode_of(model)
-    return PreparedModel(graph_module, history, settings).train()
+    return prepare_graph(request, captured, model, configuration, args, kwargs)
 
 
 def _captured(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], method: str
-) -> fx.GraphModule:
-    """The graph of inference, also of a model in training."""
-    if method == "qat":
-        return capture(inference_copy(model), args, kwargs, modes=True, keep_expected=True)
-    return capture(model, args, kwargs, keep_expected=True)
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    method: str,
+    regions: str | tuple[str, ...],
+) -> fx.GraphModule | Plan:
+    """The graph of inference, also of a model in training; or of parts of it."""
+    trains = method == "qat"
+    whole: CaptureError | str = _AS_ASKED
+    if isinstance(regions, str):
+        if regions == "auto" and generates(model):
+            whole = _GENERATES
+        else:
+            try:
+                source = inference_copy(model) if trains else model
+                captured = capture(source, args, kwargs, modes=trains, keep_expected=True)
+            except CaptureError as error:
+                if regions == "whole":
+                    raise
+                whole = error
+            else:
+                at = decided_by_data(captured) if regions == "auto" else ""
+                if not at:
+                    return captured
+                whole = _BOUND.format(at=at)
+                with suppress(CaptureError):
+                    return plan(model, args, kwargs, whole=whole, modes=trains)
+                return captured
+    wanted = () if isinstance(regions, str) else regions
+    return plan(model, args, kwargs, whole=whole, wanted=wanted, modes=trains)
+
+
+_AS_ASKED = "regions= names these parts"
+_BOUND = "at {at} it decides by how many elements of a tensor fulfil a condition"
+_GENERATES = (
+    "it generates: generate() calls it with a cache, and a graph would leave that method behind "
+    '(regions="whole" captures its forward alone)'
+)
 
 
 @undisturbed()
@@ -245,7 +280,7 @@ def calibrate(
         CalibrationError: no batch at all, or NaN or infinity in one, naming the site.
     """
     check_prepared(prepared, "calibrate")
-    run_calibration(prepared, data, steps=steps, progress=progress)
+    run_calibration(calibrated(prepared), data, steps=steps, progress=progress)
     return prepared
 
 
@@ -268,4 +303,4 @@ def convert(
     """
     check_prepared(prepared, "convert")
     check_coverage(min_coverage)
-    return use_up(prepared.copy_to_convert(), min_coverage=min_coverage, check=check)
+    return _converted(prepared, min_coverage, check, copies=True)

@@ -18,6 +18,7 @@ from qfx.framework.pipeline import CALIBRATE, Pipeline
 from qfx.graph.copying import check_told_apart
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
+from qfx.runtime.regions import regions_of
 
 METHODS_OF_USERS = (*METHODS, "qat")
 """What ``method=`` may be; training ends in static quantization."""
@@ -55,7 +56,7 @@ def check_pipeline(pipeline: object, method: str) -> None:
 
 
 def check_example_inputs(
-    example_inputs: object, example_kwargs: Mapping[str, object] | None
+    example_inputs: object, example_kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword example arguments; a single value stands for a tuple of one."""
     if example_kwargs is not None and not isinstance(example_kwargs, Mapping):
@@ -199,7 +200,7 @@ def check_device(model: nn.Module) -> None:
         )
 
 
-def check_dtype(model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+def check_dtype(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """ConfigError if the model computes in a dtype other than float32 throughout."""
     tensors = (*model.parameters(), *model.buffers(), *args, *kwargs.values())
     dtypes = {t.dtype for t in tensors if isinstance(t, Tensor) and t.dtype.is_floating_point}
@@ -241,6 +242,24 @@ def check_float(model: object) -> None:
             raise ConfigError(f"{which} is {done} already; start again from the float model")
 
 
+def check_regions(regions: object) -> str | tuple[str, ...]:
+    """``regions`` as "auto", "whole" or a tuple of patterns; ConfigError if it is none of them."""
+    if regions in ("auto", "whole"):
+        return str(regions)
+    if isinstance(regions, str):
+        raise ConfigError(
+            f'regions={regions!r}: give "auto", "whole", or names of submodules as a tuple, '
+            f"regions=({regions!r},)"
+        )
+    patterns = tuple(regions) if isinstance(regions, (tuple, list, set, frozenset)) else ()
+    if patterns and all(isinstance(pattern, str) and pattern for pattern in patterns):
+        return patterns
+    raise ConfigError(
+        f'regions={regions!r}: give "auto", "whole", or a tuple of names of submodules, in which '
+        '"*" stands for anything'
+    )
+
+
 def check_start(qparams_from: object, method: str) -> None:
     """ConfigError unless ``qparams_from`` is None, or where training may start."""
     if qparams_from is None:
@@ -260,7 +279,13 @@ def check_prepared(prepared: object, taker: str) -> None:
             f"{taker} takes what qfx.prepare returned, and this model is quantized already: use it "
             "as it is, or start again from the float model"
         )
-    if not isinstance(prepared, PreparedModel):
+    regions = regions_of(prepared)
+    if regions is not None and any(isinstance(r, QuantizedModel) for r in regions.values()):
+        raise ConfigError(
+            f"{taker} takes what qfx.prepare returned, and the regions of this model are quantized "
+            "already: use it as it is, or start again from the float model"
+        )
+    if regions is None and not isinstance(prepared, PreparedModel):
         inner = prepared.named_children() if isinstance(prepared, nn.Module) else ()
         for name, child in inner:
             if isinstance(child, PreparedModel):

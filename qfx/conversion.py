@@ -25,9 +25,13 @@ from qfx.verification.net import Net
 
 @patiently
 def use_up(
-    prepared: PreparedModel, *, min_coverage: float | None, check: bool = True
+    prepared: PreparedModel,
+    *,
+    min_coverage: float | None,
+    check: bool = True,
+    empty: bool = False,
 ) -> QuantizedModel:
-    """Convert ``prepared`` and use it up."""
+    """Convert ``prepared`` and use it up; ``empty`` allows that nothing in it is quantized."""
     settings, history = prepared.settings, prepared.history
     net = Net(prepared) if check else None
     prepared.restore_buffers()
@@ -60,7 +64,8 @@ def use_up(
         checked=net.checked() if net else None,
         saturates=settings.backend.saturates,
     )
-    _check_coverage(report, min_coverage)
+    if not empty:
+        check_result(report, min_coverage)
     return QuantizedModel(
         lowered,
         reference,
@@ -86,7 +91,8 @@ def _at_reference(pipeline: Pipeline) -> tuple[Pipeline, Pipeline]:
     return before, replace(pipeline, passes=passes[at:], start=before.end)
 
 
-def _check_coverage(report: QuantizationReport, least: float | None) -> None:
+def check_result(report: QuantizationReport, least: float | None) -> None:
+    """CoverageError if nothing was quantized, or less than ``least`` of the MACs."""
     if not any(site.decision == "quantized" for site in report.sites):
         raise CoverageError(f"nothing was quantized\n{report}")
     if least is not None and report.coverage is not None and report.coverage < least:

@@ -89,7 +89,9 @@ def offer_defaults(
     """Let passes that need a backend or a configuration find the default, made when asked for."""
 
     def configuration() -> Configuration:
-        return Configuration(ctx.graph_module, model, None, ctx.get(Backend), method)
+        found = Configuration(ctx.graph_module, model, None, ctx.get(Backend), method)
+        found.warn_unmatched()
+        return found
 
     ctx.offer(Backend, lambda: resolve_backend(backend))
     ctx.offer(Configuration, configuration)

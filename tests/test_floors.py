@@ -35,8 +35,8 @@ FLOORS = (
     ("verification",),
     ("export",),
     ("qfx_passes",),
-    ("argument_checks", "pipelines", "storage", "conversion"),
-    ("engines",),
+    ("argument_checks", "pipelines", "storage", "preparation", "conversion"),
+    ("engines", "regional"),
     ("api", "custom_passes"),
     ("qfx",),
 )

@@ -31,7 +31,7 @@ from qfx.graph.leaves import LeafPolicy
 from qfx.graph.modes import Decisions, watch_modes
 from qfx.graph.state import written_names
 
-_OPAQUE_ROOTS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+OPAQUE_ROOTS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 """Models that do not trace, being leaves themselves."""
 
 _OTHER_INPUTS = (
@@ -186,7 +186,7 @@ def with_unseen_draws(traced: Traced) -> Traced:
 def _trace(task: Task, tracer: CaptureTracer) -> Traced:
     model, leaves, root = task.model, task.leaves, copy_of(task.model)
     bound = arguments.copies(task.bound)
-    if isinstance(root, _OPAQUE_ROOTS):
+    if isinstance(root, OPAQUE_ROOTS):
         root = Holder(root)
     decisions = Decisions()
     if task.modes:

@@ -43,11 +43,15 @@ class Choice:
 class Configuration:
     """The user's rules over one captured graph.
 
+    Attributes:
+        unmatched: what to warn of: the rules that match no operation of this graph.
+
     Args:
         captured: the graph as captured.
         model: the user's model, for ``qconfig`` attributes and module types.
         qconfig: what the user gave; None for the backend's default.
         types: restrict quantization to these module types and their functional twins.
+        quiet: warn of nothing, for one of several graphs of the model.
     """
 
     def __init__(
@@ -58,22 +62,33 @@ class Configuration:
         backend: Backend,
         method: str,
         types: Iterable[type[nn.Module]] | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
         self._warnings: dict[str, None] = {}
         self._global = _global_name(qconfig)
-        mapping = _mapping(qconfig, backend, method).with_attributes_of(model, self.warn)
+        mapping = _mapping(qconfig, backend, method).with_attributes_of(
+            model, self.note if quiet else self.warn
+        )
         origins = [o for node in captured.graph.nodes for o in meta.origins(node)]
         resolved = mapping.resolve_all(origins, module_types(model))
         self._by_node = resolved.by_node
         self._type_names = {o.node: o.type_name for o in origins}
         self._types = None if types is None else with_twins(types)
-        for rule in resolved.unmatched:
-            self.warn(f"{rule.name} matches no operation{_inside(rule.module, origins, model)}")
+        self.unmatched = tuple(
+            f"{rule.name} matches no operation{_inside(rule.module, origins, model)}"
+            for rule in resolved.unmatched
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was asked for and had no effect, or another; see :meth:`warn`, :meth:`note`."""
         return tuple(self._warnings)
+
+    def warn_unmatched(self) -> None:
+        """Warn of the rules that match nothing."""
+        for message in self.unmatched:
+            self.warn(message)
 
     def warn(self, message: str) -> None:
         """Warn of something that was asked for and has no effect."""

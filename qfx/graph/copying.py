@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeGuard
 
@@ -97,16 +97,29 @@ def check_told_apart(model: nn.Module) -> None:
 
 def copy_of(model: nn.Module) -> nn.Module:
     """A deep copy whose reparametrized weights are plain parameters where they are not trained."""
-    root = _deep_copy(model)
+    root = deep_copied(model)
     for module in list(root.modules()):
         if not module.training:
             _bake_weights(module)
     return root
 
 
-def _deep_copy(model: nn.Module) -> nn.Module:
-    memo: dict[int, Any] = {}
-    for module in model.modules():
+def deep_copied(
+    model: nn.Module, in_place: Mapping[nn.Module, nn.Module] | None = None
+) -> nn.Module:
+    """A deep copy of a model that has run; with some of its modules replaced.
+
+    Args:
+        model: what is copied; not changed.
+        in_place: what the copy has in the place of a module, wherever it is mentioned.
+
+    Raises:
+        CaptureError: it can't be deep-copied.
+    """
+    replaced = in_place or {}
+    memo: dict[int, Any] = {id(module): made for module, made in replaced.items()}
+    inner = {id(m) for module in replaced for m in module.modules()}
+    for module in (m for m in model.modules() if id(m) not in inner):
         for value in _tensors_in(vars(module)):
             if not value.is_leaf:
                 memo[id(value)] = value.detach().clone()  # deepcopy refuses these
@@ -138,7 +151,7 @@ def inference_copy(model: nn.Module) -> nn.Module:
     Raises:
         CaptureError: the model can't be captured.
     """
-    model_in_eval = nn.Module.train(_deep_copy(model), False)  # exported ones refuse .eval()
+    model_in_eval = nn.Module.train(deep_copied(model), False)  # exported ones refuse .eval()
     check_model(model_in_eval)
     return model_in_eval
 

@@ -9,7 +9,7 @@ operator without a meta kernel or of another library), the work is unknown, and 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
+from qfx.graph.copying import deep_copied, side_effects_undone
 from qfx.graph.inference import Inference, Unknown
 from qfx.torch_private import PACKERS, DispatchMode
 from qfx.vocab import OpDef
@@ -38,6 +39,16 @@ def opaque_macs(graph_module: fx.GraphModule) -> dict[fx.Node, int | None]:
     found = {node: _recurrent(node, graph_module) for node in nodes}
     with inference.undisturbed():
         return {n: _work(n, inference) if found[n] is None else found[n] for n in nodes}
+
+
+def called_macs(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    """Multiply-accumulates of one call of a module, which runs; None where they are unknown."""
+    try:
+        with side_effects_undone(module), _counted() as counter:
+            deep_copied(module)(*args, **kwargs)
+    except Exception:
+        return None
+    return counter.get_total_flops() // 2
 
 
 def _is_opaque(node: fx.Node) -> bool:

@@ -20,8 +20,8 @@ from qfx.graph.meta import TensorInfo, Value
 from qfx.torch_private import OVERLOAD, PACKET
 from qfx.vocab import OpDef
 
-REFERENCE = re.compile(r"%(%|\w+)")
-"""A reference in a template: group 1 is ``%`` or the name of a node."""
+REFERENCE = re.compile(r"%(%|(?:[\w.]+:)?[A-Za-z_]\w*)")
+"""A reference in a template: group 1 is ``%`` or the name of a node, with its region or without."""
 
 _DTYPES = {
     torch.float64: "f64",

@@ -6,8 +6,13 @@ from __future__ import annotations
 def label(node: str, module_path: str) -> str:
     """A site in one word: ``layer1.0.conv1`` for a module, ``layer1.0:add`` for a call in one.
 
-    A module that is called again is ``layer1.0.relu:relu_1``.
+    A module that is called again is ``layer1.0.relu:relu_1``. Of a node that is addressed with its
+    region, ``region:node``, it says the same.
     """
+    region, colon, inner = node.rpartition(":")
+    if colon:
+        path = module_path.removeprefix(region).removeprefix(".")
+        return f"{region}{'.' if path else ':'}{label(inner, path)}"
     flat, name = module_path.replace(".", "_"), node.lstrip("_")
     if not module_path or name == flat:
         return module_path or node

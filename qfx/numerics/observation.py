@@ -22,6 +22,7 @@ from qfx.graph import meta
 from qfx.graph.interpret import NamedInterpreter
 from qfx.runtime.calibration import batches
 from qfx.runtime.quantized import QuantizedModel
+from qfx.runtime.regions import regions_of
 from qfx.vocab import is_op
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
@@ -104,6 +105,11 @@ def all_batches(data: Iterable[object], qmodel: QuantizedModel) -> Iterator[Batc
 
 def reference_of(qmodel: QuantizedModel) -> fx.GraphModule:
     """The explicit q/dq graph of a quantized model; ConfigError if it is none."""
+    if regions_of(qmodel) is not None:
+        raise ConfigError(
+            "this model has several regions, which are compared one by one: give the module of the "
+            "float model, its region (qmodel.regions[name]), and inputs of that module"
+        )
     if not isinstance(qmodel, QuantizedModel):
         raise ConfigError(
             f"the second argument must be what qfx.quantize returned, not {type(qmodel).__name__}"

@@ -33,6 +33,11 @@ REASONS: dict[str, tuple[str, str]] = {
         "{op} is a module that is not looked into{note}",
         "{remedy}",
     ),
+    "outside-regions": (
+        "{op} is in no region: {why}",
+        "nothing to do if float is fine; else give example inputs that call it, or write what is "
+        "around it so that it can be captured",
+    ),
     "outside-stubs": (
         "it lies outside the region between QuantStub and DeQuantStub",
         "move the stubs, or remove them to quantize the whole model",

@@ -12,11 +12,13 @@ import itertools
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
@@ -28,6 +30,7 @@ from qfx.runtime.batch_structure import misfit
 from qfx.runtime.dtypes import COMPUTED_IN
 from qfx.runtime.inputs import other_dtypes
 from qfx.runtime.prepared import PreparedModel
+from qfx.runtime.regions import regions_of
 
 _EXAMPLES = "the example inputs"
 
@@ -82,8 +85,56 @@ def _batch(item: object, which: str) -> Batch:
     )
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """What data runs through.
+
+    Attributes:
+        model: what is called.
+        graphs: the prepared models in it: itself, or its regions.
+        example_inputs, example_kwargs: what it was prepared with.
+    """
+
+    model: nn.Module
+    graphs: tuple[PreparedModel, ...]
+    example_inputs: tuple[Any, ...]
+    example_kwargs: Mapping[str, Any]
+
+    @property
+    def graph(self) -> fx.Graph | None:
+        """The graph of the whole model; None where it has several."""
+        only = self.graphs[0]
+        return only.graph if only is self.model else None
+
+    @property
+    def has_observers(self) -> bool:
+        """Whether anything is to be calibrated."""
+        return any(graph.has_observers for graph in self.graphs)
+
+    @contextmanager
+    def calibrating(self) -> Iterator[None]:
+        """Record what runs through."""
+        with ExitStack() as recording:
+            for graph in self.graphs:
+                recording.enter_context(graph.calibrating())
+            yield
+
+
+def calibrated(prepared: nn.Module) -> Calibrated:
+    """What data runs through, of a prepared model or one whose regions are prepared."""
+    regions = regions_of(prepared)
+    if regions is None:
+        assert isinstance(prepared, PreparedModel)
+        settings = prepared.settings
+        examples = (settings.example_inputs, settings.example_kwargs)
+        return Calibrated(prepared, (prepared,), *examples)
+    around = regions.surroundings
+    graphs = tuple(regions.values())
+    return Calibrated(prepared, graphs, around.example_inputs, around.example_kwargs)
+
+
 def run_calibration(
-    prepared: PreparedModel, data: object, *, steps: int | None, progress: bool | None
+    prepared: Calibrated, data: object, *, steps: int | None, progress: bool | None
 ) -> None:
     """Run ``data`` (at most ``steps`` batches) through ``prepared`` without gradients.
 
@@ -110,29 +161,28 @@ def run_calibration(
         )
 
 
-def _positional(prepared: PreparedModel) -> int:
+def _positional(prepared: Calibrated) -> int:
     """How many elements of a batch are inputs: as many as in the examples; the rest are labels.
 
     Where all examples are given by keyword, those that can be given by position count, in order.
     """
-    settings = prepared.settings
-    if settings.example_inputs:
-        return len(settings.example_inputs)
-    parameters = inspect.signature(prepared.forward).parameters.values()
+    if prepared.example_inputs:
+        return len(prepared.example_inputs)
+    parameters = inspect.signature(prepared.model.forward).parameters.values()
     wanted = (
-        p.kind is p.POSITIONAL_OR_KEYWORD and p.name in settings.example_kwargs for p in parameters
+        p.kind is p.POSITIONAL_OR_KEYWORD and p.name in prepared.example_kwargs for p in parameters
     )
     return sum(1 for _ in itertools.takewhile(bool, wanted))
 
 
 def _completed(
-    prepared: PreparedModel, args: tuple[object, ...], kwargs: dict[str, Any]
+    prepared: Calibrated, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     """``kwargs``, with the settings (flags, numbers) of the examples that the model needs."""
-    examples = prepared.settings.example_kwargs
+    examples = prepared.example_kwargs
     if not examples:
         return kwargs
-    parameters = inspect.signature(prepared.forward).parameters
+    parameters = inspect.signature(prepared.model.forward).parameters
     given = {*list(parameters)[: len(args)], *kwargs}
     added = {
         name: value
@@ -149,11 +199,9 @@ def _is_setting(value: object, parameter: inspect.Parameter) -> bool:
     return value is None or isinstance(value, (bool, str, torch.dtype, torch.device, Enum))
 
 
-def _lacking(
-    prepared: PreparedModel, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> str:
+def _lacking(prepared: Calibrated, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """What a batch has to give besides, in a sentence; "" if nothing."""
-    parameters = inspect.signature(prepared.forward).parameters
+    parameters = inspect.signature(prepared.model.forward).parameters
     given = {*list(parameters)[: len(args)], *kwargs}
     single = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [
@@ -167,10 +215,9 @@ def _lacking(
     return f"\nIt lacks {', '.join(missing)}: make each batch a dict, {{{every}}}."
 
 
-def run_example(prepared: PreparedModel) -> None:
+def run_example(prepared: Calibrated) -> None:
     """Calibrate with the example inputs alone."""
-    settings = prepared.settings
-    _run_batch(prepared, settings.example_inputs, dict(settings.example_kwargs), None)
+    _run_batch(prepared, prepared.example_inputs, dict(prepared.example_kwargs), None)
 
 
 def _length(data: object) -> int | None:
@@ -181,17 +228,17 @@ def _length(data: object) -> int | None:
 
 
 def _run_batch(
-    prepared: PreparedModel, args: tuple[object, ...], kwargs: dict[str, Any], number: int | None
+    prepared: Calibrated, args: tuple[Any, ...], kwargs: dict[str, Any], number: int | None
 ) -> None:
     which = _EXAMPLES if number is None else f"calibration batch {number}"
-    if number is not None:
+    if number is not None and prepared.graph is not None:
         _check_structure(prepared, args, kwargs, which)
     try:
         own_args, own_kwargs = copy_tensors((args, kwargs))  # forward may write to its arguments
         with torch.no_grad():
-            prepared(*own_args, **own_kwargs)
+            prepared.model(*own_args, **own_kwargs)
     except CalibrationError as error:
-        if other_dtypes(prepared.graph, args, kwargs):
+        if _odd_dtypes(prepared, args, kwargs):
             raise _unfit(prepared, args, kwargs, which, "") from error
         raise CalibrationError(f"{which}: {_site(prepared, error)}{error}") from error
     except ConfigError as error:  # of a guard
@@ -205,14 +252,18 @@ def _run_batch(
         raise _unfit(prepared, args, kwargs, which, said) from error
 
 
+def _odd_dtypes(prepared: Calibrated, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Which arguments have other dtypes than the examples; "" if none, or that is not known."""
+    return "" if prepared.graph is None else other_dtypes(prepared.graph, args, kwargs)
+
+
 def _unfit(
-    prepared: PreparedModel, args: tuple[object, ...], kwargs: dict[str, Any], which: str, said: str
+    prepared: Calibrated, args: tuple[Any, ...], kwargs: dict[str, Any], which: str, said: str
 ) -> ConfigError:
     """The error for a batch on which the model raises: what it has, and what the examples had."""
-    settings = prepared.settings
-    examples = _describe(settings.example_inputs, dict(settings.example_kwargs))
+    examples = _describe(prepared.example_inputs, prepared.example_kwargs)
     given = f"{'It' if said else 'it'} has {_describe(args, kwargs)}"
-    odd = other_dtypes(prepared.graph, args, kwargs)
+    odd = _odd_dtypes(prepared, args, kwargs)
     convert = f"\nConvert the batches, as in x.to({COMPUTED_IN})." if odd else ""
     verb = "do" if which == _EXAMPLES else "does"
     return ConfigError(
@@ -222,28 +273,30 @@ def _unfit(
 
 
 def _check_structure(
-    prepared: PreparedModel, args: tuple[object, ...], kwargs: dict[str, Any], which: str
+    prepared: Calibrated, args: tuple[Any, ...], kwargs: dict[str, Any], which: str
 ) -> None:
     """ConfigError for a batch that is nested otherwise than the examples."""
-    settings, signature = prepared.settings, inspect.signature(prepared.forward)
-    examples = (settings.example_inputs, settings.example_kwargs)
+    signature = inspect.signature(prepared.model.forward)
+    examples = (prepared.example_inputs, prepared.example_kwargs)
     difference = misfit(signature, examples, (args, kwargs))
     if difference:
         raise ConfigError(f"{which} does not fit the model: {difference}")
 
 
-def _site(prepared: PreparedModel, error: CalibrationError) -> str:
+def _site(prepared: Calibrated, error: CalibrationError) -> str:
     """Where the observer that raised stands: the traceback knows which one it was."""
     frames = traceback.walk_tb(error.__traceback__)
     raised = [o for frame, _ in frames if isinstance(o := frame.f_locals.get("self"), Observer)]
-    names = {name for name, module in prepared.named_modules() if raised and module is raised[0]}
-    node = next(
-        (n for n in prepared.graph.nodes if n.op == "call_module" and n.target in names), None
-    )
-    return f"at {where(node)}: " if node is not None else ""
+    for graph in prepared.graphs if raised else ():
+        names = {name for name, module in graph.named_modules() if module is raised[0]}
+        nodes = (n for n in graph.graph.nodes if n.op == "call_module" and n.target in names)
+        node = next(nodes, None)
+        if node is not None:
+            return f"at {where(node)}: "
+    return ""
 
 
-def _describe(args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
+def _describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     shown = [_shape(a) for a in args] + [f"{k}={_shape(v)}" for k, v in kwargs.items()]
     return f"({', '.join(shown)})"
 

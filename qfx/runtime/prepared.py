@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import FormatError
 from qfx.framework.pass_base import PassContext
 from qfx.graph.clone import clone_graph_module
+from qfx.graph.in_place import hand_on_place
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.meta import Origin
 from qfx.graph.overlap import overwrite
@@ -49,6 +50,7 @@ class Settings:
         start: the quantized model that training starts from.
         buffers: those, and parameters, that forward may write to, as they were before calibration.
         trained: what a model in training means.
+        region: which part of the user's model the graph is; "main" for the whole.
     """
 
     method: str
@@ -65,6 +67,7 @@ class Settings:
     start: Start | None = None
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     trained: Trained | None = None
+    region: str = "main"
 
     def context(self, graph_module: fx.GraphModule) -> PassContext:
         """What the passes of ``graph_module`` may use."""
@@ -72,6 +75,7 @@ class Settings:
             graph_module,
             example_inputs=self.example_inputs,
             example_kwargs=dict(self.example_kwargs),
+            region=self.region,
         )
         ctx.put(self.backend, self.configuration, QUANTIZATION)
         ctx.put(*(each for each in (self.trained, self.start) if each is not None))
@@ -158,12 +162,15 @@ class PreparedModel(WorkingGraphModule):
         return copied
 
     def __copy__(self) -> PreparedModel:
-        return self._made_of(clone_graph_module(self), self.history)
+        result = self._made_of(clone_graph_module(self), self.history)
+        hand_on_place(self, result)
+        return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
         copied = clone_graph_module(self, deep=True, memo=memo)
         result = self._made_of(copied, copy.deepcopy(self.history))
         result.__dict__["_changed"] = self.parameters_changed
+        hand_on_place(self, result)
         memo[id(self)] = result
         return result
 

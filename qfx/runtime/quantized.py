@@ -20,6 +20,7 @@ from qfx.backends import needs
 from qfx.backends.wide_codes import EXACT_SUMS, MAY_SATURATE, wide_layer
 from qfx.errors import BackendError, FormatError, QfxError, warn
 from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
+from qfx.graph.in_place import hand_on_place
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.source import is_outside
 from qfx.graph.working import WorkingGraphModule
@@ -111,13 +112,15 @@ class QuantizedModel(WorkingGraphModule):
         return repr(self)  # fx prints all its code, which is self.code
 
     def __copy__(self) -> QuantizedModel:
-        return QuantizedModel(
+        result = QuantizedModel(
             clone_graph_module(self),
             self.__dict__["reference"],
             report=self.report,
             history=self.history,
             lowering=self.__dict__["_lowering"],
         )
+        hand_on_place(self, result)
+        return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModel:
         reference: fx.GraphModule = self.__dict__["reference"]
@@ -128,6 +131,7 @@ class QuantizedModel(WorkingGraphModule):
             history=copy.deepcopy(self.history),
             lowering=self.__dict__["_lowering"],
         )
+        hand_on_place(self, result)
         memo[id(self)] = result
         return result
 

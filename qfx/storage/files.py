@@ -26,6 +26,7 @@ from qfx.history.history import History
 from qfx.history.stage import Stage
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
+from qfx.runtime.regions import regions_of
 from qfx.storage.attributes import ModuleRecord, lacking
 from qfx.storage.container import Container, write_container
 from qfx.storage.documents import HISTORY, MODEL, pack, tensor_name, unpack
@@ -74,6 +75,11 @@ def save(
         FormatError: it holds what no file can hold, with the node and line.
         OSError: no file can be written there.
     """
+    if regions_of(model) is not None:
+        raise ConfigError(
+            "a model of several regions can't be kept in one file yet: save each of model.regions, "
+            "and put what qfx.load makes of them in the places of these modules of the float model"
+        )
     if not isinstance(model, (QuantizedModel, PreparedModel)):
         raise ConfigError(
             f"save takes a quantized or prepared model, not a {type(model).__name__}; of other "

@@ -1,0 +1,73 @@
+"""Where a captured graph is bound to sizes that the contents of tensors decide.
+
+How many boxes a detector keeps is such a size. A graph that has a guard on one refuses the next
+image, so that such a model is captured in regions where that is allowed.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+
+import torch
+from torch import fx
+
+from qfx.graph import meta
+from qfx.torch_private import OVERLOAD, PACKET
+from qfx.vocab import GUARD
+
+_DATA_SIZED = frozenset(
+    ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "nms", "bincount")
+)
+_SIZES = frozenset(("shape", "size", "numel", "nelement", "len", "tolist"))
+
+
+def decided_by_data(captured: fx.GraphModule) -> str:
+    """Where ("file.py:12") a guard asks for a size that data decides; "" if none does."""
+    sized: set[fx.Node] = set()  # tensors whose shape depends on data
+    told: set[fx.Node] = set()  # numbers and shapes that tell of it
+    for node in captured.graph.nodes:
+        read = node.all_input_nodes
+        if any(each in told for each in read):
+            if node.target is GUARD:
+                return meta.where(node)
+            told.add(node)
+        elif any(each in sized for each in read):
+            (told if _name(node) in _SIZES else sized).add(node)
+        elif _makes(node):
+            sized.add(node)
+    return ""
+
+
+def _makes(node: fx.Node) -> bool:
+    """Whether the contents of what ``node`` reads decide the shape of what it yields."""
+    if not node.op.startswith("call_"):
+        return False
+    name = _name(node)
+    if name == "where":
+        return len(node.args) + len(node.kwargs) == 1
+    if name == "repeat_interleave":
+        return isinstance(node.args[1] if len(node.args) > 1 else None, fx.Node)
+    if node.target is operator.getitem:
+        return any(_is_mask(each) for each in _indices(node.args[1]))
+    tags = getattr(node.target, "tags", ())
+    return name in _DATA_SIZED or torch.Tag.dynamic_output_shape in tags
+
+
+def _name(node: fx.Node) -> str:
+    if node.op == "call_method":
+        return str(node.target)
+    if node.target is getattr:
+        return str(node.args[1])
+    if isinstance(node.target, (OVERLOAD, PACKET)):
+        return str(node.target).split(".")[1]
+    return str(getattr(node.target, "__name__", ""))
+
+
+def _indices(index: object) -> Iterator[object]:
+    yield from index if isinstance(index, (tuple, list)) else (index,)
+
+
+def _is_mask(index: object) -> bool:
+    info = meta.tensor_info(index) if isinstance(index, fx.Node) else None
+    return info is not None and info.dtype in (torch.bool, torch.uint8)

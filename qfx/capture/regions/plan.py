@@ -1,0 +1,266 @@
+"""The plan of regions: the largest parts of a model that can be captured, from the top down.
+
+A module is captured on the largest of its calls, and is a region if its graph agrees with it on
+calls of other shapes, too. If not, its children are tried. At the end the regions are tried
+together in a copy of the model: what does not fit there is split once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from qfx.capture.capture import capture
+from qfx.capture.regions.recording import Call, Recording, record
+from qfx.capture.regions.trial import disagreement, faults
+from qfx.capture.tracing import OPAQUE_ROOTS
+from qfx.errors import CaptureError, ConfigError
+from qfx.graph import meta
+from qfx.graph.copying import inference_copy
+
+_ROUNDS = 8
+"""How often regions that do not fit together are split before the model is given up."""
+
+
+@dataclass(frozen=True)
+class PlannedRegion:
+    """A part of a model that is captured by itself.
+
+    Attributes:
+        path: its name in the model; the first of several.
+        module: it, in the user's model, or for training in a copy of that in eval mode.
+        call: what it was captured on.
+        calls: how often it was called on the example inputs.
+        captured: its graph, whose origins name modules of the whole model.
+        why: why what is around it is not captured, as (module path, reason).
+    """
+
+    path: str
+    module: nn.Module
+    call: Call
+    calls: int
+    captured: fx.GraphModule
+    why: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Left:
+    """A layer that is in no region, and why."""
+
+    path: str
+    module: nn.Module
+    call: Call | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The regions of a model, in the order of its modules, and the layers that are in none."""
+
+    regions: tuple[PlannedRegion, ...]
+    left: tuple[Left, ...]
+
+
+def plan(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    whole: CaptureError | str,
+    wanted: Sequence[str] = (),
+    modes: bool = False,
+) -> Plan:
+    """Find the regions of ``model``.
+
+    Args:
+        model: never mutated.
+        args: the example inputs.
+        kwargs: those by keyword.
+        whole: why the model is not captured whole.
+        wanted: patterns of names of modules that are to be regions, and no others; any if empty.
+        modes: as for :func:`qfx.capture.capture.capture`.
+
+    Raises:
+        CaptureError: nothing in it can be captured, or not what is ``wanted``.
+        ConfigError: a pattern matches no module, or one that the examples don't call; or the
+            model raises on the example inputs.
+    """
+    model = inference_copy(model) if modes else model
+    try:
+        recording = record(model, args, kwargs)
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the model raises on the example inputs: {type(error).__name__}: {error}\nWhat to do: "
+            "pass example inputs that it takes, or mend the model: it raises without qfx too"
+        ) from error
+    planner = _Planner(model, recording, modes, _first_line(whole))
+    for _ in range(_ROUNDS):
+        found = planner.found(wanted)
+        if not found.regions:
+            break
+        odd = faults(model, args, kwargs, recording.result, found.regions)
+        if not odd:
+            return found
+        planner.refuse(odd)
+    if isinstance(whole, CaptureError) and not wanted:
+        raise whole
+    raise CaptureError(planner.summary(wanted))
+
+
+class _Planner:
+    """Tries modules from the top down, each once."""
+
+    def __init__(self, model: nn.Module, recording: Recording, modes: bool, why: str) -> None:
+        self.model = model
+        self.recording = recording
+        self.modes = modes
+        self.refused = {"": why}
+        self._made: dict[str, PlannedRegion] = {}
+
+    def refuse(self, odd: Mapping[str, str]) -> None:
+        """Make no regions of these paths, for these reasons."""
+        self.refused.update(odd)
+
+    def found(self, wanted: Sequence[str]) -> Plan:
+        """The regions as far as is known."""
+        seen: set[nn.Module] = set()
+        if not wanted:
+            steps = list(self._walk("", self.model, "", seen))
+        else:
+            steps = []
+            for path in _outermost(self._matches(wanted)):
+                steps += self._wanted(path, seen)
+        regions = tuple(each for each in steps if isinstance(each, PlannedRegion))
+        return Plan(regions, tuple(each for each in steps if isinstance(each, Left)))
+
+    def summary(self, wanted: Sequence[str]) -> str:
+        """Why no regions came of it."""
+        reasons = "; ".join(f"{path or 'the model'}: {why}" for path, why in self.refused.items())
+        what = f"the regions {', '.join(map(repr, wanted))}" if wanted else "any part of the model"
+        return f"{what} can't be captured. {reasons}"
+
+    def _walk(
+        self, path: str, module: nn.Module, around: str, seen: set[nn.Module]
+    ) -> Iterator[PlannedRegion | Left]:
+        if module in seen or not _has_weights(module):
+            return
+        seen.add(module)
+        region = self._region(path, module, around)
+        if region is not None:
+            seen.update(module.modules())
+            yield region
+            return
+        children = [(name, child) for name, child in module.named_children()]
+        if not children and path:
+            yield Left(path, module, self._call(path), self.refused.get(path, _NOT_CALLED))
+        around = path if path in self.refused else around
+        for name, child in children:
+            yield from self._walk(f"{path}.{name}".lstrip("."), child, around, seen)
+
+    def _wanted(self, path: str, seen: set[nn.Module]) -> Iterator[PlannedRegion]:
+        module = self.model.get_submodule(path)
+        region = self._region(path, module, "")
+        if region is None:
+            why = self.refused.get(path, _NOT_CALLED)
+            raise CaptureError(
+                f"{path!r} is asked for as a region, and can't be one: {why}. What to do: name "
+                "parts of it, as in regions=(" + repr(f"{path}.*") + ",)"
+            )
+        if module not in seen:
+            seen.update(module.modules())
+            yield region
+
+    def _region(self, path: str, module: nn.Module, around: str) -> PlannedRegion | None:
+        """``module`` as a region, unless something speaks against it, which is kept."""
+        if path in self.refused:
+            return None
+        if path not in self._made:
+            calls = self.recording.calls[path]
+            why = f"it is given a {calls.odd}, which no graph takes" if calls.odd else ""
+            if calls.count and isinstance(module, torch.jit.ScriptModule):
+                why = "it is compiled by TorchScript"
+            if not calls.count:
+                return None
+            made = why or self._captured(path, module, around)
+            if isinstance(made, str):
+                self.refused[path] = made
+                return None
+            self._made[path] = made
+        return self._made[path]
+
+    def _captured(self, path: str, module: nn.Module, around: str) -> PlannedRegion | str:
+        calls = self.recording.calls[path]
+        first, *others = calls.kept
+        try:
+            captured = capture(
+                module, first.args, first.kwargs, modes=self.modes, keep_expected=True
+            )
+        except (CaptureError, ConfigError) as error:
+            return _first_line(error)
+        for call in (first, *others):
+            odd = disagreement(captured, module, call)
+            if odd:
+                return odd
+        _place(captured, path, module)
+        why = (around, self.refused[around])
+        return PlannedRegion(path, module, first, calls.count, captured, why)
+
+    def _call(self, path: str) -> Call | None:
+        return next(iter(self.recording.calls[path].kept), None)
+
+    def _matches(self, wanted: Sequence[str]) -> list[str]:
+        names = [path for path in self.recording.calls if path]
+        found: dict[str, None] = {}
+        for pattern in wanted:
+            matching = [name for name in names if fnmatchcase(name, pattern)]
+            if not matching:
+                near = get_close_matches(pattern, names, n=3, cutoff=0.5)
+                meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+                raise ConfigError(f"regions: {pattern!r} matches no module of the model{meant}")
+            called = [name for name in matching if self.recording.calls[name].count]
+            if "*" in pattern:
+                called = [name for name in called if _has_weights(self.model.get_submodule(name))]
+            if not called:
+                raise ConfigError(
+                    f"regions: {matching[0]!r} is not called on the example inputs. What to do: "
+                    "give example inputs that reach it, or name the modules in it that are called"
+                )
+            found.update(dict.fromkeys(called))
+        return list(found)
+
+
+_NOT_CALLED = "it is not called on the example inputs"
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(parameter.dim() > 1 for parameter in module.parameters())
+
+
+def _outermost(paths: Iterable[str]) -> list[str]:
+    """Those that lie in none of the others."""
+    found = set(paths)
+    return [p for p in paths if not any(p.startswith(f"{other}.") for other in found)]
+
+
+def _place(captured: fx.GraphModule, path: str, module: nn.Module) -> None:
+    """Let the origins of a region name modules of the whole model."""
+    holder = "module" if isinstance(module, OPAQUE_ROOTS) else ""
+    for node in captured.graph.nodes:
+        meta.set_origins(node, (_placed(o, path, holder) for o in meta.origins(node)))
+
+
+def _placed(origin: meta.Origin, path: str, holder: str) -> meta.Origin:
+    inner = "" if origin.module_path == holder else origin.module_path
+    return meta.Origin(origin.node, f"{path}.{inner}".rstrip("."), origin.source, origin.type_name)
+
+
+def _first_line(error: Exception | str) -> str:
+    return str(error).partition("\n")[0].partition(" What to do:")[0].rstrip(". ")

@@ -1,0 +1,176 @@
+"""How the modules of a model are called while it runs on the example inputs.
+
+One run of a copy tells all: hooks in front of every module keep what it is given. Of a module that
+is called again and again the first call of each shape is kept, and the one with most in it. A model
+that generates makes a few tokens besides, as it calls its parts otherwise when it does.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from qfx.capture.arguments import copy_tensors
+from qfx.graph.copying import deep_copied, side_effects_undone
+
+MOST_KEPT = 6
+"""Calls of a module that are kept, beside the largest."""
+
+_TOKENS = 3
+"""What is generated: from the prompt, and from one token and then two in a cache."""
+
+_PLAIN = (Tensor, int, float, complex, bool, str, type(None), torch.dtype, torch.device, enum.Enum)
+_CONTAINERS = (tuple, list, dict)
+
+_Key: TypeAlias = "tuple[int, int]"
+
+
+class Call(NamedTuple):
+    """The arguments of one call."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """How many numbers its tensors hold."""
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
+        return sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+
+
+class Calls:
+    """The calls of one module: some of them, the largest first, and how many there were.
+
+    Attributes:
+        count: how many.
+        odd: class name of an argument that is no data, and that no graph takes; "" if none was.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.odd = ""
+        self._kept: dict[object, Call] = {}
+        self._largest: Call | None = None
+
+    @property
+    def kept(self) -> list[Call]:
+        """The largest call, and the first of other shapes."""
+        if self._largest is None:
+            return []
+        return [self._largest, *(c for c in self._kept.values() if c is not self._largest)]
+
+    def add(self, call: Call) -> None:
+        """Keep ``call`` if it tells something new."""
+        if self._largest is None or call.size > self._largest.size:
+            self._largest = call
+        if len(self._kept) < MOST_KEPT:
+            self._kept.setdefault(_form(call), call)
+
+
+class Recording(NamedTuple):
+    """What a run showed.
+
+    Attributes:
+        calls: of each module, by its path; the first path of one that has several.
+        result: what the model yields.
+    """
+
+    calls: Mapping[str, Calls]
+    result: Any
+
+
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
+    """Run a copy of ``model`` on the example inputs and keep what its modules are given.
+
+    Raises:
+        Exception: whatever the model itself raises.
+    """
+    root = deep_copied(model)
+    keep = _Copies()
+    calls = {path: Calls() for path, _ in root.named_modules()}
+    hooks = [
+        module.register_forward_pre_hook(_hook(calls[path], keep), with_kwargs=True, prepend=True)
+        for path, module in root.named_modules()
+        if path and not isinstance(module, torch.jit.ScriptModule)
+    ]
+    try:
+        with side_effects_undone(model):
+            result = root(*copy_tensors(args), **copy_tensors(dict(kwargs)))
+            if generates(model):
+                _generate(root, args, kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Recording(calls, result)
+
+
+def generates(model: nn.Module) -> bool:
+    """Whether ``model`` has a ``generate`` that calls it, as models of transformers say."""
+    asked = getattr(model, "can_generate", None)
+    return callable(asked) and asked() is True
+
+
+def _generate(root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Let ``root`` generate from the example inputs, if it can from these."""
+    generate: Any = root.generate
+    prompt = {k: v for k, v in kwargs.items() if isinstance(v, Tensor) and not _is_target(k)}
+    with suppress(Exception):  # what it takes is the user's affair; calls so far are kept
+        generate(
+            *copy_tensors(args), **copy_tensors(prompt), max_new_tokens=_TOKENS, do_sample=False
+        )
+
+
+def _is_target(name: str) -> bool:
+    """Whether an argument of forward is what generate makes."""
+    return name == "labels" or name.startswith("decoder_")
+
+
+def _hook(calls: Calls, keep: _Copies) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.count += 1
+        calls.odd = calls.odd or _odd((args, kwargs))
+        if not calls.odd:
+            calls.add(Call(keep(args), keep(kwargs)))
+
+    return hook
+
+
+class _Copies:
+    """Copies tensors as they are now; one that did not change since is copied once."""
+
+    def __init__(self) -> None:
+        self._made: dict[_Key, tuple[Tensor, Tensor]] = {}  # the original is kept, for its id
+
+    def __call__(self, value: Any) -> Any:
+        return pytree.tree_map_only(Tensor, self._copy, value)
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        key = (id(tensor), tensor._version)
+        if key not in self._made:
+            self._made[key] = (tensor, tensor.detach().clone())
+        return self._made[key][1]
+
+
+def _odd(value: object) -> str:
+    """Class name of what is no data; "" if all is."""
+    if isinstance(value, _CONTAINERS):
+        items = value.values() if isinstance(value, dict) else value
+        return next(filter(None, map(_odd, items)), "")
+    return "" if isinstance(value, _PLAIN) else type(value).__name__
+
+
+def _form(call: Call) -> object:
+    leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
+    return str(spec), tuple(map(_leaf_form, leaves))
+
+
+def _leaf_form(leaf: object) -> object:
+    if isinstance(leaf, Tensor):
+        return tuple(leaf.shape), leaf.dtype
+    return type(leaf), leaf if isinstance(leaf, (bool, str)) else None

@@ -1,0 +1,172 @@
+"""Whether regions compute what the modules compute whose place they take.
+
+By themselves, on the calls that were recorded; and together, in a copy of the model, where what is
+around them may look at more than what they return: at their attributes and weights, at what lies in
+the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from qfx.capture.arguments import copy_tensors
+from qfx.capture.examples import alike
+from qfx.graph.copying import buffers_restored, deep_copied, side_effects_undone
+
+if TYPE_CHECKING:
+    from qfx.capture.regions.plan import PlannedRegion
+    from qfx.capture.regions.recording import Call
+
+_OTHER_VALUES = "its graph computes something else in another of its calls"
+_OTHER_ARGUMENTS = "its graph leaves its arguments otherwise than it does"
+_SHARED_MEMORY = "what it returns shares memory with what it is given"
+
+
+def disagreement(captured: fx.GraphModule, module: nn.Module, call: Call) -> str:
+    """How the graph of ``module`` differs from it in ``call``; "" if it does not."""
+    copied = deep_copied(module)
+    with side_effects_undone(module), buffers_restored(captured), buffers_restored(copied):
+        theirs = _run(copied, call)
+        try:
+            ours = _run(captured, call)
+        except Exception as error:
+            return f"in another of its calls: {str(error).partition(chr(10))[0]}"
+    return _difference(ours, theirs)
+
+
+class _Outcome:
+    """What a call yields, what it leaves of its arguments, and which it returns parts of."""
+
+    def __init__(self, result: Any, arguments: Any) -> None:
+        self.result, self.arguments = result, arguments
+        given = {_memory(t): i for i, t in enumerate(_tensors(arguments))}
+        self.shared = [given.get(_memory(t)) for t in _tensors(result)]
+
+
+def _run(module: nn.Module, call: Call) -> _Outcome:
+    args, kwargs = copy_tensors((call.args, call.kwargs))
+    return _Outcome(module(*args, **kwargs), (args, kwargs))
+
+
+def _difference(ours: _Outcome, theirs: _Outcome) -> str:
+    if not alike(ours.result, theirs.result):
+        return _OTHER_VALUES
+    if not alike(ours.arguments, theirs.arguments):
+        return _OTHER_ARGUMENTS
+    views = [
+        i is not None and not any(t is a for a in _tensors(theirs.arguments))
+        for i, t in zip(theirs.shared, _tensors(theirs.result), strict=True)
+    ]
+    return _SHARED_MEMORY if any(views) or ours.shared != theirs.shared else ""
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int:
+    if tensor.layout is not torch.strided or not tensor.numel():
+        return -id(tensor)
+    return tensor.untyped_storage().data_ptr()
+
+
+def faults(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    expected: Any,
+    regions: Sequence[PlannedRegion],
+) -> dict[str, str]:
+    """Which regions do not fit into the model, and why; empty if all do.
+
+    The model runs once with the graphs of all regions in place.
+    """
+    tried = {region.module: _tried(region) for region in regions}
+    root = deep_copied(model, tried)
+    failed: Exception | None = None
+    with side_effects_undone(model), ExitStack() as undo:
+        for region in regions:
+            undo.enter_context(buffers_restored(region.captured))
+        try:
+            result = root(*copy_tensors(args), **copy_tensors(dict(kwargs)))
+        except Exception as error:
+            failed = error
+    found = {each.region.path: each.fault for each in tried.values() if each.fault}
+    if found:
+        return found
+    if failed is not None:
+        why = f"with it, the model raises {type(failed).__name__}: {failed}"
+    elif not alike(result, expected) and _repeats(model, args, kwargs, expected):
+        why = "the model computes something else with it"
+    else:
+        return {}
+    half = len(regions) // 2
+    for part in (regions[:half], regions[half:]) if half else ():
+        found |= faults(model, args, kwargs, expected, part)
+    return found or {region.path: why for region in regions}
+
+
+def _repeats(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], expected: Any
+) -> bool:
+    """Whether the model, run again, yields the same."""
+    root = deep_copied(model)
+    with side_effects_undone(model):
+        return alike(root(*copy_tensors(args), **copy_tensors(dict(kwargs))), expected)
+
+
+class _Tried(nn.Module):
+    """Runs the graph of a region, and notes what is read of it that a graph does not have."""
+
+    def __init__(self, region: PlannedRegion) -> None:
+        super().__init__()
+        self.__dict__.update(region=region, fault="")
+        self.training = region.module.training
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Tried:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.__dict__["region"].module, name)
+        if isinstance(value, (Tensor, nn.Module)):
+            self.note(f"the model reads {name!r} of it")
+        return value
+
+    def note(self, fault: str) -> None:
+        """Keep what speaks against the region; the first counts."""
+        self.__dict__["fault"] = self.__dict__["fault"] or fault
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph."""
+        try:
+            return self.__dict__["region"].captured(*args, **kwargs)
+        except Exception as error:
+            self.note(f"{type(error).__name__}: {error}".partition("\n")[0])
+            raise
+
+
+_OF_CONTAINERS = ("__getitem__", "__len__", "__iter__", "__contains__", "__reversed__")
+"""What Python looks up in classes, and containers of modules have."""
+
+
+def _tried(region: PlannedRegion) -> _Tried:
+    """A module that is taken for one of the class of the region."""
+    kind = type(region.module)
+    body: dict[str, Any] = {"__class__": property(lambda self: kind)}
+    body |= {name: _reading(name) for name in _OF_CONTAINERS if hasattr(kind, name)}
+    made: _Tried = type("_Tried", (_Tried,), body)(region)
+    return made
+
+
+def _reading(name: str) -> Callable[..., Any]:
+    def read(self: _Tried, *args: Any) -> Any:
+        self.note("the model looks into it as into a container")
+        return getattr(self.__dict__["region"].module, name)(*args)
+
+    return read
