@@ -24,6 +24,7 @@ from qfx.backends import NAMES, TARGETS, resolve_backend  # noqa: E402
 from qfx.backends.base import Backend, Demand, KernelRule, Output  # noqa: E402
 from qfx.backends.defaults import defaults  # noqa: E402
 from qfx.export.onnx.table import EMITTERS  # noqa: E402
+from qfx.export.pt2e.operators_of import limits_of, operators_of  # noqa: E402
 from qfx.graph.source import qualified_name  # noqa: E402
 from qfx.quant.spec import QuantSpec  # noqa: E402
 from qfx.vocab import Kind, OpDef  # noqa: E402
@@ -51,6 +52,7 @@ In the columns of the backends:
 models run in their reference form.
 
 **ONNX**: the operators that `qfx.export_onnx` writes, and what they can't say ([onnx.md](onnx.md)).
+**pt2e**: the same of `qfx.export_pt2e`, of `torch.ops.aten`.
 
 Activations are `uint8` (`xnnpack`: `int8`), affine, per tensor; weights `int8`, symmetric, per
 tensor or per output channel (embeddings: per row), where a backend has kernels. `reference` takes
@@ -108,11 +110,11 @@ def _spec(spec: QuantSpec | None) -> str:
 def _sections(backends: Sequence[Backend]) -> Iterator[str]:
     for kind, title in _TITLES.items():
         yield f"## {title}\n"
-        yield f"| operation | spellings | {' | '.join(b.name for b in backends)} | ONNX |"
-        yield "|---|---|" + "---|" * (len(backends) + 1)
+        yield f"| operation | spellings | {' | '.join(b.name for b in backends)} | ONNX | pt2e |"
+        yield "|---|---|" + "---|" * (len(backends) + 2)
         for op in vocab.ops():
             if op.kind is kind:
-                cells = (*(_cell(backend.rows(op)) for backend in backends), _onnx(op))
+                cells = (*(_cell(backend.rows(op)) for backend in backends), _onnx(op), _pt2e(op))
                 yield f"| `{op.name}` | {_spellings(op)} | {' | '.join(cells)} |"
         yield ""
 
@@ -148,8 +150,16 @@ def _onnx(op: OpDef) -> str:
     row = EMITTERS.get(op)
     if row is None:
         return ""
-    operators = " ".join(f"`{name}`" for name in row.operators)
-    return "<br>".join(part for part in (operators, row.limits and f"not: {row.limits}") if part)
+    return _written(row.operators, row.limits)
+
+
+def _pt2e(op: OpDef) -> str:
+    return _written(operators_of(op), limits_of(op))
+
+
+def _written(operators: Sequence[str], limits: str) -> str:
+    shown = " ".join(f"`{name}`" for name in operators)
+    return "<br>".join(part for part in (shown, limits and f"not: {limits}") if part)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

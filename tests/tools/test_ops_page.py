@@ -30,7 +30,7 @@ def test_the_defaults_are_those_of_every_backend() -> None:
 
 def test_a_row_shows_spellings_methods_and_fusions() -> None:
     (row,) = (line for line in ops_page.page().splitlines() if line.startswith("| `conv2d` |"))
-    _, _, spellings, x86, fbgemm, _, reference, xnnpack, onnx, _ = row.split("|")
+    _, _, spellings, x86, fbgemm, _, reference, xnnpack, onnx, pt2e, _ = row.split("|")
     assert spellings.strip() == "`nn.Conv2d`, `F.conv2d`"
     assert x86.startswith(" `onednn.qconv2d`<br>S D<br>own or float<br>+ relu<br>")
     assert "+ add relu" in x86
@@ -38,8 +38,9 @@ def test_a_row_shows_spellings_methods_and_fusions() -> None:
     assert "S D W" in reference
     assert xnnpack.strip() == "`XNNPACK`<br>S<br>own<br>+ relu<br>+ clamp"
     assert onnx.strip() == "`Conv` `ConvInteger`"
+    assert pt2e.strip() == "`conv2d`<br>not: weights in groups"
 
 
 def test_an_operation_without_a_kernel_has_an_empty_cell() -> None:
     (row,) = (line for line in ops_page.page().splitlines() if line.startswith("| `log_softmax` |"))
-    assert [cell.strip() for cell in row.split("|")[3:-2]] == [""] * len((*NAMES, *TARGETS))
+    assert [cell.strip() for cell in row.split("|")[3:-3]] == [""] * len((*NAMES, *TARGETS))
