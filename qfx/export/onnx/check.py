@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,9 +17,11 @@ from torch.utils import _pytree as pytree
 from qfx import vocab
 from qfx.errors import ConfigError, FormatError
 from qfx.export.arguments import check_quantized
+from qfx.export.onnx import model
 from qfx.export.onnx.arguments import by_name, check_feeds, feeds, of_file
 from qfx.export.onnx.graph import named_outputs
 from qfx.export.onnx.packages import require
+from qfx.export.onnx.site_checks import SiteCheck, given_codes, moved_by_an_ulp, summary
 from qfx.graph.interpret import NamedInterpreter
 from qfx.numerics.measures import error_of
 from qfx.quant.qparams import QParams
@@ -65,10 +67,15 @@ class OnnxCheck:
     Attributes:
         outputs: a row for each.
         kernels: how often each operator stands in ONNX Runtime's optimized graph.
+        own: SQNR in dB of the model against itself, each number that it rounds moved to the next
+            float; None unless it was asked for by site.
+        sites: how codes differ that are made of the model's own, worst first; likewise.
     """
 
     outputs: tuple[OutputCheck, ...]
     kernels: Mapping[str, int]
+    own: float | None = None
+    sites: tuple[SiteCheck, ...] = ()
 
     @property
     def sqnr(self) -> float:
@@ -99,10 +106,20 @@ class OnnxCheck:
         ]
         header = ["output", "shape", "SQNR dB", "max error", "max steps"]
         counts = ", ".join(f"{count} {kind}" for kind, count in self.integers.items())
-        return f"{table(header, rows, right=header[2:])}\ninteger kernels: {counts or 'none'}"
+        lines = [table(header, rows, right=header[2:]), f"integer kernels: {counts or 'none'}"]
+        return "\n".join([*lines, *self._by_site()])
+
+    def _by_site(self) -> Iterator[str]:
+        if self.own is None:
+            return
+        moved = "each number that it rounds moved to the next float"
+        yield f"the model against itself, {moved}: {self.own:.1f} dB"
+        yield summary(self.sites)
 
 
-def check_onnx(qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: object) -> OnnxCheck:
+def check_onnx(
+    qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: object, *, by_site: bool = False
+) -> OnnxCheck:
     """Run a file with ONNX Runtime, and compare with what the quantized model means.
 
     Args:
@@ -110,6 +127,9 @@ def check_onnx(qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: obj
         path: of the file, or what ``export_onnx`` returned.
         inputs: as the model takes them: a tensor, a tuple of positional arguments, or a mapping of
             arguments by name.
+        by_site: whether to look at each site, too, given the model's own codes, and at what the
+            model makes of the smallest differences: that tells what the file does otherwise from
+            what the model's depth makes of it.
 
     Returns:
         The differences; ``print`` shows a table.
@@ -122,7 +142,25 @@ def check_onnx(qmodel: QuantizedModel, path: str | os.PathLike[str], inputs: obj
     check_quantized(qmodel, "check_onnx")
     session, kernels = open_session(_file(path))
     arguments = by_name(qmodel.reference, inputs, called="inputs", takes=of_file(session))
-    return compare(qmodel, session, arguments, kernels)
+    checked = compare(qmodel, session, arguments, kernels)
+    if not by_site:
+        return checked
+    own = moved_by_an_ulp(qmodel.reference, arguments)
+    return replace(checked, own=own, sites=_sites(qmodel.reference, _file(path), arguments))
+
+
+def _sites(
+    reference: fx.GraphModule, path: str, arguments: Mapping[str, Any]
+) -> tuple[SiteCheck, ...]:
+    """How the codes differ that ONNX Runtime makes of the model's own."""
+    given = given_codes(reference, path, arguments)
+    with TemporaryDirectory() as folder:
+        cut = str(Path(folder) / "cut.onnx")
+        model.save(given.model, cut)
+        session, _ = open_session(cut)
+    made = run(session, [*feeds(reference, arguments), *given.codes.values()])
+    names = [output.name for output in session.get_outputs()]
+    return given.compare(dict(zip(names, made, strict=True)))
 
 
 def compare(

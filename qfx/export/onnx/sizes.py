@@ -244,11 +244,12 @@ def _named(wanted: DynamicShapes, tensors: Mapping[Place, TensorInfo]) -> tuple[
     for name, dims in wanted.items():
         pairs = dims.items() if isinstance(dims, Mapping) else enumerate(dims or ())
         for dim, given in pairs:
-            if given is None or (name, 0, dim) not in tensors:
+            if (name, 0, dim) not in tensors:
                 _check_dim(given, name, dim)
                 continue
-            label = given if isinstance(given, str) else getattr(given, "__name__", f"{name}_{dim}")
-            groups.setdefault(label, []).append((name, 0, dim))
+            label = _label(given, name, dim, tensors[name, 0, dim].shape[dim])
+            if label is not None:
+                groups.setdefault(label, []).append((name, 0, dim))
     return tuple(_group(n, label, tuple(p), tensors) for n, (label, p) in enumerate(groups.items()))
 
 
@@ -274,6 +275,22 @@ def _check_dim(given: object, name: str, dim: int) -> None:
         raise ConfigError(
             f"dynamic_shapes names dim {dim} of {name!r}, which has none of that number"
         )
+
+
+def _label(given: object, name: str, dim: int, size: int) -> str | None:
+    """The name of a size: a string, or what ``torch.export.Dim`` makes; None if it stays fixed."""
+    dims = torch.export.Dim
+    if given is None or given is dims.STATIC or (type(given) is int and given == size):
+        return None
+    if given is dims.AUTO or given is dims.DYNAMIC:
+        return f"{name}_{dim}"
+    label = given if isinstance(given, str) else getattr(given, "__name__", "")
+    if isinstance(given, (str, dims)) and label.isidentifier():
+        return label
+    raise ConfigError(
+        f"dynamic_shapes gives {given!r} for dim {dim} of {name!r}; it takes a name as of a "
+        f"variable, a torch.export.Dim, or None for the size of the examples, {size}"
+    )
 
 
 def _group(

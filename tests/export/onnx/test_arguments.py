@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 import qfx
 from qfx.export.onnx.export import OnnxFile
@@ -113,6 +114,10 @@ def test_what_is_not_quantized(qmodel: qfx.QuantizedModel, file: OnnxFile, tmp_p
         ({"dynamic_shapes": ({0: "batch"},)}, r"as in \{'x': \{0: 'batch'\}\}"),
         ({"dynamic_shapes": "batch"}, "it takes a mapping from inputs"),
         ({"dynamic_shapes": {"x": "batch"}}, "it takes a mapping from inputs"),
+        ({"dynamic_shapes": {"x": {0: 5}}}, "gives 5 for dim 0 of 'x'; it takes a name"),
+        ({"dynamic_shapes": {"x": {0: True}}}, "gives True for dim 0 of 'x'; it takes a name"),
+        ({"dynamic_shapes": {"x": [""]}}, "or None for the size of the examples, 4"),
+        ({"dynamic_shapes": {"x": {0: 2 * Dim("n")}}}, r"gives 2\*n for dim 0 of 'x'"),
         ({"opset": 21.0}, "opset 21.0 can't be written; it can be a whole number from 18"),
     ],
 )
@@ -121,3 +126,15 @@ def test_wrong_options(
 ) -> None:
     with pytest.raises(qfx.ConfigError, match=message):
         qfx.export_onnx(qmodel, tmp_path / "m.onnx", **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [("n", "n"), (Dim("n"), "n"), (Dim.AUTO, "x_0"), (Dim.STATIC, 4), (4, 4), (None, 4)],
+)
+def test_sizes_as_torch_export_takes_them(
+    qmodel: qfx.QuantizedModel, tmp_path: Path, given: object, size: int | str
+) -> None:
+    for dims in ({0: given}, [given, None]):
+        file = qfx.export_onnx(qmodel, tmp_path / "m.onnx", dynamic_shapes={"x": dims})
+        assert file.inputs["x"] == (size, 8)
