@@ -49,7 +49,7 @@ class Row:
 
 def needed_bytes(qmodel: qfx.QuantizedModel) -> int:
     """Bytes of the distinct tensors of the reference form."""
-    reference: nn.Module = qmodel.__dict__["reference"]
+    reference: nn.Module = qmodel.reference
     tensors = (*reference.parameters(), *reference.buffers())
     return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
 

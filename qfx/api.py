@@ -206,7 +206,7 @@ def prepare(
     chosen = chosen.with_passes_at(Level.LOWERED, target.passes)
     check_dtype(model, args, kwargs)
     check_calibrates(chosen)
-    start = None if qparams_from is None else Start(qparams_from.__dict__["reference"])
+    start = None if qparams_from is None else Start(qparams_from.reference)
     request = Request(method, chosen, target, qconfig, kinds, start)
     captured = _captured(model, args, kwargs, method, asked)
     if not isinstance(captured, fx.GraphModule):

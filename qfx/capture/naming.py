@@ -15,7 +15,7 @@ from torch import fx, nn
 
 _OURS = frozenset(
     {
-        *("called", "_rounded", "_lowering"),
+        *("called", "_reference", "_rounded", "_lowering"),
         *("settings", "history", "report", "backend", "reference", "needs"),
         *(
             "outdate",

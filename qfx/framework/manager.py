@@ -99,7 +99,8 @@ def apply(graph_module: fx.GraphModule, passes: Sequence[Pass], ctx: PassContext
         ctx.rewriter = ctx.rewriter_of(step.name, infers=False)
         ctx.put(step)
         step.run(graph_module.graph, ctx)
-        ctx.rewriter.finish()
+        if ctx.rewriter.has_changed:  # else there is nothing left over to look for
+            ctx.rewriter.finish()
     verify(graph_module)
 
 

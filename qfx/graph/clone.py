@@ -45,9 +45,7 @@ def clone_graph_module(
         held = graph_module.__dict__[registry]
         root.__dict__[registry] = deep_copy(held, memo) if deep else held
     if apart:
-        made: dict[int, nn.Module | None] = {}
-        children = root.__dict__["_modules"]
-        root.__dict__["_modules"] = {n: _shell(child, made) for n, child in children.items()}
+        root = shell(root)
     for owner, name, value in opaque_values(graph_module):
         if owner is graph_module and name not in graph_module._buffers:
             root.__dict__[name] = value
@@ -57,6 +55,13 @@ def clone_graph_module(
     copy_hooks(graph_module, clone)
     hide_opaque_values(clone)
     return clone
+
+
+def shell(module: nn.Module) -> nn.Module:
+    """A module that holds the same tensors, whose parts can be taken away without touching it."""
+    made = _shell(module, {})
+    assert made is not None
+    return made
 
 
 def _shell(module: nn.Module | None, made: dict[int, nn.Module | None]) -> nn.Module | None:
@@ -104,10 +109,13 @@ def copy_nodes(graph: fx.Graph, into: fx.Graph) -> None:
     for node in graph.nodes:
         # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
         made = into.create_node(node.op, node.target, name=node.name, type_expr=node.type)
-        made.args = fx.map_arg(node.args, now.__getitem__)
-        made.kwargs = fx.map_arg(node.kwargs, now.__getitem__)
+        if node.args:
+            made.args = fx.map_arg(node.args, now.__getitem__)
+        if node.kwargs:
+            made.kwargs = fx.map_arg(node.kwargs, now.__getitem__)
         made.meta = dict(node.meta)
-        made.name = node.name  # also where a graph before had nodes of these names
+        if made.name != node.name:
+            made.name = node.name  # also where a graph before had nodes of these names
         now[node] = made
 
 

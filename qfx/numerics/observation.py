@@ -114,7 +114,7 @@ def reference_of(qmodel: QuantizedModel) -> fx.GraphModule:
         raise ConfigError(
             f"the second argument must be what qfx.quantize returned, not {type(qmodel).__name__}"
         )
-    graph_module: fx.GraphModule = qmodel.__dict__["reference"]
+    graph_module = qmodel.reference
     return graph_module
 
 

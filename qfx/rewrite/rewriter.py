@@ -163,6 +163,12 @@ class Rewriter(Maker):
         for change in changes(before, self.graph.nodes):
             self.events.append(change.event(self.pass_name))
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether anything was made, changed or erased so far."""
+        self._flush()
+        return bool(self.events)
+
     def finish(self) -> None:
         """End the pass: drop constants, parameters and submodules that nothing uses any more."""
         self._flush()

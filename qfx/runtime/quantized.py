@@ -12,7 +12,7 @@ import copy
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from torch import Tensor, fx, nn
 
@@ -22,12 +22,13 @@ from qfx.errors import BackendError, FormatError, QfxError, warn
 from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
 from qfx.graph.in_place import hand_on_place
 from qfx.graph.leaves import copy_hooks
+from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.source import is_outside
 from qfx.graph.working import WorkingGraphModule
 from qfx.report.text import covered
 from qfx.runtime.constants import flatten_constants, pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
-from qfx.runtime.inputs import explain_failure, refuse_dtypes, rounded_inputs
+from qfx.runtime.inputs import Rounded, explain_failure, refuse_dtypes, rounded_inputs
 from qfx.runtime.own_code import with_own_code
 
 if TYPE_CHECKING:
@@ -53,6 +54,29 @@ class Lowering:
 _MODULE = nn.Module.state_dict.__code__.co_filename
 
 
+@dataclass(frozen=True)
+class LaterReference:
+    """The reference form of a model, which is made when it is first asked for.
+
+    Attributes:
+        make: makes it, over the tensors that the model runs on.
+        rounded: the inputs that it quantizes before it computes anything of them.
+    """
+
+    make: Callable[[], fx.GraphModule]
+    rounded: tuple[Rounded, ...]
+
+
+_G = TypeVar("_G", bound=fx.GraphModule)
+
+
+def _for_inference(graph_module: _G) -> _G:
+    """``graph_module`` with nothing to train; each child keeps its own mode."""
+    graph_module.training = False
+    graph_module.requires_grad_(False)  # what is left of float parameters
+    return graph_module
+
+
 class QuantizedModel(WorkingGraphModule):
     """A quantized model: call it like the model that it was made from.
 
@@ -66,12 +90,11 @@ class QuantizedModel(WorkingGraphModule):
     report: QuantizationReport
     history: History
     backend: str
-    reference: fx.GraphModule
 
     def __init__(
         self,
         lowered: fx.GraphModule,
-        reference: fx.GraphModule,
+        reference: fx.GraphModule | LaterReference,
         *,
         report: QuantizationReport,
         history: History,
@@ -86,13 +109,27 @@ class QuantizedModel(WorkingGraphModule):
         self.history = history
         self.backend = lowering.backend.name
         # Not a submodule: its tensors are already here, and state_dict names each tensor once.
-        self.__dict__["reference"] = reference
+        self.__dict__["_reference"] = reference
         self.__dict__["_lowering"] = lowering
-        self.__dict__["_rounded"] = rounded_inputs(reference.graph)
-        for owned in (self, reference):
-            owned.training = False  # each child keeps its own mode
-            owned.requires_grad_(False)  # what is left of float parameters is for inference
+        if isinstance(reference, LaterReference):
+            rounded = reference.rounded
+        else:
+            rounded = rounded_inputs(_for_inference(reference).graph)
+        self.__dict__["_rounded"] = rounded
+        _for_inference(self)
         self.recompile()
+
+    @property
+    def reference(self) -> fx.GraphModule:
+        """The explicit q/dq graph that the model means."""
+        held: fx.GraphModule | LaterReference = self.__dict__["_reference"]
+        if isinstance(held, LaterReference):
+            with CAPTURE_LOCK:  # so that all who ask at once get the same
+                held = self.__dict__["_reference"]
+                if isinstance(held, LaterReference):
+                    held = _for_inference(held.make())
+                    self.__dict__["_reference"] = held
+        return held
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -114,7 +151,7 @@ class QuantizedModel(WorkingGraphModule):
     def __copy__(self) -> QuantizedModel:
         result = QuantizedModel(
             clone_graph_module(self),
-            self.__dict__["reference"],
+            self.__dict__["_reference"],
             report=self.report,
             history=self.history,
             lowering=self.__dict__["_lowering"],
@@ -123,10 +160,9 @@ class QuantizedModel(WorkingGraphModule):
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModel:
-        reference: fx.GraphModule = self.__dict__["reference"]
         result = QuantizedModel(
             clone_graph_module(self, deep=True, memo=memo),
-            clone_graph_module(reference, deep=True, memo=memo),
+            clone_graph_module(self.reference, deep=True, memo=memo),
             report=self.report,
             history=copy.deepcopy(self.history),
             lowering=self.__dict__["_lowering"],
@@ -171,8 +207,7 @@ class QuantizedModel(WorkingGraphModule):
         def converted(tensor: Tensor) -> Tensor:
             return tensor if is_opaque(tensor) else fn(tensor)  # kernels lay those out themselves
 
-        reference: fx.GraphModule = self.__dict__["reference"]
-        reference._apply(converted, recurse)  # type: ignore[no-untyped-call]
+        self.reference._apply(converted, recurse)  # type: ignore[no-untyped-call]
         super()._apply(converted, recurse)  # type: ignore[no-untyped-call]
         pin_constants(self)
         return self

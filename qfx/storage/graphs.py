@@ -233,7 +233,11 @@ def build_graph(record: GraphRecord) -> fx.Graph:
     for each in record.nodes:
         # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
         node = graph.create_node(each.op, each.target, name=each.name)
-        node.args, node.kwargs = _arguments(each, made)
+        args, kwargs = _arguments(each, made)
+        if args:
+            node.args = args
+        if kwargs:
+            node.kwargs = kwargs
         if node.name != each.name:
             node.name = each.name  # fx counts up a name that looks counted
         each.facts.attach(node)

@@ -18,14 +18,15 @@ from qfx.framework.levels import Level
 from qfx.framework.manager import apply
 from qfx.framework.pass_base import PassContext
 from qfx.graph import meta
-from qfx.graph.clone import clone_graph_module
+from qfx.graph.clone import shell
 from qfx.graph.leaves import has_hooks
 from qfx.graph.working import WorkingGraphModule
 from qfx.history.history import History
 from qfx.quant.annotation import Annotation, Decision, annotate, annotation
 from qfx.quant.level_checks import QUANTIZATION
 from qfx.report.sites import QuantizationReport
-from qfx.runtime.quantized import Lowering, QuantizedModel
+from qfx.runtime.inputs import rounded_inputs
+from qfx.runtime.quantized import LaterReference, Lowering, QuantizedModel
 from qfx.storage.attributes import (
     Held,
     make_root,
@@ -54,7 +55,7 @@ def write_quantized(model: QuantizedModel, store: TensorStore) -> dict[str, Json
     Raises:
         FormatError: it holds what a file can't; the message says what and where.
     """
-    reference: fx.GraphModule = model.__dict__["reference"]
+    reference = model.reference
     lowering: Lowering = model.__dict__["_lowering"]
     if has_hooks(model):
         raise FormatError(
@@ -146,10 +147,15 @@ def build_quantized(
     check_geometry(graph, source.size)
     check_saturation(backend, graph, saturated=record.saturates)
     root = make_root(record.held, source, given)
-    reference = WorkingGraphModule(root, graph)
-    check_reads_as_told(reference)
-    check_level(reference, Level.REFERENCE)
-    lowered = clone_graph_module(reference, apart=True)
+    lowered = WorkingGraphModule(shell(root), graph)
+    check_reads_as_told(lowered)
+    check_level(lowered, Level.REFERENCE)
+    reference = LaterReference(
+        lambda: WorkingGraphModule(root, build_graph(record.graph)), rounded_inputs(graph)
+    )
+    report = replace(record.report, history=history)
+    if backend.name != record.backend:
+        report = _of_reference(report, graph)
     for node in lowered.graph.nodes:
         if node.name in record.put_back:
             annotate(node, Annotation(record.put_back[node.name]))
@@ -157,9 +163,6 @@ def build_quantized(
     ctx = PassContext(lowered)
     ctx.put(backend, QUANTIZATION)
     apply(lowered, passes, ctx)
-    report = replace(record.report, history=history)
-    if backend.name != record.backend:
-        report = _of_reference(report, reference.graph)
     return QuantizedModel(
         lowered, reference, report=report, history=history, lowering=Lowering(backend, passes)
     )

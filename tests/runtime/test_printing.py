@@ -39,7 +39,7 @@ def test_prepared_and_quantized_models_and_their_reference(backend: str) -> None
         assert str(each) == repr(each)
         assert str(each) in str(nn.Sequential(each))
         assert "def forward" in each.code
-    assert "def forward" in str(quantized.__dict__["reference"])
+    assert "def forward" in str(quantized.reference)
 
 
 @pytest.mark.parametrize("names", [("canonicalize",), ("canonicalize", "fuse-conv-bn")])

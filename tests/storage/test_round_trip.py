@@ -254,3 +254,16 @@ def test_a_history_that_was_not_kept_says_so(tmp_path: Path) -> None:
 def test_what_load_can_t_take(given: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(qfx.ConfigError, match=says):
         qfx.load(tmp_path / "m.qfx", **given)
+
+
+def test_the_reference_form_is_made_when_it_is_asked_for(tmp_path: Path) -> None:
+    qmodel = qfx.quantize(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.randn(2, 4))
+    loaded = qfx.load(qfx.save(qmodel, tmp_path / "m.qfx"))
+    assert isinstance(loaded, qfx.QuantizedModel)
+    assert not isinstance(vars(loaded)["_reference"], torch.fx.GraphModule)
+    copied = copy.copy(loaded)
+    x = torch.randn(3, 4)
+    assert torch.equal(loaded.reference(x), qmodel.reference(x))
+    assert loaded.reference is loaded.reference
+    assert not any(t.requires_grad for t in loaded.reference.parameters())
+    assert qfx.save(copied, tmp_path / "c.qfx").read_bytes() == (tmp_path / "m.qfx").read_bytes()
