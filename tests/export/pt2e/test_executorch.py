@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -149,6 +150,21 @@ def test_what_the_delegate_lacks_is_a_reason(model: nn.Module, x: Tensor, messag
 def test_weights_alone_are_no_method_of_it() -> None:
     with pytest.raises(qfx.CoverageError, match="keeps no weight of linear in integers"):
         qfx.quantize(nn.Linear(8, 8).eval(), g(2, 8), method="weight_only", backend="xnnpack")
+
+
+def test_what_was_trained_for_it_is_kept_and_exported(tmp_path: Path) -> None:
+    x = g(2, 3, 8, 8)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6())
+    prepared = qfx.prepare(model, x, method="qat", backend="xnnpack")
+    prepared(x).sum().backward()
+    qmodel = qfx.convert(prepared)
+    loaded = qfx.load(qfx.save(qmodel, tmp_path / "model.qfx"))
+    assert loaded.backend == "xnnpack"
+    program = qfx.export_pt2e(loaded, x)
+    assert len(calls(program.graph, "aten.hardtanh")) == 1
+    with torch.no_grad():
+        assert torch.equal(program.module()(x), qmodel(x))
 
 
 # -- ExecuTorch itself -----------------------------------------------------------------------------
