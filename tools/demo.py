@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a checkout
 
 import qfx  # noqa: E402
+from qfx.table import table  # noqa: E402
 from tools import demo_dynamic, demo_qat  # noqa: E402
 from tools.demo_data import (  # noqa: E402
     BATCH,
@@ -129,14 +130,16 @@ def show_results(model: nn.Module, quantized: qfx.QuantizedModel, data: Digits) 
 
 def show_stages(history: qfx.History) -> None:
     """A line a pass: how large the graph is after it, and what it changed."""
-    print(f"\n{'stage':34}{'nodes':>8}{'added':>8}{'removed':>8}{'changed':>8}{'ms':>9}")
+    header = ["stage", "nodes", "added", "removed", "changed", "ms"]
+    rows = []
     for stage in history:
         counts = ["", "", ""]
         if stage.index:
             diff = history.diff(stage.index - 1, stage.index)
             counts = [str(len(part)) for part in (diff.added, diff.removed, diff.changed)]
-        cells = "".join(f"{count:>8}" for count in (len(stage.snapshot.records), *counts))
-        print(f"{f'{stage.index:2} {stage.name}':34}{cells}{1e3 * stage.seconds:>9.1f}")
+        nodes, took = str(len(stage.snapshot.records)), f"{1e3 * stage.seconds:.1f}"
+        rows.append([f"{stage.index:2} {stage.name}", nodes, *counts, took])
+    print(f"\n{table(header, rows, right=header[1:])}")
 
 
 def write(quantized: qfx.QuantizedModel, folder: Path) -> None:

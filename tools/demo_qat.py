@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import qfx
+from qfx.table import table
 from tools.demo_data import BATCH, Digits, accuracy, batches
 
 EPOCHS = 3
@@ -87,7 +88,9 @@ def show(model: nn.Module, calibration: list[Tensor], data: Digits) -> None:
     print("\n5. quantization-aware training of the CNN, from where calibration ended")
     progress = sys.stderr.isatty()
     rows = [compare(model, calibration, data, bits, progress=progress) for bits in BITS]
-    print(f"\n{'weights':34}{'float32':>12}{'calibrated':>12}{'trained':>12}")
-    for row in rows:
-        cells = "".join(f"{a:>12.2%}" for a in (row.float32, row.calibrated, row.trained))
-        print(f"{f'{row.bits} bits':34}{cells}")
+    header = ["weights", "float32", "calibrated", "trained"]
+    cells = [
+        [f"{row.bits} bits", *(f"{a:.2%}" for a in (row.float32, row.calibrated, row.trained))]
+        for row in rows
+    ]
+    print(f"\n{table(header, cells, right=header[1:])}")

@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from examples.serving import server
+from qfx.table import table
 from tools import demo_data
 
 ROOT = Path(__file__).parents[2]
@@ -130,11 +131,13 @@ async def compare(servers: Sequence[Served], requests: int, clients: int, rounds
 
 
 def show(servers: Sequence[Served]) -> None:
-    print(f"{'model':16}{'requests':>10}{'wrong':>7}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}")
+    header = ["model", "requests", "wrong", "p50 ms", "p95 ms", "p99 ms"]
+    rows = []
     for served in servers:
         cuts = statistics.quantiles(served.seconds, n=100)
-        columns = "".join(f"{1e3 * cuts[p - 1]:>9.1f}" for p in (50, 95, 99))
-        print(f"{served.path.name:16}{len(served.seconds):>10}{served.wrong:>7}{columns}")
+        times = (f"{1e3 * cuts[p - 1]:.1f}" for p in (50, 95, 99))
+        rows.append([served.path.name, str(len(served.seconds)), str(served.wrong), *times])
+    print(table(header, rows, right=header[1:]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

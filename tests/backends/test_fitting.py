@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import QConfig, QuantSpec
+from qfx.numerics import measures
 
 INT8 = QConfig(
     QuantSpec(torch.uint8, observer="histogram"),
@@ -61,10 +62,9 @@ def sqnr(net: Net, x: Tensor, qconfig: QConfig) -> float:
     qmodel = qfx.quantize(net, x, backend="reference", qconfig=qconfig)
     assert qmodel.report.coverage == 1.0
     with torch.no_grad():
-        output = net(x)
-        error = qmodel(x) - output
-    wanted = output - output.mean((0, 1, 2))  # the constant part is easy
-    return float(10 * (wanted.square().sum() / error.square().sum()).log10())
+        output, made = net(x), qmodel(x)
+    easy = output.mean((0, 1, 2))  # the constant part
+    return measures.sqnr(output - easy, made - easy)
 
 
 def test_the_reference_form_takes_any_spec(net: Net, x: Tensor) -> None:

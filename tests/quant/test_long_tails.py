@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qfx.numerics import measures
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.quant.spec import QuantSpec
 
@@ -20,8 +21,7 @@ def student_t(count: int, seed: int) -> Tensor:
 
 
 def sqnr(x: Tensor, qparams: QParams) -> float:
-    error = qparams.dequantize(qparams.quantize(x), torch.float64) - x
-    return float(10 * (x.double().square().sum() / error.square().sum()).log10())
+    return measures.sqnr(x, qparams.dequantize(qparams.quantize(x), torch.float64))
 
 
 @cache
