@@ -31,6 +31,7 @@ from qfx.capture.provenance import (
 from qfx.capture.proxy import ValueProxy
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
+from qfx.graph.interpret import called_by
 from qfx.graph.overlap import version
 
 
@@ -206,14 +207,9 @@ class EvaluatingTracer(DecidingTracer):
         return result
 
     def _called(self, node: fx.Node) -> Callable[..., Any]:
-        if node.op == "call_method":
-            return lambda receiver, *rest, **named: getattr(receiver, str(node.target))(
-                *rest, **named
-            )
         if node.op == "call_module":
             return self.root.get_submodule(str(node.target))
-        assert callable(node.target)
-        return node.target
+        return called_by(node)
 
     @contextmanager
     def _plain_python(self) -> Iterator[None]:

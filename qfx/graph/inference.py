@@ -23,6 +23,7 @@ from qfx.graph import meta
 from qfx.graph.containers import makes_container
 from qfx.graph.copying import side_effects_undone
 from qfx.graph.fold_rules import normed
+from qfx.graph.interpret import called_by
 from qfx.graph.leaves import clear_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.lookup import Lookup
@@ -146,17 +147,13 @@ class Inference:
     def _target(
         self, node: fx.Node, copied: Callable[[nn.Module], nn.Module]
     ) -> Callable[..., Any]:
-        if node.op == "call_function" and callable(node.target):
-            return node.target
+        if node.op in ("call_function", "call_method"):
+            return called_by(node)
         if node.op == "call_module":
             module = copied(self._graph_module.get_submodule(str(node.target)))
             for each in module.modules():
                 clear_hooks(each)
             return module
-        if node.op == "call_method":
-            return lambda receiver, *args, **kwargs: getattr(receiver, str(node.target))(
-                *args, **kwargs
-            )
         raise Unknown(node.name)
 
     def _operand(self, node: fx.Node) -> Any:

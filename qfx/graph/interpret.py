@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -35,11 +35,16 @@ class NamedInterpreter(Interpreter):
 
 def result_of(node: fx.Node, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
     """What ``node``, a call of a function or a method, yields for these arguments."""
-    args = thawed(tuple(args))
     kwargs = {name: thawed(value) for name, value in kwargs.items()}
-    if isinstance(node.target, str):
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)
+    return called_by(node)(*thawed(tuple(args)), **kwargs)
+
+
+def called_by(node: fx.Node) -> Callable[..., Any]:
+    """What a call of a function or a method runs: a method as a function of its receiver."""
+    if not isinstance(node.target, str):
+        return node.target
+    name = node.target
+    return lambda receiver, *args, **kwargs: getattr(receiver, name)(*args, **kwargs)
 
 
 def thawed(value: object) -> Any:
