@@ -144,6 +144,7 @@ EXCEPTIONS = {
     "qfx.engines.assembly": "makes the graph that calls engines, which nobody holds yet",
     "qfx.engines.pieces": "makes the graphs of pieces, which nobody holds yet",
     "qfx.export.onnx.graph": "names values of the ONNX graph, which are no nodes of ours",
+    "qfx.export.onnx.site_checks": "rewires values of the ONNX graph, which are no nodes of ours",
     "qfx.export.onnx.writer": "names nodes of the ONNX graph",
     "qfx.export.pt2e.forms": "rewrites programs of torch.export, which have no history of ours",
     "qfx.framework.checkpoint": "builds the graph of before a failed pass anew, for its error",
