@@ -68,6 +68,10 @@ class Runner(nn.Module):
         """Whether it has a program for all sizes that its piece takes."""
         return self._free is not None
 
+    def hold(self, agrees: Agrees) -> None:
+        """Hold programs for other sizes against the piece by this."""
+        self._agrees = agrees
+
     @property
     def programs(self) -> Programs:
         """What it was made with, as far as it is still in use."""

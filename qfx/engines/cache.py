@@ -109,7 +109,7 @@ class Entry:
         made = put_together(engine, self._source.reference, plan, settings, holds, programs)
         if not self._agrees(made, record["sqnr"]):
             return None
-        return Choice(engine.name, made, trials)
+        return Choice(engine.name, made, trials, record["least"])
 
     def _built(
         self, row: dict[str, str] | None, engine: PieceEngine, settings: Settings
@@ -129,11 +129,11 @@ class Entry:
             found = compare(wanted, assembly.forward(*source.args, **source.kwargs))
         return not found.wrong and found.sqnr >= sqnr - _SLACK
 
-    def store(self, choice: Choice, engine: Engine, *, dynamic: bool, least: float) -> None:
+    def store(self, choice: Choice, engine: Engine, *, dynamic: bool) -> None:
         """Write what was chosen; where that can't be done, nothing is kept."""
         with suppress(OSError, CannotRun):
             parts: dict[str, bytes] = {}
-            record = self._record(choice, engine, parts, dynamic=dynamic, least=least)
+            record = self._record(choice, engine, parts, dynamic=dynamic)
             if record is None:
                 return
             parts[_RECORD] = json.dumps(record, indent=1).encode()
@@ -147,7 +147,6 @@ class Entry:
         parts: dict[str, bytes],
         *,
         dynamic: bool,
-        least: float,
     ) -> dict[str, Any] | None:
         assembly, source = choice.assembly, self._source
         (trial,) = [t for t in choice.trials if t.name == choice.engine]
@@ -166,7 +165,7 @@ class Entry:
             "engine": choice.engine,
             "form": trial.form or Form.EXACT.value,
             "dynamic": dynamic,
-            "least": least,
+            "least": choice.least,
             "sqnr": min(found.sqnr, 200.0),
             "trials": [asdict(each) for each in choice.trials],
             "refused": [asdict(each) for each in assembly.plan.outside] if assembly.plan else [],

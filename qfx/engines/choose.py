@@ -113,11 +113,14 @@ class Choice:
         engine: its name.
         assembly: runs the model.
         trials: a row for each engine.
+        least: the least ratio in dB for programs of other sizes: as far below that of the examples
+            as engines may lie below the floor.
     """
 
     engine: str
     assembly: Assembly
     trials: tuple[Trial, ...]
+    least: float = AGREES
 
 
 class Choosing:
@@ -167,12 +170,10 @@ class Choosing:
             for piece in plan.pieces:
                 piece.notes.clear()
         assert chosen.assembly is not None
-        return Choice(chosen.engine.name, chosen.assembly, trials)
-
-    @property
-    def least(self) -> float:
-        """The least ratio in dB with which an engine agrees."""
-        return AGREES if self._least is None else self._least
+        least = least_of(chosen.found.sqnr)
+        for runner in chosen.assembly.runners:
+            runner.hold(HoldsAgainst(least))
+        return Choice(chosen.engine.name, chosen.assembly, trials, least)
 
     # -- building and checking --------------------------------------------------------------------
     def _candidates(self, engine: Engine, stack: ExitStack) -> Iterator[Candidate]:
@@ -236,7 +237,7 @@ class Choosing:
         if isinstance(engine, WholeEngine):
             return Assembly(engine.wrap(self._source.model, settings, dynamic=self._dynamic))
         assert isinstance(engine, PieceEngine)
-        holds = HoldsAgainst(self.least)
+        holds = HoldsAgainst(AGREES)  # until it is known how far it is for the examples
         plan = self._plan(engine)
         return assemble(engine, self._source.reference, plan, settings, holds, free=free)
 

@@ -79,7 +79,7 @@ def compile(
         ) from error
     if entry:
         (engine_in_use,) = [each for each in wanted if each.name == choice.engine]
-        entry.store(choice, engine_in_use, dynamic=dynamic, least=choosing.least)
+        entry.store(choice, engine_in_use, dynamic=dynamic)
     return CompiledModel(source, choice, dynamic=dynamic)
 
 
