@@ -17,6 +17,7 @@ from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import is_op
 from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.functional_calls import Call
@@ -25,6 +26,7 @@ _NAMED = {
     **{"float": torch.float32, "double": torch.float64, "half": torch.float16},
     **{"bfloat16": torch.bfloat16, "int": torch.int32, "long": torch.int64, "bool": torch.bool},
 }
+_CASTS = ("to", "type", "type_as")
 _HINTS = {"non_blocking": (True, False), "copy": (False,), "memory_format": (None,)}
 
 
@@ -42,9 +44,11 @@ class Cast(NamedTuple):
     changes: bool
 
 
-def canonical_cast(site: CallSite, call: Call) -> fx.Node | None:
+def canonical_cast(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
     """The cast that the call is, or what one that changes nothing hands through."""
     cast = read_cast(call)
+    if cast is None and call.kind == "call_method" and call.target in _CASTS:
+        return Mismatch("it may move to another device, or copies")
     if cast is None:
         return None
     if not cast.changes:
@@ -62,7 +66,7 @@ def read_cast(call: Call) -> Cast | None:
         return None
     if call.target in _NAMED:
         wanted: list[Any] = [] if given or call.kwargs else [_NAMED[str(call.target)]]
-    elif call.target in ("to", "type", "type_as"):
+    elif call.target in _CASTS:
         wanted = [*given, *_wanted(call.kwargs)]
     else:
         return None

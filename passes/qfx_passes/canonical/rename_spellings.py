@@ -68,6 +68,13 @@ _VARARGS = {
 }
 """Methods that take their last argument as a sequence or spread out."""
 
+_WITH_INDICES = (
+    *(F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices),
+    *(F.adaptive_max_pool1d_with_indices, F.adaptive_max_pool2d_with_indices),
+    F.adaptive_max_pool3d_with_indices,
+)
+"""What torch calls for ``return_indices=True``, whatever their own argument says."""
+
 _IMPLIED: dict[Any, dict[str, float]] = {
     F.relu6: {"min": 0.0, "max": 6.0},
     F.hardtanh: {"min": -1.0, "max": 1.0},
@@ -185,7 +192,10 @@ def bind(
         return Mismatch("{0} positional arguments, of which {1} are known", len(args), len(names))
     found = {**dict(zip(names, args, strict=False)), **kwargs}
     renamed = _renamed(op, found)
-    return renamed if isinstance(renamed, Mismatch) else {**_IMPLIED.get(spelling, {}), **renamed}
+    if isinstance(renamed, Mismatch):
+        return renamed
+    always = {"return_indices": True} if spelling in _WITH_INDICES else {}
+    return {**_IMPLIED.get(spelling, {}), **renamed, **always}
 
 
 def _spread(rest: list[Any]) -> Any:

@@ -8,6 +8,7 @@ var(x, d, unbiased), std(...)  ->  var(x, dim=d, correction=unbiased)
 norm(x, p, d)                  ->  vector_norm(x, ord=p, dim=d)
 softmin(x)                     ->  softmax(neg(x))
 rsub(x, y)                     ->  sub(y, x)
+addcmul(x, y, z, value=v)      ->  add(x, mul(mul(y, z), v))
 rrelu(x, a, b)                 ->  leaky_relu(x, (a + b) / 2)  in inference
 rot90(x, k, (a, b))            ->  transpose(flip(x, b), a, b) and the like
 tensor_split(x, indices=i)     ->  tensor_split(x, sections=i)
@@ -177,6 +178,15 @@ def _reversed(site: CallSite, given: _Given) -> _Found:
     return site.becomes(vocab.SUB, {"input": given["other"], "other": given["input"]})
 
 
+def _added_product(site: CallSite, given: _Given) -> _Found:
+    value = given.get("value", 1)
+    rewriter, origins = site.rewriter, (site.node,)
+    product = rewriter.call(vocab.MUL, given["tensor1"], given["tensor2"], origins=origins)
+    if value != 1:
+        product = rewriter.call(vocab.MUL, product, value, origins=origins)
+    return site.becomes(vocab.ADD, {"input": given["input"], "other": product})
+
+
 def _rrelu(site: CallSite, given: _Given) -> _Found:
     if given.get("training", False) is not False:
         return None
@@ -229,6 +239,7 @@ _READERS: dict[Any, tuple[str, _Reader]] = {
     torch.linalg.norm: ("input ord dim keepdim dtype", _linalg_norm),
     F.softmin: ("input dim _stacklevel dtype", _softmin),
     torch.rsub: ("input other alpha", _reversed),
+    **dict.fromkeys((torch.addcmul, "addcmul"), ("input tensor1 tensor2 value", _added_product)),
     **dict.fromkeys((F.rrelu, torch.rrelu), ("input lower upper training inplace", _rrelu)),
     **dict.fromkeys((torch.rot90, "rot90"), ("input k dims", _rot90)),
     **dict.fromkeys((torch.tensor_split, "tensor_split"), ("input sections dim indices", _parts)),

@@ -61,6 +61,8 @@ REWORDED: list[tuple[list[OpDef], _Spelling]] = [
     ([vocab.NEG, vocab.SOFTMAX], lambda m, x: F.softmin(x, 1)),
     ([vocab.NEG, vocab.SOFTMAX], lambda m, x: nn.Softmin(-1)(x)),
     ([vocab.SUB], lambda m, x: torch.rsub(x, 2.0)),
+    ([vocab.MUL, vocab.ADD], lambda m, x: torch.addcmul(x, x, x)),
+    ([vocab.MUL, vocab.MUL, vocab.ADD], lambda m, x: x.addcmul(x, x, value=0.5)),
     ([vocab.LEAKY_RELU], lambda m, x: F.rrelu(x, 0.1, 0.3)),
     ([vocab.LEAKY_RELU], lambda m, x: nn.RReLU(0.1, 0.3).eval()(x)),
     ([vocab.FLIP, vocab.TRANSPOSE], lambda m, x: x.rot90(1, (2, 3))),
