@@ -165,7 +165,7 @@ def _dims(dim: Any) -> Any:
 def _softmin(site: CallSite, given: _Given) -> _Found:
     dim, rank = given.get("dim"), rank_of(given["input"])
     if given.get("dtype") is not None or rank is None:
-        return None
+        return Mismatch("another dtype, or a tensor of unknown rank")
     if dim is None:
         dim = 0 if rank in (0, 1, 3) else 1  # as torch chooses
     negative = site.rewriter.call(vocab.NEG, given["input"], origins=(site.node,))
@@ -174,7 +174,7 @@ def _softmin(site: CallSite, given: _Given) -> _Found:
 
 def _reversed(site: CallSite, given: _Given) -> _Found:
     if given.pop("alpha", 1) != 1:
-        return None
+        return Mismatch("alpha scales what is subtracted")
     return site.becomes(vocab.SUB, {"input": given["other"], "other": given["input"]})
 
 
