@@ -21,6 +21,8 @@ class WorkingGraphModule(fx.GraphModule):
         self, root: nn.Module | dict[str, Any], graph: fx.Graph, class_name: str = "GraphModule"
     ) -> None:
         super().__init__(root, graph, class_name)
+        # fx makes a class for each instance, and qualifies all by the same name.
+        type(self).__qualname__ = class_name
         if isinstance(root, nn.Module):
             _keep_classes(self, root)
 

@@ -94,6 +94,13 @@ class QATSchedule:
         self.steps = 0
         self._apply()
 
+    def __repr__(self) -> str:
+        steps, observers, batchnorm = self.at
+        return (
+            f"QATSchedule(steps={steps}, freeze_observers={observers}, "
+            f"freeze_batchnorm={batchnorm})"
+        )
+
     def step(self) -> None:
         """Count one step, and freeze what is due."""
         self.steps += 1

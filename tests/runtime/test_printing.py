@@ -51,3 +51,15 @@ def test_what_run_passes_returns(names: tuple[str, ...]) -> None:
     assert "(3): Linear(in_features=6, out_features=5, bias=False)" in str(graph_module)
     assert torch.equal(graph_module(X), graph_module(X))
     assert str(model) == before
+
+
+def test_classes_are_called_what_they_are() -> None:
+    x = torch.randn(2, 4)
+    qmodel = qfx.quantize(nn.Linear(4, 4).eval(), x, backend="reference", check=False)
+    trained = qfx.prepare(nn.Linear(4, 4).train(), x, backend="reference", method="qat")
+    prepared = qfx.prepare(nn.Linear(4, 4).eval(), x, backend="reference")
+    for made in (qmodel, copy.deepcopy(qmodel), trained, prepared):
+        assert type(made).__qualname__ == type(made).__mro__[1].__name__
+    assert type(qmodel).__qualname__ == "QuantizedModel"
+    schedule = qfx.QATSchedule(trained, freeze_observers=3)
+    assert repr(schedule) == "QATSchedule(steps=0, freeze_observers=3, freeze_batchnorm=None)"

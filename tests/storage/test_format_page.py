@@ -19,6 +19,7 @@ def test_limits() -> None:
     assert told == {
         *(limits.HEADER_BYTES, limits.DOCUMENT_BYTES, limits.TENSORS, limits.NODES, limits.DIMS),
         *(limits.NUMEL, limits.DEPTH, limits.GEOMETRY, limits.OPTION),
+        *(limits.PACKED_ANYWAY, limits.PACKED),
     }
 
 
