@@ -163,10 +163,10 @@ def interpolate(
         raise CannotWrite(f"interpolation with mode={mode!r}", "Use a mode that Resize has.")
     kind, place = _MODES[mode]
     dims = w.info(input).rank - 2
-    scales, sizes = None, None
+    scales, sizes, axes = None, None, None
     if size is not None:
         whole = (size,) * dims if isinstance(size, (int, Number)) else tuple(size)
-        sizes = w.vector([w.size(input, 0), w.size(input, 1), *whole])
+        sizes, axes = w.vector(whole), tuple(range(2, dims + 2))
     elif recompute_scale_factor:
         raise CannotWrite("recompute_scale_factor", "Give the size of the result.")
     else:
@@ -179,6 +179,7 @@ def interpolate(
         None,
         scales,
         sizes,
+        axes=axes,
         mode=kind,
         coordinate_transformation_mode="align_corners" if align_corners else place,
         nearest_mode=("floor" if mode == "nearest" else "round_prefer_ceil")
