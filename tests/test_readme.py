@@ -31,7 +31,7 @@ def test_python_blocks_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = blocks_of("python")
-    assert len(blocks) == 12
+    assert len(blocks) == 13
     names = {"MyModel": MyModel, "batches": [torch.randn(2, 3, 224, 224) for _ in range(2)]}
     names["loader"] = [(images, torch.tensor([1, 2])) for images in names["batches"]]
     for number, block in enumerate(blocks, start=1):
