@@ -30,6 +30,7 @@ def test_python_blocks_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QFX_CACHE_DIR", str(tmp_path / "cache"))
     blocks = blocks_of("python")
     assert len(blocks) == 13
     names = {"MyModel": MyModel, "batches": [torch.randn(2, 3, 224, 224) for _ in range(2)]}

@@ -16,6 +16,7 @@ from qfx.engines.report import CompilationReport
 from qfx.engines.source import Source
 from qfx.engines.trials import Trial, trial_table
 from qfx.errors import BackendError, ConfigError, FormatError, warn
+from qfx.graph.in_place import hand_on_place
 from qfx.runtime.dtypes import probe_conversion
 
 _MOST_KEYS = 4096
@@ -140,7 +141,10 @@ class CompiledModel(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         """A copy; what was built is shared, since nothing changes it."""
-        return CompiledModel(self._source, self._choice, dynamic=self._dynamic)
+        result = CompiledModel(self._source, self._choice, dynamic=self._dynamic)
+        hand_on_place(self, result)
+        memo[id(self)] = result
+        return result
 
     def __copy__(self) -> CompiledModel:
         return self.__deepcopy__({})

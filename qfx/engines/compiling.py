@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,10 +17,12 @@ from qfx.engines.base import CannotRun, Engine, Settings
 from qfx.engines.cache import Entry
 from qfx.engines.choose import Choice, Choosing
 from qfx.engines.compiled import CompiledModel, copied
+from qfx.engines.regional import compile_regions
 from qfx.engines.registry import engines, named
-from qfx.engines.source import source_of
+from qfx.engines.source import call_of, source_of
 from qfx.engines.trials import Trial
 from qfx.errors import BackendError, ConfigError, warn
+from qfx.runtime.regions import regions_of
 
 
 @undisturbed()
@@ -51,7 +54,8 @@ def compile(
         progress: show a progress bar; None shows one on a terminal.
 
     Returns:
-        A module that is called like ``model``; ``print`` shows what was tried.
+        A module that is called like ``model``; ``print`` shows what was tried. Of a model of
+        several regions, a copy of it whose ``.regions`` are such modules.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -62,6 +66,12 @@ def compile(
     threads = _threads(threads)
     if type(dynamic) is not bool:
         raise ConfigError(f"dynamic is {dynamic!r}; it can be True or False")
+    regions = regions_of(model)
+    if regions is not None:
+        given = None if example_inputs is None else call_of(example_inputs)
+        one = partial(compile, engine=engine, threads=threads, dynamic=dynamic, progress=progress)
+        made = compile_regions(model, regions, given, one)
+        return cast(CompiledModel, made)  # is called like one, and has .regions
     source = copied(source_of(model, example_inputs))
     entry = Entry.of(source, wanted, Settings(threads), dynamic=dynamic)
     known = entry and entry.load({each.name: each for each in wanted})

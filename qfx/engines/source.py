@@ -92,7 +92,7 @@ def source_of(model: object, example_inputs: object) -> Source:
             f"compile needs example_inputs for {type(model).__name__}, which keeps no shapes of "
             "its inputs; give a tensor, a tuple of positional arguments, or a mapping by name"
         )
-    args, kwargs = _call(example_inputs)
+    args, kwargs = call_of(example_inputs)
     return _source(model, _graph_of(model, args, kwargs), example_inputs)
 
 
@@ -100,7 +100,7 @@ def _source(model: nn.Module, reference: fx.GraphModule, example_inputs: object)
     made_up = example_inputs is None
     given: Any = _made_up(reference) if made_up else example_inputs
     arguments = by_name(reference, given, called="example_inputs", takes=of_model(reference))
-    args, kwargs = _call(given)
+    args, kwargs = call_of(given)
     return Source(model, reference, model, arguments, args, kwargs, made_up)
 
 
@@ -114,7 +114,7 @@ def _made_up(reference: fx.GraphModule) -> dict[str, Any]:
     return example_arguments(reference)
 
 
-def _call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments."""
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)

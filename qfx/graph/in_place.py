@@ -1,4 +1,4 @@
-"""A graph module in the place of a module of somebody's model.
+"""A module in the place of a module of somebody's model.
 
 What is around it sees a module of the class that it replaces, with its attributes but for tensors
 and submodules, which are parts of the graph now.
@@ -38,30 +38,34 @@ def place_of(module: nn.Module) -> Place:
     return Place(type(module), own)
 
 
-def take_place(made: fx.GraphModule, place: Place) -> None:
+def take_place(made: nn.Module, place: Place) -> None:
     """Let ``made`` be taken for the module that had this place.
 
-    fx gives each graph module a class of its own, of which this makes another.
+    fx gives each graph module a class of its own, of which this makes another; of other modules it
+    makes a class that inherits from theirs.
     """
     own = type(made)
-    hidden = ("__dict__", "__weakref__")
-    body = {name: value for name, value in vars(own).items() if name not in hidden}
+    bases: tuple[type, ...] = (own,)
+    body: dict[str, Any] = {}
+    if isinstance(made, fx.GraphModule):
+        hidden = ("__dict__", "__weakref__")
+        body, bases = {k: v for k, v in vars(own).items() if k not in hidden}, own.__bases__
     body |= {"__class__": property(lambda self: place.kind), "__getattr__": _attribute}
-    object.__setattr__(made, "__class__", type(own.__name__, own.__bases__, body))
+    object.__setattr__(made, "__class__", type(own.__name__, bases, body))
     for name, value in place.attributes.items():
         if name not in vars(made) and not hasattr(type(made), name):
             vars(made)[name] = value
     vars(made)[_PLACE] = place
 
 
-def hand_on_place(made: fx.GraphModule, copied: fx.GraphModule) -> None:
+def hand_on_place(made: nn.Module, copied: nn.Module) -> None:
     """Let ``copied`` have the place of ``made``, if that has one."""
     place = vars(made).get(_PLACE)
     if place is not None:
         take_place(copied, place)
 
 
-def _attribute(self: fx.GraphModule, name: str) -> Any:
+def _attribute(self: nn.Module, name: str) -> Any:
     """What the class of the replaced module defines, where the graph module has nothing."""
     try:
         return nn.Module.__getattr__(self, name)

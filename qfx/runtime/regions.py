@@ -14,12 +14,11 @@ from torch import nn
 from qfx.errors import ConfigError
 from qfx.graph.copying import deep_copied
 from qfx.graph.in_place import place_of, take_place
-from qfx.graph.working import WorkingGraphModule
 from qfx.report.sites import Site
 from qfx.runtime.quantized import QuantizedModel
 from qfx.table import amount, table
 
-Graph = TypeVar("Graph", bound=WorkingGraphModule)
+Graph = TypeVar("Graph", bound=nn.Module)
 
 ATTRIBUTE = "regions"
 """The attribute of a model of regions that holds them."""
@@ -110,7 +109,7 @@ class Regions(Mapping[str, Graph], Generic[Graph]):
         return "\n".join(lines)
 
 
-def _done(graph: WorkingGraphModule) -> tuple[str, str]:
+def _done(graph: nn.Module) -> tuple[str, str]:
     """MACs of a region, and how many of them are in integers, as text."""
     if not isinstance(graph, QuantizedModel):
         return "", ""
