@@ -141,9 +141,15 @@ def test_the_report_still_knows_every_layer() -> None:
     assert [shown[site.step].kwargs["length"] for site in sites] == [8, 4, 24]
 
 
+def hooked(module: nn.Module) -> nn.Module:
+    """A module that nothing looks into."""
+    module.register_forward_hook(lambda *_: None)
+    return module
+
+
 @pytest.mark.parametrize(
     ("between", "products"),
-    [(nn.Tanh(), 2), (nn.LayerNorm(8), 1), (nn.Linear(8, 8), 3), (nn.Softplus(), 2)],
+    [(nn.Tanh(), 2), (nn.LayerNorm(8), 1), (nn.Linear(8, 8), 3), (hooked(nn.Tanh()), 2)],
 )
 def test_only_neighbours_of_one_kind_are_merged(between: nn.Module, products: int) -> None:
     """A post-op makes another kind; a product, or what may hold one, lies between."""
