@@ -31,7 +31,7 @@ from qfx.argument_checks import (
 )
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
-from qfx.caller_modes import undisturbed
+from qfx.caller_modes import draws_undone, undisturbed
 from qfx.capture.capture import capture
 from qfx.capture.limits import not_kept
 from qfx.capture.regions.data_sizes import decided_by_data
@@ -63,6 +63,7 @@ _IS_STATIC = (
 
 
 @undisturbed()
+@draws_undone()
 def quantize(
     model: nn.Module,
     example_inputs: Any,
@@ -162,6 +163,7 @@ def _calibrate_once(subject: Calibrated, data: Iterable[Any] | None, progress: b
 
 
 @undisturbed()
+@draws_undone()
 @patiently
 def prepare(
     model: nn.Module,
@@ -285,6 +287,7 @@ def calibrate(
 
 
 @undisturbed()
+@draws_undone()
 @patiently
 def convert(
     prepared: PreparedModel, *, min_coverage: float | None = None, check: bool = True

@@ -42,6 +42,16 @@ def on_cpu() -> Iterator[None]:
 
 
 @contextmanager
+def draws_undone() -> Iterator[None]:
+    """Random numbers that are drawn on the CPU are drawn again afterwards. Decorates, too."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+@contextmanager
 def undisturbed() -> Iterator[None]:
     """No autocast, and no inference mode, whose tensors can't be calibrated. Decorates, too."""
     with torch.inference_mode(False), without_autocast():

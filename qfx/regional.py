@@ -6,9 +6,9 @@ plan -> each region prepared, in place -> the model calibrates them all -> each 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from qfx.argument_checks import idle_passes
 from qfx.capture.limits import not_kept
@@ -57,7 +57,24 @@ def prepare_regions(
         size_bytes(model),
         _size_outside(model, plan),
     )
-    return with_regions(model, made, Regions(graphs, surroundings))
+    tied = _tied(model, graphs) if request.method == "qat" else {}
+    return with_regions(model, made, Regions(graphs, surroundings), tied)
+
+
+def _tied(model: nn.Module, graphs: Mapping[str, PreparedModel]) -> dict[Tensor, Tensor]:
+    """What each parameter in a region became; one that several share is the same in all."""
+    found: dict[Tensor, Tensor] = {}
+    for path, graph in graphs.items():
+        module = model.get_submodule(path)
+        theirs = dict(module.named_parameters(remove_duplicate=False))
+        for name, parameter in list(graph.named_parameters(remove_duplicate=False)):
+            original = theirs.get(name)
+            if original is None:
+                continue
+            first = found.setdefault(original, parameter)
+            owner, _, leaf = name.rpartition(".")
+            graph.get_submodule(owner)._parameters[leaf] = cast(nn.Parameter, first)
+    return found
 
 
 def convert_regions(

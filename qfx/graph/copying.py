@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -105,19 +105,23 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def deep_copied(
-    model: nn.Module, in_place: Mapping[nn.Module, nn.Module] | None = None
+    model: nn.Module,
+    in_place: Mapping[nn.Module, nn.Module] | None = None,
+    tensors: Mapping[Tensor, Tensor] | None = None,
 ) -> nn.Module:
     """A deep copy of a model that has run; with some of its modules replaced.
 
     Args:
         model: what is copied; not changed.
         in_place: what the copy has in the place of a module, wherever it is mentioned.
+        tensors: what it has in the place of a tensor.
 
     Raises:
         CaptureError: it can't be deep-copied.
     """
     replaced = in_place or {}
     memo: dict[int, Any] = {id(module): made for module, made in replaced.items()}
+    memo.update((id(tensor), made) for tensor, made in (tensors or {}).items())
     inner = {id(m) for module in replaced for m in module.modules()}
     for module in (m for m in model.modules() if id(m) not in inner):
         for value in _tensors_in(vars(module)):

@@ -6,14 +6,18 @@ and submodules, which are parts of the graph now.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
+from qfx.errors import CaptureError
+
 _PLACE = "_in_place"
 _OF_MODULES = frozenset(vars(nn.Module()))
+_NOTHING = object()
 
 
 class Place(NamedTuple):
@@ -21,11 +25,13 @@ class Place(NamedTuple):
 
     Attributes:
         kind: the class of the module that it replaces.
-        attributes: those of the module, but tensors and submodules.
+        attributes: those of the module, but tensors and submodules, and what holds any.
+        parts: names of the others.
     """
 
     kind: type[nn.Module]
     attributes: Mapping[str, Any]
+    parts: frozenset[str]
 
 
 def place_of(module: nn.Module) -> Place:
@@ -33,9 +39,14 @@ def place_of(module: nn.Module) -> Place:
     handed_on: Place | None = vars(module).get(_PLACE)
     if handed_on is not None:
         return handed_on
-    found = vars(module).items()
-    own = {k: v for k, v in found if k not in _OF_MODULES and not isinstance(v, Tensor)}
-    return Place(type(module), own)
+    own = {k: v for k, v in vars(module).items() if k not in _OF_MODULES}
+    parts = {k for k, v in own.items() if _holds_parts(v)}
+    held = (module._parameters, module._buffers, module._modules)
+    return Place(
+        type(module),
+        {k: v for k, v in own.items() if k not in parts},
+        frozenset(parts.union(*held)),
+    )
 
 
 def take_place(made: nn.Module, place: Place) -> None:
@@ -52,10 +63,15 @@ def take_place(made: nn.Module, place: Place) -> None:
         body, bases = {k: v for k, v in vars(own).items() if k not in hidden}, own.__bases__
     body |= {"__class__": property(lambda self: place.kind), "__getattr__": _attribute}
     object.__setattr__(made, "__class__", type(own.__name__, bases, body))
-    for name, value in place.attributes.items():
+    for name, value in copy.deepcopy(dict(place.attributes)).items():
         if name not in vars(made) and not hasattr(type(made), name):
             vars(made)[name] = value
     vars(made)[_PLACE] = place
+
+
+def is_in_place(module: nn.Module) -> bool:
+    """Whether ``module`` is in the place of another."""
+    return _PLACE in vars(module)
 
 
 def hand_on_place(made: nn.Module, copied: nn.Module) -> None:
@@ -70,11 +86,30 @@ def _attribute(self: nn.Module, name: str) -> Any:
     try:
         return nn.Module.__getattr__(self, name)
     except AttributeError:
-        kind = vars(self)[_PLACE].kind
-        found = inspect.getattr_static(kind, name, None)
-        if found is None:
-            raise AttributeError(
-                f"{name!r} of this {kind.__name__} is a part of a captured graph now, or was never "
-                "there; where code around it needs it, name parts of the module as regions="
+        place: Place = vars(self)[_PLACE]
+        if name in place.parts:  # no AttributeError, which hasattr() would take for an answer
+            raise CaptureError(
+                f"{name!r} of this {place.kind.__name__} is a part of a captured graph now. What to"
+                " do: give example inputs on which it is read, or name parts of the module as "
+                "regions=, so that it stays as it is"
             ) from None
-        return found.__get__(self, kind) if hasattr(found, "__get__") else found
+        return of_class(self, place.kind, name)
+
+
+def of_class(module: nn.Module, kind: type[nn.Module], name: str) -> Any:
+    """What ``kind`` defines under ``name``, bound to ``module``; AttributeError if nothing."""
+    found = inspect.getattr_static(kind, name, _NOTHING)
+    if found is not _NOTHING:
+        return found.__get__(module, kind) if hasattr(found, "__get__") else found
+    own = inspect.getattr_static(kind, "__getattr__", None)
+    if own is not None and own is not vars(nn.Module)["__getattr__"]:
+        return own(module, name)
+    raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}")
+
+
+def _holds_parts(value: object) -> bool:
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(map(_holds_parts, value))
+    if isinstance(value, dict):
+        return any(map(_holds_parts, value.values()))
+    return isinstance(value, (Tensor, nn.Module))

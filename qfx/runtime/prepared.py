@@ -111,6 +111,13 @@ class PreparedModel(WorkingGraphModule):
         self.training = graph_module.training  # each child keeps its own mode
         self.__dict__["_changed"], self.__dict__["_written"] = False, self._writes()
 
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        """Run the model; what it records is no inference tensor, whatever mode the caller is in."""
+        if not torch.is_inference_mode_enabled():
+            return super().__call__(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return super().__call__(*args, **kwargs)
+
     @property
     def has_observers(self) -> bool:
         """Whether anything is to be calibrated: not if all is dynamic or weight-only."""

@@ -18,9 +18,9 @@ from torch import Tensor, fx, nn
 
 from qfx.backends import needs
 from qfx.backends.wide_codes import EXACT_SUMS, MAY_SATURATE, wide_layer
-from qfx.errors import BackendError, FormatError, QfxError, warn
+from qfx.errors import BackendError, CaptureError, ConfigError, FormatError, QfxError, warn
 from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
-from qfx.graph.in_place import hand_on_place
+from qfx.graph.in_place import hand_on_place, is_in_place
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.source import is_outside
@@ -50,6 +50,12 @@ class Lowering:
     backend: Backend
     passes: tuple[Pass, ...]
 
+
+_NOT_AS_SEEN = (
+    "region {region} is called in a way that the example inputs did not show: {error}\nWhat to do: "
+    "quantize with example inputs that call it so, too, or name parts of it, as in "
+    'regions=("{region}.*",)'
+)
 
 _MODULE = nn.Module.state_dict.__code__.co_filename
 
@@ -182,15 +188,31 @@ class QuantizedModel(WorkingGraphModule):
 
         Raises:
             ConfigError: it can't run on inputs of a dtype or shape that it was not made for.
+            CaptureError: the same, of a region of a model.
         """
-        refuse_dtypes(self.__dict__["_rounded"], args, kwargs)
         try:
+            refuse_dtypes(self.__dict__["_rounded"], args, kwargs)
             return super().__call__(*args, **kwargs)
+        except ConfigError as error:
+            raise self._as_seen_around(error) from error.__cause__
         except QfxError:
             raise
         except Exception as error:
-            explain_failure(self.graph, args, kwargs, error)
+            try:
+                explain_failure(self.graph, args, kwargs, error)
+            except ConfigError as told:
+                raise self._as_seen_around(told) from error
             raise
+
+    def _as_seen_around(self, error: ConfigError) -> QfxError:
+        """``error``, as one that code around a region won't take for its own: not a ValueError."""
+        if not is_in_place(self):
+            return error
+        return CaptureError(_NOT_AS_SEEN.format(region=self._region(), error=error))
+
+    def _region(self) -> str:
+        """The name of the part of a model that it is."""
+        return next((stage.snapshot.region for stage in self.history), "main")
 
     def __reduce__(self) -> NoReturn:
         raise FormatError(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from qfx.errors import ConfigError
 from qfx.graph.copying import deep_copied
@@ -21,6 +21,7 @@ from qfx.table import amount, table
 Graph = TypeVar("Graph", bound=nn.Module)
 
 ATTRIBUTE = "regions"
+_OURS = (ATTRIBUTE, "report", "history")
 """The attribute of a model of regions that holds them."""
 
 
@@ -125,7 +126,10 @@ def regions_of(model: object) -> Regions[Any] | None:
 
 
 def with_regions(
-    model: nn.Module, graphs: Mapping[nn.Module, Graph], named: Regions[Graph]
+    model: nn.Module,
+    graphs: Mapping[nn.Module, Graph],
+    named: Regions[Graph],
+    tensors: Mapping[Tensor, Tensor] | None = None,
 ) -> nn.Module:
     """A copy of ``model`` that has ``graphs`` in the place of some of its modules.
 
@@ -133,9 +137,19 @@ def with_regions(
         model: the user's, or one that has regions already; not changed.
         graphs: what to put in the place of each.
         named: all of them by name, for ``.regions``.
+        tensors: parameters that the copy has in the place of others.
+
+    Raises:
+        ConfigError: the model has attributes of the names that are ours.
     """
+    taken = [name for name in _OURS if hasattr(model, name) and regions_of(model) is None]
+    if taken:
+        raise ConfigError(
+            f"the model has {' and '.join(taken)} of its own, and a model of several regions keeps "
+            "there what qfx tells of it. What to do: rename that, or put the model into another"
+        )
     for module, graph in graphs.items():
         take_place(graph, place_of(module))
-    root = deep_copied(model, graphs)
+    root = deep_copied(model, graphs, tensors)
     root.__dict__[ATTRIBUTE] = named
     return root

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from qfx.capture.capture import capture
+from qfx.errors import CaptureError
 from qfx.graph.in_place import hand_on_place, place_of, take_place
 from tests.cases.regions import Block
 
@@ -31,8 +32,37 @@ def test_tensors_of_the_module_are_not_there() -> None:
     layer = nn.Linear(3, 4)
     made = capture(nn.Sequential(layer), (torch.randn(2, 3),))
     take_place(made, place_of(layer))
-    with pytest.raises(AttributeError, match="'weight' of this Linear is a part of a captured"):
+    with pytest.raises(CaptureError, match="'weight' of this Linear is a part of a captured"):
         _ = made.weight
+    with pytest.raises(CaptureError):  # which would be taken for an answer
+        hasattr(made, "bias")
+    assert not hasattr(made, "nothing")
+
+
+class OfConfig(nn.Module):
+    """Hands out what its config holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.config, self.kept = nn.Linear(3, 4), {"alpha": 3}, [torch.ones(1)]
+
+    def __getattr__(self, name: str) -> object:
+        config = self.__dict__.get("config", {})
+        return config[name] if name in config else super().__getattr__(name)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def test_attributes_are_copies_and_its_own_lookup_is_asked() -> None:
+    model = OfConfig()
+    made = capture(model, (torch.randn(2, 3),))
+    take_place(made, place_of(model))
+    assert made.alpha == 3
+    made.config["alpha"] = 5
+    assert model.config["alpha"] == 3
+    with pytest.raises(CaptureError, match="'kept'"):
+        _ = made.kept
 
 
 def test_it_runs_and_compiles_anew() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from qfx.capture.capture import capture
+from qfx.capture.capture import ASSIGNED, FILLED, capture
 from qfx.capture.regions.recording import Call, Recording, record
 from qfx.capture.regions.trial import disagreement, faults
 from qfx.capture.tracing import OPAQUE_ROOTS
@@ -138,6 +138,7 @@ class _Planner:
             steps = []
             for path in _outermost(self._matches(wanted)):
                 steps += self._wanted(path, seen)
+            steps += self._others(seen)
         regions = tuple(each for each in steps if isinstance(each, PlannedRegion))
         return Plan(regions, tuple(each for each in steps if isinstance(each, Left)))
 
@@ -164,6 +165,14 @@ class _Planner:
         around = path if path in self.refused else around
         for name, child in children:
             yield from self._walk(f"{path}.{name}".lstrip("."), child, around, seen)
+
+    def _others(self, seen: set[nn.Module]) -> Iterator[Left]:
+        """The layers outside of the regions that were asked for."""
+        for path, module in self.model.named_modules():
+            if path and module not in seen and _has_weights(module) and not _has_children(module):
+                called = self.recording.calls[path].count
+                why = "regions= names others" if called else _NOT_CALLED
+                yield Left(path, module, self._call(path), why)
 
     def _wanted(self, path: str, seen: set[nn.Module]) -> Iterator[PlannedRegion]:
         module = self.model.get_submodule(path)
@@ -205,6 +214,9 @@ class _Planner:
             )
         except (CaptureError, ConfigError) as error:
             return _first_line(error)
+        changed = (*captured.meta[ASSIGNED], *captured.meta[FILLED])
+        if changed:
+            return f"its forward sets {', '.join(changed)}, which a graph can't"
         for call in (first, *others):
             odd = disagreement(captured, module, call)
             if odd:
@@ -242,6 +254,10 @@ _NOT_CALLED = "it is not called on the example inputs"
 
 def _has_weights(module: nn.Module) -> bool:
     return any(parameter.dim() > 1 for parameter in module.parameters())
+
+
+def _has_children(module: nn.Module) -> bool:
+    return any(True for _ in module.children())
 
 
 def _outermost(paths: Iterable[str]) -> list[str]:

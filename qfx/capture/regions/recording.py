@@ -151,6 +151,9 @@ class _Copies:
         return pytree.tree_map_only(Tensor, self._copy, value)
 
     def _copy(self, tensor: Tensor) -> Tensor:
+        if tensor.is_inference():  # nobody counts what is written to it
+            with torch.inference_mode(False):
+                return tensor.clone()
         key = (id(tensor), tensor._version)
         if key not in self._made:
             self._made[key] = (tensor, tensor.detach().clone())

@@ -7,7 +7,7 @@ the same memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from qfx.capture.arguments import copy_tensors
 from qfx.capture.examples import alike
 from qfx.graph.copying import buffers_restored, deep_copied, side_effects_undone
+from qfx.graph.in_place import Place, of_class, place_of
 
 if TYPE_CHECKING:
     from qfx.capture.regions.plan import PlannedRegion
@@ -122,21 +123,47 @@ def _repeats(
 
 
 class _Tried(nn.Module):
-    """Runs the graph of a region, and notes what is read of it that a graph does not have."""
+    """Runs the graph of a region, and notes what is read of it that a graph does not have.
+
+    What is read is served from a copy: the user's module stays as it is.
+    """
 
     def __init__(self, region: PlannedRegion) -> None:
         super().__init__()
-        self.__dict__.update(region=region, fault="")
+        original = deep_copied(region.module)
+        place = place_of(original)
+        self.__dict__.update(region=region, original=original, place=place, fault="")
+        self.__dict__.update(place.attributes)
         self.training = region.module.training
+        self.__dict__["ready"] = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Tried:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self.__dict__["region"].module, name)
-        if isinstance(value, (Tensor, nn.Module)):
+        place: Place = self.__dict__["place"]
+        if name in place.parts:
             self.note(f"the model reads {name!r} of it")
-        return value
+            return getattr(self.__dict__["original"], name)
+        return of_class(self, place.kind, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("ready"):
+            self.note(f"the model sets {name!r} of it")
+        super().__setattr__(name, value)
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of the module, which a graph has not."""
+        self.note("the model reads its parameters")
+        found: Iterator[tuple[str, nn.Parameter]]
+        found = self.__dict__["original"].named_parameters(*args, **kwargs)
+        return found
+
+    def train(self, mode: bool = True) -> _Tried:
+        """Note that the model switches its mode, if it does."""
+        if mode != self.training:
+            self.note("the model switches its mode")
+        return self
 
     def note(self, fault: str) -> None:
         """Keep what speaks against the region; the first counts."""
@@ -167,6 +194,6 @@ def _tried(region: PlannedRegion) -> _Tried:
 def _reading(name: str) -> Callable[..., Any]:
     def read(self: _Tried, *args: Any) -> Any:
         self.note("the model looks into it as into a container")
-        return getattr(self.__dict__["region"].module, name)(*args)
+        return getattr(self.__dict__["original"], name)(*args)
 
     return read
