@@ -238,6 +238,7 @@ class Residual(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )

@@ -56,6 +56,7 @@ def import_cost() -> set[str]:
     return set(json.loads(output.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_import_loads_nothing_heavy(import_cost: set[str]) -> None:
     assert "qfx" in import_cost
     assert import_cost.isdisjoint(HEAVY)
@@ -123,6 +124,7 @@ def test_no_source_reaches_for_torch_ao_by_attribute() -> None:
     assert reached == []
 
 
+@pytest.mark.slow
 def test_passes_are_imported_by_the_framework_only_inside_functions() -> None:
     assert offenders(("qfx_passes",), "qfx", anywhere=False) == []
     users = {line.split()[0] for line in offenders(("qfx_passes",), "qfx")}

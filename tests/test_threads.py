@@ -76,6 +76,7 @@ def test_backends_and_faults_side_by_side() -> None:
     assert torch.backends.quantized.engine == engine
 
 
+@pytest.mark.slow
 def test_steps_side_by_side() -> None:
     def steps(model: nn.Module, scale: float) -> qfx.QuantizedModel:
         prepared = qfx.prepare(model, X, backend="x86")

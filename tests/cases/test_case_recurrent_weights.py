@@ -73,6 +73,7 @@ def test_weights_in_few_bits(config: str, backend: str) -> None:
                 assert torch.equal(a, r), name
 
 
+@pytest.mark.slow
 def test_compiled_over_weights_in_few_bits() -> None:
     torch._dynamo.reset()
     x = randn(5, 2, 8)

@@ -14,6 +14,8 @@ from qfx.engines.agreement import compare
 from qfx.engines.choose import Choosing
 from tests.support.engines import Residuals
 
+pytestmark = pytest.mark.slow  # engines build, time after time
+
 
 @pytest.fixture(scope="module")
 def x() -> Tensor:

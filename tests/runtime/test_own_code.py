@@ -30,6 +30,7 @@ def _compiled(model: nn.Module) -> Any:
     return torch.compile(model, backend="eager", fullgraph=True)
 
 
+@pytest.mark.slow
 def test_many_quantized_models_compile() -> None:
     for _ in range(3):
         model = qfx.quantize(_model().eval(), X, backend="reference")

@@ -9,6 +9,7 @@ from tests.storage import fuzz
 _CHUNK = 500
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("chunk", range(4))
 def test_mutations_load_right_or_are_refused(chunk: int) -> None:

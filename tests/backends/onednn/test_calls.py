@@ -167,6 +167,7 @@ def test_compilers_know_the_shape_of_a_sum_that_broadcasts(dynamic: bool) -> Non
         assert (fake.shape, fake.stride(), fake.dtype) == (got.shape, got.stride(), got.dtype), case
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # Inductor's own
 def test_linear_goes_through_inductor() -> None:
     torch._dynamo.reset()

@@ -102,6 +102,7 @@ def test_clamps_that_saturation_does_anyway_are_left_out(chosen: Exported) -> No
     assert chosen.file.operators["HardSwish"] == 1
 
 
+@pytest.mark.slow
 def test_resnet18_runs_in_integers(tmp_path: Path) -> None:
     """All convolutions; sums but the last, whose result the model does not round; the head."""
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
