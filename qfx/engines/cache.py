@@ -18,7 +18,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx.backends.hardware import hardware
-from qfx.engines.agreement import HoldsAgainst, compare
+from qfx.engines.agreement import Agreement, HoldsAgainst, compare
 from qfx.engines.assembly import Assembly, Programs, put_together
 from qfx.engines.base import Built, CannotRun, Engine, PieceEngine, Settings, WholeEngine
 from qfx.engines.choose import Choice
@@ -123,11 +123,18 @@ class Entry:
 
     def _agrees(self, assembly: Assembly, sqnr: float) -> bool:
         """Whether a program from disk computes what eager does, as well as when it was tried."""
-        source = self._source
-        with torch.no_grad():
-            wanted = source.eager(*source.args, **source.kwargs)
-            found = compare(wanted, assembly.forward(*source.args, **source.kwargs))
+        found = self._beside_eager(assembly)
         return not found.wrong and found.sqnr >= sqnr - _SLACK
+
+    def _beside_eager(self, assembly: Assembly) -> Agreement:
+        """How far an engine is from eager on the examples."""
+        wanted, found = map(self._run, (self._source.eager, assembly.forward))
+        return compare(wanted, found)
+
+    def _run(self, forward: Callable[..., Any]) -> Any:
+        args, kwargs = self._source.fresh()
+        with self._source.undisturbed(), torch.no_grad():
+            return forward(*args, **kwargs)
 
     def store(self, choice: Choice, engine: Engine, *, dynamic: bool) -> None:
         """Write what was chosen; where that can't be done, nothing is kept."""
@@ -148,7 +155,7 @@ class Entry:
         *,
         dynamic: bool,
     ) -> dict[str, Any] | None:
-        assembly, source = choice.assembly, self._source
+        assembly = choice.assembly
         (trial,) = [t for t in choice.trials if t.name == choice.engine]
         programs = []
         for runner in assembly.runners:
@@ -158,9 +165,7 @@ class Entry:
             if _NOT_KEPT in kept:
                 return None
             programs.append(dict(zip(("free", "own"), kept, strict=True)))
-        with torch.no_grad():
-            eager = source.eager(*source.args, **source.kwargs)
-            found = compare(eager, assembly.forward(*source.args, **source.kwargs))
+        found = self._beside_eager(assembly)
         return {
             "engine": choice.engine,
             "form": trial.form or Form.EXACT.value,

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from qfx.engines.agreement import (
     AGREES,
@@ -32,6 +35,7 @@ from qfx.engines.trials import Trial
 from qfx.engines.workers import Overdue, Worker
 from qfx.errors import QfxError
 from qfx.export.onnx.forms import Form
+from qfx.graph.overlap import version
 
 _ROUNDS, _TURN, _MOST_CALLS = 7, 0.03, 100
 """How often each is woken, and for how many seconds or calls, whichever ends first."""
@@ -135,8 +139,11 @@ class Choosing:
     def __init__(self, source: Source, threads: int, *, dynamic: bool) -> None:
         self._source, self._dynamic = source, dynamic
         self._settings = Settings(threads)
+        arguments = source.fresh_arguments()
+        before = _versions(arguments)
         with source.undisturbed():
-            self._wanted = run_reference(source.reference, source.arguments)
+            self._wanted = run_reference(source.reference, arguments)
+        self._writes = _versions(arguments) != before
         self._least: float | None = None
         self._plans: dict[str, Plan] = {}
 
@@ -243,8 +250,9 @@ class Choosing:
 
     def _call(self, candidate: Candidate) -> Any:
         assert candidate.assembly is not None
+        args, kwargs = self._source.fresh()
         with self._source.undisturbed():
-            return candidate.assembly.forward(*self._source.args, **self._source.kwargs)
+            return candidate.assembly.forward(*args, **kwargs)
 
     def _against(self, found: Agreement) -> str:
         """Why results don't agree; the floor is looked at only where it matters."""
@@ -253,7 +261,9 @@ class Choosing:
         if self._least is None:
             source = self._source
             with source.undisturbed():
-                self._least = least_of(floor(source.reference, source.arguments, self._wanted))
+                self._least = least_of(
+                    floor(source.reference, source.fresh_arguments(), self._wanted)
+                )
         return reason_against(found, self._least)
 
     # -- timing -----------------------------------------------------------------------------------
@@ -278,15 +288,17 @@ class Choosing:
     def _turn(self, candidate: Candidate) -> None:
         deadline = max(5.0, _PATIENCE * candidate.first)
         assert candidate.assembly is not None
-        forward, args = candidate.assembly.forward, self._source.args
-        kwargs = self._source.kwargs
+        forward = candidate.assembly.forward
+        given = self._source.fresh if self._writes else self._source.call
 
         def run() -> list[float]:
             if candidate.first < _COLD:
+                args, kwargs = given()
                 forward(*args, **kwargs)
             times: list[float] = []
             end = time.perf_counter() + _TURN
             while not times or (len(times) < _MOST_CALLS and time.perf_counter() < end):
+                args, kwargs = given()
                 start = time.perf_counter()
                 forward(*args, **kwargs)
                 times.append(time.perf_counter() - start)
@@ -327,6 +339,12 @@ def _failed(candidate: Candidate, error: Exception) -> Candidate:
     known = isinstance(error, (CannotRun, QfxError))
     candidate.fail(text if known else f"raises {type(error).__name__}: {text}")
     return candidate
+
+
+def _versions(arguments: Mapping[str, Any]) -> list[int]:
+    """How often each tensor among arguments was written to."""
+    leaves = pytree.tree_leaves(arguments)
+    return [version(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _rank(candidate: Candidate) -> tuple[bool, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -17,6 +16,7 @@ from qfx.engines.source import Source
 from qfx.engines.trials import Trial, trial_table
 from qfx.errors import BackendError, ConfigError, FormatError, warn
 from qfx.graph.in_place import hand_on_place
+from qfx.graph.steps import arguments_by_name
 from qfx.runtime.dtypes import probe_conversion
 
 _MOST_KEYS = 4096
@@ -40,6 +40,7 @@ class CompiledModel(nn.Module):
     trials: tuple[Trial, ...]
     report: CompilationReport
     _eager: Callable[..., Any]
+    _forward: Callable[..., Any]
 
     def __init__(self, source: Source, choice: Choice, *, dynamic: bool) -> None:
         super().__init__()
@@ -47,8 +48,8 @@ class CompiledModel(nn.Module):
         self.trials = choice.trials
         self.report = CompilationReport(choice.engine, choice.assembly)
         self._source, self._choice, self._dynamic = source, choice, dynamic
-        self._forward = choice.assembly.forward
-        self.__dict__["_eager"] = source.eager  # a module, but none of this one's
+        own = {"_eager": source.eager, "_forward": choice.assembly.forward}
+        self.__dict__.update(own)  # modules, but none of this one's
         self._plain = choice.assembly.is_plain
         self._guards = Guards(source.reference)
         self._lock = threading.Lock()
@@ -91,7 +92,7 @@ class CompiledModel(nn.Module):
 
     def _first(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call of a kind that was not seen before."""
-        if not self._dynamic:
+        if not self._dynamic and not self._is_as_examples(args, kwargs):
             raise ConfigError(
                 "compiled with dynamic=False, for "
                 f"{_shapes(self._source.args, self._source.kwargs)} alone, and called with "
@@ -109,6 +110,14 @@ class CompiledModel(nn.Module):
                 self._routes.clear()
             self._routes[key] = self._forward
         return self(*args, **kwargs)
+
+    def _is_as_examples(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the arguments are like the examples, by position or by name."""
+        try:
+            given = arguments_by_name(self._source.reference.graph, args, kwargs)
+            return key_of((given,), {}) == key_of((dict(self._source.arguments),), {})
+        except (Unknown, TypeError):
+            return False
 
     @torch.no_grad()
     def _without(
@@ -189,13 +198,3 @@ def _shape(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{k}: {_shape(v)}' for k, v in value.items())}}}"
     return repr(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__
-
-
-def copied(source: Source) -> Source:
-    """A source whose state is its own: running what is compiled changes nothing of the model."""
-    if not source.written:
-        return source
-    model = copy.deepcopy(source.model)
-    return Source(
-        model, source.reference, model, source.arguments, source.args, source.kwargs, source.made_up
-    )

@@ -16,7 +16,7 @@ from qfx.caller_modes import undisturbed
 from qfx.engines.base import CannotRun, Engine, Settings
 from qfx.engines.cache import Entry
 from qfx.engines.choose import Choice, Choosing
-from qfx.engines.compiled import CompiledModel, copied
+from qfx.engines.compiled import CompiledModel
 from qfx.engines.regional import compile_regions
 from qfx.engines.registry import engines, named
 from qfx.engines.source import call_of, source_of
@@ -26,6 +26,7 @@ from qfx.runtime.regions import regions_of
 
 
 @undisturbed()
+@torch.random.fork_rng(devices=[])
 def compile(
     model: nn.Module,
     example_inputs: Any = None,
@@ -72,7 +73,7 @@ def compile(
         one = partial(compile, engine=engine, threads=threads, dynamic=dynamic, progress=progress)
         made = compile_regions(model, regions, given, one)
         return cast(CompiledModel, made)  # is called like one, and has .regions
-    source = copied(source_of(model, example_inputs))
+    source = source_of(model, example_inputs)
     entry = Entry.of(source, wanted, Settings(threads), dynamic=dynamic)
     known = entry and entry.load({each.name: each for each in wanted})
     if known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from qfx.capture.arguments import copy_tensors
 from qfx.capture.capture import capture
 from qfx.errors import ConfigError
 from qfx.export.onnx.arguments import by_name, of_model
@@ -17,10 +19,12 @@ from qfx.framework.manager import run_pipeline
 from qfx.framework.pass_base import PassContext
 from qfx.framework.pipeline import Pipeline
 from qfx.framework.registry import get_pass
-from qfx.graph.copying import side_effects_undone
+from qfx.graph.clone import clone_graph_module
+from qfx.graph.copying import deep_copied, side_effects_undone
 from qfx.graph.overlap import overwrite
 from qfx.graph.state import written_names
 from qfx.graph.steps import state_kept
+from qfx.graph.working import WorkingGraphModule
 from qfx.history.history import History
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
@@ -34,11 +38,11 @@ class Source:
     """A model to compile.
 
     Attributes:
-        model: as it was given.
+        model: as it was given; a copy of one that is float, or that keeps state.
         reference: the graph that it means.
         eager: runs it with the kernels of PyTorch.
-        arguments: the examples, by name.
-        args, kwargs: the same as a call.
+        arguments: copies of the examples, by name.
+        args, kwargs: the same as a call; :meth:`fresh` is what models are run on.
         made_up: whether the examples are random numbers of recorded shapes.
     """
 
@@ -55,6 +59,19 @@ class Source:
         """The buffers that running it writes to."""
         return sorted(written_names(self.reference.graph))
 
+    def call(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The examples as a call, for what writes to none of them."""
+        return self.args, self.kwargs
+
+    def fresh(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The examples as a call, of tensors that a model may write to."""
+        return copy_tensors(self.args), copy_tensors(self.kwargs)
+
+    def fresh_arguments(self) -> Mapping[str, Any]:
+        """The examples by name, of tensors that a model may write to."""
+        made: Mapping[str, Any] = copy_tensors(self.arguments)
+        return made
+
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Whatever runs in here, the state of the model is afterwards as it was."""
@@ -69,7 +86,7 @@ class Source:
 
 
 def source_of(model: object, example_inputs: object) -> Source:
-    """What is compiled.
+    """What is compiled; the model and the examples stay the caller's.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -83,7 +100,9 @@ def source_of(model: object, example_inputs: object) -> Source:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"compile takes a model, not {type(model).__name__}")
     if isinstance(model, QuantizedModel):
-        return _source(model, model.reference, example_inputs)
+        keeps_state = bool(written_names(model.reference.graph))
+        kept = copy.deepcopy(model) if keeps_state else model
+        return _source(kept, model.reference, example_inputs)
     if model.training:
         raise ConfigError("the model is in training mode; call model.eval(), then compile it")
     _check_device(model)
@@ -92,13 +111,21 @@ def source_of(model: object, example_inputs: object) -> Source:
             f"compile needs example_inputs for {type(model).__name__}, which keeps no shapes of "
             "its inputs; give a tensor, a tuple of positional arguments, or a mapping by name"
         )
-    args, kwargs = call_of(example_inputs)
-    return _source(model, _graph_of(model, args, kwargs), example_inputs)
+    args, kwargs = copy_tensors(call_of(example_inputs))
+    reference = _graph_of(model, args, kwargs)
+    return _source(_own(model), reference, example_inputs)
+
+
+def _own(model: nn.Module) -> nn.Module:
+    """A copy that runs as the model does now, whatever becomes of it."""
+    if isinstance(model, WorkingGraphModule):  # fx makes classes of classes of copies of it
+        return clone_graph_module(model, deep=True)
+    return deep_copied(model)
 
 
 def _source(model: nn.Module, reference: fx.GraphModule, example_inputs: object) -> Source:
     made_up = example_inputs is None
-    given: Any = _made_up(reference) if made_up else example_inputs
+    given: Any = _made_up(reference) if made_up else copy_tensors(example_inputs)
     arguments = by_name(reference, given, called="example_inputs", takes=of_model(reference))
     args, kwargs = call_of(given)
     return Source(model, reference, model, arguments, args, kwargs, made_up)

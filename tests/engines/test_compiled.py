@@ -162,3 +162,13 @@ def test_nothing_of_the_model_changes(qmodel: qfx.QuantizedModel) -> None:
     assert str(qmodel.reference.graph) == code
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("engine", ["eager", "onnxruntime"])
+def test_fixed_sizes_by_position_or_by_name(qmodel: qfx.QuantizedModel, engine: str) -> None:
+    x = noise(2, 3, 12, 12)
+    for examples in (None, x, {"x": x}):
+        fast = qfx.compile(qmodel, examples, engine=engine, dynamic=False)
+        assert torch.equal(fast(x), fast(x=x))
+        with pytest.raises(qfx.ConfigError, match=r"and called with \(x=float32\[3, 3, 12, 12\]\)"):
+            fast(x=noise(3, 3, 12, 12))
