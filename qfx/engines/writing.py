@@ -127,13 +127,27 @@ def _exact(piece: Piece) -> Written:
     known = piece.notes.get(_EXACT)
     if isinstance(known, Written):
         return known
-    shapes = piece.notes[_SHAPES] = Shapes(piece.graph_module)
+    shapes = piece.notes[_SHAPES] = _shapes_of(piece)
     for free in (shapes.find, partial(shapes.find, batch_only=True), shapes.fix):
         free()
         written = piece.notes[_EXACT] = write(piece.graph_module, shapes, OPSET, None)
         if not any(found.by_size for found in written.problems):
             break
     return written
+
+
+def _shapes_of(piece: Piece) -> Shapes:
+    """What follows of the sizes of the inputs.
+
+    Raises:
+        CannotRun: some sizes follow of the numbers in tensors.
+    """
+    try:
+        return Shapes(piece.graph_module)
+    except NotImplementedError as error:  # of operations on tensors without memory
+        raise CannotRun(
+            "sizes that the numbers in tensors decide, as nonzero's, are looked at by the model"
+        ) from error
 
 
 def _resized(graph_module: fx.GraphModule, shapes: tuple[tuple[int, ...], ...]) -> fx.GraphModule:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import qfx
 from qfx.engines import registry
@@ -104,3 +104,23 @@ def test_one_that_is_not_installed_says_how_to_get_it(
         fast = qfx.compile(qmodel, x)
     assert fast.engine == "eager"
     assert [t.why_not for t in fast.trials if t.name == "openvino"] == [lacks]
+
+
+class Selects(nn.Module):
+    """Looks at how many rows the numbers select."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.layer(x)
+        rows = (x[:, 0] > 0).nonzero()
+        return made[rows[:, 0]] if rows.shape[0] else made
+
+
+def test_sizes_that_data_decides_are_a_reason() -> None:
+    rows = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    fast = qfx.compile(Selects().eval(), rows, engine=["onnxruntime", "eager"])
+    assert fast.engine == "eager"
+    assert fast.trials[0].why_not.startswith("sizes that the numbers in tensors decide")

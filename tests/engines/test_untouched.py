@@ -84,3 +84,23 @@ def test_a_float_model_is_copied(engine: str) -> None:
     assert torch.equal(fast(noise()), wanted)
     assert list(fast.children()) == []
     assert fast.state_dict() == {}
+
+
+class Doubles(nn.Module):
+    """Returns what it computes of a buffer alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.kept = nn.Linear(8, 8), nn.Buffer(torch.ones(8))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x), self.kept * 2
+
+
+def test_constants_that_are_returned_are_the_callers() -> None:
+    model = Doubles().eval()
+    qmodel = qfx.quantize(model, noise(), progress=False)
+    fast = [qfx.compile(each, noise(), engine="onnxruntime") for each in (model, qmodel)]
+    for each in (qmodel, qmodel.reference, *fast):
+        each(noise())[1].zero_()
+        assert torch.equal(each(noise())[1], torch.full((8,), 2.0))

@@ -2,8 +2,9 @@
 
 A standardized weight, a bias table read by an index, a positional embedding: in inference such a
 value is a constant, and a convolution whose weight is one can be quantized like any other. Only
-the last node of a constant computation is kept, as a buffer. Not for training, where parameters
-move; nor for values that are much larger than what they are made from.
+the last node of a constant computation is kept, as a buffer; what the graph returns of it are
+copies. Not for training, where parameters move; nor for values that are much larger than what they
+are made from.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
+from qfx import vocab
 from qfx.capture.dispatched_effects import Witness
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
@@ -22,7 +24,7 @@ from qfx.graph.effects import changing, has_effect
 from qfx.graph.interpret import result_of
 from qfx.graph.overlap import memory_of
 from qfx.rewrite.rewriter import Rewriter
-from qfx.vocab import Kind, OpDef
+from qfx.vocab import Kind, OpDef, is_op
 
 _KEPT_KINDS = (Kind.QUANT, Kind.STUB)
 
@@ -48,7 +50,7 @@ class FoldConstants(Pass):
 
     def _is_worth_it(self, node: fx.Node, sources: int) -> bool:
         info = meta.tensor_info(node)
-        if node.op == "get_attr" or info is None:
+        if node.op == "get_attr" or info is None or _is_handed_out(node):
             return False
         return info.numel <= self.growth * max(sources, 256)
 
@@ -107,6 +109,14 @@ class _Constants:
         self._rewriter.replace(node, new)
         self.sources[new] = value.numel()
         self._values[new] = value
+        self._hand_out(new, node)
+
+    def _hand_out(self, constant: fx.Node, origin: fx.Node) -> None:
+        """Return a copy of ``constant`` where the graph returns it: callers may write to it."""
+        for output in [user for user in constant.users if user.op == "output"]:
+            with self._rewriter.at(output):
+                made = self._rewriter.call(vocab.CLONE, constant, origins=(origin,))
+            self._rewriter.rewire(output, constant, made)
 
     def _value(self, node: fx.Node) -> Any:
         """The value of a constant node; its operands first, without recursion."""
@@ -133,6 +143,12 @@ class _Constants:
         if seen().drew or not self._drawn.isdisjoint(node.all_input_nodes):
             self._drawn.add(node)  # a function made of others, which a pass put here
         return value
+
+
+def _is_handed_out(node: fx.Node) -> bool:
+    """Whether ``node`` is the copy of a constant that callers get."""
+    held = all(operand.op == "get_attr" for operand in node.all_input_nodes)
+    return is_op(node, vocab.CLONE) and held and all(user.op == "output" for user in node.users)
 
 
 def _name_for(node: fx.Node) -> str:

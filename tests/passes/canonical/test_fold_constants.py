@@ -88,3 +88,19 @@ def test_a_buffer_that_changes_is_no_constant() -> None:
     result = folded(counts, image(3), image(3))
     assert attributes(result) == ["count"]
     assert torch.equal(result.graph_module(image(3)), image(3) + 4)
+
+
+def test_what_is_returned_is_a_copy() -> None:
+    def several(m: Any, x: Tensor) -> Any:
+        double = m.table * 2
+        return x + double, double, {"more": [double, m.count + 1]}
+
+    result = folded(several, image(2, 3), image(2, 3))
+    module = result.graph_module
+    assert [n.target for n in module.graph.nodes].count(vocab.CLONE) == 2
+    wanted = module(image(2, 3))
+    for made in module(image(2, 3))[1:2] + tuple(module(image(2, 3))[2]["more"]):
+        made.zero_()
+    torch.testing.assert_close(module(image(2, 3)), wanted)
+    again = check(FoldConstants(), module, image(2, 3))
+    assert len(again.graph_module.graph.nodes) == len(module.graph.nodes)
