@@ -113,7 +113,7 @@ class PreparedModel(WorkingGraphModule):
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         """Run the model; what it records is no inference tensor, whatever mode the caller is in."""
-        if not torch.is_inference_mode_enabled():
+        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
             return super().__call__(*args, **kwargs)
         with torch.inference_mode(False), torch.no_grad():
             return super().__call__(*args, **kwargs)
