@@ -14,7 +14,7 @@ from qfx.argument_checks import idle_passes
 from qfx.capture.limits import not_kept
 from qfx.capture.regions.plan import Left, Plan
 from qfx.conversion import check_result, use_up
-from qfx.graph.opaque_macs import called_macs
+from qfx.graph.opaque_macs import called_macs, macs_of_run
 from qfx.history.merging import merged_history
 from qfx.preparation import Request, prepare_graph
 from qfx.quant.reasons import refusal
@@ -49,13 +49,15 @@ def prepare_regions(
         graphs[region.path] = made[module] = prepare_graph(
             request, region.captured, module, configuration, *region.call, region=region.path
         )
+    work, left = _work(model, plan, args, kwargs)
     surroundings = Surroundings(
         args,
         kwargs,
         {r.path: RegionFacts(type(r.module).__name__, r.calls, *r.why) for r in plan.regions},
-        tuple(map(_left_site, plan.left)),
+        left,
         size_bytes(model),
         _size_outside(model, plan),
+        work,
     )
     tied = _tied(model, graphs) if request.method == "qat" else {}
     return with_regions(model, made, Regions(graphs, surroundings), tied)
@@ -108,6 +110,7 @@ def convert_regions(
         surroundings.left,
         size_bytes=(surroundings.size_before, sum(sizes) + surroundings.size_left),
         history=history,
+        work=surroundings.work,
         warnings=surroundings.warnings,
     )
     check_result(report, min_coverage)
@@ -115,13 +118,33 @@ def convert_regions(
     return result
 
 
-def _left_site(left: Left) -> Site:
-    kind = type(left.module).__name__
-    decision = refusal("outside-regions", op=kind, why=left.why)
-    macs = called_macs(left.module, *left.call) if left.call is not None else 0
+def _work(
+    model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Mapping[str, int] | None, tuple[Site, ...]]:
+    """What the regions compute in one run, and the sites of all that is in none of them."""
+    regions, others = [r.path for r in plan.regions], [each.path for each in plan.left]
+    found = macs_of_run(model, args, kwargs, (*regions, *others))
+    if found is None:
+        alone = (called_macs(e.module, *e.call) if e.call is not None else 0 for e in plan.left)
+        sites = [_outside(e, macs) for e, macs in zip(plan.left, alone, strict=True)]
+        return None, (*sites, _outside(None, None))
+    total, inside = found
+    sites = [_outside(each, inside[each.path]) for each in plan.left]
+    between = total - inside.total()
+    if between > 0:
+        sites.append(_outside(None, between))
+    return {path: inside[path] for path in regions}, tuple(sites)
+
+
+def _outside(left: Left | None, macs: int | None) -> Site:
+    """The site of a layer in no region; None is what Python computes between them."""
+    kind = "code" if left is None else type(left.module).__name__
+    why = "it stands between them" if left is None else left.why
+    decision = refusal("outside-regions", op=kind, why=why)
+    path = "" if left is None else left.path
     return Site(
-        node=left.path,
-        module_path=left.path,
+        node=path or "between regions",
+        module_path=path,
         source="",
         op=kind,
         decision="float",

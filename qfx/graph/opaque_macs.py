@@ -9,13 +9,15 @@ operator without a meta kernel or of another library), the work is unknown, and 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from qfx.graph import meta
@@ -49,6 +51,43 @@ def called_macs(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     except Exception:
         return None
     return counter.get_total_flops() // 2
+
+
+def macs_of_run(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], paths: Iterable[str]
+) -> tuple[int, Counter[str]] | None:
+    """Multiply-accumulates of one run of a copy of ``model``; None where they are unknown.
+
+    Returns:
+        Those of all, and those of all calls of each module of ``paths``.
+    """
+    root, inside = deep_copied(model), Counter[str]()
+    root.requires_grad_(False)  # the counter hooks gradients
+    try:
+        with side_effects_undone(model), _counted() as counter:
+            for path in paths:
+                _watch(root.get_submodule(path), path, counter, inside)
+            root(*pytree.tree_map(_copied, args), **pytree.tree_map(_copied, dict(kwargs)))
+    except Exception:  # whatever the model raises under a counter
+        return None
+    return counter.get_total_flops() // 2, inside
+
+
+def _watch(module: nn.Module, path: str, counter: FlopCounterMode, inside: Counter[str]) -> None:
+    starts: list[int] = []
+
+    def before(*_: object) -> None:
+        starts.append(counter.get_total_flops())
+
+    def after(*_: object) -> None:
+        inside[path] += (counter.get_total_flops() - starts.pop()) // 2
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _is_opaque(node: fx.Node) -> bool:

@@ -16,21 +16,24 @@ def merged_report(
     *,
     size_bytes: tuple[int, int],
     history: History,
+    work: Mapping[str, int] | None = None,
     warnings: Iterable[str] = (),
 ) -> QuantizationReport:
     """One report of several, by region.
 
     Args:
-        reports: of the regions, each of which counts what one of its calls computes.
+        reports: of the regions, whose sites count what one call computes.
         left: the sites outside of them.
         size_bytes: of the whole model, before and after.
         history: that of the whole model.
+        work: what all calls of each region compute, for the coverage; None takes one call of each.
         warnings: those that belong to none of them.
     """
     first = next(iter(reports.values()))
     parts = [_addressed(region, site) for region, found in reports.items() for site in found.sites]
-    integer = sum(round((r.coverage or 0.0) * _macs(r.sites)) for r in reports.values())
-    total = _macs((*parts, *left))
+    done = {name: _macs(r.sites) for name, r in reports.items()} if work is None else work
+    integer = sum(round((r.coverage or 0.0) * done[name]) for name, r in reports.items())
+    total = sum(done.values()) + _macs(left)
     return QuantizationReport(
         sites=(*parts, *left),
         coverage=integer / total if total else None,

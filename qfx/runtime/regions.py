@@ -52,6 +52,7 @@ class Surroundings:
         left: sites of the layers that are in none.
         size_before: bytes of parameters and buffers of the user's model.
         size_left: those of what is in no region.
+        work: multiply-accumulates of all calls of each region; None where they are unknown.
         warnings: of the settings that had no effect in any region.
     """
 
@@ -61,6 +62,7 @@ class Surroundings:
     left: tuple[Site, ...]
     size_before: int
     size_left: int
+    work: Mapping[str, int] | None = None
     warnings: tuple[str, ...] = ()
 
     def __copy__(self) -> Surroundings:

@@ -202,7 +202,8 @@ def test_a_model_that_generates_goes_on_generating() -> None:
     quantized = qfx.quantize(model, ids, method="dynamic")
     assert "attention.query" in quantized.regions
     assert "feed" in quantized.regions
-    assert quantized.report.coverage == 1.0
+    layers, products = 2 * 7 * 32 * (3 * 32 + 4 * 32 + 50), 2 * 2 * 7 * 7 * 32
+    assert quantized.report.coverage == pytest.approx(layers / (layers + products))
     assert sqnr(quantized(ids), model(ids)) > 25
     assert torch.equal(quantized.generate(ids), model.generate(ids))
 

@@ -203,3 +203,19 @@ def test_forward_may_run_in_inference_mode() -> None:
 
     model = Infers(block(), lambda m, x: m.part(x)).eval()
     assert list(qfx.quantize(model, positive()).regions) == ["part", "last"]
+
+
+def test_coverage_counts_what_is_computed_between_regions_and_all_calls() -> None:
+    def attends(model: Around, x: Tensor) -> Tensor:
+        y = model.part(model.part(x))
+        return torch.softmax(y @ y.T, -1) @ y
+
+    model = Around(nn.Linear(8, 8), attends)
+    model.last = nn.Linear(8, 8)
+    quantized = qfx.quantize(model.eval(), positive())
+    layers, products = 3 * 4 * 8 * 8, 2 * 4 * 4 * 8
+    assert quantized.report.coverage == pytest.approx(layers / (layers + products))
+    between = next(s for s in quantized.report.sites if s.node == "between regions")
+    assert (between.macs, between.reason) == (products, "outside-regions")
+    with pytest.raises(qfx.CoverageError):
+        qfx.quantize(model, positive(), min_coverage=0.9)
