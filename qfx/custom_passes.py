@@ -15,8 +15,9 @@ from qfx.caller_modes import undisturbed
 from qfx.capture.capture import capture
 from qfx.configuration.configuration import Configuration
 from qfx.errors import ConfigError
+from qfx.framework.continued import continued, level_of
 from qfx.framework.instruments import Instrument
-from qfx.framework.levels import Level
+from qfx.framework.levels import LEVEL, Level
 from qfx.framework.manager import run_pipeline
 from qfx.framework.pass_base import Pass, PassContext, as_pass, works_as_written
 from qfx.framework.pipeline import Pipeline
@@ -45,7 +46,8 @@ def run_passes(
     modules, methods or plain functions), unless a pass of the list does that itself.
 
     Args:
-        model: never mutated.
+        model: never mutated. Passes go on with a graph that passes left (what this function
+            returned, a quantized model), from the level that it has.
         passes: passes, in order; a class stands for a pass with its default options.
         example_inputs: a tensor, or a tuple of positional arguments.
         example_kwargs: keyword arguments.
@@ -69,10 +71,15 @@ def run_passes(
         )
     if not isinstance(passes, Iterable):
         raise ConfigError(f"passes is {passes!r}; give a list of passes: [{passes!r}]")
-    steps = with_canonicalization([as_pass(p) for p in passes])
-    pipeline = Pipeline(tuple(steps))
+    start = level_of(model)
+    steps = [as_pass(p) for p in passes]
+    steps = with_canonicalization(steps) if start in (None, Level.CAPTURED) else steps
+    pipeline = Pipeline(tuple(steps), start=start or Level.CAPTURED)
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    graph_module = capture(model, args, example_kwargs)
+    if start is not None and isinstance(model, fx.GraphModule):
+        graph_module: fx.GraphModule = continued(model, args, example_kwargs or {})
+    else:
+        graph_module = capture(model, args, example_kwargs)
     ctx = PassContext(graph_module, example_inputs=args, example_kwargs=example_kwargs)
     offer_defaults(ctx, model, backend)
     ctx.put(*settings)
@@ -80,7 +87,9 @@ def run_passes(
         pipeline = pipeline.with_passes_at(Level.LOWERED, ctx.get(Backend).passes)
     history = History()
     net = [KeepsValues((args, ctx.example_kwargs))] if check else []
-    return run_pipeline(graph_module, pipeline, ctx, history, [*instruments, *net]), history
+    run_pipeline(graph_module, pipeline, ctx, history, [*instruments, *net])
+    graph_module.meta[LEVEL] = ctx.level
+    return graph_module, history
 
 
 def offer_defaults(

@@ -6,7 +6,7 @@ r"""Run passes on a model and print the IR after each, as compilers' ``opt`` too
     python tools/opt.py my.net:build --shape 1,3,32,32 --backend x86 \
         --passes 'canonicalize, fuse-conv-bn, fuse-post-ops' --print last --check
 
-Passes are written as they print, options in braces: ``place-observers{per_channel=false}``.
+Passes are written as they print, options in braces: ``place-observers{fake_quant=true}``.
 """
 
 from __future__ import annotations

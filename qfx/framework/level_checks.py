@@ -6,7 +6,7 @@ have a use for it: they put :class:`LevelChecks` into the context of a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -69,9 +69,16 @@ def check_post_ops(graph_module: fx.GraphModule) -> None:
                 raise fault(node, f"has the post-op {step!r}, which names no operation")
 
 
-def check_read(graph_module: fx.GraphModule) -> None:
-    """What only computes is read by something: what was left over would run for nothing."""
+def check_read(graph_module: fx.GraphModule, but: Container[fx.Node] = ()) -> None:
+    """What only computes is read by something: what was left over would run for nothing.
+
+    Args:
+        graph_module: whose graph to check.
+        but: nodes that are not looked at: what users wrote may compute what nobody reads.
+    """
     for node in graph_module.graph.nodes:
+        if node in but:
+            continue
         if not node.users and node.op.startswith("call_") and not has_effect(node):
             raise fault(
                 node,

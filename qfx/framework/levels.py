@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+LEVEL = "qfx.level"
+"""Key of ``graph_module.meta``: how far passes have taken what they left."""
+
 
 class Level(IntEnum):
     """How far a graph has been taken; compares in the order of the pipeline."""

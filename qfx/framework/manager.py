@@ -18,7 +18,7 @@ from qfx.errors import ConfigError, PassError, PatternError, QfxError, RuleError
 from qfx.framework.adoption import adopt
 from qfx.framework.checkpoint import Checkpoint
 from qfx.framework.instruments import Instrument
-from qfx.framework.level_checks import LevelChecks
+from qfx.framework.level_checks import LevelChecks, check_read
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.framework.pipeline import Marker, Pipeline, Step
@@ -142,6 +142,8 @@ class _Run:
             ctx.rewriter.values.settle_all(self.graph_module.graph)
             level = ctx.level if step.produces is None else max(ctx.level, step.produces)
             self._verify(level)
+            if level < Level.CANONICAL:
+                check_read(self.graph_module, but=checkpoint.arguments())
             view = self._snapshot()
             self._check_values(step, view)
         except Exception as error:

@@ -3,11 +3,11 @@
     class PlaceObservers(Pass):
         name = "place-observers"
         requires, produces = Level.STUBBED, Level.OBSERVED
-        per_channel: bool = True
+        fake_quant: bool = False
 
         def run(self, graph, ctx): ...
 
-    str(PlaceObservers(per_channel=False)) == "place-observers{per_channel=false}"
+    str(PlaceObservers(fake_quant=True)) == "place-observers{fake_quant=true}"
 
 Subclassing makes the dataclass; ``@dataclass(frozen=True)`` may stand there, too.
 A :class:`PatternPass` drives rules.

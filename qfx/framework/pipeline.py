@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Protocol, TypeAlias, TypeGuard
 
 from qfx.errors import ConfigError
@@ -108,6 +109,7 @@ class Pipeline:
         """With ``step`` in place of the step called ``name``."""
         found = self._holding(name)
         at = found._find(name)
+        _check_replaceable(found.passes[at])
         return found._with((*found.passes[:at], _as_step(step), *found.passes[at + 1 :]))
 
     def without(self, name: str) -> Pipeline:
@@ -120,6 +122,7 @@ class Pipeline:
                 return self._with((*self.passes[:at], step.without(name), *self.passes[at + 1 :]))
         found = self._holding(name)
         at = found._find(name)
+        _check_replaceable(found.passes[at])
         kept = (*found.passes[:at], *found.passes[at + 1 :])
         return replace(self, passes=kept, left_out=(*self.left_out, found.passes[at].name))
 
@@ -175,10 +178,17 @@ class Pipeline:
             return found[0]
         if found:
             raise ConfigError(f"the pipeline has {len(found)} passes called {wanted!r}")
-        parts = (f"{s.name} ({', '.join(s.parts)})" for s in self.passes if _has_parts(s))
+        raise ConfigError(f"the pipeline has no pass called {wanted!r}; {self._hint(str(wanted))}")
+
+    def _hint(self, wanted: str) -> str:
+        """What there is in place of a step that is missing."""
+        parts = [part for step in self.passes if _has_parts(step) for part in step.parts]
+        near = get_close_matches(wanted, [*(step.name for step in self.passes), *parts], n=3)
+        if near:
+            return f"did you mean {', '.join(near)}?"
+        of = (f"{s.name} ({', '.join(s.parts)})" for s in self.passes if _has_parts(s))
         names = ", ".join(step.name for step in self.passes)
-        names = "; parts of ".join((names, *parts))
-        raise ConfigError(f"the pipeline has no pass called {wanted!r}; it has: {names}")
+        return f"it has: {'; parts of '.join((names, *of))}" if names else "it is empty"
 
 
 def check_levels(steps: tuple[Step, ...], start: Level) -> Level:
@@ -198,10 +208,10 @@ def check_levels(steps: tuple[Step, ...], start: Level) -> Level:
         if _too_late(step, level):
             wanted = step.produces if step.produces is not None else step.requires
             by = f"{reached_by} has" if reached_by else "it is"
+            remedy = f"put {step.name} before {reached_by}" if reached_by else "leave it out"
             raise ConfigError(
                 f"pass {step.name} works on the way to level {wanted}, and {by} already "
-                f"{'taken the graph to' if reached_by else 'at'} {level} before it; put "
-                f"{step.name} before {reached_by or 'that'}"
+                f"{'taken the graph to' if reached_by else 'at'} {level} before it; {remedy}"
             )
         if step.produces is not None and step.produces > level:
             level, reached_by = step.produces, step.name
@@ -220,6 +230,14 @@ def _too_early(step: Pass, level: Level, later: tuple[Step, ...]) -> str:
     if makers:
         return f"{start}; {makers[0]} comes later: put {step.name} after {makers[0]}"
     return f"{start}; no pass of the pipeline takes it to {step.requires}"
+
+
+def _check_replaceable(step: Step) -> None:
+    if isinstance(step, Marker):
+        raise ConfigError(
+            f"`{step}` is where data runs through the model, no pass: a pipeline can't do without. "
+            "To run passes alone use qfx.run_passes, or the halves of pipeline.split()"
+        )
 
 
 def _reaches(step: Step, level: Level) -> bool:

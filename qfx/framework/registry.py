@@ -38,8 +38,9 @@ def get_pass(name: str) -> type[Pass]:
     found = _installed()
     if name in found:
         return found[name]
-    near = get_close_matches(name, found, n=3) or sorted(found)
-    raise ConfigError(f"no pass called {name!r} is installed; did you mean {', '.join(near)}?")
+    near = get_close_matches(name, found, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(sorted(found))}"
+    raise ConfigError(f"no pass called {name!r} is installed; {hint}")
 
 
 def is_builtin(name: str) -> bool:
@@ -61,7 +62,7 @@ def builtin_pass(name: str) -> type[Pass]:
 
 
 def parse_pass(text: str, find: Callable[[str], type[Pass]] = get_pass) -> Pass:
-    """The pass that prints as ``text``: ``place-observers{per_channel=false}``.
+    """The pass that prints as ``text``: ``place-observers{fake_quant=true}``.
 
     Args:
         text: name and options.

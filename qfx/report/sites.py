@@ -212,7 +212,7 @@ class _Outcomes:
 
     def __init__(self, reference: fx.GraphModule, lowered: fx.GraphModule) -> None:
         self.kernels: dict[str, tuple[Kernel, str]] = {}  # with its step
-        self.decisions: dict[str, Decision] = {}
+        self.decisions: dict[str, tuple[Decision, int]] = {}  # with the MACs that it is about
         self.notes: dict[str, Annotation] = {}
         self.macs: Counter[str] = Counter()
         self.unknown: set[str] = set()
@@ -249,9 +249,20 @@ class _Outcomes:
             self.undecided.add(meta.origins(node)[-1].node)
         for origin in meta.origins(node):
             if kernel is not None:
-                self.kernels.setdefault(origin.node, (kernel, node.name))
+                self._keep_kernel(origin.node, kernel, node.name)
             elif note is not None:
-                self.decisions.setdefault(origin.node, note.decision)
+                self._keep_decision(origin.node, note.decision, macs(node))
+
+    def _keep_kernel(self, origin: str, kernel: Kernel, step: str) -> None:
+        """Of the kernels of one operation the one that does most of its work tells what it is."""
+        known = self.kernels.get(origin)
+        if known is None or kernel.macs > known[0].macs:
+            self.kernels[origin] = kernel, step
+
+    def _keep_decision(self, origin: str, decision: Decision, work: int) -> None:
+        known = self.decisions.get(origin)
+        if known is None or work > known[1]:
+            self.decisions[origin] = decision, work
 
     def coverage(self) -> float | None:
         return self.integer / self.total if self.total else None
@@ -263,7 +274,10 @@ class _Outcomes:
     def site(self, origin: meta.Origin) -> Site:
         note = self.notes.get(origin.node)
         kernel, step = self.kernels.get(origin.node, (None, ""))
-        decision = self.decisions.get(origin.node) or self._without_decision(origin.node)
+        decision, work = self.decisions.get(origin.node, (None, 0))
+        if kernel is not None and work > kernel.macs:
+            kernel, step = None, ""  # what moves is in integers, what multiplies is not
+        decision = decision or self._without_decision(origin.node)
         if kernel is not None:
             decision = kernel.decision
         return Site(

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from qfx.backends import needs
 from qfx.backends.wide_codes import EXACT_SUMS, MAY_SATURATE, wide_layer
 from qfx.errors import BackendError, CaptureError, ConfigError, FormatError, QfxError, warn
+from qfx.framework.levels import LEVEL, Level
 from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
 from qfx.graph.in_place import hand_on_place, is_in_place
 from qfx.graph.leaves import copy_hooks
@@ -108,6 +109,7 @@ class QuantizedModel(WorkingGraphModule):
     ) -> None:
         flatten_constants(lowered)
         super().__init__(lowered, lowered.graph, "QuantizedModel")
+        self.meta[LEVEL] = Level.LOWERED
         copy_hooks(lowered, self)
         hide_opaque_values(self)
         pin_constants(self)

@@ -29,7 +29,7 @@ class Kind(Enum):
     QUERY = "query"  # yields shapes and numbers, not tensors
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OpDef:
     """A canonical operation; calling it runs it.
 
@@ -66,12 +66,16 @@ class OpDef:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "signature", inspect.signature(self.function))
+        object.__setattr__(self, "__signature__", self.signature)
         object.__setattr__(self, "__name__", self.name.upper())
         object.__setattr__(self, "__qualname__", self.name.upper())
         object.__setattr__(self, "__module__", __package__)  # where code that is written finds it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"vocab.{self.name.upper()}"
 
     def __copy__(self) -> OpDef:
         return self

@@ -149,8 +149,20 @@ def test_reads_as_a_list() -> None:
 
 
 def test_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="no pass called 'fuze'; it has: canon, fuse, observe"):
+    with pytest.raises(ConfigError, match="no pass called 'fuze'; did you mean fuse\\?"):
         BASE.without("fuze")
+    with pytest.raises(ConfigError, match=r"no pass called 'zz'; it has: canon, fuse, observe$"):
+        BASE.without("zz")
+    with pytest.raises(ConfigError, match=r"no pass called 'zz'; it is empty$"):
+        Pipeline(()).without("zz")
+
+
+def test_the_place_for_data_is_no_pass() -> None:
+    pipeline = Pipeline((Canon(), CALIBRATE, Anywhere()))
+    for edit in (pipeline.without, lambda name: pipeline.replace(name, Fuse())):
+        with pytest.raises(ConfigError, match=r"`calibrate` is where data runs .*qfx.run_passes"):
+            edit("calibrate")
+    assert names(pipeline.insert_after("calibrate", Fuse()))[1:3] == ["calibrate", "fuse"]
 
 
 def test_ambiguous_name() -> None:
