@@ -1,0 +1,1 @@
+"""Real models with real weights, and what quantizers leave of them."""
