@@ -24,6 +24,7 @@ from torch import fx
 from qfx import vocab
 from qfx.export.problems import CannotWrite, Problem, problem
 from qfx.graph import meta
+from qfx.graph.clone import copy_node
 from qfx.graph.containers import makes_container
 from qfx.graph.effects import changing, has_effect, shares_memory
 from qfx.graph.macs import macs
@@ -289,8 +290,4 @@ def copy_into(
     for read in node.all_input_nodes:
         if read in carried and read not in now:
             copy_into(graph, read, now, carried)
-    made = graph.create_node(node.op, node.target, name=node.name, type_expr=node.type)
-    made.args = fx.map_arg(node.args, now.__getitem__)
-    made.kwargs = fx.map_arg(node.kwargs, now.__getitem__)
-    made.meta = dict(node.meta)
-    now[node] = made
+    now[node] = copy_node(node, graph, now)

@@ -7,7 +7,7 @@ them, and ``state_dict`` leaves them out.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -107,16 +107,27 @@ def copy_nodes(graph: fx.Graph, into: fx.Graph) -> None:
     """Copies of all nodes of ``graph``, under their names, at the end of ``into``."""
     now: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
-        made = into.create_node(node.op, node.target, name=node.name, type_expr=node.type)
-        if node.args:
-            made.args = fx.map_arg(node.args, now.__getitem__)
-        if node.kwargs:
-            made.kwargs = fx.map_arg(node.kwargs, now.__getitem__)
-        made.meta = dict(node.meta)
+        made = now[node] = copy_node(node, into, now)
         if made.name != node.name:
             made.name = node.name  # also where a graph before had nodes of these names
-        now[node] = made
+
+
+def copy_node(node: fx.Node, into: fx.Graph, now: Mapping[fx.Node, fx.Node]) -> fx.Node:
+    """A copy of a node at the end of ``into``, under its name if that is free there.
+
+    Args:
+        node: what to copy.
+        into: where to.
+        now: what stands there for its operands.
+    """
+    # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
+    made = into.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+    if node.args:
+        made.args = fx.map_arg(node.args, now.__getitem__)
+    if node.kwargs:
+        made.kwargs = fx.map_arg(node.kwargs, now.__getitem__)
+    made.meta = dict(node.meta)
+    return made
 
 
 def hide_opaque_values(module: nn.Module) -> None:
