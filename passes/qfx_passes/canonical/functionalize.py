@@ -5,24 +5,22 @@ computation unless something else sees the memory of ``x`` change: another view 
 later, or a parameter or buffer that keeps it. Those are left as they were written. The caller sees
 an argument change, or what the model got as a view of it: what it holds in the end is copied there.
 
-One forward sweep over sets of nodes that share memory; each set knows its two latest
-readers, so that a decision costs constant time.
+One forward sweep, in which the result of an operation that is made functional is a new value, in
+memory of its own. Of each piece of memory the two latest readers are known, so that a decision
+costs constant time.
 """
 
 from __future__ import annotations
 
-import operator
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
-from qfx.graph.disjoint import DisjointSets
-from qfx.graph.effects import is_given_element, shares_memory
-from qfx.graph.known_calls import is_known
+from qfx.graph.aliases import Aliases
+from qfx.graph.effects import is_given_element
 from qfx.graph.source import torch_class
 from qfx.rewrite.pattern import Mismatch
 from qfx_passes.canonical.functional_calls import (
@@ -34,20 +32,25 @@ from qfx_passes.canonical.functional_calls import (
 )
 
 
-# -- who shares memory -----------------------------------------------------------------------------
-@dataclass
-class _Memory:
-    """Nodes that share memory: the two that are read latest, and who else sees it.
+class _Memory(NamedTuple):
+    """What is known of the nodes that share memory: who reads it latest, and who else sees it.
 
     Attributes:
-        latest: positions of the last readers of two of them, and these.
+        latest: positions of the last readers of the two that are read latest, and these.
         is_state: whether it outlives the call, in the model.
         is_given: whether the caller has it.
     """
 
-    latest: list[tuple[int, fx.Node]]
-    is_state: bool = False
-    is_given: bool = False
+    latest: tuple[tuple[int, fx.Node], ...]
+    is_state: bool
+    is_given: bool
+
+    def merged(self, other: _Memory) -> _Memory:
+        """What is known of both, if they may be one."""
+        latest = sorted((*self.latest, *other.latest), key=lambda entry: entry[0])[-2:]
+        return _Memory(
+            tuple(latest), self.is_state or other.is_state, self.is_given or other.is_given
+        )
 
 
 class Mutations:
@@ -66,10 +69,8 @@ class Mutations:
         self._last_read = {
             n: max((self._position[u] for u in n.users), default=-1) for n in self._position
         }
-        self._sets: DisjointSets[fx.Node] = DisjointSets()
-        self._memory: dict[fx.Node, _Memory] = {}
+        self._aliases: Aliases[_Memory] = Aliases(_Memory.merged)
         self._now: dict[fx.Node, fx.Node] = {}
-        self._elements: dict[tuple[Any, int], fx.Node] = {}
         self._module_calls: dict[str, int] = {}
         self.made_functional: set[fx.Node] = set()
         self.seen_by_caller: set[fx.Node] = set()
@@ -94,32 +95,13 @@ class Mutations:
             self._visit_mutation(node, call, call.mutates)
             return
         self._own(node, is_given=is_given_element(node))
-        if self._is_element(node):
-            self._join(node, self._elements.setdefault(_element(node), node))
-            return
-        for operand in shares_memory(node):
-            self._join(node, self._current(operand))
+        self._aliases.tie(node, self._current)
         self._note_given(node)
 
     def _note_given(self, node: fx.Node) -> None:
         """Remember what is an argument, or an element of one, and not only a view of it."""
         if node.op == "placeholder" or is_given_element(node):
             self._given.add(node)
-
-    def _memory_of(self, node: fx.Node) -> _Memory:
-        return self._memory[self._sets.root(node)]
-
-    def _is_element(self, node: fx.Node) -> bool:
-        """Whether ``node`` is one of several tensors that a call made, each with its own memory."""
-        if node.target is not operator.getitem or not isinstance(node.args[1], int):
-            return False
-        made = node.args[0]
-        assert isinstance(made, fx.Node)
-        if made.op == "placeholder" or not is_known(made):
-            return False
-        if meta.is_alias(made) or meta.tensor_info(made) is not None:
-            return False
-        return _length(made) > 0 and all(u.target is operator.getitem for u in made.users)
 
     def _visit_mutation(self, node: fx.Node, call: Call, written: fx.Node) -> None:
         base = self._current(written)
@@ -132,17 +114,17 @@ class Mutations:
                 reason = Mismatch("{0} has no functional twin", name_of(call))
             self.refused[node] = reason
             self._own(node)
-            self._join(node, base)
+            self._aliases.join(node, base)
             return
         self.made_functional.add(node)
         self._last_read[node] = max(self._last_read[node], self._last_read[base])
         self._now[base] = node
         if changes_form(call):
             self._own(node)
-            self._join(node, base)
+            self._aliases.join(node, base)
             self.reforming |= {node} & self._given
             return
-        is_given = self._memory_of(base).is_given
+        is_given = self._aliases.fact(base).is_given
         if is_given:
             self.seen_by_caller.add(node)
             self._last_read[node] = len(self._position)  # by what copies it there
@@ -153,7 +135,7 @@ class Mutations:
     ) -> Mismatch | None:
         if changes_form(call):
             return None
-        memory = self._memory_of(base)
+        memory = self._aliases.fact(base)
         if memory.is_state:
             return Mismatch("{0} is a parameter or buffer, changed in place", base)
         for position, other in memory.latest:
@@ -183,31 +165,8 @@ class Mutations:
         return node
 
     def _own(self, node: fx.Node, *, is_state: bool = False, is_given: bool = False) -> None:
-        self._sets.add(node)
-        self._memory[node] = _Memory([(self._last_read[node], node)], is_state, is_given)
-
-    def _join(self, node: fx.Node, other: fx.Node) -> None:
-        joined = self._sets.join(node, other)
-        if joined is None:
-            return
-        ours = self._memory.pop(joined)
-        memory = self._memory_of(other)
-        latest = sorted((*memory.latest, *ours.latest), key=lambda entry: entry[0])
-        memory.latest = latest[-2:]
-        memory.is_state = memory.is_state or ours.is_state
-        memory.is_given = memory.is_given or ours.is_given
-
-
-def _element(node: fx.Node) -> tuple[Any, int]:
-    """What ``node`` reads an element of, and which, counted from the start."""
-    made, index = node.args
-    assert isinstance(index, int)
-    return made, index % _length(made)
-
-
-def _length(made: Any) -> int:
-    value = meta.value_of(made)
-    return len(value) if isinstance(value, (tuple, list)) else 0
+        latest = ((self._last_read[node], node),)
+        self._aliases.add(node, _Memory(latest, is_state, is_given))
 
 
 def _keeps_dtype(node: fx.Node, base: fx.Node) -> bool:
