@@ -20,6 +20,7 @@ import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 
+from qfx.capture.arithmetic import Arithmetic
 from qfx.capture.devices import DeviceType
 from qfx.capture.messages import tells_people
 from qfx.capture.provenance import Provenance, TracedMemory, is_plain
@@ -53,7 +54,7 @@ class _Classed:
         return type(self)
 
 
-class ValueProxy(_Classed, fx.Proxy):
+class ValueProxy(_Classed, Arithmetic, fx.Proxy):
     """A proxy with the value that its node has for the example inputs.
 
     Attributes:
@@ -161,25 +162,6 @@ class ValueProxy(_Classed, fx.Proxy):
             raise AttributeError(name)
         return getattr(self.__array__()[()], name)
 
-    # Rounding asks the number for it, and takes whatever it says.
-    def __round__(self, *digits: object) -> Any:
-        return self.tracer.call(round, self, *digits)
-
-    def __trunc__(self) -> Any:
-        return self.tracer.call(math.trunc, self)
-
-    def __floor__(self) -> Any:
-        return self.tracer.call(math.floor, self)
-
-    def __ceil__(self) -> Any:
-        return self.tracer.call(math.ceil, self)
-
-    def __divmod__(self, other: Any) -> Any:
-        return self // other, self % other
-
-    def __rdivmod__(self, other: Any) -> Any:
-        return other // self, other % self
-
     def __len__(self) -> int:
         if self._is_hint(sys._getframe(1)):
             return len(self.example)
@@ -258,36 +240,6 @@ class ValueProxy(_Classed, fx.Proxy):
     ) -> Any:
         _tracer_of((args, kwargs)).parsed_by(sys._getframe(1))
         return super().__torch_function__(orig_method, types, args, kwargs)
-
-
-def _inplace(name: str) -> Callable[[ValueProxy, object], Any]:
-    """``x += y``: in place on tensors, which others may read, and a new value for the rest."""
-
-    def method(self: ValueProxy, other: object) -> Any:
-        tensor = isinstance(self.example, torch.Tensor)
-        target = getattr(operator, f"i{name}" if tensor else _PLAIN.get(name, name))
-        return self.tracer.call(target, self, other)
-
-    return method
-
-
-_PLAIN = {"and": "and_", "or": "or_"}
-for _name in [
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "and",
-    "or",
-    "xor",
-    "lshift",
-    "rshift",
-    "matmul",
-]:
-    setattr(ValueProxy, f"__i{_name}__", _inplace(_name))
 
 
 def _holds_sizes(value: object) -> bool:
