@@ -144,6 +144,7 @@ def _what(row: Row, trouble: rows.Trouble) -> str:
     return {
         rows.Trouble.FAILS: row.error,
         rows.Trouble.REFUSES: row.refused,
+        rows.Trouble.REGIONS: row.regions,
         rows.Trouble.NOISY: f"{row.worst:.1f} dB, {row.shaken:.1f} with noise in float weights",
         rows.Trouble.KERNELS: f"{row.worst:.1f} dB, its reference {row.reference:.1f} dB",
         rows.Trouble.COVERAGE: ", not counted: ".join(filter(None, (row.left, row.uncounted))),

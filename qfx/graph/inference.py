@@ -142,7 +142,10 @@ class Inference:
     def _call(self, node: fx.Node, arguments: object) -> Any:
         args, kwargs = _made(arguments, partial(_tensors, make=torch.empty, device="meta"))
         with torch.no_grad():
-            return self._target(node, _valueless_module)(*args, **kwargs)
+            found = self._target(node, _valueless_module)(*args, **kwargs)
+        if _holds(arguments, torch.device) and not _holds(found, torch.Tensor):
+            raise Unknown(node.name)  # decided by where tensors are that stand in
+        return found
 
     def _target(
         self, node: fx.Node, copied: Callable[[nn.Module], nn.Module]
@@ -187,9 +190,8 @@ class Inference:
             found = self.run(node)
         except Exception as error:
             raise Unknown(node.name) from error
-        # A device would be that of the tensors that stand in.
-        kinds = (torch.Tensor, torch.device)
-        if any(isinstance(leaf, kinds) for leaf in pytree.tree_leaves(found)):
+        # A device is that of the tensors that stand in: it tells where to make more of them.
+        if _holds(found, torch.Tensor):
             raise Unknown(node.name)
         return found
 
@@ -222,6 +224,11 @@ def _has_indices(value: meta.Value) -> bool:
     if isinstance(value, (tuple, list)):
         return any(map(_has_indices, value))
     return isinstance(value, meta.TensorInfo) and value.dtype in (torch.int64, torch.int32)
+
+
+def _holds(value: object, kind: type) -> bool:
+    """Whether ``value`` is, or has inside, an object of ``kind``."""
+    return any(isinstance(leaf, kind) for leaf in pytree.tree_leaves(value))
 
 
 def _is_opaque(held: object) -> bool:

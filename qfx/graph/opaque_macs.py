@@ -31,6 +31,9 @@ _KNOWN = ("aten", "prim", "prims", "prim_ops")
 _IDLE = (getattr, operator.getitem, *PACKERS)
 """What multiplies nothing; the last two can't be run without values."""
 
+_LAYS_OUT = ("as_strided", "new_empty", "new_full", "new_ones", "new_zeros")
+"""Methods that multiply nothing, nor run without values where data decide their sizes."""
+
 
 def opaque_macs(graph_module: fx.GraphModule) -> dict[fx.Node, int | None]:
     """Multiply-accumulates of the nodes that are no canonical operations; None where unknown."""
@@ -93,7 +96,8 @@ def _copied(leaf: Any) -> Any:
 def _is_opaque(node: fx.Node) -> bool:
     if not node.op.startswith("call_") or isinstance(node.target, OpDef):
         return False
-    return node.target not in _IDLE and not makes_container(node) and meta.is_float_value(node)
+    idle = (*_IDLE, *_LAYS_OUT)
+    return node.target not in idle and not makes_container(node) and meta.is_float_value(node)
 
 
 def _recurrent(node: fx.Node, graph_module: fx.GraphModule) -> int | None:

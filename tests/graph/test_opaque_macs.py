@@ -67,6 +67,17 @@ def test_untranslated_calls_count() -> None:
     assert {s.node: s.macs for s in report.sites}["addbmm"] == 2 * 3 * 4 * 3
 
 
+def made_where_the_input_is(_: nn.Module, x: Tensor) -> Tensor:
+    mask = torch.ones(x.shape[0], 3, 4, device=x.device, dtype=x.dtype)
+    return x + mask + torch.eye(3, 4).to(device=x.device, copy=True) + x.new_zeros(4)
+
+
+def test_tensors_made_on_the_device_of_others_multiply_nothing() -> None:
+    report = qfx.quantize(Model(nn.Identity(), made_where_the_input_is).eval(), X).report
+    assert report.coverage == 1.0
+    assert not report.unknown
+
+
 def test_a_hooked_layer_counts_without_running_its_hook() -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 4)).eval()
     devices: list[str] = []

@@ -121,11 +121,36 @@ def test_images_of_the_sizes_that_a_model_takes() -> None:
         ({"coverage": 0.94}, Trouble.COVERAGE),
         ({"uncounted": "_grouped_mm"}, Trouble.COVERAGE),
         ({"seconds": 61.0}, Trouble.SLOW),
+        ({"regions": "2 regions: it loops"}, Trouble.REGIONS),
     ],
 )
 def test_troubles(change: dict[str, float], trouble: Trouble) -> None:
     assert GOOD.troubles == ()
     assert trouble in dataclasses.replace(GOOD, **change).troubles
+
+
+class TwoHalves(nn.Module):
+    """Python decides by values between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.second(x if x.sum() > 1e9 else x * 2)
+
+
+def test_a_model_in_regions_is_measured_and_said_to_be_one() -> None:
+    call = Call("two", (seeded(2, 8),))
+    entry = Entry("own", "halves", "dynamic", lambda _: Subject(TwoHalves().eval(), (call,)))
+    found = measure.measure(entry)
+    assert found.error == ""
+    assert found.regions.startswith("2 regions: the model (")
+    assert "depends on the contents" in found.regions
+    assert found.reference > 25
+    assert found.kernels > found.reference
+    assert found.troubles == (Trouble.REGIONS,)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from torch import nn
 
 import qfx
 from qfx.numerics.measures import sqnr
+from qfx.runtime.regions import regions_of, with_regions
 from tools.collection.row import LEAST_SQNR, Row
 from tools.collection.subject import Call, Entry, Subject
 
@@ -63,7 +64,8 @@ def _measured(entry: Entry, subject: Subject, backend: str) -> Row:
     )
     seconds = time.process_time() - start
     taken, refused = _guarded(quantized, subject.calls)
-    figures = [_decibels(model, quantized, call) for call in taken]
+    reference = _reference(quantized)
+    figures = [_decibels(model, quantized, reference, call) for call in taken]
     of_model, of_reference, of_kernels = zip(*figures, strict=True)
     return Row(
         entry.key,
@@ -77,6 +79,7 @@ def _measured(entry: Entry, subject: Subject, backend: str) -> Row:
         seconds=seconds,
         speed=_speed(model, quantized, first),
         left=left(quantized.report),
+        regions=_regions(quantized),
         refused=refused,
         uncounted=", ".join(sorted({site.op for site in quantized.report.unknown})),
         shaken=_shaken(model, first) if not _worst(of_model) >= LEAST_SQNR else math.nan,
@@ -99,11 +102,31 @@ def _refusal(quantized: nn.Module, call: Call) -> str:
     return ""
 
 
-def _decibels(model: nn.Module, quantized: Any, call: Call) -> tuple[float, float, float]:
+def _reference(quantized: Any) -> nn.Module:
+    """The reference form of a quantized model; in a model of regions, of each of them."""
+    regions = regions_of(quantized)
+    if regions is None:
+        reference: nn.Module = quantized.reference
+        return reference
+    forms = {region: region.reference for region in regions.values()}
+    return with_regions(quantized, forms, regions)
+
+
+def _regions(quantized: nn.Module) -> str:
+    """How many regions it has, and why; "" for a model that was captured whole."""
+    regions = regions_of(quantized)
+    if regions is None:
+        return ""
+    why = {fact.why: None for fact in regions.surroundings.facts.values()}
+    return f"{len(regions)} regions: {'; '.join(why)}"
+
+
+def _decibels(
+    model: nn.Module, quantized: nn.Module, reference: nn.Module, call: Call
+) -> tuple[float, float, float]:
     """SQNR of lowered and of reference against the model, and of lowered against reference."""
-    expected, lowered = call.of(model), call.of(quantized)
-    reference = call.of(quantized.reference)
-    return sqnr(expected, lowered), sqnr(expected, reference), sqnr(reference, lowered)
+    expected, lowered, ideal = call.of(model), call.of(quantized), call.of(reference)
+    return sqnr(expected, lowered), sqnr(expected, ideal), sqnr(ideal, lowered)
 
 
 def _shaken(model: nn.Module, call: Call) -> float:

@@ -24,6 +24,8 @@ class Trouble(Enum):
     """It isn't quantized, or doesn't run."""
     REFUSES = "refuses"
     """It refuses another size than the captured one, as Python decided something by that."""
+    REGIONS = "regions"
+    """It can't be captured whole, and runs in regions."""
     NOISY = "noisy"
     """Under 20 dB against the float model, in the worst of its calls."""
     KERNELS = "kernels"
@@ -45,6 +47,7 @@ class Row:
         shaken: dB of the float model against itself with noise of 40 dB in its weights, for models
             that are noisy: how much of the noise is the model's own doing.
         uncounted: operations whose work is unknown, which coverage leaves out; "" when none.
+        regions: how many it has and why; "" for a model that was captured whole.
         refused: the first call that a guard refused, and why; "" when all were taken.
         parameters: how many it has.
         coverage: fraction of multiply-accumulates in integers; None for a model without any.
@@ -72,6 +75,7 @@ class Row:
     refused: str = ""
     shaken: float = math.nan
     uncounted: str = ""
+    regions: str = ""
 
     @property
     def covers_little(self) -> bool:
@@ -85,6 +89,7 @@ class Row:
             return (Trouble.FAILS,)
         found = {
             Trouble.REFUSES: bool(self.refused),
+            Trouble.REGIONS: bool(self.regions),
             Trouble.NOISY: not self.worst >= LEAST_SQNR,
             Trouble.KERNELS: not self.worst >= self.reference - KERNELS_COST,
             Trouble.COVERAGE: self.covers_little or bool(self.uncounted),

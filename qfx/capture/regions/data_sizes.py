@@ -47,7 +47,8 @@ def _makes(node: fx.Node) -> bool:
     if name == "where":
         return len(node.args) + len(node.kwargs) == 1
     if name == "repeat_interleave":
-        return isinstance(node.args[1] if len(node.args) > 1 else None, fx.Node)
+        counts = [*node.args[1:2], node.kwargs.get("repeats")]
+        return any(isinstance(each, fx.Node) and meta.tensor_info(each) for each in counts)
     if node.target is operator.getitem:
         return any(_is_mask(each) for each in _indices(node.args[1]))
     tags = getattr(node.target, "tags", ())

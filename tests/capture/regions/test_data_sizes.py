@@ -31,6 +31,7 @@ DECIDED: dict[str, Callable[[Tensor], Tensor]] = {
     "where": lambda x: more(x, torch.where(x > 0)[0]),
     "unique": lambda x: more(x, torch.unique(x.round())),
     "through": lambda x: more(x, x[x[:, 0] > 0].relu() * 2),
+    "counts": lambda x: more(x, x.repeat_interleave(repeats=(x[:, 0] > 0) + 1, dim=0)),
     "operator": lambda x: more(x, torch.ops.aten.masked_select(x, x > 0)),
 }
 NOT_DECIDED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -38,6 +39,7 @@ NOT_DECIDED: dict[str, Callable[[Tensor], Tensor]] = {
     "no guard": lambda x: x + x[x[:, 0] > 0].sum(),
     "where of three": lambda x: more(x, torch.where(x > 0, x, 0.0)),
     "index": lambda x: more(x, x[torch.arange(2)]),
+    "repeated": lambda x: more(x, x.repeat_interleave(x.shape[1] // 2, dim=0)),
     "rank": lambda x: x + 1 if x[x > 0].dim() == 1 else x,
 }
 
