@@ -235,6 +235,8 @@ def saturates(qparams: QParams, low: float | None, high: float | None) -> bool:
     Kernels saturate where the dtype ends, whatever narrower range the codes were meant to keep to.
     """
     ends = torch.iinfo(qparams.dtype)
+    if low == 0 and high is None and not isinstance(qparams.zero_point, Tensor):
+        return qparams.zero_point == ends.min  # relu: 0 is the zero point, at any scale
     reach = [-torch.inf if low is None else low, torch.inf if high is None else high]
     bounds = torch.tensor(reach, dtype=torch.float32)
     whole = replace(qparams, quant_min=ends.min, quant_max=ends.max)

@@ -81,7 +81,7 @@ class Attributes:
         *path, last = [_identifier(atom) for atom in hint.split(".")]
         owner: nn.Module = self._root
         for depth, atom in enumerate(path):
-            child = getattr(owner, atom, None)
+            child = _held(owner, atom)
             if child is None:
                 child = nn.Module()
                 owner.add_module(atom, child)
@@ -91,12 +91,26 @@ class Attributes:
         prefix = "".join(f"{atom}." for atom in path)
         name = last
         suffix = self._next_suffix.get(prefix + last, 1)
-        while getattr(owner, name, None) is not None:
+        while _held(owner, name) is not None:
             name, suffix = f"{last}_{suffix}", suffix + 1
         self._next_suffix[prefix + last] = suffix
-        if hasattr(owner, name):
+        if is_taken(owner, name):
             delattr(owner, name)  # None stands there for a tensor that the layer lacks
         return owner, prefix, name
+
+
+def is_taken(owner: nn.Module, name: str) -> bool:
+    """``hasattr(owner, name)``, without the error that modules raise to say no, at length."""
+    registries = (owner.__dict__, owner._parameters, owner._buffers, owner._modules)
+    if any(name in registry for registry in registries):
+        return True
+    kind = type(owner)
+    plain = kind.__getattr__ is nn.Module.__getattr__
+    return hasattr(kind, name) or (not plain and hasattr(owner, name))
+
+
+def _held(owner: nn.Module, name: str) -> object:
+    return getattr(owner, name) if is_taken(owner, name) else None
 
 
 def _identifier(atom: str) -> str:

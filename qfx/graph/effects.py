@@ -34,8 +34,13 @@ def has_effect(node: fx.Node) -> bool:
     if node.op == "get_attr":
         return False
     if isinstance(node.target, OpDef):
-        return node.is_impure()
+        if node.target not in _acts:  # fx asks a dozen questions, and the answer is one for all
+            _acts[node.target] = node.is_impure()
+        return _acts[node.target]
     return is_random(node) or not _computes_only(node)
+
+
+_acts: dict[OpDef, bool] = {}
 
 
 def overwrites(node: fx.Node) -> tuple[fx.Node, ...]:

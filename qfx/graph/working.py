@@ -66,7 +66,7 @@ def _keep_classes(made: fx.GraphModule, root: nn.Module) -> None:
     for path, module in made.named_modules():
         if path and type(module) is nn.Module:
             original = root.get_submodule(path)
-            if original is not module:
+            if original is not module and type(original) is not nn.Module:
                 take_after(module, original)
 
 

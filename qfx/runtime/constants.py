@@ -10,22 +10,21 @@ from __future__ import annotations
 
 from torch import Tensor, fx, nn
 
-from qfx.rewrite.rewriter import Rewriter
+from qfx.graph.attributes import Attributes, is_taken
+from qfx.graph.lookup import Lookup
 
 
 def flatten_constants(graph_module: fx.GraphModule) -> None:
     """Move what ``get_attr`` nodes read to the root of ``graph_module``, in place."""
-    rw = Rewriter(graph_module, pass_name="flatten-constants")
-    names: dict[str, str] = {}
+    lookup, names = Lookup(graph_module), dict[str, str]()
     for node in graph_module.graph.nodes:
         if node.op != "get_attr":
             continue
         target = str(node.target)
         if target not in names:
-            names[target] = _move(graph_module, target)
-        if names[target] != target:
-            rw.retarget(node, names[target])
-    rw.finish()
+            names[target] = _move(graph_module, target, lookup)
+        node.target = names[target]
+    Attributes(graph_module).drop_orphans()
 
 
 def pin_constants(graph_module: fx.GraphModule) -> None:
@@ -34,13 +33,13 @@ def pin_constants(graph_module: fx.GraphModule) -> None:
         graph_module.__dict__.update({k: v for k, v in registry.items() if v is not None})
 
 
-def _move(graph_module: fx.GraphModule, target: str) -> str:
+def _move(graph_module: fx.GraphModule, target: str, lookup: Lookup) -> str:
     """Register what ``target`` names at the root; the new name."""
     path, _, attribute = target.rpartition(".")
     if not path:
         return target
-    owner = graph_module.get_submodule(path)
-    value = getattr(owner, attribute)
+    owner, value = lookup.get(path), lookup.get(target)
+    assert isinstance(owner, nn.Module)
     name = _free(graph_module, target.replace(".", "_"))
     if isinstance(value, nn.Parameter):
         graph_module.register_parameter(name, value)
@@ -53,6 +52,6 @@ def _move(graph_module: fx.GraphModule, target: str) -> str:
 
 
 def _free(graph_module: fx.GraphModule, name: str) -> str:
-    while hasattr(graph_module, name):
+    while is_taken(graph_module, name):
         name += "_"
     return name

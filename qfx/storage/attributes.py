@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import FormatError
+from qfx.graph.attributes import is_taken
 from qfx.graph.lookup import Lookup
 from qfx.graph.source import type_name
 from qfx.storage.fields import Fields, Json
@@ -200,7 +201,7 @@ def _register(
 def _add(
     owner: nn.Module, atom: str, value: Tensor | nn.Module, name: str, *, persistent: bool = True
 ) -> None:
-    if hasattr(owner, atom):
+    if is_taken(owner, atom):
         raise FormatError(f"the name {name!r} is taken")
     if isinstance(value, nn.Parameter):
         owner.register_parameter(atom, value)

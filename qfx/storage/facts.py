@@ -6,9 +6,9 @@ rules, specs, decisions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import fx
 
@@ -131,20 +131,28 @@ def write_shape(value: meta.Value) -> Json:
 
 
 # -- reading -------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Facts:
+FACTS = frozenset(
+    ("origins", "rule", "value", "note", "alias", "drew", "wrote", "rangeless", "contiguous")
+    + ("quantized",)
+)
+"""The keys of what is known of a node."""
+
+_SELDOM = FACTS - {"origins", "rule", "value", "quantized"}
+
+
+class Facts(NamedTuple):
     """What a file says of a node; written to it by :meth:`attach`."""
 
     origins: tuple[meta.Origin, ...]
     rule: str
     value: tuple[meta.Value, ...]
-    note: str
-    alias: bool
-    drew: bool | None
-    wrote: bool
-    rangeless: bool
-    contiguous: tuple[bool, ...] | None
-    annotation: Annotation | None
+    note: str = ""
+    alias: bool = False
+    drew: bool | None = None
+    wrote: bool = False
+    rangeless: bool = False
+    contiguous: tuple[bool, ...] | None = None
+    annotation: Annotation | None = None
 
     def attach(self, node: fx.Node) -> None:
         """Write it to the node."""
@@ -204,59 +212,60 @@ class Numbered:
 class FactReader(Numbered):
     """Reads what :class:`FactWriter` wrote."""
 
-    def read(self, fields: Fields) -> Facts:
-        """What is said of a node, whose other keys somebody else reads."""
-        place = fields.place
-        drew = fields.flag("drew") if fields.has("drew") else None
-        fields.any("drew")
-        known = "value" in fields.names()
-        value = (read_shape(fields.any("value"), f"{place}.value"),) if known else ()
-        contiguous = None
-        if fields.has("contiguous"):
-            flags = fields.items("contiguous")
-            if not all(type(flag) is bool for flag in flags):
-                fields.refuse("contiguous", "is no list of flags")
-            contiguous = tuple(flags)
-        fields.any("contiguous")
-        return Facts(
-            tuple([self.origin(n, f"{place}.origins") for n in fields.items("origins")]),
-            self.rule(fields.any("rule"), f"{place}.rule") if fields.has("rule") else "",
-            value,
-            fields.text("note", ""),
-            fields.flag("alias", False),
-            drew,
-            fields.flag("wrote", False),
-            fields.flag("rangeless", False),
-            contiguous,
-            self._annotation(fields),
-        )
+    def read(self, fields: Fields, said: Mapping[str, Any]) -> Facts:
+        """What is said of a node, whose other keys somebody else reads.
 
-    def _annotation(self, fields: Fields) -> Annotation | None:
-        if not fields.has("quantized"):
-            fields.any("quantized")
-            return None
-        said = fields.record("quantized")
-        reads = {}
-        if said.has("reads"):
-            for name, edge in as_mapping(said.any("reads"), f"{said.place}.reads").items():
-                reads[name] = self._edge(edge, f"{said.place}.reads")
-        said.any("reads")
-        output, weight = said.any("output"), said.any("weight")
-        made = Annotation(
-            self.decision(said.any("decision"), f"{said.place}.decision"),
-            reads,
-            None if output is None else self._edge(output, f"{said.place}.output"),
-            None if weight is None else self.spec(weight, f"{said.place}.weight"),
-            rule=self.rule(said.any("rule"), said.place) if said.has("rule") else "",
+        Args:
+            fields: the node.
+            said: the same, as it is.
+        """
+        place = fields.place
+        origins, rule, quantized = (said.get(key) for key in ("origins", "rule", "quantized"))
+        plain = Facts(
+            tuple([self.origin(n, place) for n in fields.items("origins")]) if origins else (),
+            "" if rule is None else self.rule(rule, place),
+            (read_shape(said["value"], place),) if "value" in said else (),
+            annotation=None if quantized is None else self._annotation(fields.record("quantized")),
         )
-        said.any("rule")
-        said.close()
-        return made
+        return plain if _SELDOM.isdisjoint(said) else _with_what_was_seen(plain, fields)
+
+    def _annotation(self, fields: Fields) -> Annotation:
+        said = fields.plain(_OF_ANNOTATION)
+        reads, output, weight, rule = map(said.get, ("reads", "output", "weight", "rule"))
+        edges = () if reads is None else as_mapping(reads, fields.place).items()
+        return Annotation(
+            self.decision(said.get("decision"), fields.place),
+            {name: self._edge(edge, fields.place) for name, edge in edges},
+            None if output is None else self._edge(output, fields.place),
+            None if weight is None else self.spec(weight, fields.place),
+            rule="" if rule is None else self.rule(rule, fields.place),
+        )
 
     def _edge(self, value: object, place: str) -> Edge:
         if type(value) is not list or len(value) != 2 or type(value[0]) is not int:
             raise FormatError(f"{place} is no group and spec")
         return Edge(value[0], self.spec(value[1], place))
+
+
+_OF_ANNOTATION = frozenset(("decision", "reads", "output", "weight", "rule"))
+
+
+def _with_what_was_seen(facts: Facts, fields: Fields) -> Facts:
+    """``facts`` with those that few nodes have."""
+    contiguous = None
+    if fields.has("contiguous"):
+        flags = fields.items("contiguous")
+        if not all(type(flag) is bool for flag in flags):
+            fields.refuse("contiguous", "is no list of flags")
+        contiguous = tuple(flags)
+    return facts._replace(
+        note=fields.text("note", ""),
+        alias=fields.flag("alias", False),
+        drew=fields.flag("drew") if fields.has("drew") else None,
+        wrote=fields.flag("wrote", False),
+        rangeless=fields.flag("rangeless", False),
+        contiguous=contiguous,
+    )
 
 
 T = TypeVar("T")

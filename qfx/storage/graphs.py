@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 from torch.fx.graph import CodeGen
@@ -20,13 +20,14 @@ from qfx.errors import FormatError
 from qfx.graph import meta
 from qfx.storage import limits
 from qfx.storage.attributes import AttributeRecord, Held, ModuleRecord
-from qfx.storage.facts import FactReader, Facts, FactWriter
-from qfx.storage.fields import Fields, Json
+from qfx.storage.facts import FACTS, FactReader, Facts, FactWriter
+from qfx.storage.fields import Fields, Json, as_mapping
 from qfx.storage.names import check_identifier, check_input, check_node, check_path, within
 from qfx.storage.targets import Types, check_call, read_function, read_method, write_target
 from qfx.storage.tensors import TensorStore
 from qfx.storage.values import FindTensor, Ref, ValueReader, write_value
 from qfx.vocab import OpDef
+from qfx.vocab.nodes import bound_plainly
 
 _OPS = {
     "input": "placeholder",
@@ -83,8 +84,7 @@ def _write_node(node: fx.Node, facts: FactWriter, store: TensorStore) -> Json:
 
 
 # -- reading -------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class NodeRecord:
+class NodeRecord(NamedTuple):
     """A node, checked.
 
     Attributes:
@@ -144,27 +144,28 @@ def read_graph(fields: Fields, facts: FactReader, types: Types, find: FindTensor
     return GraphRecord(nodes, keyword_only)
 
 
+_KEYS = FACTS.union(("name", "op", "target", "args", "kwargs"))
+
+
 def _read_node(fields: Fields, facts: FactReader, types: Types, reader: ValueReader) -> NodeRecord:
+    said = fields.plain(_KEYS)
     name = check_node(fields.text("name"), fields.place)
     op = _OPS[fields.choice("op", _OPS)]
     place = f"{fields.place} ({name})"
     args = tuple([reader.read(arg, place) for arg in fields.items("args")])
     kwargs = {}
-    if fields.has("kwargs"):
-        given = fields.record("kwargs")
-        for key in given.names():
-            kwargs[check_identifier(key, place)] = reader.read(given.any(key), place)
-    fields.any("kwargs")
-    target = _read_target(fields, name, op, types)
+    if said.get("kwargs") is not None:
+        for key, value in as_mapping(said["kwargs"], place).items():
+            kwargs[check_identifier(key, place)] = reader.read(value, place)
+    target = _read_target(fields, name, op, types, place)
     _check_arguments(op, target, args, kwargs, place)
-    record = NodeRecord(name, op, target, args, kwargs, facts.read(fields))
-    fields.close()
-    return record
+    return NodeRecord(name, op, target, args, kwargs, facts.read(fields, said))
 
 
-def _read_target(fields: Fields, name: str, op: str, types: Types) -> Any:
-    place = f"{fields.place} ({name})"
+def _read_target(fields: Fields, name: str, op: str, types: Types, place: str) -> Any:
     if op == "output":
+        if fields.has("target"):
+            raise FormatError(f"{place} is the output, and calls something")
         return "output"
     if op == "placeholder":
         target = fields.text("target", name)
@@ -194,7 +195,7 @@ def _check_arguments(
         check_call(target, args, place)
         if "key" in kwargs and getattr(target, "__module__", "") == "builtins":
             raise FormatError(f"{place} hands {target.__name__} a function to call")
-    if isinstance(target, OpDef):
+    if isinstance(target, OpDef) and bound_plainly(target, args, kwargs) is None:
         try:
             target.signature.bind(*args, **kwargs)
         except TypeError as error:
