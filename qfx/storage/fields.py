@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -31,7 +31,7 @@ def parse_json(text: bytes, place: str) -> object:
     Raises:
         FormatError: it is no JSON, repeats a key, is nested too deeply, or holds an endless number.
     """
-    decoder = _CAREFUL if _LONG.search(text) else _QUICK
+    decoder = _QUICK if sys.get_int_max_str_digits() else _CAREFUL
     try:
         return decoder.decode(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -62,15 +62,16 @@ def _constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number of JSON")
 
 
-_LONG = re.compile(rb"[0-9]{%d}|[0-9][eE][+]?[0-9]{3}" % (limits.DIGITS + 1))
-"""What an integer that is too long, or a number without end, has in it: for most texts, nothing."""
+_QUICK = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite
+)
+"""For where Python itself refuses integers of thousands of digits; readers have their own bounds."""
 
-_QUICK = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
 _CAREFUL = json.JSONDecoder(
     object_pairs_hook=_unique,
     parse_constant=_constant,
-    parse_int=_integer,
     parse_float=_finite,
+    parse_int=_integer,
 )
 
 
@@ -126,7 +127,7 @@ class Fields:
             return default
         if value in ("inf", "-inf", "nan"):
             return float(str(value))
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if type(value) is float or (type(value) is int and abs(value) <= limits.INTEGERS[1]):
             return float(value)
         self.refuse(name, f"is {_kind(value)} where a number should stand")
 
