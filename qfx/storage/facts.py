@@ -131,10 +131,7 @@ def write_shape(value: meta.Value) -> Json:
 
 
 # -- reading -------------------------------------------------------------------------------------
-FACTS = frozenset(
-    ("origins", "rule", "value", "note", "alias", "drew", "wrote", "rangeless", "contiguous")
-    + ("quantized",)
-)
+FACTS = frozenset("origins rule value quantized note alias drew wrote rangeless contiguous".split())
 """The keys of what is known of a node."""
 
 _SELDOM = FACTS - {"origins", "rule", "value", "quantized"}

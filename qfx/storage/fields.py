@@ -62,10 +62,8 @@ def _constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number of JSON")
 
 
-_QUICK = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite
-)
-"""For where Python itself refuses integers of thousands of digits; readers have their own bounds."""
+_QUICK = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite)
+"""Where Python itself refuses integers of thousands of digits; readers have bounds of their own."""
 
 _CAREFUL = json.JSONDecoder(
     object_pairs_hook=_unique,
