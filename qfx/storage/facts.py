@@ -131,10 +131,10 @@ def write_shape(value: meta.Value) -> Json:
 
 
 # -- reading -------------------------------------------------------------------------------------
-FACTS = frozenset("origins rule value quantized note alias drew wrote rangeless contiguous".split())
+_USUAL = frozenset(("origins", "rule", "value", "quantized"))
+_SELDOM = frozenset(("note", "alias", "drew", "wrote", "rangeless", "contiguous"))
+FACTS = _USUAL | _SELDOM
 """The keys of what is known of a node."""
-
-_SELDOM = FACTS - {"origins", "rule", "value", "quantized"}
 
 
 class Facts(NamedTuple):
