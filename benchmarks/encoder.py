@@ -1,32 +1,49 @@
-"""A Transformer encoder of BERT-base's shape (12 layers, width 768), and its linear layers alone.
+"""Transformer encoders of the shapes of BERT-base and MiniLM, and BERT's linear layers alone.
 
-After Devlin et al. 2019 (arXiv:1810.04805): post-norm layers, 12 heads, GELU. Takes the embedded
-tokens, f32[N, T, 768], so that all that is timed is the encoder.
+After Devlin et al. 2019 (arXiv:1810.04805): post-norm layers, 12 heads, GELU. They take embedded
+tokens, f32[N, T, width], so that all that is timed is the encoder.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAYERS, WIDTH, HEADS, INNER = 12, 768, 12, 3072
-TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of an encoder, and how many tokens it is given."""
+
+    layers: int
+    width: int
+    heads: int
+    inner: int
+    tokens: int
+
+
+BERT = Size(LAYERS, WIDTH, HEADS, INNER, 128)
+MINILM = Size(6, 384, 12, 1536, 24)
 
 
 class Layer(nn.Module):
     """Self-attention and a feed-forward network, each with a residual and a norm."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: Size = BERT) -> None:
         super().__init__()
-        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
-        self.output = nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        width, self.heads = size.width, size.heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.output = nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, size.inner), nn.Linear(size.inner, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """f32[N, T, 768] to f32[N, T, 768]."""
+        """f32[N, T, width] to the same."""
         heads = (
-            part(x).unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+            part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
         mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
@@ -53,9 +70,9 @@ class Linears(nn.Module):
         return self.down(self.up(self.output(mixed)))  # type: ignore[no-any-return]
 
 
-def encoder() -> nn.Module:
-    """All twelve layers."""
-    return nn.Sequential(*(Layer() for _ in range(LAYERS)))
+def encoder(size: Size = BERT) -> nn.Module:
+    """All layers."""
+    return nn.Sequential(*(Layer(size) for _ in range(size.layers)))
 
 
 def linears() -> nn.Module:

@@ -28,7 +28,15 @@ CLASSIFIERS = (
     "regnet_y_400mf",
     "convnext_tiny",
     "vit_b_16",
+    "swin_t",
 )
+
+COMPARED = (
+    "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "densenet121",
+    "shufflenet_v2_x1_0", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t", "bert_base",
+    "minilm",
+)  # fmt: skip
+"""The models that engines are compared by."""
 
 _IMAGE_SIZES = {"inception_v3": 299, "toy": 16}
 
@@ -42,8 +50,9 @@ def build(name: str, *, seed: int = 0) -> nn.Module:
     """A model in eval mode with seeded random weights.
 
     Args:
-        name: "toy" (a few convolutions, for tests of the harness), "bert_base" (an encoder of that
-            shape), "bert_base_linears" (its linear layers alone), or a torchvision model.
+        name: "toy" (a few convolutions, for tests of the harness), "bert_base" and "minilm"
+            (encoders of these shapes), "bert_base_linears" (linear layers alone), or a torchvision
+            model.
         seed: seed of weights and batch-norm statistics.
 
     Raises:
@@ -60,10 +69,11 @@ def build(name: str, *, seed: int = 0) -> nn.Module:
 def images(name: str, batch: int, *, seed: int) -> Tensor:
     """Standard-normal inputs: f32[batch, 3, S, S], or f32[batch, tokens, width] for encoders."""
     generator = torch.Generator().manual_seed(seed)
-    if name.startswith("bert"):
-        return torch.randn(batch, encoder.TOKENS, encoder.WIDTH, generator=generator)
-    size = image_size(name)
-    return torch.randn(batch, 3, size, size, generator=generator)
+    size = _ENCODERS.get(name)
+    if size is not None:
+        return torch.randn(batch, size.tokens, size.width, generator=generator)
+    edge = image_size(name)
+    return torch.randn(batch, 3, edge, edge, generator=generator)
 
 
 def calibration(name: str, *, batches: int = 4, batch: int = 4) -> list[Tensor]:
@@ -82,5 +92,12 @@ def _toy() -> nn.Module:
 _OWN: dict[str, Callable[[], nn.Module]] = {
     "toy": _toy,
     "bert_base": encoder.encoder,
+    "minilm": lambda: encoder.encoder(encoder.MINILM),
     "bert_base_linears": encoder.linears,
+}
+
+_ENCODERS = {
+    "bert_base": encoder.BERT,
+    "bert_base_linears": encoder.BERT,
+    "minilm": encoder.MINILM,
 }

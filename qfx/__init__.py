@@ -43,6 +43,7 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.history.history import History
     from qfx.history.snapshot import Snapshot, snapshot
     from qfx.history.stage import Stage
+    from qfx.keeping import load, save
     from qfx.numerics.bisection import bisect
     from qfx.numerics.comparison import compare
     from qfx.quant.qconfig import QConfig, QConfigMapping, QuantSpec
@@ -51,7 +52,6 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.rewrite import Any, Attr, Const, Match, Mismatch, Module, OneOf, Op, Rewriter, rewrite
     from qfx.runtime.prepared import PreparedModel
     from qfx.runtime.quantized import QuantizedModel
-    from qfx.storage.files import load, save
     from qfx.stubs import DeQuantStub, QuantStub
     from qfx.training.schedule import QATSchedule, freeze_batchnorm, freeze_observers
 

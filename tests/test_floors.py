@@ -37,7 +37,7 @@ FLOORS = (
     ("qfx_passes",),
     ("argument_checks", "pipelines", "storage", "preparation", "conversion"),
     ("engines", "regional"),
-    ("api", "custom_passes"),
+    ("api", "custom_passes", "keeping"),
     ("qfx",),
 )
 """From the ground up; rooms of one floor know nothing of each other."""

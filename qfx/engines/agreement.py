@@ -1,12 +1,14 @@
 """Whether what an engine computes is what the reference graph means.
 
-The yardstick is what float arithmetic in another order does to the reference itself: sums that end
-an ulp apart round to other codes now and then, of which deep networks make more. Every result of a
-layer is moved by a relative error of 2**-21, and the signal-to-noise ratio of that,
+The yardstick is what float arithmetic of other kernels does to the reference itself: results that
+end some ulps apart round to other codes now and then, of which deep networks make more. Every
+result of a layer is moved by a relative error of up to 2**-18, as far as OpenVINO's norms are off
+on some CPUs, and the signal-to-noise ratio of that,
 
-    floor = SQNR(reference, reference with moved sums)
+    floor = SQNR(reference, reference with moved results)
 
-is what no engine can be blamed for. One agrees from 35 dB on, or within 6 dB of the floor.
+is what no engine can be blamed for: such a model is as far from the float one as before (MiniLM:
+24.9 dB, at 30 dB between the two). One agrees from 35 dB on, or within 6 dB of the floor.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from qfx.vocab import Kind, OpDef
 AGREES, BELOW_FLOOR, LEAST = 35.0, 6.0, 15.0
 """dB: from where on an engine agrees, how far it may lie below the floor, and the least of all."""
 
-_MOVED = 2.0**-21
+_MOVED = 2.0**-18
 _INTEGERS_OFF = 0.05
 """The fraction of integers, as of an argmax, that may be others."""
 
@@ -92,7 +94,7 @@ def run_reference(reference: fx.GraphModule, arguments: Mapping[str, Any]) -> An
 
 
 def floor(reference: fx.GraphModule, arguments: Mapping[str, Any], wanted: Any) -> float:
-    """The ratio in dB that moved sums leave of the reference."""
+    """The ratio in dB that moved results leave of the reference."""
     with torch.no_grad():
         moved = _Moved(reference, arguments).run()
     found = compare(wanted, moved)
@@ -100,7 +102,7 @@ def floor(reference: fx.GraphModule, arguments: Mapping[str, Any], wanted: Any) 
 
 
 class _Moved(NamedInterpreter):
-    """Runs a graph whose layers are off by an ulp or so."""
+    """Runs a graph whose layers are off by some ulps."""
 
     def __init__(self, module: fx.GraphModule, arguments: Mapping[str, Any]) -> None:
         super().__init__(module, arguments)

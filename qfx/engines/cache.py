@@ -15,13 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -29,11 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qfx.backends.hardware import hardware
 from qfx.engines.agreement import Agreement, HoldsAgainst, compare
 from qfx.engines.assembly import Assembly, Programs, put_together
 from qfx.engines.base import Built, CannotRun, Engine, PieceEngine, Settings, WholeEngine
 from qfx.engines.choose import Choice
+from qfx.engines.machine import cpu
 from qfx.engines.pieces import partition
 from qfx.engines.source import Source
 from qfx.engines.trials import Trial
@@ -222,7 +220,7 @@ def _digest(source: Source, engines: Sequence[Engine], settings: Settings, *, dy
     given = [(each.name, each.lacks() or each.version()) for each in engines]
     lowered = getattr(source.model, "backend", "")
     facts = (
-        __version__, torch.__version__, given, hardware(), _cpu(), settings.threads,
+        __version__, torch.__version__, given, cpu(), settings.threads,
         torch.get_num_threads(), dynamic, lowered, _shapes(source.arguments),
     )  # fmt: skip
     hashed.update(repr(facts).encode())
@@ -246,13 +244,3 @@ def _graph(reference: fx.GraphModule) -> Iterator[bytes]:
             plain = held.detach().contiguous().reshape(-1)
             yield f"{held.dtype} {tuple(held.shape)}".encode()
             yield plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
-
-
-@cache
-def _cpu() -> str:
-    """The model of the CPU and what it can do."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        wanted = ("model name", "flags", "Features", "CPU part")
-        return " ".join(sorted({line for line in lines if line.startswith(wanted)}))
-    return platform.processor()

@@ -5,12 +5,10 @@ Whatever an engine does - it raises, hangs, yields NaN or noise - leaves it out,
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from statistics import median
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -28,85 +26,18 @@ from qfx.engines.agreement import (
 )
 from qfx.engines.assembly import Assembly, assemble, plan_for
 from qfx.engines.base import CannotRun, Engine, PieceEngine, Settings, WholeEngine
+from qfx.engines.candidates import OVERDUE, Candidate, failed, rank
 from qfx.engines.eager import Eager
 from qfx.engines.pieces import Plan
 from qfx.engines.source import Source
+from qfx.engines.timing import time_in_turns
 from qfx.engines.trials import Trial
-from qfx.engines.workers import Overdue, Worker
-from qfx.errors import QfxError
+from qfx.engines.workers import Worker
 from qfx.export.onnx.forms import Form
 from qfx.graph.overlap import version
 
-_ROUNDS, _TURN, _MOST_CALLS = 7, 0.03, 100
-"""How often each is woken, and for how many seconds or calls, whichever ends first."""
-
-_LEAST_ROUNDS, _ENOUGH = 4, 0.4
-"""So many rounds do where all of them took so many seconds."""
-
-_COLD = 0.01
-"""Seconds of a call from where on it need not be warmed up in each turn."""
-
-_PAUSE = 0.01
-"""Seconds before each turn, for the threads of the one before to go to sleep."""
-
-_PATIENCE = 50
-"""How many times as long as a first run calls may take before they count as hanging."""
-
 _PAYS = 1.05
 """How many times as fast a program for the examples' sizes alone must be to be kept."""
-
-
-@dataclass
-class Candidate:
-    """A form of an engine, built and run.
-
-    Attributes:
-        engine: whose.
-        form: of its graphs.
-        worker: the thread that it runs on while it is tried.
-        assembly: what was built.
-        seconds: that building took.
-        found: how far it is from the reference.
-        first: seconds of its second run.
-        times: seconds of calls, all rounds.
-        why_not: why it is out; "" if it is not.
-    """
-
-    engine: Engine
-    form: Form
-    worker: Worker
-    assembly: Assembly | None = None
-    seconds: float | None = None
-    found: Agreement = field(default_factory=lambda: Agreement(math.nan, math.nan))
-    first: float = 0.0
-    times: list[float] = field(default_factory=list)
-    why_not: str = ""
-
-    @property
-    def median(self) -> float:
-        """Seconds of a call; infinite if it was not timed."""
-        return median(self.times) if self.times else math.inf
-
-    def fail(self, why: str) -> None:
-        """Put it out of the running."""
-        self.why_not = self.why_not or why
-
-    def trial(self) -> Trial:
-        """The row of the table."""
-        several = isinstance(self.engine, PieceEngine)
-        timed = 1e3 * self.median if self.times else None
-        return Trial(
-            self.engine.name,
-            self.engine.version(),
-            self.form.value if several else "",
-            timed,
-            1e3 * min(self.times) if self.times else None,
-            self.found.sqnr,
-            self.found.max_error,
-            self.seconds,
-            None if self.assembly is None else self.assembly.inside,
-            self.why_not,
-        )
 
 
 @dataclass(frozen=True)
@@ -125,6 +56,30 @@ class Choice:
     assembly: Assembly
     trials: tuple[Trial, ...]
     least: float = AGREES
+
+
+@dataclass(frozen=True)
+class BuiltAs:
+    """What was built of an engine.
+
+    Attributes:
+        form: of its graphs.
+        free: for each program of a piece, whether it is one for all sizes; that for the examples'
+            alone comes last.
+    """
+
+    form: Form
+    free: tuple[bool, ...]
+
+    @staticmethod
+    def of(choice: Choice) -> BuiltAs:
+        """What stands behind a choice."""
+        (trial,) = [each for each in choice.trials if each.name == choice.engine]
+        form = Form(trial.form) if trial.form else Form.EXACT
+        made = [runner.programs for runner in choice.assembly.runners]
+        kinds = (True,) * any(m.free is not None for m in made)
+        kinds += (False,) * any(m.own is not None for m in made)
+        return BuiltAs(form, kinds or (True,))
 
 
 class Choosing:
@@ -162,8 +117,8 @@ class Choosing:
                 if not lacks:
                     rows[engine.name] = list(self._candidates(engine, stack))
             running = [c for row in rows.values() for c in row if not c.why_not]
-            self._time(running)
-            best = {name: min(row, key=_rank) for name, row in rows.items() if row}
+            time_in_turns(running, self._source, writes=self._writes)
+            best = {name: min(row, key=rank) for name, row in rows.items() if row}
             fit = [c for c in best.values() if not c.why_not]
             trials = tuple(
                 best[e.name].trial() if e.name in best else Trial(e.name, why_not=e.lacks())
@@ -171,8 +126,34 @@ class Choosing:
             )
             if not fit:
                 raise CannotRun("\n".join(f"  {t.name}: {t.why_not}" for t in trials))
-            chosen = min(fit, key=_rank)
+            chosen = min(fit, key=rank)
             self._specialize(chosen, stack)
+        return self._choice(chosen, trials)
+
+    def again(self, engine: Engine, built: BuiltAs, trials: tuple[Trial, ...]) -> Choice:
+        """Build what was chosen before, and nothing else.
+
+        Args:
+            engine: that was chosen.
+            built: what was built of it.
+            trials: from when it was chosen.
+
+        Raises:
+            CannotRun: it can't be built any more, or does not agree with the reference.
+        """
+        with ExitStack() as stack:
+            worker = Worker(engine.name)
+            stack.callback(worker.close)
+            made = [Candidate(engine, built.form, worker) for free in built.free]
+            for candidate, free in zip(made, built.free, strict=True):
+                self._try(candidate, free=free)
+                if candidate.why_not:
+                    raise CannotRun(candidate.why_not)
+        if len(made) > 1:
+            _prefer(made[0], made[1])
+        return self._choice(made[0], trials)
+
+    def _choice(self, chosen: Candidate, trials: tuple[Trial, ...]) -> Choice:
         for plan in self._plans.values():
             for piece in plan.pieces:
                 piece.notes.clear()
@@ -190,18 +171,18 @@ class Choosing:
         try:
             forms = worker.do(lambda: self._forms(engine), engine.deadline)
         except Exception as error:  # whatever an engine raises
-            yield _failed(Candidate(engine, Form.EXACT, worker), error)
+            yield failed(Candidate(engine, Form.EXACT, worker), error)
             return
         for form in forms:
             candidate = Candidate(engine, form, worker)
             self._try(candidate, free=self._dynamic)
             if candidate.why_not and self._dynamic and isinstance(engine, PieceEngine):
                 again = Candidate(engine, form, worker)
-                if candidate.why_not != _OVERDUE:
+                if candidate.why_not != OVERDUE:
                     self._try(again, free=False)
                 candidate = candidate if again.why_not or again.assembly is None else again
             yield candidate
-            if candidate.why_not == _OVERDUE:
+            if candidate.why_not == OVERDUE:
                 return  # its thread is lost
 
     def _forms(self, engine: Engine) -> Sequence[Form]:
@@ -233,7 +214,7 @@ class Choosing:
             candidate.worker.do(lambda: self._call(candidate), deadline)
             candidate.first = time.perf_counter() - start
         except Exception as error:  # whatever an engine raises
-            _failed(candidate, error)
+            failed(candidate, error)
             return
         candidate.found = compare(self._wanted, made)
         if not isinstance(candidate.engine, Eager):
@@ -266,47 +247,6 @@ class Choosing:
                 )
         return reason_against(found, self._least)
 
-    # -- timing -----------------------------------------------------------------------------------
-    def _time(self, candidates: Sequence[Candidate]) -> None:
-        """Time candidates in turns, after a call that is not counted."""
-        if not candidates:
-            return
-        for number in range(_ROUNDS):
-            timed = [sum(c.times) for c in candidates if not c.why_not]
-            if number >= _LEAST_ROUNDS and min(timed, default=0.0) >= _ENOUGH:
-                break
-            for index in range(len(candidates)):
-                candidate = candidates[(index + number) % len(candidates)]
-                if candidate.why_not:
-                    continue
-                time.sleep(_PAUSE)
-                try:
-                    self._turn(candidate)
-                except Exception as error:  # whatever an engine raises
-                    _failed(candidate, error)
-
-    def _turn(self, candidate: Candidate) -> None:
-        deadline = max(5.0, _PATIENCE * candidate.first)
-        assert candidate.assembly is not None
-        forward = candidate.assembly.forward
-        given = self._source.fresh if self._writes else self._source.call
-
-        def run() -> list[float]:
-            if candidate.first < _COLD:
-                args, kwargs = given()
-                forward(*args, **kwargs)
-            times: list[float] = []
-            end = time.perf_counter() + _TURN
-            while not times or (len(times) < _MOST_CALLS and time.perf_counter() < end):
-                args, kwargs = given()
-                start = time.perf_counter()
-                forward(*args, **kwargs)
-                times.append(time.perf_counter() - start)
-            return times
-
-        with self._source.undisturbed():
-            candidate.times += candidate.worker.do(run, deadline)
-
     def _specialize(self, chosen: Candidate, stack: ExitStack) -> None:
         """Keep a program for the examples' sizes alone, if it pays beside that for all."""
         if not self._dynamic or not isinstance(chosen.engine, PieceEngine):
@@ -319,33 +259,22 @@ class Choosing:
         if fixed.why_not or fixed.assembly is None:
             return
         free = replace(chosen, times=[])
-        self._time([free, fixed])
+        time_in_turns([free, fixed], self._source, writes=self._writes)
         if fixed.why_not or fixed.median * _PAYS > free.median:
             return
-        pairs = zip(chosen.assembly.runners, fixed.assembly.runners, strict=True)
-        for runner, other in pairs:
-            runner.prefer(other)
+        _prefer(chosen, fixed)
 
 
-_OVERDUE = "hangs"
-
-
-def _failed(candidate: Candidate, error: Exception) -> Candidate:
-    """Say what an engine raised, in a line."""
-    if isinstance(error, Overdue):
-        candidate.fail(_OVERDUE)
-        return candidate
-    text = str(error).strip().partition("\n")[0] or type(error).__name__
-    known = isinstance(error, (CannotRun, QfxError))
-    candidate.fail(text if known else f"raises {type(error).__name__}: {text}")
-    return candidate
+def _prefer(chosen: Candidate, fixed: Candidate) -> None:
+    """Take programs for the examples' sizes from another candidate."""
+    assert chosen.assembly is not None
+    assert fixed.assembly is not None
+    pairs = zip(chosen.assembly.runners, fixed.assembly.runners, strict=True)
+    for runner, other in pairs:
+        runner.prefer(other)
 
 
 def _versions(arguments: Mapping[str, Any]) -> list[int]:
     """How often each tensor among arguments was written to."""
     leaves = pytree.tree_leaves(arguments)
     return [version(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
-
-
-def _rank(candidate: Candidate) -> tuple[bool, float]:
-    return bool(candidate.why_not), candidate.median

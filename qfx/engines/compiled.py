@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qfx.engines.admission import Guards, Unknown, key_of
 from qfx.engines.choose import Choice
 from qfx.engines.report import CompilationReport
+from qfx.engines.request import Request
 from qfx.engines.source import Source
 from qfx.engines.trials import Trial, trial_table
 from qfx.errors import BackendError, ConfigError, FormatError, warn
@@ -34,20 +35,24 @@ class CompiledModel(nn.Module):
         engine: name of the engine in use.
         trials: a row for each engine that was asked for.
         report: which pieces it runs, and what is outside of them and why.
+        source, choice, request: what was compiled, what was made of it, and what was asked for.
     """
 
     engine: str
+    source: Source
+    choice: Choice
+    request: Request
     trials: tuple[Trial, ...]
     report: CompilationReport
     _eager: Callable[..., Any]
     _forward: Callable[..., Any]
 
-    def __init__(self, source: Source, choice: Choice, *, dynamic: bool) -> None:
+    def __init__(self, source: Source, choice: Choice, request: Request) -> None:
         super().__init__()
         self.engine = choice.engine
         self.trials = choice.trials
         self.report = CompilationReport(choice.engine, choice.assembly)
-        self._source, self._choice, self._dynamic = source, choice, dynamic
+        self.source, self.choice, self.request = source, choice, request
         own = {"_eager": source.eager, "_forward": choice.assembly.forward}
         self.__dict__.update(own)  # modules, but none of this one's
         self._plain = choice.assembly.is_plain
@@ -92,10 +97,10 @@ class CompiledModel(nn.Module):
 
     def _first(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call of a kind that was not seen before."""
-        if not self._dynamic and not self._is_as_examples(args, kwargs):
+        if not self.request.dynamic and not self._is_as_examples(args, kwargs):
             raise ConfigError(
                 "compiled with dynamic=False, for "
-                f"{_shapes(self._source.args, self._source.kwargs)} alone, and called with "
+                f"{_shapes(self.source.args, self.source.kwargs)} alone, and called with "
                 f"{_shapes(args, kwargs)}. Compile with dynamic=True, or with these as "
                 "example_inputs"
             )
@@ -114,8 +119,8 @@ class CompiledModel(nn.Module):
     def _is_as_examples(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the arguments are like the examples, by position or by name."""
         try:
-            given = arguments_by_name(self._source.reference.graph, args, kwargs)
-            return key_of((given,), {}) == key_of((dict(self._source.arguments),), {})
+            given = arguments_by_name(self.source.reference.graph, args, kwargs)
+            return key_of((given,), {}) == key_of((dict(self.source.arguments),), {})
         except (Unknown, TypeError):
             return False
 
@@ -146,11 +151,11 @@ class CompiledModel(nn.Module):
         return trial_table(self.trials, self.engine)
 
     def __repr__(self) -> str:
-        return f"CompiledModel({self.engine}, of {type(self._source.model).__name__})"
+        return f"CompiledModel({self.engine}, of {type(self.source.model).__name__})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         """A copy; what was built is shared, since nothing changes it."""
-        result = CompiledModel(self._source, self._choice, dynamic=self._dynamic)
+        result = CompiledModel(self.source, self.choice, self.request)
         hand_on_place(self, result)
         memo[id(self)] = result
         return result
@@ -160,8 +165,7 @@ class CompiledModel(nn.Module):
 
     def __reduce__(self) -> NoReturn:
         raise FormatError(
-            "a compiled model can't be pickled (torch.save pickles). Save the quantized model with "
-            "qfx.save, and compile what qfx.load reads."
+            "a compiled model can't be pickled (torch.save pickles). Use qfx.save and qfx.load"
         )
 
     def train(self, mode: bool = True) -> CompiledModel:

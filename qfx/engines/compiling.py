@@ -19,6 +19,7 @@ from qfx.engines.choose import Choice, Choosing
 from qfx.engines.compiled import CompiledModel
 from qfx.engines.regional import compile_regions
 from qfx.engines.registry import engines, named
+from qfx.engines.request import Request
 from qfx.engines.source import call_of, source_of
 from qfx.engines.trials import Trial
 from qfx.errors import BackendError, ConfigError, warn
@@ -64,34 +65,63 @@ def compile(
         CaptureError: a float model can't be traced.
     """
     wanted = _engines(engine)
-    threads = _threads(threads)
-    if type(dynamic) is not bool:
-        raise ConfigError(f"dynamic is {dynamic!r}; it can be True or False")
+    names = None if engine == "auto" else tuple(each.name for each in wanted)
+    request = Request(names, _threads(threads), _dynamic(dynamic))
     regions = regions_of(model)
     if regions is not None:
         given = None if example_inputs is None else call_of(example_inputs)
         one = partial(compile, engine=engine, threads=threads, dynamic=dynamic, progress=progress)
         made = compile_regions(model, regions, given, one)
         return cast(CompiledModel, made)  # is called like one, and has .regions
+    return compile_as(request, wanted, model, example_inputs, progress=progress)
+
+
+def compile_as(
+    request: Request,
+    wanted: Sequence[Engine],
+    model: nn.Module,
+    example_inputs: Any,
+    known: Known | None = None,
+    *,
+    progress: bool | None = None,
+) -> CompiledModel:
+    """Compile a model that is captured whole.
+
+    Args:
+        request: what was asked for.
+        wanted: the engines that it names.
+        model: quantized, or a float one.
+        example_inputs: as for :func:`compile`.
+        known: makes what was chosen before, instead of a search; None from it is one after all.
+        progress: as for :func:`compile`.
+    """
     source = source_of(model, example_inputs)
-    entry = Entry.of(source, wanted, Settings(threads), dynamic=dynamic)
-    known = entry and entry.load({each.name: each for each in wanted})
-    if known:
-        return CompiledModel(source, known, dynamic=dynamic)
-    choosing = Choosing(source, threads, dynamic=dynamic)
-    bar = _bar(progress)
+    entry = Entry.of(source, wanted, Settings(request.count), dynamic=request.dynamic)
+    choice = entry and entry.load({each.name: each for each in wanted})
+    if choice:
+        return CompiledModel(source, choice, request)
+    choosing = Choosing(source, request.count, dynamic=request.dynamic)
+    choice = known and known(choosing)
+    if not choice:
+        choice = _search(choosing, request, wanted, _bar(progress))
+    if entry:
+        (engine_in_use,) = [each for each in wanted if each.name == choice.engine]
+        entry.store(choice, engine_in_use, dynamic=request.dynamic)
+    return CompiledModel(source, choice, request)
+
+
+Known = Callable[[Choosing], "Choice | None"]
+
+
+def _search(choosing: Choosing, request: Request, wanted: Sequence[Engine], bar: _Bar) -> Choice:
     try:
-        choose = _auto if engine == "auto" else Choosing.choose
-        choice = choose(choosing, wanted, bar)
+        choose = _auto if request.engines is None else Choosing.choose
+        return choose(choosing, wanted, bar)
     except CannotRun as error:
         raise BackendError(
             f"no engine that was asked for runs the model:\n{error}\nWhat to do: "
             'engine="auto" takes another one'
         ) from error
-    if entry:
-        (engine_in_use,) = [each for each in wanted if each.name == choice.engine]
-        entry.store(choice, engine_in_use, dynamic=dynamic)
-    return CompiledModel(source, choice, dynamic=dynamic)
 
 
 _Bar = Callable[[Sequence[Engine]], Iterable[Engine]]
@@ -139,9 +169,13 @@ def _engines(wanted: object) -> list[Engine]:
     return found
 
 
-def _threads(threads: object) -> int:
-    if threads is None:
-        return torch.get_num_threads()
-    if type(threads) is not int or threads < 1:
+def _threads(threads: object) -> int | None:
+    if threads is not None and (type(threads) is not int or threads < 1):
         raise ConfigError(f"threads is {threads!r}; give a whole number from 1 on, or None")
     return threads
+
+
+def _dynamic(dynamic: object) -> bool:
+    if type(dynamic) is not bool:
+        raise ConfigError(f"dynamic is {dynamic!r}; it can be True or False")
+    return dynamic

@@ -1,4 +1,4 @@
-"""qfx.save and qfx.load: a model as one file, and back.
+"""A model as one file, and back (:mod:`qfx.keeping` is what users call).
 
     container -> checked records -> graph and tensors -> lowering -> model
 
@@ -9,11 +9,11 @@ anything is made of it; docs/format.md has every field.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -48,33 +48,23 @@ FEATURES: frozenset[str] = frozenset()
 """What a reader must know beyond version 1.0 to read a file rightly; nothing so far."""
 
 
+Describe: TypeAlias = Callable[[TensorStore], Json]
+"""Says something as JSON, and keeps tensors."""
+
+
 # -- save ----------------------------------------------------------------------------------------
 @undisturbed()
 @on_cpu()
 @patiently
-def save(
+def write(
     model: QuantizedModel | PreparedModel,
     path: str | os.PathLike[str],
     *,
-    history: bool = False,
-    schedule: QATSchedule | None = None,
+    history: bool,
+    schedule: QATSchedule | None,
+    compiled: Describe | None,
 ) -> Path:
-    """Write a model to one file: a safetensors file whose metadata says what it computes.
-
-    Args:
-        model: what :func:`qfx.quantize`, :func:`qfx.convert` or :func:`qfx.prepare` returned.
-        path: where to; a file there is replaced once the new one is whole.
-        history: keep the history of a quantized model, too; that of a prepared one is always kept.
-        schedule: of a model in training, which ``qfx.load(path).schedule`` goes on with.
-
-    Returns:
-        The path.
-
-    Raises:
-        ConfigError: ``model`` is no such model, or has no history to keep.
-        FormatError: it holds what no file can hold, with the node and line.
-        OSError: no file can be written there.
-    """
+    """:func:`qfx.save`; ``compiled`` says how a quantized model was compiled."""
     if regions_of(model) is not None:
         raise ConfigError(
             "a model of several regions can't be kept in one file yet: save each of model.regions, "
@@ -105,6 +95,8 @@ def save(
         "features": [],
         "model": described,
     }
+    if compiled is not None:
+        document["compiled"] = compiled(store)
     document["tensors"] = store.describe()
     held, said = pack(MODEL, document)
     if history or isinstance(model, PreparedModel):
@@ -127,56 +119,50 @@ def _own_version() -> str:
 # -- load ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Opened:
-    """A file whose every record was checked."""
+    """A file whose every record was checked.
+
+    Attributes:
+        record: the model.
+        source: its tensors.
+        history: how it came about.
+        compiled: how it was compiled, for the room that compiles; None if it was not.
+    """
 
     record: QuantizedRecord | PreparedRecord
     source: TensorSource
     history: History
+    compiled: Fields | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and the file that it is from."""
+
+    model: QuantizedModel | PreparedModel
+    file: Opened
 
 
 @undisturbed()
 @on_cpu()
 @patiently
-def load(
+def read(
     path: str | os.PathLike[str],
     *,
-    backend: str | Backend | None = None,
-    modules: Mapping[str, nn.Module] | None = None,
-    model: nn.Module | None = None,
-    types: Iterable[type] = (),
-    verify: bool = True,
-    mmap: bool = True,
-) -> QuantizedModel | PreparedModel:
-    """Read a model that :func:`save` wrote; its outputs are those of the model that was saved.
-
-    The weights are mapped, not read: they share memory between processes until they are written to.
-    A file that is mapped must not be cut off or written to in place: the process would be killed
-    (SIGBUS), or compute something else. Replace it by rename, as :func:`save` does; where others
-    write to it, load with ``mmap=False``.
-
-    Args:
-        path: the file.
-        backend: None for the one that it was saved for; "reference" runs it anywhere; a
-            ``qfx.Backend`` where that is installed under no name.
-        modules: the modules that the file does not bring the code of, by path in the model; their
-            state comes from the file.
-        model: the float model, or one built like it, that has them under these paths.
-        types: classes that the model returns instances of (dataclasses, named tuples, ...).
-        verify: compare the checksum of every tensor, for which all bytes are read.
-        mmap: False reads the whole file at once; what happens to it later is all the same then.
-
-    Raises:
-        FormatError: it is no such file, is damaged, or needs modules or types that were not given.
-        BackendError: this machine can't run it as it was saved; the message says what is missing.
-        OSError: the file can't be opened.
-    """
+    backend: str | Backend | None,
+    modules: Mapping[str, nn.Module] | None,
+    model: nn.Module | None,
+    types: Iterable[type],
+    verify: bool,
+    mmap: bool,
+) -> Loaded:
+    """:func:`qfx.load`, and what else the file says."""
     given = _given(modules, model)
     if backend is not None and not isinstance(backend, (str, Backend)):
         raise ConfigError(f"backend is {backend!r}; give a name, a qfx.Backend or None")
     kinds = Types.of(types)
     buffer = read_buffer(path, mapped=mmap)
     try:
-        return load_buffer(buffer, backend, given, kinds, verify=verify)
+        return _loaded(buffer, backend, given, kinds, verify=verify)
     except FormatError as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from error.__cause__
 
@@ -207,16 +193,28 @@ def load_buffer(
     *,
     verify: bool = True,
 ) -> QuantizedModel | PreparedModel:
-    """:func:`load` from the bytes of a file, which must be writable and belong to nobody else."""
-    opened = open_buffer(buffer, types or Types({}), verify=verify)
-    given = given or {}
+    """The model in the bytes of a file, which must be writable and belong to nobody else."""
+    return _loaded(buffer, backend, given or {}, types or Types({}), verify=verify).model
+
+
+def _loaded(
+    buffer: Any,
+    backend: str | Backend | None,
+    given: Mapping[str, nn.Module],
+    types: Types,
+    *,
+    verify: bool,
+) -> Loaded:
+    opened = open_buffer(buffer, types, verify=verify)
     missing = lacking(opened.record.held, given)
     if missing:
         raise FormatError(_lacks(missing))
     try:
         if isinstance(opened.record, PreparedRecord):
-            return build_prepared(opened.record, opened.source, given, backend, opened.history)
-        return build_quantized(opened.record, opened.source, given, backend, opened.history)
+            prepared = build_prepared(opened.record, opened.source, given, backend, opened.history)
+            return Loaded(prepared, opened)
+        made = build_quantized(opened.record, opened.source, given, backend, opened.history)
+        return Loaded(made, opened)
     except (FormatError, BackendError):
         raise
     except Exception as error:  # whatever passes, kernels and PyTorch say to what a file says
@@ -239,10 +237,14 @@ def open_buffer(buffer: Any, types: Types, *, verify: bool) -> Opened:
     fields.text("qfx"), fields.text("torch")
     kind = fields.choice("kind", ("quantized", "prepared"))
     source = TensorSource.read(container, fields.record("tensors"), verify=verify)
-    read = read_quantized if kind == "quantized" else read_prepared
-    record = read(fields.record("model"), types, source)
+    read_record = read_quantized if kind == "quantized" else read_prepared
+    record = read_record(fields.record("model"), types, source)
+    compiled = fields.record("compiled") if fields.has("compiled") else None
+    if compiled is not None and kind != "quantized":
+        fields.refuse("compiled", "is no quantized model's")
     fields.close()
-    return Opened(record, source, _history(container, lenient=lenient, lazy=kind == "quantized"))
+    history = _history(container, lenient=lenient, lazy=kind == "quantized")
+    return Opened(record, source, history, compiled)
 
 
 def _history(container: Container, *, lenient: bool, lazy: bool) -> History:

@@ -60,7 +60,7 @@ def around() -> qfx.CompiledModel:
 def test_an_opaque_module_stays_between_two_pieces(around: qfx.CompiledModel) -> None:
     for seed, batch in ((1, 2), (2, 3), (3, 2)):
         x = noise(batch, 3, 8, 8, seed=seed)
-        found = compare(around._source.reference(x), around(x))
+        found = compare(around.source.reference(x), around(x))
         assert found.wrong == ""
         assert found.sqnr > 40
     assert len(around.report.pieces) == 2
@@ -71,7 +71,7 @@ def test_an_opaque_module_stays_between_two_pieces(around: qfx.CompiledModel) ->
 
 
 def test_what_does_not_wait_is_in_the_first_piece(around: qfx.CompiledModel) -> None:
-    plan = around._choice.assembly.plan
+    plan = around.choice.assembly.plan
     assert plan is not None
     first = [node.name for node in plan.pieces[0].graph_module.graph.nodes]
     assert any(name.startswith("beside") for name in first)
@@ -91,7 +91,7 @@ def test_pieces_that_are_too_small_are_not_made() -> None:
     assert len(fast.report.pieces) == 1
     assert any("too small to pay" in each.message for each in fast.report.outside)
     x = noise(2, 3, 24, 24, seed=4)
-    assert compare(fast._source.reference(x), fast(x)).sqnr > 40
+    assert compare(fast.source.reference(x), fast(x)).sqnr > 40
 
 
 class Counting(nn.Module):

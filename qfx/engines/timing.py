@@ -1,0 +1,72 @@
+"""Candidates timed in turns, so that what disturbs the machine disturbs all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from qfx.engines.candidates import Candidate, failed
+from qfx.engines.source import Source
+
+_ROUNDS, _TURN, _MOST_CALLS = 7, 0.03, 100
+"""How often each is woken, and for how many seconds or calls, whichever ends first."""
+
+_LEAST_ROUNDS, _ENOUGH = 4, 0.4
+"""So many rounds do where all of them took so many seconds."""
+
+_COLD = 0.01
+"""Seconds of a call from where on it need not be warmed up in each turn."""
+
+_PAUSE = 0.01
+"""Seconds before each turn, for the threads of the one before to go to sleep."""
+
+_PATIENCE = 50
+"""How many times as long as a first run calls may take before they count as hanging."""
+
+
+def time_in_turns(candidates: Sequence[Candidate], source: Source, *, writes: bool) -> None:
+    """Time candidates, each turn after a call that is not counted.
+
+    Args:
+        candidates: what was built; one that fails is put out of the running.
+        source: has the examples.
+        writes: whether the model writes to its inputs, so that each call needs new ones.
+    """
+    if not candidates:
+        return
+    for number in range(_ROUNDS):
+        timed = [sum(c.times) for c in candidates if not c.why_not]
+        if number >= _LEAST_ROUNDS and min(timed, default=0.0) >= _ENOUGH:
+            break
+        for index in range(len(candidates)):
+            candidate = candidates[(index + number) % len(candidates)]
+            if candidate.why_not:
+                continue
+            time.sleep(_PAUSE)
+            try:
+                _turn(candidate, source, writes=writes)
+            except Exception as error:  # whatever an engine raises
+                failed(candidate, error)
+
+
+def _turn(candidate: Candidate, source: Source, *, writes: bool) -> None:
+    deadline = max(5.0, _PATIENCE * candidate.first)
+    assert candidate.assembly is not None
+    forward = candidate.assembly.forward
+    given = source.fresh if writes else source.call
+
+    def run() -> list[float]:
+        if candidate.first < _COLD:
+            args, kwargs = given()
+            forward(*args, **kwargs)
+        times: list[float] = []
+        end = time.perf_counter() + _TURN
+        while not times or (len(times) < _MOST_CALLS and time.perf_counter() < end):
+            args, kwargs = given()
+            start = time.perf_counter()
+            forward(*args, **kwargs)
+            times.append(time.perf_counter() - start)
+        return times
+
+    with source.undisturbed():
+        candidate.times += candidate.worker.do(run, deadline)
