@@ -10,6 +10,8 @@ import pytest
 from tests.support import sweeps
 from tests.support.gate import watched
 
+pytest_plugins = ["qfx.testing.pytest_plugin"]
+
 # Each test drops some 50,000 objects of graphs. Looking for them after every 700 costs a twentieth.
 gc.set_threshold(200_000, 10, 10)
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import QConfig, QuantSpec, vocab
+from qfx.testing.checking import run as run_pass
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.cases.embeddings import BACKENDS, ROWS, WIDTH, Functional, Tied, affine, signed, tokens
 from tests.cases.flow import run, seeded, sqnr, targets
-from tests.support.checking import run as run_pass
 
 
 @pytest.mark.parametrize(("bits", "each"), [(8, WIDTH + 5), (4, WIDTH // 2 + 5)])

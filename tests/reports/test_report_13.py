@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
+from qfx.testing.checking import assert_close, run
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr, tensors
-from tests.support.checking import assert_close, run
 
 WIDTH, HEADS, LENGTH, KEYS, BATCH = 8, 2, 5, 4, 3
 UP = torch.ones(LENGTH, KEYS).triu(1).bool()

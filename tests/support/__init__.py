@@ -1,6 +1,6 @@
-"""Helpers that tests share: the check of a pass, and strategies that make models."""
+"""Helpers that tests share."""
 
-from tests.support.checking import check, run
-from tests.support.models import Program, models, programs
+from qfx.testing import Program
+from tests.support.models import programs
 
-__all__ = ["Program", "check", "models", "programs", "run"]
+__all__ = ["Program", "programs"]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from qfx.framework.pass_base import Pass
 from qfx.framework.pipeline import Pipeline
 from qfx.graph import meta
+from qfx.testing.checking import Result, assert_close, run
 from qfx.vocab import OpDef
 from qfx_passes.canonical.canonicalize import Canonicalize
-from tests.support.checking import Result, assert_close, run
 
 
 def image(*shape: int, seed: int = 0) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx import vocab
+from qfx.testing.checking import run
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.passes.canonical.canonical_forms import (
     Lambda,
@@ -20,7 +21,6 @@ from tests.passes.canonical.canonical_forms import (
     image,
     notes,
 )
-from tests.support.checking import run
 
 
 def test_sizes_are_queries() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import qfx
 from qfx import vocab
 from qfx.graph import meta
+from qfx.testing.checking import run
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.passes.canonical.canonical_forms import Lambda, X, calls, canonical, image, notes
-from tests.support.checking import run
 
 
 def test_a_module_with_hooks_stays() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from qfx import vocab
+from qfx.testing.checking import Result, run
 from qfx.vocab import OpDef
 from qfx_passes.canonical.canonicalize import Canonicalize
-from tests.support.checking import Result, run
 from tools.networks import classifier, image_size, import_torchvision, randomise
 
 MODELS = {

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
+from qfx.testing.checking import assert_close, run
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr
 from tests.passes.canonical.canonical_forms import Lambda, check_family, image
-from tests.support.checking import assert_close, run
 
 X = randn(2, 3, 8, 8)
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx import vocab
-from tests.support.checking import run
+from qfx.testing.checking import run
 
 
 class Products(nn.Module):

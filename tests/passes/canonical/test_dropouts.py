@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from qfx import vocab
+from qfx.testing.checking import run
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.passes.canonical.canonical_forms import Lambda, X, calls, canonical, check_family, image
-from tests.support.checking import run
 
 DROPPED = [
     *(nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout(), nn.Identity(), nn.Dropout(inplace=True)),

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 import qfx
 from qfx import vocab
 from qfx.graph import meta
+from qfx.testing.checking import assert_close, run
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr
-from tests.support.checking import assert_close, run
 
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 5, "e": 6, "f": 2}
 EQUATIONS = (

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx import vocab
+from qfx.testing.checking import run
 from qfx.vocab import OpDef
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.passes.canonical.canonical_forms import (
@@ -21,7 +22,6 @@ from tests.passes.canonical.canonical_forms import (
     layer,
     notes,
 )
-from tests.support.checking import run
 
 ATTENTION = [
     (options, shape)

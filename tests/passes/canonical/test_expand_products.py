@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
+from qfx.testing.checking import run
 from qfx.vocab import OpDef
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr, targets
@@ -24,7 +25,6 @@ from tests.passes.canonical.canonical_forms import (
     image,
     notes,
 )
-from tests.support.checking import run
 
 BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import vocab
+from qfx.testing.checking import Result, check
 from qfx_passes.canonical.fold_constants import FoldConstants
-from tests.support.checking import Result, check
 
 
 def image(*shape: int) -> Tensor:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
+from qfx.testing import check
 from qfx_passes import Canonicalize
 from tests.cases.flow import randn, seeded, sqnr
-from tests.support import check
 
 X = randn(1, 4, 8, 8)
 

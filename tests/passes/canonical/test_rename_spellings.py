@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import vocab
+from qfx.testing.checking import run
 from qfx.vocab import OpDef
 from qfx_passes.canonical.canonicalize import Canonicalize
 from tests.passes.canonical.canonical_forms import (
@@ -23,7 +24,6 @@ from tests.passes.canonical.canonical_forms import (
     notes,
     only,
 )
-from tests.support.checking import run
 
 # -- one form for every spelling -------------------------------------------------------------------
 SAME: list[tuple[OpDef, dict[str, Any], list[Callable[[Tensor], Any] | nn.Module]]] = [

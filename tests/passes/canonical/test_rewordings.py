@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import vocab
+from qfx.testing.checking import run
 from qfx.vocab import OpDef
 from qfx_passes import Canonicalize
 from tests.passes.canonical.canonical_forms import (
@@ -21,7 +22,6 @@ from tests.passes.canonical.canonical_forms import (
     image,
     notes,
 )
-from tests.support.checking import run
 
 X = (2, 4, 6, 6)
 _Spelling = Callable[[Any, Tensor], object]

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from qfx import vocab
 from qfx.backends.base import Backend, KernelRule
+from qfx.testing.checking import Result
 from qfx_passes.fusion.fuse_post_ops import ACTIVATIONS
 from qfx_passes.fusion.fusible import CARRIERS
-from tests.support.checking import Result
 
 NAMES = tuple(op.name for op in ACTIVATIONS)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from qfx.semantics.folding import fold_weight
+from qfx.testing import check
+from qfx.testing.checking import run
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
-from tests.support import check
-from tests.support.checking import run
 
 DIMS = (1, 2, 3)
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

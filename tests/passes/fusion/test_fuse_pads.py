@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import vocab
+from qfx.testing.checking import check
 from qfx_passes.fusion.fuse_pads import FusePads
 from tests.cases.flow import randn
-from tests.support.checking import check
 
 
 class Padded(nn.Module):

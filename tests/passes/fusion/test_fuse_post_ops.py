@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qfx.framework.pass_base import Pass, PassContext
+from qfx.testing import check
+from qfx.testing.checking import run
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
 from qfx_passes.fusion.fuse_post_ops import FusePostOps
 from tests.passes.fusion.fusions import (
@@ -31,8 +33,6 @@ from tests.passes.fusion.test_fuse_conv_bn import (
     ops_of,
     randomised,
 )
-from tests.support import check
-from tests.support.checking import run
 
 
 @pytest.fixture(autouse=True)

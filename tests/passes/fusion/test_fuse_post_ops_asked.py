@@ -15,6 +15,8 @@ from qfx import QConfig, QConfigMapping, vocab
 from qfx.backends.base import Backend
 from qfx.capture.capture import capture
 from qfx.configuration.configuration import Configuration
+from qfx.testing import check
+from qfx.testing.checking import run
 from qfx_passes.fusion.fuse_post_ops import FusePostOps
 from tests.passes.fusion.fusions import (
     EVERYTHING,
@@ -22,8 +24,6 @@ from tests.passes.fusion.fusions import (
     TwoBranches,
     fused,
 )
-from tests.support import check
-from tests.support.checking import run
 
 IMAGE = torch.randn(1, 3, 8, 8)
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import DeQuantStub, QuantStub
+from qfx.testing import check
+from qfx.testing.checking import run
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
 from qfx_passes.fusion.fuse_post_ops import FusePostOps
 from tests.passes.fusion.fusions import (
@@ -23,8 +25,6 @@ from tests.passes.fusion.fusions import (
 from tests.passes.fusion.test_fuse_conv_bn import (
     randomised,
 )
-from tests.support import check
-from tests.support.checking import run
 
 
 class ReadTwice(nn.Module):

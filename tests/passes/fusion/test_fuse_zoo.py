@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from qfx.testing import check
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
 from qfx_passes.fusion.fuse_post_ops import FusePostOps
 from tests.passes.fusion.test_fuse_post_ops import backend, fused
-from tests.support import check
 from tools.networks import classifier
 
 RELU, CLAMP, SILU, ADD = ("relu",), ("clamp",), ("silu",), ("add",)

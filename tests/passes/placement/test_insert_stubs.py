@@ -10,11 +10,11 @@ from torch import Tensor, fx, nn
 
 from qfx import DeQuantStub, QuantStub, vocab
 from qfx.graph import meta
+from qfx.testing import check
+from qfx.testing.checking import run
 from qfx_passes.canonical.canonicalize import Canonicalize
 from qfx_passes.placement.insert_stubs import InsertStubs
 from qfx_passes.placement.quantized_region import QuantizedRegion
-from tests.support import check
-from tests.support.checking import run
 
 
 class Model(nn.Module):

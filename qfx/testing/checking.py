@@ -9,6 +9,7 @@ import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import unified_diff
 from typing import Any
 
 import torch
@@ -22,12 +23,18 @@ from qfx.framework.pass_base import Pass, PassContext, PatternPass
 from qfx.framework.pipeline import Pipeline
 from qfx.history.history import History
 from qfx.quant.level_checks import QUANTIZATION
-from tests.support import golden
+from qfx.testing import golden
 
 
 @dataclass
 class Result:
-    """What running passes gave."""
+    """What running passes gave.
+
+    Attributes:
+        graph_module: the graph module.
+        history: every stage, the capture first.
+        ctx: the context that passes had.
+    """
 
     graph_module: fx.GraphModule
     history: History
@@ -35,7 +42,12 @@ class Result:
 
     @property
     def text(self) -> str:
-        return self.history[-1].snapshot.to_text(provenance=False)
+        """The graph at the end as text, without provenance."""
+        return self.text_of(-1)
+
+    def text_of(self, stage: int) -> str:
+        """The graph of a stage as text, without provenance."""
+        return self.history[stage].snapshot.to_text(provenance=False)
 
     @property
     def reasons(self) -> list[str]:
@@ -50,7 +62,14 @@ def run(
     *,
     settings: Sequence[object] = (),
 ) -> Result:
-    """Capture ``model``, canonicalize it unless the passes begin as written, and run them."""
+    """Capture ``model``, canonicalize it unless the passes begin as written, and run them.
+
+    Args:
+        passes: one, or several in order.
+        model: in the mode it is to be captured in.
+        inputs: a tensor or a tuple; a random (1, 3, 8, 8) when None.
+        settings: what passes ask of their context by type.
+    """
     steps = with_canonicalization([passes] if isinstance(passes, Pass) else list(passes))
     args = _as_args(inputs)
     graph_module = capture(model, args)
@@ -65,6 +84,7 @@ def check(
     model: nn.Module,
     inputs: Any = None,
     *,
+    before: str | None = None,
     after: str | None = None,
     fired: int | Mapping[str, int] | None = None,
     mismatch: str | None = None,
@@ -77,42 +97,59 @@ def check(
         passes: one, or several in order; what is said of rules is of the last one.
         model: in the mode it is to be captured in.
         inputs: a tensor or a tuple; a random (1, 3, 8, 8) when None.
-        after: the IR afterwards, without provenance. ``QFX_GOLDEN=rewrite`` writes it.
+        before: the IR that the last pass finds, without provenance.
+        after: the IR afterwards, without provenance; ``pytest --update-golden`` writes both.
         fired: rewrites of the last pass, in all or per rule; for a PatternPass once when None, or
             not at all with ``mismatch``.
         mismatch: the reason of a near-miss of the last pass.
-        atol: largest absolute error against the model; 0 asks for equal bits.
+        atol: largest absolute error against the model; 0 asks for equal bits. Outputs are not
+            compared where a pass says that it does not keep values (``keeps_values = False``).
+        settings: what passes ask of their context by type.
+
+    Returns:
+        The graph module, the history, and the reasons of near-misses.
+
+    Raises:
+        AssertionError: something is not as it should be, or the pass changed the user's model.
     """
+    steps = [passes] if isinstance(passes, Pass) else list(passes)
     args = _as_args(inputs)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     reference = _outputs(copy.deepcopy(model), args)
-    result = run(passes, model, args, settings=settings)
-    _check_fired(result, passes if isinstance(passes, Pass) else passes[-1], fired, mismatch)
+    result = run(steps, model, args, settings=settings)
+    _check_fired(result, steps[-1], fired, mismatch)
     if mismatch is not None and mismatch not in result.reasons:
         raise AssertionError(f"no near-miss says {mismatch!r}; they say {result.reasons}")
-    if after is not None:
-        frame = sys._getframe(1)
-        _check_text(result.text, after, frame.f_code.co_filename, frame.f_lineno)
-    assert_close(_outputs(result.graph_module, args), reference, atol)
+    caller = sys._getframe(1)
+    place = caller.f_code.co_filename, caller.f_lineno
+    for keyword, expected, stage in (("before", before, -2), ("after", after, -1)):
+        if expected is not None:
+            _check_text(result.text_of(stage), expected, keyword, *place)
+    if all(step.keeps_values for step in steps):
+        assert_close(_outputs(result.graph_module, args), reference, atol)
     assert_unchanged(model, state)
     return result
 
 
 def assert_close(actual: list[Tensor], reference: list[Tensor], atol: float = 0.0) -> None:
     """Equality up to ``atol``, which must mean something: at most 1 % of the largest value."""
-    assert len(actual) == len(reference) > 0, f"{len(actual)} outputs, not {len(reference)}"
+    if not len(actual) == len(reference) > 0:
+        raise AssertionError(f"{len(actual)} outputs, not {len(reference)}")
     for ours, theirs in zip(actual, reference, strict=True):
         largest = float(theirs.double().abs().max()) if theirs.numel() else 0.0
-        assert atol <= 0.01 * largest or atol == 0, f"atol={atol} is vacuous: outputs ≤ {largest}"
+        if not (atol <= 0.01 * largest or atol == 0):
+            raise AssertionError(f"atol={atol} is vacuous: outputs ≤ {largest}")
         torch.testing.assert_close(ours, theirs, rtol=0, atol=atol, equal_nan=True)
 
 
 def assert_unchanged(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """``model`` still has ``state``, bit for bit."""
     now = model.state_dict()
-    assert list(now) == list(state)
+    if list(now) != list(state):
+        raise AssertionError(f"the pass changed what the user's model holds: {list(now)}")
     for name, tensor in state.items():
-        assert torch.equal(now[name], tensor), f"the pass changed {name} of the user's model"
+        if not torch.equal(now[name], tensor):
+            raise AssertionError(f"the pass changed {name} of the user's model")
 
 
 def _check_fired(
@@ -121,21 +158,29 @@ def _check_fired(
     counts = {
         rule.partition("/")[2]: n for rule, n in result.history[-1].fired.items() if "/" in rule
     }
+    told = f"rules fired: {counts}; reasons: {result.reasons}"
     if isinstance(fired, Mapping):
-        assert counts == dict(fired), f"rules fired: {counts}; reasons: {result.reasons}"
+        if counts != dict(fired):
+            raise AssertionError(told)
         return
     if fired is None and not isinstance(last, PatternPass):
         return
     expected = fired if fired is not None else int(mismatch is None)
-    assert sum(counts.values()) == expected, f"rules fired: {counts}; reasons: {result.reasons}"
+    if sum(counts.values()) != expected:
+        raise AssertionError(told)
 
 
-def _check_text(actual: str, expected: str, path: str, line: int) -> None:
+def _check_text(actual: str, expected: str, keyword: str, path: str, line: int) -> None:
     actual, expected = golden.normal(actual), golden.normal(expected)
-    if actual != expected and golden.rewriting():
-        golden.rewrite(path, line, "after", actual)
+    if actual == expected:
         return
-    assert actual == expected, "the IR differs; QFX_GOLDEN=rewrite writes the new one"
+    if golden.updates.enabled:
+        golden.updates.add(path, line, keyword, actual)
+        return
+    raise AssertionError(
+        f"the IR {keyword} the pass differs; pytest --update-golden writes the new one\n"
+        + "\n".join(unified_diff(expected.splitlines(), actual.splitlines(), lineterm="", n=1))
+    )
 
 
 def _as_args(inputs: Any) -> tuple[Any, ...]:
