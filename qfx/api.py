@@ -5,7 +5,7 @@ nn.Module -> capture -> passes before calibration -> calibrate -> passes after i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -39,6 +39,7 @@ from qfx.capture.regions.plan import Plan, plan
 from qfx.capture.regions.recording import generates
 from qfx.conversion import use_up
 from qfx.errors import CaptureError
+from qfx.framework.instruments import Instrument, as_instruments
 from qfx.framework.levels import Level
 from qfx.framework.pipeline import Pipeline
 from qfx.garbage_collection import patiently
@@ -79,6 +80,8 @@ def quantize(
     min_coverage: float | None = None,
     regions: str | Iterable[str] = "auto",
     check: bool = True,
+    settings: Sequence[object] = (),
+    instruments: Sequence[Instrument] = (),
 ) -> QuantizedModel:
     """Quantize a model after training.
 
@@ -102,6 +105,8 @@ def quantize(
         check: compare on the example inputs what every step computes with what it should: the float
             graph with the model, each kernel call and the whole with the reference form. A kernel
             that is wrong is put back to float (reason "kernel-failed-check").
+        settings: what passes of yours ask of their context by type: ``ctx.get(MySettings)``.
+        instruments: told before and after each pass.
 
     Returns:
         A GraphModule with the signature and output structure of ``model``, with ``.report`` and
@@ -128,6 +133,8 @@ def quantize(
         example_kwargs=example_kwargs,
         pipeline=pipeline,
         regions=regions,
+        settings=settings,
+        instruments=instruments,
     )
     subject = calibrated(prepared)
     if subject.has_observers:
@@ -177,6 +184,8 @@ def prepare(
     pipeline: Pipeline | None = None,
     regions: str | Iterable[str] = "auto",
     qparams_from: QuantizedModel | None = None,
+    settings: Sequence[object] = (),
+    instruments: Sequence[Instrument] = (),
 ) -> PreparedModel:
     """Capture a model and put observers in it, or for training fake-quants.
 
@@ -209,7 +218,8 @@ def prepare(
     check_dtype(model, args, kwargs)
     check_calibrates(chosen)
     start = None if qparams_from is None else Start(qparams_from.reference)
-    request = Request(method, chosen, target, qconfig, kinds, start)
+    watched = as_instruments(instruments)
+    request = Request(method, chosen, target, qconfig, kinds, start, tuple(settings), watched)
     captured = _captured(model, args, kwargs, method, asked)
     if not isinstance(captured, fx.GraphModule):
         return cast(PreparedModel, prepare_regions(request, model, captured, args, kwargs))

@@ -41,12 +41,14 @@ def use_up(
     to_reference, to_lowered = _at_reference(settings.rest)
     if net is not None:
         net.check_float(prepared)
-    transform(prepared, to_reference, ctx, history, net.instruments() if net else ())
+    instruments = (*settings.instruments, *(net.instruments() if net else ()))
+    transform(prepared, to_reference, ctx, history, instruments)
     reference = clone_graph_module(prepared, take=True)
 
     def lower(graph_module: fx.GraphModule, stages: History) -> None:
         ctx.graph_module = graph_module
-        transform(graph_module, to_lowered, ctx, stages, net.instruments() if net else ())
+        instruments = (*settings.instruments, *(net.instruments() if net else ()))
+        transform(graph_module, to_lowered, ctx, stages, instruments)
 
     if net is not None:
         lowered, history = net.lower(reference, lower, history)

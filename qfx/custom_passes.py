@@ -16,7 +16,7 @@ from qfx.capture.capture import capture
 from qfx.configuration.configuration import Configuration
 from qfx.errors import ConfigError
 from qfx.framework.continued import continued, level_of
-from qfx.framework.instruments import Instrument
+from qfx.framework.instruments import Instrument, as_instruments
 from qfx.framework.levels import LEVEL, Level
 from qfx.framework.manager import run_pipeline
 from qfx.framework.pass_base import Pass, PassContext, as_pass, works_as_written
@@ -87,7 +87,7 @@ def run_passes(
         pipeline = pipeline.with_passes_at(Level.LOWERED, ctx.get(Backend).passes)
     history = History()
     net = [KeepsValues((args, ctx.example_kwargs))] if check else []
-    run_pipeline(graph_module, pipeline, ctx, history, [*instruments, *net])
+    run_pipeline(graph_module, pipeline, ctx, history, [*as_instruments(instruments), *net])
     graph_module.meta[LEVEL] = ctx.level
     return graph_module, history
 

@@ -14,6 +14,7 @@ from torch import fx, nn
 from qfx.backends.base import Backend
 from qfx.capture.capture import EXPECTED
 from qfx.configuration.configuration import Configuration
+from qfx.framework.instruments import Instrument
 from qfx.framework.manager import transform
 from qfx.framework.pipeline import Pipeline
 from qfx.graph.clone import clone_graph_module
@@ -38,6 +39,8 @@ class Request:
         qconfig: what to quantize how; None for the backend's default.
         types: the module types that it is restricted to; None for all.
         start: the quantized model that training starts from.
+        settings: what passes may ask of their context by type.
+        instruments: told before and after each pass.
     """
 
     method: str
@@ -46,6 +49,8 @@ class Request:
     qconfig: QConfig | QConfigMapping | None
     types: frozenset[type[nn.Module]] | None
     start: Start | None = None
+    settings: tuple[object, ...] = ()
+    instruments: tuple[Instrument, ...] = ()
 
     def configured(
         self, captured: fx.GraphModule, model: nn.Module, *, quiet: bool = False
@@ -86,10 +91,10 @@ def prepare_graph(
     settings = Settings(
         request.method, request.backend, configuration, before, after, args, kwargs,
         captured_sites(captured), captured, expected, size_bytes(module), request.start,
-        region=region,
+        region=region, extra=request.settings, instruments=request.instruments,
     )  # fmt: skip
     ctx, history = settings.context(graph_module), History()
-    transform(graph_module, before, ctx, history)
+    transform(graph_module, before, ctx, history, request.instruments)
     settings = replace(
         settings,
         buffers=written_tensors(graph_module, RECORDERS),

@@ -6,9 +6,12 @@ Passes themselves neither time, print nor check anything. What checks numbers is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from qfx.errors import ConfigError
 
 if TYPE_CHECKING:
     from qfx.framework.pass_base import Pass, PassContext
@@ -26,6 +29,21 @@ class Instrument:
 
     def after_pass(self, step: Pass, ctx: PassContext, stage: Stage) -> None:
         """Called after each pass, once its graph has been verified and recorded."""
+
+
+def as_instruments(given: Iterable[object]) -> tuple[Instrument, ...]:
+    """``given``, each of which is checked to be an instrument.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    found = []
+    for each in given:
+        if not isinstance(each, Instrument):
+            hint = " (a class; write it with parentheses)" if isinstance(each, type) else ""
+            raise ConfigError(f"instruments has {each!r}, which is no Instrument{hint}")
+        found.append(each)
+    return tuple(found)
 
 
 class Timing(Instrument):

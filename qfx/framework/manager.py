@@ -164,6 +164,7 @@ class _Run:
             tuple(ctx.rewriter.events),
             seconds,
             tuple(ctx.near_misses[known:]),
+            tuple(ctx.rewriter.statistics.values()),
         )
         if view != self.history[-1].snapshot:
             ctx.drop_analyses()

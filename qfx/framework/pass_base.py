@@ -27,6 +27,7 @@ from typing_extensions import dataclass_transform
 from qfx.errors import ConfigError
 from qfx.framework import pass_text
 from qfx.framework.levels import Level
+from qfx.graph.findings import Finding, record
 from qfx.history.events import NearMiss
 from qfx.rewrite.call_patterns import Call, Module
 from qfx.rewrite.driver import drive
@@ -114,6 +115,21 @@ class PassContext:
         It is computed when first asked for, and dropped when the graph changes.
         """
         return self._surroundings.analysis(kind)
+
+    def record(self, node: fx.Node, name: str, value: Finding) -> None:
+        """Write down what a pass found out about ``node``: shown wherever the node is.
+
+        That is: in the IR, drawings, JSON, the report and its page. What replaces the node has it.
+
+        Args:
+            node: any node of the graph.
+            name: letters, digits, ``_ . -``; what stood under it is replaced.
+            value: a text, a flag or a number.
+
+        Raises:
+            ConfigError: it is none of these.
+        """
+        record(node, name, value)
 
     def drop_analyses(self) -> None:
         """Forget what is known of the graph, which somebody changed beside the gate."""

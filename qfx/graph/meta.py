@@ -32,6 +32,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from qfx.graph.findings import hand_on
+
 ORIGINS = "qfx.origins"
 RULE = "qfx.rule"
 VALUE = "qfx.value"
@@ -267,3 +269,4 @@ def copy_meta(target: fx.Node, *sources: fx.Node, rule: str) -> None:
     """Give ``target`` the union of the origins of ``sources``, in order, and name its maker."""
     set_origins(target, (o for s in sources for o in origins(s)))
     target.meta[RULE] = rule
+    hand_on(target, sources)

@@ -13,6 +13,7 @@ from html import escape
 
 import graphviz
 
+from qfx.graph.findings import findings_text
 from qfx.history import listing
 from qfx.history.kinds import Look, is_integer, look
 from qfx.history.record import NodeRecord
@@ -103,7 +104,8 @@ def _label(record: NodeRecord, note: str) -> str:
     lines = [f"<B>{escape(_short(title))}</B>"]
     settings = _short(", ".join(_settings(record.args))) if record.op != "output" else ""
     named = "" if record.op in ("placeholder", "output") else f"%{record.name}"
-    small = [settings, "  ".join(t for t in (named, record.type_text) if t), note]
+    found = findings_text(record.findings)
+    small = [settings, "  ".join(t for t in (named, record.type_text) if t), found, note]
     lines += [f'<FONT POINT-SIZE="9">{escape(_short(t, 60))}</FONT>' for t in small if t]
     return f"<{'<BR/>'.join(lines)}>"
 

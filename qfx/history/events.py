@@ -28,6 +28,25 @@ class Event:
         return bool(self.removed or self.added)
 
 
+@dataclass
+class RuleStatistics:
+    """What one rule was about in one pass.
+
+    Attributes:
+        rule: "pass/rule".
+        attempts: at how many nodes it was tried.
+        matches: how often its pattern matched.
+        rewrites: how often it rewrote what matched.
+        seconds: what trying and rewriting took.
+    """
+
+    rule: str
+    attempts: int = 0
+    matches: int = 0
+    rewrites: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class NearMiss:
     """A rule that nearly applied, or that found nothing to try; holds no live node.

@@ -16,7 +16,7 @@ from qfx.errors import ConfigError
 from qfx.history.blame import Blame, trace
 from qfx.history.diff import GraphDiff
 from qfx.history.stage import Stage
-from qfx.table import columns
+from qfx.table import columns, table
 
 
 class History:
@@ -81,6 +81,25 @@ class History:
             fired = ", ".join(f"{rule} x{n}" for rule, n in stage.fired.items())
             rows.append((stage.title, str(len(stage.snapshot)), change, fired))
         return columns(rows)
+
+    def rules(self) -> str:
+        """A table of the rules of all stages: tried, matched, applied, and what that took.
+
+        The slowest comes first. Stages that were read from a file have no statistics.
+        """
+        found = [rule for stage in self._stages for rule in stage.statistics]
+        rows = [
+            (
+                rule.rule,
+                str(rule.attempts),
+                str(rule.matches),
+                str(rule.rewrites),
+                f"{1e3 * rule.seconds:.1f}",
+            )
+            for rule in sorted(found, key=lambda rule: (-rule.seconds, rule.rule))
+        ]
+        header = ("rule", "tried", "matched", "applied", "ms")
+        return table(header, rows, right=header[1:])
 
     def diff(self, a: int | str, b: int | str | None = None) -> GraphDiff:
         """The difference from stage ``a`` to stage ``b``, each by index or name.

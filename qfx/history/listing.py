@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qfx.graph.findings import findings_text
 from qfx.graph.text import REFERENCE
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def row(
     note: str = "",
 ) -> Row:
     """One node before alignment; ``note`` is added to its comment."""
-    comment = "  ".join(t for t in (provenance_text(record) if provenance else "", note) if t)
+    said = provenance_text(record) if provenance else ""
+    comment = "  ".join(t for t in (said, findings_text(record.findings), note) if t)
     if record.op == "output":
         return Row("", "", f"return {resolve(record.args, {})}", comment, mark)
     body = body_text(record, attributes)

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from torch import fx
 
 from qfx.graph import meta
+from qfx.graph.findings import Findings, findings
 from qfx.graph.meta import Origin, TensorInfo, Value
 from qfx.graph.text import REFERENCE, call_text, literal, module_type, target_name, value_text
 from qfx.history import listing
@@ -35,6 +36,7 @@ class NodeRecord:
         rule: "pass/rule" that made it, "" for a captured node.
         fingerprint: of target and arguments, valid in this process only; decides interning.
         digest: of the program it denotes, the same in every process.
+        findings: what passes recorded of it.
     """
 
     name: str
@@ -47,6 +49,7 @@ class NodeRecord:
     rule: str
     fingerprint: int
     digest: int
+    findings: Findings = ()
 
     def __copy__(self) -> NodeRecord:
         return self
@@ -108,6 +111,7 @@ def is_current(record: NodeRecord, node: fx.Node) -> bool:
         record.origins == _origins(node)
         and record.rule == node.meta.get(meta.RULE, "")
         and record.value == _value(node)
+        and record.findings == findings(node)
     )
 
 
@@ -122,7 +126,7 @@ def record_of(node: fx.Node, base: str, fingerprint: int) -> NodeRecord:
     value = _frozen(_value(node))
     return NodeRecord(
         node.name, node.op, target, path, args, value, _origins(node), meta.rule_of(node),
-        fingerprint, digest_of(node.name, node.op, target, path, args, value),
+        fingerprint, digest_of(node.name, node.op, target, path, args, value), findings(node),
     )  # fmt: skip
 
 

@@ -200,6 +200,7 @@ def _attributes(record: NodeRecord) -> dict[str, object]:
         "source": record.source,
         "rule": record.rule,
         "origins": tuple(o.node for o in record.origins),
+        "findings": dict(record.findings),
     }
 
 
@@ -219,6 +220,7 @@ def _as_json(record: NodeRecord, users: tuple[str, ...]) -> dict[str, object]:
         "value": _value_json(record.value),
         "rule": record.rule,
         "origins": origins,
+        **({"findings": dict(record.findings)} if record.findings else {}),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from qfx.history.events import Event, NearMiss
+from qfx.history.events import Event, NearMiss, RuleStatistics
 from qfx.history.snapshot import Snapshot
 
 
@@ -19,6 +19,7 @@ class Stage:
         snapshot: the graph after it.
         events: what its rules did, in order.
         near_misses: where its rules nearly applied, and why they did not.
+        statistics: of each rule, how often it was tried and applied, and what that took.
         seconds: how long it took; never printed with the graph, which stays deterministic.
     """
 
@@ -28,6 +29,7 @@ class Stage:
     events: tuple[Event, ...] = ()
     seconds: float = field(default=0.0, compare=False)
     near_misses: tuple[NearMiss, ...] = field(default=(), compare=False)
+    statistics: tuple[RuleStatistics, ...] = field(default=(), compare=False)
 
     def __copy__(self) -> Stage:
         return self

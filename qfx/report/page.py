@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
+from qfx.graph.findings import Finding, finding_text
 from qfx.report.page_assets import SCRIPT, STYLE
-from qfx.report.text import covered, facts, heads, size_ratio
+from qfx.report.text import covered, facts, finding_names, heads, size_ratio
 from qfx.table import amount, byte_count
 
 if TYPE_CHECKING:
@@ -121,16 +122,18 @@ def _table(report: QuantizationReport) -> Iterator[str]:
     yield '<div class="scroll" role="region" aria-labelledby="sites" tabindex="0"><table>'
     yield '<caption class="off">One row for each float operation of the model, in graph order'
     yield "</caption><thead><tr>"
-    yield from (f'<th scope="col">{escape(column)}</th>' for column in _COLUMNS)
+    names = finding_names(report)
+    columns = (*_COLUMNS[:-1], *names, _COLUMNS[-1])
+    yield from (f'<th scope="col">{escape(column)}</th>' for column in columns)
     yield "</tr></thead><tbody>"
     first = heads(report.sites)
     total = sum(site.macs for site in report.sites)
     for index, site in enumerate(report.sites):
-        yield from _row(index, site, first.get(site.step, site), total)
+        yield from _row(index, site, first.get(site.step, site), total, names)
     yield "</tbody></table></div></section>"
 
 
-def _row(index: int, site: Site, head: Site, total: int) -> Iterator[str]:
+def _row(index: int, site: Site, head: Site, total: int, names: tuple[str, ...]) -> Iterator[str]:
     state = "removed" if site.removed else site.decision
     yield f'<tr data-state="{state}"><td class="number" data-key="{index}">{index + 1}</td>'
     yield f'<th scope="row" title="node {escape(site.node)}">{escape(site.label)}</th>'
@@ -143,5 +146,14 @@ def _row(index: int, site: Site, head: Site, total: int) -> Iterator[str]:
     share = f' title="{site.macs / total:.1%} of the model"' if site.macs else ""
     macs = "?" if site.unknown_macs else amount(site.macs) if site.macs else ""
     yield f'<td class="number" data-key="{site.macs}"{share}>{macs}</td>'
+    yield from (_finding(site.findings.get(name)) for name in names)
     source = escape(site.source).replace("/", "/<wbr>")
     yield f"<td><code>{source}</code></td></tr>"
+
+
+def _finding(found: Finding | None) -> str:
+    if found is None:
+        return "<td></td>"
+    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    key = f' class="number" data-key="{found}"' if is_number else ""
+    return f"<td{key}>{escape(finding_text(found))}</td>"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
+from qfx.graph.findings import Finding, findings
 from qfx.graph.macs import macs
 from qfx.graph.opaque_macs import opaque_macs
 from qfx.history.history import History
@@ -53,6 +54,7 @@ class Site:
         unknown_macs: whether its work is unknown: a module that can't be run without values, say.
         method: how it is quantized, "static", "dynamic" or "weight_only"; "" when it is not.
         rule: the rule of the configuration that chose how; "" when it is not.
+        findings: what passes recorded of it, by name.
     """
 
     node: str
@@ -70,6 +72,7 @@ class Site:
     unknown_macs: bool = False
     method: str = ""
     rule: str = ""
+    findings: Mapping[str, Finding] = field(default_factory=dict, hash=False)
 
     @property
     def runs_as(self) -> str:
@@ -220,6 +223,7 @@ class _Outcomes:
         self.integer = 0
         self.opaque = opaque_macs(reference)
         self.undecided: set[str] = set()
+        self.findings: dict[str, dict[str, Finding]] = {}
         self.removers: dict[str, str] = {}
         for node in reference.graph.nodes:
             self._count(node)
@@ -241,6 +245,9 @@ class _Outcomes:
 
     def _record(self, node: fx.Node) -> None:
         kernel, note = kernel_of(node), annotation(node)
+        found = findings(node)
+        for origin in meta.origins(node) if found else ():
+            self.findings.setdefault(origin.node, {}).update(found)
         if kernel is None and note is not None and note.decision.quantized:
             kernel = Kernel("reference", macs(node))  # a backend without kernels
         if kernel is not None:
@@ -295,6 +302,7 @@ class _Outcomes:
             unknown_macs=origin.node in self.unknown,
             method=note.method if kernel and note else "",
             rule=note.rule if kernel and note else "",
+            findings=self.findings.get(origin.node, {}),
         )
 
     def _without_decision(self, name: str) -> Decision:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from qfx.backends.saturation import HIGHEST_SAFE
+from qfx.graph.findings import finding_text
 from qfx.table import amount, byte_count, table
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def heads(sites: Iterable[Site]) -> dict[str, Site]:
 
 def _table(report: QuantizationReport) -> str:
     first, above = heads(report.sites), ""
-    rows = []
+    names, rows = finding_names(report), []
     for site in report.sites:
         head = first.get(site.step, site)
         fused = head is not site
@@ -97,9 +98,15 @@ def _table(report: QuantizationReport) -> str:
             runs_as = f"{runs_as} of {head.label}"
         plus = "+ " if fused and above == site.step else ""
         macs = "?" if site.unknown_macs else amount(site.macs) if site.macs else ""
-        rows.append((site.label, f"{plus}{site.op}", runs_as, macs, site.source))
+        found = [finding_text(site.findings[n]) if n in site.findings else "" for n in names]
+        rows.append((site.label, f"{plus}{site.op}", runs_as, macs, *found, site.source))
         above = above if site.removed else site.step  # what was dropped interrupts no chain
-    return table(_HEADER, rows, right=("MACs",))
+    return table((*_HEADER[:-1], *names, _HEADER[-1]), rows, right=("MACs", *names))
+
+
+def finding_names(report: QuantizationReport) -> tuple[str, ...]:
+    """The names under which passes recorded something of sites; each is a column."""
+    return tuple(dict.fromkeys(name for site in report.sites for name in site.findings))
 
 
 def _notes(report: QuantizationReport) -> Iterator[str]:

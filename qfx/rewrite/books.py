@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import PatternError
 from qfx.graph import meta
 from qfx.graph.attributes import Attributes
-from qfx.history.events import Event
+from qfx.history.events import Event, RuleStatistics
 from qfx.rewrite.ledger import Ledger
 from qfx.rewrite.rule import Match
 from qfx.rewrite.surroundings import Analysis, Surroundings
@@ -29,6 +29,7 @@ class Books:
         rule: name of the rule at work, or None.
         node: name of the node that the rule matched, or None.
         values: what the nodes that were made yield.
+        statistics: of the rules that the pass drove, by name.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Books:
         self.values = Values(graph_module, runs=infers)
         self._surroundings = surroundings or Surroundings(graph_module)
         self._attributes = Attributes(graph_module)
+        self.statistics: dict[str, RuleStatistics] = {}
         self._match: Match | None = None
         self._point: fx.Node | None = None
         self._ledger = Ledger()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch import fx, nn
 
@@ -12,9 +13,13 @@ from qfx.rewrite.pattern import Mismatch, Pattern, as_pattern, same_literal, tar
 from qfx.rewrite.possible import check_possible
 from qfx.vocab import OpDef
 
+if TYPE_CHECKING:
+    from qfx.rewrite.rule import Match
+
 _OPTIONS = ("bind", "users", "where", "commutative")
 
-Where: TypeAlias = Callable[[fx.Node], "bool | Mismatch"]
+Where: TypeAlias = "Callable[[fx.Node], bool | Mismatch] | WhereMatched"
+WhereMatched: TypeAlias = "Callable[[fx.Node, Match], bool | Mismatch]"
 
 
 class Call(Pattern):
@@ -40,6 +45,7 @@ class Call(Pattern):
         if bind is not None and not isinstance(bind, str):
             raise PatternError(f"bind={bind!r} is no name")
         self.bind, self.users, self.where = bind, users, where
+        self.condition = Condition(self) if where is not None and _asks_match(where) else None
 
     def roots(self) -> Iterator[object]:
         yield from self.targets
@@ -67,6 +73,23 @@ class Call(Pattern):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
+class Condition(Pattern):
+    """Matches where the predicate of a call holds for what is matched by then: its operands too."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+
+def _asks_match(where: Where) -> bool:
+    """Whether a predicate takes the match as well as the node."""
+    try:
+        parameters = inspect.signature(where).parameters.values()
+    except (TypeError, ValueError):  # builtins that tell nothing
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters) > 1
+
+
 class Op(Call):
     """Matches an operation.
 
@@ -76,7 +99,9 @@ class Op(Call):
         operands: patterns or literals for the first parameters.
         bind: name under which the match keeps the node.
         users: how often the result must be read, exactly.
-        where: a predicate over the node, which returns a bool or a :class:`Mismatch`.
+        where: a predicate over the node, or over the node and the :class:`Match` so far: what
+            stands in front of it in the pattern, and its own operands. It returns a bool or a
+            :class:`Mismatch`.
         commutative: whether the first two operands may be swapped; by default known for ADD, MUL.
         attributes: patterns or literals for parameters by name.
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from time import perf_counter
 
 from torch import fx
 
 from qfx.errors import PatternError
 from qfx.graph import meta
 from qfx.graph.memory import Memory
-from qfx.history.events import NearMiss
+from qfx.history.events import NearMiss, RuleStatistics
 from qfx.rewrite.matcher import Matcher
 from qfx.rewrite.pattern import Mismatch, target_name
 from qfx.rewrite.replacement import Replacement
@@ -58,6 +59,11 @@ class _Driver:
         self.rewriter = rewriter
         self.matcher = Matcher(rules, rewriter.graph_module)
         self.near_misses: dict[tuple[str, fx.Node], Mismatch] = {}
+        known = rewriter.statistics
+        self.statistics = {
+            rule.name: known.setdefault(rule.name, RuleStatistics(self._name(rule.name)))
+            for rule in rules
+        }
         self.generation: dict[fx.Node, int] = {}
         self.limit = len(rewriter.graph.nodes) + _SLACK
         self.skipped_hub = False
@@ -84,15 +90,28 @@ class _Driver:
     def _rewrite_at(self, node: fx.Node) -> bool:
         """Apply the first rule that does at ``node``."""
         for rule in self.matcher.rules_for(node):
-            with self.rewriter.blaming(rule.name, node):  # a predicate may raise
-                found = self.matcher.match(rule, node)
-            if isinstance(found, Match):
-                refusal = self._apply(rule, found)
-                if refusal is None:
-                    return True
-                self.near_misses[rule.name, node] = refusal
-            elif found is not None:
-                self.near_misses[rule.name, node] = found
+            counted = self.statistics[rule.name]
+            counted.attempts += 1
+            began = perf_counter()
+            applied = self._try(rule, node, counted)
+            counted.seconds += perf_counter() - began
+            if applied:
+                return True
+        return False
+
+    def _try(self, rule: RewriteRule, node: fx.Node, counted: RuleStatistics) -> bool:
+        """Apply ``rule`` at ``node`` if it does; keep the reason of a near-miss."""
+        with self.rewriter.blaming(rule.name, node):  # a predicate may raise
+            found = self.matcher.match(rule, node)
+        if found is None:
+            return False
+        if isinstance(found, Match):
+            counted.matches += 1
+            found = self._apply(rule, found)
+            if found is None:
+                counted.rewrites += 1
+                return True
+        self.near_misses[rule.name, node] = found
         return False
 
     def misses(self) -> list[NearMiss]:

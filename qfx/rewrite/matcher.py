@@ -12,8 +12,9 @@ what ``explain`` shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import permutations
+from typing import cast
 
 from torch import Tensor, fx, nn
 
@@ -114,6 +115,8 @@ class Matcher:
         """Match the pattern itself; yield each list of goals that remains, none on failure."""
         if isinstance(goal.pattern, call_patterns.Call):
             yield from self._enter_call(goal.pattern, goal, attempt)
+        elif isinstance(goal.pattern, call_patterns.Condition):
+            yield from _enter_condition(goal.pattern.call, goal.value, attempt)
         elif isinstance(goal.pattern, p.Seq):
             yield from _enter_sequence(goal.pattern, goal, attempt)
         elif _leaf(goal, attempt) and bind_name(goal, attempt):
@@ -137,7 +140,7 @@ class Matcher:
         if fault is not None:
             attempt.fail(fault, near=True)
         elif not pattern.operands and not pattern.attributes:
-            yield ()
+            yield _condition(pattern, node)
         else:
             yield from self._arguments(pattern, node, attempt)
 
@@ -161,7 +164,7 @@ class Matcher:
                 Goal(each, given.operands[i], Place(pattern, node, _name(given, i), i + 1))
                 for each, i in zip(pattern.operands, order, strict=True)
             ]
-            yield [*operands, *attributes]
+            yield [*operands, *attributes, *_condition(pattern, node)]
 
     def _named(self, node: fx.Node) -> str:
         key = self.key(node)
@@ -247,10 +250,32 @@ def _check_users(pattern: call_patterns.Call, node: fx.Node) -> Mismatch | None:
     return Mismatch("{0}: expected {1} {2}, has {3}", label, pattern.users, noun, reads, node=node)
 
 
+def _condition(pattern: call_patterns.Call, node: fx.Node) -> list[Goal]:
+    return [] if pattern.condition is None else [Goal(pattern.condition, node)]
+
+
+def _enter_condition(
+    pattern: call_patterns.Call, node: fx.Node, attempt: Attempt
+) -> Iterator[Sequence[Goal]]:
+    so_far = Match(attempt.nodes[0], attempt.nodes, dict(attempt.bindings))
+    where = cast(call_patterns.WhereMatched, pattern.where)
+    fault = _refusal(pattern, node, where(node, so_far))
+    if fault is None:
+        yield ()
+    else:
+        attempt.fail(fault, near=True)
+
+
 def _check_where(pattern: call_patterns.Call, node: fx.Node) -> Mismatch | None:
-    if pattern.where is None:
+    if pattern.where is None or pattern.condition is not None:
         return None
-    verdict = pattern.where(node)
+    where = cast("Callable[[fx.Node], bool | Mismatch]", pattern.where)
+    return _refusal(pattern, node, where(node))
+
+
+def _refusal(
+    pattern: call_patterns.Call, node: fx.Node, verdict: bool | Mismatch
+) -> Mismatch | None:
     if isinstance(verdict, Mismatch):
         return verdict
     if verdict:

@@ -71,6 +71,15 @@ class RewriteRule:
     def __call__(self, match: Match, rewriter: Rewriter) -> fx.Node | Mismatch:
         return self.function(match, rewriter)
 
+    def __add__(self, other: RewriteRule | tuple[RewriteRule, ...]) -> tuple[RewriteRule, ...]:
+        """Rules in order of precedence: ``patterns = one + another + OtherPass.patterns``."""
+        if isinstance(other, RewriteRule):
+            return (self, other)
+        return (self, *other) if isinstance(other, tuple) else NotImplemented
+
+    def __radd__(self, other: tuple[RewriteRule, ...]) -> tuple[RewriteRule, ...]:
+        return (*other, self) if isinstance(other, tuple) else NotImplemented
+
 
 def rewrite(pattern: Pattern, name: str | None = None) -> Callable[[RuleFunction], RewriteRule]:
     """Make a rule of a function ``(match, rewriter) -> new node | Mismatch``.

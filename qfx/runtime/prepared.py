@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import FormatError
+from qfx.framework.instruments import Instrument
 from qfx.framework.pass_base import PassContext
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.in_place import hand_on_place
@@ -51,6 +52,8 @@ class Settings:
         buffers: those, and parameters, that forward may write to, as they were before calibration.
         trained: what a model in training means.
         region: which part of the user's model the graph is; "main" for the whole.
+        extra: what the user puts into the context of passes, by type.
+        instruments: told before and after each pass.
     """
 
     method: str
@@ -68,6 +71,8 @@ class Settings:
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     trained: Trained | None = None
     region: str = "main"
+    extra: tuple[object, ...] = ()
+    instruments: tuple[Instrument, ...] = ()
 
     def context(self, graph_module: fx.GraphModule) -> PassContext:
         """What the passes of ``graph_module`` may use."""
@@ -78,7 +83,7 @@ class Settings:
             region=self.region,
         )
         ctx.put(self.backend, self.configuration, QUANTIZATION)
-        ctx.put(*(each for each in (self.trained, self.start) if each is not None))
+        ctx.put(*(each for each in (self.trained, self.start) if each is not None), *self.extra)
         return ctx
 
 

@@ -19,6 +19,7 @@ from qfx.history.snapshot import Snapshot
 from qfx.history.stage import Stage
 from qfx.storage.facts import FactWriter, Numbered, read_shape, write_shape
 from qfx.storage.fields import Fields, Json
+from qfx.storage.findings import read_findings, write_findings
 
 _OPS = ("placeholder", "get_attr", "call_module", "call_method", "call_function", "output")
 
@@ -99,7 +100,8 @@ def write_history(history: History) -> dict[str, Json]:
 def _write_record(record: NodeRecord, facts: FactWriter) -> Json:
     said: list[Json] = [record.name, record.op, record.target, record.path, record.args]
     origins: list[Json] = [facts.origin(origin) for origin in record.origins]
-    return [*said, write_shape(record.value), origins, facts.rule(record.rule)]
+    found: list[Json] = [write_findings(record.findings)] if record.findings else []
+    return [*said, write_shape(record.value), origins, facts.rule(record.rule), *found]
 
 
 def _write_stage(stage: Stage, records: list[Json]) -> Json:
@@ -130,7 +132,7 @@ def read_history(fields: Fields) -> list[Stage]:
     for each in fields.records("stages"):
         shown = each.integers("records", 0, len(records) - 1)
         snapshot = Snapshot([records[number] for number in shown], region=each.text("region"))
-        if stages and stages[-1].snapshot == snapshot:
+        if stages and stages[-1].snapshot.records == snapshot.records:  # the very same ones
             snapshot = stages[-1].snapshot
         stages.append(
             Stage(
@@ -148,7 +150,7 @@ def read_history(fields: Fields) -> list[Stage]:
 
 
 def _read_record(fields: Fields, value: object, numbered: Numbered) -> NodeRecord:
-    right = type(value) is list and len(value) == 8 and all(type(v) is str for v in value[:5])
+    right = type(value) is list and len(value) in (8, 9) and all(type(v) is str for v in value[:5])
     if type(value) is not list or not right or value[1] not in _OPS or type(value[6]) is not list:
         fields.refuse("records", "holds something that is no record")
     name, op, target, path, args = value[:5]
@@ -156,7 +158,8 @@ def _read_record(fields: Fields, value: object, numbered: Numbered) -> NodeRecor
     origins = tuple(numbered.origin(number, fields.place) for number in value[6])
     rule = numbered.rule(value[7], fields.place)
     digest = digest_of(name, op, target, path, args, shape)
-    return NodeRecord(name, op, target, path, args, shape, origins, rule, 0, digest)
+    found = read_findings(value[8:], f"{fields.place}.records")
+    return NodeRecord(name, op, target, path, args, shape, origins, rule, 0, digest, found)
 
 
 def _read_event(fields: Fields, value: object) -> Event:

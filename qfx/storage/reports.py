@@ -10,6 +10,7 @@ from qfx.report.checked import Checked
 from qfx.report.sites import QuantizationReport, Site
 from qfx.storage.facts import FactReader, FactWriter
 from qfx.storage.fields import Fields, Json, number
+from qfx.storage.findings import read_findings, write_findings
 
 _METHODS = ("", "static", "dynamic", "weight_only")
 
@@ -50,6 +51,8 @@ def _write_site(site: Site, facts: FactWriter, kernels: dict[str, int]) -> Json:
         written["region"] = site.region
     if site.unknown_macs:
         written["unknown_macs"] = True
+    if site.findings:
+        written["findings"] = write_findings(tuple(site.findings.items()))
     if site.rule:
         written["rule"] = facts.rule(site.rule)
     return written | ({"method": site.method} if site.method else {})
@@ -103,6 +106,7 @@ def _read_site(fields: Fields, facts: FactReader, kernels: Sequence[str]) -> Sit
         fields.flag("unknown_macs", False),
         fields.choice("method", _METHODS, ""),
         facts.rule(fields.any("rule"), fields.place) if fields.has("rule") else "",
+        dict(read_findings([fields.any("findings")], fields.place)),
     )
     fields.any("rule")
     fields.close()

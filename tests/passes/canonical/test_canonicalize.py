@@ -94,8 +94,10 @@ def test_a_family_that_there_is_not_is_named_with_those_there_are() -> None:
         qfx.ConfigError, match="no family called 'attention'; it has: functionalize"
     ):
         Canonicalize(leave_out=("attention",))
-    with pytest.raises(qfx.ConfigError, match=r"parts of canonicalize \(functionalize"):
+    with pytest.raises(qfx.ConfigError, match=r"did you mean expand-attention\?"):
         qfx.pipelines.static().without("attention")
+    with pytest.raises(qfx.ConfigError, match=r"parts of canonicalize \(functionalize"):
+        qfx.pipelines.static().without("zzz")
 
 
 def test_what_a_family_knew_is_float_without_it() -> None:
