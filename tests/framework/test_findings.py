@@ -1,4 +1,4 @@
-"""What passes record of nodes is shown everywhere and kept through rewriting; settings reach them."""
+"""What passes record of nodes is shown everywhere, and kept through rewriting."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_instruments_see_the_passes_of_both_halves(
 
 
 def test_no_instrument() -> None:
-    with pytest.raises(qfx.ConfigError, match="no Instrument .a class; write it with parentheses"):
+    with pytest.raises(qfx.ConfigError, match=r"no Instrument .a class; write it with parentheses"):
         qfx.prepare(Net().eval(), X, instruments=[Watch])
     with pytest.raises(qfx.ConfigError, match="instruments has 3, which is no Instrument"):
         qfx.run_passes(Net().eval(), [], X, instruments=[3])
