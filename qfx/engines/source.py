@@ -19,12 +19,10 @@ from qfx.framework.manager import run_pipeline
 from qfx.framework.pass_base import PassContext
 from qfx.framework.pipeline import Pipeline
 from qfx.framework.registry import get_pass
-from qfx.graph.clone import clone_graph_module
 from qfx.graph.copying import deep_copied, side_effects_undone
 from qfx.graph.overlap import overwrite
 from qfx.graph.state import written_names
 from qfx.graph.steps import state_kept
-from qfx.graph.working import WorkingGraphModule
 from qfx.history.history import History
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
@@ -113,14 +111,7 @@ def source_of(model: object, example_inputs: object) -> Source:
         )
     args, kwargs = copy_tensors(call_of(example_inputs))
     reference = _graph_of(model, args, kwargs)
-    return _source(_own(model), reference, example_inputs)
-
-
-def _own(model: nn.Module) -> nn.Module:
-    """A copy that runs as the model does now, whatever becomes of it."""
-    if isinstance(model, WorkingGraphModule):  # fx makes classes of classes of copies of it
-        return clone_graph_module(model, deep=True)
-    return deep_copied(model)
+    return _source(deep_copied(model), reference, example_inputs)
 
 
 def _source(model: nn.Module, reference: fx.GraphModule, example_inputs: object) -> Source:

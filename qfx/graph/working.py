@@ -7,15 +7,27 @@ thousand nodes, each time, also for graphs that are only read or are about to be
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from torch import fx, nn
 
 from qfx.graph.unread_modules import take_after
 
+_Self = TypeVar("_Self", bound="WorkingGraphModule")
+
 
 class WorkingGraphModule(fx.GraphModule):
     """Generates its code when ``forward`` or ``code`` is first asked for, or by ``recompile()``."""
+
+    def __new__(cls: type[_Self], *args: Any, **kwargs: Any) -> _Self:
+        """An instance of a class of its own, whose base is the class as it was written.
+
+        fx tells those that it made by their qualified name, which is the model's here. A class made
+        of one of a copy's original would take over its ``__call__``, which calls itself.
+        """
+        made_by_fx = fx.GraphModule.__module__
+        return super().__new__(next(c for c in cls.__mro__ if c.__module__ != made_by_fx))
 
     def __init__(
         self, root: nn.Module | dict[str, Any], graph: fx.Graph, class_name: str = "GraphModule"
@@ -51,6 +63,9 @@ class WorkingGraphModule(fx.GraphModule):
     def __str__(self) -> str:
         self._update()  # fx prints the code it keeps
         return super().__str__()
+
+    def _deepcopy_init(self) -> Callable[..., None]:
+        return partial(WorkingGraphModule.__init__, class_name=type(self).__name__)
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._update()  # what is pickled is the code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pickle
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import fx, nn
 
+import qfx
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.working import WorkingGraphModule
 
@@ -77,6 +79,21 @@ def test_one_module_does_not_change_another() -> None:
 def test_pickle_keeps_what_it_computes() -> None:
     again = pickle.loads(pickle.dumps(plus_relu()))
     assert again(X).tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_copies_run_after_they_were_captured(called: bool) -> None:
+    """Capture copies what it is given: a class of a class of fx's own called itself for ever."""
+    module, _ = qfx.run_passes(nn.Sequential(nn.ReLU()).eval(), [qfx.get_pass("canonicalize")], X)
+    if called:
+        module(X)
+    copied = copy.deepcopy(module)
+    of_copy, shallow = copy.deepcopy(copied), copy.copy(copied)
+    for each in (copied, of_copy, shallow, copy.deepcopy(shallow), module):
+        again, _ = qfx.run_passes(each, [qfx.get_pass("canonicalize")], X)
+        assert again(X).tolist() == each(X).tolist() == [0.0, 2.0]
+    assert type(of_copy).__name__ == type(copied).__name__ == type(module).__name__ == "Sequential"
+    assert len(type(of_copy).__mro__) == len(type(module).__mro__)
 
 
 def test_clone_takes_the_graph_over() -> None:
