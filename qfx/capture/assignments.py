@@ -96,7 +96,7 @@ class Assignments:
 def _is_made_by_tracing(module: nn.Module, name: str) -> bool:
     """Whether a new attribute is a constant of the graph, or what is computed at most once."""
     is_computed_once = isinstance(getattr(type(module), name, None), cached_property)
-    return is_computed_once or name.startswith("_tensor_constant")
+    return is_computed_once or name.startswith(MADE_ONCE)
 
 
 def _whence(before: list[Any], now: list[Any]) -> str:
@@ -111,6 +111,9 @@ def _example(value: object) -> object:
     """What a proxy stands for: after ``self.n += 1``, the very buffer that was written to."""
     return value.example if isinstance(value, ValueProxy) else value
 
+
+MADE_ONCE = "_tensor_constant"
+"""How fx begins the names of tensors that the model makes in every call, and a trace once."""
 
 _REGISTRIES = frozenset(vars(nn.Module()))
 

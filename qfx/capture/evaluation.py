@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from qfx import vocab
+from qfx.capture.assignments import MADE_ONCE
 from qfx.capture.call_containers import Given
 from qfx.capture.decisions import DecidingTracer, node_failed
 from qfx.capture.dispatched_effects import Witness
@@ -31,6 +32,7 @@ from qfx.capture.provenance import (
 from qfx.capture.proxy import ValueProxy
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
+from qfx.graph.effects import returned_through
 from qfx.graph.interpret import called_by
 from qfx.graph.overlap import version
 
@@ -120,7 +122,10 @@ class EvaluatingTracer(DecidingTracer):
         for each in made:
             if each.is_written:
                 self._make_anew(each, operands)
-        return self.proxy_of(node, example, args, operands)
+        proxy = self.proxy_of(node, example, args, operands)
+        if any(memory_of(each.tensor, ()).overlaps(proxy.memory) for each in made):
+            meta.set_alias(node)
+        return proxy
 
     def _make_anew(self, made: _Made, operands: list[ValueProxy]) -> None:
         """Let the graph make a tensor in every run, where capture made it once, and it is written.
@@ -129,18 +134,43 @@ class EvaluatingTracer(DecidingTracer):
         would be what it is for the example inputs, and is refused.
         """
         self.settle()
-        held = [n for n in self.graph.nodes if n.op == "get_attr" and n.target == made.name]
         setattr(self.root, made.name, made.before)
-        with self.graph.inserting_after(held[0]):
-            copied = self.create_node("call_method", "clone", (held[0],), {})
-        meta.set_value(copied, meta.describe(made.before))
-        for node in held:
-            node.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
+        copied = self._copied(made.name, made.before)
         memory = memory_of(made.tensor, [each.memory for each in operands])
         memory.write(
             inputs=any(o.from_input for o in operands), data=any(o.from_data for o in operands)
         )
         self.made[id(made.tensor)] = ValueProxy(copied, self, made.tensor, Provenance(), memory)
+
+    def _copied(
+        self, name: str, tensor: Tensor, readers: Container[fx.Node] | None = None
+    ) -> fx.Node:
+        """A copy of a constant of the graph, for all that read it, or for ``readers`` alone."""
+        held = [n for n in self.graph.nodes if n.op == "get_attr" and n.target == name]
+        with self.graph.inserting_after(held[0]):
+            copied = self.create_node("call_method", "clone", (held[0],), {})
+        meta.set_value(copied, meta.describe(tensor))
+        for node in held:
+            node.replace_all_uses_with(
+                copied,
+                delete_user_cb=lambda user: (
+                    user is not copied and (readers is None or user in readers)
+                ),
+            )
+        return copied
+
+    def copy_returned(self) -> None:
+        """Let the graph return copies of tensors that the model makes anew, and capture made once.
+
+        Who calls it may write to them.
+        """
+        returned = {n: r for n, r in returned_through(self.graph).items() if n.op == "get_attr"}
+        readers: dict[str, list[fx.Node]] = {}
+        for node, through in returned.items():
+            readers.setdefault(str(node.target), []).extend(through)
+        for tensor, name in list(self.tensor_attrs.items()):
+            if name in readers and name.startswith(MADE_ONCE) and isinstance(tensor, Tensor):
+                self._copied(name, tensor, readers[name])
 
     def _read_unrecorded(self, tensors: Iterable[Tensor]) -> None:
         """Called for what Python itself does with tensors that are no proxies."""

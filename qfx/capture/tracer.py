@@ -110,7 +110,9 @@ class CaptureTracer(RecordingTracer):
             self._seen_through.show(root)
             self.assignments.watch(root, "")
             try:
-                return self.trace(root)
+                graph = self.trace(root)
+                self.copy_returned()
+                return graph
             finally:
                 self.is_done = True
 

@@ -67,6 +67,19 @@ def changing(graph: fx.Graph) -> set[fx.Node]:
     return found
 
 
+def returned_through(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """What a graph returns, and what that may be a view of; with the readers that hand it on."""
+    waiting = [node for node in graph.nodes if node.op == "output"]
+    found: dict[fx.Node, list[fx.Node]] = {}
+    for reader in waiting:
+        operands = reader.all_input_nodes if reader.op == "output" else shares_memory(reader)
+        for operand in dict.fromkeys(operands):
+            if operand not in found:
+                waiting.append(operand)
+            found.setdefault(operand, []).append(reader)
+    return found
+
+
 def shares_memory(node: fx.Node) -> tuple[fx.Node, ...]:
     """The operands whose memory the result of ``node`` may lie in."""
     if not node.op.startswith("call_") or is_given_element(node):

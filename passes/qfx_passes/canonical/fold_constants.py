@@ -2,13 +2,14 @@
 
 A standardized weight, a bias table read by an index, a positional embedding: in inference such a
 value is a constant, and a convolution whose weight is one can be quantized like any other. Only
-the last node of a constant computation is kept, as a buffer; what the graph returns of it are
-copies. Not for training, where parameters move; nor for values that are much larger than what they
-are made from.
+the last node of a constant computation is kept, as a buffer; the graph returns copies of it, and
+views of copies. Not for training, where parameters move; nor for values that are much larger than
+what they are made from.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from qfx.capture.dispatched_effects import Witness
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
-from qfx.graph.effects import changing, has_effect
+from qfx.graph.effects import changing, has_effect, returned_through
 from qfx.graph.interpret import result_of
 from qfx.graph.overlap import memory_of
 from qfx.rewrite.rewriter import Rewriter
@@ -42,15 +43,16 @@ class FoldConstants(Pass):
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         constants = _Constants(graph, ctx.rewriter)
+        returned = returned_through(graph)
         for node in list(graph.nodes):
-            if not constants.is_last(node):
+            if not constants.is_last(node) or _is_handed_out(node, returned):
                 continue
             if self._is_worth_it(node, constants.sources[node]):
-                constants.materialize(node)
+                constants.materialize(node, returned.get(node, ()))
 
     def _is_worth_it(self, node: fx.Node, sources: int) -> bool:
         info = meta.tensor_info(node)
-        if node.op == "get_attr" or info is None or _is_handed_out(node):
+        if node.op == "get_attr" or info is None:
             return False
         return info.numel <= self.growth * max(sources, 256)
 
@@ -98,8 +100,8 @@ class _Constants:
             return 0
         return memory_of(self._rewriter.tensor(attribute))
 
-    def materialize(self, node: fx.Node) -> None:
-        """Put a buffer in place of ``node``."""
+    def materialize(self, node: fx.Node, returning: Sequence[fx.Node]) -> None:
+        """Put a buffer in place of ``node``; for readers that hand it on to callers, a copy."""
         with torch.random.fork_rng(devices=[]):
             value = self._value(node)
         if not isinstance(value, Tensor) or node in self._drawn:
@@ -109,14 +111,16 @@ class _Constants:
         self._rewriter.replace(node, new)
         self.sources[new] = value.numel()
         self._values[new] = value
-        self._hand_out(new, node)
+        readers = [reader for reader in returning if reader in new.users]
+        if readers:
+            self._hand_out(new, readers, node)
 
-    def _hand_out(self, constant: fx.Node, origin: fx.Node) -> None:
-        """Return a copy of ``constant`` where the graph returns it: callers may write to it."""
-        for output in [user for user in constant.users if user.op == "output"]:
-            with self._rewriter.at(output):
-                made = self._rewriter.call(vocab.CLONE, constant, origins=(origin,))
-            self._rewriter.rewire(output, constant, made)
+    def _hand_out(self, constant: fx.Node, readers: Sequence[fx.Node], origin: fx.Node) -> None:
+        """Give ``readers`` a copy of ``constant``: who calls the graph may write to it."""
+        with self._rewriter.at(min(readers)):
+            made = self._rewriter.call(vocab.CLONE, constant, origins=(origin,))
+        for reader in readers:
+            self._rewriter.rewire(reader, constant, made)
 
     def _value(self, node: fx.Node) -> Any:
         """The value of a constant node; its operands first, without recursion."""
@@ -145,10 +149,10 @@ class _Constants:
         return value
 
 
-def _is_handed_out(node: fx.Node) -> bool:
+def _is_handed_out(node: fx.Node, returned: Mapping[fx.Node, Sequence[fx.Node]]) -> bool:
     """Whether ``node`` is the copy of a constant that callers get."""
     held = all(operand.op == "get_attr" for operand in node.all_input_nodes)
-    return is_op(node, vocab.CLONE) and held and all(user.op == "output" for user in node.users)
+    return is_op(node, vocab.CLONE) and held and len(returned.get(node, ())) == len(node.users)
 
 
 def _name_for(node: fx.Node) -> str:

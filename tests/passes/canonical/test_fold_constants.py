@@ -104,3 +104,23 @@ def test_what_is_returned_is_a_copy() -> None:
     torch.testing.assert_close(module(image(2, 3)), wanted)
     again = check(FoldConstants(), module, image(2, 3))
     assert len(again.graph_module.graph.nodes) == len(module.graph.nodes)
+
+
+def test_views_of_what_is_returned_are_views_of_a_copy() -> None:
+    def several(m: Any, x: Tensor) -> Any:
+        n = x.shape[0]
+        double = m.table * 2
+        views = [double[None].expand(n, -1, -1)[0], double.narrow(0, 0, n), double.unfold(0, n, 1)]
+        made = torch.ones(2, 3)
+        return x + double, {"views": [*views, double.chunk(2, 1), made, made[:, :, None].mT]}
+
+    model = Holds(several, image(2, 3)).eval()
+    module = check(FoldConstants(), model, image(2, 3)).graph_module
+    wanted = model(image(2, 3))
+    (add,) = [n for n in module.graph.nodes if n.target is vocab.ADD]
+    assert add.args[1].op == "get_attr", "what is computed with is the constant itself"
+    for made in torch.utils._pytree.tree_leaves(module(image(2, 3))):
+        made.zero_()
+    torch.testing.assert_close(module(image(2, 3)), wanted)
+    again = check(FoldConstants(), module, image(2, 3))
+    assert len(again.graph_module.graph.nodes) == len(module.graph.nodes)
