@@ -18,6 +18,7 @@ from qfx.garbage_collection import patiently
 from qfx.graph.clone import clone_graph_module
 from qfx.history.history import History
 from qfx.report.sites import QuantizationReport, build_report
+from qfx.runtime.constants import share_constants
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import Lowering, QuantizedModel
 from qfx.verification.net import Net
@@ -30,8 +31,17 @@ def use_up(
     min_coverage: float | None,
     check: bool = True,
     empty: bool = False,
+    like: fx.GraphModule | None = None,
 ) -> QuantizedModel:
-    """Convert ``prepared`` and use it up; ``empty`` allows that nothing in it is quantized."""
+    """Convert ``prepared`` and use it up.
+
+    Args:
+        prepared: calibrated.
+        min_coverage: least fraction of multiply-accumulates that must run in integers.
+        check: compare what every step computes with what it should.
+        empty: allow that nothing in it is quantized.
+        like: the reference form of another graph of the same module, whose weights it shares.
+    """
     settings, history = prepared.settings, prepared.history
     net = Net(prepared) if check else None
     prepared.restore_buffers()
@@ -44,6 +54,8 @@ def use_up(
     instruments = (*settings.instruments, *(net.instruments() if net else ()))
     transform(prepared, to_reference, ctx, history, instruments)
     reference = clone_graph_module(prepared, take=True)
+    if like is not None:
+        share_constants(reference, like)
 
     def lower(graph_module: fx.GraphModule, stages: History) -> None:
         ctx.graph_module = graph_module

@@ -18,6 +18,7 @@ from qfx.engines.trials import Trial, trial_table
 from qfx.errors import BackendError, ConfigError, FormatError, warn
 from qfx.graph.in_place import hand_on_place
 from qfx.graph.steps import arguments_by_name
+from qfx.graph.ways import ways_of
 from qfx.runtime.dtypes import probe_conversion
 
 _MOST_KEYS = 4096
@@ -69,6 +70,13 @@ class CompiledModel(nn.Module):
             ConfigError: inputs that the model was not captured for, or of other sizes than those
                 of the examples where it was compiled with ``dynamic=False``.
         """
+        ways = ways_of(self)
+        if ways is None:
+            return self.alone(*args, **kwargs)
+        return ways.answer((self.alone, *(each.alone for each in ways.others)), args, kwargs)
+
+    def alone(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph, whatever other graphs of the same module there are."""
         try:
             key = key_of(args, kwargs)
             route = self._routes.get(key)
@@ -114,7 +122,7 @@ class CompiledModel(nn.Module):
             if len(self._routes) > _MOST_KEYS:
                 self._routes.clear()
             self._routes[key] = self._forward
-        return self(*args, **kwargs)
+        return self.alone(*args, **kwargs)
 
     def _is_as_examples(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the arguments are like the examples, by position or by name."""
@@ -156,8 +164,8 @@ class CompiledModel(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         """A copy; what was built is shared, since nothing changes it."""
         result = CompiledModel(self.source, self.choice, self.request)
-        hand_on_place(self, result)
         memo[id(self)] = result
+        hand_on_place(self, result, memo)
         return result
 
     def __copy__(self) -> CompiledModel:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from qfx.capture.regions.recording import record
+from qfx.capture.regions.recording import Call, record
 from qfx.engines.compiled import CompiledModel
 from qfx.errors import ConfigError
+from qfx.graph.ways import WAYS, Ways, region_of, ways_of
 from qfx.runtime.regions import Regions, with_regions
 
 Compile = Callable[[nn.Module, Mapping[str, Any]], CompiledModel]
@@ -38,13 +40,26 @@ def compile_regions(
     args, kwargs = example or (around.example_inputs, around.example_kwargs)
     calls = record(model, args, kwargs).calls
     made: dict[nn.Module, CompiledModel] = {}
+    graphs: dict[str, nn.Module] = {}
     for name, region in regions.items():
-        if not calls[name].kept:
+        if region_of(name) != name:
+            graphs[name] = region  # runs in eager, where the first graph of its region refuses
+            continue
+        given = _first(calls[name].kept, ways_of(region))
+        if given is None:
             raise ConfigError(
                 f"region {name!r} is not called on the example inputs: give some that reach it"
             )
-        given = calls[name].kept[0]
         bound = inspect.signature(region.forward).bind(*given.args, **given.kwargs)
-        made[region] = compile_one(region, bound.arguments)
-    graphs = {name: made[region] for name, region in regions.items()}
+        graphs[name] = made[region] = compile_one(region, bound.arguments)
+    for region, compiled in made.items():
+        ways = ways_of(region)
+        if ways is not None:
+            vars(compiled)[WAYS] = copy.deepcopy(ways, {id(each): each for each in ways.others})
     return with_regions(model, made, Regions(graphs, around))
+
+
+def _first(calls: Sequence[Call], ways: Ways[Any] | None) -> Call | None:
+    """The largest call that the first graph of a region takes."""
+    taken = (each for each in calls if ways is None or ways.forms.get(each.form, 0) == 0)
+    return next(taken, None)

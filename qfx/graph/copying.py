@@ -95,9 +95,14 @@ def check_told_apart(model: nn.Module) -> None:
             waiting += [(f"{path}.{n}".lstrip("."), m) for n, m in children if m is not None]
 
 
-def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy whose reparametrized weights are plain parameters where they are not trained."""
-    root = deep_copied(model)
+def copy_of(model: nn.Module, tensors: Mapping[Tensor, Tensor] | None = None) -> nn.Module:
+    """A deep copy whose reparametrized weights are plain parameters where they are not trained.
+
+    Args:
+        model: what is copied; not changed.
+        tensors: what the copy has in the place of a tensor.
+    """
+    root = deep_copied(model, None, tensors)
     for module in list(root.modules()):
         if not module.training:
             _bake_weights(module)

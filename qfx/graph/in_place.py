@@ -1,7 +1,8 @@
 """A module in the place of a module of somebody's model.
 
-What is around it sees a module of the class that it replaces, with its attributes but for tensors
-and submodules, which are parts of the graph now.
+What is around it sees a module of the class that it replaces, with its attributes. Tensors and
+submodules are parts of the graph now: they are those of the module ``inside``, if there is one.
+That also takes over where an attribute is set, which the graph can't know.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from qfx.errors import CaptureError
+from qfx.graph.ways import WAYS, ways_of
 
 _PLACE = "_in_place"
 _OF_MODULES = frozenset(vars(nn.Module()))
 _NOTHING = object()
+_PLAIN = (bool, int, float, str, type(None))
 
 
 class Place(NamedTuple):
@@ -61,7 +64,8 @@ def take_place(made: nn.Module, place: Place) -> None:
     if isinstance(made, fx.GraphModule):
         hidden = ("__dict__", "__weakref__")
         body, bases = {k: v for k, v in vars(own).items() if k not in hidden}, own.__bases__
-    body |= {"__class__": property(lambda self: place.kind), "__getattr__": _attribute}
+    body |= {"__class__": property(lambda self: place.kind)}
+    body |= {"__getattr__": _attribute, "__setattr__": _set_attribute}
     object.__setattr__(made, "__class__", type(own.__name__, bases, body))
     for name, value in copy.deepcopy(dict(place.attributes)).items():
         if name not in vars(made) and not hasattr(type(made), name):
@@ -74,11 +78,20 @@ def is_in_place(module: nn.Module) -> bool:
     return _PLACE in vars(module)
 
 
-def hand_on_place(made: nn.Module, copied: nn.Module) -> None:
-    """Let ``copied`` have the place of ``made``, if that has one."""
+def hand_on_place(made: nn.Module, copied: nn.Module, memo: dict[int, Any] | None = None) -> None:
+    """Let ``copied`` have the place of ``made``, if that has one, and its ways.
+
+    Args:
+        made: a graph module.
+        copied: a copy of it.
+        memo: of the deep copy that it is a part of; None shares the ways.
+    """
     place = vars(made).get(_PLACE)
     if place is not None:
         take_place(copied, place)
+    ways = ways_of(made)
+    if ways is not None:
+        vars(copied)[WAYS] = ways if memo is None else copy.deepcopy(ways, memo)
 
 
 def _attribute(self: nn.Module, name: str) -> Any:
@@ -87,13 +100,49 @@ def _attribute(self: nn.Module, name: str) -> Any:
         return nn.Module.__getattr__(self, name)
     except AttributeError:
         place: Place = vars(self)[_PLACE]
-        if name in place.parts:  # no AttributeError, which hasattr() would take for an answer
-            raise CaptureError(
-                f"{name!r} of this {place.kind.__name__} is a part of a captured graph now. What to"
-                " do: give example inputs on which it is read, or name parts of the module as "
-                "regions=, so that it stays as it is"
-            ) from None
+        if name in place.parts:
+            return getattr(_inside(self, place, name, "read"), name)
         return of_class(self, place.kind, name)
+
+
+def _set_attribute(self: nn.Module, name: str, value: Any) -> None:
+    """Set an attribute of the replaced module, which the graph holds as it was."""
+    place: Place = vars(self)[_PLACE]
+    is_known = name in place.parts or name in place.attributes
+    if (
+        not is_known
+        or name in self._parameters
+        or name in self._buffers
+        or _is_same(self, name, value)
+    ):
+        nn.Module.__setattr__(self, name, value)
+        return
+    setattr(_inside(self, place, name, "set"), name, value)
+    ways = ways_of(self)
+    assert ways is not None
+    ways.outdated = name
+    if name in place.attributes:
+        vars(self)[name] = value
+
+
+def _is_same(self: nn.Module, name: str, value: object) -> bool:
+    """Whether an attribute of plain type has this value already."""
+    before = vars(self).get(name, _NOTHING)
+    return before is value or (
+        type(before) in _PLAIN and type(before) is type(value) and before == value
+    )
+
+
+def _inside(self: nn.Module, place: Place, name: str, done: str) -> nn.Module:
+    """The module in whose place this is; an error where there is none."""
+    ways = ways_of(self)
+    if ways is not None and ways.inside is not None:
+        return ways.inside
+    raise CaptureError(  # no AttributeError, which hasattr() would take for an answer
+        f"{name!r} of this {place.kind.__name__} is a part of a captured graph now. What to"
+        f" do: give example inputs on which it is {done}, or name parts of the module as "
+        "regions=, so that it stays as it is"
+    )
 
 
 def of_class(module: nn.Module, kind: type[nn.Module], name: str) -> Any:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -57,35 +58,49 @@ def called_macs(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 
 def macs_of_run(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], paths: Iterable[str]
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    paths: Iterable[str],
+    name: Callable[[str, tuple[Any, ...], Mapping[str, Any]], str],
 ) -> tuple[int, Counter[str]] | None:
     """Multiply-accumulates of one run of a copy of ``model``; None where they are unknown.
 
+    Args:
+        model: not changed.
+        args: what it is called with.
+        kwargs: the same by keyword.
+        paths: modules whose calls are counted apart.
+        name: under what a call of one of them counts, by its path and arguments.
+
     Returns:
-        Those of all, and those of all calls of each module of ``paths``.
+        Those of all, and those of all calls of a name.
     """
     root, inside = deep_copied(model), Counter[str]()
     root.requires_grad_(False)  # the counter hooks gradients
     try:
         with side_effects_undone(model), _counted() as counter:
             for path in paths:
-                _watch(root.get_submodule(path), path, counter, inside)
+                _watch(root.get_submodule(path), partial(name, path), counter, inside)
             root(*pytree.tree_map(_copied, args), **pytree.tree_map(_copied, dict(kwargs)))
     except Exception:  # whatever the model raises under a counter
         return None
     return counter.get_total_flops() // 2, inside
 
 
-def _watch(module: nn.Module, path: str, counter: FlopCounterMode, inside: Counter[str]) -> None:
-    starts: list[int] = []
+def _watch(
+    module: nn.Module, name: Callable[..., str], counter: FlopCounterMode, inside: Counter[str]
+) -> None:
+    calls: list[tuple[str, int]] = []
 
-    def before(*_: object) -> None:
-        starts.append(counter.get_total_flops())
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append((name(args, kwargs), counter.get_total_flops()))
 
     def after(*_: object) -> None:
-        inside[path] += (counter.get_total_flops() - starts.pop()) // 2
+        called, start = calls.pop()
+        inside[called] += (counter.get_total_flops() - start) // 2
 
-    module.register_forward_pre_hook(before)
+    module.register_forward_pre_hook(before, with_kwargs=True)
     module.register_forward_hook(after)
 
 

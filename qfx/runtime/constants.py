@@ -8,6 +8,7 @@ Python finds it at once.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, fx, nn
 
 from qfx.graph.attributes import Attributes, is_taken
@@ -31,6 +32,27 @@ def pin_constants(graph_module: fx.GraphModule) -> None:
     """Keep the root's tensors in its ``__dict__``, too; to be repeated when they are replaced."""
     for registry in (graph_module._parameters, graph_module._buffers):
         graph_module.__dict__.update({k: v for k, v in registry.items() if v is not None})
+
+
+def share_constants(graph_module: fx.GraphModule, other: fx.GraphModule) -> None:
+    """Let ``graph_module`` hold the very tensors of ``other`` that equal its own, by name."""
+    theirs = dict(other.named_modules())
+    for path, module in graph_module.named_modules():
+        if path not in theirs:
+            continue
+        for registry in ("_parameters", "_buffers"):
+            mine, known = vars(module)[registry], vars(theirs[path])[registry]
+            for name in mine.keys() & known.keys():
+                if hold_the_same(mine[name], known[name]):
+                    mine[name] = known[name]
+
+
+def hold_the_same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors are of one kind and hold the same numbers."""
+    if one is None or other is None:
+        return False
+    alike = (one.dtype, one.shape, one.device) == (other.dtype, other.shape, other.device)
+    return alike and type(one) is type(other) and torch.equal(one, other)
 
 
 def _move(graph_module: fx.GraphModule, target: str, lookup: Lookup) -> str:

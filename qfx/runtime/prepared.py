@@ -20,6 +20,7 @@ from qfx.graph.in_place import hand_on_place
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.meta import Origin
 from qfx.graph.overlap import overwrite
+from qfx.graph.ways import Ways, apply_to_ways, ways_of
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.level_checks import QUANTIZATION
@@ -118,15 +119,30 @@ class PreparedModel(WorkingGraphModule):
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         """Run the model; what it records is no inference tensor, whatever mode the caller is in."""
+        ways = ways_of(self)
         if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
-            return super().__call__(*args, **kwargs)
+            return self._answer(ways, args, kwargs)
         with torch.inference_mode(False), torch.no_grad():
-            return super().__call__(*args, **kwargs)
+            return self._answer(ways, args, kwargs)
+
+    def _answer(self, ways: Ways[Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if ways is None:
+            return self.alone(*args, **kwargs)
+        return ways.answer((self.alone, *(g.alone for g in ways.others)), args, kwargs)
+
+    def alone(self, *args: object, **kwargs: object) -> Any:
+        """Run the graph, whatever other graphs of the same module there are."""
+        return super().__call__(*args, **kwargs)
 
     @property
     def has_observers(self) -> bool:
         """Whether anything is to be calibrated: not if all is dynamic or weight-only."""
         return any(isinstance(module, Observer) for module in self.modules())
+
+    @property
+    def was_calibrated(self) -> bool:
+        """Whether its observers have seen data, if it has any."""
+        return all(int(m.batches) for m in self.modules() if isinstance(m, Observer))
 
     @property
     def parameters_changed(self) -> bool:
@@ -169,8 +185,9 @@ class PreparedModel(WorkingGraphModule):
         copied all the same: for backends of the CPU, conversion moves them.
         """
         observers = [m for m in self.modules() if isinstance(m, Observer)]
-        stay = (o for o in observers if o.batches.device.type == "cpu")
-        copied: PreparedModel = copy.deepcopy(self, {id(o): o for o in stay})
+        memo: dict[int, Any] = {id(o): o for o in observers if o.batches.device.type == "cpu"}
+        memo[id(ways_of(self))] = None  # it is converted by itself
+        copied: PreparedModel = copy.deepcopy(self, memo)
         return copied
 
     def __copy__(self) -> PreparedModel:
@@ -182,8 +199,8 @@ class PreparedModel(WorkingGraphModule):
         copied = clone_graph_module(self, deep=True, memo=memo)
         result = self._made_of(copied, copy.deepcopy(self.history))
         result.__dict__["_changed"] = self.parameters_changed
-        hand_on_place(self, result)
         memo[id(self)] = result
+        hand_on_place(self, result, memo)
         return result
 
     def _made_of(self, graph_module: fx.GraphModule, history: History) -> PreparedModel:
@@ -197,4 +214,5 @@ class PreparedModel(WorkingGraphModule):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         refuse_conversion(probe_conversion(fn), "prepared")
+        apply_to_ways(self, fn)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]

@@ -25,6 +25,7 @@ from qfx.graph.in_place import hand_on_place, is_in_place
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.source import is_outside
+from qfx.graph.ways import apply_to_ways, ways_of
 from qfx.graph.working import WorkingGraphModule
 from qfx.report.text import covered
 from qfx.runtime.constants import flatten_constants, pin_constants
@@ -175,14 +176,15 @@ class QuantizedModel(WorkingGraphModule):
             history=copy.deepcopy(self.history),
             lowering=self.__dict__["_lowering"],
         )
-        hand_on_place(self, result)
         memo[id(self)] = result
+        hand_on_place(self, result, memo)
         return result
 
     def recompile(self) -> Any:
         """Generate the code of the graph, and code of its own for calls."""
         code = super().recompile()
         type(self).__call__ = with_own_code(QuantizedModel.__call__)  # type: ignore[method-assign]
+        type(self).alone = with_own_code(QuantizedModel.alone)  # type: ignore[method-assign]
         return code
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
@@ -190,20 +192,30 @@ class QuantizedModel(WorkingGraphModule):
 
         Raises:
             ConfigError: it can't run on inputs of a dtype or shape that it was not made for.
-            CaptureError: the same, of a region of a model.
+            CaptureError: the same, of a region of a model that nothing else may answer for.
+        """
+        ways = ways_of(self)
+        try:
+            if ways is None:
+                return self.alone(*args, **kwargs)
+            graphs = (self.alone, *(other.alone for other in ways.others))
+            return ways.answer(graphs, args, kwargs)
+        except ConfigError as error:
+            raise self._as_seen_around(error) from error.__cause__
+
+    def alone(self, *args: object, **kwargs: object) -> Any:
+        """Run the graph, whatever other graphs of the same module there are.
+
+        Raises:
+            ConfigError: it can't run on inputs of a dtype or shape that it was not made for.
         """
         try:
             refuse_dtypes(self.__dict__["_rounded"], args, kwargs)
             return super().__call__(*args, **kwargs)
-        except ConfigError as error:
-            raise self._as_seen_around(error) from error.__cause__
         except QfxError:
             raise
         except Exception as error:
-            try:
-                explain_failure(self.graph, args, kwargs, error)
-            except ConfigError as told:
-                raise self._as_seen_around(told) from error
+            explain_failure(self.graph, args, kwargs, error)
             raise
 
     def _as_seen_around(self, error: ConfigError) -> QfxError:
@@ -232,6 +244,7 @@ class QuantizedModel(WorkingGraphModule):
             return tensor if is_opaque(tensor) else fn(tensor)  # kernels lay those out themselves
 
         self.reference._apply(converted, recurse)  # type: ignore[no-untyped-call]
+        apply_to_ways(self, fn)
         super()._apply(converted, recurse)  # type: ignore[no-untyped-call]
         pin_constants(self)
         return self

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qfx.errors import ConfigError
 from qfx.graph.copying import deep_copied
 from qfx.graph.in_place import place_of, take_place
+from qfx.graph.ways import WAYS, Form, Ways, region_of, ways_of
 from qfx.report.sites import Site
 from qfx.runtime.quantized import QuantizedModel
 from qfx.table import amount, table
@@ -109,7 +110,16 @@ class Regions(Mapping[str, Graph], Generic[Graph]):
         lines += [f"  {around or 'the model'}: {why}" for around, why in reasons]
         for site in self.surroundings.left:
             lines.append(f"  {site.module_path} stays float: {site.message}")
+        lines += filter(None, map(_fallen, self._graphs, self._graphs.values()))
         return "\n".join(lines)
+
+
+def _fallen(name: str, graph: nn.Module) -> str:
+    """What was computed layer by layer, as text; "" if nothing was."""
+    ways = ways_of(graph)
+    if ways is None or not ways.fallen:
+        return ""
+    return f"  {name}: {ways.fallen} calls ran layer by layer, which no graph takes: {ways.why}"
 
 
 def _done(graph: nn.Module) -> tuple[str, str]:
@@ -125,6 +135,28 @@ def regions_of(model: object) -> Regions[Any] | None:
     """The regions of a model that has several, else None."""
     found = vars(model).get(ATTRIBUTE) if isinstance(model, nn.Module) else None
     return found if isinstance(found, Regions) else None
+
+
+def join_ways(
+    graphs: Mapping[str, Graph],
+    insides: Mapping[str, nn.Module],
+    forms: Mapping[str, Mapping[Form, int]] | None = None,
+) -> None:
+    """Let the graphs of each region answer its calls between them.
+
+    Args:
+        graphs: all of them by name; the first of each region gets its ways.
+        insides: of regions, the module that answers where no graph does.
+        forms: of regions, which graph takes calls of a form, as far as is known.
+    """
+    others: dict[str, list[Graph]] = {}
+    for name, graph in graphs.items():
+        region = region_of(name)
+        if region != name:
+            others.setdefault(region, []).append(graph)
+    for name in dict.fromkeys((*others, *insides)):
+        known = (forms or {}).get(name)
+        vars(graphs[name])[WAYS] = Ways(others.get(name, ()), known, insides.get(name))
 
 
 def with_regions(

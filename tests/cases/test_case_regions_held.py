@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.errors import CaptureError, ConfigError
+from qfx.errors import ConfigError
 from qfx.numerics.measures import sqnr
 
 
@@ -109,12 +109,11 @@ def test_a_part_of_a_region_is_never_taken_for_absent() -> None:
         y = model.part(x)
         return y if x.mean() > 0 else (y * 100 if hasattr(model.part, "weight") else y)
 
-    quantized = qfx.quantize(Around(nn.Linear(8, 8), asks).eval(), positive())
-    with pytest.raises(CaptureError, match="'weight' of this Linear"):
-        quantized(negative())
+    model, x = Around(nn.Linear(8, 8), asks).eval(), negative()
+    assert sqnr(model(x), qfx.quantize(model, positive(), method="dynamic")(x)) > 25
 
 
-def test_a_call_that_no_graph_fits_is_not_taken_for_an_error_of_the_models() -> None:
+def test_what_no_graph_takes_the_model_takes_or_refuses_as_before() -> None:
     def falls_back(model: Around, x: Tensor) -> Tensor:
         try:
             return model.part(x if x.mean() > 0 else x[None, None])
@@ -124,9 +123,15 @@ def test_a_call_that_no_graph_fits_is_not_taken_for_an_error_of_the_models() -> 
     def by_rank(part: Part, x: Tensor) -> Tensor:
         return part.layer(x) if x.dim() == 2 else part.layer(x)[0]
 
-    quantized = qfx.quantize(Around(Part(by_rank), falls_back).eval(), positive())
-    with pytest.raises(CaptureError, match=r"(?s)region part is called.*regions=\(\"part\.\*\",\)"):
-        quantized(negative())
+    def by_rank_only(part: Part, x: Tensor) -> Tensor:
+        if x.dim() != 2:
+            raise ValueError("rows only")
+        return part.layer(x)
+
+    for part in (by_rank, by_rank_only):
+        model, x = Around(Part(part), falls_back).eval(), negative()
+        found, expected = qfx.quantize(model, positive(), method="dynamic")(x), model(x)
+        assert torch.equal(found, expected) or sqnr(expected, found) > 25
 
 
 @pytest.mark.parametrize("name", ["regions", "report", "history"])

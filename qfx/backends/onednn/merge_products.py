@@ -114,9 +114,8 @@ class _Merging:
         def bias() -> fx.Node:
             return packed((*weights, *biases), "bias", lambda: self._joined(biases, codes))
 
-        whole = torch.cat(codes)
         return given[0]._replace(
-            weight=packed(weights, "weight", lambda: packing.pack_linear(whole, read.shape)),
+            weight=packed(weights, "weight", lambda: packing.pack_joined(codes, read.shape)),
             weight_scale=packed((*weights, *scales), "scales", lambda: self._joined(scales, codes)),
             weight_zero_point=packed(weights, "zero points", lambda: zeros(torch.int8)),
             bias=bias() if any(biases) else None,

@@ -1,11 +1,20 @@
-"""Weights as oneDNN wants them: packed once, opaque to everybody else."""
+"""Weights as oneDNN wants them: packed once, opaque to everybody else.
+
+A linear weight that is packed already is not packed again for as long as the packed one is in use:
+several graphs may run over one set of weights.
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+_PACKED = WeakIdKeyDictionary()
+"""Of linear weights, references to what they were packed to, alone and with others behind them."""
 
 _onednn = torch.ops.onednn
 
@@ -69,5 +78,23 @@ def pack_linear(weight: Tensor, x_shape: Sequence[int]) -> Tensor:
     Returns:
         An opaque tensor, for ``onednn.qlinear_pointwise``.
     """
-    packed: Tensor = _onednn.qlinear_prepack(weight.contiguous(), [max(1, d) for d in x_shape])
-    return packed
+    return pack_joined((weight,), x_shape)
+
+
+def pack_joined(weights: Sequence[Tensor], x_shape: Sequence[int]) -> Tensor:
+    """Pack linear weights that read one input as one, whose outputs stand in this order."""
+    known = _PACKED.get(weights[0], ())  # type: ignore[no-untyped-call]
+    for parts, packed in known:
+        made: Tensor | None = packed()
+        if made is not None and _are([part() for part in parts], weights):
+            return made
+    whole = weights[0] if len(weights) == 1 else torch.cat(tuple(weights))
+    made = _onednn.qlinear_prepack(whole.contiguous(), [max(1, d) for d in x_shape])
+    kept = (entry for entry in known if entry[1]() is not None)
+    _PACKED[weights[0]] = (*kept, (tuple(map(weakref.ref, weights)), weakref.ref(made)))
+    return made
+
+
+def _are(parts: Sequence[Tensor | None], weights: Sequence[Tensor]) -> bool:
+    alike = len(parts) == len(weights)
+    return alike and all(part is weight for part, weight in zip(parts, weights, strict=True))

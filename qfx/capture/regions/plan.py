@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from qfx.capture.capture import ASSIGNED, FILLED, capture
 from qfx.capture.regions.recording import Call, Recording, record
-from qfx.capture.regions.trial import disagreement, faults
+from qfx.capture.regions.several import Way, captured_ways, first_line
+from qfx.capture.regions.trial import faults
 from qfx.capture.tracing import OPAQUE_ROOTS
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
 from qfx.graph.copying import inference_copy
+from qfx.graph.ways import Form, way_name
 
 _ROUNDS = 8
 """How often regions that do not fit together are split before the model is given up."""
@@ -35,18 +36,26 @@ class PlannedRegion:
     Attributes:
         path: its name in the model; the first of several.
         module: it, in the user's model, or for training in a copy of that in eval mode.
-        call: what it was captured on.
+        ways: its graphs, whose origins name modules of the whole model.
         calls: how often it was called on the example inputs.
-        captured: its graph, whose origins name modules of the whole model.
         why: why what is around it is not captured, as (module path, reason).
     """
 
     path: str
     module: nn.Module
-    call: Call
+    ways: tuple[Way, ...]
     calls: int
-    captured: fx.GraphModule
     why: tuple[str, str]
+
+    @property
+    def forms(self) -> dict[Form, int]:
+        """Which of its graphs takes calls of a form."""
+        return {form: at for at, way in reversed([*enumerate(self.ways)]) for form in way.forms}
+
+    def named(self) -> Iterator[tuple[str, Way]]:
+        """Its graphs under names of their own."""
+        for at, way in enumerate(self.ways):
+            yield way_name(self.path, at), way
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ def plan(
             f"the model raises on the example inputs: {type(error).__name__}: {error}\nWhat to do: "
             "pass example inputs that it takes, or mend the model: it raises without qfx too"
         ) from error
-    planner = _Planner(model, recording, modes, _first_line(whole))
+    planner = _Planner(model, recording, modes, first_line(whole))
     for _ in range(_ROUNDS):
         found = planner.found(wanted)
         if not found.regions:
@@ -207,23 +216,12 @@ class _Planner:
 
     def _captured(self, path: str, module: nn.Module, around: str) -> PlannedRegion | str:
         calls = self.recording.calls[path]
-        first, *others = calls.kept
-        try:
-            captured = capture(
-                module, first.args, first.kwargs, modes=self.modes, keep_expected=True
-            )
-        except (CaptureError, ConfigError) as error:
-            return _first_line(error)
-        changed = (*captured.meta[ASSIGNED], *captured.meta[FILLED])
-        if changed:
-            return f"its forward sets {', '.join(changed)}, which a graph can't"
-        for call in (first, *others):
-            odd = disagreement(captured, module, call)
-            if odd:
-                return odd
-        _place(captured, path, module)
-        why = (around, self.refused[around])
-        return PlannedRegion(path, module, first, calls.count, captured, why)
+        ways = captured_ways(module, calls, modes=self.modes)
+        if isinstance(ways, str):
+            return ways
+        for way in ways:
+            _place(way.captured, path, module)
+        return PlannedRegion(path, module, ways, calls.count, (around, self.refused[around]))
 
     def _call(self, path: str) -> Call | None:
         return next(iter(self.recording.calls[path].kept), None)
@@ -276,7 +274,3 @@ def _place(captured: fx.GraphModule, path: str, module: nn.Module) -> None:
 def _placed(origin: meta.Origin, path: str, holder: str) -> meta.Origin:
     inner = "" if origin.module_path == holder else origin.module_path
     return meta.Origin(origin.node, f"{path}.{inner}".rstrip("."), origin.source, origin.type_name)
-
-
-def _first_line(error: Exception | str) -> str:
-    return str(error).partition("\n")[0].partition(" What to do:")[0].rstrip(". ")

@@ -1,13 +1,15 @@
 """How the modules of a model are called while it runs on the example inputs.
 
 One run of a copy tells all: hooks in front of every module keep what it is given. Of a module that
-is called again and again the first call of each shape is kept, and the one with most in it. A model
-that generates makes a few tokens besides, as it calls its parts otherwise when it does.
+is called again and again, the first calls of different shapes are kept, a few of each form, and the
+one with most in it. A model that generates makes a few tokens besides, as it calls its parts
+otherwise when it does.
 """
 
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
@@ -18,9 +20,13 @@ from torch.utils import _pytree as pytree
 
 from qfx.capture.arguments import copy_tensors
 from qfx.graph.copying import deep_copied, side_effects_undone
+from qfx.graph.ways import Form, form_of
 
-MOST_KEPT = 6
-"""Calls of a module that are kept, beside the largest."""
+MOST_KEPT = 5
+"""Calls of a module that are kept of each form, beside the largest."""
+
+MOST_FORMS = 8
+"""Forms of calls of which some are kept."""
 
 _TOKENS = 3
 """What is generated: from the prompt, and from one token and then two in a cache."""
@@ -38,6 +44,11 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
     @property
+    def form(self) -> Form:
+        """What tells it from calls in other ways."""
+        return form_of(self.args, self.kwargs)
+
+    @property
     def size(self) -> int:
         """How many numbers its tensors hold."""
         leaves = pytree.tree_leaves((self.args, self.kwargs))
@@ -49,28 +60,35 @@ class Calls:
 
     Attributes:
         count: how many.
+        forms: how many of each form.
         odd: class name of an argument that is no data, and that no graph takes; "" if none was.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.forms: Counter[Form] = Counter()
         self.odd = ""
-        self._kept: dict[object, Call] = {}
+        self._kept: dict[Form, dict[object, Call]] = {}
         self._largest: Call | None = None
 
     @property
     def kept(self) -> list[Call]:
-        """The largest call, and the first of other shapes."""
+        """The largest call, and of each form the first of other shapes."""
         if self._largest is None:
             return []
-        return [self._largest, *(c for c in self._kept.values() if c is not self._largest)]
+        every = [call for calls in self._kept.values() for call in calls.values()]
+        return [self._largest, *(call for call in every if call is not self._largest)]
 
     def add(self, call: Call) -> None:
         """Keep ``call`` if it tells something new."""
+        self.forms[call.form] += 1
         if self._largest is None or call.size > self._largest.size:
             self._largest = call
-        if len(self._kept) < MOST_KEPT:
-            self._kept.setdefault(_form(call), call)
+        if len(self._kept) < MOST_FORMS:
+            self._kept.setdefault(call.form, {})
+        kept = self._kept.get(call.form, {})
+        if len(kept) < MOST_KEPT:
+            kept.setdefault(_shapes(call), call)
 
 
 class Recording(NamedTuple):
@@ -168,12 +186,12 @@ def _odd(value: object) -> str:
     return "" if isinstance(value, _PLAIN) else type(value).__name__
 
 
-def _form(call: Call) -> object:
+def _shapes(call: Call) -> object:
     leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
-    return str(spec), tuple(map(_leaf_form, leaves))
+    return str(spec), tuple(map(_leaf_shape, leaves))
 
 
-def _leaf_form(leaf: object) -> object:
+def _leaf_shape(leaf: object) -> object:
     if isinstance(leaf, Tensor):
         return tuple(leaf.shape), leaf.dtype
     return type(leaf), leaf if isinstance(leaf, (bool, str)) else None

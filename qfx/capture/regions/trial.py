@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,6 +20,7 @@ from qfx.capture.arguments import copy_tensors
 from qfx.capture.examples import alike
 from qfx.graph.copying import buffers_restored, deep_copied, side_effects_undone
 from qfx.graph.in_place import Place, of_class, place_of
+from qfx.graph.ways import Ways
 
 if TYPE_CHECKING:
     from qfx.capture.regions.plan import PlannedRegion
@@ -29,16 +31,30 @@ _OTHER_ARGUMENTS = "its graph leaves its arguments otherwise than it does"
 _SHARED_MEMORY = "what it returns shares memory with what it is given"
 
 
-def disagreement(captured: fx.GraphModule, module: nn.Module, call: Call) -> str:
-    """How the graph of ``module`` differs from it in ``call``; "" if it does not."""
+class Disagreement(NamedTuple):
+    """How a graph differs from its module in a call.
+
+    Attributes:
+        why: in words.
+        refuses: whether it raises, rather than computes something else.
+    """
+
+    why: str
+    refuses: bool = False
+
+
+def disagreement(captured: fx.GraphModule, module: nn.Module, call: Call) -> Disagreement | None:
+    """How the graph of ``module`` differs from it in ``call``; None if it does not."""
     copied = deep_copied(module)
     with side_effects_undone(module), buffers_restored(captured), buffers_restored(copied):
         theirs = _run(copied, call)
         try:
-            ours = _run(captured, call)
+            ours = _run(_quietly(captured), call)
         except Exception as error:
-            return f"in another of its calls: {str(error).partition(chr(10))[0]}"
-    return _difference(ours, theirs)
+            said = str(error).partition("\n")[0]
+            return Disagreement(f"in another of its calls: {said}", refuses=True)
+    found = _difference(ours, theirs)
+    return Disagreement(found) if found else None
 
 
 class _Outcome:
@@ -50,9 +66,14 @@ class _Outcome:
         self.shared = [given.get(_memory(t)) for t in _tensors(result)]
 
 
-def _run(module: nn.Module, call: Call) -> _Outcome:
+def _run(module: Callable[..., Any], call: Call) -> _Outcome:
     args, kwargs = copy_tensors((call.args, call.kwargs))
     return _Outcome(module(*args, **kwargs), (args, kwargs))
+
+
+def _quietly(captured: fx.GraphModule) -> Callable[..., Any]:
+    """Calls a graph; fx prints its code where that raises, which a graph that refuses does."""
+    return partial(nn.Module.__call__, captured)
 
 
 def _difference(ours: _Outcome, theirs: _Outcome) -> str:
@@ -92,8 +113,8 @@ def faults(
     root = deep_copied(model, tried)
     failed: Exception | None = None
     with side_effects_undone(model), ExitStack() as undo:
-        for region in regions:
-            undo.enter_context(buffers_restored(region.captured))
+        for way in (way for region in regions for way in region.ways):
+            undo.enter_context(buffers_restored(way.captured))
         try:
             result = root(*copy_tensors(args), **copy_tensors(dict(kwargs)))
         except Exception as error:
@@ -132,7 +153,9 @@ class _Tried(nn.Module):
         super().__init__()
         original = deep_copied(region.module)
         place = place_of(original)
-        self.__dict__.update(region=region, original=original, place=place, fault="")
+        ways: Ways[fx.GraphModule]
+        ways = Ways([way.captured for way in region.ways[1:]], region.forms)
+        self.__dict__.update(region=region, ways=ways, original=original, place=place, fault="")
         self.__dict__.update(place.attributes)
         self.training = region.module.training
         self.__dict__["ready"] = True
@@ -170,9 +193,10 @@ class _Tried(nn.Module):
         self.__dict__["fault"] = self.__dict__["fault"] or fault
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph."""
+        """Run the graph that takes the call."""
+        graphs = [_quietly(way.captured) for way in self.__dict__["region"].ways]
         try:
-            return self.__dict__["region"].captured(*args, **kwargs)
+            return self.__dict__["ways"].answer(graphs, args, kwargs)
         except Exception as error:
             self.note(f"{type(error).__name__}: {error}".partition("\n")[0])
             raise

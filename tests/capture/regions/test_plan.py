@@ -41,7 +41,8 @@ def test_the_largest_parts_are_taken() -> None:
 
 def test_origins_name_modules_of_the_whole() -> None:
     found = planned(Around(nn.Sequential(nn.Linear(4, 4), nn.ReLU())))
-    paths = {n.meta["qfx.origins"][0].module_path for n in found.regions[0].captured.graph.nodes
+    (way,) = found.regions[0].ways
+    paths = {n.meta["qfx.origins"][0].module_path for n in way.captured.graph.nodes
              if n.op == "call_module"}  # fmt: skip
     assert paths == {"part.0", "part.1"}
 
@@ -69,8 +70,26 @@ class ByRank(nn.Module):
         return self.first(x) if x.dim() == 1 else self.first(x).relu()
 
 
-def test_a_part_that_is_called_otherwise_elsewhere_is_split() -> None:
+def test_a_part_that_is_called_in_two_ways_has_two_graphs() -> None:
     found = planned(OfTwoRanks(ByRank()))
+    assert names(found) == ["part", "last"]
+    assert [name for name, _ in found.regions[0].named()] == ["part", "part#2"]
+    assert [way.call.args[0].dim() for way in found.regions[0].ways] == [2, 1]
+    assert sorted(found.regions[0].forms.values()) == [0, 1]
+
+
+class BySize(ByRank):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) if x.shape[0] == 3 else self.first(x).relu()
+
+
+class OfTwoSizes(Around):
+    def call(self, x: Tensor) -> Tensor:
+        return self.part(x) + self.part(x[:1])
+
+
+def test_a_part_that_decides_by_size_is_split() -> None:
+    found = planned(OfTwoSizes(BySize()))
     assert names(found) == ["part.first", "last"]
     around, why = found.regions[0].why
     assert around == "part"

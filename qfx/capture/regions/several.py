@@ -1,0 +1,93 @@
+"""The graphs of one module: as many as it takes to hold its recorded calls.
+
+The first is captured on the largest call. Calls of other forms (other ranks, an argument that is
+None, another flag) that it refuses are captured by themselves, the largest first. A graph that
+takes a call and computes something else, or refuses one of a form that it takes, speaks against
+them all.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import fx, nn
+
+from qfx.capture.capture import ASSIGNED, FILLED, capture
+from qfx.capture.regions.recording import Call, Calls
+from qfx.capture.regions.trial import disagreement
+from qfx.errors import CaptureError, ConfigError
+from qfx.graph.effects import changing
+from qfx.graph.ways import MOST_WAYS, Form
+
+
+class Way(NamedTuple):
+    """A graph of a module.
+
+    Attributes:
+        call: what it was captured on.
+        forms: the forms of the recorded calls that it takes, and how many there were of each.
+        captured: the graph.
+    """
+
+    call: Call
+    forms: dict[Form, int]
+    captured: fx.GraphModule
+
+
+def captured_ways(module: nn.Module, calls: Calls, *, modes: bool) -> tuple[Way, ...] | str:
+    """Graphs of ``module`` that hold its calls between them, or why there are none.
+
+    Args:
+        module: never mutated.
+        calls: as recorded; there is one.
+        modes: as for :func:`qfx.capture.capture.capture`; then there is one graph only.
+    """
+    ways: list[Way] = []
+    waiting, why = calls.kept, ""
+    while waiting:
+        call = max(waiting, key=lambda each: each.size)
+        captured = _captured(module, call, modes)
+        if isinstance(captured, str):
+            return captured
+        taken: dict[Form, int] = {}
+        refused: list[Call] = []
+        for each in (call, *(other for other in waiting if other is not call)):
+            odd = disagreement(captured, module, each)
+            if odd is None:
+                taken[each.form] = calls.forms[each.form]
+            elif odd.refuses:
+                refused.append(each)
+                why = odd.why
+            else:
+                return odd.why
+        if any(each.form in taken for each in refused) or (refused and not has_way_out(captured)):
+            return why
+        ways.append(Way(call, taken, captured))
+        if refused and (modes or len(ways) == MOST_WAYS):
+            return why
+        waiting = refused
+    return tuple(ways)
+
+
+def has_way_out(captured: fx.GraphModule) -> bool:
+    """Whether a call that a graph refuses halfway can be answered by something else.
+
+    Not if it has written by then to what it was given, or to what it keeps.
+    """
+    return not any(node.op in ("placeholder", "get_attr") for node in changing(captured.graph))
+
+
+def _captured(module: nn.Module, call: Call, modes: bool) -> fx.GraphModule | str:
+    try:
+        captured = capture(module, call.args, call.kwargs, modes=modes, keep_expected=True)
+    except (CaptureError, ConfigError) as error:
+        return first_line(error)
+    changed = (*captured.meta[ASSIGNED], *captured.meta[FILLED])
+    if changed:
+        return f"its forward sets {', '.join(changed)}, which a graph can't"
+    return captured
+
+
+def first_line(error: Exception | str) -> str:
+    """What an error says, without the advice."""
+    return str(error).partition("\n")[0].partition(" What to do:")[0].rstrip(". ")
