@@ -55,7 +55,7 @@ def problems(piece: Piece) -> Sequence[Problem]:
 
 def forms_differ(piece: Piece) -> bool:
     """Whether the integer form rounds more than the exact one."""
-    written = write(piece.graph_module, _shapes(piece), OPSET, {})
+    written = write(piece.graph_module, _shapes(piece), OPSET, Form.INTEGER)
     return len(written.writer.nodes) != len(_exact(piece).writer.nodes)
 
 
@@ -82,7 +82,7 @@ def onnx_model(
 
 def _model(piece: Piece, form: Form, shapes: tuple[tuple[int, ...], ...] | None) -> Model:
     graph_module, sizes = _with_sizes(piece, shapes)
-    written = write(graph_module, sizes, OPSET, None if form is Form.EXACT else {})
+    written = write(graph_module, sizes, OPSET, form)
     if written.problems:
         raise CannotRun(str(written.problems[0]))
     made = model.model_of(written, "", form.value)
@@ -130,7 +130,7 @@ def _exact(piece: Piece) -> Written:
     shapes = piece.notes[_SHAPES] = _shapes_of(piece)
     for free in (shapes.find, partial(shapes.find, batch_only=True), shapes.fix):
         free()
-        written = piece.notes[_EXACT] = write(piece.graph_module, shapes, OPSET, None)
+        written = piece.notes[_EXACT] = write(piece.graph_module, shapes, OPSET, Form.EXACT)
         if not any(found.by_size for found in written.problems):
             break
     return written

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qfx.export.onnx.rounding import fixed, stays_in_codes
 from qfx.export.onnx.values import Number, Operand
 from qfx.export.problems import CannotWrite
 
@@ -100,11 +101,13 @@ def elu(w: Writer, input: Operand, *, alpha: float) -> ir.Value:
 
 
 def hardswish(w: Writer, input: Operand) -> ir.Value:
-    return w.op("HardSwish", input)
+    if not stays_in_codes(w, input):
+        return w.op("HardSwish", input)
+    return w.op("Mul", input, fixed(w, input, _hardsigmoid(w, input), (0.0, 1.0)))
 
 
 def silu(w: Writer, input: Operand) -> ir.Value:
-    return w.op("Mul", input, w.op("Sigmoid", input))
+    return w.op("Mul", input, fixed(w, input, w.op("Sigmoid", input), (0.0, 1.0)))
 
 
 def gelu(w: Writer, input: Operand, *, approximate: str = "none") -> ir.Value:
@@ -137,6 +140,10 @@ def sigmoid(w: Writer, input: Operand) -> ir.Value:
 
 
 def hardsigmoid(w: Writer, input: Operand) -> ir.Value:
+    return _hardsigmoid(w, input)
+
+
+def _hardsigmoid(w: Writer, input: Operand) -> ir.Value:
     return w.op("HardSigmoid", input, alpha=1 / 6, beta=0.5)
 
 

@@ -14,11 +14,12 @@ from qfx.errors import ConfigError
 from qfx.export.arguments import check_quantized
 from qfx.export.onnx import model
 from qfx.export.onnx.arguments import by_name, of_model
-from qfx.export.onnx.forms import Form, seen_ranges
+from qfx.export.onnx.forms import Form
 from qfx.export.onnx.graph import Written, write
 from qfx.export.onnx.packages import EXTRA, installed, require
+from qfx.export.onnx.seen import Seen, see
 from qfx.export.onnx.sizes import DynamicShapes, Shapes
-from qfx.export.onnx.trials import Trial, example_arguments, trial
+from qfx.export.onnx.trials import Trial, best, try_each
 from qfx.export.problems import opaque_modules, raise_all
 from qfx.runtime.quantized import QuantizedModel
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 FORMS = ("auto", *(form.value for form in Form))
-AGREES, NEXT_TO_NOTHING = 35.0, 3.0
-"""dB: from where on a form agrees with the model, and what may be lost."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class OnnxFile:
     Attributes:
         path: of the file.
         opset: version of the standard operators.
-        form: "exact" or "integer".
+        form: "exact", "integer" or "full_integer".
         inputs, outputs: the shape of each, by name; free sizes by their names, or "?".
         operators: how often each operator was written.
         trials: of the forms, where it was chosen by measuring.
@@ -93,12 +92,13 @@ def export_onnx(
             takes every size with which the model runs; an empty mapping takes none.
 
         form: "exact" rounds where the model rounds. "integer" also rounds what convolutions yield
-            before residuals and activations, so that engines run them in integers. "auto" has ONNX
-            Runtime run both, and takes "integer" if it runs more of that in integers and agrees
-            with the model as well (from 35 dB on, or within 3 dB of the exact form). Where the
-            two are the same, or without ONNX Runtime, it is "exact"; the result says so.
-        example_inputs: as ``check_onnx`` takes them. What convolutions yield for these narrows the
-            ranges of the integer form, and "auto" compares with them; None: with random numbers.
+            before residuals and activations, so that engines run them in integers. "full_integer"
+            also rounds sigmoids, products, sums, concatenations and averages between codes. "auto"
+            has ONNX Runtime run them, and takes "integer" if it runs more of that in integers and
+            agrees with the model as well (docs/onnx.md), "full_integer" if that is faster still.
+            Where all are the same, or without ONNX Runtime, it is "exact"; the result says so.
+        example_inputs: as ``check_onnx`` takes them. What operations yield for these narrows the
+            ranges of the integer forms, and "auto" compares with them; None: with random numbers.
 
     Returns:
         What was written.
@@ -118,45 +118,40 @@ def export_onnx(
     shapes = Shapes(qmodel.reference)
     exact = _written(qmodel.reference, shapes, opset, dynamic_shapes)
     forms = {Form.EXACT: model.model_of(exact, qmodel.backend, Form.EXACT.value)}
-    if form != Form.EXACT.value:
-        ranges = {} if arguments is None else seen_ranges(qmodel.reference, arguments)
-        rounded = write(qmodel.reference, shapes, opset, ranges)
-        forms[Form.INTEGER] = model.model_of(rounded, qmodel.backend, Form.INTEGER.value)
+    wanted = list(Form) if form == "auto" else [Form(form)]
+    rounding = [each for each in wanted if each is not Form.EXACT]
+    seen = see(qmodel.reference, arguments) if rounding and arguments is not None else Seen()
+    for each in rounding:
+        written = write(qmodel.reference, shapes, opset, each, seen)
+        forms[each] = model.model_of(written, qmodel.backend, each.value)
+    if form == "auto":
+        forms = _apart(forms)
     untried = _untried(forms, arguments) if form == "auto" else ""
-    trials = _trials(qmodel, forms, arguments) if form == "auto" and not untried else ()
-    chosen = Form(form) if form != "auto" else _best(trials)
+    tried = form == "auto" and not untried
+    trials = try_each(qmodel, forms, arguments) if tried else ()
+    chosen = Form(form) if form != "auto" else best(trials)
     model.save(forms[chosen], path)
     model.check(path)
     sides = model.sides(forms[chosen])
     return OnnxFile(os.fspath(path), opset, chosen.value, *sides, trials, untried)
 
 
+def _apart(forms: Mapping[Form, ir.Model]) -> dict[Form, ir.Model]:
+    """The forms that round more than those before them."""
+    apart: dict[int, Form] = {}
+    for form, written in forms.items():
+        apart.setdefault(len(list(written.graph)), form)
+    return {form: forms[form] for form in apart.values()}
+
+
 def _untried(forms: Mapping[Form, ir.Model], arguments: Mapping[str, object] | None) -> str:
     """Why there is nothing to measure, or nothing to measure with; else ""."""
-    if len({len(list(written.graph)) for written in forms.values()}) == 1:
+    if len(forms) == 1:
         hint = "" if arguments else " without example_inputs"
-        return f"the integer form is the same{hint}"
+        return f"the integer forms are the same{hint}"
     if not installed("onnxruntime"):
-        return f"the integer form was not tried, which takes ONNX Runtime ({EXTRA})"
+        return f"the integer forms were not tried, which takes ONNX Runtime ({EXTRA})"
     return ""
-
-
-def _trials(
-    qmodel: QuantizedModel, forms: Mapping[Form, ir.Model], arguments: Mapping[str, object] | None
-) -> tuple[Trial, ...]:
-    """What ONNX Runtime makes of each form."""
-    given = example_arguments(qmodel.reference) if arguments is None else arguments
-    return tuple(trial(qmodel, f.value, written, given) for f, written in forms.items())
-
-
-def _best(trials: tuple[Trial, ...]) -> Form:
-    """The integer form where more of it runs in integers, and that costs next to nothing."""
-    if not trials:
-        return Form.EXACT
-    plain, rounded = trials
-    more = rounded.integer_kernels > plain.integer_kernels
-    agrees = rounded.sqnr >= min(AGREES, plain.sqnr - NEXT_TO_NOTHING)
-    return Form.INTEGER if more and agrees else Form.EXACT
 
 
 def _check(qmodel: object, opset: int, form: str) -> None:
@@ -179,12 +174,12 @@ def _written(
     """The graph; with fewer free sizes where ONNX can't say it otherwise, unless they are asked."""
     if dynamic_shapes is not None:
         shapes.demand(dynamic_shapes)
-        written = write(reference, shapes, opset, None)
+        written = write(reference, shapes, opset, Form.EXACT)
         raise_all(written.problems, "ONNX")
         return written
     for free in (shapes.find, partial(shapes.find, batch_only=True), shapes.fix):
         free()
-        written = write(reference, shapes, opset, None)
+        written = write(reference, shapes, opset, Form.EXACT)
         if not any(found.by_size for found in written.problems):
             break
     raise_all(written.problems, "ONNX")

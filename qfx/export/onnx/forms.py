@@ -10,6 +10,8 @@ are. The range of such a result need not be measured: it follows from that of wh
 
 beyond which the code of f(x + r) does not change any more. Example inputs narrow it further.
 
+*full_integer* rounds, too, what engines can compute from codes to codes (``rounding.py``).
+
 What saturation does anyway is left out of every form: quantize(clamp(x)) = quantize(x) where the
 smallest and the largest code stand for no more than the ends of the clamp.
 """
@@ -17,33 +19,24 @@ smallest and the largest code stand for no more than the ends of the clamp.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
 from qfx import vocab
-from qfx.export.onnx.sizes import input_value
-from qfx.graph.interpret import NamedInterpreter, result_of
-from qfx.quant.qparams import QParams, choose_numbers
+from qfx.export.onnx.seen import Range, Seen
+from qfx.quant.qparams import QParams
 from qfx.quant.reference_form import Measured, qparams_of
-from qfx.semantics.post import POST_OPS, Post, apply_post
+from qfx.semantics.post import POST_OPS, Post
 from qfx.vocab import bounds_of_post_op, is_op
-
-if TYPE_CHECKING:
-    from qfx.export.onnx.writer import Writer
-
-Ranges = Mapping[fx.Node, "tuple[float, float]"]
-"""Smallest and largest value that convolutions were seen to yield, before their post-ops."""
 
 _REACH, _POINTS = 32.0, 2**16 + 1
 """How far activations are looked at, at least: beyond that they are constant or go on straight."""
 
 _FLAT = 1e-3
 """A slope below which a function goes on as it is."""
-_ROUNDED = (*vocab.CONVOLUTIONS, *vocab.TRANSPOSED)
 
 
 class Form(Enum):
@@ -51,6 +44,7 @@ class Form(Enum):
 
     EXACT = "exact"
     INTEGER = "integer"
+    FULL = "full_integer"
 
 
 # -- what saturation does --------------------------------------------------------------------------
@@ -61,7 +55,7 @@ def post_ops(node: fx.Node, post: Post) -> Post:
     return post
 
 
-def _ends(name: str, *operands: object) -> tuple[float, float]:
+def _ends(name: str, *operands: object) -> Range:
     """Between which numbers a post-op clamps; nothing if it does something else."""
     low, high = bounds_of_post_op((name, *operands))
     if low is None and high is None:
@@ -71,15 +65,15 @@ def _ends(name: str, *operands: object) -> tuple[float, float]:
 
 def saturates(node: fx.Node, low: float, high: float) -> bool:
     """Whether the codes of a result, which nothing else reads, end where it is clamped."""
-    qparams = _rounded_to(node)
+    qparams = rounded_to(node)
     if math.isnan(low) or qparams is None:
         return False
-    least, most = _span(qparams)
+    least, most = span(qparams)
     half = float(qparams.scale) / 2
     return low <= least + half and high >= most - half
 
 
-def _rounded_to(node: fx.Node) -> QParams | None:
+def rounded_to(node: fx.Node) -> QParams | None:
     """The codes that the result of ``node`` is rounded to, per tensor, if nothing else reads it."""
     users = list(node.users)
     if len(users) != 1 or not is_op(users[0], vocab.QUANTIZE):
@@ -92,40 +86,14 @@ def _rounded_to(node: fx.Node) -> QParams | None:
     return qparams
 
 
-def _span(qparams: QParams) -> tuple[float, float]:
+def span(qparams: QParams) -> Range:
     """What the smallest and the largest code stand for."""
     scale, zero = float(qparams.scale), int(qparams.zero_point)
     return (qparams.quant_min - zero) * scale, (qparams.quant_max - zero) * scale
 
 
-# -- results of convolutions -----------------------------------------------------------------------
-def rounded_result(w: Writer, node: fx.Node, made: Any, ranges: Ranges | None) -> Any:
-    """The result of a convolution between codes, itself rounded before its post-ops.
-
-    Args:
-        w: where it is written.
-        node: the convolution.
-        made: its result, before its post-ops.
-        ranges: what it was seen to yield; None for the exact form.
-    """
-    if ranges is None or not is_op(node, *_ROUNDED):
-        return made
-    post: Post = node.kwargs.get("post", ())  # type: ignore[assignment]
-    if not post_ops(node, post) and _rounded_to(node) is not None:
-        return made
-    if not _multiplies_codes(node):
-        return made
-    found = _range(node, post, ranges)
-    if found is None:
-        return made
-    scale, zero = choose_numbers(*found, 0, 255)
-    numbers = w.scalar(scale, torch.float32), w.scalar(zero, torch.uint8)
-    w.tell(made, w.results)
-    codes = w.op("QuantizeLinear", made, *numbers)
-    return w.op("DequantizeLinear", codes, *numbers, like=made)
-
-
-def _multiplies_codes(node: fx.Node) -> bool:
+# -- what results of layers may be -----------------------------------------------------------------
+def multiplies_codes(node: fx.Node) -> bool:
     """Whether both operands are what codes stand for, with scales that are known."""
     input, weight = node.args[:2]
     if not isinstance(input, fx.Node) or not isinstance(weight, fx.Node):
@@ -138,21 +106,25 @@ def _multiplies_codes(node: fx.Node) -> bool:
     )
 
 
-def _range(node: fx.Node, post: Post, ranges: Ranges) -> tuple[float, float] | None:
+def layer_range(node: fx.Node, post: Post, seen: Seen) -> Range | None:
     """Where the result of a convolution matters, and was seen; None if neither is known."""
-    seen, qparams = ranges.get(node), _rounded_to(node)
+    within, qparams = seen.before_post.get(node), rounded_to(node)
     if qparams is None:
-        return seen
-    found = _before(post, qparams)
-    if found is None or seen is None:
-        return seen or found
-    low, high = max(found[0], seen[0]), min(found[1], seen[1])
-    return (low, high) if low < high else found
+        return within
+    return common(_before(post, qparams), within)
 
 
-def _before(post: Post, qparams: QParams) -> tuple[float, float] | None:
+def common(known: Range | None, seen: Range | None) -> Range | None:
+    """What lies in both of two ranges; the known one where nothing does."""
+    if known is None or seen is None:
+        return seen or known
+    low, high = max(known[0], seen[0]), min(known[1], seen[1])
+    return (low, high) if low < high else known
+
+
+def _before(post: Post, qparams: QParams) -> Range | None:
     """Where the codes of what post-ops make of a value depend on it."""
-    low, high = _span(qparams)
+    low, high = span(qparams)
     half = float(qparams.scale) / 2
     low, high = low - half, high + half
     for name, *operands in reversed(post):
@@ -167,7 +139,7 @@ def _before(post: Post, qparams: QParams) -> tuple[float, float] | None:
     return low, high
 
 
-def _before_sum(low: float, high: float, other: object) -> tuple[float, float] | None:
+def _before_sum(low: float, high: float, other: object) -> Range | None:
     """Where ``x`` matters in ``x + other``, if it is known where that lies."""
     if not isinstance(other, fx.Node) or not is_op(other, vocab.DEQUANTIZE):
         return None
@@ -176,13 +148,13 @@ def _before_sum(low: float, high: float, other: object) -> tuple[float, float] |
     qparams = qparams_of(other, module)
     if isinstance(qparams, Measured) or qparams.axis is not None:
         return None
-    least, most = _span(qparams)
+    least, most = span(qparams)
     return low - most, high - least
 
 
 def _before_activation(
     name: str, operands: list[Any], low: float, high: float, half: float
-) -> tuple[float, float] | None:
+) -> Range | None:
     """Where ``x`` matters in ``f(x)``, of which no more than half a step counts.
 
     From the ends of a grid inwards: as long as ``f`` keeps to within half a step of what it is
@@ -209,33 +181,3 @@ def _end(
     kept = values.clamp(low, high)
     moved = ((kept - kept[0]).abs() > half).nonzero()
     return float(places[max(int(moved[0]) - 1, 0)]) if len(moved) else None
-
-
-def seen_ranges(module: fx.GraphModule, arguments: Mapping[str, object]) -> Ranges:
-    """What convolutions with post-ops yield before these, for inputs by name."""
-    defaults = {
-        str(node.target).lstrip("*"): input_value(node)
-        for node in module.graph.find_nodes(op="placeholder")
-    }
-    watch = _Watch(module, {**defaults, **arguments})
-    with torch.no_grad():
-        watch.run()
-    return watch.seen
-
-
-class _Watch(NamedInterpreter):
-    """Runs a graph, and keeps the extremes of what convolutions yield."""
-
-    def __init__(self, module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
-        super().__init__(module, arguments)
-        self.seen: dict[fx.Node, tuple[float, float]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        if not is_op(n, *_ROUNDED):
-            return super().run_node(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        post = kwargs.pop("post", ())
-        made = result_of(n, args, kwargs)
-        least, most = torch.aminmax(made)
-        self.seen[n] = float(least), float(most)
-        return apply_post(made, post)

@@ -16,9 +16,10 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from qfx import vocab
-from qfx.export.onnx import functions
-from qfx.export.onnx.forms import Ranges, post_ops, rounded_result
+from qfx.export.onnx import functions, rounding
+from qfx.export.onnx.forms import Form, post_ops
 from qfx.export.onnx.quantization import known_bounds
+from qfx.export.onnx.seen import Seen
 from qfx.export.onnx.sizes import Shapes, input_value
 from qfx.export.onnx.table import EMITTERS
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
@@ -53,10 +54,10 @@ class Written:
 
 
 def write(
-    graph_module: fx.GraphModule, shapes: Shapes, opset: int, ranges: Ranges | None
+    graph_module: fx.GraphModule, shapes: Shapes, opset: int, form: Form, seen: Seen | None = None
 ) -> Written:
-    """Write every node of a reference graph; in the exact form where ``ranges`` is None."""
-    walk = _Walk(graph_module, shapes, Writer(opset), ranges)
+    """Write every node of a reference graph, in a form for which ranges may have been seen."""
+    walk = _Walk(graph_module, shapes, Writer(opset, form), seen or Seen())
     for node in graph_module.graph.find_nodes(op="placeholder"):
         walk.visit(node)
     walk.keep_output_names()
@@ -68,13 +69,12 @@ def write(
 
 class _Walk:
     def __init__(
-        self, graph_module: fx.GraphModule, shapes: Shapes, writer: Writer, ranges: Ranges | None
+        self, graph_module: fx.GraphModule, shapes: Shapes, writer: Writer, seen: Seen
     ) -> None:
         self.module = graph_module
         self.shapes = shapes
         self.w = writer
-        writer.rounds = ranges is not None
-        self.ranges = ranges
+        self.seen = seen
         self.written = Written(writer)
         self.env: dict[fx.Node, Any] = {}
         self.kept: dict[str, str] = {}
@@ -131,7 +131,7 @@ class _Walk:
             made = functions.call(self.w, node, args, kwargs)
         self._tell(made, self.w.results)
         self._bound(node, made, tensors)
-        return made
+        return rounding.result(self.w, node, made, tensors, self.seen)
 
     def _operation(
         self, node: fx.Node, op: vocab.OpDef, args: tuple[object, ...], kwargs: dict[str, Any]
@@ -144,7 +144,7 @@ class _Walk:
         varied = given.pop("values", ()) if op.kind is vocab.Kind.QUERY else ()
         made = emitter.write(self.w, *varied, **given)
         kept = post_ops(node, post)
-        made = rounded_result(self.w, node, made, self.ranges)
+        made = rounding.layer_result(self.w, node, made, self.seen)
         for post_op in kept:
             made = self._post(post_op, made)
         return made

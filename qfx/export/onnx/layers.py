@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from qfx.export.onnx.forms import Form
 from qfx.export.onnx.integers import integers
 from qfx.export.onnx.quantization import dequantized
 from qfx.export.onnx.values import Dequantized, Operand
@@ -120,7 +121,9 @@ def rounded_bias(
 
     ONNX Runtime makes one Gemm of MatMul and Add of matrices, and takes no other in integers.
     """
-    if not (w.rounds and isinstance(input, Dequantized) and isinstance(weight, Dequantized)):
+    if w.form is Form.EXACT:
+        return None
+    if not isinstance(input, Dequantized) or not isinstance(weight, Dequantized):
         return None
     if not isinstance(bias, Tensor) or w.info(input).rank != 2 or not weight.stored:
         return None

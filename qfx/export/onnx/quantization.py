@@ -49,6 +49,9 @@ def quantize(
     """Codes of a tensor."""
     low, high = affine.code_bounds(dtype, quant_min, quant_max)
     _check_dtype(w, dtype, group_size)
+    known = _known_codes(w, input, scale, zero_point)
+    if known is not None and known[1:] == (dtype, low, high):
+        return known[0]
     codes = _measured_codes(w, input, scale)
     if codes is None:
         numbers = (_scale(w, scale), _zero_point(w, zero_point, dtype))
@@ -61,6 +64,19 @@ def quantize(
         return codes
     ends = (w.scalar(end, dtype) for end in (low, high))
     return w.op("Clip", codes, *ends, like=codes)
+
+
+def _known_codes(
+    w: Writer, input: Operand, scale: Operand, zero_point: Operand
+) -> tuple[ir.Value, torch.dtype, int, int] | None:
+    """The codes that a tensor was made of, if these are of the same scale and zero point."""
+    known = w.coded.get(id(input))
+    if known is None or not isinstance(scale, float):
+        return None
+    codes, qparams = known
+    if (qparams.scale, qparams.zero_point) != (scale, zero_point):
+        return None
+    return codes, qparams.dtype, qparams.quant_min, qparams.quant_max
 
 
 def _check_dtype(w: Writer, dtype: torch.dtype, group_size: int | None) -> None:

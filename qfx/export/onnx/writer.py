@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx.export.onnx import windows
+from qfx.export.onnx.forms import Form
 from qfx.export.onnx.packages import require
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
 from qfx.export.problems import CannotWrite
@@ -45,11 +46,12 @@ class Writer:
         bounds: between which codes the values of a tensor lie, where that is known.
         measured: of which tensor a scale was measured, and its codes where they were written.
         results: what the node being written yields.
-        rounds: whether more may be rounded than the reference rounds, for engines.
+        form: how much more may be rounded than the reference rounds, for engines.
+        coded: of which codes a tensor was written that is rounded beyond the reference.
         sizes: of tensors, by their id and the dim, where they are written.
     """
 
-    def __init__(self, opset: int) -> None:
+    def __init__(self, opset: int, form: Form) -> None:
         self._ir = require("onnx_ir")
         self.opset = opset
         self.node: fx.Node | None = None
@@ -58,7 +60,8 @@ class Writer:
         self.bounds: dict[int, QParams] = {}
         self.measured: dict[int, tuple[Operand, ir.Value | None]] = {}
         self.results: Any = None
-        self.rounds = False
+        self.form = form
+        self.coded: dict[int, tuple[ir.Value, QParams]] = {}
         self.sizes: dict[tuple[int, int], Number] = {}
         self._info: dict[int, Info] = {}
         self._constants: dict[object, ir.Value] = {}

@@ -203,7 +203,7 @@ def test_why_no_form_was_tried(
     linear = quantized(nn.Sequential(nn.Linear(4, 4)), torch.randn(3, 4))
     file = qfx.export_onnx(linear, tmp_path / "m.onnx")
     assert file.form == "exact"
-    assert str(file).endswith("exact: the integer form is the same without example_inputs")
+    assert str(file).endswith("exact: the integer forms are the same without example_inputs")
     assert len(qfx.export_onnx(qmodel, tmp_path / "m.onnx").trials) == 2  # with random numbers
     asked = qfx.export_onnx(qmodel, tmp_path / "m.onnx", form="exact")
     assert not asked.untried

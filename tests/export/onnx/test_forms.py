@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.export.onnx import forms
+from qfx.export.onnx.seen import Seen, see
 from tests.support.onnx import Exported, quantized, written
 from tools.networks import classifier
 
@@ -44,7 +45,7 @@ def chosen(qmodel: qfx.QuantizedModel, x: Tensor) -> Exported:
 
 
 def test_more_runs_in_integers(chosen: Exported) -> None:
-    exact, integer = chosen.file.trials
+    exact, integer, *_ = chosen.file.trials
     assert chosen.file.form == "integer"
     assert integer.integer_kernels > exact.integer_kernels
     assert integer.sqnr > 35
@@ -63,12 +64,12 @@ def test_exact_rounds_where_the_model_does(qmodel: qfx.QuantizedModel, x: Tensor
 
 
 def test_examples_narrow_the_ranges(qmodel: qfx.QuantizedModel, x: Tensor) -> None:
-    seen = forms.seen_ranges(qmodel.reference, {"x": x})
-    (node,) = [n for n in seen if "second" in n.name]
+    ranges = see(qmodel.reference, {"x": x})
+    (node,) = [n for n in ranges.before_post if "second" in n.name]
     post = node.kwargs["post"]
     (wide,), (narrow,) = (
-        [forms._range(node, post, ranges)]  # type: ignore[arg-type]
-        for ranges in ({}, seen)
+        [forms.layer_range(node, post, seen)]  # type: ignore[arg-type]
+        for seen in (Seen(), ranges)
     )
     assert wide is not None
     assert narrow is not None
@@ -119,5 +120,5 @@ def test_resnet18_runs_in_integers(tmp_path: Path) -> None:
 
 
 def test_unknown_form(qmodel: qfx.QuantizedModel, x: Tensor) -> None:
-    with pytest.raises(qfx.ConfigError, match="it can be 'auto', 'exact', 'integer'"):
+    with pytest.raises(qfx.ConfigError, match="'auto', 'exact', 'integer', 'full_integer'"):
         written(qmodel, x, form="fast")

@@ -1,0 +1,81 @@
+"""What a model's operations yield for example inputs, for the forms that round more of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from qfx import vocab
+from qfx.export.onnx.sizes import input_value
+from qfx.graph.interpret import NamedInterpreter, result_of
+from qfx.semantics.post import apply_post
+from qfx.vocab import is_op
+
+Range: TypeAlias = "tuple[float, float]"
+"""Smallest and largest value."""
+
+LAYERS = (*vocab.CONVOLUTIONS, *vocab.TRANSPOSED)
+"""What engines run in integers only where its result is quantized."""
+
+JOINS = (vocab.CAT, vocab.MUL, vocab.ADD, vocab.SIGMOID, vocab.HARDSIGMOID, *vocab.AVG_POOLS)
+"""What engines can compute from codes to codes, if it stands between such."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The ranges that operations were seen to yield; empty without example inputs.
+
+    Attributes:
+        before_post: of layers, before their post-ops.
+        results: of layers and of :data:`JOINS`.
+    """
+
+    before_post: dict[fx.Node, Range] = field(default_factory=dict)
+    results: dict[fx.Node, Range] = field(default_factory=dict)
+
+
+def see(module: fx.GraphModule, arguments: Mapping[str, object]) -> Seen:
+    """Run a reference graph on inputs by name, and keep the ranges."""
+    watch = _Watch(module, {**defaults(module), **arguments})
+    with torch.no_grad():
+        watch.run()
+    return watch.seen
+
+
+def defaults(module: fx.GraphModule) -> dict[str, object]:
+    """What the inputs are, by name, where a caller leaves them out."""
+    nodes = module.graph.find_nodes(op="placeholder")
+    return {str(node.target).lstrip("*"): input_value(node) for node in nodes}
+
+
+class _Watch(NamedInterpreter):
+    def __init__(self, module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
+        super().__init__(module, arguments)
+        self.seen = Seen()
+
+    def run_node(self, n: fx.Node) -> Any:
+        if is_op(n, *LAYERS):
+            made = self._layer(n)
+        else:
+            made = super().run_node(n)
+            if not is_op(n, *JOINS):
+                return made
+        if isinstance(made, Tensor) and made.is_floating_point() and made.numel():
+            self.seen.results[n] = _range(made)
+        return made
+
+    def _layer(self, node: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        post = kwargs.pop("post", ())
+        made = result_of(node, args, kwargs)
+        self.seen.before_post[node] = _range(made)
+        return apply_post(made, post)
+
+
+def _range(tensor: Tensor) -> Range:
+    least, most = torch.aminmax(tensor)
+    return float(least), float(most)
