@@ -26,7 +26,7 @@ import torch
 from torch import fx
 
 from qfx import vocab
-from qfx.export.onnx.seen import Range, Seen
+from qfx.export.onnx.seen import Range
 from qfx.quant.qparams import QParams
 from qfx.quant.reference_form import Measured, qparams_of
 from qfx.semantics.post import POST_OPS, Post
@@ -48,9 +48,9 @@ class Form(Enum):
 
 
 # -- what saturation does --------------------------------------------------------------------------
-def post_ops(node: fx.Node, post: Post) -> Post:
+def post_ops(post: Post, to: QParams | None) -> Post:
     """``post``, the last left out if the codes that its result is rounded to saturate there."""
-    if post and saturates(node, *_ends(*post[-1])):
+    if post and to is not None and saturates(to, *_ends(*post[-1])):
         return post[:-1]
     return post
 
@@ -63,13 +63,12 @@ def _ends(name: str, *operands: object) -> Range:
     return (-math.inf if low is None else low), (math.inf if high is None else high)
 
 
-def saturates(node: fx.Node, low: float, high: float) -> bool:
-    """Whether the codes of a result, which nothing else reads, end where it is clamped."""
-    qparams = rounded_to(node)
-    if math.isnan(low) or qparams is None:
+def saturates(to: QParams, low: float, high: float) -> bool:
+    """Whether the codes that a result is rounded to end where it is clamped."""
+    if math.isnan(low):
         return False
-    least, most = span(qparams)
-    half = float(qparams.scale) / 2
+    least, most = span(to)
+    half = float(to.scale) / 2
     return low <= least + half and high >= most - half
 
 
@@ -106,12 +105,15 @@ def multiplies_codes(node: fx.Node) -> bool:
     )
 
 
-def layer_range(node: fx.Node, post: Post, seen: Seen) -> Range | None:
-    """Where the result of a convolution matters, and was seen; None if neither is known."""
-    within, qparams = seen.before_post.get(node), rounded_to(node)
-    if qparams is None:
-        return within
-    return common(_before(post, qparams), within)
+def layer_range(post: Post, to: QParams | None, seen: Range | None) -> Range | None:
+    """Where the result of a layer matters, and was seen; None if neither is known.
+
+    Args:
+        post: what is computed of it.
+        to: the codes that the result of that is rounded to.
+        seen: between which numbers the layer's own result was seen.
+    """
+    return seen if to is None else common(_before(post, to), seen)
 
 
 def common(known: Range | None, seen: Range | None) -> Range | None:

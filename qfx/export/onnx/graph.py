@@ -143,8 +143,9 @@ class _Walk:
         post: Post = given.pop("post", ())
         varied = given.pop("values", ()) if op.kind is vocab.Kind.QUERY else ()
         made = emitter.write(self.w, *varied, **given)
-        kept = post_ops(node, post)
-        made = rounding.layer_result(self.w, node, made, self.seen)
+        to = rounding.codes_after(self.w, node, self.seen)
+        kept = post_ops(post, to)
+        made = rounding.layer_result(self.w, node, made, kept, to, self.seen)
         for post_op in kept:
             made = self._post(post_op, made)
         return made

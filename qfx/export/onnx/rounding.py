@@ -22,7 +22,6 @@ from qfx.export.onnx.forms import (
     common,
     layer_range,
     multiplies_codes,
-    post_ops,
     rounded_to,
     span,
 )
@@ -30,6 +29,7 @@ from qfx.export.onnx.seen import JOINS, LAYERS, Range, Seen
 from qfx.export.onnx.values import Dequantized, Operand
 from qfx.quant.qparams import QParams, choose_numbers
 from qfx.quant.reference_form import qparams_of
+from qfx.semantics.post import Post
 from qfx.vocab import is_op
 
 if TYPE_CHECKING:
@@ -40,21 +40,34 @@ if TYPE_CHECKING:
 _BYTES = (torch.uint8, torch.int8)
 
 
-def layer_result(w: Writer, node: fx.Node, made: Any, seen: Seen) -> Any:
+def codes_after(w: Writer, node: fx.Node, seen: Seen) -> QParams | None:
+    """The codes that the result of a node is rounded to before anything reads it."""
+    found = rounded_to(node)
+    if found is not None or w.form is not Form.FULL or not _layer_for_joins(node):
+        return found
+    within = seen.results.get(node)
+    return _own_codes(node) or (None if within is None else _codes_for(within))
+
+
+def layer_result(
+    w: Writer, node: fx.Node, made: Any, post: Post, to: QParams | None, seen: Seen
+) -> Any:
     """The result of a layer between codes, itself rounded before its post-ops.
 
     Args:
         w: where it is written.
         node: the layer.
         made: its result, before its post-ops.
+        post: those that are written, with what they read as it was written.
+        to: the codes that the result of these is rounded to.
         seen: what it was seen to yield.
     """
-    if w.form is Form.EXACT or not is_op(node, *LAYERS):
+    if w.form is Form.EXACT or not is_op(node, *LAYERS) or (not post and to is not None):
         return made
-    post = node.kwargs.get("post", ())
-    if not post_ops(node, post) and rounded_to(node) is not None:  # type: ignore[arg-type]
+    if not multiplies_codes(node):
         return made
-    found = layer_range(node, post, seen) if multiplies_codes(node) else None  # type: ignore[arg-type]
+    named: Post = node.kwargs.get("post", ())[: len(post)]  # type: ignore[assignment, index]
+    found = layer_range(named, to, seen.before_post.get(node))
     if found is None:
         return made
     w.tell(made, w.results)
@@ -88,10 +101,11 @@ def result(w: Writer, node: fx.Node, made: Any, operands: Sequence[Operand], see
         return made
     if all(is_op(user, vocab.QUANTIZE) for user in node.users):
         return made
-    if not _between_codes(w, node, operands):
-        return made
-    qparams = _own_codes(node) or _codes_of_range(w, node, operands, seen)
-    return made if qparams is None else rounded(w, made, qparams)
+    if is_op(node, *LAYERS):
+        to = codes_after(w, node, seen)
+    else:
+        to = _codes_of_join(w, node, operands, seen)
+    return made if to is None else rounded(w, made, to)
 
 
 def rounded(w: Writer, value: ir.Value, qparams: QParams) -> ir.Value:
@@ -120,13 +134,11 @@ def _codes_for(range: Range) -> QParams:
 
 
 # -- where and to what -----------------------------------------------------------------------------
-def _between_codes(w: Writer, node: fx.Node, operands: Sequence[Operand]) -> bool:
-    """Whether an engine runs ``node``, or what reads it, from codes to codes."""
-    if is_op(node, *JOINS):
-        return bool(operands) and all(_known_codes(w, o) is not None for o in operands)
+def _layer_for_joins(node: fx.Node) -> bool:
+    """Whether a node is a layer on codes, of which something is made that engines join."""
     if not is_op(node, *LAYERS) or not multiplies_codes(node):
         return False
-    return any(is_op(user, *JOINS) for user in node.users)
+    return any(is_op(user, *JOINS, *vocab.MAX_POOLS) for user in node.users)
 
 
 def _known_codes(w: Writer, operand: Operand) -> QParams | None:
@@ -147,14 +159,30 @@ def _own_codes(node: fx.Node) -> QParams | None:
     return None
 
 
-def _codes_of_range(
+def _codes_of_join(
     w: Writer, node: fx.Node, operands: Sequence[Operand], seen: Seen
 ) -> QParams | None:
-    within = seen.results.get(node)
-    if is_op(node, vocab.SIGMOID, vocab.HARDSIGMOID):
-        within = (0.0, 1.0)
-    if is_op(node, vocab.CAT):
-        parts = (_known_codes(w, operand) for operand in operands)
-        spans = [span(part) for part in parts if part is not None]
-        within = common((min(s[0] for s in spans), max(s[1] for s in spans)), within)
+    """The codes of what an engine makes of codes; a maximum is one of those that it is of."""
+    parts = [_known_codes(w, operand) for operand in operands]
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
+        return None
+    if is_op(node, *vocab.MAX_POOLS):
+        return known[0]
+    if not is_op(node, *JOINS):
+        return None
+    own = _own_codes(node)
+    if own is not None:
+        return own
+    within = _range_of_join(node, known, seen)
     return None if within is None else _codes_for(within)
+
+
+def _range_of_join(node: fx.Node, parts: Sequence[QParams], seen: Seen) -> Range | None:
+    if is_op(node, vocab.SIGMOID, vocab.HARDSIGMOID):
+        return 0.0, 1.0
+    within = seen.results.get(node)
+    if not is_op(node, vocab.CAT):
+        return within
+    lows, highs = zip(*map(span, parts), strict=True)
+    return common((min(lows), max(highs)), within)

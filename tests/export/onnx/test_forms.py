@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.export.onnx import forms
-from qfx.export.onnx.seen import Seen, see
+from qfx.export.onnx.seen import see
 from tests.support.onnx import Exported, quantized, written
 from tools.networks import classifier
 
@@ -68,8 +68,8 @@ def test_examples_narrow_the_ranges(qmodel: qfx.QuantizedModel, x: Tensor) -> No
     (node,) = [n for n in ranges.before_post if "second" in n.name]
     post = node.kwargs["post"]
     (wide,), (narrow,) = (
-        [forms.layer_range(node, post, seen)]  # type: ignore[arg-type]
-        for seen in (Seen(), ranges)
+        [forms.layer_range(post, forms.rounded_to(node), seen)]  # type: ignore[arg-type]
+        for seen in (None, ranges.before_post[node])
     )
     assert wide is not None
     assert narrow is not None
