@@ -8,16 +8,17 @@ See README.md for the three ways of use: one call, passes of your own, and looki
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from qfx.garbage_collection import collector_resting
 
 with collector_resting():  # a collection would walk all that torch holds: half the time of this
-    from qfx import backends, engines, ops, pipelines, vocab
+    from qfx import backends, ops, pipelines, vocab
     from qfx.api import calibrate, convert, prepare, quantize
     from qfx.backends.base import Backend
     from qfx.configuration.defaults import get_default_qconfig, get_default_qconfig_mapping
     from qfx.custom_passes import run_passes
-    from qfx.engines.compiled import CompiledModel
-    from qfx.engines.compiling import compile
     from qfx.errors import (
         BackendError,
         CalibrationError,
@@ -32,9 +33,6 @@ with collector_resting():  # a collection would walk all that torch holds: half 
         QfxWarning,
         VerifyError,
     )
-    from qfx.export.onnx.check import check_onnx
-    from qfx.export.onnx.export import export_onnx
-    from qfx.export.pt2e.export import export_pt2e
     from qfx.framework.levels import Level
     from qfx.framework.pass_base import Pass, PassContext, PatternPass
     from qfx.framework.pipeline import Pipeline
@@ -43,9 +41,6 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.history.history import History
     from qfx.history.snapshot import Snapshot, snapshot
     from qfx.history.stage import Stage
-    from qfx.keeping import load, save
-    from qfx.numerics.bisection import bisect
-    from qfx.numerics.comparison import compare
     from qfx.quant.qconfig import QConfig, QConfigMapping, QuantSpec
     from qfx.quant.qparams import QParams
     from qfx.report.sites import QuantizationReport, Site
@@ -54,6 +49,17 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.runtime.quantized import QuantizedModel
     from qfx.stubs import DeQuantStub, QuantStub
     from qfx.training.schedule import QATSchedule, freeze_batchnorm, freeze_observers
+
+if TYPE_CHECKING:
+    from qfx import engines
+    from qfx.engines.compiled import CompiledModel
+    from qfx.engines.compiling import compile
+    from qfx.export.onnx.check import check_onnx
+    from qfx.export.onnx.export import export_onnx
+    from qfx.export.pt2e.export import export_pt2e
+    from qfx.keeping import load, save
+    from qfx.numerics.bisection import bisect
+    from qfx.numerics.comparison import compare
 
 __version__ = "0.1.0"
 
@@ -130,6 +136,30 @@ __all__ = [
     "snapshot",
     "vocab",
 ]
+
+_LATER = {
+    "CompiledModel": "qfx.engines.compiled",
+    "bisect": "qfx.numerics.bisection",
+    "check_onnx": "qfx.export.onnx.check",
+    "compare": "qfx.numerics.comparison",
+    "compile": "qfx.engines.compiling",
+    "export_onnx": "qfx.export.onnx.export",
+    "export_pt2e": "qfx.export.pt2e.export",
+    "load": "qfx.keeping",
+    "save": "qfx.keeping",
+}
+"""What quantizing does without, a third of all code, and where it is: imported when asked for."""
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for the first time."""
+    if name == "engines":
+        return importlib.import_module("qfx.engines")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(_LATER[name]), name)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

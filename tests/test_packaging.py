@@ -31,12 +31,15 @@ PUBLIC = {
     *("VerifyError", "CalibrationError", "CoverageError", "BackendError", "FormatError"),
 }
 
-# What `import torch` does not load, costs tens of milliseconds or more, and few calls need.
+# What `import torch` does not load, costs much time, and quantizing does not need.
 HEAVY = (
     "graphviz",
     "hypothesis",
     "networkx",
     "onnx",
+    "qfx.engines",
+    "qfx.export",
+    "qfx.storage",
     "qfx_passes",
     "sympy",
     "torch._dynamo",
