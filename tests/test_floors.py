@@ -13,6 +13,8 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
+from tests.support.sources import tree
+
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
@@ -90,8 +92,8 @@ def statements(body: ast.AST) -> Iterator[ast.stmt]:
 @cache
 def imports(module: str) -> frozenset[str]:
     """The modules of the house that ``module`` imports."""
-    tree = ast.parse(sources()[module].read_text())
-    names = {name for statement in statements(tree) for name in imported(statement)}
+    found = statements(tree(sources()[module]))
+    names = {name for statement in found for name in imported(statement)}
     return frozenset(names & sources().keys())
 
 

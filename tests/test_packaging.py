@@ -15,9 +15,7 @@ import torch
 from torch import nn
 
 import qfx
-
-ROOT = Path(qfx.__file__).resolve().parent.parent
-SOURCES = sorted([*ROOT.glob("qfx/**/*.py"), *ROOT.glob("passes/qfx_passes/**/*.py")])
+from tests.support.sources import ROOT, SOURCES, nodes, tree
 
 PUBLIC = {
     *("quantize", "prepare", "calibrate", "convert"),
@@ -90,9 +88,8 @@ def test_import_warns_of_nothing_where_numpy_is_absent() -> None:
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """(absolute module name, whether at module level) of every import statement in a file."""
-    tree = ast.parse(path.read_text())
-    top_level = {id(node) for node in tree.body}
-    for node in ast.walk(tree):
+    top_level = {id(node) for node in tree(path).body}
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, id(node) in top_level) for alias in node.names)
         if isinstance(node, ast.ImportFrom):
@@ -120,9 +117,10 @@ def test_no_source_reaches_for_torch_ao_by_attribute() -> None:
     reached = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.Attribute)
-        and ast.unparse(node) in {"torch.ao", "torch.quantization"}
+        and node.attr in ("ao", "quantization")
+        and ast.unparse(node.value) == "torch"
     ]
     assert reached == []
 

@@ -33,6 +33,7 @@ from qfx.torch_private import (
     schema_arguments,
     wrapped,
 )
+from tests.support.sources import SOURCES, nodes
 
 
 def test_what_is_there_is_found() -> None:
@@ -222,7 +223,7 @@ def test_one_buffer_that_cannot_be_restored_does_not_keep_the_others() -> None:
 # -- in one place --------------------------------------------------------------------------------
 def private_names(path: Path) -> Iterator[str]:
     """Private names that are reached from torch's modules, and imports of private modules."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr[1] != "_":
             owner = ast.unparse(node.value)
             if owner.partition(".")[0] in ("torch", "F", "nn", "fx"):
@@ -234,9 +235,7 @@ def private_names(path: Path) -> Iterator[str]:
 
 
 def test_private_names_of_pytorch_are_looked_up_in_one_place() -> None:
-    root = Path(__file__).parents[1]
-    paths = [path for folder in ("qfx", "passes") for path in (root / folder).rglob("*.py")]
-    for path in paths:
+    for path in SOURCES:
         known = {"torch.utils: _pytree"}
         assert path.name == "torch_private.py" or set(private_names(path)) <= known, path
 

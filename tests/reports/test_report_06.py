@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 import qfx
 from tests.cases.flow import randn, seeded, sqnr
-
-ROOT = Path(qfx.__file__).parents[1]
+from tests.support.sources import SOURCES, nodes
 
 
 class Filter(nn.Module):
@@ -68,12 +67,6 @@ def test_attributes_from_an_input_are_a_reason() -> None:
 
 
 # -- the kind: nothing asks whether a Mismatch is true ---------------------------------------------
-def _trees() -> Iterator[tuple[Path, ast.Module]]:
-    for folder in (ROOT / "qfx", ROOT / "passes"):
-        for path in sorted(folder.rglob("*.py")):
-            yield path, ast.parse(path.read_text())
-
-
 def _called(node: ast.expr) -> str:
     if not isinstance(node, ast.Call):
         return ""
@@ -81,9 +74,9 @@ def _called(node: ast.expr) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-def _truths(tree: ast.Module) -> Iterator[ast.expr]:
-    """What ``tree`` takes for true or false."""
-    for node in ast.walk(tree):
+def _truths(path: Path) -> Iterator[ast.expr]:
+    """What a file takes for true or false."""
+    for node in nodes(path):
         if isinstance(node, ast.BoolOp):
             yield from node.values[:-1]
         elif isinstance(node, (ast.If, ast.IfExp, ast.While)):
@@ -94,11 +87,10 @@ def _truths(tree: ast.Module) -> Iterator[ast.expr]:
 
 def test_no_refusal_is_taken_for_none() -> None:
     """``refusal(a) or refusal(b)`` throws the first one away."""
-    trees = list(_trees())
     refusing = {
         node.name
-        for _, tree in trees
-        for node in ast.walk(tree)
+        for path in SOURCES
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef)
         and node.returns is not None
         and "Mismatch" in ast.unparse(node.returns)
@@ -106,8 +98,8 @@ def test_no_refusal_is_taken_for_none() -> None:
     }.difference(dir(str))  # ", ".join(names) refuses nothing, whatever else is called join
     lost = [
         f"{path.name}:{node.lineno}"
-        for path, tree in trees
-        for node in _truths(tree)
+        for path in SOURCES
+        for node in _truths(path)
         if _called(node) in refusing
     ]
     assert "expand_product" in refusing
