@@ -72,11 +72,9 @@ class _Products:
             return None
         return _made(self._rewriter, node, vocab.LINEAR, operands[0], weight)
 
-    def _expand_sum(self, node: fx.Node, call: Call) -> fx.Node | Mismatch:
+    def _expand_sum(self, node: fx.Node, call: Call) -> fx.Node:
         arguments = {**dict(zip(_SUMS[call.target], call.args, strict=False)), **call.kwargs}
         alpha, beta = arguments.pop("alpha", 1), arguments.pop("beta", 1)
-        if arguments.pop("out", None) is not None:
-            return Mismatch("addmm into a given tensor")
         bias, source, weight = (arguments[name] for name in _SUMS[call.target])
         info = meta.tensor_info(bias)
         is_layer = bias.op == "get_attr" and info is not None and len(info.shape) == 1
