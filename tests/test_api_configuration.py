@@ -144,7 +144,7 @@ def test_a_rule_that_fits_nothing_of_a_backend_is_told_once() -> None:
     signed = qfx.QConfig(qfx.QuantSpec(torch.int8), INT8)
     with (
         pytest.warns(
-            qfx.QfxWarning, match=r"QConfig given as qconfig=.*uint8 activations"
+            qfx.QfxWarning, match=r"QConfig given as qconfig=.*codes are uint8, not"
         ) as caught,
         pytest.raises(qfx.CoverageError, match="config-unfit"),
     ):

@@ -46,6 +46,7 @@ FLOORS = (
 """From the ground up; rooms of one floor know nothing of each other."""
 
 BACKEND_FLOORS = (
+    ("schemes",),
     ("table_checks", "base", "entry_points", "saturation", "packing_engine", "defaults"),
     ("fitting", "probing", "wide_codes"),
     ("stored_weights",),

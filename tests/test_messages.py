@@ -39,6 +39,7 @@ def test_a_name_that_a_pattern_does_not_bind_names_the_rule() -> None:
 
 def test_an_operation_prints_as_it_is_written() -> None:
     assert repr(vocab.CONV2D) == "vocab.CONV2D"
+    assert str(vocab.CONV2D) == "conv2d"
     parameters = inspect.signature(vocab.LINEAR).parameters
     assert list(parameters) == ["input", "weight", "bias", "post"]
 

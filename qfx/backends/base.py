@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
+from qfx.backends.schemes import Scheme
 from qfx.backends.table_checks import METHODS as METHODS
 from qfx.backends.table_checks import check_backend, check_rule
 from qfx.framework.pass_base import Pass
@@ -28,6 +29,9 @@ from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import OpDef
 
 Chain = tuple[str, ...]
+
+_UINT8 = Scheme((torch.uint8,))
+_SYMMETRIC_INT8 = Scheme((torch.int8,), symmetric=True)
 
 
 class Output(Enum):
@@ -55,11 +59,13 @@ class WeightRule:
         axis: output-channel axis, for per-channel scales.
         per_channel: whether per-channel scales are accepted.
         halves: whether it may be kept in float16.
+        codes: what codes it takes; None: what the backend does (``Backend.weights``).
     """
 
     axis: int = 0
     per_channel: bool = True
     halves: bool = False
+    codes: Scheme | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class LoweringSite:
         output: qparams the result must have, or None for float.
         weights: the constant weights: one for most kernels, several for recurrent layers; none
             where they are kept in halves.
-        bias: the float bias, or None.
+        bias: the bias, or None: float, or codes of a row with ``bias=torch.int32``.
     """
 
     node: fx.Node
@@ -120,6 +126,9 @@ class KernelRule:
         requantizes: whether a kernel that shares takes inputs of other qparams than its result's.
         supports: says why a given node can't use the kernel, or None.
         emit: writes the call; None where the reference form itself is the kernel.
+        activations: what codes it reads and hands out; None: what the backend does.
+        bias: torch.int32 where the kernel adds codes of scale (input scale * weight scale), one of
+            which per output channel is ``site.bias``; None where it adds floats.
         method: what it serves: activations quantized with known qparams ("static"), measured at
             run time ("dynamic"), or not at all ("weight_only"); see :data:`METHODS`.
 
@@ -139,6 +148,8 @@ class KernelRule:
     supports: Supports | None = None
     emit: Emit | None = None
     method: str = "static"
+    activations: Scheme | None = None
+    bias: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         check_rule(self)
@@ -192,6 +203,8 @@ class Backend:
         probe: (kernel, post-ops) -> what is wrong with it on this machine, or "".
         passes: run right after ``lower``, in order, on the graph of kernels; each is a stage.
         cpu_only: results live on the CPU.
+        activations, weights: what codes kernels take; None: uint8, and symmetric int8, of kernels
+            that emit calls, and any where the reference form is the kernel.
         saturates: whether layers with weights add up products of 8-bit codes wrongly here, so that
             what they read must keep to 7 bits (:mod:`qfx.backends.saturation`).
     """
@@ -207,6 +220,8 @@ class Backend:
     passes: tuple[Pass, ...] = ()
     cpu_only: bool = True
     saturates: bool = False
+    activations: Scheme | None = None
+    weights: Scheme | None = None
     _by_op: dict[OpDef, dict[str, KernelRule]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -215,6 +230,13 @@ class Backend:
         for rule in self.rules:
             by_op.setdefault(rule.op, {})[rule.method] = rule
         object.__setattr__(self, "_by_op", by_op)
+
+    def takes(self, rule: KernelRule) -> tuple[Scheme | None, Scheme | None]:
+        """What codes of activations and weights a row takes; None takes any."""
+        emits = self.quantize is not None
+        activations = rule.activations or self.activations or (_UINT8 if emits else None)
+        own = rule.weight.codes if rule.weight is not None else None
+        return activations, own or self.weights or (_SYMMETRIC_INT8 if emits else None)
 
     def rule(self, op: object, method: str = "static") -> KernelRule | None:
         """The row of ``op`` for a method, or None if the backend has no such kernel."""

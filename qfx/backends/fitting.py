@@ -44,32 +44,38 @@ def unfit(node: fx.Node, qconfig: QConfig, row: KernelRule, backend: Backend) ->
             return misfit
     if in_float(qconfig) and backend.rule(row.op, "weight_only") is None:
         return Mismatch("its weight can't be quantized alone, only with what it reads")
-    if backend.quantize is None:
-        return None
-    if rule is not None and weight is not None:
+    emits = backend.quantize is not None
+    if emits and rule is not None and weight is not None:
         if row.op.kind is Kind.LOOKUP and not weight.per_channel:
             return Mismatch("rows have a scale each: set per_channel=True, not {0}", weight)
         if row.op.kind is Kind.LOOKUP or in_float(qconfig):
             return _unfit_stored(weight, rule)
-    if activation is not None and activation.dtype != torch.uint8:
-        return Mismatch(
-            "kernels of {0} take uint8 activations, not {1}; the reference form takes any",
-            backend.name,
-            activation.dtype,
-        )
+    misfit = _unfit_codes(qconfig, row, backend)
+    if misfit is not None or not emits:
+        return misfit
     misfit = _unfit_measured(activation, backend)
     if misfit is not None or rule is None or weight is None:
         return misfit
     if weight.group_size is not None:
         text = "kernels of {0} that compute in integers take no groups of weights (group_size={1})"
         return Mismatch(text, backend.name, weight.group_size)
-    if weight.dtype != torch.int8 or not weight.symmetric:
-        return Mismatch(
-            "kernels of {0} take symmetric int8 weights, not {1}; the reference form takes any",
-            backend.name,
-            weight,
-        )
     return _unfit_axis(weight, rule)
+
+
+def _unfit_codes(qconfig: QConfig, row: KernelRule, backend: Backend) -> Mismatch | None:
+    """Why the codes that ``qconfig`` asks for are none that the kernel takes, or None."""
+    activations, weights = backend.takes(row)
+    activation = None if in_float(qconfig) else qconfig.activation
+    pairs = (
+        (activations, activation, "activations"),
+        (weights, qconfig.weight if row.weight is not None else None, "weights"),
+    )
+    for scheme, spec, what in pairs:
+        refusal = scheme.refusal(spec) if scheme is not None and spec is not None else ""
+        if refusal:
+            text = "kernels of {0} take other {1}: {2}"  # told once, whichever kernel it is
+            return Mismatch(text, backend.name, what, refusal)
+    return None
 
 
 def _unfit_measured(activation: QuantSpec | None, backend: Backend) -> Mismatch | None:

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import torch
+
+from qfx.backends.schemes import Scheme
 from qfx.errors import BackendError
 from qfx.framework.pass_base import Pass
 from qfx.quant.qparams import QParams
@@ -46,6 +49,7 @@ def _faults(rule: KernelRule) -> Iterator[str]:
     yield from _faults_of_operands(rule)
     yield from _faults_of_post(rule)
     yield from _faults_of_method(rule)
+    yield from _faults_of_codes(rule)
     if (rule.fixed is not None) != (getattr(rule.output, "name", "") == "FIXED"):
         yield "fixed goes with output=Output.FIXED, and only with that"
     if rule.fixed is not None and not isinstance(rule.fixed, QParams):
@@ -85,6 +89,21 @@ def _faults_of_method(rule: KernelRule) -> Iterator[str]:
         yield f"supports is {rule.supports!r}; give a function of the node"
 
 
+def _faults_of_codes(rule: KernelRule) -> Iterator[str]:
+    for name, scheme in (
+        ("activations", rule.activations),
+        ("weight codes", rule.weight.codes if rule.weight is not None else None),
+    ):
+        if scheme is not None and not isinstance(scheme, Scheme):
+            yield f"{name} is {scheme!r}; give a Scheme"
+    if rule.bias is not None and "bias" not in rule.op.signature.parameters:
+        yield f"{rule.op.name} has no bias; leave bias out"
+    if rule.bias not in (None, torch.int32):
+        yield f"bias is {rule.bias!r}; give torch.int32, or None for kernels that add floats"
+    if rule.bias is not None and (rule.weight is None or rule.method != "static"):
+        yield "integer biases go with a weight and known qparams: method='static'"
+
+
 def check_backend(backend: Backend) -> None:
     """Raise if a table can't be meant.
 
@@ -116,11 +135,30 @@ def _faults_of_table(backend: Backend) -> Iterator[str]:
     for method in backend.defaults:
         if method not in known:
             yield f"defaults for {method!r}, which is no method; choose of {', '.join(known)}"
+    yield from _unfit_defaults(backend)
     for rule in backend.rules:
         if backend.quantize is None and rule.emit is not None:
             yield f"the row of {rule.op.name} has an emit, which needs quantize and dequantize"
         if backend.quantize is not None and _lacks_emit(rule):
             yield f"the row of {rule.op.name} has no emit for its method {rule.method!r}"
+
+
+def _unfit_defaults(backend: Backend) -> Iterator[str]:
+    """Defaults, and fixed qparams, that the backend's own kernels refuse."""
+    for rule in backend.rules:
+        activations, weights = backend.takes(rule)
+        if rule.fixed is not None and activations is not None:
+            refusal = activations.refusal_of(rule.fixed)
+            if refusal:
+                yield f"fixed qparams of the row of {rule.op.name}: {refusal}"
+        qconfig = backend.defaults.get(rule.method)
+        if qconfig is None or rule.method != "static":
+            continue
+        specs = ((activations, qconfig.activation), (weights, qconfig.weight))
+        for scheme, spec in specs if rule.weight is not None else specs[:1]:
+            refusal = scheme.refusal(spec) if scheme is not None and spec is not None else ""
+            if refusal:
+                yield f"the default QConfig for static does not fit {rule.op.name}: {refusal}"
 
 
 def _is_named(step: object) -> bool:

@@ -235,6 +235,7 @@ class QuantSpec:
             observer = _default_observer(self.per_channel)
         chosen = registry.observer_class(observer)
         object.__setattr__(self, "observer", registry.name_or_class(chosen))
+        chosen.check_methods()
         chosen.check(self)
 
 

@@ -51,6 +51,7 @@ class Books:
         self.statistics: dict[str, RuleStatistics] = {}
         self._match: Match | None = None
         self._point: fx.Node | None = None
+        self._sources: tuple[fx.Node, ...] = ()
         self._ledger = Ledger()
         self._named_after: dict[fx.Node, fx.Node] = {}
         self._unclaimed: dict[fx.Node, None] = {}  # derive from what they read, or will replace
@@ -81,6 +82,15 @@ class Books:
             raise
         finally:
             self._point = outer
+
+    @contextmanager
+    def deriving(self, *sources: fx.Node) -> Iterator[None]:
+        """Nodes that are made within derive from ``sources``, unless they say from what."""
+        outer, self._sources = self._sources, sources
+        try:
+            yield
+        finally:
+            self._sources = outer
 
     @contextmanager
     def blaming(self, rule: str, node: fx.Node) -> Iterator[None]:

@@ -145,7 +145,8 @@ class Maker(Books):
         *,
         name: str | None = None,
     ) -> fx.Node:
-        given = tuple(origins) or (self._match.nodes if self._match is not None else ())
+        matched = self._match.nodes if self._match is not None else ()
+        given = tuple(origins) or self._sources or matched
         sources = given or tuple(_nodes_in(args))
         if isinstance(target, OpDef):
             kwargs = without_defaults(target, kwargs)

@@ -77,6 +77,9 @@ class OpDef:
     def __repr__(self) -> str:
         return f"vocab.{self.name.upper()}"
 
+    def __str__(self) -> str:
+        return self.name
+
     def __copy__(self) -> OpDef:
         return self
 

@@ -98,8 +98,8 @@ def test_powers_of_two_reach_the_graph(net: Net, x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("qconfig", "message"),
     [
-        (INT16, "take uint8 activations, not torch.int16; the reference form takes any"),
-        (QConfig(INT8.activation, INT16.weight), "take symmetric int8 weights, not"),
+        (INT16, "take other activations: codes are uint8, not int16"),
+        (QConfig(INT8.activation, INT16.weight), "take other weights: codes are int8, not int16"),
         (INT4_GROUPS, "take no groups of weights"),
     ],
 )

@@ -15,7 +15,7 @@ What the backend's row declines stays float between dequantize and quantize, wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ from qfx.quant.reference_form import Measured, QuantizedWeight, qparams_of, quan
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import DEQUANTIZE, QUANTIZE, bound, is_op
+from qfx_passes.lowering.emitted import bias_codes, settle_emitted
 from qfx_passes.operands import (
     asks_shape,
     float_operands,
@@ -224,19 +225,27 @@ class _Lowering:
         shares: bool = False,
     ) -> fx.Node | None:
         arguments = bound(node)
+        bias = self._bias(arguments.get("bias")) if rule.weight else None
         site = LoweringSite(
             node=node,
             arguments=arguments,
             inputs={v: (known.node, known.qparams) for v, known in inputs.items()},
             output=output,
             weights=tuple(self._weights(node)) if rule.weight else (),
-            bias=self._bias(arguments.get("bias")) if rule.weight else None,
+            bias=bias,
         )
-        with self.rw.at(node):
+        if rule.bias is not None and bias is not None:
+            codes = bias_codes(site, bias)
+            if isinstance(codes, Mismatch):
+                self._declined(node, codes)
+                return None
+            site = replace(site, bias=codes)
+        with self.rw.at(node), self.rw.deriving(node):
             lowered = rule.emit(self, site) if rule.emit else self._same_op(site)
             if isinstance(lowered, Mismatch):
                 self._declined(node, lowered)
                 return None
+            settle_emitted(self.rw, lowered, site, rule)
             # Where emit had a choice of kernels, it said which it took.
             mark_kernel(lowered, kernel_of(lowered) or Kernel(rule.kernel, macs(node)))
             if output is not None and not shares:

@@ -198,6 +198,40 @@ class Observer(nn.Module):
         origin: type[Observer] = cls.__dict__.get("_made_from", cls)
         return origin, cls.__dict__.get("_given", ())
 
+    def check_range(self) -> None:
+        """Refuse a range that no qparams can be chosen for: inverted, NaN, or no two tensors.
+
+        Raises:
+            CalibrationError: it says what the class returned.
+        """
+        found = self.range()
+        name = type(self).__name__
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise CalibrationError(f"{name}.range() gave {found!r}, not (smallest, largest)")
+        low, high = (torch.as_tensor(end) for end in found)
+        if bool((low <= high).all()):
+            return
+        pairs = zip(low.flatten().tolist(), high.flatten().tolist(), strict=False)
+        bad = next((a, b) for a, b in pairs if not a <= b)
+        raise CalibrationError(
+            f"{name}.range() gave {bad[0]:g} as smallest and {bad[1]:g} as largest value"
+        )
+
+    @classmethod
+    def check_methods(cls) -> None:
+        """Refuse a class that lacks what observing takes.
+
+        Raises:
+            ConfigError: it names the methods.
+        """
+        needed = {
+            "record(self, x)": cls.record is Observer.record and cls.observe is Observer.observe,
+            "range(self)": cls.range is Observer.range and cls.qparams is Observer.qparams,
+        }
+        missing = [name for name, lacks in needed.items() if lacks]
+        if missing:
+            raise ConfigError(f"the observer {cls.__name__} defines no {' and no '.join(missing)}")
+
     # -- for subclasses --------------------------------------------------------------------------
     @classmethod
     def check(cls, spec: QuantSpec) -> None:
