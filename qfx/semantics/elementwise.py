@@ -17,6 +17,7 @@ def _of_each(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 exp, expm1, log, log1p = map(_of_each, (torch.exp, torch.expm1, torch.log, torch.log1p))
+exp2, log2, log10 = map(_of_each, (torch.exp2, torch.log2, torch.log10))
 sqrt, rsqrt, reciprocal = map(_of_each, (torch.sqrt, torch.rsqrt, torch.reciprocal))
 sin, cos, erf = map(_of_each, (torch.sin, torch.cos, torch.erf))
 abs, neg, sign = map(_of_each, (torch.abs, torch.neg, torch.sign))
@@ -39,6 +40,20 @@ def maximum(input: Tensor, other: Tensor) -> Tensor:
 
 def minimum(input: Tensor, other: Tensor) -> Tensor:
     return torch.minimum(input, other)
+
+
+def fmax(input: Tensor, other: Tensor) -> Tensor:
+    """The larger; of a number and NaN the number."""
+    return torch.fmax(input, other)
+
+
+def fmin(input: Tensor, other: Tensor) -> Tensor:
+    return torch.fmin(input, other)
+
+
+def lerp(input: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
+    """As far from ``input`` to ``end`` as ``weight`` says."""
+    return torch.lerp(input, end, weight)
 
 
 def where(condition: Tensor, input: Tensor | float, other: Tensor | float) -> Tensor:

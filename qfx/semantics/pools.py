@@ -145,5 +145,9 @@ def vector_norm(
     return length
 
 
+def cumprod(input: Tensor, *, dim: int) -> Tensor:
+    return input.cumprod(dim)
+
+
 def cumsum(input: Tensor, *, dim: int) -> Tensor:
     return input.cumsum(dim)

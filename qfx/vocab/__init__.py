@@ -21,10 +21,13 @@ from qfx.vocab.definition import lookup as lookup
 from qfx.vocab.definition import ops as ops
 from qfx.vocab.elementwise import *
 from qfx.vocab.groups import *
+from qfx.vocab.losses import *
+from qfx.vocab.matrices import *
 from qfx.vocab.movement import *
 from qfx.vocab.nodes import bound as bound
 from qfx.vocab.nodes import bound_plainly as bound_plainly
 from qfx.vocab.nodes import is_op as is_op
+from qfx.vocab.ordering import *
 from qfx.vocab.post_ops import bounds_of_post_op as bounds_of_post_op
 from qfx.vocab.post_ops import call_of_post_op as call_of_post_op
 from qfx.vocab.post_ops import post_op_of_call as post_op_of_call

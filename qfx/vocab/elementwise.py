@@ -19,6 +19,16 @@ EXPM1 = define(
     ("expm1",),
     elementwise=True,
 )
+EXP2 = define(
+    elementwise.exp2,
+    Kind.ARITHMETIC,
+    (),
+    (torch.exp2, torch.special.exp2),
+    ("exp2",),
+    elementwise=True,
+)
+LOG2 = define(elementwise.log2, Kind.ARITHMETIC, (), (torch.log2,), ("log2",), elementwise=True)
+LOG10 = define(elementwise.log10, Kind.ARITHMETIC, (), (torch.log10,), ("log10",), elementwise=True)
 LOG = define(elementwise.log, Kind.ARITHMETIC, (), (torch.log,), ("log",), elementwise=True)
 LOG1P = define(
     elementwise.log1p,
@@ -102,6 +112,13 @@ MINIMUM = define(
     commutative=True,
     picks=True,
 )
+FMAX = define(
+    elementwise.fmax, Kind.ARITHMETIC, (), (torch.fmax,), ("fmax",), commutative=True, picks=True
+)
+FMIN = define(
+    elementwise.fmin, Kind.ARITHMETIC, (), (torch.fmin,), ("fmin",), commutative=True, picks=True
+)
+LERP = define(elementwise.lerp, Kind.ARITHMETIC, (), (torch.lerp,), ("lerp",))
 WHERE = define(elementwise.where, Kind.ARITHMETIC, (), (torch.where,), ("where",))
 MASKED_FILL = define(
     elementwise.masked_fill,

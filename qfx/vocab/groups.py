@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qfx.vocab.definition import ops
-from qfx.vocab.elementwise import MAXIMUM, MINIMUM
+from qfx.vocab.elementwise import FMAX, FMIN, MAXIMUM, MINIMUM
 from qfx.vocab.products import GRU, GRU_CELL, LSTM, LSTM_CELL, RNN, RNN_CELL
 from qfx.vocab.reductions import (
     ADAPTIVE_AVG_POOL1D,
@@ -33,7 +33,7 @@ ADAPTIVE_MAX_POOLS = (ADAPTIVE_MAX_POOL1D, ADAPTIVE_MAX_POOL2D, ADAPTIVE_MAX_POO
 ADAPTIVE_POOLS = (*ADAPTIVE_AVG_POOLS, *ADAPTIVE_MAX_POOLS)
 """By rising dims."""
 
-EXTREMES = (MAXIMUM, MINIMUM)
+EXTREMES = (MAXIMUM, MINIMUM, FMAX, FMIN)
 CELLS = (LSTM_CELL, GRU_CELL, RNN_CELL)
 RECURRENT = (*SEQUENCES, *CELLS)
 """Layers with a hidden state: several weights, and activations that are measured inside."""

@@ -64,6 +64,11 @@ ELEMENTWISE = _rows(
     ("exp", lambda m, x: torch.exp_(x)),
     ("expm1", lambda m, x: torch.expm1(x)),
     ("abs add log", lambda m, x: torch.log(x.abs() + 1)),
+    ("exp2", lambda m, x: torch.special.exp2(x)),
+    ("abs add log2", lambda m, x: (x.abs() + 1).log2_()),
+    ("abs add log10", lambda m, x: torch.log10(x.abs() + 1)),
+    ("lerp", lambda m, x: torch.lerp(x, m.table, 0.3)),
+    ("lerp", lambda m, x: m.table.lerp(x, m.scale)),
     ("abs log1p", lambda m, x: torch.log1p(abs(x))),
     ("abs add sqrt", lambda m, x: (x.absolute() + 1).sqrt_()),
     ("abs add rsqrt", lambda m, x: torch.rsqrt(x.abs_() + 1)),
@@ -133,6 +138,57 @@ NORMS = _rows(
     ("var mul", lambda m, x: x.var(False) * x),
     ("std mul", lambda m, x: torch.std(x, -1, keepdim=True, correction=0) * x),
 )
+
+
+def _nearest(m: Any, x: Tensor) -> Tensor:
+    distances, _ = torch.cdist(x, m.table).sort(-1)
+    return distances
+
+
+ORDERS = _rows(
+    Outcome.FLOAT,
+    ("cumprod", lambda m, x: torch.cumprod(x, 1)),
+    ("cdist sort_values", _nearest),
+    ("cdist", lambda m, x: torch.cdist(x, m.table, p=1.0)),
+    ("topk getitem getitem mul", lambda m, x: torch.mul(*x.topk(3, -1))),
+    ("sort getitem take_along_dim", lambda m, x: m.table.take_along_dim(x.sort(1).indices, 1)),
+    ("abs argsort gather", lambda m, x: m.table.gather(-1, x.abs().argsort(-1))),
+    ("mul bucketize mul", lambda m, x: torch.bucketize(x * 0.1, m.low.sort()[0]) * m.table),
+    ("searchsorted mul", lambda m, x: torch.searchsorted(m.low.sort()[0], x, right=True) * x),
+    ("histc getitem mul", lambda m, x: torch.histc(x, 8)[None] * m.table),
+)
+MATRICES = _rows(
+    Outcome.FLOAT,
+    ("matrix_norm mul", lambda m, x: torch.linalg.norm(x, "nuc", (1, 2), True) * x),
+    ("matrix_norm mul", lambda m, x: torch.linalg.matrix_norm(x, keepdim=True) * x),
+    ("add det getitem mul", lambda m, x: torch.det(x + m.identity)[:, None, None] * x),
+    ("add inv", lambda m, x: torch.linalg.inv(x + m.identity)),
+    ("add solve", lambda m, x: torch.linalg.solve(x + m.identity, m.table)),
+    ("svd getitem", lambda m, x: torch.linalg.svd(x).S),
+    ("qr getitem abs", lambda m, x: torch.linalg.qr(x)[1].abs()),
+)
+LOSSES = _rows(
+    Outcome.FLOAT,
+    ("cross_entropy mul", lambda m, x: F.cross_entropy(x, m.grid[:, 0]) * x),
+    ("log_softmax nll_loss mul", lambda m, x: F.nll_loss(x.log_softmax(1), m.grid[:, 0]) * x),
+    ("mse_loss mul", lambda m, x: F.mse_loss(x, m.table) * x),
+    ("smooth_l1_loss mul", lambda m, x: F.smooth_l1_loss(x, m.table, beta=0.5) * x),
+    ("l1_loss mul", lambda m, x: F.l1_loss(x, m.table, reduction="sum") * x),
+    ("huber_loss mul", lambda m, x: F.huber_loss(x, target=m.table) * x),
+    (
+        "binary_cross_entropy_with_logits mul",
+        lambda m, x: F.binary_cross_entropy_with_logits(x, m.target, pos_weight=m.scale) * x,
+    ),
+    (
+        "sigmoid binary_cross_entropy mul",
+        lambda m, x: F.binary_cross_entropy(x.sigmoid(), m.target) * x,
+    ),
+    (
+        "log_softmax kl_div mul",
+        lambda m, x: F.kl_div(x.log_softmax(-1), m.target, reduction="batchmean") * x,
+    ),
+    ("cosine_similarity getitem mul", lambda m, x: F.cosine_similarity(x, m.table, 1)[:, None] * x),
+)
 PRODUCTS = _rows(
     Outcome.FLOAT,
     ("bilinear", lambda m, x: F.bilinear(x, m.table, m.cube, m.scale[:3])),
@@ -146,6 +202,14 @@ MOVES = _rows(
     ("index_select", lambda m, x: x.index_select(-1, m.places)),
     ("gather", lambda m, x: x.gather(dim=-1, index=m.grid)),
     ("getitem", lambda m, x: x[:, m.places]),
+    ("take_along_dim", lambda m, x: torch.take_along_dim(x, m.grid, 1)),
+    ("sort_values", lambda m, x: x.sort(-1)[0]),
+    ("sort_values", lambda m, x: torch.sort(x, 1, descending=True).values),
+    ("sort_values", lambda m, x: x.msort()),
+    ("topk_values", lambda m, x: torch.topk(x, 3)[0]),
+    ("topk_values", lambda m, x: x.topk(min(2, x.shape[0]), 1, largest=False).values),
+    ("flip fmax", lambda m, x: torch.fmax(x, x.flip(1))),
+    ("flip fmin", lambda m, x: x.fmin(x.flip(1))),
     ("diagonal", lambda m, x: torch.diagonal(x, 1, -2, -1)),
     ("flip transpose", lambda m, x: torch.rot90(x, 1, (1, 2))),
     ("flip transpose", lambda m, x: x.rot90(-1, [-2, -1])),
@@ -169,8 +233,7 @@ MOVES = _rows(
     ("amin", lambda m, x: torch.min(x, -1)[0]),
 )
 OUTSIDE = [
-    *_rows(Outcome.UNKNOWN, ("", lambda m, x: torch.cumprod(x, 1))),
-    *_rows(Outcome.UNKNOWN, ("", lambda m, x: torch.cdist(x, x))),
-    *_rows(Outcome.FORM, ("mul", lambda m, x: torch.linalg.norm(x, "nuc", (1, 2), True) * x)),
+    *_rows(Outcome.UNKNOWN, ("", lambda m, x: torch.logcumsumexp(x, 1))),
+    *_rows(Outcome.FORM, ("sum mul", lambda m, x: x.unique().sum() * x)),
     *_rows(Outcome.FORM, ("getitem getitem add", lambda m, x: torch.add(*x.max(1)))),
 ]

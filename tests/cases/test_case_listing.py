@@ -19,6 +19,9 @@ GROUPS = {
     "elementwise": listing.ELEMENTWISE,
     "activations": listing.ACTIVATIONS,
     "norms": listing.NORMS,
+    "orders": listing.ORDERS,
+    "matrices": listing.MATRICES,
+    "losses": listing.LOSSES,
     "products": listing.PRODUCTS,
     "moves": listing.MOVES,
     "outside": listing.OUTSIDE,
@@ -27,7 +30,7 @@ X86 = "x86"
 _NOT_COMPUTED = (Kind.QUANT, Kind.QUERY)
 _BOUND = 22.0
 """dB that rounding leaves at least, where a step of the function does not amplify it."""
-_AMPLIFIED = ("floor", "ceil", "round", "sign")
+_AMPLIFIED = ("floor", "ceil", "round", "sign", "argsort", "sort getitem", "bucketize")
 
 
 class Between(nn.Module):
@@ -43,6 +46,8 @@ class Between(nn.Module):
         self.cube = nn.Parameter(torch.randn(3, 8, 8))
         self.eps = 1e-6
         self.register_buffer("table", torch.randn(2, 8, 8))
+        self.register_buffer("identity", 5 * torch.eye(8))
+        self.register_buffer("target", torch.rand(2, 8, 8).softmax(-1))
         self.register_buffer("mask", torch.rand(8) > 0.5)
         self.register_buffer("low", torch.rand(8) - 0.5)
         self.register_buffer("high", torch.rand(8) + 0.5)

@@ -10,6 +10,7 @@ softmin(x)                     ->  softmax(neg(x))
 rsub(x, y)                     ->  sub(y, x)
 addcmul(x, y, z, value=v)      ->  add(x, mul(mul(y, z), v))
 rrelu(x, a, b)                 ->  leaky_relu(x, (a + b) / 2)  in inference
+sort(x, d)[0], topk(x, k)[0]   ->  sort_values(x, dim=d), topk_values(x, k=k)  likewise
 rot90(x, k, (a, b))            ->  transpose(flip(x, b), a, b) and the like
 tensor_split(x, indices=i)     ->  tensor_split(x, sections=i)
 
@@ -20,7 +21,7 @@ is to be trained, ``max`` stays.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -82,6 +83,36 @@ def _extreme(of_two: OpDef, along: OpDef) -> _Reader:
         return _along(site, along, given)
 
     return read
+
+
+def _in_order(of_values: OpDef, of_both: OpDef) -> _Reader:
+    """The values alone where nothing reads where they were: codes are in the same order."""
+
+    def read(site: CallSite, given: _Given) -> _Found:
+        if given.get("sorted", True) and isinstance(given.get("dim", -1), int):
+            values = {n: v for n, v in given.items() if n not in ("sorted", "stable")}
+            made = _along(site, of_values, {"dim": -1, **values})
+            if not isinstance(made, Mismatch):
+                return made
+        return _of_several(site, of_both, given, ("values", "indices"))
+
+    return read
+
+
+def _of_several(site: CallSite, op: OpDef, given: _Given, fields: Sequence[str]) -> _Found:
+    """An operation of several results, whose readers by the name of a field read by place."""
+    readers = [reader for reader in site.node.users if reader.target is getattr]
+    if any(reader.args[1] not in fields for reader in readers):
+        return Mismatch("something else than its results is read")
+    if not readers:
+        return site.becomes(op, given)
+    rewriter = site.rewriter
+    made = rewriter.call(op, given.pop("input"), origins=(site.node,), **given)
+    for reader in readers:
+        index = fields.index(str(reader.args[1]))
+        element = rewriter.call(vocab.GETITEM, made, index, origins=(reader,))
+        rewriter.replace(reader, element)
+    return site.through(made)
 
 
 def _along(site: CallSite, op: OpDef, given: _Given) -> _Found:
@@ -151,7 +182,11 @@ def _linalg_norm(site: CallSite, given: _Given) -> _Found:
     order, dim = given.pop("ord", None), _dims(given.get("dim"))
     of_vectors = isinstance(dim, int) or (dim is None and rank_of(given["input"]) == 1)
     if order is not None and not of_vectors:
-        return Mismatch("a norm of matrices")
+        dims = {} if dim is None else {"dim": dim}
+        if given.pop("dtype", None) is not None or not isinstance(order, (int, float, str)):
+            return Mismatch("a norm in another dtype, or whose order is computed")
+        rest = {name: value for name, value in given.items() if name != "dim"}
+        return site.becomes(vocab.MATRIX_NORM, {**rest, "ord": order, **dims})
     return _norm(site, {**given, "p": order})
 
 
@@ -219,6 +254,17 @@ def _rot90(site: CallSite, given: _Given) -> _Found:
     return site.becomes(vocab.TRANSPOSE, {"input": made, "dim0": dims[0], "dim1": dims[1]})
 
 
+def _factors(op: OpDef, *fields: str) -> _Reader:
+    def read(site: CallSite, given: _Given) -> _Found:
+        return _of_several(site, op, given, fields)
+
+    return read
+
+
+def _data_sized(site: CallSite, given: _Given) -> _Found:
+    return Mismatch("how much it yields depends on the data")
+
+
 _CLAMPS = {
     "input min max": (torch.clamp, torch.clip, "clamp", "clip"),
     "input min": (torch.clamp_min, "clamp_min"),
@@ -237,6 +283,24 @@ _READERS: dict[Any, tuple[str, _Reader]] = {
     **dict.fromkeys((torch.std, "std"), (_SPREAD, _spread(vocab.STD))),
     **dict.fromkeys((torch.norm, "norm"), ("input p dim keepdim dtype", _norm)),
     torch.linalg.norm: ("input ord dim keepdim dtype", _linalg_norm),
+    **dict.fromkeys(
+        (torch.sort, "sort"),
+        ("input dim descending stable", _in_order(vocab.SORT_VALUES, vocab.SORT)),
+    ),
+    **dict.fromkeys(
+        (torch.topk, "topk"),
+        ("input k dim largest sorted", _in_order(vocab.TOPK_VALUES, vocab.TOPK)),
+    ),
+    torch.linalg.qr: ("input mode", _factors(vocab.QR, "Q", "R")),
+    torch.linalg.svd: ("input full_matrices driver", _factors(vocab.SVD, "U", "S", "Vh")),
+    **dict.fromkeys(
+        (torch.unique, "unique", torch.unique_consecutive, "unique_consecutive"),
+        ("input sorted return_inverse return_counts dim", _data_sized),
+    ),
+    **dict.fromkeys(
+        (torch.masked_select, "masked_select", torch.nonzero, "nonzero", torch.argwhere),
+        ("input mask as_tuple", _data_sized),
+    ),
     F.softmin: ("input dim _stacklevel dtype", _softmin),
     torch.rsub: ("input other alpha", _reversed),
     **dict.fromkeys((torch.addcmul, "addcmul"), ("input tensor1 tensor2 value", _added_product)),

@@ -105,6 +105,11 @@ def tensor_split(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | 
     return as_tuple("sections")(op, arguments, site)
 
 
+def sort_rows(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
+    arguments["dim"] = 0  # torch.msort
+    return None
+
+
 def where(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
     missing = not {"condition", "input", "other"} <= arguments.keys()
     return (

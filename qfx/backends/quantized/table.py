@@ -58,7 +58,10 @@ _PROBABILITY = QParams(1 / 256, 0, torch.uint8, 0, 255)
 _SIGNED_UNIT = QParams(2 / 256, 128, torch.uint8, 0, 255)
 
 
-_OTHER_MOVES = (vocab.ROLL, vocab.GATHER, vocab.CHANNEL_SHUFFLE)
+_OTHER_MOVES = (
+    *(vocab.ROLL, vocab.GATHER, vocab.CHANNEL_SHUFFLE),
+    *(vocab.SORT_VALUES, vocab.TOPK_VALUES, vocab.TAKE_ALONG_DIM),
+)
 """Those without a kernel for quantized dtypes, and one with a row of its own."""
 
 

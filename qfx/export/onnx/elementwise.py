@@ -39,6 +39,35 @@ def log1p(w: Writer, input: Operand) -> ir.Value:
     return w.op("Log", w.op("Add", input, _one(w, input)))
 
 
+def scaled(kind: str, *, before: float = 1.0, after: float = 1.0) -> Callable[..., ir.Value]:
+    """What writes an operator of ``before`` times its input, and ``after`` times that."""
+
+    def write(w: Writer, input: Operand) -> ir.Value:
+        dtype = w.info(input).dtype
+        made = input if before == 1.0 else w.op("Mul", input, w.scalar(before, dtype), like=input)
+        made = w.op(kind, made, like=input)
+        return w.op("Mul", made, w.scalar(after, dtype)) if after != 1.0 else made
+
+    return write
+
+
+def lerp(w: Writer, input: Operand, end: Operand, weight: Operand) -> ir.Value:
+    dtype = w.info(input).dtype
+    return w.op("Add", input, w.op("Mul", w.cast(weight, dtype), w.op("Sub", end, input)))
+
+
+def number_of_two(kind: str) -> Callable[..., ir.Value]:
+    """What writes the larger or the smaller of two, and of a number and NaN the number."""
+
+    def write(w: Writer, input: Operand, other: Operand) -> ir.Value:
+        dtype = common_dtype(w, input, other)
+        one, two = w.cast(input, dtype), w.cast(other, dtype)
+        first = w.op("Where", w.op("IsNaN", two), one, w.op(kind, one, two))
+        return w.op("Where", w.op("IsNaN", one), two, first)
+
+    return write
+
+
 def _one(w: Writer, input: Operand) -> ir.Value:
     return w.scalar(1.0, w.info(input).dtype)
 

@@ -7,6 +7,7 @@ is a :class:`~qfx.export.problems.CannotWrite`. Post-ops are written by their ow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from qfx.export.onnx import (
     lookups,
     norms,
     numbers,
+    ordering,
     pools,
     quantization,
     recurrent,
@@ -47,6 +49,15 @@ class Emitter:
 def _row(write: Callable[..., object], operators: str = "", limits: str = "") -> Emitter:
     return Emitter(write, tuple(operators.split()), limits)
 
+
+UNWRITTEN = (
+    *(vocab.CUMPROD, vocab.HISTC, vocab.SEARCHSORTED, vocab.BUCKETIZE, vocab.MATRIX_NORM),
+    *(vocab.CDIST, vocab.INV, vocab.DET, vocab.SOLVE, vocab.QR, vocab.SVD),
+    *(vocab.CROSS_ENTROPY, vocab.NLL_LOSS, vocab.MSE_LOSS, vocab.L1_LOSS, vocab.SMOOTH_L1_LOSS),
+    *(vocab.HUBER_LOSS, vocab.BINARY_CROSS_ENTROPY, vocab.BINARY_CROSS_ENTROPY_WITH_LOGITS),
+    *(vocab.KL_DIV, vocab.COSINE_SIMILARITY),
+)
+"""What is not written: losses, linear algebra, and what ONNX has no operator for."""
 
 _CONV = _row(layers.conv, "Conv ConvInteger")
 _TRANSPOSED = _row(layers.conv_transpose, "ConvTranspose")
@@ -87,6 +98,9 @@ EMITTERS: Mapping[OpDef, Emitter] = {
     # functions of each number
     vocab.EXP: _row(elementwise.of_each("Exp"), "Exp"),
     vocab.EXPM1: _row(elementwise.expm1, "Exp Sub"),
+    vocab.EXP2: _row(elementwise.scaled("Exp", before=math.log(2)), "Mul Exp"),
+    vocab.LOG2: _row(elementwise.scaled("Log", after=1 / math.log(2)), "Log Mul"),
+    vocab.LOG10: _row(elementwise.scaled("Log", after=1 / math.log(10)), "Log Mul"),
     vocab.LOG: _row(elementwise.of_each("Log"), "Log"),
     vocab.LOG1P: _row(elementwise.log1p, "Add Log"),
     vocab.SQRT: _row(elementwise.of_each("Sqrt"), "Sqrt"),
@@ -104,6 +118,9 @@ EMITTERS: Mapping[OpDef, Emitter] = {
     vocab.POW: _row(elementwise.power, "Pow"),
     vocab.MAXIMUM: _row(elementwise.extreme("Max"), "Max"),
     vocab.MINIMUM: _row(elementwise.extreme("Min"), "Min"),
+    vocab.FMAX: _row(elementwise.number_of_two("Max"), "Max IsNaN Where"),
+    vocab.FMIN: _row(elementwise.number_of_two("Min"), "Min IsNaN Where"),
+    vocab.LERP: _row(elementwise.lerp, "Sub Mul Add"),
     vocab.WHERE: _row(elementwise.where, "Where"),
     vocab.MASKED_FILL: _row(elementwise.masked_fill, "Where"),
     vocab.TRIL: _row(elementwise.triangle(upper=0), "Trilu"),
@@ -161,6 +178,16 @@ EMITTERS: Mapping[OpDef, Emitter] = {
     vocab.STD: _row(norms.variance(root=True), "ReduceMean Sub Mul Sqrt", "sizes that are free"),
     vocab.VECTOR_NORM: _row(norms.vector_norm, "ReduceL2 ReduceL1 ReduceMax", "other orders"),
     vocab.CUMSUM: _row(elementwise.cumsum, "CumSum"),
+    **dict.fromkeys(UNWRITTEN, _row(ordering.unwritten, "", "all of it")),
+    # order
+    vocab.SORT: _row(ordering.sort, "TopK"),
+    vocab.SORT_VALUES: _row(ordering.sort_values, "TopK"),
+    vocab.ARGSORT: _row(ordering.argsort, "TopK"),
+    vocab.TOPK: _row(ordering.topk, "TopK"),
+    vocab.TOPK_VALUES: _row(ordering.topk_values, "TopK"),
+    vocab.TAKE_ALONG_DIM: _row(
+        ordering.take_along_dim, "Slice GatherElements", "places that are the same along a dim"
+    ),
     # shapes
     vocab.RESHAPE: _RESHAPE,
     vocab.FLATTEN: _row(shapes.flatten, "Reshape"),

@@ -26,6 +26,18 @@ _NAMED_OTHERWISE: Mapping[OpDef, str] = {
     vocab.LOCAL_RESPONSE_NORM: "mul view pad avg_pool3d squeeze add pow div",
     vocab.NORMALIZE: "linalg_vector_norm clamp_min expand_as div",
     vocab.VECTOR_NORM: "linalg_vector_norm",
+    **dict.fromkeys((vocab.SORT, vocab.SORT_VALUES), "sort"),
+    vocab.TOPK_VALUES: "topk",
+    vocab.TAKE_ALONG_DIM: "take_along_dim gather",
+    vocab.MATRIX_NORM: "linalg_matrix_norm linalg_vector_norm",
+    vocab.INV: "linalg_inv_ex",
+    vocab.DET: "_linalg_det",
+    vocab.SOLVE: "_linalg_solve_ex",
+    vocab.QR: "linalg_qr",
+    vocab.SVD: "_linalg_svd",
+    vocab.CROSS_ENTROPY: "cross_entropy_loss",
+    vocab.NLL_LOSS: "nll_loss_nd",
+    vocab.KL_DIV: "kl_div mean sum div",
     vocab.INTERPOLATE: (
         "upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d"
     ),

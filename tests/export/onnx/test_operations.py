@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
-from qfx.export.onnx.table import EMITTERS
+from qfx.export.onnx.table import EMITTERS, UNWRITTEN
 from qfx.vocab import OpDef
 from tests.export.onnx.functions import FUNCTIONS, PICKS
 from tests.support.onnx import Exported, quantized, written
@@ -257,7 +257,7 @@ def test_every_row_is_exercised(all_exported: dict[str, Exported]) -> None:
         *(vocab.QUANTIZE, vocab.QUANT_STUB, vocab.DEQUANT_STUB, vocab.PART, vocab.AFTER),
         *(vocab.SETITEM, vocab.GUARD, vocab.DTYPE, vocab.DEVICE, vocab.DIM, vocab.ADDITIVE_MASK),
         *(vocab.CONV2D, vocab.CONTIGUOUS, vocab.DROPOUT, vocab.CAST, vocab.ATTENTION_WEIGHTS),
-        *(vocab.NARROW, vocab.CLONE, vocab.UNFOLD, vocab.FOLD),
+        *(vocab.NARROW, vocab.CLONE, vocab.UNFOLD, vocab.FOLD, *UNWRITTEN),
     }
     rows = set(EMITTERS) - elsewhere - set(vocab.SCALARS.values())
     used = set().union(*map(spelled, all_exported.values()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -198,12 +200,34 @@ def test_calibrating_with_nan_is_an_error() -> None:
         qfx.calibrate(prepared(seeded(Net)), [torch.full_like(X, torch.nan)])
 
 
-def test_computed_weights_are_trained_as_plain_ones_with_a_warning() -> None:
-    norm = torch.nn.utils.parametrizations.weight_norm
-    model, x = nn.Sequential(norm(nn.Linear(8, 4)), nn.ReLU()).train(), randn(4, 8)
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "norm",
+    [
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.weight_norm,
+        torch.nn.utils.spectral_norm,
+    ],
+)
+def test_computed_weights_are_trained_as_plain_ones_with_a_warning(
+    norm: Callable[[nn.Module], nn.Module],
+) -> None:
+    model, x = nn.Sequential(norm(nn.Linear(8, 4)), nn.ReLU()), randn(4, 8)
+    model(x)  # spectral norm has no idea of its norm before
+    expected = model.eval()(x)
     with pytest.warns(qfx.QfxWarning, match="the weights of 0 are computed"):
-        qat = prepared(model, x)
+        qat = prepared(model.train(), x)
     assert {n for n, _ in qat.named_parameters()} == {"0.weight", "0.bias"}
+    qat(x)
+    assert (qfx.convert(qat.eval())(x) - expected).abs().max() < 0.05
+    before = qat.get_parameter("0.weight").detach().clone()
+    qat.train()(x).sum().backward()
+    torch.optim.SGD(qat.parameters(), 0.1).step()
+    assert not torch.equal(qat.get_parameter("0.weight"), before)
+    with torch.no_grad():
+        assert torch.equal(qfx.convert(qat.eval())(x), qfx.convert(qat)(x))
+        assert (qfx.convert(qat)(x) - qat(x)).abs().max() < 0.01, "what was trained is what runs"
+    assert torch.equal(model.eval()(x), expected)
 
 
 class Functional(nn.Module):

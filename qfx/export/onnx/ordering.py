@@ -1,0 +1,63 @@
+"""What puts values in order, and picks them by order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qfx.export.onnx import shapes
+from qfx.export.onnx.values import Number, Operand
+from qfx.export.problems import CannotWrite
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from qfx.export.onnx.writer import Writer
+
+
+def sort(
+    w: Writer, input: Operand, *, dim: int, descending: bool, stable: bool = False
+) -> tuple[ir.Value, ...]:
+    """Both results; of equal ones the first comes first, as ONNX Runtime has it."""
+    return _top(w, input, w.size(input, dim), dim, descending)
+
+
+def sort_values(w: Writer, input: Operand, *, dim: int, descending: bool) -> ir.Value:
+    return sort(w, input, dim=dim, descending=descending)[0]
+
+
+def argsort(
+    w: Writer, input: Operand, *, dim: int, descending: bool, stable: bool = False
+) -> ir.Value:
+    return sort(w, input, dim=dim, descending=descending)[1]
+
+
+def topk(
+    w: Writer, input: Operand, *, k: int | Number, dim: int, largest: bool, sorted: bool = True
+) -> tuple[ir.Value, ...]:
+    return _top(w, input, k, dim, largest)
+
+
+def topk_values(w: Writer, input: Operand, *, k: int | Number, dim: int, largest: bool) -> ir.Value:
+    return _top(w, input, k, dim, largest)[0]
+
+
+def _top(
+    w: Writer, input: Operand, k: int | Number, dim: int, largest: bool
+) -> tuple[ir.Value, ...]:
+    return w.ops("TopK", input, w.vector([k]), results=2, axis=dim, largest=int(largest))
+
+
+def take_along_dim(w: Writer, input: Operand, indices: Operand, *, dim: int | None) -> ir.Value:
+    if dim is None:
+        raise CannotWrite("places in a tensor taken as one row", "Flatten it, and name the dim.")
+    have, wanted = w.info(input), w.info(indices)
+    rest = [d for d in range(have.rank) if d != dim % have.rank]
+    if any(have.shape[d] != wanted.shape[d] for d in rest):
+        raise CannotWrite("places that are the same along a dim", "Expand them.", by_size=True)
+    return shapes.gather(w, input, indices, dim=dim)
+
+
+def unwritten(w: Writer, *_: object, **__: Any) -> ir.Value:
+    """Refuse what ONNX has no operator for."""
+    name = "" if w.node is None else w.node.name
+    raise CannotWrite(f"what {name} computes", "Leave it out of the exported model.")

@@ -1,0 +1,53 @@
+"""Linear algebra: norms, distances, inverses and decompositions of matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def matrix_norm(
+    input: Tensor,
+    *,
+    ord: float | str = "fro",
+    dim: tuple[int, int] = (-2, -1),
+    keepdim: bool = False,
+) -> Tensor:
+    norm: Tensor = torch.linalg.matrix_norm(input, ord, dim, keepdim)
+    return norm
+
+
+def cdist(
+    input: Tensor,
+    other: Tensor,
+    *,
+    p: float = 2.0,
+    compute_mode: str = "use_mm_for_euclid_dist_if_necessary",
+) -> Tensor:
+    """The distance of each row of one matrix to each of another."""
+    distances: Tensor = torch.cdist(input, other, p, compute_mode)
+    return distances
+
+
+def inv(input: Tensor) -> Tensor:
+    inverse: Tensor = torch.linalg.inv(input)
+    return inverse
+
+
+def det(input: Tensor) -> Tensor:
+    determinant: Tensor = torch.linalg.det(input)
+    return determinant
+
+
+def solve(input: Tensor, other: Tensor, *, left: bool = True) -> Tensor:
+    """What ``input`` times yields ``other``."""
+    found: Tensor = torch.linalg.solve(input, other, left=left)
+    return found
+
+
+def qr(input: Tensor, *, mode: str = "reduced") -> tuple[Tensor, ...]:
+    return tuple(torch.linalg.qr(input, mode))
+
+
+def svd(input: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
+    return tuple(torch.linalg.svd(input, full_matrices))

@@ -1,0 +1,68 @@
+"""What is in order, where it was, and between which bounds a number lies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sort(
+    input: Tensor, *, dim: int = -1, descending: bool = False, stable: bool = False
+) -> tuple[Tensor, Tensor]:
+    """What is in order, and where it was."""
+    values, places = torch.sort(input, stable=stable, dim=dim, descending=descending)
+    return values, places
+
+
+def sort_values(input: Tensor, *, dim: int = -1, descending: bool = False) -> Tensor:
+    """What is in order, without where it was: equal ones are not told apart."""
+    return torch.sort(input, dim, descending)[0]
+
+
+def argsort(
+    input: Tensor, *, dim: int = -1, descending: bool = False, stable: bool = False
+) -> Tensor:
+    return torch.argsort(input, stable=stable, dim=dim, descending=descending)
+
+
+def topk(
+    input: Tensor, *, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The largest, and where they are."""
+    values, places = torch.topk(input, k, dim, largest, sorted)
+    return values, places
+
+
+def topk_values(input: Tensor, *, k: int, dim: int = -1, largest: bool = True) -> Tensor:
+    """The largest in order, without where they are: equal ones are not told apart."""
+    return torch.topk(input, k, dim, largest)[0]
+
+
+def take_along_dim(input: Tensor, indices: Tensor, *, dim: int | None = None) -> Tensor:
+    return torch.take_along_dim(input, indices, dim)
+
+
+def searchsorted(
+    sorted_sequence: Tensor,
+    input: Tensor | float,
+    sorter: Tensor | None = None,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+) -> Tensor:
+    """Between which of a sorted sequence each number lies."""
+    found: Tensor = torch.searchsorted(
+        sorted_sequence, input, out_int32=out_int32, right=right, sorter=sorter
+    )
+    return found
+
+
+def bucketize(
+    input: Tensor | float, boundaries: Tensor, *, out_int32: bool = False, right: bool = False
+) -> Tensor:
+    found: Tensor = torch.bucketize(input, boundaries, out_int32=out_int32, right=right)
+    return found
+
+
+def histc(input: Tensor, *, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    return torch.histc(input, bins, min, max)

@@ -1,0 +1,22 @@
+"""Linear algebra, which stays float."""
+
+from __future__ import annotations
+
+import torch
+
+from qfx.semantics import matrices
+from qfx.vocab.definition import Kind, define
+
+MATRIX_NORM = define(matrices.matrix_norm, Kind.REDUCE, (), (torch.linalg.matrix_norm,))
+CDIST = define(matrices.cdist, Kind.REDUCE, (), (torch.cdist,))
+INV = define(
+    matrices.inv,
+    Kind.REDUCE,
+    (),
+    (torch.inverse, torch.linalg.inv),
+    ("inverse",),
+)
+DET = define(matrices.det, Kind.REDUCE, (), (torch.det, torch.linalg.det), ("det",))
+SOLVE = define(matrices.solve, Kind.REDUCE, (), (torch.linalg.solve,))
+QR = define(matrices.qr, Kind.REDUCE)
+SVD = define(matrices.svd, Kind.REDUCE)

@@ -1,0 +1,25 @@
+"""What puts values in order, picks them by order, or finds where they belong."""
+
+from __future__ import annotations
+
+import torch
+
+from qfx.semantics import ordering
+from qfx.vocab.definition import Kind, define
+
+# -- values, moved -------------------------------------------------------------------------------
+SORT_VALUES = define(ordering.sort_values, Kind.SHAPE, (), (torch.msort,), ("msort",))
+TOPK_VALUES = define(ordering.topk_values, Kind.SHAPE)
+TAKE_ALONG_DIM = define(
+    ordering.take_along_dim, Kind.SHAPE, (), (torch.take_along_dim,), ("take_along_dim",)
+)
+
+# -- and where they were -------------------------------------------------------------------------
+SORT = define(ordering.sort, Kind.REDUCE)
+TOPK = define(ordering.topk, Kind.REDUCE)
+ARGSORT = define(ordering.argsort, Kind.REDUCE, (), (torch.argsort,), ("argsort",))
+
+# -- where they belong ---------------------------------------------------------------------------
+SEARCHSORTED = define(ordering.searchsorted, Kind.REDUCE, (), (torch.searchsorted,))
+BUCKETIZE = define(ordering.bucketize, Kind.REDUCE, (), (torch.bucketize,))
+HISTC = define(ordering.histc, Kind.REDUCE, (), (torch.histc,), ("histc",))
