@@ -18,7 +18,7 @@ from qfx.graph.attributes import is_taken
 from qfx.graph.lookup import Lookup
 from qfx.graph.source import type_name
 from qfx.storage.fields import Fields, Json
-from qfx.storage.modules import Kind, named_tensors, read_kind, write_kind
+from qfx.storage.modules import ModuleKind, named_tensors, read_kind, write_kind
 from qfx.storage.names import check_path, within
 from qfx.storage.tensors import TensorSource, TensorStore
 
@@ -127,7 +127,7 @@ class ModuleRecord:
     """
 
     path: str
-    kind: Kind
+    kind: ModuleKind
     state: tuple[AttributeRecord, ...]
     training: frozenset[str]
 
@@ -250,7 +250,7 @@ def _made(
     return module
 
 
-def _fits(stored: torch.dtype, own: torch.dtype, kind: Kind) -> bool:
+def _fits(stored: torch.dtype, own: torch.dtype, kind: ModuleKind) -> bool:
     """Whether a module takes a tensor of a dtype: PyTorch's layers any float, as after ``to()``."""
     return stored == own or (kind.is_plain and stored.is_floating_point and own.is_floating_point)
 

@@ -228,7 +228,7 @@ def _is_alike(made: nn.Module, module: nn.Module, added: Set[str]) -> bool:
 
 # -- reading -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Kind:
+class ModuleKind:
     """What kind of module a file asks for.
 
     Attributes:
@@ -263,12 +263,12 @@ class Kind:
             raise FormatError(f"module {path!r} can't be made: {error}") from None
 
 
-def read_kind(fields: Fields) -> Kind:
+def read_kind(fields: Fields) -> ModuleKind:
     """What :func:`write_kind` wrote; the other keys somebody else reads."""
     name = fields.text("type")
     if not fields.has("arguments"):
         fields.any("arguments")
-        return Kind(name, None)
+        return ModuleKind(name, None)
     if name not in OWN and name not in plain_modules():
         fields.refuse("type", f"no file can make a {name[:80]!r}")
     given, reader = fields.record("arguments"), ValueReader()
@@ -276,4 +276,6 @@ def read_kind(fields: Fields) -> Kind:
     others = set(given.names()) - set(taken)
     if others:  # such as a device, on which tensors of any size would be made
         fields.refuse("arguments", f"no file says {sorted(others)[0][:80]!r} of a {name}")
-    return Kind(name, {n: reader.read(given.any(n), f"{given.place}.{n}") for n in given.names()})
+    return ModuleKind(
+        name, {n: reader.read(given.any(n), f"{given.place}.{n}") for n in given.names()}
+    )

@@ -33,7 +33,7 @@ from qfx_passes.canonical.casts import canonical_cast
 from qfx_passes.canonical.dropouts import canonical_dropout
 from qfx_passes.canonical.expand_attention import expand_attention
 from qfx_passes.canonical.expand_products import expand_product
-from qfx_passes.canonical.functional_calls import Call, as_functional, changes_form, read_call
+from qfx_passes.canonical.functional_calls import Spelling, as_functional, changes_form, read_call
 from qfx_passes.canonical.functionalize import Mutations
 from qfx_passes.canonical.give_back import GivenBack
 from qfx_passes.canonical.markers import canonical_marker
@@ -46,7 +46,7 @@ from qfx_passes.canonical.rename_spellings import rename_spelling
 from qfx_passes.canonical.rewordings import reword
 from qfx_passes.canonical.sizes import canonical_size
 
-Family: TypeAlias = "Callable[[CallSite, Call], fx.Node | Mismatch | None]"
+Family: TypeAlias = "Callable[[CallSite, Spelling], fx.Node | Mismatch | None]"
 """Rewrites the calls that it knows, and returns what they became; None leaves a call to others, and
 a Mismatch leaves it as it was written."""
 
@@ -144,7 +144,7 @@ class _Sweep:
             else:
                 self._canonicalize(node, read_call(node))
 
-    def _canonicalize(self, node: fx.Node, call: Call) -> fx.Node | None:
+    def _canonicalize(self, node: fx.Node, call: Spelling) -> fx.Node | None:
         """What ``node`` becomes; None, perhaps with a note, if it stays as it was written."""
         site = CallSite(node, self._rewriter, self._trainable, self._copies)
         if site.module is not None and has_hooks(site.module):
@@ -195,7 +195,7 @@ class _Sweep:
         self._now[written] = made
         self._rewriter.keep(made)  # what reads it is yet to be visited
 
-    def _as_call(self, node: fx.Node, call: Call) -> fx.Node:
+    def _as_call(self, node: fx.Node, call: Spelling) -> fx.Node:
         """The functional call of something that the vocabulary does not know."""
         rewriter = self._rewriter
         if node.op == "call_module":

@@ -20,7 +20,7 @@ from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import is_op
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functional_calls import Call
+from qfx_passes.canonical.functional_calls import Spelling
 
 _NAMED = {
     **{"float": torch.float32, "double": torch.float64, "half": torch.float16},
@@ -44,7 +44,7 @@ class Cast(NamedTuple):
     changes: bool
 
 
-def canonical_cast(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
+def canonical_cast(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     """The cast that the call is, or what one that changes nothing hands through."""
     cast = read_cast(call)
     if cast is None and call.kind == "call_method" and call.target in _CASTS:
@@ -56,7 +56,7 @@ def canonical_cast(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
     return site.becomes(vocab.CAST, {"input": cast.input, "dtype": cast.dtype})
 
 
-def read_cast(call: Call) -> Cast | None:
+def read_cast(call: Spelling) -> Cast | None:
     """The cast that ``call`` is; None if it is none, or one that may move to another device."""
     if call.kind != "call_method" or not call.args or not isinstance(call.args[0], fx.Node):
         return None

@@ -19,7 +19,7 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.torch_private import DROPOUTS
 from qfx.training.dropout import KINDS
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functional_calls import Call
+from qfx_passes.canonical.functional_calls import Spelling
 
 FUNCTIONS: dict[Any, str] = {
     **{getattr(F, name): name for name in KINDS if hasattr(F, name)},
@@ -49,7 +49,7 @@ class _Drop(NamedTuple):
     training: bool
 
 
-def canonical_dropout(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
+def canonical_dropout(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     """The operation that drops, or what a call that drops nothing hands through."""
     if call.kind == "call_module":
         return _of_module(site)
@@ -86,7 +86,7 @@ def _drops_inside(module: nn.Module) -> bool:
     return isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1
 
 
-def _read_function(call: Call) -> _Drop | None:
+def _read_function(call: Spelling) -> _Drop | None:
     """What a call drops, or None if it is another."""
     if call.target in FUNCTIONS:
         named = dict(zip(("input", "p", "training"), call.args, strict=False)) | call.kwargs

@@ -22,7 +22,7 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.canonical.attention_parts import AttentionParts
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functional_calls import Call
+from qfx_passes.canonical.functional_calls import Spelling
 
 _PARAMETERS = (
     *("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
@@ -35,7 +35,7 @@ _FLAGS = (
 )
 
 
-def expand_attention(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
+def expand_attention(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     """Replace attention by its parts; a Mismatch leaves it as it was written."""
     if call.target is F.multi_head_attention_forward:
         return _expand_function(site, call)
@@ -69,7 +69,7 @@ def _expand_module(site: CallSite, module: nn.MultiheadAttention) -> fx.Node | M
     return _replace(node, AttentionParts(node, site.rewriter, arguments, trainable))
 
 
-def _expand_function(site: CallSite, call: Call) -> fx.Node | Mismatch:
+def _expand_function(site: CallSite, call: Spelling) -> fx.Node | Mismatch:
     signature = inspect.signature(F.multi_head_attention_forward)
     bound = signature.bind(*call.args, **call.kwargs)
     bound.apply_defaults()

@@ -25,7 +25,7 @@ from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
 from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.einsum import expand_einsum
-from qfx_passes.canonical.functional_calls import Call
+from qfx_passes.canonical.functional_calls import Spelling
 
 _SUMS: dict[Any, tuple[str, str, str]] = {
     **dict.fromkeys((torch.addmm, "addmm"), ("input", "mat1", "mat2")),
@@ -34,7 +34,7 @@ _SUMS: dict[Any, tuple[str, str, str]] = {
 """Sums with a product, and what they call their operands."""
 
 
-def expand_product(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
+def expand_product(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     """The product that the call computes; None if it is none, a Mismatch if it can't be."""
     product = _Products(site).expand(site.node, call)
     return site.through(product) if isinstance(product, fx.Node) else product
@@ -48,7 +48,7 @@ class _Products:
         self._trainable = site.trainable
         self._copies = site.copies
 
-    def expand(self, node: fx.Node, call: Call) -> fx.Node | Mismatch | None:
+    def expand(self, node: fx.Node, call: Spelling) -> fx.Node | Mismatch | None:
         """The product that ``call`` computes; None if it is none, a Mismatch if it can't be."""
         if call.target is torch.einsum:
             trainable = self._trainable
@@ -59,7 +59,7 @@ class _Products:
             return self._expand_matmul(node, call)
         return None
 
-    def _expand_matmul(self, node: fx.Node, call: Call) -> fx.Node | None:
+    def _expand_matmul(self, node: fx.Node, call: Spelling) -> fx.Node | None:
         """A matmul with a constant matrix on the right, as a linear layer."""
         names = ("input", "mat2" if call.target in (torch.mm, "mm") else "other")
         arguments = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
@@ -72,7 +72,7 @@ class _Products:
             return None
         return _made(self._rewriter, node, vocab.LINEAR, operands[0], weight)
 
-    def _expand_sum(self, node: fx.Node, call: Call) -> fx.Node:
+    def _expand_sum(self, node: fx.Node, call: Spelling) -> fx.Node:
         arguments = {**dict(zip(_SUMS[call.target], call.args, strict=False)), **call.kwargs}
         alpha, beta = arguments.pop("alpha", 1), arguments.pop("beta", 1)
         bias, source, weight = (arguments[name] for name in _SUMS[call.target])

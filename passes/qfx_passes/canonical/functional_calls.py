@@ -31,7 +31,7 @@ _OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 @dataclass(frozen=True)
-class Call:
+class Spelling:
     """A call as written, or what stands for it.
 
     Attributes:
@@ -51,16 +51,16 @@ _METADATA = _words("squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ detach
 _NO_TWIN = _words("bernoulli_ resize_ set_ data_ requires_grad_ copy_ fill_ zero_")
 
 
-def read_call(node: fx.Node) -> Call:
+def read_call(node: fx.Node) -> Spelling:
     """The call of ``node``, with what it mutates."""
-    call = Call(node.op, node.target, node.args, dict(node.kwargs))
+    call = Spelling(node.op, node.target, node.args, dict(node.kwargs))
     base = in_place_operand(node)
     if base is None or meta.tensor_info(base) is None:
         return call
     return replace(call, mutates=base)
 
 
-def as_functional(node: fx.Node) -> tuple[fx.Node, Call]:
+def as_functional(node: fx.Node) -> tuple[fx.Node, Spelling]:
     """What ``node`` works on in place, and the same call, not in place."""
     written = read_call(node)
     call = functional(written)
@@ -69,7 +69,7 @@ def as_functional(node: fx.Node) -> tuple[fx.Node, Call]:
     return written.mutates, call
 
 
-def functional(call: Call) -> Call | None:
+def functional(call: Spelling) -> Spelling | None:
     """The same call, not in place; None if there is no such thing."""
     name = name_of(call)
     if call.target is operator.setitem:
@@ -94,18 +94,18 @@ def functional(call: Call) -> Call | None:
     return replace(call, target=target)
 
 
-def changes_form(call: Call) -> bool:
+def changes_form(call: Spelling) -> bool:
     """Whether an operation in place leaves values as they are: it makes a view of its operand."""
     return name_of(call) in _METADATA
 
 
-def _holder(call: Call) -> Any:
+def _holder(call: Spelling) -> Any:
     if call.kind == "call_method":
         return torch.Tensor
     return F if getattr(F, name_of(call), None) is call.target else torch
 
 
-def _without_flag(call: Call) -> Call | None:
+def _without_flag(call: Spelling) -> Spelling | None:
     """``call`` without ``inplace=True``."""
     kwargs = {k: v for k, v in call.kwargs.items() if k != "inplace"}
     if len(kwargs) < len(call.kwargs):
@@ -117,7 +117,7 @@ def _without_flag(call: Call) -> Call | None:
     return replace(call, args=args)
 
 
-def name_of(call: Call) -> str:
+def name_of(call: Spelling) -> str:
     """The name of the function or method that ``call`` calls."""
     if isinstance(call.target, OVERLOAD):
         return str(call.target._schema.name.rpartition("::")[2])

@@ -24,7 +24,7 @@ from qfx.graph.effects import is_given_element
 from qfx.graph.source import torch_class
 from qfx.rewrite.pattern import Mismatch
 from qfx_passes.canonical.functional_calls import (
-    Call,
+    Spelling,
     changes_form,
     functional,
     name_of,
@@ -103,7 +103,7 @@ class Mutations:
         if node.op == "placeholder" or is_given_element(node):
             self._given.add(node)
 
-    def _visit_mutation(self, node: fx.Node, call: Call, written: fx.Node) -> None:
+    def _visit_mutation(self, node: fx.Node, call: Spelling, written: fx.Node) -> None:
         base = self._current(written)
         if base in self._given:
             self._given.add(node)
@@ -131,7 +131,7 @@ class Mutations:
         self._own(node, is_given=is_given)
 
     def _obstacle(
-        self, node: fx.Node, call: Call, base: fx.Node, twin: Call | None
+        self, node: fx.Node, call: Spelling, base: fx.Node, twin: Spelling | None
     ) -> Mismatch | None:
         if changes_form(call):
             return None
@@ -150,7 +150,7 @@ class Mutations:
             return Mismatch("the operands of {0} have other dtypes", name_of(call))
         return None
 
-    def _is_known(self, call: Call) -> bool:
+    def _is_known(self, call: Spelling) -> bool:
         """Whether the module becomes an operation of the vocabulary, which is never in place."""
         kind = torch_class(self._graph_module.get_submodule(str(call.target)))
         return any(kind in op.modules for op in vocab.ops())

@@ -14,7 +14,7 @@ from torch import fx
 
 from qfx.graph import meta
 from qfx.rewrite.rewriter import Rewriter
-from qfx_passes.canonical.functional_calls import Call, name_of
+from qfx_passes.canonical.functional_calls import Spelling, name_of
 
 
 class GivenBack:
@@ -30,7 +30,7 @@ class GivenBack:
         """``made`` is what ``written``, in the caller's memory or holding what goes there, held."""
         self._held[made] = self._held.pop(written, written)
 
-    def reformed(self, written: fx.Node, made: fx.Node, call: Call) -> None:
+    def reformed(self, written: fx.Node, made: fx.Node, call: Spelling) -> None:
         """``made`` is the same tensor as ``written``, of the shape that ``call`` gives it."""
         tensor = self._objects.get(written) or self._held.get(written, written)
         self._objects[made] = tensor

@@ -11,10 +11,10 @@ from qfx import vocab
 from qfx.stubs import is_dequant_stub, is_quant_stub
 from qfx.torch_private import ASSERT
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functional_calls import Call
+from qfx_passes.canonical.functional_calls import Spelling
 
 
-def canonical_marker(site: CallSite, call: Call) -> fx.Node | None:
+def canonical_marker(site: CallSite, call: Spelling) -> fx.Node | None:
     """The stub or guard that the call is."""
     module = site.module
     if module is not None and is_quant_stub(module):

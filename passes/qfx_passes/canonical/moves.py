@@ -30,13 +30,13 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
 from qfx_passes.canonical.argument_values import is_computed, rank_of
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functional_calls import Call, name_of
+from qfx_passes.canonical.functional_calls import Spelling, name_of
 
 _Given: TypeAlias = "dict[str, Any]"
 _Reader: TypeAlias = "Callable[[CallSite, _Given], fx.Node | Mismatch]"
 
 
-def canonical_move(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
+def canonical_move(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     """The operation that the call is, with the dims that it has."""
     if call.kind == "call_module":
         if site.kind is not nn.Softmax2d:
@@ -59,7 +59,7 @@ def canonical_move(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
     return reader(site, given)
 
 
-def _is_of_torch(call: Call) -> bool:
+def _is_of_torch(call: Spelling) -> bool:
     """Whether the call is one of torch or of a tensor, and not of another's function."""
     if call.kind == "call_method":
         first = call.args[0] if call.args else None

@@ -15,7 +15,7 @@ from torch import fx
 
 from qfx.rewrite.arguments import arguments_of
 from qfx.torch_private import OVERLOAD, PACKET
-from qfx_passes.canonical.functional_calls import Call
+from qfx_passes.canonical.functional_calls import Spelling
 
 _METHODS = {"_unsafe_view": "view", "sym_size": "size"}
 """What a graph of torch.export calls otherwise than the method that it is."""
@@ -28,7 +28,7 @@ _OTHER = frozenset({"floor_divide"})
 """Operators that are known by their target, not by arguments."""
 
 
-def as_called(call: Call, node: fx.Node, functions: Container[object]) -> Call:
+def as_called(call: Spelling, node: fx.Node, functions: Container[object]) -> Spelling:
     """``call`` of an operator as that of its twin among ``functions``, or of a method."""
     if not isinstance(call.target, (OVERLOAD, PACKET)):
         return call
@@ -47,4 +47,4 @@ def as_called(call: Call, node: fx.Node, functions: Container[object]) -> Call:
     receiver = kwargs.pop("input", None)
     if not isinstance(receiver, fx.Node):
         return call
-    return Call("call_method", name, (receiver,), kwargs)
+    return Spelling("call_method", name, (receiver,), kwargs)

@@ -24,7 +24,7 @@ from qfx.vocab import OpDef
 from qfx_passes.canonical import recurrent
 from qfx_passes.canonical.adapters import ADAPTERS
 from qfx_passes.canonical.call_site import Arguments, CallSite, Held
-from qfx_passes.canonical.functional_calls import Call
+from qfx_passes.canonical.functional_calls import Spelling
 from qfx_passes.canonical.sizes import holds_tensor
 
 # -- what the spellings mean, from the one table of the vocabulary ---------------------------------
@@ -138,7 +138,7 @@ _EXPECTED: dict[str, tuple[Any, ...]] = {
 """Arguments that an operation does not have, and the values that mean nothing."""
 
 
-def rename_spelling(site: CallSite, call: Call) -> fx.Node | Mismatch | None:
+def rename_spelling(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     """The operation that the vocabulary knows the call as."""
     op = _op_of_module(site) if call.kind == "call_module" else _op_of(call)
     if op is None:
@@ -161,7 +161,7 @@ def _op_of_module(site: CallSite) -> OpDef | None:
     return next((MODULES[base] for base in bases if base in MODULES), None)
 
 
-def _op_of(call: Call) -> OpDef | None:
+def _op_of(call: Spelling) -> OpDef | None:
     if call.target is vocab.SETITEM:
         op: OpDef | None = vocab.SETITEM
     elif isinstance(call.target, str):
@@ -171,7 +171,7 @@ def _op_of(call: Call) -> OpDef | None:
     return op if op is not None and _reads_tensor(op, call) else None
 
 
-def _reads_tensor(op: OpDef, call: Call) -> bool:
+def _reads_tensor(op: OpDef, call: Spelling) -> bool:
     """Whether an operand is a tensor, as operations want (and ``2 * 3`` has not)."""
     if op is vocab.GETITEM:
         return True

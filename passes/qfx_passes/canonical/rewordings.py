@@ -34,14 +34,14 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef, is_op
 from qfx_passes.canonical.argument_values import is_computed, rank_of
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functional_calls import Call
+from qfx_passes.canonical.functional_calls import Spelling
 
 _Given: TypeAlias = "dict[str, Any]"
 _Found: TypeAlias = "fx.Node | Mismatch | None"
 _Reader: TypeAlias = "Callable[[CallSite, _Given], _Found]"
 
 
-def reword(site: CallSite, call: Call) -> _Found:
+def reword(site: CallSite, call: Spelling) -> _Found:
     """The operations that the call comes to; None if others know it."""
     if call.kind == "call_module":
         return _module(site)

@@ -14,7 +14,7 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.vocab import OpDef
 from qfx_passes.canonical.call_site import CallSite
-from qfx_passes.canonical.functional_calls import Call
+from qfx_passes.canonical.functional_calls import Spelling
 
 _PROPERTIES: dict[str, OpDef] = {
     "shape": vocab.SIZE,
@@ -24,7 +24,7 @@ _PROPERTIES: dict[str, OpDef] = {
 }
 
 
-def canonical_size(site: CallSite, call: Call) -> fx.Node | None:
+def canonical_size(site: CallSite, call: Spelling) -> fx.Node | None:
     """The question, or the arithmetic of numbers, that the call is."""
     if call.kind == "call_module":
         return None
@@ -38,7 +38,7 @@ def canonical_size(site: CallSite, call: Call) -> fx.Node | None:
     return None
 
 
-def _property(site: CallSite, call: Call) -> fx.Node | None:
+def _property(site: CallSite, call: Spelling) -> fx.Node | None:
     receiver, name = call.args[:2]
     info = meta.tensor_info(receiver)
     if info is None:
@@ -50,7 +50,7 @@ def _property(site: CallSite, call: Call) -> fx.Node | None:
     return None
 
 
-def _number(site: CallSite, call: Call) -> fx.Node:
+def _number(site: CallSite, call: Spelling) -> fx.Node:
     if call.target is len and _of(call.args[0], vocab.SIZE):
         return site.becomes(vocab.DIM, {"input": call.args[0].args[0]})
     if call.target is len and meta.tensor_info(call.args[0]) is not None:

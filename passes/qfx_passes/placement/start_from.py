@@ -168,9 +168,10 @@ def _take_qparams(
             "calibrated, so ranges start with training there"
         )
     left = [place for name, place in unknown.items() if name not in taken]
-    # any two models have inputs and an output
+    # Any two models have inputs and an output, and values that derive from no common operation.
+    found = taken or zeros
     related = any(made[0] for node, made in here.items() if node.op != "output")
-    if left and not ((taken or zeros) and related):
+    if (left and not found) or (found and not related):
         raise ConfigError(
             "qparams_from has no quantized value in common with this model: give what qfx.quantize "
             "or qfx.convert made of the same model, with activations of the same dtype and bounds"
