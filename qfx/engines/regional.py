@@ -38,6 +38,11 @@ def compile_regions(
     """
     around = regions.surroundings
     args, kwargs = example or (around.example_inputs, around.example_kwargs)
+    if not (args or kwargs):
+        raise ConfigError(
+            "the model comes from a file, which keeps no example inputs: give them, "
+            "qfx.compile(model, example_inputs=...)"
+        )
     calls = record(model, args, kwargs).calls
     made: dict[nn.Module, CompiledModel] = {}
     graphs: dict[str, nn.Module] = {}

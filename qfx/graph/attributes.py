@@ -81,7 +81,7 @@ class Attributes:
         *path, last = [_identifier(atom) for atom in hint.split(".")]
         owner: nn.Module = self._root
         for depth, atom in enumerate(path):
-            child = _held(owner, atom)
+            child = None if _is_free(owner, atom) else getattr(owner, atom)
             if child is None:
                 child = nn.Module()
                 owner.add_module(atom, child)
@@ -91,26 +91,30 @@ class Attributes:
         prefix = "".join(f"{atom}." for atom in path)
         name = last
         suffix = self._next_suffix.get(prefix + last, 1)
-        while _held(owner, name) is not None:
+        while not _is_free(owner, name):
             name, suffix = f"{last}_{suffix}", suffix + 1
         self._next_suffix[prefix + last] = suffix
-        if is_taken(owner, name):
-            delattr(owner, name)  # None stands there for a tensor that the layer lacks
+        if _has(owner, name):
+            delattr(owner, name)
         return owner, prefix, name
 
 
 def is_taken(owner: nn.Module, name: str) -> bool:
     """``hasattr(owner, name)``, without the error that modules raise to say no, at length."""
-    registries = (owner.__dict__, owner._parameters, owner._buffers, owner._modules)
-    if any(name in registry for registry in registries):
-        return True
     kind = type(owner)
     plain = kind.__getattr__ is nn.Module.__getattr__
-    return hasattr(kind, name) or (not plain and hasattr(owner, name))
+    return _has(owner, name) or hasattr(kind, name) or (not plain and hasattr(owner, name))
 
 
-def _held(owner: nn.Module, name: str) -> object:
-    return getattr(owner, name) if is_taken(owner, name) else None
+def _has(owner: nn.Module, name: str) -> bool:
+    """Whether a module has an attribute of its own; one in the place of another has more."""
+    registries = (owner.__dict__, owner._parameters, owner._buffers, owner._modules)
+    return any(name in registry for registry in registries)
+
+
+def _is_free(owner: nn.Module, name: str) -> bool:
+    """Whether a module has nothing of that name, or None for a tensor that it lacks."""
+    return getattr(owner, name) is None if _has(owner, name) else not is_taken(owner, name)
 
 
 def _identifier(atom: str) -> str:

@@ -29,6 +29,11 @@ class History:
     def __init__(self, stages: Iterable[Stage] = ()) -> None:
         self._stages = list(stages)
 
+    @property
+    def region(self) -> str:
+        """The part of a model that it is the history of; "main" for the whole."""
+        return next((stage.snapshot.region for stage in self), "main")
+
     def append(self, stage: Stage) -> None:
         """Add the newest stage.
 

@@ -60,7 +60,7 @@ def over_codes(module: nn.Module, graphs: Sequence[QuantizedModel]) -> tuple[nn.
                 else:
                     registry[name] = found
         if held:
-            _hold(owner, held)
+            hold(owner, held)
     theirs = {id(t) for each in constants for t in each.tensors}
     return module, sum(
         t.numel() * t.element_size()
@@ -100,6 +100,7 @@ class Held:
         turned: whether that is the transposed weight.
         rows, columns: scales of its first and second dimension; None for ones.
         dtype: of the weight.
+        graph, node: which graph restores it, counted from 0, and the node of its reference form.
     """
 
     stored: Stored | Tensor
@@ -107,6 +108,8 @@ class Held:
     rows: Tensor | None
     columns: Tensor | None
     dtype: torch.dtype
+    graph: int
+    node: str
 
     def value(self) -> Tensor:
         """The weight."""
@@ -169,7 +172,7 @@ class _Constants:
 def _found(constants: Sequence[_Constants], path: str, name: str, tensor: Tensor) -> Held | Tensor:
     """What stands for a tensor of the module: the same of a graph, what restores it, or itself."""
     best: tuple[float, Held] | None = None
-    for each in constants:
+    for at, each in enumerate(constants):
         same = each.named.get(f"{path}.{name}".lstrip("."))
         if same is not None and hold_the_same(same, tensor):
             return same
@@ -179,14 +182,16 @@ def _found(constants: Sequence[_Constants], path: str, name: str, tensor: Tensor
                 continue
             if node.op == "get_attr" and hold_the_same(value, tensor):
                 return value
-            found = _likeness(node, each.reference, value, tensor) if tensor.dim() > 1 else None
+            found = None
+            if tensor.dim() > 1:
+                found = _likeness(node, at, each.reference, value, tensor)
             if found is not None and (best is None or found[0] < best[0]):
                 best = found
     return tensor if best is None else best[1]
 
 
 def _likeness(
-    node: fx.Node, reference: fx.GraphModule, value: Tensor, tensor: Tensor
+    node: fx.Node, graph: int, reference: fx.GraphModule, value: Tensor, tensor: Tensor
 ) -> tuple[float, Held] | None:
     """How far a weight is from what ``node`` yields, and the weight held by that; None if far."""
     if not (tensor.is_floating_point() and value.is_floating_point()):
@@ -195,7 +200,6 @@ def _likeness(
     value = value.t() if turned and value.dim() == 2 else value
     if value.shape != tensor.shape or value.device != tensor.device:
         return None
-    stored = _stored(node, reference)
     goal, value = tensor.detach().float(), value.detach().float()
     plain = least = _error(goal, value)
     scaled: tuple[Tensor | None, Tensor | None] = None, None
@@ -206,7 +210,21 @@ def _likeness(
             least, scaled = error, (_none_if_one(rows), _none_if_one(columns))
     if least > _LIKE:
         return None
-    return least, Held(stored, turned, *scaled, tensor.dtype)
+    return least, held_by(node, reference, graph, turned, *scaled, tensor.dtype)
+
+
+def held_by(
+    node: fx.Node,
+    reference: fx.GraphModule,
+    graph: int,
+    turned: bool,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    dtype: torch.dtype,
+) -> Held:
+    """The weight that a node of the reference form of a graph restores from constants."""
+    stored = _stored(node, reference)
+    return Held(stored, turned, rows, columns, dtype, graph, node.name)
 
 
 def _error(goal: Tensor, value: Tensor) -> float:
@@ -250,7 +268,7 @@ def _stored(node: fx.Node, reference: fx.GraphModule) -> Stored | Tensor:
 
 
 # -- how a module reads it ------------------------------------------------------------------------
-def _hold(owner: nn.Module, held: dict[str, Held]) -> None:
+def hold(owner: nn.Module, held: dict[str, Held]) -> None:
     """Let ``owner`` restore weights when they are read, as parametrized modules compute theirs."""
     vars(owner)[_HELD] = held
     kind = type(owner)
@@ -260,6 +278,13 @@ def _hold(owner: nn.Module, held: dict[str, Held]) -> None:
         del vars(owner)["_flat_weights"]
         body["_flat_weights"] = property(_flat_weights, lambda self, flat: None)
     owner.__class__ = type(kind.__name__, (kind,), body)
+
+
+def weights_held(module: nn.Module) -> Iterator[tuple[str, Held]]:
+    """The weights of a module that are restored when they are read, by all of their names."""
+    for path, owner in module.named_modules(remove_duplicate=False):
+        for name, held in vars(owner).get(_HELD, {}).items():
+            yield f"{path}.{name}".lstrip("."), held
 
 
 def _flat_weights(self: nn.RNNBase) -> list[Tensor]:

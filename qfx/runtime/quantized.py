@@ -222,11 +222,7 @@ class QuantizedModel(WorkingGraphModule):
         """``error``, as one that code around a region won't take for its own: not a ValueError."""
         if not is_in_place(self):
             return error
-        return CaptureError(_NOT_AS_SEEN.format(region=self._region(), error=error))
-
-    def _region(self) -> str:
-        """The name of the part of a model that it is."""
-        return next((stage.snapshot.region for stage in self.history), "main")
+        return CaptureError(_NOT_AS_SEEN.format(region=self.history.region, error=error))
 
     def __reduce__(self) -> NoReturn:
         raise FormatError(

@@ -74,7 +74,13 @@ class Surroundings:
 
 
 class Regions(Mapping[str, Graph], Generic[Graph]):
-    """The regions of a model by name; ``print()`` tells what they are and why there are several."""
+    """The regions of a model by name; ``print()`` tells what they are and why there are several.
+
+    Attributes:
+        schedule: of a model that comes from a file, that which trained it, if it was saved.
+    """
+
+    schedule: object = None
 
     def __init__(self, graphs: Mapping[str, Graph], surroundings: Surroundings) -> None:
         self._graphs = dict(graphs)

@@ -174,12 +174,11 @@ def lacking(held: Held, given: Mapping[str, nn.Module]) -> list[ModuleRecord]:
 def make_root(held: Held, source: TensorSource, given: Mapping[str, nn.Module]) -> nn.Module:
     """A module that holds all that a graph reads and calls."""
     root = nn.Module()
-    parameters: dict[str, nn.Parameter] = {}
     for each in held:
         if isinstance(each, ModuleRecord):
-            _register(root, each.path, _made(each, source, given, parameters))
+            _register(root, each.path, _made(each, source, given))
         else:
-            tensor = _value(each, source, parameters)
+            tensor = _value(each, source)
             _register(root, each.name, tensor, persistent=not each.kept_out)
     return root
 
@@ -211,13 +210,12 @@ def _add(
         owner.add_module(atom, value)
 
 
-def _value(
-    record: AttributeRecord, source: TensorSource, parameters: dict[str, nn.Parameter]
-) -> Tensor:
+def _value(record: AttributeRecord, source: TensorSource) -> Tensor:
     """A tensor of the file; a parameter that has two names is one."""
     tensor = source.find(record.tensor)
     if not record.is_parameter:
         return tensor
+    parameters = source.parameters
     if record.tensor not in parameters:
         trains = not record.is_frozen
         if trains and not (tensor.is_floating_point() or tensor.is_complex()):
@@ -226,12 +224,7 @@ def _value(
     return parameters[record.tensor]
 
 
-def _made(
-    record: ModuleRecord,
-    source: TensorSource,
-    given: Mapping[str, nn.Module],
-    parameters: dict[str, nn.Parameter],
-) -> nn.Module:
+def _made(record: ModuleRecord, source: TensorSource, given: Mapping[str, nn.Module]) -> nn.Module:
     module = record.kind.make(record.path, given)
     own = dict(named_tensors(module))
     prefix = f"{record.path}."
@@ -239,7 +232,7 @@ def _made(
     if stored.keys() != own.keys():
         raise _another(record, sorted(stored.keys() ^ own.keys())[0])
     for name, each in stored.items():
-        tensor = _value(each, source, parameters)
+        tensor = _value(each, source)
         if not _fits(tensor.dtype, own[name].dtype, record.kind):
             raise _another(record, name)
         if tensor.shape != own[name].shape and not record.kind.resizes:

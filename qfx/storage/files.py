@@ -9,11 +9,11 @@ anything is made of it; docs/format.md has every field.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -22,31 +22,25 @@ from qfx.backends.base import Backend
 from qfx.caller_modes import on_cpu, undisturbed
 from qfx.errors import BackendError, ConfigError, FormatError
 from qfx.garbage_collection import patiently
-from qfx.history.history import History
-from qfx.history.stage import Stage
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
-from qfx.runtime.regions import regions_of
+from qfx.runtime.regions import Regions, regions_of
+from qfx.storage.assembly import build_regions, missing_modules, needs_model
 from qfx.storage.attributes import ModuleRecord, lacking
-from qfx.storage.container import Container, write_container
-from qfx.storage.documents import HISTORY, MODEL, pack, tensor_name, unpack
-from qfx.storage.fields import Fields, Json
-from qfx.storage.histories import StoredHistory, UnkeptHistory, read_history, write_history
+from qfx.storage.container import write_container
+from qfx.storage.documents import HISTORY, MODEL, pack
+from qfx.storage.fields import Json
+from qfx.storage.histories import UnkeptHistory, write_history
+from qfx.storage.opening import FORMAT, VERSION, Opened, open_buffer
 from qfx.storage.paths import check_target, read_buffer
 from qfx.storage.prepared import build_prepared, write_prepared
-from qfx.storage.prepared_records import PreparedRecord, read_prepared
-from qfx.storage.quantized import QuantizedRecord, build_quantized, read_quantized, write_quantized
+from qfx.storage.prepared_records import PreparedRecord
+from qfx.storage.quantized import build_quantized, write_quantized
+from qfx.storage.regions import FEATURE as REGIONS
+from qfx.storage.regions import RegionsRecord, write_regions
 from qfx.storage.targets import Types
-from qfx.storage.tensors import TensorSource, TensorStore
+from qfx.storage.tensors import TensorStore
 from qfx.training.schedule import QATSchedule
-
-FORMAT = "qfx"
-VERSION = (1, 0)
-"""Major and minor; docs/format.md says what each promises."""
-
-FEATURES: frozenset[str] = frozenset()
-"""What a reader must know beyond version 1.0 to read a file rightly; nothing so far."""
-
 
 Describe: TypeAlias = Callable[[TensorStore], Json]
 """Says something as JSON, and keeps tensors."""
@@ -65,46 +59,59 @@ def write(
     compiled: Describe | None,
 ) -> Path:
     """:func:`qfx.save`; ``compiled`` says how a quantized model was compiled."""
-    if regions_of(model) is not None:
-        raise ConfigError(
-            "a model of several regions can't be kept in one file yet: save each of model.regions, "
-            "and put what qfx.load makes of them in the places of these modules of the float model"
-        )
-    if not isinstance(model, (QuantizedModel, PreparedModel)):
-        raise ConfigError(
-            f"save takes a quantized or prepared model, not a {type(model).__name__}; of other "
-            "modules keep the state_dict()"
-        )
-    if schedule is not None and not schedule.trains(model):
-        raise ConfigError("schedule is that of another model; give the one made of this model")
-    if history and isinstance(model.history, UnkeptHistory):
-        raise ConfigError(
-            f"the model comes from a file and has no history: {UnkeptHistory.missing}"
-        )
+    regions = regions_of(model)
+    parts = (model,) if regions is None else tuple(regions.values())
+    _check_parts(parts, history=history, schedule=schedule)
     target = Path(path)
     check_target(target)
-    store = TensorStore()
-    if isinstance(model, QuantizedModel):
+    store, features = TensorStore(), list[Json]()
+    if regions is not None:
+        kind, described = "regions", write_regions(model, regions, store, schedule)
+        features.append(REGIONS)
+    elif isinstance(model, QuantizedModel):
         kind, described = "quantized", write_quantized(model, store)
     else:
+        assert isinstance(model, PreparedModel)
         kind, described = "prepared", write_prepared(model, store, schedule)
     document: dict[str, Json] = {
         "kind": kind,
         "qfx": _own_version(),
         "torch": str(torch.__version__),
-        "features": [],
+        "features": features,
         "model": described,
     }
     if compiled is not None:
         document["compiled"] = compiled(store)
     document["tensors"] = store.describe()
     held, said = pack(MODEL, document)
-    if history or isinstance(model, PreparedModel):
-        stages, said_of_stages = pack(HISTORY, write_history(model.history))
+    if history or isinstance(parts[0], PreparedModel):
+        stages, said_of_stages = pack(HISTORY, _write_histories(model, regions))
         held, said = held | stages, said | said_of_stages
     metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION)), **said}
     write_container(target, {**store.stored, **held}, metadata)
     return target
+
+
+def _check_parts(parts: Sequence[object], *, history: bool, schedule: QATSchedule | None) -> None:
+    """ConfigError for what is no model of ours, or not all that is asked for."""
+    for part in parts:
+        if not isinstance(part, (QuantizedModel, PreparedModel)):
+            raise ConfigError(
+                f"save takes a quantized or prepared model, not a {type(part).__name__}; of other "
+                "modules keep the state_dict()"
+            )
+        if schedule is not None and not schedule.trains(part):
+            raise ConfigError("schedule is that of another model; give the one made of this model")
+        if history and isinstance(part.history, UnkeptHistory):
+            raise ConfigError(
+                f"the model comes from a file and has no history: {UnkeptHistory.missing}"
+            )
+
+
+def _write_histories(model: Any, regions: Regions[Any] | None) -> Json:
+    if regions is None:
+        return write_history(model.history)
+    return {name: write_history(graph.history) for name, graph in regions.items()}
 
 
 def _own_version() -> str:
@@ -117,23 +124,6 @@ def _own_version() -> str:
 
 
 # -- load ----------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Opened:
-    """A file whose every record was checked.
-
-    Attributes:
-        record: the model.
-        source: its tensors.
-        history: how it came about.
-        compiled: how it was compiled, for the room that compiles; None if it was not.
-    """
-
-    record: QuantizedRecord | PreparedRecord
-    source: TensorSource
-    history: History
-    compiled: Fields | None
-
-
 @dataclass(frozen=True)
 class Loaded:
     """A model, and the file that it is from."""
@@ -159,10 +149,12 @@ def read(
     given = _given(modules, model)
     if backend is not None and not isinstance(backend, (str, Backend)):
         raise ConfigError(f"backend is {backend!r}; give a name, a qfx.Backend or None")
+    if model is not None and regions_of(model) is not None:
+        raise ConfigError("model is one of regions already; give the float model")
     kinds = Types.of(types)
     buffer = read_buffer(path, mapped=mmap)
     try:
-        return _loaded(buffer, backend, given, kinds, verify=verify)
+        return _loaded(buffer, backend, given, kinds, model, verify=verify)
     except FormatError as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from error.__cause__
 
@@ -192,9 +184,11 @@ def load_buffer(
     types: Types | None = None,
     *,
     verify: bool = True,
+    model: nn.Module | None = None,
 ) -> QuantizedModel | PreparedModel:
     """The model in the bytes of a file, which must be writable and belong to nobody else."""
-    return _loaded(buffer, backend, given or {}, types or Types({}), verify=verify).model
+    kinds = types or Types({})
+    return _loaded(buffer, backend, given or {}, kinds, model, verify=verify).model
 
 
 def _loaded(
@@ -202,19 +196,22 @@ def _loaded(
     backend: str | Backend | None,
     given: Mapping[str, nn.Module],
     types: Types,
+    model: nn.Module | None,
     *,
     verify: bool,
 ) -> Loaded:
     opened = open_buffer(buffer, types, verify=verify)
-    missing = lacking(opened.record.held, given)
+    record = opened.record
+    if not isinstance(record, RegionsRecord):
+        missing = lacking(record.held, given)
+    elif model is None:
+        raise needs_model(record)
+    else:
+        missing = missing_modules(record, model, given)
     if missing:
         raise FormatError(_lacks(missing))
     try:
-        if isinstance(opened.record, PreparedRecord):
-            prepared = build_prepared(opened.record, opened.source, given, backend, opened.history)
-            return Loaded(prepared, opened)
-        made = build_quantized(opened.record, opened.source, given, backend, opened.history)
-        return Loaded(made, opened)
+        return Loaded(_built(opened, backend, given, model), opened)
     except (FormatError, BackendError):
         raise
     except Exception as error:  # whatever passes, kernels and PyTorch say to what a file says
@@ -223,54 +220,20 @@ def _loaded(
         ) from error
 
 
-def open_buffer(buffer: Any, types: Types, *, verify: bool) -> Opened:
-    """Check all that a file says, and make nothing of it yet."""
-    container = Container(buffer)
-    lenient = _check_version(container.metadata)
-    fields = Fields(unpack(container, MODEL), "the model", lenient=lenient)
-    unknown = set(fields.texts("features", 1000)) - FEATURES
-    if unknown:
-        raise FormatError(
-            f"the file uses {min(unknown)[:80]!r}, which this qfx does not know; it was written by "
-            f"qfx {fields.text('qfx')[:40]}, which can read it"
-        )
-    fields.text("qfx"), fields.text("torch")
-    kind = fields.choice("kind", ("quantized", "prepared"))
-    source = TensorSource.read(container, fields.record("tensors"), verify=verify)
-    read_record = read_quantized if kind == "quantized" else read_prepared
-    record = read_record(fields.record("model"), types, source)
-    compiled = fields.record("compiled") if fields.has("compiled") else None
-    if compiled is not None and kind != "quantized":
-        fields.refuse("compiled", "is no quantized model's")
-    fields.close()
-    history = _history(container, lenient=lenient, lazy=kind == "quantized")
-    return Opened(record, source, history, compiled)
-
-
-def _history(container: Container, *, lenient: bool, lazy: bool) -> History:
-    """The history, if the file has one; that of a quantized model is read when it is looked at."""
-    if tensor_name(HISTORY) not in container.entries:
-        return UnkeptHistory()
-
-    def read() -> list[Stage]:
-        return read_history(Fields(unpack(container, HISTORY), "the history", lenient=lenient))
-
-    return StoredHistory(read) if lazy else History(read())
-
-
-def _check_version(metadata: Mapping[str, str]) -> bool:
-    """Whether a newer minor version wrote the file, whose additions are passed over."""
-    if metadata.get("format") != FORMAT:
-        raise FormatError("no file of qfx.save: it is another safetensors file")
-    major, _, minor = metadata.get("version", "").partition(".")
-    if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
-        raise FormatError("it has no version of the format")
-    if len(major) > 4 or len(minor) > 4 or int(major) != VERSION[0]:
-        raise FormatError(
-            f"it has version {major[:20]}.{minor[:20]} of the format, and this qfx reads "
-            f"{VERSION[0]}.x; upgrade qfx, or save the model anew with this one"
-        )
-    return int(minor) > VERSION[1]
+def _built(
+    opened: Opened,
+    backend: str | Backend | None,
+    given: Mapping[str, nn.Module],
+    model: nn.Module | None,
+) -> QuantizedModel | PreparedModel:
+    record, source, histories = opened.record, opened.source, opened.histories
+    if isinstance(record, RegionsRecord):
+        assert model is not None
+        made = build_regions(record, source, model, given, backend, histories)
+        return cast(QuantizedModel, made)  # as qfx.quantize calls it
+    if isinstance(record, PreparedRecord):
+        return build_prepared(record, source, given, backend, histories[""])
+    return build_quantized(record, source, given, backend, histories[""])
 
 
 def _lacks(missing: list[ModuleRecord]) -> str:

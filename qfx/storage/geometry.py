@@ -17,20 +17,20 @@ from qfx.errors import FormatError
 from qfx.graph import meta
 from qfx.graph.lookup import Lookup
 from qfx.storage import limits
+from qfx.storage.tensors import TensorSource
 from qfx.vocab import OpDef, bound
 
 _LEAST = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
 _WEIGHTS = ("weight", "weights")
 
 
-def check_geometry(graph: fx.Graph, size: int) -> None:
+def check_geometry(graph: fx.Graph, source: TensorSource) -> None:
     """FormatError for a convolution whose numbers are beyond what any has, and for too many packs.
 
     Args:
         graph: the reference form; what is told of its weights is checked elsewhere.
-        size: bytes of the file.
+        source: the file, whose layers are packed, those of all regions.
     """
-    most = limits.PACKED_ANYWAY + limits.PACKED * size
     seen: set[object] = set()
     for node in graph.nodes:
         if not isinstance(node.target, OpDef) or not _has_weights(node.target):
@@ -42,8 +42,7 @@ def check_geometry(graph: fx.Graph, size: int) -> None:
         if pack in seen:
             continue
         seen.add(pack)
-        most -= _elements(node.target, arguments, numbers)
-        if most < 0:
+        if not source.takes(_elements(node.target, arguments, numbers)):
             raise FormatError(
                 f"{meta.where(node)}: packing the layers up to it would take more than "
                 f"{limits.PACKED_ANYWAY} bytes, and {limits.PACKED} for each of the file"

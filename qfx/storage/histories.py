@@ -5,7 +5,7 @@ A history that is stored is read when it is first looked at; until then it is by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from os import PathLike
 from typing import overload
@@ -44,6 +44,14 @@ class UnkeptHistory(History):
 
     missing = "the file was saved without its history; qfx.save(..., history=True) keeps it"
 
+    def __init__(self, stages: Iterable[Stage] = (), *, region: str = "") -> None:
+        super().__init__(stages)
+        self._region = region or "main"
+
+    @property
+    def region(self) -> str:
+        return self._region
+
     @overload
     def __getitem__(self, which: int | str) -> Stage: ...
     @overload
@@ -53,10 +61,10 @@ class UnkeptHistory(History):
         return super().__getitem__(which)
 
     def __copy__(self) -> History:
-        return UnkeptHistory(self._stages)
+        return UnkeptHistory(self._stages, region=self._region)
 
     def __deepcopy__(self, memo: dict[int, object]) -> History:
-        return UnkeptHistory(self._stages)
+        return UnkeptHistory(self._stages, region=self._region)
 
     def __repr__(self) -> str:
         return super().__repr__() if self._stages else f"<History: {self.missing}>"

@@ -10,6 +10,7 @@ DOCUMENT_BYTES = 256 << 20
 
 TENSORS = 1_000_000
 NODES = 5_000_000
+REGIONS = 10_000
 DIMS = 64
 NUMEL = 1 << 48
 """Elements of a tensor, or of a value that is only described."""

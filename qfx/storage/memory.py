@@ -11,7 +11,8 @@ from qfx.storage.tensors import TensorStore
 
 def check_memory(graph: fx.Graph, store: TensorStore) -> None:
     """FormatError if what the graph writes to is part of another tensor: they would come apart."""
-    for name in sorted(written_names(graph) & store.stored.keys()):
+    names = {store.prefix + name for name in written_names(graph)}
+    for name in sorted(names & store.stored.keys()):
         other = store.overlapping(name)
         if other:
             raise FormatError(

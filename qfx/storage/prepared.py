@@ -34,7 +34,7 @@ from qfx.storage.graphs import build_graph, write_graph
 from qfx.storage.hardware import backend_for, check_saturation
 from qfx.storage.memory import check_memory
 from qfx.storage.passes import read_passes, write_passes
-from qfx.storage.prepared_records import PreparedRecord, TrainedRecord
+from qfx.storage.prepared_records import Examples, PreparedRecord, TrainedRecord
 from qfx.storage.tensors import TensorSource, TensorStore
 from qfx.storage.values import write_value
 from qfx.training.schedule import QATSchedule
@@ -83,7 +83,7 @@ def write_prepared(
         "attributes": write_attributes(model, graphs, store),
         "rest": list(write_passes(rest, backend)),
         "level": str(settings.rest.start),
-        "examples": _write_examples(settings, store),
+        "examples": write_examples((settings.example_inputs, dict(settings.example_kwargs)), store),
         "sites": [[o.node, o.module_path, o.source, o.type_name] for o in settings.sites],
         "warnings": list(settings.configuration.warnings),
         "size_before": settings.size_before,
@@ -108,12 +108,13 @@ def write_prepared(
     return written | {"tables": facts.tables()}
 
 
-def _write_examples(settings: Settings, store: TensorStore) -> Json:
+def write_examples(given: Examples, store: TensorStore) -> Json:
+    """Example inputs, by position and by keyword."""
+
     def keep(tensor: Tensor) -> str:
         return store.keep(tensor, "examples.input")
 
     try:
-        given = (settings.example_inputs, dict(settings.example_kwargs))
         return write_value(given, keep)
     except FormatError as error:
         raise FormatError(f"the example inputs can't be written: {error}") from None
@@ -126,15 +127,16 @@ def build_prepared(
     given: Mapping[str, nn.Module],
     wanted: str | Backend | None,
     history: History,
+    region: str = "main",
 ) -> PreparedModel:
-    """The model of a record."""
+    """The model of a record, or the region of one."""
     backend = backend_for(record.backend, wanted)
     root = make_root(record.held, source, given)
     graph_module = WorkingGraphModule(root, build_graph(record.graph))
     graph_module.training = record.training
     verify(graph_module)
     check_reads_as_told(graph_module)
-    history = _at_present(history, graph_module)
+    history = _at_present(history, graph_module, region)
     check_saturation(backend, graph_module.graph, saturated=record.saturates)
     trained = _trained(record.trained, graph_module)
     rest = read_passes(record.rest, backend, record.backend)
@@ -152,6 +154,7 @@ def build_prepared(
         size_before=record.size_before,
         buffers=record.buffers,
         trained=trained,
+        region=region,
     )
     if record.trained is not None:
         return _in_training(record.trained, graph_module, history, settings)
@@ -160,12 +163,13 @@ def build_prepared(
     return made
 
 
-def _at_present(history: History, graph_module: fx.GraphModule) -> History:
+def _at_present(history: History, graph_module: fx.GraphModule, region: str) -> History:
     """The history with its last stage as read off the graph, so that passes tell what they change.
 
     Records of files know nothing of live nodes (:attr:`NodeRecord.fingerprint`).
     """
-    now, stages = snapshot(graph_module), list(history)
+    stages = list(history)
+    now = snapshot(graph_module, region=region)
     if not stages or stages[-1].snapshot != now:
         return history
     return History([*stages[:-1], replace(stages[-1], snapshot=now)])

@@ -18,6 +18,9 @@ from qfx.storage.targets import Types
 from qfx.storage.tensors import TensorSource
 from qfx.storage.values import ValueReader
 
+Examples = tuple[tuple[Any, ...], dict[str, Any]]
+"""Example inputs by position and by keyword."""
+
 _METHODS = ("static", "dynamic", "weight_only", "qat")
 
 
@@ -55,7 +58,7 @@ class PreparedRecord:
     held: Held
     rest: tuple[str, ...]
     level: Level
-    examples: tuple[tuple[Any, ...], dict[str, Any]]
+    examples: Examples
     sites: tuple[Origin, ...]
     warnings: tuple[str, ...]
     size_before: int
@@ -90,7 +93,7 @@ def read_prepared(fields: Fields, types: Types, source: TensorSource) -> Prepare
         held,
         fields.texts("rest", 1000),
         Level[fields.choice("level", Level.__members__)],
-        _read_examples(fields, source),
+        read_examples(fields, source),
         tuple(_origin(fields, each) for each in fields.items("sites")),
         fields.texts("warnings"),
         fields.integer("size_before"),
@@ -105,7 +108,8 @@ def read_prepared(fields: Fields, types: Types, source: TensorSource) -> Prepare
     return record
 
 
-def _read_examples(fields: Fields, source: TensorSource) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def read_examples(fields: Fields, source: TensorSource) -> Examples:
+    """What ``write_examples`` wrote."""
     found = ValueReader(source.find).read(fields.any("examples"), f"{fields.place}.examples")
     right = type(found) is tuple and len(found) == 2 and type(found[0]) is tuple
     if not right or type(found[1]) is not dict or not all(type(k) is str for k in found[1]):
@@ -132,12 +136,13 @@ def _read_trained(
         if name not in called or not all(_is_pair(pair) and pair[0] in called for pair in pairs):
             said.refuse(name, "is no layer with weights")
         weights[name] = tuple((weight, module) for weight, module in pairs)
-    record = TrainedRecord(graph, weights, fields.flag("frozen"), _read_schedule(fields))
+    record = TrainedRecord(graph, weights, fields.flag("frozen"), read_schedule(fields))
     fields.close()
     return record
 
 
-def _read_schedule(fields: Fields) -> tuple[int, int | None, int | None] | None:
+def read_schedule(fields: Fields) -> tuple[int, int | None, int | None] | None:
+    """The steps that a schedule has taken, and those at which it freezes; None if there is none."""
     if not fields.has("schedule"):
         fields.any("schedule")
         return None

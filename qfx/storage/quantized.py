@@ -144,7 +144,7 @@ def build_quantized(
     """The model of a record, lowered for this machine."""
     backend = backend_for(record.backend, wanted)
     graph = build_graph(record.graph)
-    check_geometry(graph, source.size)
+    check_geometry(graph, source)
     check_saturation(backend, graph, saturated=record.saturates)
     root = make_root(record.held, source, given)
     lowered = WorkingGraphModule(shell(root), graph)

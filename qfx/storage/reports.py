@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from qfx.quant.annotation import Decision
@@ -18,10 +18,8 @@ _METHODS = ("", "static", "dynamic", "weight_only")
 # -- writing -------------------------------------------------------------------------------------
 def write_report(report: QuantizationReport, facts: FactWriter) -> dict[str, Json]:
     """A report as JSON."""
-    kernels: dict[str, int] = {}
     written: dict[str, Json] = {
-        "sites": [_write_site(site, facts, kernels) for site in report.sites],
-        "kernels": list(kernels),
+        **write_sites(report.sites, facts),
         "size_bytes": list(report.size_bytes),
         "backend": report.backend,
         "warnings": list(report.warnings),
@@ -33,6 +31,13 @@ def write_report(report: QuantizationReport, facts: FactWriter) -> dict[str, Jso
         said = {**asdict(report.checked), "notes": list(report.checked.notes)}
         written["checked"] = {k: number(v) if type(v) is float else v for k, v in said.items()}
     return written
+
+
+def write_sites(sites: Iterable[Site], facts: FactWriter) -> dict[str, Json]:
+    """Sites as JSON, and the names of their kernels."""
+    kernels: dict[str, int] = {}
+    written: list[Json] = [_write_site(site, facts, kernels) for site in sites]
+    return {"sites": written, "kernels": list(kernels)}
 
 
 def _write_site(site: Site, facts: FactWriter, kernels: dict[str, int]) -> Json:
@@ -61,8 +66,7 @@ def _write_site(site: Site, facts: FactWriter, kernels: dict[str, int]) -> Json:
 # -- reading -------------------------------------------------------------------------------------
 def read_report(fields: Fields, facts: FactReader) -> QuantizationReport:
     """The report that JSON describes."""
-    kernels = fields.texts("kernels")
-    sites = tuple(_read_site(each, facts, kernels) for each in fields.records("sites"))
+    sites = read_sites(fields, facts)
     sizes = fields.integers("size_bytes", 0, 1 << 60)
     if len(sizes) != 2:
         fields.refuse("size_bytes", "are not two sizes")
@@ -80,6 +84,12 @@ def read_report(fields: Fields, facts: FactReader) -> QuantizationReport:
     )
     fields.close()
     return report
+
+
+def read_sites(fields: Fields, facts: FactReader) -> tuple[Site, ...]:
+    """What :func:`write_sites` wrote; the other keys somebody else reads."""
+    kernels = fields.texts("kernels")
+    return tuple(_read_site(each, facts, kernels) for each in fields.records("sites"))
 
 
 def _read_site(fields: Fields, facts: FactReader, kernels: Sequence[str]) -> Site:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qfx.errors import FormatError
 from qfx.graph.clone import is_opaque
-from qfx.storage import container
+from qfx.storage import container, limits
 from qfx.storage.container import Container
 from qfx.storage.fields import Fields, Json
 
@@ -32,9 +32,11 @@ class TensorStore:
 
     Attributes:
         stored: contiguous tensors on the CPU, by name.
+        prefix: what the names of tensors start with from now on, those of a region.
     """
 
     stored: dict[str, Tensor] = field(default_factory=dict)
+    prefix: str = ""
     _kept: dict[tuple[object, ...], _Kept] = field(default_factory=dict)
 
     def keep(self, tensor: Tensor, hint: str) -> str:
@@ -49,10 +51,11 @@ class TensorStore:
         known = self._kept.get(key) if data.numel() else None
         if known is not None:
             return known.name
-        name, tries = hint, 0
+        name = start = self.prefix + hint
+        tries = 0
         while name in self.stored:
             tries += 1
-            name = f"{hint}_{tries}"
+            name = f"{start}_{tries}"
         stored = data.cpu().contiguous().resolve_conj().resolve_neg()
         self.stored[name] = stored
         self._kept[key if data.numel() else (name,)] = _Kept(name, data, stored, _order(data))
@@ -111,17 +114,26 @@ class TensorSource:
         container: the file.
         described: what the model says of each.
         verify: compare checksums, for which all bytes are read.
+
+    Attributes:
+        parameters: those that were made of tensors of the file; one with two names is one.
     """
 
     container: Container
     described: dict[str, tuple[int, tuple[int, ...]]]
     verify: bool
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     _made: dict[str, Tensor] = field(default_factory=dict)
+    _packed: int = 0
 
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.container.size
+    def takes(self, packed: int) -> bool:
+        """Whether the layers of the file may take so many bytes more when they are packed."""
+        self._packed += packed
+        return self._packed <= limits.PACKED_ANYWAY + limits.PACKED * self.container.size
+
+    def is_made(self, name: str) -> bool:
+        """Whether the tensor of a name was found before."""
+        return name in self._made
 
     @classmethod
     def read(cls, container: Container, fields: Fields, *, verify: bool) -> TensorSource:

@@ -61,14 +61,35 @@ class Branches(nn.Module):
         return {"pooled": pooled, "rest": (z, [self.fold(x), None]), "top": pooled.topk(2)}
 
 
+class Decides(nn.Module):
+    """Decides by data, so that a part of it is a region."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm = nn.Sequential(nn.Linear(6, 4), nn.ReLU()), nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.body(x))
+        return y if y.sum() > 0 else -y
+
+
 @dataclass(frozen=True)
 class Base:
-    """A file to mutate, and what its model gives."""
+    """A file to mutate, and what its model gives.
+
+    Attributes:
+        name: of the model.
+        data: the file.
+        run: gives it inputs.
+        expected: what comes out.
+        model: the code around its regions, if it has any.
+    """
 
     name: str
     data: bytes
     run: Callable[[nn.Module], Any]
     expected: str
+    model: nn.Module | None = None
 
 
 def _run(model: nn.Module) -> str:
@@ -93,12 +114,17 @@ def bases() -> tuple[Base, ...]:
         made["calibrated"] = qfx.calibrate(calibrated, [X])
         made["training"] = qfx.prepare(model.train(), X, method="qat")
         made["training"](X)
+        made["regions"] = qfx.quantize(
+            Decides().eval(), X, regions=("body",), min_coverage=None, check=False
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.qfx"
         found = []
         for name, each in made.items():
             data = qfx.save(each, path, history=name == "static").read_bytes()
-            found.append(Base(name, data, _run, _run(load_buffer(bytearray(data)))))
+            around = Decides() if name == "regions" else None
+            expected = _run(load_buffer(bytearray(data), model=around))
+            found.append(Base(name, data, _run, expected, around))
     return tuple(found)
 
 
@@ -278,7 +304,7 @@ def judge(base: Base, kind: str, data: bytes) -> tuple[str, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model = load_buffer(bytearray(data))
+            model = load_buffer(bytearray(data), model=base.model)
             len(model.history)
         except (qfx.FormatError, qfx.BackendError) as error:
             verdict = type(error).__name__

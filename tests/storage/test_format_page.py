@@ -18,6 +18,7 @@ def test_limits() -> None:
     told = {int(n.replace(",", "")) for n in re.findall(r"\| ([\d,]+) \|$", PAGE, re.MULTILINE)}
     assert told == {
         *(limits.HEADER_BYTES, limits.DOCUMENT_BYTES, limits.TENSORS, limits.NODES, limits.DIMS),
+        limits.REGIONS,
         *(limits.NUMEL, limits.DEPTH, limits.GEOMETRY, limits.OPTION),
         *(limits.PACKED_ANYWAY, limits.PACKED),
     }

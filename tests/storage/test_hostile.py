@@ -170,8 +170,8 @@ def test_a_field_that_means_nothing_and_one_of_a_newer_version(data: bytes) -> N
     assert load_buffer(newer).backend == "reference"
     with pytest.raises(qfx.FormatError, match=r"version 2\.0 of the format"):
         load_buffer(headed(data, lambda header: header["__metadata__"].update(version="2.0")))
-    with pytest.raises(qfx.FormatError, match="uses 'regions'"):
-        load_buffer(told(data, lambda content: content.update(features=["regions"])))
+    with pytest.raises(qfx.FormatError, match="uses 'holograms'"):
+        load_buffer(told(data, lambda content: content.update(features=["holograms"])))
 
 
 # -- the container -------------------------------------------------------------------------------
