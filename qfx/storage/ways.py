@@ -26,7 +26,8 @@ from qfx.storage.tensors import TensorSource, TensorStore
 from qfx.storage.values import DTYPE_NAMES
 from qfx.vocab import DEQUANTIZE, UNPACK, is_op
 
-_TYPES = {kind.__name__: kind for kind in (list, tuple, dict, int, float, complex, range, slice)}
+_KINDS: tuple[type, ...] = (list, tuple, dict, int, float, complex, range, slice)
+_TYPES = {kind.__name__: kind for kind in _KINDS}
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 
 
