@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from qfx import pipelines
 from qfx.argument_checks import (
@@ -34,9 +35,10 @@ from qfx.backends.base import Backend
 from qfx.caller_modes import draws_undone, undisturbed
 from qfx.capture.capture import capture
 from qfx.capture.limits import not_kept
-from qfx.capture.regions.data_sizes import decided_by_data
+from qfx.capture.regions.data_sizes import BOUND, decided_by_data
 from qfx.capture.regions.plan import Plan, plan
 from qfx.capture.regions.recording import generates
+from qfx.capture.wrappers import unwrapped
 from qfx.conversion import use_up
 from qfx.errors import CaptureError
 from qfx.framework.instruments import Instrument, as_instruments
@@ -66,7 +68,7 @@ _IS_STATIC = (
 @undisturbed()
 @draws_undone()
 def quantize(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: Any,
     *,
     method: str = "static",
@@ -86,7 +88,8 @@ def quantize(
     """Quantize a model after training.
 
     Args:
-        model: module in eval mode, on one device; never mutated.
+        model: module in eval mode, on one device; never mutated. Of one under torch.compile or
+            DataParallel, or of an ExportedProgram, what is in it is quantized.
         example_inputs: a tensor, or a tuple of positional arguments, as the model takes them.
         method: "static", "dynamic" (activations are measured when the model runs) or
             "weight_only" (activations stay float).
@@ -173,7 +176,7 @@ def _calibrate_once(subject: Calibrated, data: Iterable[Any] | None, progress: b
 @draws_undone()
 @patiently
 def prepare(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: Any,
     *,
     method: str = "static",
@@ -203,6 +206,7 @@ def prepare(
         modules in it.
     """
     check_method(method)
+    model, notes = unwrapped(model)
     asked = check_regions(regions)
     kinds = check_types(types)
     check_pipeline(pipeline, method)
@@ -219,7 +223,9 @@ def prepare(
     check_calibrates(chosen)
     start = None if qparams_from is None else Start(qparams_from.reference)
     watched = as_instruments(instruments)
-    request = Request(method, chosen, target, qconfig, kinds, start, tuple(settings), watched)
+    request = Request(
+        method, chosen, target, qconfig, kinds, start, tuple(settings), watched, notes
+    )
     captured = _captured(model, args, kwargs, method, asked)
     if not isinstance(captured, fx.GraphModule):
         return cast(PreparedModel, prepare_regions(request, model, captured, args, kwargs))
@@ -255,7 +261,7 @@ def _captured(
                 at = decided_by_data(captured) if regions == "auto" else ""
                 if not at:
                     return captured
-                whole = _BOUND.format(at=at)
+                whole = BOUND.format(at=at)
                 with suppress(CaptureError):
                     return plan(model, args, kwargs, whole=whole, modes=trains)
                 return captured
@@ -264,7 +270,6 @@ def _captured(
 
 
 _AS_ASKED = "regions= names these parts"
-_BOUND = "at {at} it decides by how many elements of a tensor fulfil a condition"
 _GENERATES = (
     "it generates: generate() calls it with a cache, and a graph would leave that method behind "
     '(regions="whole" captures its forward alone)'

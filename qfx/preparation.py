@@ -41,6 +41,7 @@ class Request:
         start: the quantized model that training starts from.
         settings: what passes may ask of their context by type.
         instruments: told before and after each pass.
+        notes: for the report, of what was made of the arguments.
     """
 
     method: str
@@ -51,14 +52,18 @@ class Request:
     start: Start | None = None
     settings: tuple[object, ...] = ()
     instruments: tuple[Instrument, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def configured(
         self, captured: fx.GraphModule, model: nn.Module, *, quiet: bool = False
     ) -> Configuration:
         """Which operation of a graph of ``model`` gets which QConfig."""
-        return Configuration(
+        made = Configuration(
             captured, model, self.qconfig, self.backend, self.method, self.types, quiet=quiet
         )
+        for note in self.notes:
+            made.note(note)
+        return made
 
 
 def prepare_graph(

@@ -17,6 +17,7 @@ from qfx.capture.regions.plan import Left, Plan, PlannedRegion
 from qfx.capture.regions.several import Way, has_way_out
 from qfx.conversion import check_result, use_up
 from qfx.graph.copying import copy_of, deep_copied
+from qfx.graph.in_place import tell_dtype
 from qfx.graph.opaque_macs import called_macs, macs_of_run
 from qfx.graph.ways import Ways, form_of, region_of, way_name, ways_of
 from qfx.history.merging import merged_history
@@ -30,6 +31,9 @@ from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
 from qfx.runtime.regions import RegionFacts, Regions, Surroundings, join_ways, with_regions
 
+_WITHOUT_DATA = ("dynamic", "weight_only")
+"""Methods for which a layer need not be called to be quantized."""
+
 
 def prepare_regions(
     request: Request,
@@ -39,7 +43,8 @@ def prepare_regions(
     kwargs: Mapping[str, Any],
 ) -> nn.Module:
     """A copy of ``model`` whose regions are prepared."""
-    ways = {name: (r, way) for r in plan.regions for name, way in r.named()}
+    regions = (*plan.regions, *(plan.spare if request.method in _WITHOUT_DATA else ()))
+    ways = {name: (r, way) for r in regions for name, way in r.named()}
     first = plan.regions[0].path
     configured = {
         name: request.configured(way.captured, model, quiet=name != first)
@@ -48,6 +53,8 @@ def prepare_regions(
     idle = set.intersection(*(set(each.unmatched) for each in configured.values()))
     for warning in (*sorted(idle), *idle_passes(request.pipeline)):
         configured[first].warn(warning)
+    for note in plan.notes:
+        configured[first].note(note)
     made: dict[nn.Module, PreparedModel] = {}
     graphs: dict[str, PreparedModel] = {}
     for name, (region, way) in ways.items():
@@ -57,12 +64,16 @@ def prepare_regions(
         graphs[name] = prepare_graph(
             request, way.captured, module, configuration, *way.call, region=name
         )
+        if not region.calls and graphs[name].has_observers:
+            del graphs[name]  # which nothing will calibrate
+            continue
         made.setdefault(module, graphs[name])
+    plan = plan.with_spare(region for region in plan.spare if region.path in graphs)
     work, left = _work(model, plan, args, kwargs)
     surroundings = Surroundings(
         args,
         kwargs,
-        {name: _facts(region, way) for name, (region, way) in ways.items()},
+        {name: _facts(*ways[name]) for name in graphs},
         left,
         size_bytes(model),
         _size_outside(model, plan),
@@ -131,6 +142,7 @@ def convert_regions(
         copies: leave the prepared regions as they are, rather than use them up.
     """
     graphs: dict[str, QuantizedModel] = {}
+    weight = next((p for p in prepared.parameters() if p.is_floating_point()), None)
     notes = dict(_unreached(regions))
     for name, region in regions.items():
         first = graphs.get(region_of(name))
@@ -146,6 +158,8 @@ def convert_regions(
     made: dict[nn.Module, QuantizedModel]
     made = {region: graphs[name] for name, region in regions.items()}
     result = with_regions(prepared, made, Regions(graphs, surroundings))
+    if weight is not None and not any(p.is_floating_point() for p in result.parameters()):
+        tell_dtype(next(iter(graphs.values())), weight)
     history = merged_history({name: graph.history for name, graph in graphs.items()})
     report = merged_report(
         {name: graph.report for name, graph in graphs.items()},

@@ -26,7 +26,7 @@ _OURS = frozenset(
             "_update",
         ),
         *("_refuse_moves", "_boxed_call", "_prologue_start", "_made_of"),
-        *("_as_seen_around", "_region", "_in_place", "_ways"),
+        *("_as_seen_around", "_region", "_in_place", "_ways", "_tells_dtype"),
         *("alone", "_answer", "was_calibrated"),
         *("fake_quants", "in_mode_of", "batchnorm_frozen", "schedule"),
         *("freeze_batchnorm", "_freeze_batchnorm"),

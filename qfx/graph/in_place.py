@@ -18,6 +18,7 @@ from qfx.errors import CaptureError
 from qfx.graph.ways import WAYS, ways_of
 
 _PLACE = "_in_place"
+_TELLS_DTYPE = "_tells_dtype"
 _OF_MODULES = frozenset(vars(nn.Module()))
 _NOTHING = object()
 _PLAIN = (bool, int, float, str, type(None))
@@ -71,6 +72,17 @@ def take_place(made: nn.Module, place: Place) -> None:
         if name not in vars(made) and not hasattr(type(made), name):
             vars(made)[name] = value
     vars(made)[_PLACE] = place
+
+
+def tell_dtype(made: nn.Module, weight: Tensor) -> None:
+    """Let code that asks ``next(model.parameters())`` for dtype and device have an answer.
+
+    Args:
+        made: in the place of a module; gets a parameter without elements.
+        weight: of the model.
+    """
+    empty = nn.Parameter(weight.new_empty(0), requires_grad=False)
+    made.register_parameter(_TELLS_DTYPE, empty)
 
 
 def is_in_place(module: nn.Module) -> bool:

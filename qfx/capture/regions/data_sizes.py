@@ -16,6 +16,9 @@ from qfx.graph import meta
 from qfx.torch_private import OVERLOAD, PACKET
 from qfx.vocab import GUARD
 
+BOUND = "at {at} it decides by how many elements of a tensor fulfil a condition"
+"""Why such a graph is none that is wanted."""
+
 _DATA_SIZED = frozenset(
     ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "nms", "bincount")
 )

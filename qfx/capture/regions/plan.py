@@ -8,7 +8,7 @@ together in a copy of the model: what does not fit there is split once more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,6 +19,7 @@ from torch import fx, nn
 from qfx.capture.regions.recording import Call, Recording, record
 from qfx.capture.regions.several import Way, captured_ways, first_line
 from qfx.capture.regions.trial import faults
+from qfx.capture.regions.unreached import spare_calls
 from qfx.capture.tracing import OPAQUE_ROOTS
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
@@ -70,10 +71,26 @@ class Left:
 
 @dataclass(frozen=True)
 class Plan:
-    """The regions of a model, in the order of its modules, and the layers that are in none."""
+    """The regions of a model, in the order of its modules, and the layers that are in none.
+
+    Attributes:
+        regions: the parts that are captured.
+        left: the layers that are in none of them.
+        notes: for the report, of what could not be seen.
+        spare: layers among ``left`` that the examples don't reach, as regions of their own.
+    """
 
     regions: tuple[PlannedRegion, ...]
     left: tuple[Left, ...]
+    notes: tuple[str, ...] = ()
+    spare: tuple[PlannedRegion, ...] = ()
+
+    def with_spare(self, found: Iterable[PlannedRegion]) -> Plan:
+        """The same with some of the spare regions."""
+        added = tuple(found)
+        paths = {region.path for region in added}
+        left = tuple(each for each in self.left if each.path not in paths)
+        return replace(self, regions=(*self.regions, *added), left=left)
 
 
 def plan(
@@ -117,7 +134,7 @@ def plan(
             break
         odd = faults(model, args, kwargs, recording.result, found.regions)
         if not odd:
-            return found
+            return found if wanted or modes else planner.with_spare(found)
         planner.refuse(odd)
     if isinstance(whole, CaptureError) and not wanted:
         raise whole
@@ -149,7 +166,18 @@ class _Planner:
                 steps += self._wanted(path, seen)
             steps += self._others(seen)
         regions = tuple(each for each in steps if isinstance(each, PlannedRegion))
-        return Plan(regions, tuple(each for each in steps if isinstance(each, Left)))
+        left = tuple(each for each in steps if isinstance(each, Left))
+        return Plan(regions, left, tuple(filter(None, (self.recording.unheard,))))
+
+    def with_spare(self, found: Plan) -> Plan:
+        """``found``, with regions of the layers that are not called."""
+        made = []
+        for left in found.left:
+            calls = spare_calls(left.module) if left.why == _NOT_CALLED else None
+            ways = calls and captured_ways(left.module, calls, modes=self.modes)
+            if ways and not isinstance(ways, str):
+                made.append(self._placed(left.path, left.module, ways, 0, ""))
+        return replace(found, spare=tuple(made))
 
     def summary(self, wanted: Sequence[str]) -> str:
         """Why no regions came of it."""
@@ -169,7 +197,7 @@ class _Planner:
             yield region
             return
         children = [(name, child) for name, child in module.named_children()]
-        if not children and path:
+        if path and not any(_has_weights(child) for _, child in children):
             yield Left(path, module, self._call(path), self.refused.get(path, _NOT_CALLED))
         around = path if path in self.refused else around
         for name, child in children:
@@ -219,9 +247,14 @@ class _Planner:
         ways = captured_ways(module, calls, modes=self.modes)
         if isinstance(ways, str):
             return ways
+        return self._placed(path, module, ways, calls.count, around)
+
+    def _placed(
+        self, path: str, module: nn.Module, ways: tuple[Way, ...], calls: int, around: str
+    ) -> PlannedRegion:
         for way in ways:
             _place(way.captured, path, module)
-        return PlannedRegion(path, module, ways, calls.count, (around, self.refused[around]))
+        return PlannedRegion(path, module, ways, calls, (around, self.refused[around]))
 
     def _call(self, path: str) -> Call | None:
         return next(iter(self.recording.calls[path].kept), None)

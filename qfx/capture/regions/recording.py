@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -97,10 +96,12 @@ class Recording(NamedTuple):
     Attributes:
         calls: of each module, by its path; the first path of one that has several.
         result: what the model yields.
+        unheard: why generating made no tokens; "" if it did, or was not asked to.
     """
 
     calls: Mapping[str, Calls]
     result: Any
+    unheard: str
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
@@ -120,12 +121,11 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     try:
         with side_effects_undone(model):
             result = root(*copy_tensors(args), **copy_tensors(dict(kwargs)))
-            if generates(model):
-                _generate(root, args, kwargs)
+            unheard = _generate(root, args, kwargs) if generates(model) else ""
     finally:
         for hook in hooks:
             hook.remove()
-    return Recording(calls, result)
+    return Recording(calls, result, unheard)
 
 
 def generates(model: nn.Module) -> bool:
@@ -134,14 +134,23 @@ def generates(model: nn.Module) -> bool:
     return callable(asked) and asked() is True
 
 
-def _generate(root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Let ``root`` generate from the example inputs, if it can from these."""
+def _generate(root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Let ``root`` generate from the example inputs; why it does not, if it raises on these."""
     generate: Any = root.generate
     prompt = {k: v for k, v in kwargs.items() if isinstance(v, Tensor) and not _is_target(k)}
-    with suppress(Exception):  # what it takes is the user's affair; calls so far are kept
+    try:
         generate(
             *copy_tensors(args), **copy_tensors(prompt), max_new_tokens=_TOKENS, do_sample=False
         )
+    except Exception as error:  # what it takes is the user's affair; calls so far are kept
+        return _UNHEARD.format(error=f"{type(error).__name__}: {error}".partition("\n")[0])
+    return ""
+
+
+_UNHEARD = (
+    "generate() raised on the example inputs, so that calls which it alone makes were not seen, and"
+    " run layer by layer where no graph takes them: {error}"
+)
 
 
 def _is_target(name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import fx, nn
 
 from qfx.capture.capture import ASSIGNED, FILLED, capture
+from qfx.capture.regions.data_sizes import BOUND, decided_by_data
 from qfx.capture.regions.recording import Call, Calls
 from qfx.capture.regions.trial import disagreement
 from qfx.errors import CaptureError, ConfigError
@@ -85,7 +86,8 @@ def _captured(module: nn.Module, call: Call, modes: bool) -> fx.GraphModule | st
     changed = (*captured.meta[ASSIGNED], *captured.meta[FILLED])
     if changed:
         return f"its forward sets {', '.join(changed)}, which a graph can't"
-    return captured
+    at = decided_by_data(captured)
+    return BOUND.format(at=at) if at else captured
 
 
 def first_line(error: Exception | str) -> str:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from qfx.capture.arguments import copy_tensors
 from qfx.capture.examples import alike
 from qfx.graph.copying import buffers_restored, deep_copied, side_effects_undone
-from qfx.graph.in_place import Place, of_class, place_of
+from qfx.graph.in_place import Place, of_class, place_of, tell_dtype
 from qfx.graph.ways import Ways
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ class _Tried(nn.Module):
         self.__dict__.update(region=region, ways=ways, original=original, place=place, fault="")
         self.__dict__.update(place.attributes)
         self.training = region.module.training
+        tell_dtype(self, next(original.parameters()))
         self.__dict__["ready"] = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Tried:
