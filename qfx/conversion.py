@@ -17,7 +17,8 @@ from qfx.framework.pipeline import Pipeline
 from qfx.garbage_collection import patiently
 from qfx.graph.clone import clone_graph_module
 from qfx.history.history import History
-from qfx.report.sites import QuantizationReport, build_report
+from qfx.report.outcomes import build_report
+from qfx.report.sites import QuantizationReport
 from qfx.runtime.constants import share_constants
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import Lowering, QuantizedModel

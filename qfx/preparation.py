@@ -21,7 +21,7 @@ from qfx.graph.clone import clone_graph_module
 from qfx.graph.state import written_tensors
 from qfx.history.history import History
 from qfx.quant.qconfig import QConfig, QConfigMapping
-from qfx.report.sites import captured_sites, size_bytes
+from qfx.report.outcomes import captured_sites, size_bytes
 from qfx.runtime.prepared import RECORDERS, PreparedModel, Settings
 from qfx.runtime.trained import Start, Trained
 from qfx.training.trainable import trainable

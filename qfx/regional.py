@@ -24,7 +24,8 @@ from qfx.history.merging import merged_history
 from qfx.preparation import Request, prepare_graph
 from qfx.quant.reasons import refusal
 from qfx.report.merging import merged_report
-from qfx.report.sites import Site, size_bytes
+from qfx.report.outcomes import size_bytes
+from qfx.report.sites import Site
 from qfx.runtime.calibration import calibrated, run_example
 from qfx.runtime.inside import over_codes
 from qfx.runtime.prepared import PreparedModel

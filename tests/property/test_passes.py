@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import qfx_passes.pipelines
@@ -99,18 +100,17 @@ def run(
 @pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("name", FACTORIES)
 def test_pipelines_hold_on_any_model(name: str) -> None:
-    pipeline = FACTORIES[name](backend="reference")
-
     @few(12)
-    @given(programs(max_steps=7))
-    def holds(program: Program) -> None:
+    @given(programs(max_steps=7), st.sampled_from(("reference", "x86")))
+    def holds(program: Program, backend: str) -> None:
+        pipeline = FACTORIES[name](backend=backend)
         model, x, numbers = program.build(), program.example(), Numbers()
         untouched = fingerprint(model, x)
-        history = run(pipeline, model, x, numbers)
+        history = run(pipeline, model, x, numbers, backend=backend)
         assert fingerprint(model, x) == untouched
         assert_numbers(history, numbers.by_stage, pipeline)
         assert_meta(history)
-        assert texts(run(pipeline, model, x)) == texts(history)
+        assert texts(run(pipeline, model, x, backend=backend)) == texts(history)
 
     holds()
 

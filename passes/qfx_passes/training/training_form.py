@@ -149,11 +149,13 @@ class _Form:
     def _call_dropout(self, source: fx.Node, p: float, kind: str, like: fx.Node) -> fx.Node:
         hint = meta.module_path(like) or "dropout"
         value = meta.value_of(source)
-        return self.rw.call_module(hint, Dropout(p, kind), source, origins=(like,), value=value)
+        module = Dropout(p, kind).train(self.rw.graph_module.training)
+        return self.rw.call_module(hint, module, source, origins=(like,), value=value)
 
     def _attend(self, node: fx.Node) -> None:
         flags = dict(node.kwargs)
         module = AttentionDropout(flags.pop("dropout"), flags)  # type: ignore[arg-type]
+        module.train(self.rw.graph_module.training)
         hint = f"{meta.module_path(node)}.mixed".lstrip(".")
         value = meta.value_of(node)
         made = self.rw.call_module(hint, module, *node.args, origins=(node,), value=value)
