@@ -6,15 +6,21 @@ r"""Run passes on a model and print the IR after each, as compilers' ``opt`` too
     python tools/opt.py my.net:build --shape 1,3,32,32 --backend x86 \
         --passes 'canonicalize, fuse-conv-bn, fuse-post-ops' --print last --check
 
-Passes are written as they print, options in braces: ``place-observers{fake_quant=true}``.
+    python tools/opt.py my.net:build --shape 1,3,32,32 --load my_passes.py \
+        --passes 'canonicalize, my-pass{limit=3}, my.passes:Other'
+
+Passes are written as they print, options in braces: ``place-observers{fake_quant=true}``. Those
+that are not installed come from a file (``--load``), or are named ``module:Class``.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import importlib.util
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +28,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a check
 
 import qfx  # noqa: E402
 from qfx.backends import resolve_backend  # noqa: E402
+from qfx.framework.option_types import hints_of, text_of  # noqa: E402
+from qfx.framework.pass_text import format_value  # noqa: E402
 from qfx.verification.stages import NumericCheck  # noqa: E402
 from tools.loading import add_model_arguments, colored, load  # noqa: E402
 
@@ -34,6 +42,13 @@ def parser() -> argparse.ArgumentParser:
         prog="opt.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     found.add_argument("--list", action=_ListPasses, nargs=0, help="list installed passes and exit")
+    found.add_argument(
+        "--load",
+        action=_LoadFile,
+        default=[],
+        metavar="FILE.py",
+        help="passes of a file, which need not be installed; may be repeated",
+    )
     add_model_arguments(found)
     found.add_argument(
         "--passes", required=True, metavar="LIST", help="passes, separated by commas"
@@ -65,11 +80,90 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _ListPasses(argparse.Action):
-    def __call__(self, command_line: argparse.ArgumentParser, *ignored: object) -> None:
-        for name in qfx.list_passes():
-            doc = (qfx.get_pass(name).__doc__ or "").strip().partition("\n")[0]
+    def __call__(
+        self, command_line: argparse.ArgumentParser, arguments: argparse.Namespace, *ignored: object
+    ) -> None:
+        kinds = {name: qfx.get_pass(name) for name in qfx.list_passes()}
+        kinds.update((kind.name, kind) for kind in arguments.load or ())
+        for name, kind in sorted(kinds.items()):
+            doc = (kind.__doc__ or "").strip().partition("\n")[0]
             print(f"{name:24}  {plain(doc)}".rstrip())
+            for line in facts_of(kind):
+                print(f"{'':24}    {line}")
         command_line.exit()
+
+
+class _LoadFile(argparse.Action):
+    def __call__(
+        self,
+        command_line: argparse.ArgumentParser,
+        arguments: argparse.Namespace,
+        values: object,
+        *ignored: object,
+    ) -> None:
+        arguments.load = [*(arguments.load or ()), *passes_of(Path(str(values)))]
+
+
+def facts_of(kind: type[qfx.Pass]) -> Iterator[str]:
+    """The levels and options of a pass, a line each."""
+    levels = ((word, getattr(kind, word)) for word in ("requires", "produces"))
+    said = ", ".join(f"{word} {level}" for word, level in levels if level is not None)
+    if said:
+        yield said
+    hints = hints_of(kind)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        told = "" if default is dataclasses.MISSING else f" = {format_value(default)}"
+        yield f"{field.name}: {text_of(hints.get(field.name, field.type))}{told}"
+
+
+def passes_of(path: Path) -> list[type[qfx.Pass]]:
+    """The passes that a file defines.
+
+    Raises:
+        SystemExit: it can't be read, or defines none.
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise SystemExit(f"--load {path}: there is no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    own = (found for found in vars(module).values() if _is_own(found, path.stem))
+    kinds = [kind for kind in own if kind.name]
+    if not kinds:
+        raise SystemExit(f"--load {path}: it defines no pass with a name")
+    return kinds
+
+
+def _is_own(found: object, module: str) -> bool:
+    return isinstance(found, type) and issubclass(found, qfx.Pass) and found.__module__ == module
+
+
+def finder(loaded: Sequence[type[qfx.Pass]]) -> Callable[[str], type[qfx.Pass]]:
+    """What finds the class of a pass: among those loaded, as ``module:Class``, or installed."""
+    own = {kind.name: kind for kind in loaded}
+
+    def find(name: str) -> type[qfx.Pass]:
+        if name in own:
+            return own[name]
+        module, colon, attribute = name.partition(":")
+        if not colon:
+            return qfx.get_pass(name)
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            kind = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise qfx.ConfigError(f"cannot load the pass {name}: {error}") from error
+        finally:
+            sys.path.remove(str(Path.cwd()))
+        if not (isinstance(kind, type) and issubclass(kind, qfx.Pass)):
+            raise qfx.ConfigError(f"{name} is no pass: {kind!r}")
+        return kind
+
+    return find
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, inputs = load(arguments)
     check = NumericCheck()
     try:
-        passes = [qfx.parse_pass(text) for text in split(arguments.passes)]
+        find = finder(arguments.load)
+        passes = [qfx.parse_pass(text, find) for text in split(arguments.passes)]
         settings = [resolve_backend(arguments.backend)] if arguments.backend else []
         instruments = [check] if arguments.check else []
         _, history = qfx.run_passes(

@@ -19,6 +19,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from torch import fx
@@ -27,6 +28,7 @@ from typing_extensions import dataclass_transform
 from qfx.errors import ConfigError
 from qfx.framework import pass_text
 from qfx.framework.levels import Level
+from qfx.framework.option_types import check_options
 from qfx.graph.findings import Finding, record
 from qfx.history.events import NearMiss
 from qfx.rewrite.call_patterns import Call, Module
@@ -178,6 +180,18 @@ def _let_be_decorated(cls: type[Pass]) -> None:
             setattr(cls, field.name, field)
 
 
+def _check_what_is_made(cls: type[Pass]) -> None:
+    """Let options be checked where a pass is made."""
+    init = cls.__init__
+
+    @wraps(init)
+    def checked(self: Pass, *args: object, **kwargs: object) -> None:
+        init(self, *args, **kwargs)
+        check_options(self)
+
+    cls.__init__ = checked  # type: ignore[assignment]
+
+
 @dataclass_transform(frozen_default=True)
 class Pass:
     """Base of all passes; see the module.
@@ -203,6 +217,7 @@ class Pass:
         _check_declarations(cls)
         dataclasses.dataclass(frozen=True, repr=False)(cls)
         _let_be_decorated(cls)
+        _check_what_is_made(cls)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise FrozenPassError(
@@ -262,6 +277,7 @@ def as_pass(given: Pass | type[Pass]) -> Pass:
     else:
         hint = f'; by name it is qfx.get_pass("{given}")' if isinstance(given, str) else ""
         raise ConfigError(f"expected a pass, got {given!r}{hint}")
+    check_options(made)  # of a class that is decorated, nobody has
     if not made.name:
         raise ConfigError(f'{type(made).__name__} has no name; give it one: name = "my-pass"')
     return made

@@ -14,7 +14,7 @@ import torch
 
 from qfx.errors import ConfigError
 
-_TEXT = re.compile(r"\s*(?P<name>[A-Za-z0-9_.-]+)\s*(?:\{(?P<body>.*)\})?\s*", re.DOTALL)
+_TEXT = re.compile(r"\s*(?P<name>[A-Za-z0-9_.:-]+)\s*(?:\{(?P<body>.*)\})?\s*", re.DOTALL)
 _WORDS: dict[str, object] = {
     "true": True,
     "false": False,

@@ -62,7 +62,9 @@ def test_unknown_pass_is_an_error_without_a_traceback(
 def test_lists_installed_passes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         opt.main(["--list"])
-    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert "    fake_quant: bool = false" in (line[24:] for line in lines)
     assert names == list(qfx.list_passes())
 
 
@@ -105,3 +107,50 @@ def test_why_says_where_a_rule_nearly_applied(capsys: pytest.CaptureFixture[str]
 def test_the_list_shows_no_markup() -> None:
     doc = "Write an :class:`~qfx.quant.Annotation` on ``x``, see :func:`run`."
     assert opt.plain(doc) == "Write an Annotation on x, see run."
+
+
+OWN = '''
+import qfx
+
+
+class Limited(qfx.Pass):
+    """Does nothing, up to a limit."""
+
+    name = "limited"
+    requires = qfx.Level.CANONICAL
+    limit: int = 3
+    names: tuple[str, ...] = ()
+
+    def run(self, graph, ctx):
+        assert self.limit == 5
+'''
+
+
+def test_passes_that_are_not_installed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own_passes_of_opt.py"
+    file.write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    by_file = ("--load", str(file), "--passes", "canonicalize, limited{limit=5}")
+    assert "# stage 2: limited" in run(capsys, *by_file, "--print", "all")
+    by_name = ("--passes", "canonicalize, own_passes_of_opt:Limited{limit=5}")
+    assert "# stage 2: limited" in run(capsys, *by_name, "--print", "all")
+    with pytest.raises(SystemExit):
+        opt.main(["--load", str(file), "--list"])
+    printed = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(printed) if line.startswith("limited"))
+    assert [line.strip() for line in printed[at + 1 : at + 4]] == [
+        "requires CANONICAL",
+        "limit: int = 3",
+        "names: tuple[str, ...] = ()",
+    ]
+
+
+def test_passes_that_can_not_be_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="there is no such Python file"):
+        opt.main([*MODEL, "--load", str(tmp_path / "no.py"), "--passes", "canonicalize"])
+    assert opt.main([*MODEL, "--passes", "tests.tools.toy:nothing"]) == 1
+    assert "cannot load the pass tests.tools.toy:nothing" in capsys.readouterr().err
+    assert opt.main([*MODEL, "--passes", "tests.tools.toy:ready"]) == 1
+    assert "is no pass" in capsys.readouterr().err

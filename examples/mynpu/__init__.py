@@ -1,0 +1,1 @@
+"""mynpu: a simulated accelerator as a backend of one's own; docs/backends.md builds it."""
