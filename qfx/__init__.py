@@ -37,6 +37,8 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.framework.pass_base import Pass, PassContext, PatternPass
     from qfx.framework.pipeline import Pipeline
     from qfx.framework.registry import get_pass, list_passes, parse_pass
+    from qfx.graph.macs import macs
+    from qfx.graph.meta import module_path, source, tensor_info
     from qfx.history.diff import GraphDiff, diff
     from qfx.history.history import History
     from qfx.history.snapshot import Snapshot, snapshot
@@ -44,7 +46,19 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.quant.qconfig import QConfig, QConfigMapping, QuantSpec
     from qfx.quant.qparams import QParams
     from qfx.report.sites import QuantizationReport, Site
-    from qfx.rewrite import Any, Attr, Const, Match, Mismatch, Module, OneOf, Op, Rewriter, rewrite
+    from qfx.rewrite import (
+        Analysis,
+        Any,
+        Attr,
+        Const,
+        Match,
+        Mismatch,
+        Module,
+        OneOf,
+        Op,
+        Rewriter,
+        rewrite,
+    )
     from qfx.runtime.prepared import PreparedModel
     from qfx.runtime.quantized import QuantizedModel
     from qfx.stubs import DeQuantStub, QuantStub
@@ -64,6 +78,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Analysis",
     "Any",
     "Attr",
     "Backend",
@@ -125,6 +140,8 @@ __all__ = [
     "get_pass",
     "list_passes",
     "load",
+    "macs",
+    "module_path",
     "ops",
     "parse_pass",
     "pipelines",
@@ -134,6 +151,8 @@ __all__ = [
     "run_passes",
     "save",
     "snapshot",
+    "source",
+    "tensor_info",
     "vocab",
 ]
 

@@ -11,8 +11,8 @@ import qfx
 from examples.mynpu import kernels
 from examples.mynpu.cycles import CountCycles
 from qfx import vocab
-from qfx.backends.base import Emitter, KernelRule, LoweringSite, WeightRule, pulls
-from qfx.backends.schemes import Scheme
+from qfx.backends import Emitter, KernelRule, LoweringSite, Scheme, WeightRule, pulls
+from qfx.graph.meta import TensorInfo, tensor_info
 from qfx.quant.qparams import QParams
 from qfx.rewrite import Mismatch
 from qfx.vocab import bound
@@ -55,13 +55,13 @@ def backend() -> qfx.Backend:
 # -- what the kernels don't take ------------------------------------------------------------------
 def of_rows(node: fx.Node) -> Mismatch | None:
     """The kernel multiplies matrices: its input is (N, K)."""
-    x = qfx.tensor_info(bound(node)["input"])
+    x = _info(bound(node)["input"])
     return None if x is not None and len(x.shape) == 2 else Mismatch("its input is no matrix")
 
 
 def of_two_tensors(node: fx.Node) -> Mismatch | None:
     """The kernel adds two tensors of one shape, and nothing else."""
-    found = [qfx.tensor_info(operand) for operand in node.args]
+    found = [_info(operand) for operand in node.args]
     if len(found) < 2 or None in found:
         return Mismatch("an operand is no tensor")
     return None if found[0] == found[1] else Mismatch("its operands differ in shape")
@@ -111,6 +111,10 @@ def _layer(e: Emitter, site: LoweringSite, kernel: object, *geometry: object) ->
     weight = e.rw.constant("mynpu.weight", site.weight.integers)
     bias = None if site.bias is None else e.rw.constant("mynpu.bias", site.bias)
     return e.rw.call(kernel, codes, weight, bias, shift, _lowest(site), *geometry)
+
+
+def _info(value: object) -> TensorInfo | None:
+    return tensor_info(value) if isinstance(value, fx.Node) else None
 
 
 def _inputs(site: LoweringSite) -> list[tuple[fx.Node, QParams]]:

@@ -12,6 +12,7 @@ from torch import fx
 
 import qfx
 from examples.mynpu import kernels
+from qfx.graph.meta import tensor_info
 from qfx.quant.annotation import kernel_of
 
 
@@ -33,5 +34,5 @@ class CountCycles(qfx.Pass):
     def _cycles(self, node: fx.Node, macs: int) -> int:
         if node.target in (kernels.conv2d, kernels.linear):
             return ceil(macs / self.macs_per_cycle)
-        info = qfx.tensor_info(node)
+        info = tensor_info(node)
         return 0 if info is None else ceil(info.numel / self.bytes_per_cycle)

@@ -13,8 +13,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qfx.backends.base import Backend
+from qfx.backends.base import (
+    Backend,
+    Demand,
+    Emitter,
+    KernelRule,
+    LoweringSite,
+    Output,
+    WeightRule,
+    follows,
+    pulls,
+)
 from qfx.backends.entry_points import installed
+from qfx.backends.schemes import Scheme
 from qfx.errors import BackendError
 from qfx.torch_private import QUANTIZED_DTYPES, lacking
 
@@ -138,4 +149,19 @@ def _own(name: str) -> Backend:
     return backend
 
 
-__all__ = ["NAMES", "Backend", "available", "detect", "resolve_backend"]
+__all__ = [
+    "NAMES",
+    "Backend",
+    "Demand",
+    "Emitter",
+    "KernelRule",
+    "LoweringSite",
+    "Output",
+    "Scheme",
+    "WeightRule",
+    "available",
+    "detect",
+    "follows",
+    "pulls",
+    "resolve_backend",
+]

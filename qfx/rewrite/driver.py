@@ -115,13 +115,30 @@ class _Driver:
         return False
 
     def misses(self) -> list[NearMiss]:
-        """The last near-miss of each rule at each node that is left, then the rules never tried."""
-        kept = [item for item in self.near_misses.items() if not item[0][1]._erased]
+        """The last near-miss of each rule at each node that is left, then the rules never tried.
+
+        A rule that came near nothing has the first place where it was tried.
+        """
+        misses = {**self._first_tries(), **self.near_misses}
+        kept = [
+            (name, node, why)
+            for (name, node), why in misses.items()
+            if not node._erased and meta.rule_of(node) != self._name(name)  # not at its own results
+        ]
         found = [
             NearMiss(self._name(name), node.name, why.reason, meta.source(node))
-            for (name, node), why in sorted(kept, key=lambda item: item[0][1])
+            for name, node, why in sorted(kept, key=lambda each: each[1])
         ]
         return found + [NearMiss(self._name(r.name), "", _idle(r)) for r in self.matcher.untried()]
+
+    def _first_tries(self) -> dict[tuple[str, fx.Node], Mismatch]:
+        """Where rules that came near nothing were first tried, and why not."""
+        near = {name for name, _ in self.near_misses}
+        return {
+            (name, node): why
+            for name, (node, why) in self.matcher.far.items()
+            if name not in near and not self.statistics[name].rewrites
+        }
 
     def _name(self, rule: str) -> str:
         return f"{self.rewriter.pass_name}/{rule}"

@@ -45,6 +45,7 @@ class Matcher:
 
     Attributes:
         depth: operations on the longest path of any pattern.
+        far: by rule, where it was first tried and came to nothing but its root, and why.
     """
 
     def __init__(self, rules: Sequence[RewriteRule], graph_module: fx.GraphModule) -> None:
@@ -53,6 +54,7 @@ class Matcher:
         self._rules = tuple(rules)
         self.depth = max((r.pattern.depth for r in self._rules), default=0)
         self._by_key: dict[object, tuple[RewriteRule, ...]] = {}
+        self.far: dict[str, tuple[fx.Node, Mismatch]] = {}
         self._submodules: dict[str, nn.Module] = {}
         for position, rule in enumerate(self._rules):
             for key in dict.fromkeys(rule.pattern.roots()):
@@ -93,8 +95,11 @@ class Matcher:
         attempt = Attempt()
         if self._solve((Goal(rule.pattern, node), None), attempt):
             return Match(node, attempt.nodes, attempt.bindings, rule.name)
-        near = attempt.best_is_near or attempt.best_operations > 1
-        return attempt.best if near else None
+        if attempt.best_is_near or attempt.best_operations > 1:
+            return attempt.best
+        if attempt.best is not None:
+            self.far.setdefault(rule.name, (node, attempt.best))
+        return None
 
     def _solve(self, goals: Goals, attempt: Attempt) -> bool:
         """Match all goals, or leave ``attempt`` as it was, apart from the best reason."""

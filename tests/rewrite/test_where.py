@@ -112,3 +112,26 @@ def test_statistics_of_rules() -> None:
     assert table[0].split() == ["rule", "tried", "matched", "applied", "ms"]
     assert any(line.split()[:4] == ["p/to_clamp", "1", "1", "1"] for line in table)
     assert "p/to_clamp" not in str(history[-1].snapshot)
+
+
+def test_a_rule_that_comes_near_nothing_tells_where_it_was_first_tried() -> None:
+    @qfx.rewrite(qfx.Op(vocab.MUL, qfx.Op(vocab.GELU, qfx.Any), qfx.Any))
+    def far(match: qfx.Match, rw: qfx.Rewriter) -> qfx.Mismatch:
+        return qfx.Mismatch("not reached")
+
+    assert reasons(far) == ["expected gelu, found relu"]
+
+
+def test_a_rule_does_not_nearly_apply_to_what_it_made() -> None:
+    @qfx.rewrite(qfx.Op(vocab.GELU, qfx.Any("x"), approximate="none"))
+    def by_tanh(match: qfx.Match, rw: qfx.Rewriter) -> fx.Node:
+        return rw.call(vocab.GELU, match["x"], approximate="tanh")
+
+    class P(qfx.PatternPass):
+        name = "p"
+        keeps_values = False
+        patterns = (by_tanh,)
+
+    _, history = qfx.run_passes(nn.GELU(), [P()], X[0])
+    assert history[-1].fired == {"p/by_tanh": 1}
+    assert history[-1].near_misses == ()
