@@ -51,7 +51,7 @@ class Program(Protocol):
     """A piece that was built; many threads call it at once."""
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The outputs of the piece; inputs are contiguous tensors on the CPU.
+        """The outputs of the piece; inputs are contiguous tensors on the CPU, not to be written to.
 
         What it returns is the caller's: the next call does not write to it.
         """

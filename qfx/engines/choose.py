@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -233,7 +234,10 @@ class Choosing:
         assert candidate.assembly is not None
         args, kwargs = self._source.fresh()
         with self._source.undisturbed():
-            return candidate.assembly.forward(*args, **kwargs)
+            made = candidate.assembly.forward(*args, **kwargs)
+        if not self._writes and not _are_equal((args, kwargs), self._source.call()):
+            raise CannotRun("writes to its inputs")
+        return made
 
     def _against(self, found: Agreement) -> str:
         """Why results don't agree; the floor is looked at only where it matters."""
@@ -272,6 +276,13 @@ def _prefer(chosen: Candidate, fixed: Candidate) -> None:
     pairs = zip(chosen.assembly.runners, fixed.assembly.runners, strict=True)
     for runner, other in pairs:
         runner.prefer(other)
+
+
+def _are_equal(given: Any, other: Any) -> bool:
+    """Whether the tensors among arguments hold the same numbers."""
+    pairs = zip(pytree.tree_leaves(given), pytree.tree_leaves(other), strict=True)
+    tensors = ((a, b) for a, b in pairs if isinstance(a, Tensor))
+    return all(torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True) for a, b in tensors)
 
 
 def _versions(arguments: Mapping[str, Any]) -> list[int]:

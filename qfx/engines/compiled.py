@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from qfx.engines.admission import Guards, Unknown, key_of
 from qfx.engines.choose import Choice
@@ -17,6 +18,7 @@ from qfx.engines.source import Source
 from qfx.engines.trials import Trial, trial_table
 from qfx.errors import BackendError, ConfigError, FormatError, warn
 from qfx.graph.in_place import hand_on_place
+from qfx.graph.overlap import overwrite
 from qfx.graph.steps import arguments_by_name
 from qfx.graph.ways import ways_of
 from qfx.runtime.dtypes import probe_conversion
@@ -57,6 +59,7 @@ class CompiledModel(nn.Module):
         own = {"_eager": source.eager, "_forward": choice.assembly.forward}
         self.__dict__.update(own)  # modules, but none of this one's
         self._plain = choice.assembly.is_plain
+        self._writes = not self._plain and source.writes_inputs
         self._guards = Guards(source.reference)
         self._lock = threading.Lock()
         key = key_of(source.args, source.kwargs)
@@ -98,9 +101,12 @@ class CompiledModel(nn.Module):
     ) -> Any:
         if route is self._eager:
             return route(*args, **kwargs)
+        before = _tensors(args, kwargs, copied=True) if self._writes else []
         try:
             return route(*args, **kwargs)
         except Exception as error:  # whatever an engine raises
+            for tensor, value in zip(_tensors(args, kwargs), before, strict=False):
+                overwrite(tensor, value)  # eager begins anew with what was given
             return self._without(key, args, kwargs, error)
 
     def _first(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -193,6 +199,15 @@ class CompiledModel(nn.Module):
             f"a compiled model runs on the CPU in the dtypes that it was compiled with, and can't "
             f"be moved to {where}. Move or convert the float model, then quantize and compile it."
         )
+
+
+def _tensors(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], *, copied: bool = False
+) -> list[Tensor]:
+    """The tensors among arguments, in order."""
+    leaves = pytree.tree_leaves((args, dict(kwargs)))
+    found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return [each.detach().clone() for each in found] if copied else found
 
 
 def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

@@ -197,9 +197,16 @@ class _Layout:
             for node in nodes:
                 if meta.tensor_info(node) is not None:
                     continue
-                if meta.value_of(node) is None or not all(map(_takes_element, node.users)):
+                users = (user for user in node.users if not _only_guarded(user))
+                if meta.value_of(node) is None or not all(map(_takes_element, users)):
                     what = "what it yields is no tensor, and is read by others"
-                    yield problem(node, CannotWrite(what, "Return tensors."))
+                    yield problem(self._made_by(node), CannotWrite(what, "Return tensors."))
+
+    def _made_by(self, node: fx.Node) -> fx.Node:
+        """The node that made what ``node`` is an element of; itself, if it is none."""
+        while self._is_element(node):
+            node = node.all_input_nodes[0]
+        return node
 
     def too_small(self) -> Iterator[Problem]:
         """Nodes of pieces that compute next to nothing."""
@@ -239,6 +246,13 @@ _OF_WEIGHTS = (vocab.DEQUANTIZE, vocab.UNPACK, vocab.WIDEN, vocab.CAST)
 def _is_number(node: fx.Node) -> bool:
     """Whether ``node`` yields a number, a shape, or a dtype."""
     return isinstance(node.target, OpDef) and node.target.kind is Kind.QUERY
+
+
+def _only_guarded(node: fx.Node) -> bool:
+    """Whether ``node`` is a guard, which is left out, or a number that nothing else reads."""
+    if is_op(node, vocab.GUARD):
+        return True
+    return _is_number(node) and all(map(_only_guarded, node.users))
 
 
 def _takes_element(node: fx.Node) -> bool:

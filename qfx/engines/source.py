@@ -20,6 +20,7 @@ from qfx.framework.pass_base import PassContext
 from qfx.framework.pipeline import Pipeline
 from qfx.framework.registry import get_pass
 from qfx.graph.copying import deep_copied, side_effects_undone
+from qfx.graph.effects import changing
 from qfx.graph.overlap import overwrite
 from qfx.graph.state import written_names
 from qfx.graph.steps import state_kept
@@ -56,6 +57,11 @@ class Source:
     def written(self) -> list[str]:
         """The buffers that running it writes to."""
         return sorted(written_names(self.reference.graph))
+
+    @property
+    def writes_inputs(self) -> bool:
+        """Whether running it writes to tensors that it is given."""
+        return any(node.op == "placeholder" for node in changing(self.reference.graph))
 
     def call(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """The examples as a call, for what writes to none of them."""

@@ -19,6 +19,7 @@ from tests.support.engines import (
     Raising,
     Refusing,
     Residuals,
+    Writing,
 )
 
 
@@ -47,6 +48,7 @@ def with_fake(monkeypatch: pytest.MonkeyPatch, fake: Fake) -> None:
         (Refusing(), "no such operation"),
         (Hanging(deadline=0.3), "hangs"),
         (Quick(), "disagrees with the reference"),
+        (Writing(), "writes to its inputs"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Fake) else "",
 )

@@ -12,7 +12,7 @@ import qfx
 from qfx.engines.agreement import compare
 from qfx.engines.base import CannotRun
 from qfx.engines.pieces import partition
-from qfx.export.problems import opaque_modules
+from qfx.export.problems import Problem, opaque_modules
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -149,3 +149,27 @@ def test_nothing_inside_is_a_reason() -> None:
     whole = {node.name: refused["middle"] for node in reference.graph.nodes}
     assert partition(reference, whole).pieces == ()
     assert issubclass(CannotRun, Exception)
+
+
+class States(nn.Module):
+    """Hands out the states of a recurrent layer, taken apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm, self.head = nn.LSTM(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        y, (h, c) = self.lstm(x)
+        return self.head(y), (h, c)
+
+
+def test_results_in_containers_are_taken_apart_inside() -> None:
+    x = noise(3, 2, 4)
+    qmodel = qfx.quantize(States().eval(), x, method="weight_only", check=False, progress=False)
+    plan = partition(qmodel.reference, {})
+    assert plan.is_plain
+    lstm = next(node.name for node in qmodel.reference.graph.nodes if node.name == "lstm")
+    refused = {lstm: Problem(lstm, "", "", "not today", "")}
+    outside = partition(qmodel.reference, refused)
+    assert len(outside.pieces) == 1

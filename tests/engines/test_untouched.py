@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
+from tests.support.engines import Tiring
 
 
 class Adds(nn.Module):
@@ -104,3 +105,19 @@ def test_constants_that_are_returned_are_the_callers() -> None:
     for each in (qmodel, qmodel.reference, *fast):
         each(noise())[1].zero_()
         assert torch.equal(each(noise())[1], torch.full((8,), 2.0))
+
+
+def test_a_call_that_fails_midway_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Tiring()
+    known = {"fake": engine}
+    for where in ("qfx.engines.registry.engines", "qfx.engines.compiling.engines"):
+        monkeypatch.setattr(where, lambda: known)
+    model = Adds().eval()
+    fast = qfx.compile(model, noise(), engine="fake")
+    engine.tired = True  # after the sum, which stays in eager
+    mine, models = noise(), noise()
+    wanted = model(models)
+    with pytest.warns(qfx.QfxWarning, match="tired"):
+        made = fast(mine)
+    torch.testing.assert_close(made, wanted)
+    assert torch.equal(mine, models)

@@ -97,3 +97,28 @@ class Quick(Fake):
         (wanted,) = (node.meta["qfx.value"] for node in piece.outputs)
         made = torch.zeros(wanted.shape)
         return Built(lambda inputs: [made], lambda shapes: True)
+
+
+class Writing(Fake):
+    """Writes to what it is given."""
+
+    def build(self, piece: Piece, settings: Settings) -> Built:
+        built = super().build(piece, settings)
+
+        def program(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+            made = built.program(inputs)
+            inputs[0].add_(1)
+            return made
+
+        return Built(program, built.takes)
+
+
+class Tiring(Fake):
+    """Runs until it is tired."""
+
+    tired = False
+
+    def spoil(self, made: Tensor) -> Tensor:
+        if self.tired:
+            raise RuntimeError("tired")
+        return made

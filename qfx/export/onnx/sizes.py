@@ -25,6 +25,7 @@ from qfx.export.onnx.values import Dim, Info
 from qfx.graph import meta
 from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.meta import TensorInfo
+from qfx.graph.shape_rules import told
 
 Place: TypeAlias = "tuple[str, int, int]"
 """An input, its tensor among those of the input, and a dim."""
@@ -164,12 +165,22 @@ class _Recorder(NamedInterpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target in vocab.RECURRENT:  # step by step takes long, and yields the same shapes
             kwargs = {name: value for name, value in kwargs.items() if name != "measured"}
+        operands, options = pytree.tree_map(_described, (args, kwargs))
+        by_rule = told(target, operands, options)
+        if _are_tensors(by_rule):
+            return pytree.tree_map(_empty, by_rule, is_leaf=_is_info)
         return super().call_function(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         made = super().run_node(n)
         self.seen[n] = pytree.tree_map(_described, made)
         return made
+
+
+def _are_tensors(value: object) -> bool:
+    """Whether a rule told of tensors, and of nothing else."""
+    leaves = pytree.tree_leaves(value, is_leaf=_is_info)
+    return bool(leaves) and all(map(_is_info, leaves))
 
 
 def _described(value: object) -> Any:
