@@ -68,15 +68,16 @@ class OnnxRuntimeProgram:
     """A session; arrays that it makes are handed out as tensors over the same memory.
 
     Attributes:
+        session: ONNX Runtime's.
         written: what it was made of.
     """
 
     def __init__(self, session: Any, written: writing.Model) -> None:
-        self._session = session
+        self.session = session
         self.written = written
         self._inputs = written.inputs
         self._outputs = list(written.outputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         feeds = dict(zip(self._inputs, map(array_of, inputs), strict=True))
-        return [torch.from_numpy(made) for made in self._session.run(self._outputs, feeds)]
+        return [torch.from_numpy(made) for made in self.session.run(self._outputs, feeds)]

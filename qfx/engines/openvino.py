@@ -83,10 +83,13 @@ class OpenVINOProgram:
 
     Large outputs are written where they are handed out, small ones are copied, which takes less
     than telling the request. A request does one or the other: what it was told stays in it.
+
+    Attributes:
+        compiled: OpenVINO's compiled model.
     """
 
     def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
+        self.compiled = compiled
         self._tensor = module("openvino").Tensor
         self._copying: list[Any] = []
         self._writing: list[Any] = []
@@ -95,7 +98,7 @@ class OpenVINOProgram:
 
     def exported(self) -> bytes:
         """The compiled model as OpenVINO writes it."""
-        blob = self._compiled.export_model()
+        blob = self.compiled.export_model()
         return bytes(blob.getvalue())
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -131,7 +134,7 @@ class OpenVINOProgram:
         try:
             return idle.pop()  # not asked first: other threads take from it, too
         except IndexError:
-            return self._compiled.create_infer_request()
+            return self.compiled.create_infer_request()
 
     def _infer(self, request: Any, arrays: list[Any]) -> None:
         if len(arrays) == 1:

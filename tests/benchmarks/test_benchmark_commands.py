@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accuracy, cost, latency, parts, recurrent, training, weights
+from benchmarks import accuracy, cost, latency, parts, recurrent, throughput, training, weights
 from benchmarks.accuracy import Result
 from benchmarks.coordinator import Timing
 from benchmarks.engines import ENGINES, Engine
@@ -175,3 +175,20 @@ def test_training_steps_of_all_engines_learn() -> None:
     times = {engine: [0.1, 0.2, 0.3] for engine in training.ENGINES}
     rows = training.report("toy", times, dict.fromkeys(training.ENGINES, 10.0)).splitlines()
     assert [cell.strip() for cell in rows[2].split("|")[2:5]] == ["200.0", "100.0", "1.00"]
+
+
+def test_throughput_counts_calls_of_all_callers() -> None:
+    calls: list[int] = []
+    assert throughput.rate(lambda: lambda: calls.append(1), callers=2, seconds=0.01) > 0
+    assert len(calls) > 2
+
+
+def test_throughput_tells_of_a_caller_that_fails() -> None:
+    calls: list[int] = []
+
+    def call() -> None:
+        calls.append(1)
+        assert len(calls) < 3, "another result than alone"
+
+    with pytest.raises(AssertionError, match="a caller failed: another result"):
+        throughput.rate(lambda: call, callers=1, seconds=0.05)
