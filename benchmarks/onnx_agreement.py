@@ -108,7 +108,7 @@ def _why(decibels: float, own: float, sites: Sequence[SiteCheck], form: str) -> 
     alike = all(site.steps <= 1 and site.share < FEW for site in sites)
     if alike and decibels >= own - NEAR:
         return "depth"
-    return "rounding" if form == "integer" else "the file"
+    return "rounding" if form != "exact" else "the file"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

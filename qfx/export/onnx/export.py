@@ -41,6 +41,7 @@ class OnnxFile:
         operators: how often each operator was written.
         trials: of the forms, where it was chosen by measuring.
         untried: why it was not, where "auto" took the exact form without; else "".
+        asked: the tensors between the layers whose free sizes only they themselves can tell.
     """
 
     path: str
@@ -51,6 +52,7 @@ class OnnxFile:
     operators: Mapping[str, int]
     trials: tuple[Trial, ...] = ()
     untried: str = ""
+    asked: tuple[str, ...] = ()
 
     def __fspath__(self) -> str:
         """The path: it goes wherever one does."""
@@ -63,7 +65,15 @@ class OnnxFile:
         )
         head = f"{self.path}: opset {self.opset}, form {self.form}: {' -> '.join(sides)}"
         why = (f"  exact: {self.untried}",) if self.untried else ()
-        return "\n".join([head, *map(str, self.trials), *why])
+        return "\n".join([head, *map(str, self.trials), *why, *self._warning()])
+
+    def _warning(self) -> tuple[str, ...]:
+        if not self.asked:
+            return ()
+        return (
+            f"  asked for free sizes: {', '.join(self.asked)}; OpenVINO 2026.4 may lose the bias "
+            "of a convolution there: compare, or export for it with dynamic_shapes={}",
+        )
 
 
 def export_onnx(
@@ -133,7 +143,8 @@ def export_onnx(
     model.save(forms[chosen], path)
     model.check(path)
     sides = model.sides(forms[chosen])
-    return OnnxFile(os.fspath(path), opset, chosen.value, *sides, trials, untried)
+    asked = model.asked(forms[chosen])
+    return OnnxFile(os.fspath(path), opset, chosen.value, *sides, trials, untried, asked)
 
 
 def _apart(forms: Mapping[Form, ir.Model]) -> dict[Form, ir.Model]:

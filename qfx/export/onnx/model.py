@@ -70,6 +70,15 @@ def sides(
     return inputs, outputs, dict(Counter(node.op_type for node in graph).most_common())
 
 
+def asked(model: ir.Model) -> tuple[str, ...]:
+    """The tensors between the layers that are asked for their shape."""
+    inputs = set(model.graph.inputs)
+    nodes = (node for node in model.graph if node.op_type == "Shape")
+    values = (node.inputs[0] for node in nodes)
+    names = (str(value.name) for value in values if value is not None and value not in inputs)
+    return tuple(dict.fromkeys(names))
+
+
 def _sizes(value: ir.Value) -> tuple[int | str, ...]:
     dims = () if value.shape is None else value.shape
     return tuple(dim if isinstance(dim, int) else dim.value or "?" for dim in dims)

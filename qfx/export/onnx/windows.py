@@ -4,11 +4,13 @@
 
 An engine that is asked for the shape of a tensor must keep that tensor, which fuses less. And
 OpenVINO (2026.4) takes the shape from the first tensor that has the size, a convolution's, and
-then loses the convolution's bias.
+then loses the convolution's bias. A batch goes through all layers as it is, so that it is never
+asked for: it is the number of all elements by that of one image.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from qfx.export.onnx.writer import Writer
 
+_LEAST_RANK = 3  # of what convolutions read
 _WINDOWS = ("Conv", "ConvInteger", "MaxPool", "AveragePool")
 _SUMS = ("Add", "Sub", "Mul", "Div")
 _CODES = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "Identity")
@@ -55,12 +58,27 @@ def size_of(w: Writer, value: ir.Value, dim: int) -> Number | None:
         return None
     found = w.sizes.get((id(at), dim))
     if found is None:
-        found = Number(w.op("Shape", at, start=dim, end=dim + 1), int)
+        found = asked(w, at, dim)
         w.sizes[id(at), dim] = found
     for key, window in reversed(steps):
         found = _through(w, found, window)
         w.sizes[key] = found
     return found
+
+
+def asked(w: Writer, value: ir.Value, dim: int) -> Number:
+    """A size that only a tensor itself can tell."""
+    info = _info(w, value)
+    if dim != 0 or info is None or info.rank < _LEAST_RANK:
+        return Number(w.op("Shape", value, start=dim, end=dim + 1), int)
+    known = [size for size in info.shape[1:] if isinstance(size, int)]
+    if len(known) == info.rank - 1:
+        each = w.vector([max(math.prod(known), 1)])
+    else:
+        others = w.op("ReduceProd", w.op("Shape", value, start=1), w.vector([0]), keepdims=1)
+        each = w.op("Max", others, w.vector([1]))
+    whole = w.op("Reshape", w.op("Size", value), w.vector([1]))
+    return Number(w.op("Div", whole, each), int)
 
 
 def _through(w: Writer, size: Number, window: _Window) -> Number:

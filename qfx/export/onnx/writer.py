@@ -286,8 +286,8 @@ class Writer:
         dim %= info.rank
         if not self.is_value(operand):
             operand = operand.codes if isinstance(operand, Dequantized) else operand
-        found = windows.size_of(self, self.value(operand), dim)
-        return found or Number(self.op("Shape", operand, start=dim, end=dim + 1), int)
+        value = self.value(operand)
+        return windows.size_of(self, value, dim) or windows.asked(self, value, dim)
 
     def reshape(self, operand: Operand, info: Info, sizes: Sequence[Number | int] = ()) -> ir.Value:
         """``operand`` in the shape of ``info``.
