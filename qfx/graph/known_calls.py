@@ -37,6 +37,22 @@ def module_of(node: fx.Node) -> nn.Module | None:
     return None if owner is None else owner.get_submodule(str(node.target))
 
 
+def makes_numbers(node: fx.Node) -> bool:
+    """Whether a call makes a tensor of numbers and sizes, like ``torch.arange``."""
+    if not node.op.startswith("call_") or not is_known(node):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name.partition(".")[0] in _MAKERS
+
+
+_MAKERS = frozenset(
+    {
+        *("zeros", "ones", "full", "empty", "arange", "linspace", "logspace", "eye", "tensor"),
+        *("zeros_like", "ones_like", "full_like", "empty_like", "tril_indices", "triu_indices"),
+        *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "scalar_tensor"),
+    }
+)
+
 _BUILTINS: frozenset[Callable[..., Any]] = frozenset(
     {
         *(getattr, len, abs, min, max, sum, sorted, round, divmod, pow, isinstance, repr, hash),

@@ -29,6 +29,11 @@ def cdist(
     return distances
 
 
+def outer(input: Tensor, other: Tensor) -> Tensor:
+    """Each of one vector times each of another."""
+    return torch.outer(input, other)
+
+
 def inv(input: Tensor) -> Tensor:
     inverse: Tensor = torch.linalg.inv(input)
     return inverse

@@ -1,4 +1,4 @@
-"""What is in order, where it was, and between which bounds a number lies."""
+"""What is in order and where it was, where numbers belong, and what is put at which places."""
 
 from __future__ import annotations
 
@@ -66,3 +66,18 @@ def bucketize(
 
 def histc(input: Tensor, *, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     return torch.histc(input, bins, min, max)
+
+
+def scatter(input: Tensor, index: Tensor, src: Tensor | float, *, dim: int) -> Tensor:
+    """``input`` with other values at the places of ``index``."""
+    return input.scatter(dim, index, src)
+
+
+def scatter_add(input: Tensor, index: Tensor, src: Tensor, *, dim: int) -> Tensor:
+    return input.scatter_add(dim, index, src)
+
+
+def index_add(
+    input: Tensor, index: Tensor, source: Tensor, *, dim: int, alpha: float = 1
+) -> Tensor:
+    return input.index_add(dim, index, source, alpha=alpha)

@@ -9,6 +9,13 @@ from qfx.vocab.definition import Kind, define
 
 MATRIX_NORM = define(matrices.matrix_norm, Kind.REDUCE, (), (torch.linalg.matrix_norm,))
 CDIST = define(matrices.cdist, Kind.REDUCE, (), (torch.cdist,))
+OUTER = define(
+    matrices.outer,
+    Kind.ARITHMETIC,
+    (),
+    (torch.outer, torch.ger),
+    ("outer", "ger"),
+)
 INV = define(
     matrices.inv,
     Kind.REDUCE,

@@ -1,4 +1,4 @@
-"""What puts values in order, picks them by order, or finds where they belong."""
+"""What puts values in order or at places, picks them by order, or finds where they belong."""
 
 from __future__ import annotations
 
@@ -23,3 +23,10 @@ ARGSORT = define(ordering.argsort, Kind.REDUCE, (), (torch.argsort,), ("argsort"
 SEARCHSORTED = define(ordering.searchsorted, Kind.REDUCE, (), (torch.searchsorted,))
 BUCKETIZE = define(ordering.bucketize, Kind.REDUCE, (), (torch.bucketize,))
 HISTC = define(ordering.histc, Kind.REDUCE, (), (torch.histc,), ("histc",))
+
+# -- what is put where ---------------------------------------------------------------------------
+SCATTER = define(ordering.scatter, Kind.ARITHMETIC, (), (torch.scatter,), ("scatter",))
+SCATTER_ADD = define(
+    ordering.scatter_add, Kind.ARITHMETIC, (), (torch.scatter_add,), ("scatter_add",)
+)
+INDEX_ADD = define(ordering.index_add, Kind.ARITHMETIC, (), (torch.index_add,), ("index_add",))

@@ -155,6 +155,11 @@ ORDERS = _rows(
     ("abs argsort gather", lambda m, x: m.table.gather(-1, x.abs().argsort(-1))),
     ("mul bucketize mul", lambda m, x: torch.bucketize(x * 0.1, m.low.sort()[0]) * m.table),
     ("searchsorted mul", lambda m, x: torch.searchsorted(m.low.sort()[0], x, right=True) * x),
+    ("getitem scatter", lambda m, x: m.table.scatter(-1, m.grid[..., :1], x[..., :1])),
+    ("scatter", lambda m, x: x.scatter_(-1, m.grid[..., :1], 2.0)),
+    ("scatter_add", lambda m, x: torch.scatter_add(m.table, 1, m.grid, x)),
+    ("getitem index_add", lambda m, x: m.table.clone().index_add_(1, m.places, x[:, :3], alpha=2)),
+    ("getitem getitem outer reshape", lambda m, x: torch.outer(x[0, 0], x[1, 1]).reshape(2, -1)),
     ("histc getitem mul", lambda m, x: torch.histc(x, 8)[None] * m.table),
 )
 MATRICES = _rows(

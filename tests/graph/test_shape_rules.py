@@ -27,6 +27,7 @@ ELEMENTWISE = (
     *(vocab.SIGMOID, vocab.HARDSIGMOID, vocab.TANH, vocab.MISH, vocab.SELU, vocab.CELU),
     *(vocab.SOFTPLUS, vocab.SOFTSIGN, vocab.LOGSIGMOID, vocab.HARDSHRINK, vocab.SOFTSHRINK),
     *(vocab.TANHSHRINK, vocab.EXP, vocab.EXPM1, vocab.LOG, vocab.LOG1P, vocab.SQRT, vocab.RSQRT),
+    *(vocab.EXP2, vocab.LOG2, vocab.LOG10),
     *(vocab.RECIPROCAL, vocab.SIN, vocab.COS, vocab.ERF, vocab.SIGN, vocab.FLOOR, vocab.CEIL),
     *(vocab.ROUND, vocab.ABS, vocab.NEG),
 )

@@ -28,6 +28,7 @@ ADAPTERS: dict[OpDef, Adapter] = {
     **dict.fromkeys((vocab.SOFTMAX, vocab.LOG_SOFTMAX), tensors.softmax),
     **dict.fromkeys((vocab.MEAN, vocab.SUM, vocab.AMAX, vocab.AMIN), tensors.reduce),
     **dict.fromkeys((vocab.VECTOR_NORM, vocab.MATRIX_NORM), tensors.as_tuple("dim")),
+    vocab.SCATTER: tensors.scatter,
     vocab.SORT_VALUES: tensors.sort_rows,
     **dict.fromkeys((vocab.ADD, vocab.SUB, vocab.MUL), tensors.arithmetic),
     **dict.fromkeys((vocab.CAT, vocab.STACK), tensors.join),

@@ -105,6 +105,10 @@ def tensor_split(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | 
     return as_tuple("sections")(op, arguments, site)
 
 
+def scatter(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
+    return None if "src" in arguments else Mismatch("a reduction of what is there")
+
+
 def sort_rows(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
     arguments["dim"] = 0  # torch.msort
     return None

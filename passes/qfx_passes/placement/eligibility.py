@@ -28,6 +28,7 @@ from qfx.backends.saturation import HIGHEST_SAFE
 from qfx.configuration.configuration import Choice, Configuration
 from qfx.graph import meta
 from qfx.graph.effects import is_random
+from qfx.graph.known_calls import makes_numbers
 from qfx.graph.leaves import has_hooks
 from qfx.graph.memory import Memory
 from qfx.graph.scripted import Scripted
@@ -86,6 +87,8 @@ class Eligibility:
         if isinstance(node.target, Scripted):
             return refusal("opaque-function", op=operation_name(node))
         if not isinstance(node.target, OpDef):
+            if makes_numbers(node):
+                return refusal("makes-numbers", op=op)
             note = meta.note_of(node)
             return refusal("unknown-form" if note else "unknown-op", op=op, note=note)
         if node not in self.region:

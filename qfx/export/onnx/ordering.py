@@ -57,7 +57,24 @@ def take_along_dim(w: Writer, input: Operand, indices: Operand, *, dim: int | No
     return shapes.gather(w, input, indices, dim=dim)
 
 
+def scatter(w: Writer, input: Operand, index: Operand, src: Operand, *, dim: int) -> ir.Value:
+    info = w.info(index)
+    if isinstance(src, (int, float, Number)) or w.info(src).shape != info.shape:
+        raise CannotWrite("a number or a part of a tensor that is put at places", "Expand it.")
+    return w.op("ScatterElements", input, index, src, axis=dim)
+
+
+def scatter_add(w: Writer, input: Operand, index: Operand, src: Operand, *, dim: int) -> ir.Value:
+    if w.info(src).shape != w.info(index).shape:
+        raise CannotWrite("a part of a tensor that is added at places", "Cut it before.")
+    return w.op("ScatterElements", input, index, src, axis=dim, reduction="add")
+
+
+def outer(w: Writer, input: Operand, other: Operand) -> ir.Value:
+    return w.op("Mul", w.op("Unsqueeze", input, w.vector([1])), other)
+
+
 def unwritten(w: Writer, *_: object, **__: Any) -> ir.Value:
     """Refuse what ONNX has no operator for."""
-    name = "" if w.node is None else w.node.name
-    raise CannotWrite(f"what {name} computes", "Leave it out of the exported model.")
+    name = "this" if w.node is None else w.node.name
+    raise CannotWrite(f"{name}, which can't be written to ONNX", "Compute it outside of the model.")

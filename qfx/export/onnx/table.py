@@ -55,7 +55,7 @@ UNWRITTEN = (
     *(vocab.CDIST, vocab.INV, vocab.DET, vocab.SOLVE, vocab.QR, vocab.SVD),
     *(vocab.CROSS_ENTROPY, vocab.NLL_LOSS, vocab.MSE_LOSS, vocab.L1_LOSS, vocab.SMOOTH_L1_LOSS),
     *(vocab.HUBER_LOSS, vocab.BINARY_CROSS_ENTROPY, vocab.BINARY_CROSS_ENTROPY_WITH_LOGITS),
-    *(vocab.KL_DIV, vocab.COSINE_SIMILARITY),
+    *(vocab.KL_DIV, vocab.COSINE_SIMILARITY, vocab.INDEX_ADD),
 )
 """What is not written: losses, linear algebra, and what ONNX has no operator for."""
 
@@ -185,6 +185,9 @@ EMITTERS: Mapping[OpDef, Emitter] = {
     vocab.ARGSORT: _row(ordering.argsort, "TopK"),
     vocab.TOPK: _row(ordering.topk, "TopK"),
     vocab.TOPK_VALUES: _row(ordering.topk_values, "TopK"),
+    vocab.SCATTER: _row(ordering.scatter, "ScatterElements", "numbers"),
+    vocab.SCATTER_ADD: _row(ordering.scatter_add, "ScatterElements"),
+    vocab.OUTER: _row(ordering.outer, "Unsqueeze Mul"),
     vocab.TAKE_ALONG_DIM: _row(
         ordering.take_along_dim, "Slice GatherElements", "places that are the same along a dim"
     ),

@@ -30,6 +30,7 @@ _NAMED_OTHERWISE: Mapping[OpDef, str] = {
     vocab.TOPK_VALUES: "topk",
     vocab.TAKE_ALONG_DIM: "take_along_dim gather",
     vocab.MATRIX_NORM: "linalg_matrix_norm linalg_vector_norm",
+    vocab.OUTER: "outer mul view",
     vocab.INV: "linalg_inv_ex",
     vocab.DET: "_linalg_det",
     vocab.SOLVE: "_linalg_solve_ex",

@@ -68,6 +68,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 PICKS: dict[str, Callable[..., Any]] = {
     "tensor_split": lambda m, x: x.tensor_split(3, 1)[0],
     "tensor_split_places": lambda m, x: torch.tensor_split(x, (1, 3), 2)[1],
+    "scatter": lambda m, x: x.scatter(1, x.argsort(1), x * 2),
+    "scatter_add": lambda m, x: torch.scatter_add(x, 2, x.argsort(2) // 2, x),
+    "outer": lambda m, x: torch.outer(x[0, 0, 0], x[1, 1, :, 1]),
     "sort": lambda m, x: x.sort(1, descending=True),
     "sort_values": lambda m, x: torch.sort(x, -1)[0],
     "argsort": lambda m, x: x.argsort(2),
