@@ -15,9 +15,10 @@ from qfx.engines.base import CannotRun
 from qfx.engines.pieces import Piece
 from qfx.export.onnx import model
 from qfx.export.onnx.forms import Form
+from qfx.export.onnx.free_sizes import FreeSize
 from qfx.export.onnx.graph import Written, write
 from qfx.export.onnx.packages import require
-from qfx.export.onnx.sizes import FreeSize, Shapes, input_value
+from qfx.export.onnx.sizes import Shapes, input_value
 from qfx.export.problems import Problem
 from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module

@@ -15,10 +15,11 @@ from qfx.export.arguments import check_quantized
 from qfx.export.onnx import model
 from qfx.export.onnx.arguments import by_name, of_model
 from qfx.export.onnx.forms import Form
+from qfx.export.onnx.free_sizes import DynamicShapes
 from qfx.export.onnx.graph import Written, write
 from qfx.export.onnx.packages import EXTRA, installed, require
 from qfx.export.onnx.seen import Seen, see
-from qfx.export.onnx.sizes import DynamicShapes, Shapes
+from qfx.export.onnx.sizes import Shapes
 from qfx.export.onnx.trials import Trial, best, try_each
 from qfx.export.problems import opaque_modules, raise_all
 from qfx.runtime.quantized import QuantizedModel
