@@ -81,6 +81,7 @@ def quantize(
     progress: bool | None = None,
     min_coverage: float | None = None,
     regions: str | Iterable[str] = "auto",
+    effort: str = "default",
     check: bool = True,
     settings: Sequence[object] = (),
     instruments: Sequence[Instrument] = (),
@@ -105,6 +106,9 @@ def quantize(
         regions: what to do with a model that can't be captured whole. "auto" captures the largest
             parts of it that can be, each by itself; "whole" refuses; names or patterns of
             submodules, as in ("encoder", "decoder.layers.*"), make these regions and no others.
+        effort: what calibration may cost for accuracy (``method="static"``). "fast" only observes;
+            "default" adds what is closed-form and cheap: bias correction, and smoothing where
+            measuring on calibration batches says that it helps.
         check: compare on the example inputs what every step computes with what it should: the float
             graph with the model, each kernel call and the whole with the reference form. A kernel
             that is wrong is put back to float (reason "kernel-failed-check").
@@ -138,6 +142,7 @@ def quantize(
         regions=regions,
         settings=settings,
         instruments=instruments,
+        effort=effort,
     )
     subject = calibrated(prepared)
     if subject.has_observers:
@@ -186,6 +191,7 @@ def prepare(
     example_kwargs: Mapping[str, Any] | None = None,
     pipeline: Pipeline | None = None,
     regions: str | Iterable[str] = "auto",
+    effort: str = "default",
     qparams_from: QuantizedModel | None = None,
     settings: Sequence[object] = (),
     instruments: Sequence[Instrument] = (),
@@ -210,13 +216,14 @@ def prepare(
     asked = check_regions(regions)
     kinds = check_types(types)
     check_pipeline(pipeline, method)
+    pipelines.check_effort(effort, pipeline)
     args, kwargs = check_example_inputs(example_inputs, example_kwargs)
     check_float(model)
     check_start(qparams_from, method)
     check_mode(model, method)
     check_keywords(model, example_inputs)
     check_device(model)
-    chosen = getattr(pipelines, method)() if pipeline is None else pipeline
+    chosen = _standard(method, effort) if pipeline is None else pipeline
     target = resolve_backend(chosen.reconcile(backend))
     chosen = chosen.with_passes_at(Level.LOWERED, target.passes)
     check_dtype(model, args, kwargs)
@@ -234,6 +241,14 @@ def prepare(
     for warning in (*not_kept(model, captured, method), *idle_passes(chosen)):
         configuration.warn(warning)
     return prepare_graph(request, captured, model, configuration, args, kwargs)
+
+
+def _standard(method: str, effort: str) -> Pipeline:
+    """The pipeline of a method; only that of static quantization has passes of an effort."""
+    if method == "static":
+        return pipelines.static(effort=effort)
+    made: Pipeline = getattr(pipelines, method)()
+    return made
 
 
 def _captured(

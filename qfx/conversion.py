@@ -22,6 +22,7 @@ from qfx.report.sites import QuantizationReport
 from qfx.runtime.constants import share_constants
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import Lowering, QuantizedModel
+from qfx.runtime.samples import Samples
 from qfx.verification.net import Net
 
 
@@ -48,7 +49,7 @@ def use_up(
     prepared.restore_buffers()
     if settings.backend.cpu_only:
         prepared.to("cpu")
-    ctx = settings.context(prepared)
+    ctx = settings.context(prepared).put(_samples(prepared))
     to_reference, to_lowered = _at_reference(settings.rest)
     if net is not None:
         net.check_float(prepared)
@@ -90,6 +91,11 @@ def use_up(
             settings.backend, tuple(step for step in to_lowered if isinstance(step, Pass))
         ),
     )
+
+
+def _samples(prepared: PreparedModel) -> Samples:
+    """Batches of calibration, where the model is."""
+    return prepared.samples.to("cpu") if prepared.settings.backend.cpu_only else prepared.samples
 
 
 def _at_reference(pipeline: Pipeline) -> tuple[Pipeline, Pipeline]:

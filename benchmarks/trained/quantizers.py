@@ -49,9 +49,10 @@ class Ours:
 
     def __call__(self, model: nn.Module, batches: Sequence[Sample]) -> Run:
         """Quantize, and hand out the reference form."""
-        options = {"qconfig": self._static(), "calibration_data": batches, **self.options}
-        if options.get("method", "static") != "static":
-            del options["qconfig"], options["calibration_data"]
+        dynamic = self.options.get("method") == "dynamic"
+        options = {"qconfig": self._qconfig(dynamic), **self.options}
+        if not dynamic:
+            options["calibration_data"] = batches
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = qfx.quantize(
@@ -59,13 +60,15 @@ class Ours:
             )
         return lambda sample: made.reference(*sample)
 
-    def _static(self) -> qfx.QConfig:
+    def _qconfig(self, dynamic: bool) -> qfx.QConfig:
         top = 2 ** (self.weight_bits - 1) - 1
         observer = "per_channel_minmax" if self.weight_bits == 8 else "per_channel_mse"
         weight = qfx.QuantSpec(
             torch.int8, symmetric=True, per_channel=True, quant_min=-top, quant_max=top,
             observer=observer,
         )  # fmt: skip
+        if dynamic:
+            return qfx.QConfig(qfx.QuantSpec(torch.uint8, dynamic=True), weight)
         return qfx.QConfig(qfx.QuantSpec(torch.uint8, observer="histogram"), weight)
 
 
@@ -147,6 +150,7 @@ _AO = ("torch.ao.quantization",)
 
 QUANTIZERS: dict[str, Quantizer] = {
     "qfx": Quantizer("qfx", Ours()),
+    "qfx-fast": Quantizer("qfx, effort fast", Ours(options={"effort": "fast"})),
     "qfx-dynamic": Quantizer("qfx, dynamic", Ours(options={"method": "dynamic"})),
     "qfx-w4": Quantizer("qfx, weights of 4 bits", Ours(weight_bits=4)),
     "nncf": Quantizer("NNCF", _nncf(advanced=False), _NNCF),

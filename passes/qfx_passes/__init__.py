@@ -7,6 +7,8 @@ from qfx.backends.onednn.overwrite_operands import OverwriteOperands
 from qfx.backends.onednn.reuse_accumulators import ReuseAccumulators
 from qfx_passes.accuracy.correct_bias import CorrectBias
 from qfx_passes.accuracy.record_input_means import RecordInputMeans
+from qfx_passes.accuracy.smooth_inputs import SmoothInputs
+from qfx_passes.accuracy.smooth_norms import SmoothNorms
 from qfx_passes.canonical.canonicalize import Canonicalize
 from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
@@ -36,6 +38,8 @@ BUILTIN = (
     StartFrom,
     TrainingForm,
     InferenceForm,
+    SmoothNorms,
+    SmoothInputs,
     SettleJoins,
     CorrectBias,
     Reference,

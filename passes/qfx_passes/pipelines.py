@@ -9,6 +9,8 @@ from qfx.backends.base import Backend
 from qfx.framework.pipeline import CALIBRATE, Pipeline
 from qfx_passes.accuracy.correct_bias import CorrectBias
 from qfx_passes.accuracy.record_input_means import RecordInputMeans
+from qfx_passes.accuracy.smooth_inputs import SmoothInputs
+from qfx_passes.accuracy.smooth_norms import SmoothNorms
 from qfx_passes.canonical.canonicalize import Canonicalize
 from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
@@ -25,10 +27,17 @@ from qfx_passes.placement.start_from import StartFrom
 from qfx_passes.training.inference_form import InferenceForm
 from qfx_passes.training.training_form import TrainingForm
 
+_LEFT_OUT = {
+    "fast": ("record-input-means", "smooth-norms", "smooth-inputs", "correct-bias"),
+    "default": (),
+}
+"""What each effort does without."""
 
-def static(backend: str | Backend | None = None) -> Pipeline:
+
+def static(backend: str | Backend | None = None, effort: str = "default") -> Pipeline:
     """Post-training static quantization; without a backend, that of the call."""
-    return _for_backend(
+    return _with_effort(
+        effort,
         Pipeline(
             (
                 Canonicalize(),
@@ -41,6 +50,8 @@ def static(backend: str | Backend | None = None) -> Pipeline:
                 PlaceObservers(),
                 RecordInputMeans(),
                 CALIBRATE,
+                SmoothNorms(),
+                SmoothInputs(),
                 SettleJoins(),
                 CorrectBias(),
                 Reference(),
@@ -49,7 +60,7 @@ def static(backend: str | Backend | None = None) -> Pipeline:
             ),
             backend=backend,
             method="static",
-        )
+        ),
     )
 
 
@@ -113,6 +124,12 @@ def _without_statistics(backend: str | Backend | None, method: str) -> Pipeline:
             method=method,
         )
     )
+
+
+def _with_effort(effort: str, pipeline: Pipeline) -> Pipeline:
+    """Without what ``effort`` does without, and with the passes of its backend."""
+    kept = tuple(step for step in pipeline.passes if step.name not in _LEFT_OUT[effort])
+    return _for_backend(replace(pipeline, passes=kept))
 
 
 def _for_backend(pipeline: Pipeline) -> Pipeline:

@@ -31,6 +31,7 @@ _OURS = frozenset(
         *("fake_quants", "in_mode_of", "batchnorm_frozen", "schedule"),
         *("freeze_batchnorm", "_freeze_batchnorm"),
         *("parameters_changed", "_changed", "_written", "_writes"),
+        *("samples", "_offer_sample"),
     }
 )
 """Attributes of what is made from graph modules."""

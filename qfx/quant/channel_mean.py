@@ -1,4 +1,4 @@
-"""The mean of each channel of what passes through, for bias correction."""
+"""The mean and the peak of each channel of what passes through: for bias correction, and scales."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Reach:
 
 
 class ChannelMean(nn.Module):
-    """Hands its input through and keeps the running mean per channel.
+    """Hands its input through and keeps the running mean, and the peak, per channel.
 
     Args:
         axis: channel axis; negative counts from the end.
@@ -46,12 +46,14 @@ class ChannelMean(nn.Module):
     Attributes:
         total: (C,) float64 sums; empty before data.
         count: values per channel so far.
+        peak: (C,) largest magnitudes so far; empty before data.
         silent: outputs so far that read zeros only.
     """
 
     hands_on: ClassVar[bool] = True  # as graph.inference asks
     total: Tensor
     count: Tensor
+    peak: Tensor
     silent: Tensor
 
     def __init__(self, axis: int, reach: Reach | None = None) -> None:
@@ -60,6 +62,7 @@ class ChannelMean(nn.Module):
         self.reach = reach
         self.register_buffer("total", torch.zeros(0, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("peak", torch.zeros(0, dtype=torch.float32))
         self.register_buffer("silent", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -80,8 +83,10 @@ class ChannelMean(nn.Module):
         channels = x.shape[self.axis]
         sums = (x.sum(others) if others else x).double()
         if self.total.numel() == 0:
-            self.total = torch.zeros_like(sums)
+            self.total, self.peak = torch.zeros_like(sums), torch.zeros_like(sums).float()
         self.total.add_(sums)
+        ends = (x.amax(others), x.amin(others)) if others else (x, x)
+        self.peak.copy_(torch.maximum(self.peak, torch.maximum(ends[0], -ends[1]).float()))
         self.count.add_(x.numel() // channels)
         if self.reach is not None:
             live = (x != 0).any(self.axis, keepdim=True)
@@ -92,8 +97,15 @@ class ChannelMean(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: object, **kwargs: object
     ) -> None:
-        """Take the number of channels of the incoming state: before data it is unknown."""
-        incoming = state_dict.get(prefix + "total")
-        if incoming is not None and incoming.shape != self.total.shape:
-            self.total = self.total.new_zeros(incoming.shape)
+        """Take the number of channels of the incoming state: before data it is unknown.
+
+        State without peaks is taken, too: earlier versions had none.
+        """
+        total = state_dict.get(prefix + "total")
+        if total is not None:
+            state_dict.setdefault(prefix + "peak", torch.zeros_like(total, dtype=torch.float32))
+        for name in ("total", "peak"):
+            incoming, held = state_dict.get(prefix + name), self.get_buffer(name)
+            if incoming is not None and incoming.shape != held.shape:
+                setattr(self, name, held.new_zeros(incoming.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -26,6 +26,7 @@ from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.level_checks import QUANTIZATION
 from qfx.quant.observers import Observer
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
+from qfx.runtime.samples import Sample, Samples
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
@@ -101,11 +102,13 @@ class PreparedModel(WorkingGraphModule):
 
     Attributes:
         history: the stages so far.
+        samples: the first batches that were recorded.
         schedule: None; that of training, if the model has one.
     """
 
     history: History
     settings: Settings
+    samples: Samples
     schedule: object = None
     called: ClassVar[str] = "PreparedModel"
 
@@ -116,6 +119,7 @@ class PreparedModel(WorkingGraphModule):
         self.settings = settings
         self.training = graph_module.training  # each child keeps its own mode
         self.__dict__["_changed"], self.__dict__["_written"] = False, self._writes()
+        self.__dict__["samples"] = Samples()
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         """Run the model; what it records is no inference tensor, whatever mode the caller is in."""
@@ -132,7 +136,32 @@ class PreparedModel(WorkingGraphModule):
 
     def alone(self, *args: object, **kwargs: object) -> Any:
         """Run the graph, whatever other graphs of the same module there are."""
+        if not torch.compiler.is_compiling():
+            self._offer_sample(args, kwargs)
         return super().__call__(*args, **kwargs)
+
+    def _offer_sample(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        """Keep what is recorded for passes that measure; training keeps nothing."""
+        if self.training and self.settings.method != "qat":
+            self.samples.offer(args, kwargs)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        """The batches that were kept are state of calibration, too."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update((f"{prefix}samples.{n}", t) for n, t in self.samples.state().items())
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take over the batches that were kept, of which there may be none."""
+        start = f"{prefix}samples."
+        held = {n: state_dict.pop(n) for n in list(state_dict) if n.startswith(start)}
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        like = Sample(self.settings.example_inputs, dict(self.settings.example_kwargs))
+        named = {name.removeprefix(start): tensor for name, tensor in held.items()}
+        self.__dict__["samples"] = Samples.of_state(named, like)
 
     @property
     def has_observers(self) -> bool:
@@ -192,6 +221,7 @@ class PreparedModel(WorkingGraphModule):
 
     def __copy__(self) -> PreparedModel:
         result = self._made_of(clone_graph_module(self), self.history)
+        result.__dict__["samples"] = self.samples.to(None)
         hand_on_place(self, result)
         return result
 
@@ -199,6 +229,7 @@ class PreparedModel(WorkingGraphModule):
         copied = clone_graph_module(self, deep=True, memo=memo)
         result = self._made_of(copied, copy.deepcopy(self.history))
         result.__dict__["_changed"] = self.parameters_changed
+        result.__dict__["samples"] = copy.deepcopy(self.samples)
         memo[id(self)] = result
         hand_on_place(self, result, memo)
         return result

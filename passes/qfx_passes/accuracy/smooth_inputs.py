@@ -1,0 +1,104 @@
+"""smooth-inputs: even out the channels of what a linear layer reads, by a product before it.
+
+    W x  =  (W diag(s)) (x * 1/s)
+
+Behind a GELU a few channels are ten times as large as the others, and no weight before it can take
+them back, as for a norm (:mod:`qfx_passes.accuracy.smooth_norms`). So ``x * 1/s`` is computed when
+the model runs, as SmoothQuant does where it can't fold (Xiao et al. 2022, arXiv:2211.10438, section
+4.2): one product of floats. It has to pay: inputs stay as they are unless outputs err by less than
+half, on batches that were not chosen by.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from torch import fx
+
+from qfx import vocab
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, PassContext
+from qfx.graph import meta
+from qfx.history.events import NearMiss
+from qfx.quant.annotation import annotate, annotation
+from qfx.vocab import is_op
+from qfx_passes.accuracy import channel_scales
+from qfx_passes.accuracy.channel_scales import ALPHAS, Site
+from qfx_passes.accuracy.watching import samples_of
+
+_GAIN = 0.5
+
+
+class SmoothInputs(Pass):
+    """Scale channels of what linear layers read, where that halves the error."""
+
+    name = "smooth-inputs"
+    requires = Level.OBSERVED
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        values = _values(graph)
+        samples, rw = samples_of(ctx) if values else [], ctx.rewriter
+        if not samples:
+            return
+        owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
+        sites = []
+        for value in values:
+            found = channel_scales.site_of(value, owners)
+            if isinstance(found, Site) and not found.others:
+                found.candidates = channel_scales.candidates(found, rw)
+                sites.append(found)
+            elif isinstance(found, Site):
+                _stays(value, "others read it, too", ctx)
+        channel_scales.measure(ctx.graph_module, samples, sites, rw)
+        scaled = [moved for site in sites if (moved := _settle(site, ctx)) is not None]
+        if scaled:
+            channel_scales.observe_again(ctx.graph_module, samples, scaled, rw)
+
+
+def _values(graph: fx.Graph) -> list[fx.Node]:
+    """What linear layers read that has gone through an activation, in order."""
+    return [
+        node
+        for node in graph.nodes
+        if is_op(node, vocab.GELU)
+        or (is_op(node, vocab.LINEAR) and any(p[0] == "gelu" for p in vocab.bound(node)["post"]))
+    ]
+
+
+def _stays(value: fx.Node, reason: str, ctx: PassContext) -> None:
+    ctx.near_misses.append(NearMiss(f"{ctx.rewriter.pass_name}/input", value.name, reason))
+
+
+def _settle(site: Site, ctx: PassContext) -> Site | None:
+    """Scale a value where that pays; the site of the product."""
+    best, gain = channel_scales.chosen(site)
+    if best == 0 or gain > _GAIN:
+        _stays(site.value, f"no scale halves the error of what reads it (x {gain:.2f})", ctx)
+        return None
+    rw, scale, value = ctx.rewriter, site.candidates[best], site.value
+    with rw.named(f"alpha={ALPHAS[best - 1]:g}, error x {gain:.2f}"):
+        with rw.at(value.next):
+            info = meta.tensor_info(value)
+            assert info is not None
+            inverse = rw.constant(
+                f"{value.name}_scale", (1 / scale).to(info.dtype), origins=(value,)
+            )
+            made = rw.call(vocab.MUL, value, inverse, origins=(value,), value=meta.value_of(value))
+        for observer in site.observers:
+            rw.rewire(observer, value, made)
+        channel_scales.apply(site, scale, rw)
+        _rename(value, made, [reader for reader, _ in site.readers])
+    return replace(site, value=made)
+
+
+def _rename(value: fx.Node, made: fx.Node, readers: list[fx.Node]) -> None:
+    """Let annotations speak of what readers read now."""
+    note = annotation(value)
+    if note is not None and note.output is not None:
+        annotate(value, replace(note, output=None))
+    for reader in readers:
+        note = annotation(reader)
+        if note is not None and value.name in note.reads:
+            reads = {made.name if n == value.name else n: edge for n, edge in note.reads.items()}
+            annotate(reader, replace(note, reads=reads))

@@ -1,0 +1,115 @@
+"""smooth-norms: even out the channels of what a norm yields, and let what reads it make up for it.
+
+    norm(x) = n * g + b                n: x normalized;  W norm(x) = (W diag(s)) (n * g/s + b/s)
+
+The norms of Transformers have a few channels that are ten times as large as the others, and one
+step for all of them leaves the others few codes. Scales s move into the weight and bias of the norm
+(Xiao et al. 2022, arXiv:2211.10438; for the reparameterization of norms alone, Li et al. 2023,
+arXiv:2212.08254), at no cost when the model runs. Where something else reads the norm as well, a
+residual, it reads ``norm(x) * s``: one product of floats, and the residual is no longer rounded.
+
+How far to go is measured for each norm (:mod:`qfx_passes.accuracy.channel_scales`). A norm stays as
+it is where no scale lets outputs err less by a tenth, on batches that were not chosen by.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from torch import Tensor, fx
+
+from qfx import vocab
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, PassContext
+from qfx.graph import meta
+from qfx.history.events import NearMiss
+from qfx.quant.annotation import annotate, annotation
+from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import bound, is_op
+from qfx_passes.accuracy import channel_scales
+from qfx_passes.accuracy.channel_scales import ALPHAS, Site
+from qfx_passes.accuracy.replacing import replace_parameter
+from qfx_passes.accuracy.watching import samples_of
+
+_GAIN = 0.9
+
+
+class SmoothNorms(Pass):
+    """Move scales of channels from what norms yield into the weights behind them."""
+
+    name = "smooth-norms"
+    requires = Level.OBSERVED
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        norms = [n for n in graph.nodes if is_op(n, vocab.LAYER_NORM, vocab.RMS_NORM)]
+        samples, rw = samples_of(ctx) if norms else [], ctx.rewriter
+        if not samples:
+            return
+        owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
+        sites = []
+        for norm in norms:
+            found = _site(norm, owners)
+            if isinstance(found, Site):
+                found.candidates = channel_scales.candidates(found, rw)
+                sites.append(found)
+            else:
+                _stays(norm, found, ctx)
+        channel_scales.measure(ctx.graph_module, samples, sites, rw)
+        scaled = [site for site in sites if _settle(site, ctx)]
+        if scaled:
+            channel_scales.observe_again(ctx.graph_module, samples, scaled, rw)
+
+
+def _site(norm: fx.Node, owners: Counter[str]) -> Site | str:
+    """The norm with what reads it, or why it stays as it is."""
+    arguments = bound(norm)
+    parameters = [arguments[name] for name in ("weight", "bias") if arguments.get(name) is not None]
+    if arguments.get("weight") is None or len(arguments["normalized_shape"]) != 1:
+        return "it has no weight for each channel of the last dim"
+    if any(p.op != "get_attr" or owners[str(p.target)] > 1 for p in parameters):
+        return "its weight is shared, or computed"
+    found = channel_scales.site_of(norm, owners)
+    if isinstance(found, Site) and not all(is_op(r, vocab.LINEAR) for r, _ in found.readers):
+        return "what reads it has its channels elsewhere"
+    return found
+
+
+def _stays(norm: fx.Node, reason: str, ctx: PassContext) -> None:
+    rule = f"{ctx.rewriter.pass_name}/norm"
+    ctx.near_misses.append(NearMiss(rule, norm.name, reason))
+
+
+def _settle(site: Site, ctx: PassContext) -> bool:
+    """Scale a norm where that helps."""
+    best, gain = channel_scales.chosen(site)
+    if best == 0 or gain > _GAIN:
+        _stays(site.value, f"no scale lets what reads it err less (x {gain:.2f})", ctx)
+        return False
+    rw, scale, norm = ctx.rewriter, site.candidates[best], site.value
+    with rw.named(f"alpha={ALPHAS[best - 1]:g}, error x {gain:.2f}"):
+        for name in ("weight", "bias"):
+            parameter = bound(norm).get(name)
+            if parameter is not None:
+                tensor = rw.tensor(parameter)
+                replace_parameter(norm, parameter, tensor / scale.to(tensor), rw)
+        _restore_for_others(site, scale, rw)
+        channel_scales.apply(site, scale, rw)
+    return True
+
+
+def _restore_for_others(site: Site, scale: Tensor, rw: Rewriter) -> None:
+    """Let what has no weight to absorb the scale read the norm times the scale."""
+    if not site.others:
+        return
+    norm = site.value
+    with rw.at(norm.next):
+        like = rw.tensor(bound(norm)["weight"])
+        factors = rw.constant(f"{norm.name}_scale", scale.to(like), origins=(norm,))
+        restored = rw.call(vocab.MUL, norm, factors, origins=(norm,), value=meta.value_of(norm))
+    for reader, read in site.others:
+        rw.rewire(reader, read, restored)
+        note = annotation(reader)
+        if note is not None and norm.name in note.reads:
+            reads = {name: edge for name, edge in note.reads.items() if name != norm.name}
+            annotate(reader, replace(note, reads=reads))

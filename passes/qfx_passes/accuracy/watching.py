@@ -1,0 +1,85 @@
+"""Runs the float graph on batches that calibration kept, and lets passes look at its calls.
+
+Observers hand on what they get. A pass sees what a call reads and what it yields, and may compute
+it again from other values: so it measures what rounding does to an output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx
+
+from qfx.capture.arguments import copy_tensors
+from qfx.framework.pass_base import PassContext
+from qfx.graph.interpret import thawed
+from qfx.graph.steps import arguments_by_name, state_kept
+from qfx.history.events import NearMiss
+from qfx.runtime.samples import Sample, Samples
+from qfx.verification.outputs import FloatSteps
+from qfx.vocab import OpDef
+
+
+class Call:
+    """A call that has just been run.
+
+    Attributes:
+        node: which.
+        result: what it yields.
+    """
+
+    def __init__(self, node: fx.Node, result: Any, values: Mapping[fx.Node, Any]) -> None:
+        self.node = node
+        self.result = result
+        self._values = values
+
+    def value(self, node: fx.Node) -> Any:
+        """What an input of the call is."""
+        return self._values[node]
+
+    def with_values(self, others: Mapping[fx.Node, Tensor]) -> Any:
+        """What the call, of a canonical operation, yields if some of its inputs are others."""
+        assert isinstance(self.node.target, OpDef)
+        args, kwargs = fx.map_arg(
+            (self.node.args, dict(self.node.kwargs)),
+            lambda n: others[n] if n in others else self._values[n],
+        )
+        return self.node.target(*thawed(args), **thawed(kwargs))
+
+
+Look = Callable[[Call], None]
+
+
+def samples_of(ctx: PassContext) -> list[Sample]:
+    """The batches that calibration kept; where there are none, the stage says so."""
+    found = list(ctx.get(Samples)) if ctx.has(Samples) else []
+    if not found:
+        reason = "calibration kept no batch to measure on (a file holds none): all stays as it is"
+        ctx.near_misses.append(NearMiss(ctx.rewriter.pass_name, "", reason))
+    return found
+
+
+def watch(graph_module: fx.GraphModule, sample: Sample, looks: Mapping[fx.Node, Look]) -> None:
+    """Run a batch through the graph, and hand each call of ``looks`` to its function."""
+    with state_kept(graph_module):
+        given = arguments_by_name(graph_module.graph, *sample)
+        _Watcher(graph_module, copy_tensors(given), looks).run_to_end()
+
+
+class _Watcher(FloatSteps):
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        arguments: Mapping[str, object],
+        looks: Mapping[fx.Node, Look],
+    ) -> None:
+        super().__init__(graph_module, arguments)
+        self._looks = looks
+
+    def run_node(self, n: fx.Node) -> Any:
+        """As always, and looked at."""
+        result = super().run_node(n)
+        if n in self._looks:
+            self._looks[n](Call(n, result, self.env))
+        return result

@@ -1,0 +1,91 @@
+"""Batches of calibration that are kept, for passes that measure what they do."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from qfx.capture.arguments import copy_tensors
+
+MOST = 8
+_MOST_BYTES = 2**23
+
+
+class Sample(NamedTuple):
+    """What a graph was called with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Samples:
+    """The first batches that ran through a prepared model while it recorded: few, and small.
+
+    At most :data:`MOST` batches and 8 MiB are kept, as copies.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Sample] = []
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Each batch, as copies that a model may write to."""
+        for args, kwargs in self._kept:
+            yield Sample(copy_tensors(args), copy_tensors(kwargs))
+
+    @torch.no_grad()
+    def offer(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        """Keep a batch if there is room."""
+        if len(self._kept) == MOST:
+            return
+        size = sum(
+            x.nbytes for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, Tensor)
+        )
+        if self._bytes + size > _MOST_BYTES:
+            return
+        self._bytes += size
+        self._kept.append(Sample(copy_tensors(args), copy_tensors(dict(kwargs))))
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors of all batches, by number of batch and place."""
+        flat = ((i, pytree.tree_leaves(tuple(each))) for i, each in enumerate(self._kept))
+        return {
+            f"{i}.{place}": leaf
+            for i, leaves in flat
+            for place, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor)
+        }
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Tensor], like: Sample) -> Samples:
+        """What :meth:`state` wrote, of batches that are built as ``like``."""
+        made, (leaves, form) = cls(), pytree.tree_flatten(tuple(like))
+        batches: dict[int, dict[int, Tensor]] = defaultdict(dict)
+        for name, tensor in state.items():
+            number, _, place = name.partition(".")
+            batches[int(number)][int(place)] = tensor
+        for _, found in sorted(batches.items()):
+            if max(found) < len(leaves):
+                args, kwargs = pytree.tree_unflatten(
+                    [found.get(place, leaf) for place, leaf in enumerate(leaves)], form
+                )
+                made.offer(args, kwargs)
+        return made
+
+    def to(self, device: str | None) -> Samples:
+        """The same batches, on ``device``; None leaves them where they are."""
+        moved = Samples()
+        moved._kept = [
+            Sample(*pytree.tree_map_only(Tensor, lambda x: x.to(device), tuple(each)))
+            for each in self._kept
+        ]
+        moved._bytes = self._bytes
+        return moved
