@@ -115,7 +115,7 @@ class Regions(Mapping[str, Graph], Generic[Graph]):
         lines = [table(header, rows, right=("calls", "MACs", "quantized")), "", "Why several:"]
         lines += [f"  {around or 'the model'}: {why}" for around, why in reasons]
         for site in self.surroundings.left:
-            lines.append(f"  {site.module_path} stays float: {site.message}")
+            lines.append(f"  {site.module_path or site.node} stays float: {site.message}")
         lines += filter(None, map(_fallen, self._graphs, self._graphs.values()))
         return "\n".join(lines)
 
