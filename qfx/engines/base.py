@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from qfx.export.onnx.forms import Form
@@ -40,11 +41,13 @@ class Settings:
         form: how values are rounded where engines want more of it (:class:`Form`).
         shapes: of the inputs, where the program is for these alone; None for every size that the
             piece takes.
+        float_dtype: in which float parts may be computed: float32, or bfloat16 where an engine can.
     """
 
     threads: int
     form: Form = Form.EXACT
     shapes: tuple[tuple[int, ...], ...] | None = None
+    float_dtype: torch.dtype = torch.float32
 
 
 class Program(Protocol):

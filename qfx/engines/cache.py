@@ -220,7 +220,7 @@ def _digest(source: Source, engines: Sequence[Engine], settings: Settings, *, dy
     given = [(each.name, each.lacks() or each.version()) for each in engines]
     lowered = getattr(source.model, "backend", "")
     facts = (
-        __version__, torch.__version__, given, cpu(), settings.threads,
+        __version__, torch.__version__, given, cpu(), settings.threads, settings.float_dtype,
         torch.get_num_threads(), dynamic, lowered, _shapes(source.arguments),
     )  # fmt: skip
     hashed.update(repr(facts).encode())

@@ -88,13 +88,13 @@ class Choosing:
 
     Args:
         source: the model.
-        threads: that engines may use for a call.
+        settings: how engines are asked to build.
         dynamic: whether other sizes than those of the examples are to work.
     """
 
-    def __init__(self, source: Source, threads: int, *, dynamic: bool) -> None:
+    def __init__(self, source: Source, settings: Settings, *, dynamic: bool) -> None:
         self._source, self._dynamic = source, dynamic
-        self._settings = Settings(threads)
+        self._settings = settings
         arguments = source.fresh_arguments()
         before = _versions(arguments)
         with source.undisturbed():

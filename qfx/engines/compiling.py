@@ -13,13 +13,13 @@ from torch import nn
 from tqdm import tqdm
 
 from qfx.caller_modes import undisturbed
-from qfx.engines.base import CannotRun, Engine, Settings
+from qfx.engines.base import CannotRun, Engine
 from qfx.engines.cache import Entry
 from qfx.engines.choose import Choice, Choosing
 from qfx.engines.compiled import CompiledModel
 from qfx.engines.regional import compile_regions
 from qfx.engines.registry import engines, named
-from qfx.engines.request import Request
+from qfx.engines.request import FLOAT_DTYPES, Request
 from qfx.engines.source import call_of, source_of
 from qfx.engines.trials import Trial
 from qfx.errors import BackendError, ConfigError, warn
@@ -35,6 +35,7 @@ def compile(
     engine: str | Sequence[str] = "auto",
     threads: int | None = None,
     dynamic: bool = True,
+    float_dtype: torch.dtype = torch.float32,
     progress: bool | None = None,
 ) -> CompiledModel:
     """Run a model on the fastest engine that this machine has.
@@ -53,6 +54,8 @@ def compile(
         threads: that an engine may use for a call; None: as many as PyTorch uses
             (``torch.get_num_threads()``). "eager" and "inductor" always run on PyTorch's.
         dynamic: take every size that the model takes; False takes those of the examples only.
+        float_dtype: in which parts that stay float may be computed: float32, or bfloat16 where an
+            engine and the CPU can (OpenVINO on CPUs with AMX or AVX-512 BF16).
         progress: show a progress bar; None shows one on a terminal.
 
     Returns:
@@ -66,11 +69,18 @@ def compile(
     """
     wanted = _engines(engine)
     names = None if engine == "auto" else tuple(each.name for each in wanted)
-    request = Request(names, _threads(threads), _dynamic(dynamic))
+    request = Request(names, _threads(threads), _dynamic(dynamic), _float_dtype(float_dtype))
     regions = regions_of(model)
     if regions is not None:
         given = None if example_inputs is None else call_of(example_inputs)
-        one = partial(compile, engine=engine, threads=threads, dynamic=dynamic, progress=progress)
+        one = partial(
+            compile,
+            engine=engine,
+            threads=threads,
+            dynamic=dynamic,
+            float_dtype=float_dtype,
+            progress=progress,
+        )
         made = compile_regions(model, regions, given, one)
         return cast(CompiledModel, made)  # is called like one, and has .regions
     return compile_as(request, wanted, model, example_inputs, progress=progress)
@@ -96,11 +106,11 @@ def compile_as(
         progress: as for :func:`compile`.
     """
     source = source_of(model, example_inputs)
-    entry = Entry.of(source, wanted, Settings(request.count), dynamic=request.dynamic)
+    entry = Entry.of(source, wanted, request.settings, dynamic=request.dynamic)
     choice = entry and entry.load({each.name: each for each in wanted})
     if choice:
         return CompiledModel(source, choice, request)
-    choosing = Choosing(source, request.count, dynamic=request.dynamic)
+    choosing = Choosing(source, request.settings, dynamic=request.dynamic)
     choice = known and known(choosing)
     if not choice:
         choice = _search(choosing, request, wanted, _bar(progress))
@@ -179,3 +189,10 @@ def _dynamic(dynamic: object) -> bool:
     if type(dynamic) is not bool:
         raise ConfigError(f"dynamic is {dynamic!r}; it can be True or False")
     return dynamic
+
+
+def _float_dtype(dtype: object) -> torch.dtype:
+    if dtype not in FLOAT_DTYPES.values():
+        raise ConfigError(f"float_dtype is {dtype!r}; it can be torch.float32, or torch.bfloat16")
+    assert isinstance(dtype, torch.dtype)
+    return dtype

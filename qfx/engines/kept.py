@@ -24,7 +24,7 @@ from qfx.engines.compiled import CompiledModel
 from qfx.engines.compiling import compile_as
 from qfx.engines.machine import built_with
 from qfx.engines.registry import engines
-from qfx.engines.request import Request
+from qfx.engines.request import FLOAT_DTYPES, Request
 from qfx.engines.source import call_of
 from qfx.engines.trials import Trial
 from qfx.errors import ConfigError, FormatError, QfxError, warn
@@ -72,6 +72,7 @@ def describe(fast: CompiledModel) -> Describe:
             "engines": None if request.engines is None else list(request.engines),
             "threads": request.threads,
             "dynamic": request.dynamic,
+            "float_dtype": str(request.float_dtype).removeprefix("torch."),
             "trials": [_row(trial) for trial in choice.trials],
             "examples": None if examples is None else _written(examples, store),
         }
@@ -120,6 +121,7 @@ def read_kept(fields: Fields, source: TensorSource) -> Kept:
     if not free or not all(type(each) is bool for each in free):
         fields.refuse("free", "is no list of true and false")
     form = Form(fields.choice("form", [each.value for each in Form]))
+    dtype = fields.choice("float_dtype", FLOAT_DTYPES)
     made_with = fields.record("built_with")
     names = fields.texts("engines", _MOST_ENGINES) if fields.has("engines") else None
     threads = fields.integer("threads", 1, _MOST_THREADS) if fields.has("threads") else None
@@ -127,7 +129,7 @@ def read_kept(fields: Fields, source: TensorSource) -> Kept:
         fields.text("engine"),
         BuiltAs(form, tuple(free)),
         {name: made_with.text(name) for name in made_with.names()},
-        Request(names, threads, fields.flag("dynamic")),
+        Request(names, threads, fields.flag("dynamic"), FLOAT_DTYPES[dtype]),
         tuple(_trial(row) for row in fields.records("trials", _MOST_ENGINES)),
         _examples(fields, source) if fields.has("examples") else None,
     )

@@ -72,7 +72,7 @@ def test_the_fastest_that_agrees_is_kept(
 ) -> None:
     fake = Fake()
     with_fake(monkeypatch, fake)
-    fast = qfx.compile(qmodel, x, engine=["fake", "eager"], threads=3)
+    fast = qfx.compile(qmodel, x, engine=["fake", "eager"], threads=3, float_dtype=torch.bfloat16)
     rows = {trial.name: trial for trial in fast.trials}
     assert rows["fake"].sqnr == math.inf
     assert rows["fake"].version == "1.0"
@@ -81,6 +81,7 @@ def test_the_fastest_that_agrees_is_kept(
     assert all(row.least_ms <= row.median_ms for row in rows.values())  # type: ignore[operator]
     assert fast.engine == min(median, key=lambda name: median[name])  # type: ignore[arg-type,return-value]
     assert {settings.threads for settings in fake.built} == {3}
+    assert {settings.float_dtype for settings in fake.built} == {torch.bfloat16}
     assert "in use" in str(fast)
 
 
@@ -89,6 +90,8 @@ def test_names_that_are_none(qmodel: qfx.QuantizedModel, x: Tensor) -> None:
         qfx.compile(qmodel, x, engine="tensorrt")
     with pytest.raises(qfx.ConfigError, match="a name, or a list"):
         qfx.compile(qmodel, x, engine=[])
+    with pytest.raises(qfx.ConfigError, match=r"float_dtype is torch\.float16"):
+        qfx.compile(qmodel, x, float_dtype=torch.float16)
     with pytest.raises(qfx.ConfigError, match="whole number"):
         qfx.compile(qmodel, x, threads=0)
 

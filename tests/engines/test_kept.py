@@ -109,6 +109,7 @@ def change(**changed: Any) -> Callable[[Any], None]:
         {"threads": "2"},
         {"engines": [{}]},
         {"dynamic": 1},
+        {"float_dtype": "int8"},
         {"trials": [{}]},
         {"examples": [1, 2]},
         {"examples": [[{"tensor": "nowhere"}], {"dict": []}]},
