@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 import qfx
 
-CONFIDENT = 0.3
+CONFIDENT = 0.5
 _SCORES = ("cls_logits", "cls_score", "classification_head.module_list", "mask_fcn_logits")
 _SPREAD = 2.0
+_LEAST = 0.05
+"""Scores that spread less than so much of their size are noise, which is not blown up."""
 
 
 class Numbers(NamedTuple):
@@ -82,7 +84,7 @@ def _spread_scores(model: nn.Module, images: list[Tensor]) -> None:
         hook.remove()
     for module, scores in seen.items():
         spread, mean = torch.std_mean(scores, 1, correction=0)
-        grow = _SPREAD / spread.clamp(min=1e-3 * float(spread.max()) + 1e-9)
+        grow = _SPREAD / spread.clamp(min=_LEAST * float(mean.abs().mean()) + 1e-9)
         weight, bias = module.get_parameter("weight"), module.get_parameter("bias")
         weight.mul_(grow.view(-1, *(1,) * (weight.dim() - 1)))
         bias.sub_(mean).mul_(grow)
