@@ -259,10 +259,15 @@ def where(node: fx.Node) -> str:
 
 def _role(node: fx.Node) -> str:
     """An input or parameter by name, seen through nodes that no line of the user's stands for."""
-    if node.op in ("placeholder", "get_attr"):
-        return f"input {node.name}" if node.op == "placeholder" else str(node.target)
-    behind = node.all_input_nodes[:1]
-    return where(node) if source(node) or not behind else _role(behind[0])
+    seen: set[fx.Node] = set()
+    while node not in seen:
+        if node.op in ("placeholder", "get_attr"):
+            return f"input {node.name}" if node.op == "placeholder" else str(node.target)
+        if source(node) or not node.all_input_nodes:
+            return where(node)
+        seen.add(node)
+        node = node.all_input_nodes[0]
+    return node.name  # a cycle, which is what the message is about
 
 
 def copy_meta(target: fx.Node, *sources: fx.Node, rule: str) -> None:
