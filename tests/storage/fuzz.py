@@ -174,12 +174,12 @@ def told(data: bytes, rng: random.Random) -> bytes:
     which = rng.choice(documents)
     if which == "header":
         length = int.from_bytes(data[:8], "little")
-        text = json.dumps(_changed(json.loads(data[8 : 8 + length]), rng)).encode()
+        text = json.dumps(changed(json.loads(data[8 : 8 + length]), rng)).encode()
         return len(text).to_bytes(8, "little") + text + data[8 + length :]
     content = unpack(container, which)
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        content = _changed(content, rng)
-    return _rewritten(container, which, content)
+        content = changed(content, rng)
+    return rewritten(container, which, content)
 
 
 def forged(data: bytes, rng: random.Random) -> bytes:
@@ -197,12 +197,13 @@ def forged(data: bytes, rng: random.Random) -> bytes:
         tensor = tensor.to(rng.choice((torch.float32, torch.int64, torch.int8, torch.float64)))
     else:
         tensor = tensor.reshape(-1)[: rng.randrange(tensor.numel() + 1)].clone()
-    return _rewritten(container, MODEL, content, {name: tensor})
+    return rewritten(container, MODEL, content, {name: tensor})
 
 
-def _rewritten(
+def rewritten(
     container: Container, which: str, content: Any, tensors: dict[str, Any] | None = None
 ) -> bytes:
+    """A file with another document, or other tensors, and checksums that are right."""
     held = {n: container.tensor(n) for n in container.entries if not n.startswith("__qfx")}
     held |= tensors or {}
     if tensors:
@@ -218,7 +219,7 @@ def _rewritten(
     return b"".join(bytes(part) for part in container_parts(held, said))
 
 
-def _changed(content: Any, rng: random.Random) -> Any:
+def changed(content: Any, rng: random.Random) -> Any:
     """A document with one place changed, in place."""
     made = content
     places = list(_places(made))

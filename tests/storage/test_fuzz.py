@@ -1,10 +1,13 @@
-"""Two thousand mutations of saved files; ``python -m tests.storage.fuzz`` runs more."""
+"""Two thousand mutations of saved files; ``python -m tests.storage.fuzz`` runs more.
+
+What is guided by coverage needs a library of its own: here its inputs are run without it.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.storage import fuzz
+from tests.storage import fuzz, fuzz_coverage
 
 _CHUNK = 500
 
@@ -18,3 +21,15 @@ def test_mutations_load_right_or_are_refused(chunk: int) -> None:
     assert found["raw: FormatError"] > 100
     assert found["told: FormatError"] > 100
     assert found["forged: loads"] > 20
+
+
+@pytest.mark.slow
+def test_inputs_of_the_guided_fuzzer() -> None:
+    fuzz.watch()
+    for number, seed in enumerate(fuzz_coverage.seeds()):
+        assert fuzz_coverage.run(seed) == "loads"
+        other = fuzz_coverage.mutated(seed, 1 << 20, number, lambda data, most: data[:most] + b"x")
+        assert other != seed
+        assert fuzz_coverage.run(other) in ("", "loads", "FormatError")
+    assert fuzz_coverage.run(b"") == fuzz_coverage.run(b"\xff") == ""
+    assert fuzz_coverage.run(b"\x02[") == ""
