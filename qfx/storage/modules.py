@@ -185,21 +185,36 @@ def _plain_arguments(
     module: nn.Module, read: Set[str]
 ) -> tuple[dict[str, Json], frozenset[str]] | None:
     """The arguments that make such a module, if they say all of it but what the graph reads."""
-    kind = type(module)
-    if plain_modules().get(kind.__name__) is not kind or has_hooks(module):
+    if plain_modules().get(type(module).__name__) is not type(module) or has_hooks(module):
         return None
+    told = _told(module)
+    if told is None:
+        return None
+    made, written = told
+    added = frozenset(dict(named_tensors(module)).keys() - dict(named_tensors(made)).keys())
+    return (written, added) if added <= read and _is_alike(made, module, added) else None
+
+
+def arguments_of(module: nn.Module) -> dict[str, Json] | None:
+    """The arguments of one of PyTorch's layers, whatever it holds besides; None of any other."""
+    if plain_modules().get(type(module).__name__) is not type(module):
+        return None
+    told = _told(module)
+    return None if told is None else told[1]
+
+
+def _told(module: nn.Module) -> tuple[nn.Module, dict[str, Json]] | None:
+    """A layer made of the arguments that a module has as attributes, and they as JSON."""
     arguments = {}
-    for name in _parameters(kind):
+    for name in _parameters(type(module)):
         if hasattr(module, name):
             value = getattr(module, name)
             arguments[name] = value is not None if name == "bias" else value
     try:
-        made = _make_plain(kind, arguments)
-        written = {name: write_value(value) for name, value in arguments.items()}
+        made = _make_plain(type(module), arguments)
+        return made, {name: write_value(value) for name, value in arguments.items()}
     except (FormatError, TypeError, ValueError, RuntimeError):
         return None
-    added = frozenset(dict(named_tensors(module)).keys() - dict(named_tensors(made)).keys())
-    return (written, added) if added <= read and _is_alike(made, module, added) else None
 
 
 _OTHERS = ("self", "device", "dtype", "args", "kwargs")

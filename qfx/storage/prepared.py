@@ -35,6 +35,7 @@ from qfx.storage.hardware import backend_for, check_saturation
 from qfx.storage.memory import check_memory
 from qfx.storage.passes import read_passes, write_passes
 from qfx.storage.prepared_records import Examples, PreparedRecord, TrainedRecord
+from qfx.storage.shells import restore_shells, write_shells
 from qfx.storage.tensors import TensorSource, TensorStore
 from qfx.storage.values import write_value
 from qfx.training.schedule import QATSchedule
@@ -87,6 +88,7 @@ def write_prepared(
         "sites": [[o.node, o.module_path, o.source, o.type_name] for o in settings.sites],
         "warnings": list(settings.configuration.warnings),
         "size_before": settings.size_before,
+        **write_shells(model),
     }
     check_memory(model.graph, store)
     if trained is not None:
@@ -156,10 +158,13 @@ def build_prepared(
         trained=trained,
         region=region,
     )
+    made: PreparedModel
     if record.trained is not None:
-        return _in_training(record.trained, graph_module, history, settings)
-    made = PreparedModel(graph_module, history, settings)
-    made.__dict__["_changed"] = record.changed
+        made = _in_training(record.trained, graph_module, history, settings)
+    else:
+        made = PreparedModel(graph_module, history, settings)
+        made.__dict__["_changed"] = record.changed
+    restore_shells(made, record.shells, given)
     return made
 
 

@@ -14,6 +14,7 @@ from qfx.storage.attributes import Held, read_attributes
 from qfx.storage.facts import FactReader
 from qfx.storage.fields import Fields
 from qfx.storage.graphs import GraphRecord, check_reads, read_graph
+from qfx.storage.shells import ShellsRecord, read_shells
 from qfx.storage.targets import Types
 from qfx.storage.tensors import TensorSource
 from qfx.storage.values import ValueReader
@@ -48,6 +49,7 @@ class PreparedRecord:
         sites, warnings, size_before: for the report.
         changed, buffers: of calibration, see :class:`~qfx.runtime.prepared.PreparedModel`.
         trained: of training.
+        shells: of the modules that no node calls.
     """
 
     method: str
@@ -65,6 +67,7 @@ class PreparedRecord:
     changed: bool
     buffers: Mapping[str, Tensor]
     trained: TrainedRecord | None
+    shells: ShellsRecord
 
 
 def read_prepared(fields: Fields, types: Types, source: TensorSource) -> PreparedRecord:
@@ -100,6 +103,7 @@ def read_prepared(fields: Fields, types: Types, source: TensorSource) -> Prepare
         fields.flag("changed", False),
         {name: source.find(buffers.text(name)) for name in buffers.names()},
         trained,
+        read_shells(fields),
     )
     made_for.close()
     fields.close()

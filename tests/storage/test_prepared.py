@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,6 +98,41 @@ def test_training_goes_on(observer: str | None, tmp_path: Path) -> None:
     assert torch.equal(loaded(X), prepared(X))
     assert torch.equal(qfx.convert(loaded)(X), qfx.convert(prepared)(X))
     assert again(loaded, tmp_path).batchnorm_frozen
+
+
+class Block(nn.Module):
+    """A class of the user's, which no file names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.width = nn.Conv2d(3, 3, 3, padding=1), nn.LayerNorm(8), 8
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(torch.relu(self.conv(x)))
+
+
+def test_parameters_are_held_by_the_classes_that_held_them(tmp_path: Path) -> None:
+    model = nn.Sequential(Block(), nn.Sequential(nn.Linear(8, 4, bias=False), nn.Dropout(0.2)))
+    prepared = qfx.prepare(model.train(), X, method="qat")
+    prepared.get_submodule("0").eval()
+    path = qfx.save(prepared, tmp_path / "m.qfx")
+    alone, handed = qfx.load(path), qfx.load(path, model=model)
+    for name, module in prepared.named_modules():
+        if name in ("", "0"):
+            continue
+        for loaded in (alone, handed):
+            other = loaded.get_submodule(name)
+            assert (type(other), other.training) == (type(module), module.training), name
+            assert repr(other) == repr(module)
+            assert list(other._parameters) == list(module._parameters)
+    assert not alone.get_submodule("0").training
+    assert type(alone.get_submodule("0")) is nn.Module
+    block: Any = handed.get_submodule("0")
+    assert (type(block), block.width) == (Block, 8)
+    assert repr(handed) == repr(prepared)
+    for each in (prepared, alone):
+        Loop(each.train(), None).run(1)
+    assert torch.equal(qfx.convert(alone.eval())(X), qfx.convert(prepared.eval())(X))
 
 
 @pytest.mark.parametrize("affine", [True, False])
