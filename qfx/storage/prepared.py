@@ -88,6 +88,7 @@ def write_prepared(
         "sites": [[o.node, o.module_path, o.source, o.type_name] for o in settings.sites],
         "warnings": list(settings.configuration.warnings),
         "size_before": settings.size_before,
+        "samples": [write_examples((s.args, s.kwargs), store) for s in model.samples],
         **write_shells(model),
     }
     check_memory(model.graph, store)
@@ -164,6 +165,8 @@ def build_prepared(
     else:
         made = PreparedModel(graph_module, history, settings)
         made.__dict__["_changed"] = record.changed
+    for args, kwargs in record.samples:
+        made.samples.offer(args, kwargs)
     restore_shells(made, record.shells, given)
     return made
 

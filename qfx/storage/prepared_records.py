@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qfx.framework.levels import Level
 from qfx.graph.meta import Origin
+from qfx.runtime.samples import MOST as MOST_SAMPLES
 from qfx.storage.attributes import Held, read_attributes
 from qfx.storage.facts import FactReader
 from qfx.storage.fields import Fields
@@ -50,6 +51,7 @@ class PreparedRecord:
         changed, buffers: of calibration, see :class:`~qfx.runtime.prepared.PreparedModel`.
         trained: of training.
         shells: of the modules that no node calls.
+        samples: batches that calibration has kept.
     """
 
     method: str
@@ -68,6 +70,7 @@ class PreparedRecord:
     buffers: Mapping[str, Tensor]
     trained: TrainedRecord | None
     shells: ShellsRecord
+    samples: tuple[Examples, ...]
 
 
 def read_prepared(fields: Fields, types: Types, source: TensorSource) -> PreparedRecord:
@@ -104,6 +107,7 @@ def read_prepared(fields: Fields, types: Types, source: TensorSource) -> Prepare
         {name: source.find(buffers.text(name)) for name in buffers.names()},
         trained,
         read_shells(fields),
+        tuple(_example(fields, each, source) for each in fields.items("samples", MOST_SAMPLES)),
     )
     made_for.close()
     fields.close()
@@ -114,7 +118,12 @@ def read_prepared(fields: Fields, types: Types, source: TensorSource) -> Prepare
 
 def read_examples(fields: Fields, source: TensorSource) -> Examples:
     """What ``write_examples`` wrote."""
-    found = ValueReader(source.find).read(fields.any("examples"), f"{fields.place}.examples")
+    return _example(fields, fields.any("examples"), source)
+
+
+def _example(fields: Fields, value: object, source: TensorSource) -> Examples:
+    """Arguments by position and by keyword."""
+    found = ValueReader(source.find).read(value, f"{fields.place}.examples")
     right = type(found) is tuple and len(found) == 2 and type(found[0]) is tuple
     if not right or type(found[1]) is not dict or not all(type(k) is str for k in found[1]):
         fields.refuse("examples", "are no inputs")
