@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
-from qfx.ops.operands import check_codes, check_dtype, check_floats, qparams
+from qfx.ops.operands import Params, check_codes, check_dtype, check_floats, qparams
 from qfx.quant.qparams import QParams
 from qfx.semantics import affine
 
 
 def quantize(
     input: Tensor,
-    scale: Tensor | float,
-    zero_point: Tensor | int,
+    scale: Tensor | float | Params,
+    zero_point: Tensor | int | None = None,
     *,
-    dtype: torch.dtype = torch.uint8,
+    dtype: torch.dtype | None = None,
     quant_min: int | None = None,
     quant_max: int | None = None,
     axis: int | None = None,
@@ -26,10 +26,11 @@ def quantize(
 
     Args:
         input: float tensor of any shape.
-        scale: step size, positive; a number, (C,) with ``axis``, or (C, G) with ``group_size``.
+        scale: step size, positive; a number, (C,) with ``axis``, or (C, G) with ``group_size``. Or
+            whole qparams: a pair (scale, zero_point), or :class:`qfx.QParams`, which say the rest.
         zero_point: code of 0.0, within the bounds; shaped as ``scale``. A float32 tensor where it
             is no code, as of embeddings with an offset.
-        dtype: integer dtype of the result.
+        dtype: integer dtype of the result; torch.uint8 when None.
         quant_min: smallest code; that of ``dtype`` when None.
         quant_max: largest code; that of ``dtype`` when None.
         axis: per-channel axis, or None for per-tensor; negative counts from the end.
@@ -42,15 +43,19 @@ def quantize(
         ConfigError: ``input`` is no float tensor, or the qparams are none, or do not fit it.
     """
     check_floats(input)
-    check_dtype(dtype)
-    params = _fitting(input, scale, zero_point, dtype, axis, group_size, (quant_min, quant_max))
-    return params.quantize(input)
+    if isinstance(scale, QParams):
+        _check_alone(zero_point, dtype, quant_min, quant_max, axis, group_size)
+        return _checked(input, scale).quantize(input)
+    codes = torch.uint8 if dtype is None else dtype
+    check_dtype(codes)
+    pair = _pair(scale, zero_point)
+    return _fitting(input, pair, codes, axis, group_size, (quant_min, quant_max)).quantize(input)
 
 
 def dequantize(
     input: Tensor,
-    scale: Tensor | float,
-    zero_point: Tensor | int,
+    scale: Tensor | float | Params,
+    zero_point: Tensor | int | None = None,
     *,
     dtype: torch.dtype = torch.float32,
     axis: int | None = None,
@@ -70,15 +75,44 @@ def dequantize(
         ConfigError: ``input`` holds no codes, or the qparams are none, or do not fit it.
     """
     check_codes(input, "input")
-    return _fitting(input, scale, zero_point, input.dtype, axis, group_size).dequantize(
-        input, dtype
-    )
+    if isinstance(scale, QParams):
+        _check_alone(zero_point, axis, group_size)
+        if scale.dtype != input.dtype:
+            raise ConfigError(
+                f"input holds {input.dtype}, but its qparams are those of {scale.dtype} codes"
+            )
+        return _checked(input, scale).dequantize(input, dtype)
+    pair = _pair(scale, zero_point)
+    return _fitting(input, pair, input.dtype, axis, group_size).dequantize(input, dtype)
+
+
+def _check_alone(*others: object) -> None:
+    """ConfigError if something is given beside QParams, which say it already."""
+    if any(other is not None for other in others):
+        raise ConfigError(
+            "qfx.QParams hold zero point, dtype, bounds, axis and group size: give none of these "
+            "beside them, or give the scale and the zero point"
+        )
+
+
+def _pair(
+    scale: Tensor | float | tuple[Tensor | float, Tensor | int], zero_point: Tensor | int | None
+) -> tuple[Tensor | float, Tensor | int]:
+    """A scale and a zero point, given as two arguments or as one."""
+    if isinstance(scale, (tuple, list)) and zero_point is None:
+        return scale  # what it holds is checked with the rest
+    if isinstance(scale, (tuple, list)):
+        raise ConfigError("the zero point is given twice: in the pair, and beside it")
+    if zero_point is None:
+        raise ConfigError(
+            "zero_point is missing: give scale and zero_point, a pair of them, or qfx.QParams"
+        )
+    return scale, zero_point
 
 
 def _fitting(
     input: Tensor,
-    scale: Tensor | float,
-    zero_point: Tensor | int,
+    pair: tuple[Tensor | float, Tensor | int],
     dtype: torch.dtype,
     axis: int | None,
     group_size: int | None,
@@ -89,13 +123,19 @@ def _fitting(
     if axis is not None and not -dims <= axis < dims:
         raise ConfigError(f"axis={axis} is no dim of a tensor of shape {tuple(input.shape)}")
     along = axis + dims if axis is not None and axis < 0 else axis
-    params = qparams(
-        (scale, zero_point), dtype, "these qparams", along, bounds=bounds, group_size=group_size
-    )
+    params = qparams(pair, dtype, "these qparams", along, bounds=bounds, group_size=group_size)
+    return _checked(input, params)
+
+
+def _checked(input: Tensor, params: QParams) -> QParams:
+    """The qparams, if there is one for each place along their axis of ``input``."""
+    axis = params.axis
+    if axis is not None and axis >= input.dim():
+        raise ConfigError(f"axis={axis} is no dim of a tensor of shape {tuple(input.shape)}")
     channels = len(params.scale) if isinstance(params.scale, Tensor) else None
-    if channels is not None and along is not None and channels != input.shape[along]:
+    if channels is not None and axis is not None and channels != input.shape[axis]:
         raise ConfigError(
-            f"{channels} scales do not fit the {input.shape[along]} channels along axis={axis} of a"
+            f"{channels} scales do not fit the {input.shape[axis]} channels along axis={axis} of a"
             f" tensor of shape {tuple(input.shape)}"
         )
     return params
@@ -103,11 +143,11 @@ def _fitting(
 
 def quantize_per_channel(
     input: Tensor,
-    scale: Tensor,
-    zero_point: Tensor,
-    axis: int,
+    scale: Tensor | Params,
+    zero_point: Tensor | None = None,
+    axis: int | None = None,
     *,
-    dtype: torch.dtype = torch.int8,
+    dtype: torch.dtype | None = None,
     quant_min: int | None = None,
     quant_max: int | None = None,
 ) -> Tensor:
@@ -115,10 +155,10 @@ def quantize_per_channel(
 
     Args:
         input: float tensor of any shape, C channels along ``axis``.
-        scale: step sizes, positive float (C,).
+        scale: step sizes, positive float (C,); or whole qparams, as :func:`quantize` takes them.
         zero_point: codes of 0.0, integer (C,), within the bounds.
         axis: per-channel axis; negative counts from the end.
-        dtype: integer dtype of the result.
+        dtype: integer dtype of the result; torch.int8 when None.
         quant_min: smallest code; that of ``dtype`` when None.
         quant_max: largest code; that of ``dtype`` when None.
 
@@ -128,11 +168,18 @@ def quantize_per_channel(
     Raises:
         ConfigError: scales or zero points that are not (C,), not positive, or out of bounds.
     """
-    if not isinstance(scale, Tensor) or not isinstance(zero_point, Tensor):
+    if isinstance(scale, QParams):
+        _check_alone(zero_point, axis, dtype, quant_min, quant_max)
+        if scale.axis is None:
+            raise ConfigError("these qfx.QParams are those of a tensor, not of its channels")
+        return quantize(input, scale)
+    pair = _pair(scale, zero_point)
+    if len(pair) != 2 or not all(isinstance(each, Tensor) for each in pair):
         raise ConfigError("scale and zero_point must be tensors (C,), a number for each channel")
-    return quantize(
-        input, scale, zero_point, dtype=dtype, quant_min=quant_min, quant_max=quant_max, axis=axis
-    )
+    if axis is None:
+        raise ConfigError("axis is missing: along which the channels lie")
+    codes = torch.int8 if dtype is None else dtype
+    return quantize(input, pair, dtype=codes, quant_min=quant_min, quant_max=quant_max, axis=axis)
 
 
 def quantize_dynamic(

@@ -169,6 +169,31 @@ def test_other_dtypes_and_bounds() -> None:
     assert got.max() == 127
 
 
+PER_CHANNEL = QParams(
+    torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0, 1, 2], dtype=torch.int32), torch.int8, -8, 7, 1
+)
+
+
+def test_qparams_go_where_scale_and_zero_point_do() -> None:
+    """What a function of qfx.ops yields or takes, every other takes."""
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    codes, measured = ops.quantize_dynamic(x)
+    pair = (measured.scale, measured.zero_point)
+    for given in (measured, pair):
+        assert torch.equal(ops.quantize(x, given), codes)
+        assert torch.equal(ops.dequantize(codes, given), ops.dequantize(codes, *pair))
+        assert torch.equal(ops.relu(codes, given), ops.relu(codes, measured))
+    scale, zero = PER_CHANNEL.scale, PER_CHANNEL.zero_point
+    narrow = ops.quantize(x, scale, zero, dtype=torch.int8, quant_min=-8, quant_max=7, axis=1)
+    assert torch.equal(ops.quantize(x, PER_CHANNEL), narrow)
+    assert torch.equal(ops.quantize_per_channel(x, PER_CHANNEL), narrow)
+    assert torch.equal(
+        ops.dequantize(narrow, PER_CHANNEL), ops.dequantize(narrow, scale, zero, axis=1)
+    )
+    wide = ops.quantize_per_channel(x, (scale, zero), axis=1)
+    assert torch.equal(wide, ops.quantize_per_channel(x, scale, zero, 1))
+
+
 MISTAKES = {
     "floats": (lambda: ops.add(torch.ones(2), A, codes(2), B, U8), "a holds torch.float32"),
     "no tensor": (lambda: ops.add(codes(2), A, 3, B, U8), "b must be an integer tensor"),
@@ -213,6 +238,28 @@ MISTAKES = {
     "order": (
         lambda: ops.linear(codes(2, 3), codes(2, 3), A, A),
         r"qparams of input must be qfx.QParams or \(scale, zero_point\), not a tensor of shape",
+    ),
+    "nothing beside": (
+        lambda: ops.quantize(torch.ones(2), QParams(1.0, 0, torch.int8, -128, 127), 0),
+        "give none of these beside them",
+    ),
+    "another dtype": (
+        lambda: ops.dequantize(codes(2), QParams(1.0, 0, torch.int8, -128, 127)),
+        "input holds torch.uint8, but its qparams are those of torch.int8",
+    ),
+    "no zero point": (lambda: ops.dequantize(codes(2), 0.1), "zero_point is missing"),
+    "two zero points": (lambda: ops.quantize(torch.ones(2), A, 3), "given twice"),
+    "of a tensor": (
+        lambda: ops.quantize_per_channel(torch.ones(2), QParams(1.0, 0, torch.int8, -128, 127)),
+        "those of a tensor, not of its channels",
+    ),
+    "no such axis": (
+        lambda: ops.quantize(torch.ones(2), PER_CHANNEL),
+        "axis=1 is no dim",
+    ),
+    "channels of qparams": (
+        lambda: ops.quantize(torch.ones(2, 4), PER_CHANNEL),
+        "3 scales do not fit the 4 channels along axis=1",
     ),
     "qparams": (lambda: ops.cat([codes(2)], []), "1 tensors and 0 qparams"),
     "channels": (
