@@ -45,6 +45,7 @@ def export(model: nn.Module, inputs: Any, **options: Any) -> Exported:
     """
     names = ("form", "opset", "dynamic_shapes")
     of_export = {name: options.pop(name) for name in names if name in options}
+    of_export.setdefault("form", "exact")  # what "auto" takes, the machine decides
     qmodel = quantized(model, inputs, **options)
     return written(qmodel, inputs, **of_export)
 
