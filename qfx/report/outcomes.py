@@ -137,7 +137,8 @@ class _Outcomes:
         note = self.notes.get(origin.node)
         kernel, step = self.kernels.get(origin.node, (None, ""))
         decision, work = self.decisions.get(origin.node, (None, 0))
-        if kernel is not None and work > kernel.macs:
+        keeps_weight = note is not None and note.method == "weight_only"
+        if kernel is not None and work and not (kernel.macs or keeps_weight):
             kernel, step = None, ""  # what moves is in integers, what multiplies is not
         decision = decision or self._without_decision(origin.node)
         if kernel is not None:
