@@ -9,10 +9,14 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qfx.errors import ConfigError
+
+_hints: weakref.WeakKeyDictionary[type, Mapping[str, object]] = weakref.WeakKeyDictionary()
+"""The types of options, by class: they are costly to read, and every pipeline asks."""
 
 
 def check_options(step: Any) -> None:
@@ -33,10 +37,12 @@ def check_options(step: Any) -> None:
 
 def hints_of(kind: type) -> Mapping[str, object]:
     """The types of options; none where annotations name what only a function knows."""
-    try:
-        return typing.get_type_hints(kind)
-    except NameError:
-        return {}
+    if kind not in _hints:
+        try:
+            _hints[kind] = typing.get_type_hints(kind)
+        except NameError:
+            _hints[kind] = {}
+    return _hints[kind]
 
 
 def fits(value: object, hint: Any) -> bool:

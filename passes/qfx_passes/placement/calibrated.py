@@ -9,11 +9,12 @@ from qfx.errors import CalibrationError
 from qfx.graph import meta
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.observers import Observer
+from qfx.quant.qparams import QParams
 from qfx.quant.recorders import observer_of
 
 
 def check_calibrated(graph: fx.Graph) -> None:
-    """Raise if an observer has seen no data, naming each, or has a range that is none."""
+    """Raise if an observer has seen no data, naming each."""
     unseen = [
         f"  {meta.where(node)}"
         for node in graph.nodes
@@ -27,15 +28,12 @@ def check_calibrated(graph: fx.Graph) -> None:
             "float. (A loop of your own, of calibration or of training, records until "
             "prepared.eval(), and again after prepared.train().)"
         )
-    for node in graph.nodes:
-        observer = observer_of(node)
-        if isinstance(observer, Observer) and observer.measures:
-            _check_range(node, observer)
 
 
-def _check_range(node: fx.Node, observer: Observer) -> None:
+def qparams_of(node: fx.Node, observer: Observer | FakeQuantize) -> QParams:
+    """What the observer that ``node`` calls makes of what it saw; errors name the node."""
     try:
-        observer.check_range()
+        return observer.qparams()
     except CalibrationError as error:
         raise CalibrationError(f"{meta.where(node)}: {error}") from error
 

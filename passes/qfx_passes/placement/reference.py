@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, fx
 
 from qfx.configuration.configuration import Configuration
-from qfx.errors import CalibrationError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
@@ -44,7 +43,12 @@ from qfx.vocab import (
     is_op,
 )
 from qfx_passes.operands import weight_operands
-from qfx_passes.placement.calibrated import check_calibrated, note_late_ranges, warn_of_zeros
+from qfx_passes.placement.calibrated import (
+    check_calibrated,
+    note_late_ranges,
+    qparams_of,
+    warn_of_zeros,
+)
 from qfx_passes.placement.place_observers import after
 from qfx_passes.weights import (
     QuantizedWeights,
@@ -64,15 +68,16 @@ class Reference(Pass):
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         check_calibrated(graph)
+        observers = {n: found for n in graph.nodes if (found := observer_of(n)) is not None}
+        chosen = {node: qparams_of(node, observer) for node, observer in observers.items()}
         if ctx.has(Configuration):
             warn_of_zeros(graph, ctx.get(Configuration))
             note_late_ranges(graph, ctx.get(Configuration))
         weights = _Weights(ctx.rewriter, quantized_weights(ctx))
         measured = _Measured(ctx.rewriter)
         for node in list(graph.nodes):
-            observer = observer_of(node)
-            if observer is not None:
-                _replace_observer(node, observer, ctx.rewriter)
+            if node in observers:
+                _replace_observer(node, observers[node], chosen[node], ctx.rewriter)
                 continue
             if recorder_of(node) is not None:  # nobody asked what it recorded
                 ctx.rewriter.replace(node, node.args[0])
@@ -90,13 +95,11 @@ class Reference(Pass):
                 ctx.rewriter.replace(node, node.args[0])
 
 
-def _replace_observer(node: fx.Node, observer: Observer | FakeQuantize, rw: Rewriter) -> None:
+def _replace_observer(
+    node: fx.Node, observer: Observer | FakeQuantize, qparams: QParams, rw: Rewriter
+) -> None:
     value = node.args[0]
     assert isinstance(value, fx.Node)
-    try:
-        qparams = observer.qparams()
-    except CalibrationError as error:
-        raise CalibrationError(f"{meta.where(node)}: {error}") from error
     with rw.at(node):
         integers = quantize_node(rw, value, qparams)
         if observer.lacks_range:

@@ -32,6 +32,7 @@ from qfx.quant.observers import Observer
 from qfx.quant.recorders import observer_of
 from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.operands import asks_shape, float_operands
+from qfx_passes.placement.calibrated import qparams_of
 
 
 class SettleJoins(Pass):
@@ -105,7 +106,7 @@ class _Settlement:
     def _scale(self, call: fx.Node, observer: Observer) -> float:
         name = str(call.target)
         if name not in self.scales:
-            scale = observer.qparams().scale
+            scale = qparams_of(call, observer).scale
             assert isinstance(scale, float)
             self.scales[name] = scale
             self.finest.setdefault(name, scale)

@@ -132,13 +132,13 @@ class Observer(nn.Module):
         """Quantization parameters for what was seen.
 
         Raises:
-            CalibrationError: nothing was seen.
+            CalibrationError: nothing was seen, or the range is inverted, NaN, or no two tensors.
         """
         if not self.seen:
             raise CalibrationError(
                 "the observer has seen no data; run calibration data through the prepared model"
             )
-        return choose_qparams(*self.range(), self.spec)
+        return choose_qparams(*self._checked_range(), self.spec)
 
     @torch.no_grad()
     def merge(self: _Self, other: _Self) -> None:
@@ -198,19 +198,15 @@ class Observer(nn.Module):
         origin: type[Observer] = cls.__dict__.get("_made_from", cls)
         return origin, cls.__dict__.get("_given", ())
 
-    def check_range(self) -> None:
-        """Refuse a range that no qparams can be chosen for: inverted, NaN, or no two tensors.
-
-        Raises:
-            CalibrationError: it says what the class returned.
-        """
+    def _checked_range(self) -> tuple[Tensor, Tensor]:
+        """The range, which a class of somebody's own may get wrong: inverted, NaN, no tensors."""
         found = self.range()
         name = type(self).__name__
         if not isinstance(found, tuple) or len(found) != 2:
             raise CalibrationError(f"{name}.range() gave {found!r}, not (smallest, largest)")
         low, high = (torch.as_tensor(end) for end in found)
         if bool((low <= high).all()):
-            return
+            return low, high
         pairs = zip(low.flatten().tolist(), high.flatten().tolist(), strict=False)
         bad = next((a, b) for a, b in pairs if not a <= b)
         raise CalibrationError(
