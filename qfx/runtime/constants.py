@@ -8,10 +8,13 @@ Python finds it at once.
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, fx, nn
 
 from qfx.graph.attributes import Attributes, is_taken
+from qfx.graph.effects import changing
 from qfx.graph.lookup import Lookup
 
 
@@ -35,16 +38,29 @@ def pin_constants(graph_module: fx.GraphModule) -> None:
 
 
 def share_constants(graph_module: fx.GraphModule, other: fx.GraphModule) -> None:
-    """Let ``graph_module`` hold the very tensors of ``other`` that equal its own, by name."""
-    theirs = dict(other.named_modules())
+    """Let ``graph_module`` hold the very tensors of ``other`` that equal its own.
+
+    Those of the same name; and where neither graph writes to any, matrices of other names, too,
+    which are of the same weights: constant folding names what it makes after the operation.
+    """
+    theirs: dict[str, Tensor] = {}
+    for named in (other.named_parameters, other.named_buffers):
+        theirs.update(named(remove_duplicate=False))
+    known = [] if _writes(graph_module) or _writes(other) else list(theirs.values())
+    matrices = [tensor for tensor in known if tensor.dim() > 1]
     for path, module in graph_module.named_modules():
-        if path not in theirs:
-            continue
-        for registry in ("_parameters", "_buffers"):
-            mine, known = vars(module)[registry], vars(theirs[path])[registry]
-            for name in mine.keys() & known.keys():
-                if hold_the_same(mine[name], known[name]):
-                    mine[name] = known[name]
+        for registry in (module._parameters, module._buffers):
+            for name, mine in list(registry.items()):
+                if mine is None:
+                    continue
+                likely = chain((theirs.get(f"{path}.{name}".lstrip(".")),), matrices)
+                same = (each for each in likely if hold_the_same(mine, each))
+                registry[name] = next(same, mine)
+
+
+def _writes(graph_module: fx.GraphModule) -> bool:
+    """Whether the graph may write to what it holds."""
+    return any(node.op == "get_attr" for node in changing(graph_module.graph))
 
 
 def hold_the_same(one: Tensor | None, other: Tensor | None) -> bool:

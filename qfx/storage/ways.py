@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from qfx.errors import FormatError
 from qfx.graph import meta
 from qfx.graph.copying import copy_of, deep_copied
 from qfx.graph.ways import MOST_WAYS, Form, Ways
-from qfx.runtime.inside import Held, held_by, hold, weights_held
+from qfx.runtime.held import Held, Restored, Stacked, held_by, restores
+from qfx.runtime.inside import hold, weights_held
 from qfx.runtime.quantized import QuantizedModel
 from qfx.storage import limits
 from qfx.storage.fields import Fields, Json
 from qfx.storage.tensors import TensorSource, TensorStore
 from qfx.storage.values import DTYPE_NAMES
-from qfx.vocab import DEQUANTIZE, UNPACK, is_op
 
 _KINDS: tuple[type, ...] = (list, tuple, dict, int, float, complex, range, slice)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
@@ -84,22 +84,29 @@ def _write_inside(module: nn.Module, store: TensorStore) -> Json:
         state[name] = store.keep(registry[leaf], f"inside.{name}")
     held: dict[str, Json] = {}
     for name, each in weights_held(module):
-        said: dict[str, Json] = {"graph": each.graph, "node": each.node}
-        if each.turned:
-            said["turned"] = True
-        for which, scales in (("rows", each.rows), ("columns", each.columns)):
-            if scales is not None:
-                said[which] = store.keep(scales, f"inside.{name}_{which}")
-        said["dtype"] = str(each.dtype).removeprefix("torch.")
-        held[name] = said
+        held[name] = _write_restored(each, name, store)
     training: list[Json] = [path for path, m in module.named_modules() if m.training]
     return {"state": state, "held": held, "training": training}
+
+
+def _write_restored(weight: Restored, name: str, store: TensorStore) -> Json:
+    if isinstance(weight, Stacked):
+        parts = enumerate(weight.parts)
+        return {"parts": [_write_restored(each, f"{name}_{at}", store) for at, each in parts]}
+    said: dict[str, Json] = {"graph": weight.graph, "node": weight.node}
+    if weight.turned:
+        said["turned"] = True
+    for which, scales in (("rows", weight.rows), ("columns", weight.columns)):
+        if scales is not None:
+            said[which] = store.keep(scales, f"inside.{name}_{which}")
+    said["dtype"] = str(weight.dtype).removeprefix("torch.")
+    return said
 
 
 # -- reading -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class HeldRecord:
-    """A weight that a graph restores: see :class:`~qfx.runtime.inside.Held`."""
+    """A weight that a graph restores: see :class:`~qfx.runtime.held.Held`."""
 
     graph: int
     node: str
@@ -107,6 +114,13 @@ class HeldRecord:
     rows: Tensor | None
     columns: Tensor | None
     dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class StackedRecord:
+    """A weight that graphs restore in parts: see :class:`~qfx.runtime.held.Stacked`."""
+
+    parts: tuple[HeldRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ class InsideRecord:
     """
 
     state: Mapping[str, str]
-    held: Mapping[str, HeldRecord]
+    held: Mapping[str, HeldRecord | StackedRecord]
     training: frozenset[str]
 
 
@@ -166,11 +180,19 @@ def _read_inside(fields: Fields, source: TensorSource) -> InsideRecord:
     state, held = fields.record("state"), fields.record("held")
     record = InsideRecord(
         {name: state.text(name) for name in state.names()},
-        {name: _read_held(held.record(name), source) for name in held.names()},
+        {name: _read_restored(held.record(name), source) for name in held.names()},
         frozenset(fields.texts("training")),
     )
     fields.close()
     return record
+
+
+def _read_restored(fields: Fields, source: TensorSource) -> HeldRecord | StackedRecord:
+    if not fields.has("parts"):
+        return _read_held(fields, source)
+    parts = tuple(_read_held(each, source) for each in fields.records("parts"))
+    fields.close()
+    return StackedRecord(parts)
 
 
 def _read_held(fields: Fields, source: TensorSource) -> HeldRecord:
@@ -204,10 +226,10 @@ def build_inside(
     for name, stored in record.state.items():
         _, registry, leaf = own[name]
         registry[leaf] = _put(name, source.find(stored), registry[leaf], stored, source)
-    held: dict[nn.Module, dict[str, Held]] = {}
+    held: dict[nn.Module, dict[str, Restored]] = {}
     for name, said in record.held.items():
         owner, registry, leaf = own[name]
-        held.setdefault(owner, {})[leaf] = _held(name, said, graphs, registry[leaf])
+        held.setdefault(owner, {})[leaf] = _restored(name, said, graphs, registry[leaf])
         del registry[leaf]
     for owner, weights in held.items():
         hold(owner, weights)
@@ -229,17 +251,28 @@ def _put(name: str, tensor: Tensor, ours: Tensor, stored: str, source: TensorSou
     return nn.Parameter(tensor, requires_grad=ours.requires_grad)
 
 
+def _restored(
+    name: str, said: HeldRecord | StackedRecord, graphs: Sequence[nn.Module], ours: Tensor
+) -> Restored:
+    if isinstance(said, HeldRecord):
+        return _held(name, said, graphs, ours)
+    if ours.dim() < 3 or len(said.parts) != len(ours):
+        raise _other(name)
+    parts = zip(said.parts, ours, strict=True)
+    return Stacked(tuple(_held(name, part, graphs, our) for part, our in parts))
+
+
 def _held(name: str, said: HeldRecord, graphs: Sequence[nn.Module], ours: Tensor) -> Held:
     graph = graphs[said.graph] if said.graph < len(graphs) else None
     if not isinstance(graph, QuantizedModel):
         raise FormatError(f"weight {name[:200]!r} is one of a graph that the region has not")
     reference = graph.reference
     node = next((n for n in reference.graph.nodes if n.name == said.node), None)
-    if node is None or not _restores(node):
+    if node is None or not restores(node):
         raise FormatError(f"weight {name[:200]!r} is restored by no node {said.node[:80]!r}")
     info = meta.tensor_info(node)
-    shape = () if info is None else info.shape
-    shape = shape[::-1] if said.turned else shape
+    shape = () if info is None else tuple(info.shape)
+    shape = (*shape[:-2], *shape[:-3:-1]) if said.turned else shape
     if info is None or tuple(shape) != tuple(ours.shape) or said.dtype != ours.dtype:
         raise _other(name)
     for scales in (said.rows, said.columns):
@@ -253,15 +286,6 @@ def _scales(shape: Sequence[int], whole: Sequence[int]) -> bool:
     """Whether scales of a shape are multiplied with a weight that keeps its own."""
     fits = (n in (1, size) for n, size in zip(shape, whole, strict=False))
     return len(shape) == len(whole) and all(fits)
-
-
-def _restores(node: fx.Node) -> bool:
-    """Whether a node is a constant, or one restored: no tree of operations, however it is told."""
-    if not is_op(node, DEQUANTIZE):
-        return node.op == "get_attr"
-    codes, *numbers = node.all_input_nodes
-    codes = codes.all_input_nodes[0] if is_op(codes, UNPACK) else codes
-    return all(each.op == "get_attr" for each in (codes, *numbers))
 
 
 def _other(name: str) -> FormatError:
