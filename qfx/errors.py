@@ -52,6 +52,10 @@ class ConfigError(QfxError, ValueError):
 class PatternError(QfxError):
     """A pattern or rewrite rule is malformed, or does not terminate."""
 
+    def __init__(self, message: str, *, node: str | None = None) -> None:
+        super().__init__(message)
+        self.node = node
+
 
 class VerifyError(QfxError):
     """A graph breaks an invariant of fx or of the level it claims to be at."""

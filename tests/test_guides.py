@@ -31,6 +31,8 @@ def test_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "intensity=" in printed
     assert "is 2 deep" in printed
     assert len(names["qmodel"].report.sites[0].findings) == 1
+    assert names["variants"].summary() == "-0 +0 nodes, -1 +0 parameters, 1 changed"
+    assert names["observed"].report.coverage == 1.0
 
 
 @pytest.mark.filterwarnings("ignore:.*codes have 8 bits, not 4")

@@ -121,8 +121,11 @@ def resolve_backend(backend: object) -> Backend:
             f"unknown backend {name!r}{hint} Choose 'auto' or one of: {', '.join(map(repr, names))}"
         )
     if name not in TARGETS and name not in available():
+        lacks = _lacks(name)
+        needs_it = f"needs {lacks}; this machine lacks that"
+        of_package = f"does not run on this machine; its package says: {lacks}"
         raise BackendError(
-            f"backend {name!r} needs {_lacks(name)}; this machine lacks that. "
+            f"backend {name!r} {needs_it if name in NAMES else of_package}. "
             f"Available here: {', '.join(available())}"
         )
     return _load(name)

@@ -101,7 +101,8 @@ def _lines(found: Detected) -> Iterator[str]:
 
 def _row(each: Candidate, found: Detected) -> tuple[str, ...]:
     runs = "for exports" if each.exports else "recommended" if each.name == found else "runs"
-    here = f"needs {each.lacks}" if each.lacks else runs
+    lacks = f"needs {each.lacks}" if each.name in _ENGINES else f"not here: {each.lacks}"
+    here = lacks if each.lacks else runs
     bits = f"{each.bits} bits" if each.bits else ""
     return (
         each.name,

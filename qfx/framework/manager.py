@@ -9,7 +9,7 @@ Whether a pass changed anything follows from the snapshots; nobody reports it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import fx
 
@@ -136,7 +136,7 @@ class _Run:
         ctx.put(step)  # rules read its options
         began = time.perf_counter()
         try:
-            step.run(self.graph_module.graph, ctx)
+            _at_work(step, self.graph_module, ctx)
             ctx.rewriter.finish()
             adopt(self.graph_module, checkpoint.arguments, step.name)
             ctx.rewriter.values.settle_all(self.graph_module.graph)
@@ -192,7 +192,8 @@ class _Run:
     def _failure(self, step: Pass, checkpoint: Checkpoint, error: Exception) -> PassError:
         """Say what broke where, and what the pass had done by then."""
         rewriter = self.ctx.rewriter
-        node = error.node if isinstance(error, VerifyError) else rewriter.node
+        known = error.node if isinstance(error, VerifyError | PatternError) else None
+        node = known if isinstance(error, VerifyError) else rewriter.node or known
         rule = _rule_of(rewriter.rule or self._maker(node))
         last = self.history[-1]
         broken = _try_snapshot(self.graph_module, self.ctx.region, last.snapshot)
@@ -218,6 +219,19 @@ class _Run:
             if node in (*event.added, *event.removed, *event.changed):
                 return event.rule
         return None
+
+
+def _at_work(step: Pass, graph_module: fx.GraphModule, ctx: PassContext) -> None:
+    run: Callable[..., object] = step.run
+    made = run(graph_module.graph, ctx)
+    if isinstance(made, fx.Graph | fx.GraphModule) and made not in (
+        graph_module,
+        graph_module.graph,
+    ):
+        raise VerifyError(
+            f"run() returned a {type(made).__name__} of its own, which nothing would read; a pass "
+            "changes the graph that it is given, in place"
+        )
 
 
 def _headline(step: Pass, rule: str | None, node: str | None, error: Exception) -> str:

@@ -27,6 +27,7 @@ from qfx.history.align import Pairs, align, longest_increasing, origin_names, re
 from qfx.history.hunks import text_of
 from qfx.history.record import NodeRecord
 from qfx.history.snapshot import Snapshot, snapshot
+from qfx.history.stage import Stage
 
 if TYPE_CHECKING:
     import graphviz
@@ -137,8 +138,14 @@ class GraphDiff:
         return dot_diff.draw_diff(self, context)
 
 
-def diff(a: Snapshot | fx.GraphModule, b: Snapshot | fx.GraphModule) -> GraphDiff:
-    """The difference between two graphs, from ``a`` to ``b``; either may be live or a snapshot."""
+def diff(a: Snapshot | Stage | fx.GraphModule, b: Snapshot | Stage | fx.GraphModule) -> GraphDiff:
+    """The difference between two graphs, from ``a`` to ``b``.
+
+    Args:
+        a: a live graph, a snapshot of one, or a stage of a history.
+        b: likewise, of the same model or of another.
+    """
+    a, b = (x.snapshot if isinstance(x, Stage) else x for x in (a, b))
     before = a if isinstance(a, Snapshot) else snapshot(a)
     after = b if isinstance(b, Snapshot) else snapshot(b, region=before.region, previous=before)
     return GraphDiff(before, after)

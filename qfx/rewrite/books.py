@@ -126,10 +126,14 @@ class Books:
     def tensor(self, node: fx.Node) -> Tensor:
         """The tensor that a ``get_attr`` node reads."""
         if node.op != "get_attr":
-            raise PatternError(f"{meta.where(node)} is no parameter or constant: it is {node.op}")
+            raise PatternError(
+                f"{meta.where(node)} is no parameter or constant: it is {node.op}", node=node.name
+            )
         value = self._attributes.get(str(node.target))
         if not isinstance(value, Tensor):
-            raise PatternError(f"{meta.where(node)} holds {type(value).__name__}, not a tensor")
+            raise PatternError(
+                f"{meta.where(node)} holds {type(value).__name__}, not a tensor", node=node.name
+            )
         return value
 
     def module(self, node: fx.Node) -> nn.Module:

@@ -158,6 +158,12 @@ class _Driver:
                     f"rule {rule.name} returned {type(result).__name__} at {meta.where(root)}; "
                     'a rule returns the node that replaces the root, or Mismatch("why not")'
                 )
+            if result._erased or result.graph is not rewriter.graph:
+                raise PatternError(
+                    f"rule {rule.name} returned %{result.name} at {meta.where(root)}, which "
+                    f"{'has been erased' if result._erased else 'belongs to another graph'}; "
+                    "return a node that `rw.call` made, or one that the match reads"
+                )
             if result is root:
                 raise PatternError(
                     f"rule {rule.name} returned the root of the match, {meta.where(root)}, as its "
@@ -178,7 +184,8 @@ class _Driver:
                 if not node._erased:
                     self.memory.learn(node)
         self.rewrites += 1
-        self._age(rule, match, grew=len(rewriter.graph.nodes) >= size)
+        with rewriter.blaming(rule.name, root):
+            self._age(rule, match, grew=len(rewriter.graph.nodes) >= size)
         return None
 
     def _age(self, rule: RewriteRule, match: Match, *, grew: bool) -> None:
@@ -192,6 +199,7 @@ class _Driver:
         for node in self.rewriter.touched:
             if not node._erased and node not in self.generation:
                 self.generation[node] = oldest
+        self.generation[match.root] = oldest  # it stays where what replaces it reads it
 
     def _requeue(self, worklist: _Worklist) -> None:
         """Queue what the last rewrite may have enabled, to the depth of the rules."""

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import PatternError
 from qfx.graph import meta
 from qfx.rewrite.books import Books
-from qfx.rewrite.making import inherit, joined_name, without_defaults
+from qfx.rewrite.making import check_call, inherit, joined_name, without_defaults
 from qfx.rewrite.values import UNSET
 from qfx.vocab import OpDef
 
@@ -149,6 +149,7 @@ class Maker(Books):
         given = tuple(origins) or self._sources or matched
         sources = given or tuple(_nodes_in(args))
         if isinstance(target, OpDef):
+            check_call(target, args, kwargs)
             kwargs = without_defaults(target, kwargs)
         with self.graph.inserting_before(self._insertion_point()):
             # Arguments come afterwards: create_node searches them for symbolic numbers, at length.

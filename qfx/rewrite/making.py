@@ -8,10 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qfx.vocab import OpDef
+from qfx.errors import PatternError
+from qfx.vocab import OpDef, bound_plainly
 
 _KEPT_META = ("stack_trace", "nn_module_stack")
 _LONGEST_NAME = 60
+
+
+def check_call(op: OpDef, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    """Refuse arguments that ``op`` does not take: here, where the line that gives them is known."""
+    if bound_plainly(op, args, kwargs) is not None:
+        return
+    try:
+        op.signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise PatternError(
+            f"a call of {op.name} was made that it does not take: {error}. It is "
+            f"{op.name}{op.signature}"
+        ) from error
 
 
 def without_defaults(op: OpDef, kwargs: dict[str, Any]) -> dict[str, Any]:

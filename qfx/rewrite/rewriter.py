@@ -50,7 +50,9 @@ class Rewriter(Maker):
         To let all readers do so, use :meth:`replace`. It is to yield what it yielded.
         """
         if reader not in old.users:
-            raise PatternError(f"{meta.where(reader)} does not read {meta.where(old)}")
+            raise PatternError(
+                f"{meta.where(reader)} does not read {meta.where(old)}", node=reader.name
+            )
         reader.replace_input_with(old, new)
         self._changed(reader, UNSET, (new,))
 
@@ -100,7 +102,9 @@ class Rewriter(Maker):
         ``replace(old, call(f, old))``.
         """
         if old is new:
-            raise PatternError(f"{meta.where(old)} cannot replace itself; return a new node")
+            raise PatternError(
+                f"{meta.where(old)} cannot replace itself; return a new node", node=old.name
+            )
         self._mutations += 1
         self._ledger.locate(old)
         wrapping = self._fresh_ancestors(new)
@@ -133,7 +137,8 @@ class Rewriter(Maker):
         if node.users:
             readers = ", ".join(f"%{u.name}" for u in node.users)
             raise PatternError(
-                f"cannot erase {meta.where(node)}: still read by {readers}. Use replace(old, new)."
+                f"cannot erase {meta.where(node)}: still read by {readers}. Use replace(old, new).",
+                node=node.name,
             )
         self._mutations += 1
         self._ledger.locate(node)

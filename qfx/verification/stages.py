@@ -19,10 +19,10 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
-from qfx.graph.lookup import Lookup
 from qfx.graph.steps import state_kept
 from qfx.history.diff import GraphDiff
 from qfx.history.stage import Stage
+from qfx.verification.contents import Contents, held_values, reader_of, writer_among
 from qfx.verification.differences import fraction_off
 from qfx.verification.outputs import (
     EIGHT_BITS,
@@ -62,6 +62,7 @@ class NumericCheck(Instrument):
         self._outcome: Any = None
         self._stage: Stage | None = None
         self._held: dict[str, tuple[int, int]] = {}
+        self._contents: Contents | None = None
 
     def on_start(self, ctx: PassContext, stage: Stage) -> None:
         self._batch(ctx)
@@ -75,13 +76,17 @@ class NumericCheck(Instrument):
         if self._outcome is None:  # now: what the pass writes to tensors shows in the copy, too
             self._outcome = outcome(self._before, self._batch(ctx))
         self._held = held_by(ctx.graph_module)
+        self._contents = Contents(ctx.graph_module, step)
 
     def after_pass(self, step: Pass, ctx: PassContext, stage: Stage) -> None:
         before, last, expected = self._before, self._stage, self._outcome
+        contents, self._contents = self._contents, None
         self._before, self._stage, self._outcome = None, stage, None
-        if before is None or last is None:
+        if before is None or last is None or contents is None:
             return
-        if stage.snapshot == last.snapshot and held_by(ctx.graph_module) == self._held:
+        written = contents.written()
+        kept = not written and held_by(ctx.graph_module) == self._held
+        if stage.snapshot == last.snapshot and kept:
             self._outcome, self.sqnr[step.name] = expected, math.inf
             return
         actual = self._outcome = outcome(ctx.graph_module, self._batch(ctx))
@@ -90,16 +95,21 @@ class NumericCheck(Instrument):
         if verdict.holds:
             return
         found, least = verdict
-        node = first_change(
-            before, ctx.graph_module, self._batch(ctx), min(_OFF, 10 ** (-least / 20))
-        )
+        off = min(_OFF, 10 ** (-least / 20))
+        if written:
+            contents.restore(written)
+            node, rule = reader_of(ctx.graph_module.graph, written), writer_among(stage)
+        else:
+            node = first_change(before, ctx.graph_module, self._batch(ctx), off)
+            rule = None if node is None else _rule_of(node, step)
+        by = f" (rule {rule})" if rule else ""
         at = "" if node is None else f", first at %{meta.where(node)}"
         raise PassError(
-            f"pass {step} changes what the model computes{at}: on the example inputs the outputs "
-            f"agree to {found:.1f} dB with those before it, and {why}\n"
-            + _changes(GraphDiff(last.snapshot, stage.snapshot)),
+            f"pass {step}{by} changes what the model computes{at}: on the example inputs "
+            f"the outputs agree to {found:.1f} dB with those before it, and {why}\n"
+            + _changes(GraphDiff(last.snapshot, stage.snapshot), written),
             pass_name=step.name,
-            rule=None if node is None else _rule_of(node, step),
+            rule=rule,
             node=None if node is None else node.name,
             graph_module=before,
         )
@@ -158,12 +168,8 @@ def held_by(module: fx.GraphModule) -> dict[str, tuple[int, int]]:
 
     It tells as long as something else, as a copy of the module, keeps them alive.
     """
-    found: dict[str, object] = dict(module.named_parameters(remove_duplicate=False))
-    found.update(module.named_buffers(remove_duplicate=False))
-    lookup = Lookup(module)
-    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    found.update((name, lookup.get(name)) for name in read)
-    return {n: (id(value), getattr(value, "_version", 0)) for n, value in found.items()}
+    found = held_values(module).items()
+    return {n: (id(value), getattr(value, "_version", 0)) for n, value in found}
 
 
 def first_change(
@@ -213,7 +219,12 @@ def _differs(expected: Any, value: Any, off: float) -> bool:
     return expected.is_floating_point() and fraction_off(value, expected) > off
 
 
-def _changes(diff: GraphDiff) -> str:
+def _changes(diff: GraphDiff, written: list[str]) -> str:
+    if written:
+        return (
+            f"The pass wrote to the contents of {', '.join(written)}, which are back as they were. "
+            "Others may hold them: make a new constant, rw.constant(name, tensor), and read that."
+        )
     shown = diff.to_text().splitlines()
     more = [f"... {len(shown) - _DIFF_LINES} more lines"] if len(shown) > _DIFF_LINES else []
     lines = (*shown[:_DIFF_LINES], *more)

@@ -21,7 +21,7 @@ from qfx.errors import (
 from qfx.framework.level_checks import LevelChecks
 from qfx.framework.levels import Level
 from qfx.framework.manager import run_pipeline
-from qfx.framework.pass_base import PassContext, PatternPass
+from qfx.framework.pass_base import Pass, PassContext, PatternPass
 from qfx.rewrite import Any, Match, Op, Rewriter, rewrite
 from tests.framework.passes import ConvRelu, FuseConvRelu, X, conv_relu, do
 
@@ -239,6 +239,39 @@ def test_error_at_an_insertion_point_names_the_node() -> None:
 
     with pytest.raises(PassError, match=r"pass do \(at %sigmoid\) raised RuntimeError: no"):
         run_passes(ConvRelu(), [do(fail)], X)
+
+
+def test_an_operation_of_the_rewriter_that_fails_names_its_node() -> None:
+    def fail(graph: fx.Graph, ctx: PassContext) -> None:
+        ctx.rewriter.erase(node_named(graph, "relu"))
+
+    with pytest.raises(PassError, match=r"pass do \(at %relu\) raised PatternError: cannot erase"):
+        run_passes(ConvRelu(), [do(fail)], X)
+
+
+def test_a_graph_that_run_returns_would_be_lost() -> None:
+    class Builds(Pass):
+        name = "builds"
+
+        def run(self, graph: fx.Graph, ctx: PassContext) -> fx.Graph:
+            return fx.Graph()
+
+    with pytest.raises(PassError, match="returned a Graph of its own"):
+        run_passes(ConvRelu(), [Builds()], X)
+
+
+def test_a_rule_that_does_not_terminate_is_named() -> None:
+    @rewrite(Op(vocab.RELU, Any("x")))
+    def again(match: Match, rw: Rewriter) -> fx.Node:
+        return rw.call(vocab.RELU, match["x"])
+
+    class Again(PatternPass):
+        name = "again"
+        patterns = (again,)
+
+    with pytest.raises(PassError, match=r"pass again \(rule again at %relu\)") as caught:
+        run_passes(ConvRelu(), [Again()], X)
+    assert (caught.value.rule, caught.value.node) == ("again", "relu")
 
 
 def failing(error: Exception) -> type[PatternPass]:

@@ -12,6 +12,7 @@ from qfx.graph.meta import TensorInfo
 from qfx.history.align import longest_increasing
 from qfx.history.diff import GraphDiff, diff
 from qfx.history.snapshot import snapshot
+from qfx.history.stage import Stage
 from tests.history.views import F32, Builder
 
 
@@ -41,6 +42,11 @@ def test_equal_graphs_give_a_falsy_diff() -> None:
     assert not found
     assert names(found) == ((), (), (), ())
     assert found.to_text() == "# before -> after   no difference\n"
+
+
+def test_stages_of_two_histories_compare() -> None:
+    stages = [Stage(0, "capture", snapshot(chain(n))) for n in (1, 2)]
+    assert diff(*stages).added == diff(chain(1), chain(2)).added == ("conv1", "relu1")
 
 
 def test_one_fused_node_in_a_large_graph_is_one_short_hunk() -> None:

@@ -133,6 +133,40 @@ def test_growing_rule_is_named() -> None:
         drive((grow,), Rewriter(gm, pass_name="p"))
 
 
+def test_rule_that_wraps_its_root_again_and_again_is_named() -> None:
+    @rewrite(Op(vocab.RELU, Any("x"), bind="relu"))
+    def wrap(match: Match, rw: Rewriter) -> fx.Node:
+        return rw.call(vocab.ADD, match["x"], match["relu"])
+
+    b = GraphBuilder()
+    rw = Rewriter(b.done(b.relu(b.input())), pass_name="p")
+    with pytest.raises(PatternError, match="rule wrap of pass p does not terminate"):
+        drive((wrap,), rw)
+    assert (rw.rule, rw.node) == ("p/wrap", "relu")
+
+
+def test_calls_that_an_operation_does_not_take_are_refused_where_they_are_made() -> None:
+    @rewrite(Op(vocab.RELU, Any("x")))
+    def twice(match: Match, rw: Rewriter) -> fx.Node:
+        return rw.call(vocab.RELU, match["x"], match["x"])
+
+    b = GraphBuilder()
+    with pytest.raises(PatternError, match=r"relu .*: too many positional .* relu\(input"):
+        drive((twice,), Rewriter(b.done(b.relu(b.input())), pass_name="p"))
+
+
+def test_rule_must_not_return_what_it_erased() -> None:
+    @rewrite(Op(vocab.RELU, Any("x")))
+    def erased(match: Match, rw: Rewriter) -> fx.Node:
+        made = rw.call(vocab.TANH, match["x"])
+        rw.erase(made)
+        return made
+
+    b = GraphBuilder()
+    with pytest.raises(PatternError, match=r"rule erased returned .*, which has been erased"):
+        drive((erased,), Rewriter(b.done(b.relu(b.input())), pass_name="p"))
+
+
 def test_two_rules_that_undo_each_other_are_caught() -> None:
     @rewrite(Op(vocab.RELU, Any("x")))
     def split(match: Match, rw: Rewriter) -> fx.Node:

@@ -74,6 +74,30 @@ def test_the_rule_is_named() -> None:
         qfx.run_passes(Net().eval(), [Silu()], X)
     assert (raised.value.pass_name, raised.value.rule) == ("silu", "relu_is_silu")
     assert raised.value.node == "relu"
+    assert "pass silu (rule relu_is_silu) changes" in str(raised.value)
+
+
+@qfx.rewrite(qfx.Op(vocab.CONV2D, qfx.Any("x"), qfx.Attr("w"), bias=qfx.Any("b")))
+def scale(match: qfx.Match, rw: qfx.Rewriter) -> qfx.Mismatch:
+    rw.tensor(match["w"]).data.mul_(2)  # autograd does not count it
+    return qfx.Mismatch("done in place")
+
+
+class Scale(qfx.PatternPass):
+    name = "scale"
+    patterns = (scale,)
+
+
+def test_writing_to_weights_is_found_and_undone() -> None:
+    model = Net().eval()
+    expected = model(X)
+    with pytest.raises(PassError, match=r"wrote to the contents of conv\.weight") as raised:
+        qfx.run_passes(model, [Scale()], X)
+    error = raised.value
+    assert (error.pass_name, error.rule, error.node) == ("scale", "scale", "conv")
+    assert error.graph_module is not None
+    torch.testing.assert_close(error.graph_module(X), expected)
+    torch.testing.assert_close(model(X), expected)
 
 
 def test_what_is_meant_or_not_checked_passes() -> None:
