@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from qfx.errors import PatternError
-from qfx.vocab import OpDef, bound_plainly
+from qfx.vocab import OpDef
 
 _KEPT_META = ("stack_trace", "nn_module_stack")
 _LONGEST_NAME = 60
@@ -17,15 +18,21 @@ _LONGEST_NAME = 60
 
 def check_call(op: OpDef, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
     """Refuse arguments that ``op`` does not take: here, where the line that gives them is known."""
-    if bound_plainly(op, args, kwargs) is not None:
-        return
-    try:
-        op.signature.bind(*args, **kwargs)
-    except TypeError as error:
+    misfit = _misfit(op, len(args), tuple(kwargs))
+    if misfit:
         raise PatternError(
-            f"a call of {op.name} was made that it does not take: {error}. It is "
-            f"{op.name}{op.signature}"
-        ) from error
+            f"{op.name} does not take what it is given: {misfit}. It is {op.name}{op.signature}"
+        )
+
+
+@cache
+def _misfit(op: OpDef, count: int, names: tuple[str, ...]) -> str:
+    """Why ``op`` can't be called with so many operands and attributes of these names, or ""."""
+    try:
+        op.signature.bind(*(None,) * count, **dict.fromkeys(names))
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def without_defaults(op: OpDef, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Contents:
 
 def reader_of(graph: fx.Graph, names: list[str]) -> fx.Node | None:
     """The first operation that reads one of the tensors called ``names``."""
+    node: fx.Node
     for node in graph.nodes:
         if node.op == "call_module" and any(n.startswith(f"{node.target}.") for n in names):
             return node
