@@ -34,13 +34,17 @@ def arguments_by_name(
     Raises:
         TypeError: the arguments do not fit.
     """
-    signature = inspect.Signature(
+    bound = signature_of(graph).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def signature_of(graph: fx.Graph) -> inspect.Signature:
+    """How ``graph`` is called; no code is generated."""
+    return inspect.Signature(
         [_parameter(node) for node in graph.nodes if node.op == "placeholder"],
         __validate_parameters__=False,
     )
-    bound = signature.bind(*args, **kwargs)
-    bound.apply_defaults()
-    return dict(bound.arguments)
 
 
 def _parameter(node: fx.Node) -> inspect.Parameter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,13 +21,14 @@ from qfx.graph.in_place import hand_on_place
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.meta import Origin
 from qfx.graph.overlap import overwrite
+from qfx.graph.steps import signature_of
 from qfx.graph.ways import Ways, apply_to_ways, ways_of
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.level_checks import QUANTIZATION
 from qfx.quant.observers import Observer
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
-from qfx.runtime.samples import Sample, Samples
+from qfx.runtime.samples import MOST, Sample, Samples
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
@@ -142,26 +144,41 @@ class PreparedModel(WorkingGraphModule):
 
     def _offer_sample(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Keep what is recorded for passes that measure; training keeps nothing."""
-        if self.training and self.settings.method != "qat":
-            self.samples.offer(args, kwargs)
+        if self.training and self.settings.method != "qat" and len(self.samples) < MOST:
+            self.samples.offer(*self._in_order(args, kwargs))
+
+    def _in_order(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Sample:
+        """The arguments of a call in one order, however they are given."""
+        try:
+            bound = signature_of(self.graph).bind(*args, **kwargs)
+        except TypeError:
+            return Sample(args, dict(kwargs))  # the call itself will say what is wrong
+        bound.apply_defaults()
+        return Sample(bound.args, {name: bound.kwargs[name] for name in sorted(bound.kwargs)})
+
+    @property
+    def _ordered_examples(self) -> Sample:
+        """The example inputs, in the same order."""
+        return self._in_order(self.settings.example_inputs, self.settings.example_kwargs)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         """The batches that were kept are state of calibration, too."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination.update((f"{prefix}samples.{n}", t) for n, t in self.samples.state().items())
+        kept = self.samples.state(self._ordered_examples)
+        destination.update((f"{prefix}samples.{name}", tensor) for name, tensor in kept.items())
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Take over the batches that were kept, of which there may be none."""
         start = f"{prefix}samples."
-        held = {n: state_dict.pop(n) for n in list(state_dict) if n.startswith(start)}
+        ours = re.compile(re.escape(start) + r"\d+\.\d+")
+        held = {n: state_dict.pop(n) for n in list(state_dict) if ours.fullmatch(n)}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        like = Sample(self.settings.example_inputs, dict(self.settings.example_kwargs))
         named = {name.removeprefix(start): tensor for name, tensor in held.items()}
-        self.__dict__["samples"] = Samples.of_state(named, like)
+        self.__dict__["samples"] = Samples.of_state(named, self._ordered_examples)
 
     @property
     def has_observers(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -54,14 +54,17 @@ class Samples:
         self._bytes += size
         self._kept.append(Sample(copy_tensors(args), copy_tensors(dict(kwargs))))
 
-    def state(self) -> dict[str, Tensor]:
-        """The tensors of all batches, by number of batch and place."""
-        flat = ((i, pytree.tree_leaves(tuple(each))) for i, each in enumerate(self._kept))
+    def state(self, like: Sample) -> dict[str, Tensor]:
+        """Tensors and numbers of all batches that are built as ``like``, by batch and place.
+
+        Others than these could not be built again.
+        """
+        flat = ((i, _leaves_of(each, like)) for i, each in enumerate(self._kept))
         return {
-            f"{i}.{place}": leaf
+            f"{i}.{place}": leaf if isinstance(leaf, Tensor) else _as_tensor(leaf)
             for i, leaves in flat
             for place, leaf in enumerate(leaves)
-            if isinstance(leaf, Tensor)
+            if isinstance(leaf, Tensor) or _is_number(leaf)
         }
 
     @classmethod
@@ -73,9 +76,10 @@ class Samples:
             number, _, place = name.partition(".")
             batches[int(number)][int(place)] = tensor
         for _, found in sorted(batches.items()):
-            if max(found) < len(leaves):
+            if max(found) < len(leaves):  # else it is of another model
                 args, kwargs = pytree.tree_unflatten(
-                    [found.get(place, leaf) for place, leaf in enumerate(leaves)], form
+                    [_like(found.get(place, leaf), leaf) for place, leaf in enumerate(leaves)],
+                    form,
                 )
                 made.offer(args, kwargs)
         return made
@@ -89,3 +93,35 @@ class Samples:
         ]
         moved._bytes = self._bytes
         return moved
+
+
+def _leaves_of(sample: Sample, like: Sample) -> list[Any]:
+    """The leaves of ``sample``; none if more than its tensors and numbers are its own."""
+    leaves, form = pytree.tree_flatten(tuple(sample))
+    wanted, known = pytree.tree_flatten(tuple(like))
+    if form != known or not all(map(_is_alike, leaves, wanted)):
+        return []
+    return leaves
+
+
+def _is_alike(leaf: object, wanted: object) -> bool:
+    if isinstance(leaf, Tensor):
+        return wanted is None or isinstance(wanted, Tensor)
+    if _is_number(leaf):
+        return type(leaf) is type(wanted)
+    return not isinstance(wanted, Tensor) and leaf == wanted
+
+
+def _is_number(leaf: object) -> TypeGuard[int | float]:
+    return type(leaf) in (int, float)
+
+
+def _as_tensor(number: float) -> Tensor:
+    return torch.tensor(number, dtype=torch.int64 if type(number) is int else torch.float64)
+
+
+def _like(found: object, wanted: object) -> object:
+    """What was written, as a number where it was one."""
+    if isinstance(found, Tensor) and _is_number(wanted):
+        return type(wanted)(found.item())
+    return found

@@ -51,8 +51,10 @@ def solve(input: Tensor, other: Tensor, *, left: bool = True) -> Tensor:
 
 
 def qr(input: Tensor, *, mode: str = "reduced") -> tuple[Tensor, ...]:
-    return tuple(torch.linalg.qr(input, mode))
+    factors: tuple[Tensor, ...] = torch.linalg.qr(input, mode)
+    return factors
 
 
 def svd(input: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
-    return tuple(torch.linalg.svd(input, full_matrices))
+    factors: tuple[Tensor, ...] = torch.linalg.svd(input, full_matrices)
+    return factors

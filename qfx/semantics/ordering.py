@@ -9,9 +9,8 @@ from torch import Tensor
 def sort(
     input: Tensor, *, dim: int = -1, descending: bool = False, stable: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """What is in order, and where it was."""
-    values, places = torch.sort(input, stable=stable, dim=dim, descending=descending)
-    return values, places
+    """What is in order, and where it was: named, as callers may ask for by name."""
+    return torch.sort(input, stable=stable, dim=dim, descending=descending)
 
 
 def sort_values(input: Tensor, *, dim: int = -1, descending: bool = False) -> Tensor:
@@ -28,9 +27,8 @@ def argsort(
 def topk(
     input: Tensor, *, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The largest, and where they are."""
-    values, places = torch.topk(input, k, dim, largest, sorted)
-    return values, places
+    """The largest, and where they are: named, as callers may ask for by name."""
+    return torch.topk(input, k, dim, largest, sorted)
 
 
 def topk_values(input: Tensor, *, k: int, dim: int = -1, largest: bool = True) -> Tensor:

@@ -11,7 +11,7 @@ calibration kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +21,7 @@ from qfx import vocab
 from qfx.quant.annotation import annotation
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
-from qfx.quant.qparams import choose_qparams, quantize_weight
+from qfx.quant.qparams import quantize_weight
 from qfx.quant.recorders import observer_of, recorder_of
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
@@ -30,9 +30,12 @@ from qfx.vocab import bound, is_op
 from qfx_passes.accuracy.output_errors import OutputErrors
 from qfx_passes.accuracy.replacing import replace_observer, replace_parameter
 from qfx_passes.accuracy.watching import Call, Look, watch
+from qfx_passes.operands import asks_shape
 
 ALPHAS = (0.5, 0.75, 0.9)
 _READERS = (*vocab.CONVOLUTIONS, vocab.LINEAR)
+_DOUBT = 128  # values of a channel that say half of what there is to know of its peak
+_BEYOND = 1.25  # how far calibration may have seen more than the batches that were kept
 
 
 @dataclass
@@ -46,7 +49,10 @@ class Site:
         readers: the operations whose weights absorb scales, and the node that each reads it by.
         others: what else reads the value, and by which node.
         candidates: (C,) scales that may be given to it; those of ones is the first.
-        errors: by batch, the error of outputs with each candidate.
+        ranges: observers of the value with each candidate; that of the model is the first.
+        tops: the largest magnitude with each candidate, of the batches that were kept.
+        errors: of the rows that choose and of those that judge, with each candidate: of outputs,
+            and of outputs as a whole.
     """
 
     value: fx.Node
@@ -55,7 +61,9 @@ class Site:
     readers: list[tuple[fx.Node, fx.Node]]
     others: list[tuple[fx.Node, fx.Node]]
     candidates: list[Tensor] = field(default_factory=list)
-    errors: list[Tensor] = field(default_factory=list)
+    ranges: list[Observer] = field(default_factory=list)
+    tops: list[float] = field(default_factory=list)
+    errors: Tensor = field(default_factory=lambda: torch.zeros(2, 2, 0))
 
 
 def site_of(value: fx.Node, owners: Mapping[str, int]) -> Site | str:
@@ -72,6 +80,9 @@ def site_of(value: fx.Node, owners: Mapping[str, int]) -> Site | str:
         return "it is rounded in training"
     if any(_calls(o) > 1 for o in observers):
         return "it shares its range with other values"
+    specs = [observer.spec for o in observers if isinstance(observer := observer_of(o), Observer)]
+    if any(spec != specs[0] for spec in specs):
+        return "it is rounded in several ways"
     recorders: dict[str, ChannelMean] = {}
     readers: list[tuple[fx.Node, fx.Node]] = []
     others: list[tuple[fx.Node, fx.Node]] = []
@@ -82,7 +93,7 @@ def site_of(value: fx.Node, owners: Mapping[str, int]) -> Site | str:
                 recorders[str(user.target)] = found
                 pairs = [(reader, user) for reader in user.users]
             else:
-                pairs = [] if user in observers else [(user, via)]
+                pairs = [] if user in observers or asks_shape(user) else [(user, via)]
             for reader, read in pairs:
                 (readers if _absorbs(reader, read) else others).append((reader, read))
     if len(recorders) != 1 or not readers:
@@ -130,7 +141,7 @@ def column_peaks(site: Site, rw: Rewriter) -> Tensor:
     """(C,) largest magnitude of the weights that read each channel."""
     found = torch.zeros_like(site.recorder.peak)
     for reader, _ in site.readers:
-        columns = by_channel(reader, rw.tensor(bound(reader)["weight"]))
+        columns = by_channel(reader, rw.tensor(bound(reader)["weight"]).detach())
         found = torch.maximum(found, columns.abs().amax((1, 2)).float())
     return found
 
@@ -159,9 +170,16 @@ def along_channels(reader: fx.Node, scale: Tensor, value: Tensor) -> Tensor:
 def measure(
     graph_module: fx.GraphModule, samples: Sequence[Sample], sites: Sequence[Site], rw: Rewriter
 ) -> None:
-    """Put the candidates of every site through what reads it, batch by batch."""
+    """Put the candidates of every site through what reads it, rounded as they would be.
+
+    First the range of each is found, over all batches.
+    """
     if not sites:
         return
+    for site in sites:
+        _start(site)
+    for sample in samples:
+        watch(graph_module, sample, {site.value: _observing(site) for site in sites})
     weights = {
         reader: [
             _rounded_weight(scaled_weight(reader, rw.tensor(bound(reader)["weight"]), c), reader)
@@ -173,7 +191,6 @@ def measure(
     for sample in samples:
         looks: dict[fx.Node, Look] = {}
         for site in sites:
-            site.errors.append(torch.zeros(len(site.candidates), dtype=torch.float64))
             for reader, read in site.readers:
                 looks[reader] = _look(site, read, weights[reader])
         watch(graph_module, sample, looks)
@@ -184,32 +201,60 @@ def _rounded_weight(weight: Tensor, reader: fx.Node) -> Tensor:
     return qparams.dequantize(integers, weight.dtype)
 
 
-def _look(site: Site, read: fx.Node, weights: Sequence[Tensor]) -> Look:
-    observer = observer_of(site.observers[0])
-    assert isinstance(observer, Observer)
-    spec = observer.spec
+def _start(site: Site) -> None:
+    old = observer_of(site.observers[0])
+    assert isinstance(old, Observer)
+    others = (type(old)(old.spec).to(old.batches.device) for _ in site.candidates[1:])
+    site.ranges = [old, *others]
+    site.tops = [0.0 for _ in site.candidates]
+    site.errors = torch.zeros(2, 2, len(site.candidates), dtype=torch.float64)
 
+
+def _observing(site: Site) -> Look:
     def look(call: Call) -> None:
-        error = OutputErrors(call.node, call.result)
+        if not call.result.numel():
+            return
+        for i, scale in enumerate(site.candidates):
+            scaled = call.result.detach() / along_channels(site.readers[0][0], scale, call.result)
+            site.tops[i] = max(site.tops[i], float(scaled.abs().amax()))
+            if i > 0:
+                site.ranges[i].observe(scaled)
+
+    return look
+
+
+def _look(site: Site, read: fx.Node, weights: Sequence[Tensor]) -> Look:
+    def look(call: Call) -> None:
         value, weight = call.value(read), bound(call.node)["weight"]
+        if not value.numel():
+            return
+        error = OutputErrors(call.node, call.result)
         for i, (scale, rounded) in enumerate(zip(site.candidates, weights, strict=True)):
             scaled = value / along_channels(call.node, scale, value)
-            qparams = choose_qparams(scaled.amin().float(), scaled.amax().float(), spec)
+            qparams = site.ranges[i].qparams()
             restored = qparams.dequantize(qparams.quantize(scaled), value.dtype)
-            site.errors[-1][i] += error.of(call.with_values({read: restored, weight: rounded}))
+            halves = error.halves(call.with_values({read: restored, weight: rounded}))
+            site.errors[:, :, i] += halves.to(site.errors.device)
 
     return look
 
 
 def chosen(site: Site) -> tuple[int, float]:
-    """The candidate that errs least, and its error relative to no scale, on other batches.
+    """The candidate that errs least, and its error relative to no scale, on other rows.
 
-    Every second batch chooses, the others judge; of one batch, the same does both.
+    The error counts for more where few values of a channel were seen: others have larger ones.
+    Every second row of an output chooses, the others judge; as a whole none may err more. Where
+    calibration saw more than the batches that were kept tell, they don't tell the range of a
+    candidate either: none is chosen.
     """
-    choosing = torch.stack(site.errors[::2]).sum(0)
-    judging = torch.stack(site.errors[1::2] or site.errors).sum(0)
-    best = int(choosing.argmin())
-    return best, float(judging[best] / judging[0]) if judging[0] > 0 else 1.0
+    (choosing, _), (judging, _) = site.errors
+    no_worse = (site.errors[:, 1] <= site.errors[:, 1, :1]).all(0)
+    best = int(torch.where(no_worse, choosing, torch.inf).argmin())
+    peak = float((site.recorder.peak / site.candidates[best].to(site.recorder.peak)).amax())
+    if peak > _BEYOND * site.tops[best]:
+        return 0, 1.0
+    doubt = 1 + _DOUBT / int(site.recorder.count)
+    return best, float(judging[best] / judging[0]) * doubt if judging[0] > 0 else 1.0
 
 
 def candidates(site: Site, rw: Rewriter) -> list[Tensor]:
@@ -228,32 +273,13 @@ def powers_of_two(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, 2.0**exponent, 1.0)
 
 
-def apply(site: Site, scale: Tensor, rw: Rewriter) -> None:
-    """Let readers absorb ``scale``; what makes the value must be given 1 / scale beside this."""
+def apply(site: Site, number: int, rw: Rewriter) -> None:
+    """Let readers absorb a candidate; what makes the value must be given 1 / scale beside this."""
+    scale, name = site.candidates[number], str(site.observers[0].target)
     for reader, _ in site.readers:
         node = bound(reader)["weight"]
         weight = scaled_weight(reader, rw.tensor(node), scale)
         replace_parameter(reader, node, weight, rw)
     site.recorder.total /= scale.to(site.recorder.total)
     site.recorder.peak /= scale.to(site.recorder.peak)
-
-
-def observe_again(
-    graph_module: fx.GraphModule, samples: Sequence[Sample], sites: Sequence[Site], rw: Rewriter
-) -> None:
-    """Give values that were scaled observers that have seen them as they are now."""
-    fresh: dict[fx.Node, Observer] = {}
-    for site in sites:
-        old = observer_of(site.observers[0])
-        assert isinstance(old, Observer)
-        fresh[site.value] = type(old)(old.spec).to(old.batches.device)
-    looks: dict[fx.Node, Look] = {value: _observing(made) for value, made in fresh.items()}
-    for sample in samples:
-        watch(graph_module, sample, looks)
-    for site in sites:
-        name = str(site.observers[0].target)
-        replace_observer(name, site.observers, fresh[site.value], rw)
-
-
-def _observing(observer: Observer) -> Callable[[Call], None]:
-    return lambda call: observer.observe(call.result)
+    replace_observer(name, site.observers, site.ranges[number], rw)

@@ -37,10 +37,18 @@ class OutputErrors:
         self.power = power + _LEAST * power.mean() + _TINY
         self.whole = self.result.square().sum() + _TINY
 
-    def of(self, other: Tensor) -> float:
-        """The error of ``other``, a result in place of the right one."""
-        errors = self._rows((other.float() - self.result).square_()).sum(1)
-        return float(((errors / self.power).mean() * (errors.sum() / self.whole)).sqrt())
+    def halves(self, other: Tensor) -> Tensor:
+        """(2, 2) how far ``other``, a result in place of the right one, is off.
+
+        Of the even rows, and of the odd ones: the error, and the root of ``whole`` alone.
+        """
+        errors = self._rows((other.float() - self.result).square_())
+        return torch.stack([self._of(errors[:, ::2]), self._of(errors[:, 1::2])]).double()
+
+    def _of(self, errors: Tensor) -> Tensor:
+        sums = errors.sum(1)
+        whole = sums.sum() / self.whole
+        return torch.stack([(sums / self.power).mean() * whole, whole]).sqrt()
 
     def _rows(self, x: Tensor) -> Tensor:
         if x.dim() == 0:

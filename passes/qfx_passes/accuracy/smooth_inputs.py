@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import torch
 from torch import fx
 
 from qfx import vocab
@@ -51,9 +52,8 @@ class SmoothInputs(Pass):
             elif isinstance(found, Site):
                 _stays(value, "others read it, too", ctx)
         channel_scales.measure(ctx.graph_module, samples, sites, rw)
-        scaled = [moved for site in sites if (moved := _settle(site, ctx)) is not None]
-        if scaled:
-            channel_scales.observe_again(ctx.graph_module, samples, scaled, rw)
+        for site in sites:
+            _settle(site, ctx)
 
 
 def _values(graph: fx.Graph) -> list[fx.Node]:
@@ -70,26 +70,25 @@ def _stays(value: fx.Node, reason: str, ctx: PassContext) -> None:
     ctx.near_misses.append(NearMiss(f"{ctx.rewriter.pass_name}/input", value.name, reason))
 
 
-def _settle(site: Site, ctx: PassContext) -> Site | None:
-    """Scale a value where that pays; the site of the product."""
+def _settle(site: Site, ctx: PassContext) -> None:
+    """Scale a value where that pays."""
     best, gain = channel_scales.chosen(site)
     if best == 0 or gain > _GAIN:
         _stays(site.value, f"no scale halves the error of what reads it (x {gain:.2f})", ctx)
-        return None
+        return
     rw, scale, value = ctx.rewriter, site.candidates[best], site.value
     with rw.named(f"alpha={ALPHAS[best - 1]:g}, error x {gain:.2f}"):
         with rw.at(value.next):
             info = meta.tensor_info(value)
             assert info is not None
-            inverse = rw.constant(
-                f"{value.name}_scale", (1 / scale).to(info.dtype), origins=(value,)
-            )
+            like = torch.empty((), dtype=info.dtype)
+            factors = channel_scales.along_channels(site.readers[0][0], 1 / scale, like)
+            inverse = rw.constant(f"{value.name}_scale", factors, origins=(value,))
             made = rw.call(vocab.MUL, value, inverse, origins=(value,), value=meta.value_of(value))
         for observer in site.observers:
             rw.rewire(observer, value, made)
-        channel_scales.apply(site, scale, rw)
+        channel_scales.apply(site, best, rw)
         _rename(value, made, [reader for reader, _ in site.readers])
-    return replace(site, value=made)
 
 
 def _rename(value: fx.Node, made: fx.Node, readers: list[fx.Node]) -> None:

@@ -56,9 +56,8 @@ class SmoothNorms(Pass):
             else:
                 _stays(norm, found, ctx)
         channel_scales.measure(ctx.graph_module, samples, sites, rw)
-        scaled = [site for site in sites if _settle(site, ctx)]
-        if scaled:
-            channel_scales.observe_again(ctx.graph_module, samples, scaled, rw)
+        for site in sites:
+            _settle(site, ctx)
 
 
 def _site(norm: fx.Node, owners: Counter[str]) -> Site | str:
@@ -72,6 +71,9 @@ def _site(norm: fx.Node, owners: Counter[str]) -> Site | str:
     found = channel_scales.site_of(norm, owners)
     if isinstance(found, Site) and not all(is_op(r, vocab.LINEAR) for r, _ in found.readers):
         return "what reads it has its channels elsewhere"
+    note = annotation(norm)
+    if isinstance(found, Site) and found.others and note is not None and note.decision.quantized:
+        return "it yields integers, and others read it, too"
     return found
 
 
@@ -80,12 +82,12 @@ def _stays(norm: fx.Node, reason: str, ctx: PassContext) -> None:
     ctx.near_misses.append(NearMiss(rule, norm.name, reason))
 
 
-def _settle(site: Site, ctx: PassContext) -> bool:
+def _settle(site: Site, ctx: PassContext) -> None:
     """Scale a norm where that helps."""
     best, gain = channel_scales.chosen(site)
     if best == 0 or gain > _GAIN:
         _stays(site.value, f"no scale lets what reads it err less (x {gain:.2f})", ctx)
-        return False
+        return
     rw, scale, norm = ctx.rewriter, site.candidates[best], site.value
     with rw.named(f"alpha={ALPHAS[best - 1]:g}, error x {gain:.2f}"):
         for name in ("weight", "bias"):
@@ -94,8 +96,7 @@ def _settle(site: Site, ctx: PassContext) -> bool:
                 tensor = rw.tensor(parameter)
                 replace_parameter(norm, parameter, tensor / scale.to(tensor), rw)
         _restore_for_others(site, scale, rw)
-        channel_scales.apply(site, scale, rw)
-    return True
+        channel_scales.apply(site, best, rw)
 
 
 def _restore_for_others(site: Site, scale: Tensor, rw: Rewriter) -> None:

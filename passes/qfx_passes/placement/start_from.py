@@ -8,6 +8,9 @@ model have in common. From the reference graph of the quantized model are taken
   folded one, beta of the batch-norm moves by the difference, and what float32 can't hold of that
   is added in the fold, so that conversion without a step of training gives the same quantized
   model, bit for bit.
+
+Values whose channels were scaled (:mod:`qfx_passes.accuracy.channel_scales`), and the weights that
+read them, are others than those of the model that is trained: their ranges start with training.
 """
 
 from __future__ import annotations
@@ -53,13 +56,16 @@ class StartFrom(Pass):
         common = _operations(graph) & _operations(reference.graph)
         here, there = _made_by(graph, common), _made_by(reference.graph, common)
         known, rangeless = _quantized(reference, there)
-        _take_qparams(graph, here, known, rangeless, ctx.get(Configuration))
+        scaled = _scaled(graph, here, reference, there, ctx.rewriter)
+        _take_qparams(graph, here, known, rangeless, scaled, ctx.get(Configuration))
         layers = {there[node]: node for node in reference.graph.nodes if is_op(node, *vocab.LAYERS)}
         for node in list(graph.nodes):
             if not is_op(node, *vocab.LAYERS) or not is_constant(bound(node)["bias"]):
                 continue
             layer = layers.get(here[node])
-            if layer is None or not _same_weight(node, layer, reference, ctx.rewriter):
+            if layer is None or there[_source(layer)] in scaled:
+                continue
+            if not _same_weight(node, layer, reference, ctx.rewriter):
                 continue
             found = _weight_qparams(bound(layer)["weight"], reference)
             if found is not None:
@@ -118,6 +124,39 @@ def _same_weight(node: fx.Node, layer: fx.Node, reference: fx.GraphModule, rw: R
     return bool(error <= size)  # no code is off by more than the whole range of a 2-bit weight
 
 
+# -- scales ----------------------------------------------------------------------------------------
+def _scaled(
+    graph: fx.Graph,
+    here: dict[fx.Node, Made],
+    reference: fx.GraphModule,
+    there: dict[fx.Node, Made],
+    rw: Rewriter,
+) -> set[Made]:
+    """The values of the reference graph whose channels have scales that those of ``graph`` lack."""
+    ours = {here[node]: node for node in graph.nodes}
+    scaled: set[Made] = set()
+    for node in reference.graph.nodes:
+        twin = ours.get(there[node])
+        if is_op(node, vocab.MUL) and twin is None and is_constant(bound(node)["other"]):
+            scaled.add(there[node])
+        elif is_op(node, vocab.LAYER_NORM, vocab.RMS_NORM) and twin is not None:
+            weight, own = bound(node)["weight"], bound(twin)["weight"]
+            if not is_constant(weight) or not is_constant(own) or weight is None or own is None:
+                continue
+            theirs = constant_value(weight, reference)
+            if theirs is not None and not torch.equal(theirs, parameter_value(own, rw)):
+                scaled.add(there[node])
+    return scaled
+
+
+def _source(layer: fx.Node) -> fx.Node:
+    """What ``layer`` reads, before it was rounded."""
+    value: fx.Node = bound(layer)["input"]
+    while is_op(value, vocab.QUANTIZE, vocab.DEQUANTIZE):
+        value = bound(value)["input"]
+    return value
+
+
 # -- qparams ---------------------------------------------------------------------------------------
 def _quantized(
     reference: fx.GraphModule, there: dict[fx.Node, Made]
@@ -144,6 +183,7 @@ def _take_qparams(
     here: dict[fx.Node, Made],
     known: dict[Made, QParams],
     rangeless: set[Made],
+    scaled: set[Made],
     configuration: Configuration,
 ) -> None:
     unknown: dict[str, str] = {}
@@ -156,7 +196,7 @@ def _take_qparams(
         if here[source] in rangeless:
             zeros[str(node.target)] = meta.where(node)
             continue
-        qparams = known.get(here[source])
+        qparams = None if here[source] in scaled else known.get(here[source])
         if qparams is None or not _fits(qparams, fake_quant):
             unknown[str(node.target)] = meta.where(node)
             continue
@@ -169,7 +209,7 @@ def _take_qparams(
         )
     left = [place for name, place in unknown.items() if name not in taken]
     # Any two models have inputs and an output, and values that derive from no common operation.
-    found = taken or zeros
+    found = taken or zeros or scaled
     related = any(made[0] for node, made in here.items() if node.op != "output")
     if (left and not found) or (found and not related):
         raise ConfigError(
@@ -180,6 +220,7 @@ def _take_qparams(
         configuration.warn(
             f"qparams_from lacks {len(left)} value(s), whose ranges start with training: "
             + ", ".join(left)
+            + ('. Its channels were scaled; none are with effort="fast"' if scaled else "")
         )
 
 
