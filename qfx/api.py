@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 from torch import fx, nn
@@ -34,8 +35,8 @@ from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
 from qfx.caller_modes import draws_undone, undisturbed
 from qfx.capture.capture import capture
+from qfx.capture.data_sizes import DecidedByDataError
 from qfx.capture.limits import not_kept
-from qfx.capture.regions.data_sizes import BOUND, decided_by_data
 from qfx.capture.regions.plan import Plan, plan
 from qfx.capture.regions.recording import generates
 from qfx.capture.wrappers import unwrapped
@@ -260,28 +261,24 @@ def _captured(
 ) -> fx.GraphModule | Plan:
     """The graph of inference, also of a model in training; or of parts of it."""
     trains = method == "qat"
-    whole: CaptureError | str = _AS_ASKED
-    if isinstance(regions, str):
-        if regions == "auto" and generates(model):
-            whole = _GENERATES
-        else:
-            try:
-                source = inference_copy(model) if trains else model
-                captured = capture(source, args, kwargs, modes=trains, keep_expected=True)
-            except CaptureError as error:
-                if regions == "whole":
-                    raise
-                whole = error
-            else:
-                at = decided_by_data(captured) if regions == "auto" else ""
-                if not at:
-                    return captured
-                whole = BOUND.format(at=at)
-                with suppress(CaptureError):
-                    return plan(model, args, kwargs, whole=whole, modes=trains)
-                return captured
-    wanted = () if isinstance(regions, str) else regions
-    return plan(model, args, kwargs, whole=whole, wanted=wanted, modes=trains)
+    in_parts = partial(plan, model, args, kwargs, modes=trains)
+    if not isinstance(regions, str):
+        return in_parts(whole=_AS_ASKED, wanted=regions)
+    if regions == "auto" and generates(model):
+        return in_parts(whole=_GENERATES)
+    source = inference_copy(model) if trains else model
+    as_whole = partial(capture, source, args, kwargs, modes=trains, keep_expected=True)
+    if regions == "whole":
+        return as_whole()
+    try:
+        return as_whole(data_sizes=False)
+    except CaptureError as error:
+        why = error
+    if not isinstance(why, DecidedByDataError):
+        return in_parts(whole=why)
+    with suppress(CaptureError):
+        return in_parts(whole=str(why))
+    return as_whole()
 
 
 _AS_ASKED = "regions= names these parts"

@@ -61,6 +61,7 @@ def capture(
     keep_untraceable: bool = False,
     modes: bool = False,
     keep_expected: bool = False,
+    data_sizes: bool = True,
 ) -> fx.GraphModule:
     """Trace ``model`` into a graph whose nodes carry origins, shapes and dtypes.
 
@@ -75,6 +76,8 @@ def capture(
         modes: keep training flags that are handed on apart from constants
             (:mod:`qfx.graph.modes`); the model must be in eval mode.
         keep_expected: keep what the model yields under :data:`EXPECTED`.
+        data_sizes: allow guards on sizes that data decides (:mod:`qfx.capture.data_sizes`); where
+            there would be one, tracing ends with a DecidedByDataError else.
 
     Returns:
         A graph module with the signature of ``model.forward``, in the mode of the model. Sizes
@@ -92,7 +95,8 @@ def capture(
         left = arguments.copy_tensors((args, kwargs))
         expected = _run(model, *left)
         leaves = LeafPolicy(leaf)
-        traced = rightly_traced(Task(model, bound, leaves, keep_untraceable, expected, modes))
+        task = Task(model, bound, leaves, keep_untraceable, expected, modes, data_sizes=data_sizes)
+        traced = rightly_traced(task)
         drawn, is_right = bool(traced.by_draw), alike(traced.result, expected)
         if not isinstance(expected, Exception) and (drawn or not is_right):
             # Two draws may be near each other by chance, but not the same.

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from qfx.capture.call_containers import Copy, Given
+from qfx.capture.data_sizes import DataSizes, DecidedByDataError
 from qfx.capture.devices import DeviceType
 from qfx.capture.evaluation import EvaluatingTracer
 from qfx.capture.examples import constant_size, proxies_in
@@ -40,10 +41,17 @@ _ENDS = {"placeholder": "input", "output": "output"}
 
 
 class RecordingTracer(EvaluatingTracer):
-    """Writes calls, arguments and attributes of one model into a graph; options as evaluating."""
+    """Writes calls, arguments and attributes of one model into a graph.
 
-    def __init__(self, **options: Any) -> None:
+    Args:
+        data_sizes: allow guards on sizes that data decides.
+        options: as evaluating.
+    """
+
+    def __init__(self, *, data_sizes: bool, **options: Any) -> None:
         super().__init__(**options)
+        self._data_sizes = None if data_sizes else DataSizes()
+        self._decided_by_data: tuple[str, bool] | None = None
         self._attribute_names: dict[int, str] = {}
         self._attribute_proxies: dict[str, ValueProxy] = {}
         self._optional: list[fx.Node] = []
@@ -123,7 +131,18 @@ class RecordingTracer(EvaluatingTracer):
         self.settle()
         node = self.graph.create_node(kind, target, args, kwargs, name)
         meta.set_origins(node, (self._origin(node),))
+        if self._data_sizes is not None and self._data_sizes.are_guarded(node):
+            is_branch = isinstance(node.kwargs["expected"], bool)
+            where = self._location() or node.name
+            self._decided_by_data = where, is_branch
+            self.check_data_sizes()
         return node
+
+    def check_data_sizes(self) -> None:
+        """DecidedByDataError if there was a guard on a size that data decides, and none may be."""
+        if self._decided_by_data is not None:
+            where, branches = self._decided_by_data
+            raise DecidedByDataError(where, branches=branches)
 
     def _origin(self, node: fx.Node) -> meta.Origin:
         path, kind = self._paths[-1], "parameter"

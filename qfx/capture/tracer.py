@@ -45,6 +45,7 @@ class CaptureTracer(RecordingTracer):
             not.
         contrary: take branches on layouts, and on how the model is run, the other way.
         plain_dtypes: tell dtypes as they are, and guard those of the inputs.
+        data_sizes: allow guards on sizes that data decides.
         draw: what Python is to draw where it draws between 0 and 1; None for a random number.
         converting: globals of modules in which ``int`` and ``float`` see through proxies.
 
@@ -66,6 +67,7 @@ class CaptureTracer(RecordingTracer):
         remedy: str = "",
         contrary: bool = False,
         plain_dtypes: bool = False,
+        data_sizes: bool = True,
         draw: float | None = None,
         converting: Iterable[dict[str, Any]] = (),
     ) -> None:
@@ -73,6 +75,7 @@ class CaptureTracer(RecordingTracer):
             remedy=remedy,
             contrary=contrary,
             plain_dtypes=plain_dtypes,
+            data_sizes=data_sizes,
             autowrap_modules=(math,),
             autowrap_functions=FACTORIES,
         )
@@ -112,6 +115,7 @@ class CaptureTracer(RecordingTracer):
             try:
                 graph = self.trace(root)
                 self.copy_returned()
+                self.check_data_sizes()  # the model may have caught what was raised
                 return graph
             finally:
                 self.is_done = True

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from qfx.capture import arguments
 from qfx.capture.assignments import kept_tensors
+from qfx.capture.data_sizes import DecidedByDataError
 from qfx.capture.decisions import place
 from qfx.capture.draws import ENDS
 from qfx.capture.examples import alike
@@ -74,6 +75,7 @@ class Task:
     Attributes:
         expected: what the model yields for the example inputs, or the exception that it raises.
         plain_dtypes: whether the model is told dtypes as they are.
+        data_sizes: whether guards on sizes that data decides are allowed.
     """
 
     model: nn.Module
@@ -83,6 +85,7 @@ class Task:
     expected: Any
     modes: bool
     plain_dtypes: bool = False
+    data_sizes: bool = True
 
     @property
     def remedy(self) -> str:
@@ -102,6 +105,7 @@ class Task:
             remedy=self.remedy,
             contrary=contrary,
             plain_dtypes=self.plain_dtypes,
+            data_sizes=self.data_sizes or isinstance(self.expected, Exception),
             draw=draw,
             converting=converting.values(),
         )
@@ -116,6 +120,8 @@ def rightly_traced(task: Task) -> Traced:
     failed: CaptureError | None = None
     try:
         found = _traced(task)
+    except DecidedByDataError:
+        raise
     except CaptureError as error:
         failed = error
     is_wrong = found is None or not alike(found.result, task.expected)
@@ -145,6 +151,8 @@ def _traced(task: Task) -> Traced:
             found = _trace(task, tracer)
         except (CaptureError, ConfigError) as error:
             failed = error
+        if isinstance(failed, DecidedByDataError) and failed.branches:
+            raise failed  # which no stand-in changes
         if tracer.converting.keys() <= converting.keys():
             break
         converting = {**converting, **tracer.converting}
@@ -198,9 +206,10 @@ def _trace(task: Task, tracer: CaptureTracer) -> Traced:
             written |= written_names(graph)
             assigned = tuple(tracer.assignments.found())
             tracer.result = apart_from_buffers(tracer.result, root)
-        except (CaptureError, ConfigError):
-            raise
         except Exception as error:
+            tracer.check_data_sizes()
+            if isinstance(error, (CaptureError, ConfigError)):
+                raise
             raise _explain(tracer, error, task) from error
     tracer.drop_unused()
     meta.set_contiguous_outputs(next(iter(reversed(graph.nodes))), tracer.result)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from torch import fx, nn
 
 from qfx.capture.capture import ASSIGNED, FILLED, capture
-from qfx.capture.regions.data_sizes import BOUND, decided_by_data
 from qfx.capture.regions.recording import Call, Calls
 from qfx.capture.regions.trial import disagreement
 from qfx.errors import CaptureError, ConfigError
@@ -80,14 +79,15 @@ def has_way_out(captured: fx.GraphModule) -> bool:
 
 def _captured(module: nn.Module, call: Call, modes: bool) -> fx.GraphModule | str:
     try:
-        captured = capture(module, call.args, call.kwargs, modes=modes, keep_expected=True)
+        captured = capture(
+            module, call.args, call.kwargs, modes=modes, keep_expected=True, data_sizes=False
+        )
     except (CaptureError, ConfigError) as error:
         return first_line(error)
     changed = (*captured.meta[ASSIGNED], *captured.meta[FILLED])
     if changed:
         return f"its forward sets {', '.join(changed)}, which a graph can't"
-    at = decided_by_data(captured)
-    return BOUND.format(at=at) if at else captured
+    return captured
 
 
 def first_line(error: Exception | str) -> str:

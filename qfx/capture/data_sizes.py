@@ -1,7 +1,7 @@
-"""Where a captured graph is bound to sizes that the contents of tensors decide.
+"""Where a graph is bound to sizes that the contents of tensors decide.
 
 How many boxes a detector keeps is such a size. A graph that has a guard on one refuses the next
-image, so that such a model is captured in regions where that is allowed.
+image, so that such a model is captured in regions where that is allowed; tracing ends there then.
 """
 
 from __future__ import annotations
@@ -12,12 +12,26 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from qfx.errors import CaptureError
 from qfx.graph import meta
 from qfx.torch_private import OVERLOAD, PACKET
 from qfx.vocab import GUARD
 
-BOUND = "at {at} it decides by how many elements of a tensor fulfil a condition"
-"""Why such a graph is none that is wanted."""
+
+class DecidedByDataError(CaptureError):
+    """A graph would be bound to such a size; not raised to users.
+
+    Args:
+        where: "file.py:12".
+        branches: whether it is a branch, not a number that Python goes on with.
+    """
+
+    def __init__(self, where: str, *, branches: bool) -> None:
+        super().__init__(
+            f"at {where} it decides by how many elements of a tensor fulfil a condition"
+        )
+        self.branches = branches
+
 
 _DATA_SIZED = frozenset(
     ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "nms", "bincount")
@@ -25,21 +39,24 @@ _DATA_SIZED = frozenset(
 _SIZES = frozenset(("shape", "size", "numel", "nelement", "len", "tolist"))
 
 
-def decided_by_data(captured: fx.GraphModule) -> str:
-    """Where ("file.py:12") a guard asks for a size that data decides; "" if none does."""
-    sized: set[fx.Node] = set()  # tensors whose shape depends on data
-    told: set[fx.Node] = set()  # numbers and shapes that tell of it
-    for node in captured.graph.nodes:
+class DataSizes:
+    """Follows such sizes through the nodes of a graph, as they are recorded."""
+
+    def __init__(self) -> None:
+        self._sized: set[fx.Node] = set()  # tensors whose shape depends on data
+        self._told: set[fx.Node] = set()  # numbers and shapes that tell of it
+
+    def are_guarded(self, node: fx.Node) -> bool:
+        """Whether ``node``, the next of the graph, is a guard on one."""
         read = node.all_input_nodes
-        if any(each in told for each in read):
-            if node.target is GUARD:
-                return meta.where(node)
-            told.add(node)
-        elif any(each in sized for each in read):
-            (told if _name(node) in _SIZES else sized).add(node)
+        if any(each in self._told for each in read):
+            self._told.add(node)
+            return node.target is GUARD
+        if any(each in self._sized for each in read):
+            (self._told if _name(node) in _SIZES else self._sized).add(node)
         elif _makes(node):
-            sized.add(node)
-    return ""
+            self._sized.add(node)
+        return False
 
 
 def _makes(node: fx.Node) -> bool:
