@@ -46,9 +46,9 @@ class Samples:
         """Keep a batch if there is room."""
         if len(self._kept) == MOST:
             return
-        size = sum(
-            x.nbytes for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, Tensor)
-        )
+        leaves = pytree.tree_leaves((args, dict(kwargs)))
+        # Sparse tensors have no nbytes.
+        size = sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
         if self._bytes + size > _MOST_BYTES:
             return
         self._bytes += size
