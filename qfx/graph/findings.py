@@ -29,7 +29,9 @@ def record(node: fx.Node, name: str, value: Finding) -> None:
         ConfigError: it is no text, flag or number, or the name is none.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(f"{name!r} is no name for what is recorded: use letters, digits, _ . -")
+        raise ConfigError(
+            f"{name!r} is no name for what is recorded of %{node.name}: use letters, digits, _ . -"
+        )
     if not isinstance(value, (str, bool, int, float)):
         raise ConfigError(
             f"{name} of %{node.name} is a {type(value).__name__}; record a text, a flag or a "

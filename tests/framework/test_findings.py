@@ -120,7 +120,7 @@ def test_no_instrument() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("a b", 1, "'a b' is no name for what is recorded"),
+        ("a b", 1, "'a b' is no name for what is recorded of %relu"),
         ("t", torch.ones(1), "t of %relu is a Tensor; record a text, a flag or a number"),
     ],
 )
