@@ -65,7 +65,11 @@ class Interface:
         inputs = _inputs(graph)
         if inputs != self.inputs:
             before, after = ", ".join(self.inputs), ", ".join(inputs)
-            raise VerifyError(f"the inputs were ({before}) and are ({after}) now")
+            names = [n.name for n in graph.nodes if n.op == "placeholder"]
+            others = (n for n, now in zip(names, inputs, strict=True) if now not in self.inputs)
+            raise VerifyError(
+                f"the inputs were ({before}) and are ({after}) now", node=next(others, None)
+            )
         output = _output_structure(graph)
         if output != self.output:
             raise VerifyError(f"the output was {self.output} and is {output} now", node="output")

@@ -105,6 +105,10 @@ def operand_by_keyword(graph: fx.Graph, ctx: PassContext) -> None:
     relu.args, relu.kwargs = (), {"input": relu.args[0]}
 
 
+def renamed_input(graph: fx.Graph, ctx: PassContext) -> None:
+    node_named(graph, "x").target = "image"
+
+
 def spelled_default(graph: fx.Graph, ctx: PassContext) -> None:
     node_named(graph, "add").kwargs = {"alpha": 1}
 
@@ -123,6 +127,7 @@ BROKEN = [
     (not_a_module, "calls 'conv.weight', which is a Parameter and no module", "conv_weight_1"),
     (same_name, "shares its name with another node", "sigmoid"),
     (removed_input, r"the inputs were \(x\) and are \(\) now", None),
+    (renamed_input, r"the inputs were \(x\) and are \(image\) now", "x"),
     (operand_by_keyword, "is not canonical: its operand input is given by keyword", "relu"),
     (spelled_default, "is not canonical: alpha=1 is the default, leave it out", "add"),
     (other_outputs, r"the output was \* and is \(\*, \*\) now", "output"),
