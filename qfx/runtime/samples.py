@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from qfx.capture.arguments import copy_tensors
 
 MOST = 8
-_MOST_BYTES = 2**23
+MOST_BYTES = 2**23
 
 
 class Sample(NamedTuple):
@@ -49,7 +49,7 @@ class Samples:
         leaves = pytree.tree_leaves((args, dict(kwargs)))
         # Sparse tensors have no nbytes.
         size = sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
-        if self._bytes + size > _MOST_BYTES:
+        if self._bytes + size > MOST_BYTES:
             return
         self._bytes += size
         self._kept.append(Sample(copy_tensors(args), copy_tensors(dict(kwargs))))

@@ -140,11 +140,11 @@ def _scaled(
         if is_op(node, vocab.MUL) and twin is None and is_constant(bound(node)["other"]):
             scaled.add(there[node])
         elif is_op(node, vocab.LAYER_NORM, vocab.RMS_NORM) and twin is not None:
-            weight, own = bound(node)["weight"], bound(twin)["weight"]
-            if not is_constant(weight) or not is_constant(own) or weight is None or own is None:
+            weight, own = bound(node).get("weight"), bound(twin).get("weight")
+            theirs = constant_value(weight, reference) if isinstance(weight, fx.Node) else None
+            if theirs is None or not isinstance(own, fx.Node) or not is_constant(own):
                 continue
-            theirs = constant_value(weight, reference)
-            if theirs is not None and not torch.equal(theirs, parameter_value(own, rw)):
+            if not torch.equal(theirs, parameter_value(own, rw)):
                 scaled.add(there[node])
     return scaled
 

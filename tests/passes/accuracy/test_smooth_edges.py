@@ -118,6 +118,24 @@ def test_training_starts_without_the_scales() -> None:
     assert sqnr(model(DATA[1]), trained(DATA[1])) > 25
 
 
+def test_training_starts_of_norms_without_a_weight() -> None:
+    torch.manual_seed(0)
+    plain = nn.LayerNorm(16, elementwise_affine=False)
+    model = nn.Sequential(plain, nn.Linear(16, 8)).eval()
+    qmodel = made(model, backend="x86")
+    prepared = qfx.prepare(model, DATA[0], method="qat", backend="x86", qparams_from=qmodel)
+    assert torch.equal(qfx.convert(prepared)(DATA[1]), qmodel(DATA[1]))
+
+
+def test_batches_that_are_too_large_are_said() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 8)).eval()
+    qmodel = made(model, [torch.randn(2**17 + 1, 16)], backend="x86")
+    assert reasons(qmodel) == [
+        "calibration kept no batch to measure on (up to 8 MiB): all stays as it is"
+    ]
+
+
 class Masked(Residual):
     def forward(self, x: Tensor, mask: Tensor | None = None, times: int = 1) -> Tensor:
         x = super().forward(x) * times
