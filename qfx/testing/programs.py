@@ -119,7 +119,7 @@ def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         model = make()
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 assert module.running_mean is not None
                 assert module.running_var is not None
                 module.running_mean.normal_(0, 0.3)

@@ -30,7 +30,10 @@ X86 = "x86"
 _NOT_COMPUTED = (Kind.QUANT, Kind.QUERY)
 _BOUND = 22.0
 """dB that rounding leaves at least, where a step of the function does not amplify it."""
-_AMPLIFIED = ("floor", "ceil", "round", "sign", "argsort", "sort getitem", "bucketize")
+_AMPLIFIED = (
+    *("floor", "ceil", "round", "sign", "argsort", "sort getitem", "bucketize"),
+    *("topk getitem getitem", "sum mul"),  # which are largest, how many differ
+)
 
 
 class Between(nn.Module):
