@@ -35,6 +35,7 @@ from qfx_passes.operands import asks_shape
 ALPHAS = (0.5, 0.75, 0.9)
 _READERS = (*vocab.CONVOLUTIONS, vocab.LINEAR)
 _DOUBT = 128  # values of a channel that say half of what there is to know of its peak
+_DEARER = 1.5  # how far an output as a whole may err more where its channels err less
 _BEYOND = 1.25  # how far calibration may have seen more than the batches that were kept
 
 
@@ -243,13 +244,13 @@ def chosen(site: Site) -> tuple[int, float]:
     """The candidate that errs least, and its error relative to no scale, on other rows.
 
     The error counts for more where few values of a channel were seen: others have larger ones.
-    Every second row of an output chooses, the others judge; as a whole none may err more. Where
-    calibration saw more than the batches that were kept tell, they don't tell the range of a
-    candidate either: none is chosen.
+    Every second row of an output chooses, the others judge; as a whole none may err much more.
+    Where calibration saw more than the batches that were kept tell, they don't tell the range of
+    a candidate either: none is chosen.
     """
     (choosing, _), (judging, _) = site.errors
-    no_worse = (site.errors[:, 1] <= site.errors[:, 1, :1]).all(0)
-    best = int(torch.where(no_worse, choosing, torch.inf).argmin())
+    near = (site.errors[:, 1] <= _DEARER * site.errors[:, 1, :1]).all(0)
+    best = int(torch.where(near, choosing, torch.inf).argmin())
     peak = float((site.recorder.peak / site.candidates[best].to(site.recorder.peak)).amax())
     if peak > _BEYOND * site.tops[best]:
         return 0, 1.0
