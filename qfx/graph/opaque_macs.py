@@ -25,15 +25,13 @@ from qfx.graph import meta
 from qfx.graph.containers import makes_container
 from qfx.graph.copying import deep_copied, side_effects_undone
 from qfx.graph.inference import Inference, Unknown
+from qfx.graph.known_calls import makes_numbers
 from qfx.torch_private import PACKERS, DispatchMode
 from qfx.vocab import OpDef
 
 _KNOWN = ("aten", "prim", "prims", "prim_ops")
-_IDLE = (getattr, operator.getitem, *PACKERS)
-"""What multiplies nothing; the last two can't be run without values."""
-
-_LAYS_OUT = ("as_strided", "new_empty", "new_full", "new_ones", "new_zeros")
-"""Methods that multiply nothing, nor run without values where data decide their sizes."""
+_IDLE = (getattr, operator.getitem, "as_strided", *PACKERS)
+"""What multiplies nothing; the last three can't always be run without values."""
 
 
 def opaque_macs(graph_module: fx.GraphModule) -> dict[fx.Node, int | None]:
@@ -111,8 +109,9 @@ def _copied(leaf: Any) -> Any:
 def _is_opaque(node: fx.Node) -> bool:
     if not node.op.startswith("call_") or isinstance(node.target, OpDef):
         return False
-    idle = (*_IDLE, *_LAYS_OUT)
-    return node.target not in idle and not makes_container(node) and meta.is_float_value(node)
+    if node.target in _IDLE or makes_container(node) or makes_numbers(node):
+        return False
+    return meta.is_float_value(node)
 
 
 def _recurrent(node: fx.Node, graph_module: fx.GraphModule) -> int | None:
