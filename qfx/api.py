@@ -276,7 +276,7 @@ def _captured(
         why = error
     if not isinstance(why, DecidedByDataError):
         return in_parts(whole=why)
-    with suppress(CaptureError):
+    with suppress(CaptureError):  # no part can be captured either: the whole, bound to that size
         return in_parts(whole=str(why))
     return as_whole()
 
