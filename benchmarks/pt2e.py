@@ -26,7 +26,7 @@ import torch
 import qfx
 from benchmarks import models
 from qfx import vocab
-from qfx.export.pt2e.graph import Program, Trace
+from qfx.export.pt2e.graph import ProgramModule, Trace
 from qfx.export.pt2e.table import EMITTERS
 from qfx.graph.interpret import NamedInterpreter
 from qfx.numerics.measures import error_of
@@ -99,8 +99,8 @@ def run(name: str, method: str) -> Row:
     rounding = _Rounding(reference, {str(argument.target): others})
     with torch.no_grad():
         expected, found = rounding.run(), loaded.module()(others)
-        traced = Program(reference, Trace())(others)
-        rounded = Program(reference, Trace(), _OF_CODES)(others)
+        traced = ProgramModule(reference, Trace())(others)
+        rounded = ProgramModule(reference, Trace(), _OF_CODES)(others)
     kinds = Counter(str(node.target).split(".")[0] for node in loaded.graph.nodes)
     sizes = Counter[bool]()
     for tensor in loaded.state_dict.values():

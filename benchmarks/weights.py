@@ -98,14 +98,14 @@ class Layer:
             )
         }
         for kernel in (packs.ONEDNN_HALF, packs.FBGEMM_HALF):
-            form = packs.Form("weight", *self.shape, None, halves, self.bias)
+            form = packs.LinearGeometry("weight", *self.shape, None, halves, self.bias)
             call = partial(kernel.run, self.x, *kernel.pack(form), self.bias)
             found[kernel.name] = (call, exact)
         return found
 
     def _packed(self, kernel: packs.PackedKernel, codes: Tensor, qparams: QParams) -> Call:
         weight = QuantizedWeight("weight", codes, qparams, 1.0, 0)
-        form = packs.Form("weight", *self.shape, weight, None, self.bias)
+        form = packs.LinearGeometry("weight", *self.shape, weight, None, self.bias)
         return partial(kernel.run, self.x, *kernel.pack(form), self.bias)
 
     def _copied(self, codes: Tensor, qparams: QParams) -> Tensor:

@@ -37,7 +37,7 @@ from qfx.caller_modes import draws_undone, undisturbed
 from qfx.capture.capture import capture
 from qfx.capture.data_sizes import DecidedByDataError
 from qfx.capture.limits import not_kept
-from qfx.capture.regions.plan import Plan, plan
+from qfx.capture.regions.plan import RegionPlan, plan
 from qfx.capture.regions.recording import generates
 from qfx.capture.wrappers import unwrapped
 from qfx.conversion import use_up
@@ -47,7 +47,7 @@ from qfx.framework.levels import Level
 from qfx.framework.pipeline import Pipeline
 from qfx.garbage_collection import patiently
 from qfx.graph.copying import inference_copy
-from qfx.preparation import Request, prepare_graph
+from qfx.preparation import PrepareRequest, prepare_graph
 from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.regional import convert_regions, prepare_regions
 from qfx.runtime.calibration import Calibrated, calibrated, run_calibration, run_example
@@ -231,7 +231,7 @@ def prepare(
     check_calibrates(chosen)
     start = None if qparams_from is None else Start(qparams_from.reference)
     watched = as_instruments(instruments)
-    request = Request(
+    request = PrepareRequest(
         method, chosen, target, qconfig, kinds, start, tuple(settings), watched, notes
     )
     captured = _captured(model, args, kwargs, method, asked)
@@ -258,7 +258,7 @@ def _captured(
     kwargs: dict[str, Any],
     method: str,
     regions: str | tuple[str, ...],
-) -> fx.GraphModule | Plan:
+) -> fx.GraphModule | RegionPlan:
     """The graph of inference, also of a model in training; or of parts of it."""
     trains = method == "qat"
     in_parts = partial(plan, model, args, kwargs, modes=trains)

@@ -22,14 +22,14 @@ from qfx.graph.state import written_tensors
 from qfx.history.history import History
 from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.report.outcomes import captured_sites, size_bytes
-from qfx.runtime.prepared import RECORDERS, PreparedModel, Settings
+from qfx.runtime.prepared import RECORDERS, PreparationSettings, PreparedModel
 from qfx.runtime.trained import Start, Trained
 from qfx.training.trainable import trainable
 from qfx.verification.floats import check_untrained
 
 
 @dataclass(frozen=True)
-class Request:
+class PrepareRequest:
     """What is asked for, checked and resolved.
 
     Attributes:
@@ -67,7 +67,7 @@ class Request:
 
 
 def prepare_graph(
-    request: Request,
+    request: PrepareRequest,
     captured: fx.GraphModule,
     module: nn.Module,
     configuration: Configuration,
@@ -93,7 +93,7 @@ def prepare_graph(
     expected = captured.meta.pop(EXPECTED, None)
     before, after = request.pipeline.split()
     graph_module = clone_graph_module(captured, apart=True)
-    settings = Settings(
+    settings = PreparationSettings(
         request.method, request.backend, configuration, before, after, args, kwargs,
         captured_sites(captured), captured, expected, size_bytes(module), request.start,
         region=region, extra=request.settings, instruments=request.instruments,

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from qfx.argument_checks import idle_passes
 from qfx.capture.limits import not_kept
-from qfx.capture.regions.plan import Left, Plan, PlannedRegion
-from qfx.capture.regions.several import Way, has_way_out
+from qfx.capture.regions.plan import Left, PlannedRegion, RegionPlan
+from qfx.capture.regions.several import CapturedWay, has_way_out
 from qfx.conversion import check_result, use_up
 from qfx.graph.copying import copy_of, deep_copied
 from qfx.graph.in_place import tell_dtype
 from qfx.graph.opaque_macs import called_macs, macs_of_run
 from qfx.graph.ways import Ways, form_of, region_of, way_name, ways_of
 from qfx.history.merging import merged_history
-from qfx.preparation import Request, prepare_graph
+from qfx.preparation import PrepareRequest, prepare_graph
 from qfx.quant.reasons import refusal
 from qfx.report.merging import merged_report
 from qfx.report.outcomes import size_bytes
@@ -30,16 +30,16 @@ from qfx.runtime.calibration import calibrated, run_example
 from qfx.runtime.inside import over_codes
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
-from qfx.runtime.regions import RegionFacts, Regions, Surroundings, join_ways, with_regions
+from qfx.runtime.regions import RegionalContext, RegionFacts, Regions, join_ways, with_regions
 
 _WITHOUT_DATA = ("dynamic", "weight_only")
 """Methods for which a layer need not be called to be quantized."""
 
 
 def prepare_regions(
-    request: Request,
+    request: PrepareRequest,
     model: nn.Module,
-    plan: Plan,
+    plan: RegionPlan,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> nn.Module:
@@ -71,7 +71,7 @@ def prepare_regions(
         made.setdefault(module, graphs[name])
     plan = plan.with_spare(region for region in plan.spare if region.path in graphs)
     work, left = _work(model, plan, args, kwargs)
-    surroundings = Surroundings(
+    surroundings = RegionalContext(
         args,
         kwargs,
         {name: _facts(*ways[name]) for name in graphs},
@@ -88,7 +88,7 @@ def prepare_regions(
     return with_regions(model, made, Regions(graphs, surroundings), tied)
 
 
-def _facts(region: PlannedRegion, way: Way) -> RegionFacts:
+def _facts(region: PlannedRegion, way: CapturedWay) -> RegionFacts:
     """What the plan knows of one graph; calls of which nothing was kept count as the first's."""
     calls = sum(way.forms.values())
     if way is region.ways[0]:
@@ -96,7 +96,7 @@ def _facts(region: PlannedRegion, way: Way) -> RegionFacts:
     return RegionFacts(type(region.module).__name__, calls, *region.why)
 
 
-def _insides(model: nn.Module, plan: Plan) -> Iterator[tuple[str, nn.Module]]:
+def _insides(model: nn.Module, plan: RegionPlan) -> Iterator[tuple[str, nn.Module]]:
     """The modules that answer where no graph of a region does, over the tensors of its graphs."""
     for region in plan.regions:
         if not all(has_way_out(way.captured) for way in region.ways):
@@ -224,7 +224,7 @@ def _held(graphs: Mapping[str, QuantizedModel]) -> int:
 
 
 def _work(
-    model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    model: nn.Module, plan: RegionPlan, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Mapping[str, int] | None, tuple[Site, ...]]:
     """What the regions compute in one run, and the sites of all that is in none of them."""
     forms = {r.path: r.forms for r in plan.regions}
@@ -268,7 +268,7 @@ def _outside(left: Left | None, macs: int | None) -> Site:
     )
 
 
-def _size_outside(model: nn.Module, plan: Plan) -> int:
+def _size_outside(model: nn.Module, plan: RegionPlan) -> int:
     """Bytes of the parameters and buffers of what is in no region."""
     inside = {m for r in plan.regions for m in model.get_submodule(r.path).modules()}
     outside = (m for m in model.modules() if m not in inside)

@@ -30,7 +30,7 @@ from qfx.errors import BackendError
 from qfx.torch_private import QUANTIZED_DTYPES, lacking
 
 if TYPE_CHECKING:
-    from qfx.backends.detection import Candidate, Detected
+    from qfx.backends.detection import Detected, DetectedBackend
 
 NAMES = ("x86", "fbgemm", "qnnpack", "reference")
 """Those that come with qfx, the preferred first."""
@@ -92,15 +92,15 @@ def detect() -> Detected:
     return Detected(available()[0], hardware())
 
 
-def candidates() -> tuple[Candidate, ...]:
+def candidates() -> tuple[DetectedBackend, ...]:
     """Every backend, and what this machine makes of it."""
-    from qfx.backends.detection import Candidate
+    from qfx.backends.detection import DetectedBackend
 
     found = []
     for name in _names():
         lacks = _lacks(name)
         bits = 0 if lacks else 7 if _load(name).saturates else 8
-        found.append(Candidate(name, lacks, bits, exports=name in TARGETS))
+        found.append(DetectedBackend(name, lacks, bits, exports=name in TARGETS))
     return tuple(found)
 
 

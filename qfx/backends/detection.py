@@ -32,7 +32,7 @@ _HEADER = ("backend", "here", "kernels", "activations", "made for")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class DetectedBackend:
     """One backend, as it would do on this machine.
 
     Attributes:
@@ -69,7 +69,7 @@ class Detected(str):
         return made
 
     @property
-    def backends(self) -> tuple[Candidate, ...]:
+    def backends(self) -> tuple[DetectedBackend, ...]:
         """Every backend, and what this machine makes of it; those with kernels are measured."""
         from qfx.backends import candidates
 
@@ -99,7 +99,7 @@ def _lines(found: Detected) -> Iterator[str]:
         )
 
 
-def _row(each: Candidate, found: Detected) -> tuple[str, ...]:
+def _row(each: DetectedBackend, found: Detected) -> tuple[str, ...]:
     runs = "for exports" if each.exports else "recommended" if each.name == found else "runs"
     lacks = f"needs {each.lacks}" if each.name in _ENGINES else f"not here: {each.lacks}"
     here = lacks if each.lacks else runs
@@ -113,7 +113,7 @@ def _row(each: Candidate, found: Detected) -> tuple[str, ...]:
     )
 
 
-def _slower(each: Candidate, here: Hardware) -> str:
+def _slower(each: DetectedBackend, here: Hardware) -> str:
     return "; for ARM, slower on x86" if each.name == "qnnpack" and here.is_x86 else ""
 
 

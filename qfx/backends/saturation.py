@@ -26,14 +26,14 @@ HIGHEST_SAFE = 127
 LARGEST = 255.0 * 127.0
 """What one product of the largest codes is."""
 
-Trial = tuple[Callable[[], Tensor], int]
+SaturationTrial = tuple[Callable[[], Tensor], int]
 """What runs a layer on the largest codes, its result in units of one; how many products a sum."""
 
 _verdicts: dict[Hashable, bool] = {}
 _lock = threading.RLock()
 
 
-def measured(key: Hashable, trials: Callable[[], Iterator[Trial]]) -> bool:
+def measured(key: Hashable, trials: Callable[[], Iterator[SaturationTrial]]) -> bool:
     """Whether a sum of one of ``trials`` falls short; run once per ``key``."""
     with _lock:
         if key not in _verdicts:

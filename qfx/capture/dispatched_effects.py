@@ -19,7 +19,7 @@ from qfx.graph.effects import is_random_operation
 from qfx.torch_private import DispatchMode
 
 
-class Seen(NamedTuple):
+class DispatchedEffects(NamedTuple):
     """What an operation did besides yielding a value.
 
     Attributes:
@@ -50,7 +50,7 @@ class Witness(DispatchMode):  # type: ignore[misc]
         self._watched: _Watched | None = None
 
     @contextmanager
-    def watching(self, operands: object) -> Iterator[Callable[[], Seen]]:
+    def watching(self, operands: object) -> Iterator[Callable[[], DispatchedEffects]]:
         """Watch one operation on ``operands``; yields what tells what it did."""
         outer, self._watched = self._watched, _Watched(operands)
         try:
@@ -105,9 +105,9 @@ class _Watched:
         addresses = (a for t in written if isinstance(t, torch.Tensor) for a in _address(t))
         self._wrote = not self._memory.isdisjoint(addresses)
 
-    def seen(self) -> Seen:
+    def seen(self) -> DispatchedEffects:
         """What it did; of running statistics, no schema says that they change, but counters do."""
-        return Seen(self.drew, self._wrote or self._counters() != self._versions)
+        return DispatchedEffects(self.drew, self._wrote or self._counters() != self._versions)
 
     def _counters(self) -> list[int]:
         return [0 if tensor.is_inference() else tensor._version for tensor in self._tensors]

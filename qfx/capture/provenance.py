@@ -32,7 +32,7 @@ class Provenance:
 
 
 @dataclass(eq=False, slots=True)
-class Written:
+class LaterWrites:
     """What was written to a piece of memory after it was made, known to all that look into it."""
 
     inputs: bool = False
@@ -43,7 +43,7 @@ class Written:
 class TracedMemory:
     """The memory behind the tensors of a value, by address."""
 
-    pieces: dict[int, Written] = field(default_factory=dict)
+    pieces: dict[int, LaterWrites] = field(default_factory=dict)
 
     def overlaps(self, other: TracedMemory) -> bool:
         return not self.pieces.keys().isdisjoint(other.pieces)
@@ -71,8 +71,8 @@ def memory_of(value: object, known: Iterable[TracedMemory]) -> TracedMemory:
     return TracedMemory({address: _piece(address, sources) for address in _addresses(value)})
 
 
-def _piece(address: int, known: Iterable[TracedMemory]) -> Written:
-    return next((m.pieces[address] for m in known if address in m.pieces), None) or Written()
+def _piece(address: int, known: Iterable[TracedMemory]) -> LaterWrites:
+    return next((m.pieces[address] for m in known if address in m.pieces), None) or LaterWrites()
 
 
 def _addresses(value: object) -> Iterator[int]:

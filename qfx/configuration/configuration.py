@@ -22,7 +22,7 @@ from qfx.quant.spec import QConfig
 
 
 @dataclass(frozen=True)
-class Choice:
+class ResolvedQConfig:
     """What is asked of one operation.
 
     Attributes:
@@ -100,13 +100,13 @@ class Configuration:
         """Say in the report, and there only, what an open choice came to."""
         self._warnings[message] = None
 
-    def resolve(self, node: fx.Node) -> Choice:
+    def resolve(self, node: fx.Node) -> ResolvedQConfig:
         """What is asked of ``node``."""
         origin = next((o for o in meta.origins(node) if o.node in self._by_node), None)
         if origin is None:
-            return Choice(None)
+            return ResolvedQConfig(None)
         if self._types is not None and self._type_names[origin.node] not in self._types:
-            return Choice(None, "not-in-types")
+            return ResolvedQConfig(None, "not-in-types")
         return _choice(self._by_node[origin.node], self._global)
 
 
@@ -147,13 +147,13 @@ def _global_name(qconfig: QConfig | QConfigMapping | None) -> str:
     return "the QConfig given as qconfig=" if isinstance(qconfig, QConfig) else ""
 
 
-def _choice(resolution: Resolution, global_name: str) -> Choice:
+def _choice(resolution: Resolution, global_name: str) -> ResolvedQConfig:
     rule, qconfig = resolution.rule, resolution.qconfig
     if qconfig == QConfig():  # neither side: another way to say None
         qconfig = None
     if rule is None:
-        return Choice(qconfig)
+        return ResolvedQConfig(qconfig)
     if rule.kind is Precedence.GLOBAL:
-        return Choice(qconfig, rule=global_name or rule.name)
+        return ResolvedQConfig(qconfig, rule=global_name or rule.name)
     by_type = rule.kind in (Precedence.ORDER, Precedence.OBJECT_TYPE)
-    return Choice(qconfig, rule=rule.name, specific=True, by_type=by_type)
+    return ResolvedQConfig(qconfig, rule=rule.name, specific=True, by_type=by_type)

@@ -25,7 +25,7 @@ from qfx.vocab import is_op
 _PLAIN = (int, float, bool, str, type(None))
 
 
-class Unknown(Exception):  # noqa: N818 - control flow within the room
+class UnknownArgument(Exception):  # noqa: N818 - control flow within the room
     """An argument that nothing is known of."""
 
 
@@ -49,7 +49,7 @@ def _key(value: Any) -> Any:
         return (type(value), *[_key(item) for item in value])
     if isinstance(value, Mapping):
         return (type(value), *[(name, _key(item)) for name, item in value.items()])
-    raise Unknown(type(value).__name__)
+    raise UnknownArgument(type(value).__name__)
 
 
 class Guards:

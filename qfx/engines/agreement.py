@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from qfx.engines.base import CannotRun, Program
+from qfx.engines.base import CannotRun, EngineProgram
 from qfx.engines.pieces import Piece
 from qfx.graph.interpret import NamedInterpreter
 from qfx.numerics.measures import Error
@@ -143,7 +143,7 @@ class HoldsAgainst:
     def __init__(self, least: float) -> None:
         self._least = least
 
-    def __call__(self, piece: Piece, program: Program, inputs: Sequence[Tensor]) -> None:
+    def __call__(self, piece: Piece, program: EngineProgram, inputs: Sequence[Tensor]) -> None:
         with torch.no_grad():
             wanted = piece.graph_module(*inputs)
         against = reason_against(compare(tuple(wanted), tuple(program(inputs))), self._least)

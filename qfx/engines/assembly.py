@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, fx, nn
 
-from qfx.engines.base import Built, CannotRun, PieceEngine, Program, Settings
-from qfx.engines.pieces import Piece, Plan, copy_into, partition
+from qfx.engines.base import BuildSettings, Built, CannotRun, EngineProgram, PieceEngine
+from qfx.engines.pieces import Partition, Piece, copy_into, partition
 from qfx.export.problems import Problem, opaque_modules
 
 MOST_BUILDS = 8
@@ -42,7 +42,7 @@ class Runner(nn.Module):
         self,
         engine: PieceEngine,
         piece: Piece,
-        settings: Settings,
+        settings: BuildSettings,
         agrees: Agrees,
         programs: Programs,
     ) -> None:
@@ -50,7 +50,7 @@ class Runner(nn.Module):
         self.piece = piece
         self._engine, self._settings, self._agrees = engine, settings, agrees
         self._lock = threading.Lock()
-        self._programs: dict[tuple[Shape, ...], Program] = {}
+        self._programs: dict[tuple[Shape, ...], EngineProgram] = {}
         self._own: set[tuple[Shape, ...]] = set()
         self._single = len(piece.outputs) == 1
         self._examples = piece.shapes
@@ -95,7 +95,7 @@ class Runner(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Runner:
         return self
 
-    def _for(self, key: tuple[Shape, ...], inputs: Sequence[Tensor]) -> Program:
+    def _for(self, key: tuple[Shape, ...], inputs: Sequence[Tensor]) -> EngineProgram:
         shapes = tuple(map(tuple, key))
         with self._lock:
             known = self._programs.get(shapes)
@@ -111,8 +111,8 @@ class Runner(nn.Module):
             return program
 
     def _checked(
-        self, program: Program, shapes: tuple[Shape, ...], inputs: Sequence[Tensor]
-    ) -> Program:
+        self, program: EngineProgram, shapes: tuple[Shape, ...], inputs: Sequence[Tensor]
+    ) -> EngineProgram:
         """The program for all sizes, if it agrees for the first of them; else one of their own."""
         if not self._to_check:
             return program
@@ -125,7 +125,7 @@ class Runner(nn.Module):
         self._to_check -= 1
         return program
 
-    def _special(self, shapes: tuple[Shape, ...], inputs: Sequence[Tensor]) -> Program:
+    def _special(self, shapes: tuple[Shape, ...], inputs: Sequence[Tensor]) -> EngineProgram:
         """A program for these shapes alone, which agrees with the piece."""
         if len(self._own - {self._examples}) >= MOST_BUILDS:
             raise CannotRun(f"{MOST_BUILDS} other sizes have builds of their own")
@@ -150,7 +150,7 @@ class Programs:
     own: Built | None = None
 
 
-Agrees = Callable[[Piece, Program, Sequence[Tensor]], None]
+Agrees = Callable[[Piece, EngineProgram, Sequence[Tensor]], None]
 """Raises :class:`CannotRun` where a program does not agree with its piece."""
 
 
@@ -166,7 +166,7 @@ class Assembly:
 
     forward: Callable[..., Any]
     runners: tuple[Runner, ...] = ()
-    plan: Plan | None = None
+    plan: Partition | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -183,7 +183,7 @@ class Assembly:
         return sum(piece.macs for piece in self.plan.pieces) / self.plan.macs
 
 
-def plan_for(engine: PieceEngine, reference: fx.GraphModule) -> Plan:
+def plan_for(engine: PieceEngine, reference: fx.GraphModule) -> Partition:
     """The pieces of a graph that an engine takes.
 
     Raises:
@@ -208,8 +208,8 @@ def plan_for(engine: PieceEngine, reference: fx.GraphModule) -> Plan:
 def assemble(
     engine: PieceEngine,
     reference: fx.GraphModule,
-    plan: Plan,
-    settings: Settings,
+    plan: Partition,
+    settings: BuildSettings,
     agrees: Agrees,
     *,
     free: bool,
@@ -234,8 +234,8 @@ def assemble(
 def put_together(
     engine: PieceEngine,
     reference: fx.GraphModule,
-    plan: Plan,
-    settings: Settings,
+    plan: Partition,
+    settings: BuildSettings,
     agrees: Agrees,
     programs: Sequence[Programs],
 ) -> Assembly:
@@ -246,13 +246,17 @@ def put_together(
     return Assembly(outer.forward, tuple(runners.values()), plan)
 
 
-def _programs(engine: PieceEngine, piece: Piece, settings: Settings, *, free: bool) -> Programs:
+def _programs(
+    engine: PieceEngine, piece: Piece, settings: BuildSettings, *, free: bool
+) -> Programs:
     if free:
         return Programs(free=engine.build(piece, settings))
     return Programs(own=engine.build(piece, replace(settings, shapes=piece.shapes)))
 
 
-def _outer(reference: fx.GraphModule, plan: Plan, runners: dict[Piece, Runner]) -> fx.GraphModule:
+def _outer(
+    reference: fx.GraphModule, plan: Partition, runners: dict[Piece, Runner]
+) -> fx.GraphModule:
     """The graph with a call in place of each piece; arguments and results are the model's."""
     graph = fx.Graph()
     now: dict[fx.Node, fx.Node] = {}

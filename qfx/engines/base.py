@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.problems import Problem
 
 if TYPE_CHECKING:
@@ -33,24 +33,24 @@ class CannotRun(Exception):  # noqa: N818 - why, for the table; users see it the
 
 
 @dataclass(frozen=True)
-class Settings:
+class BuildSettings:
     """How a piece is to be built.
 
     Attributes:
         threads: how many an engine may use for a call.
-        form: how values are rounded where engines want more of it (:class:`Form`).
+        form: how values are rounded where engines want more of it (:class:`OnnxForm`).
         shapes: of the inputs, where the program is for these alone; None for every size that the
             piece takes.
         float_dtype: in which float parts may be computed: float32, or bfloat16 where an engine can.
     """
 
     threads: int
-    form: Form = Form.EXACT
+    form: OnnxForm = OnnxForm.EXACT
     shapes: tuple[tuple[int, ...], ...] | None = None
     float_dtype: torch.dtype = torch.float32
 
 
-class Program(Protocol):
+class EngineProgram(Protocol):
     """A piece that was built; many threads call it at once."""
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -69,7 +69,7 @@ class Built:
         takes: whether it takes inputs of these shapes; those of its settings, if it has any.
     """
 
-    program: Program
+    program: EngineProgram
     takes: Callable[[tuple[tuple[int, ...], ...]], bool]
 
 
@@ -108,12 +108,12 @@ class PieceEngine(Engine):
         """The nodes of a piece that this engine can't take; they are left to eager."""
         return ()
 
-    def forms(self, piece: Piece) -> Sequence[Form]:
+    def forms(self, piece: Piece) -> Sequence[OnnxForm]:
         """In which forms a piece may be built; the fastest that agrees is kept."""
-        return (Form.EXACT,)
+        return (OnnxForm.EXACT,)
 
     @abstractmethod
-    def build(self, piece: Piece, settings: Settings) -> Built:
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
         """Build a piece.
 
         Raises:
@@ -124,7 +124,7 @@ class PieceEngine(Engine):
         """What was built as bytes, for the cache; None: it is built anew each time."""
         return None
 
-    def unpacked(self, data: bytes, settings: Settings) -> Built:
+    def unpacked(self, data: bytes, settings: BuildSettings) -> Built:
         """What :meth:`packed` made bytes of, on the same machine and with the same versions.
 
         Raises:
@@ -137,7 +137,9 @@ class WholeEngine(Engine):
     """An engine that runs a model as a whole, by the kernels of PyTorch."""
 
     @abstractmethod
-    def wrap(self, model: nn.Module, settings: Settings, *, dynamic: bool) -> Callable[..., Any]:
+    def wrap(
+        self, model: nn.Module, settings: BuildSettings, *, dynamic: bool
+    ) -> Callable[..., Any]:
         """What runs ``model``, with its arguments and results.
 
         Raises:

@@ -29,13 +29,13 @@ from torch import Tensor, fx
 
 from qfx.engines.agreement import Agreement, HoldsAgainst, compare
 from qfx.engines.assembly import Assembly, Programs, put_together
-from qfx.engines.base import Built, CannotRun, Engine, PieceEngine, Settings, WholeEngine
-from qfx.engines.choose import Choice
+from qfx.engines.base import BuildSettings, Built, CannotRun, Engine, PieceEngine, WholeEngine
+from qfx.engines.choose import EngineChoice
 from qfx.engines.machine import cpu
 from qfx.engines.pieces import partition
 from qfx.engines.source import Source
-from qfx.engines.trials import Trial
-from qfx.export.onnx.forms import Form
+from qfx.engines.trials import EngineTrial
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.problems import Problem
 from qfx.graph import meta
 
@@ -55,7 +55,7 @@ def folder() -> Path | None:
     return None if not said or said.lower() in _OFF else Path(said)
 
 
-class Entry:
+class CacheEntry:
     """The place of one compilation.
 
     Args:
@@ -64,13 +64,13 @@ class Entry:
         settings: how engines were asked to build.
     """
 
-    def __init__(self, path: Path, source: Source, settings: Settings) -> None:
+    def __init__(self, path: Path, source: Source, settings: BuildSettings) -> None:
         self._path, self._source, self._settings = path, source, settings
 
     @staticmethod
     def of(
-        source: Source, engines: Sequence[Engine], settings: Settings, *, dynamic: bool
-    ) -> Entry | None:
+        source: Source, engines: Sequence[Engine], settings: BuildSettings, *, dynamic: bool
+    ) -> CacheEntry | None:
         """The entry of a compilation; None without a cache, or if nothing tells the model apart."""
         base = folder()
         if base is None or source.made_up or source.written:
@@ -79,9 +79,9 @@ class Entry:
         if any(node.op == "call_module" for node in nodes):
             return None  # what is in them no digest can tell
         key = _digest(source, engines, settings, dynamic=dynamic)
-        return Entry(base / key, source, settings)
+        return CacheEntry(base / key, source, settings)
 
-    def load(self, engines: Mapping[str, Engine]) -> Choice | None:
+    def load(self, engines: Mapping[str, Engine]) -> EngineChoice | None:
         """What was chosen; None if there is nothing, or something is wrong with it."""
         try:
             record = json.loads((self._path / _RECORD).read_text())
@@ -89,13 +89,13 @@ class Entry:
         except Exception:  # whatever reading a damaged entry raises: it is as good as none
             return None
 
-    def _choice(self, record: dict[str, Any], engines: Mapping[str, Engine]) -> Choice | None:
+    def _choice(self, record: dict[str, Any], engines: Mapping[str, Engine]) -> EngineChoice | None:
         engine = engines[record["engine"]]
-        trials = tuple(Trial(**row) for row in record["trials"])
-        settings = replace(self._settings, form=Form(record["form"]))
+        trials = tuple(EngineTrial(**row) for row in record["trials"])
+        settings = replace(self._settings, form=OnnxForm(record["form"]))
         if isinstance(engine, WholeEngine):
             forward = engine.wrap(self._source.model, settings, dynamic=record["dynamic"])
-            return Choice(engine.name, Assembly(forward), trials)
+            return EngineChoice(engine.name, Assembly(forward), trials)
         assert isinstance(engine, PieceEngine)
         refused = {row["node"]: Problem(**row) for row in record["refused"]}
         plan = partition(self._source.reference, refused)
@@ -107,10 +107,10 @@ class Entry:
         made = put_together(engine, self._source.reference, plan, settings, holds, programs)
         if not self._agrees(made, record["sqnr"]):
             return None
-        return Choice(engine.name, made, trials, record["least"])
+        return EngineChoice(engine.name, made, trials, record["least"])
 
     def _built(
-        self, row: dict[str, str] | None, engine: PieceEngine, settings: Settings
+        self, row: dict[str, str] | None, engine: PieceEngine, settings: BuildSettings
     ) -> Built | None:
         if row is None:
             return None
@@ -134,7 +134,7 @@ class Entry:
         with self._source.undisturbed(), torch.no_grad():
             return forward(*args, **kwargs)
 
-    def store(self, choice: Choice, engine: Engine, *, dynamic: bool) -> None:
+    def store(self, choice: EngineChoice, engine: Engine, *, dynamic: bool) -> None:
         """Write what was chosen; where that can't be done, nothing is kept."""
         with suppress(OSError, CannotRun):
             parts: dict[str, bytes] = {}
@@ -147,7 +147,7 @@ class Entry:
 
     def _record(
         self,
-        choice: Choice,
+        choice: EngineChoice,
         engine: Engine,
         parts: dict[str, bytes],
         *,
@@ -166,7 +166,7 @@ class Entry:
         found = self._beside_eager(assembly)
         return {
             "engine": choice.engine,
-            "form": trial.form or Form.EXACT.value,
+            "form": trial.form or OnnxForm.EXACT.value,
             "dynamic": dynamic,
             "least": choice.least,
             "sqnr": min(found.sqnr, 200.0),
@@ -213,7 +213,9 @@ def _prune(base: Path) -> None:
 
 
 # -- the key ---------------------------------------------------------------------------------------
-def _digest(source: Source, engines: Sequence[Engine], settings: Settings, *, dynamic: bool) -> str:
+def _digest(
+    source: Source, engines: Sequence[Engine], settings: BuildSettings, *, dynamic: bool
+) -> str:
     from qfx import __version__
 
     hashed = hashlib.sha256()

@@ -9,10 +9,10 @@ from statistics import median
 from qfx.engines.agreement import Agreement
 from qfx.engines.assembly import Assembly
 from qfx.engines.base import CannotRun, Engine, PieceEngine
-from qfx.engines.trials import Trial
+from qfx.engines.trials import EngineTrial
 from qfx.engines.workers import Overdue, Worker
 from qfx.errors import QfxError
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 
 OVERDUE = "hangs"
 
@@ -34,7 +34,7 @@ class Candidate:
     """
 
     engine: Engine
-    form: Form
+    form: OnnxForm
     worker: Worker
     assembly: Assembly | None = None
     seconds: float | None = None
@@ -52,11 +52,11 @@ class Candidate:
         """Put it out of the running."""
         self.why_not = self.why_not or why
 
-    def trial(self) -> Trial:
+    def trial(self) -> EngineTrial:
         """The row of the table."""
         several = isinstance(self.engine, PieceEngine)
         timed = 1e3 * self.median if self.times else None
-        return Trial(
+        return EngineTrial(
             self.engine.name,
             self.engine.version(),
             self.form.value if several else "",

@@ -26,15 +26,15 @@ from qfx.engines.agreement import (
     run_reference,
 )
 from qfx.engines.assembly import Assembly, assemble, plan_for
-from qfx.engines.base import CannotRun, Engine, PieceEngine, Settings, WholeEngine
+from qfx.engines.base import BuildSettings, CannotRun, Engine, PieceEngine, WholeEngine
 from qfx.engines.candidates import OVERDUE, Candidate, failed, rank
 from qfx.engines.eager import Eager
-from qfx.engines.pieces import Plan
+from qfx.engines.pieces import Partition
 from qfx.engines.source import Source
 from qfx.engines.timing import time_in_turns
-from qfx.engines.trials import Trial
+from qfx.engines.trials import EngineTrial
 from qfx.engines.workers import Worker
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.graph.overlap import version
 
 _PAYS = 1.05
@@ -42,7 +42,7 @@ _PAYS = 1.05
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineChoice:
     """What is kept.
 
     Attributes:
@@ -55,7 +55,7 @@ class Choice:
 
     engine: str
     assembly: Assembly
-    trials: tuple[Trial, ...]
+    trials: tuple[EngineTrial, ...]
     least: float = AGREES
 
 
@@ -69,14 +69,14 @@ class BuiltAs:
             alone comes last.
     """
 
-    form: Form
+    form: OnnxForm
     free: tuple[bool, ...]
 
     @staticmethod
-    def of(choice: Choice) -> BuiltAs:
+    def of(choice: EngineChoice) -> BuiltAs:
         """What stands behind a choice."""
         (trial,) = [each for each in choice.trials if each.name == choice.engine]
-        form = Form(trial.form) if trial.form else Form.EXACT
+        form = OnnxForm(trial.form) if trial.form else OnnxForm.EXACT
         made = [runner.programs for runner in choice.assembly.runners]
         kinds = (True,) * any(m.free is not None for m in made)
         kinds += (False,) * any(m.own is not None for m in made)
@@ -92,7 +92,7 @@ class Choosing:
         dynamic: whether other sizes than those of the examples are to work.
     """
 
-    def __init__(self, source: Source, settings: Settings, *, dynamic: bool) -> None:
+    def __init__(self, source: Source, settings: BuildSettings, *, dynamic: bool) -> None:
         self._source, self._dynamic = source, dynamic
         self._settings = settings
         arguments = source.fresh_arguments()
@@ -101,9 +101,9 @@ class Choosing:
             self._wanted = run_reference(source.reference, arguments)
         self._writes = _versions(arguments) != before
         self._least: float | None = None
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, Partition] = {}
 
-    def choose(self, engines: Sequence[Engine], progress: Any) -> Choice:
+    def choose(self, engines: Sequence[Engine], progress: Any) -> EngineChoice:
         """Build, check and time engines; the fastest that agrees is kept.
 
         Args:
@@ -122,7 +122,7 @@ class Choosing:
             best = {name: min(row, key=rank) for name, row in rows.items() if row}
             fit = [c for c in best.values() if not c.why_not]
             trials = tuple(
-                best[e.name].trial() if e.name in best else Trial(e.name, why_not=e.lacks())
+                best[e.name].trial() if e.name in best else EngineTrial(e.name, why_not=e.lacks())
                 for e in engines
             )
             if not fit:
@@ -131,7 +131,9 @@ class Choosing:
             self._specialize(chosen, stack)
         return self._choice(chosen, trials)
 
-    def again(self, engine: Engine, built: BuiltAs, trials: tuple[Trial, ...]) -> Choice:
+    def again(
+        self, engine: Engine, built: BuiltAs, trials: tuple[EngineTrial, ...]
+    ) -> EngineChoice:
         """Build what was chosen before, and nothing else.
 
         Args:
@@ -154,7 +156,7 @@ class Choosing:
             _prefer(made[0], made[1])
         return self._choice(made[0], trials)
 
-    def _choice(self, chosen: Candidate, trials: tuple[Trial, ...]) -> Choice:
+    def _choice(self, chosen: Candidate, trials: tuple[EngineTrial, ...]) -> EngineChoice:
         for plan in self._plans.values():
             for piece in plan.pieces:
                 piece.notes.clear()
@@ -162,7 +164,7 @@ class Choosing:
         least = least_of(chosen.found.sqnr)
         for runner in chosen.assembly.runners:
             runner.hold(HoldsAgainst(least))
-        return Choice(chosen.engine.name, chosen.assembly, trials, least)
+        return EngineChoice(chosen.engine.name, chosen.assembly, trials, least)
 
     # -- building and checking --------------------------------------------------------------------
     def _candidates(self, engine: Engine, stack: ExitStack) -> Iterator[Candidate]:
@@ -172,7 +174,7 @@ class Choosing:
         try:
             forms = worker.do(lambda: self._forms(engine), engine.deadline)
         except Exception as error:  # whatever an engine raises
-            yield failed(Candidate(engine, Form.EXACT, worker), error)
+            yield failed(Candidate(engine, OnnxForm.EXACT, worker), error)
             return
         for form in forms:
             candidate = Candidate(engine, form, worker)
@@ -186,15 +188,15 @@ class Choosing:
             if candidate.why_not == OVERDUE:
                 return  # its thread is lost
 
-    def _forms(self, engine: Engine) -> Sequence[Form]:
+    def _forms(self, engine: Engine) -> Sequence[OnnxForm]:
         if self._source.written and not isinstance(engine, Eager):
             names = ", ".join(self._source.written[:3])
             raise CannotRun(f"the model writes to {names}; only eager keeps state")
         if not isinstance(engine, PieceEngine):
-            return (Form.EXACT,)
+            return (OnnxForm.EXACT,)
         return max((engine.forms(piece) for piece in self._plan(engine).pieces), key=len)
 
-    def _plan(self, engine: PieceEngine) -> Plan:
+    def _plan(self, engine: PieceEngine) -> Partition:
         """The pieces of an engine; engines that take the same share them."""
         key = engine.family or engine.name
         if key not in self._plans:
@@ -221,7 +223,7 @@ class Choosing:
         if not isinstance(candidate.engine, Eager):
             candidate.fail(self._against(candidate.found))
 
-    def _assembly(self, engine: Engine, form: Form, *, free: bool) -> Assembly:
+    def _assembly(self, engine: Engine, form: OnnxForm, *, free: bool) -> Assembly:
         settings = replace(self._settings, form=form)
         if isinstance(engine, WholeEngine):
             return Assembly(engine.wrap(self._source.model, settings, dynamic=self._dynamic))

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from qfx.engines.admission import Guards, Unknown, key_of
-from qfx.engines.choose import Choice
+from qfx.engines.admission import Guards, UnknownArgument, key_of
+from qfx.engines.choose import EngineChoice
 from qfx.engines.report import CompilationReport
-from qfx.engines.request import Request
+from qfx.engines.request import CompileRequest
 from qfx.engines.source import Source
-from qfx.engines.trials import Trial, trial_table
+from qfx.engines.trials import EngineTrial, trial_table
 from qfx.errors import BackendError, ConfigError, FormatError, warn
 from qfx.graph.in_place import hand_on_place
 from qfx.graph.overlap import overwrite
@@ -43,14 +43,14 @@ class CompiledModel(nn.Module):
 
     engine: str
     source: Source
-    choice: Choice
-    request: Request
-    trials: tuple[Trial, ...]
+    choice: EngineChoice
+    request: CompileRequest
+    trials: tuple[EngineTrial, ...]
     report: CompilationReport
     _eager: Callable[..., Any]
     _forward: Callable[..., Any]
 
-    def __init__(self, source: Source, choice: Choice, request: Request) -> None:
+    def __init__(self, source: Source, choice: EngineChoice, request: CompileRequest) -> None:
         super().__init__()
         self.engine = choice.engine
         self.trials = choice.trials
@@ -83,7 +83,7 @@ class CompiledModel(nn.Module):
         try:
             key = key_of(args, kwargs)
             route = self._routes.get(key)
-        except (Unknown, TypeError):
+        except (UnknownArgument, TypeError):
             key, route = None, self._eager  # nothing is known of an argument
         if route is None:
             return self._first(key, args, kwargs)
@@ -135,7 +135,7 @@ class CompiledModel(nn.Module):
         try:
             given = arguments_by_name(self.source.reference.graph, args, kwargs)
             return key_of((given,), {}) == key_of((dict(self.source.arguments),), {})
-        except (Unknown, TypeError):
+        except (UnknownArgument, TypeError):
             return False
 
     @torch.no_grad()

@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from qfx.caller_modes import undisturbed
 from qfx.engines.base import CannotRun, Engine
-from qfx.engines.cache import Entry
-from qfx.engines.choose import Choice, Choosing
+from qfx.engines.cache import CacheEntry
+from qfx.engines.choose import Choosing, EngineChoice
 from qfx.engines.compiled import CompiledModel
 from qfx.engines.regional import compile_regions
 from qfx.engines.registry import engines, named
-from qfx.engines.request import FLOAT_DTYPES, Request
+from qfx.engines.request import FLOAT_DTYPES, CompileRequest
 from qfx.engines.source import call_of, source_of
-from qfx.engines.trials import Trial
+from qfx.engines.trials import EngineTrial
 from qfx.errors import BackendError, ConfigError, warn
 from qfx.runtime.regions import regions_of
 
@@ -69,7 +69,7 @@ def compile(
     """
     wanted = _engines(engine)
     names = None if engine == "auto" else tuple(each.name for each in wanted)
-    request = Request(names, _threads(threads), _dynamic(dynamic), _float_dtype(float_dtype))
+    request = CompileRequest(names, _threads(threads), _dynamic(dynamic), _float_dtype(float_dtype))
     regions = regions_of(model)
     if regions is not None:
         given = None if example_inputs is None else call_of(example_inputs)
@@ -87,7 +87,7 @@ def compile(
 
 
 def compile_as(
-    request: Request,
+    request: CompileRequest,
     wanted: Sequence[Engine],
     model: nn.Module,
     example_inputs: Any,
@@ -106,7 +106,7 @@ def compile_as(
         progress: as for :func:`compile`.
     """
     source = source_of(model, example_inputs)
-    entry = Entry.of(source, wanted, request.settings, dynamic=request.dynamic)
+    entry = CacheEntry.of(source, wanted, request.settings, dynamic=request.dynamic)
     choice = entry and entry.load({each.name: each for each in wanted})
     if choice:
         return CompiledModel(source, choice, request)
@@ -120,10 +120,12 @@ def compile_as(
     return CompiledModel(source, choice, request)
 
 
-Known = Callable[[Choosing], "Choice | None"]
+Known = Callable[[Choosing], "EngineChoice | None"]
 
 
-def _search(choosing: Choosing, request: Request, wanted: Sequence[Engine], bar: _Bar) -> Choice:
+def _search(
+    choosing: Choosing, request: CompileRequest, wanted: Sequence[Engine], bar: _Bar
+) -> EngineChoice:
     try:
         choose = _auto if request.engines is None else Choosing.choose
         return choose(choosing, wanted, bar)
@@ -142,7 +144,7 @@ def _bar(progress: bool | None) -> _Bar:
     return lambda wanted: tqdm(wanted, desc="trying engines", disable=not shown)
 
 
-def _auto(choosing: Choosing, wanted: Sequence[Engine], bar: _Bar) -> Choice:
+def _auto(choosing: Choosing, wanted: Sequence[Engine], bar: _Bar) -> EngineChoice:
     """The best of the engines that build in seconds; those that take minutes are asked for."""
     quick = [engine for engine in wanted if not engine.patient]
     choice = choosing.choose(quick, bar)
@@ -153,10 +155,10 @@ def _auto(choosing: Choosing, wanted: Sequence[Engine], bar: _Bar) -> Choice:
     return replace(choice, trials=(*choice.trials, *map(_not_tried, slow)))
 
 
-def _not_tried(engine: Engine) -> Trial:
+def _not_tried(engine: Engine) -> EngineTrial:
     version = "" if engine.lacks() else engine.version()
     why = engine.lacks() or f"builds for minutes: engine={engine.name!r} tries it"
-    return Trial(engine.name, version, why_not=why)
+    return EngineTrial(engine.name, version, why_not=why)
 
 
 def _engines(wanted: object) -> list[Engine]:

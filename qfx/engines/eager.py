@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qfx.engines.base import Settings, WholeEngine
+from qfx.engines.base import BuildSettings, WholeEngine
 
 
 class Eager(WholeEngine):
@@ -22,5 +22,7 @@ class Eager(WholeEngine):
     def version(self) -> str:
         return torch.__version__
 
-    def wrap(self, model: nn.Module, settings: Settings, *, dynamic: bool) -> Callable[..., Any]:
+    def wrap(
+        self, model: nn.Module, settings: BuildSettings, *, dynamic: bool
+    ) -> Callable[..., Any]:
         return model

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from qfx.engines.base import Settings, WholeEngine
+from qfx.engines.base import BuildSettings, WholeEngine
 
 _COMPILERS = ("g++", "clang++", "c++")
 
@@ -31,6 +31,8 @@ class Inductor(WholeEngine):
     def version(self) -> str:
         return torch.__version__
 
-    def wrap(self, model: nn.Module, settings: Settings, *, dynamic: bool) -> Callable[..., Any]:
+    def wrap(
+        self, model: nn.Module, settings: BuildSettings, *, dynamic: bool
+    ) -> Callable[..., Any]:
         made: Callable[..., Any] = torch.compile(model, dynamic=dynamic)
         return made

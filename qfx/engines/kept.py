@@ -19,16 +19,16 @@ from torch import Tensor
 from qfx.caller_modes import undisturbed
 from qfx.engines.admission import Guards
 from qfx.engines.base import CannotRun, Engine
-from qfx.engines.choose import BuiltAs, Choice, Choosing
+from qfx.engines.choose import BuiltAs, Choosing, EngineChoice
 from qfx.engines.compiled import CompiledModel
 from qfx.engines.compiling import compile_as
 from qfx.engines.machine import built_with
 from qfx.engines.registry import engines
-from qfx.engines.request import FLOAT_DTYPES, Request
+from qfx.engines.request import FLOAT_DTYPES, CompileRequest
 from qfx.engines.source import call_of
-from qfx.engines.trials import Trial
+from qfx.engines.trials import EngineTrial
 from qfx.errors import ConfigError, FormatError, QfxError, warn
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.runtime.quantized import QuantizedModel
 from qfx.storage.fields import Fields, Json, number
 from qfx.storage.files import Describe
@@ -90,7 +90,7 @@ def _written(examples: object, store: TensorStore) -> Json:
         raise FormatError(f"the example inputs can't be written: {error}") from None
 
 
-def _row(trial: Trial) -> dict[str, Json]:
+def _row(trial: EngineTrial) -> dict[str, Json]:
     return {name: _plain(value) for name, value in asdict(trial).items()}
 
 
@@ -100,18 +100,18 @@ def _plain(value: Any) -> Json:
 
 # -- reading -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Kept:
+class CompiledRecord:
     """What a file says of a compiled model; the names are those of :func:`describe`."""
 
     engine: str
     built: BuiltAs
     built_with: dict[str, str]
-    request: Request
-    trials: tuple[Trial, ...]
+    request: CompileRequest
+    trials: tuple[EngineTrial, ...]
     examples: object
 
 
-def read_kept(fields: Fields, source: TensorSource) -> Kept:
+def read_kept(fields: Fields, source: TensorSource) -> CompiledRecord:
     """What was chosen, checked.
 
     Raises:
@@ -120,16 +120,16 @@ def read_kept(fields: Fields, source: TensorSource) -> Kept:
     free = fields.items("free", 2)
     if not free or not all(type(each) is bool for each in free):
         fields.refuse("free", "is no list of true and false")
-    form = Form(fields.choice("form", [each.value for each in Form]))
+    form = OnnxForm(fields.choice("form", [each.value for each in OnnxForm]))
     dtype = fields.choice("float_dtype", FLOAT_DTYPES)
     made_with = fields.record("built_with")
     names = fields.texts("engines", _MOST_ENGINES) if fields.has("engines") else None
     threads = fields.integer("threads", 1, _MOST_THREADS) if fields.has("threads") else None
-    kept = Kept(
+    kept = CompiledRecord(
         fields.text("engine"),
         BuiltAs(form, tuple(free)),
         {name: made_with.text(name) for name in made_with.names()},
-        Request(names, threads, fields.flag("dynamic"), FLOAT_DTYPES[dtype]),
+        CompileRequest(names, threads, fields.flag("dynamic"), FLOAT_DTYPES[dtype]),
         tuple(_trial(row) for row in fields.records("trials", _MOST_ENGINES)),
         _examples(fields, source) if fields.has("examples") else None,
     )
@@ -141,14 +141,14 @@ def read_kept(fields: Fields, source: TensorSource) -> Kept:
     return kept
 
 
-def _trial(row: Fields) -> Trial:
+def _trial(row: Fields) -> EngineTrial:
     texts = {name: row.text(name) for name in ("name", "version", "form", "why_not")}
     numbers = {name: row.number(name) if row.has(name) else None for name in _NUMBERS}
     ratios = {name: row.number(name) for name in _RATIOS}
     for name in _NUMBERS:
         row.any(name)
     row.close()
-    return Trial(**texts, **numbers, **ratios)  # type: ignore[arg-type]
+    return EngineTrial(**texts, **numbers, **ratios)  # type: ignore[arg-type]
 
 
 def _examples(fields: Fields, source: TensorSource) -> object:
@@ -196,7 +196,9 @@ def revived(
         raise FormatError(f"{os.fspath(path)}: the model can't be run: {text}") from error
 
 
-def _compiled(model: QuantizedModel, kept: Kept, path: str | os.PathLike[str]) -> CompiledModel:
+def _compiled(
+    model: QuantizedModel, kept: CompiledRecord, path: str | os.PathLike[str]
+) -> CompiledModel:
     threads = kept.request.threads
     if threads is not None and threads > _cores():
         warn(f"{path} asks for {threads} threads, and here are {_cores()} cores, which are used")
@@ -213,10 +215,10 @@ def _compiled(model: QuantizedModel, kept: Kept, path: str | os.PathLike[str]) -
 class _Known:
     """Makes what a file names."""
 
-    def __init__(self, engine: Engine, kept: Kept, path: str | os.PathLike[str]) -> None:
+    def __init__(self, engine: Engine, kept: CompiledRecord, path: str | os.PathLike[str]) -> None:
         self._engine, self._kept, self._path = engine, kept, path
 
-    def __call__(self, choosing: Choosing) -> Choice | None:
+    def __call__(self, choosing: Choosing) -> EngineChoice | None:
         try:
             return choosing.again(self._engine, self._kept.built, self._kept.trials)
         except CannotRun as error:
@@ -225,7 +227,7 @@ class _Known:
             return None
 
 
-def _wanted(request: Request) -> list[Engine]:
+def _wanted(request: CompileRequest) -> list[Engine]:
     """The engines to choose from that can be used here; eager can."""
     known = engines()
     names = known if request.engines is None else request.engines
@@ -233,7 +235,7 @@ def _wanted(request: Request) -> list[Engine]:
     return found or [known["eager"]]
 
 
-def _difference(kept: Kept, wanted: Sequence[Engine]) -> str:
+def _difference(kept: CompiledRecord, wanted: Sequence[Engine]) -> str:
     """What is other than where it was compiled; "" if nothing is."""
     engine = next((each for each in wanted if each.name == kept.engine), None)
     if engine is None:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from qfx.engines import writing
 from qfx.engines.arrays import array_of
-from qfx.engines.base import Built, CannotRun, PieceEngine, Settings
+from qfx.engines.base import BuildSettings, Built, CannotRun, PieceEngine
 from qfx.engines.packages import lacking, module, version_of
 from qfx.engines.pieces import Piece
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.problems import Problem
 
 _WARNINGS_LEFT_OUT = 3  # severity: errors alone
@@ -34,10 +34,12 @@ class OnnxRuntime(PieceEngine):
     def problems(self, piece: Piece) -> Sequence[Problem]:
         return writing.problems(piece)
 
-    def forms(self, piece: Piece) -> Sequence[Form]:
-        return (Form.INTEGER, Form.EXACT) if writing.forms_differ(piece) else (Form.EXACT,)
+    def forms(self, piece: Piece) -> Sequence[OnnxForm]:
+        return (
+            (OnnxForm.INTEGER, OnnxForm.EXACT) if writing.forms_differ(piece) else (OnnxForm.EXACT,)
+        )
 
-    def build(self, piece: Piece, settings: Settings) -> Built:
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
         return _opened(writing.onnx_model(piece, settings.form, settings.shapes), settings)
 
     def packed(self, built: Built) -> bytes | None:
@@ -45,12 +47,12 @@ class OnnxRuntime(PieceEngine):
         written = built.program.written
         return writing.packed(written.takes, (written.inputs, written.outputs), written.data)
 
-    def unpacked(self, data: bytes, settings: Settings) -> Built:
+    def unpacked(self, data: bytes, settings: BuildSettings) -> Built:
         takes, (inputs, outputs), written = writing.unpacked(data)
         return _opened(writing.Model(written, inputs, outputs, takes), settings)
 
 
-def _opened(written: writing.Model, settings: Settings) -> Built:
+def _opened(written: writing.Model, settings: BuildSettings) -> Built:
     runtime = module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = settings.threads

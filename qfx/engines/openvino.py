@@ -16,10 +16,10 @@ from torch import Tensor
 
 from qfx.engines import writing
 from qfx.engines.arrays import array_of
-from qfx.engines.base import Built, CannotRun, PieceEngine, Settings
+from qfx.engines.base import BuildSettings, Built, CannotRun, PieceEngine
 from qfx.engines.packages import lacking, module, version_of
 from qfx.engines.pieces import Piece
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.problems import Problem
 
 
@@ -38,10 +38,12 @@ class OpenVINO(PieceEngine):
     def problems(self, piece: Piece) -> Sequence[Problem]:
         return writing.problems(piece)
 
-    def forms(self, piece: Piece) -> Sequence[Form]:
-        return (Form.INTEGER, Form.EXACT) if writing.forms_differ(piece) else (Form.EXACT,)
+    def forms(self, piece: Piece) -> Sequence[OnnxForm]:
+        return (
+            (OnnxForm.INTEGER, OnnxForm.EXACT) if writing.forms_differ(piece) else (OnnxForm.EXACT,)
+        )
 
-    def build(self, piece: Piece, settings: Settings) -> Built:
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
         written = writing.onnx_model(piece, settings.form, settings.shapes)
         try:
             read = _core().read_model(written.data)
@@ -55,7 +57,7 @@ class OpenVINO(PieceEngine):
         assert isinstance(built.takes, writing.Takes)
         return writing.packed(built.takes, (), built.program.exported())
 
-    def unpacked(self, data: bytes, settings: Settings) -> Built:
+    def unpacked(self, data: bytes, settings: BuildSettings) -> Built:
         takes, _, blob = writing.unpacked(data)
         try:
             compiled = _core().import_model(io.BytesIO(blob), "CPU", _options(settings))
@@ -64,7 +66,7 @@ class OpenVINO(PieceEngine):
         return Built(OpenVINOProgram(compiled), takes)
 
 
-def _options(settings: Settings) -> dict[str, Any]:
+def _options(settings: BuildSettings) -> dict[str, Any]:
     """On CPUs with AMX it would compute floats in bf16, if it were not told."""
     return {
         "PERFORMANCE_HINT": "LATENCY",

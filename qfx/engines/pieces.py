@@ -35,7 +35,7 @@ _SMALLEST = 0.01
 """The multiply-accumulates of a piece that is made, as a fraction of those of the largest."""
 
 
-class Side(Enum):
+class PartitionSide(Enum):
     """Where a node runs."""
 
     INSIDE = "inside"
@@ -69,7 +69,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Partition:
     """How a graph is run.
 
     Attributes:
@@ -96,7 +96,7 @@ class Plan:
         return tuple(step for step in self.steps if isinstance(step, Piece))
 
 
-def partition(graph_module: fx.GraphModule, refused: Mapping[str, Problem]) -> Plan:
+def partition(graph_module: fx.GraphModule, refused: Mapping[str, Problem]) -> Partition:
     """The pieces of a graph.
 
     Args:
@@ -118,7 +118,7 @@ class _Layout:
     def __init__(self, graph_module: fx.GraphModule, refused: Mapping[str, Problem]) -> None:
         self.module = graph_module
         self.refused = refused
-        self.side: dict[fx.Node, Side] = {}
+        self.side: dict[fx.Node, PartitionSide] = {}
         self.depth: dict[fx.Node, int] = {}
         self._changing = changing(graph_module.graph)
         self._by_caller: set[fx.Node] = set()  # numbers that callers give, and what follows of them
@@ -128,42 +128,42 @@ class _Layout:
                 continue
             side = self.side[node] = self._side(node)
             depth = max((self.depth[read] for read in node.all_input_nodes), default=0)
-            touches = side is not Side.CARRIED and self._touches(node)
+            touches = side is not PartitionSide.CARRIED and self._touches(node)
             depth = max(depth, latest) if touches else depth
-            odd = 0 if side is Side.INSIDE else 1
-            settled = side in (Side.CARRIED, Side.GIVEN) or self._is_element(node)
+            odd = 0 if side is PartitionSide.INSIDE else 1
+            settled = side in (PartitionSide.CARRIED, PartitionSide.GIVEN) or self._is_element(node)
             self.depth[node] = depth if settled or depth % 2 == odd else depth + 1
             latest = max(latest, self.depth[node]) if touches else latest
         self.groups = self._groups()
 
-    def _side(self, node: fx.Node) -> Side:
+    def _side(self, node: fx.Node) -> PartitionSide:
         if node.op == "placeholder":
             if meta.value_of(node) is None:
                 self._by_caller.add(node)
-            return Side.GIVEN
+            return PartitionSide.GIVEN
         if node.op == "get_attr":
-            return Side.GIVEN if node in self._changing else Side.CARRIED
+            return PartitionSide.GIVEN if node in self._changing else PartitionSide.CARRIED
         reads = node.all_input_nodes
         if _is_number(node):
             if any(read in self._by_caller for read in reads):
                 self._by_caller.add(node)
-            return Side.CARRIED
+            return PartitionSide.CARRIED
         if self._is_element(node):
-            if self.side[reads[0]] is Side.GIVEN and meta.value_of(node) is None:
+            if self.side[reads[0]] is PartitionSide.GIVEN and meta.value_of(node) is None:
                 self._by_caller.add(node)
             return self.side[reads[0]]
         if node.name in self.refused or any(read in self._by_caller for read in reads):
-            return Side.OUTSIDE
+            return PartitionSide.OUTSIDE
         if reads and all(self._is_constant(read) for read in reads) and is_op(node, *_OF_WEIGHTS):
-            return Side.CARRIED
+            return PartitionSide.CARRIED
         if makes_container(node) or isinstance(node.target, type) or node.op == "call_module":
-            return Side.OUTSIDE
+            return PartitionSide.OUTSIDE
         if has_effect(node) or (node in self._changing and shares_memory(node)):
-            return Side.OUTSIDE
-        return Side.INSIDE
+            return PartitionSide.OUTSIDE
+        return PartitionSide.INSIDE
 
     def _is_constant(self, node: fx.Node) -> bool:
-        return self.side[node] is Side.CARRIED and not _is_number(node)
+        return self.side[node] is PartitionSide.CARRIED and not _is_number(node)
 
     def _is_element(self, node: fx.Node) -> bool:
         """Whether ``node`` takes something out of what another node, or a caller, made."""
@@ -174,7 +174,7 @@ class _Layout:
             or isinstance(meta.value_of(first[0]), meta.TensorInfo)
         ):
             return False
-        return self.side[first[0]] is not Side.CARRIED
+        return self.side[first[0]] is not PartitionSide.CARRIED
 
     def _touches(self, node: fx.Node) -> bool:
         if node.op == "placeholder":
@@ -186,7 +186,7 @@ class _Layout:
     def _groups(self) -> dict[int, list[fx.Node]]:
         found: dict[int, list[fx.Node]] = defaultdict(list)
         for node, side in self.side.items():
-            if side is Side.INSIDE:
+            if side is PartitionSide.INSIDE:
                 found[self.depth[node]].append(node)
         return dict(sorted(found.items()))
 
@@ -219,16 +219,18 @@ class _Layout:
                 yield from (problem(node, CannotWrite(what, "Nothing.")) for node in nodes)
 
     # -- the plan ---------------------------------------------------------------------------------
-    def plan(self) -> Plan:
+    def plan(self) -> Partition:
         """Pieces and nodes in the order of their depths."""
-        carried = frozenset(n for n, side in self.side.items() if side is Side.CARRIED)
-        loose = [n for n, s in self.side.items() if s in (Side.OUTSIDE, Side.GIVEN)]
+        carried = frozenset(n for n, side in self.side.items() if side is PartitionSide.CARRIED)
+        loose = [
+            n for n, s in self.side.items() if s in (PartitionSide.OUTSIDE, PartitionSide.GIVEN)
+        ]
         (output,) = self.module.graph.find_nodes(op="output")
         roots = [set(roots_of(nodes, carried)) for nodes in self.groups.values()]
         alone = set(roots_of([*loose, output], carried))
         steps: dict[int, list[Piece | fx.Node]] = defaultdict(list)
         for node in loose:
-            steps[-1 if self.side[node] is Side.GIVEN else self.depth[node]].append(node)
+            steps[-1 if self.side[node] is PartitionSide.GIVEN else self.depth[node]].append(node)
         for index, (depth, nodes) in enumerate(self.groups.items()):
             others = alone.union(*(r for i, r in enumerate(roots) if i != index))
             outputs = tuple(node for node in nodes if node in others)
@@ -237,7 +239,7 @@ class _Layout:
         ordered = tuple(step for depth in sorted(steps) for step in steps[depth])
         outside = (self.refused[n.name] for n in loose if n.name in self.refused)
         total = sum(macs(node) for node in self.side)
-        return Plan(ordered, carried, tuple(outside), total)
+        return Partition(ordered, carried, tuple(outside), total)
 
 
 _OF_WEIGHTS = (vocab.DEQUANTIZE, vocab.UNPACK, vocab.WIDEN, vocab.CAST)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from qfx.capture.regions.recording import Call, record
+from qfx.capture.regions.recording import RecordedCall, record
 from qfx.engines.compiled import CompiledModel
 from qfx.errors import ConfigError
 from qfx.graph.ways import WAYS, Ways, region_of, ways_of
@@ -64,7 +64,7 @@ def compile_regions(
     return with_regions(model, made, Regions(graphs, around))
 
 
-def _first(calls: Sequence[Call], ways: Ways[Any] | None) -> Call | None:
+def _first(calls: Sequence[RecordedCall], ways: Ways[Any] | None) -> RecordedCall | None:
     """The largest call that the first graph of a region takes."""
     taken = (each for each in calls if ways is None or ways.forms.get(each.form, 0) == 0)
     return next(taken, None)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from qfx.engines.base import Settings
+from qfx.engines.base import BuildSettings
 
 FLOAT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """In what parts that are not in integers may be computed."""
 
 
 @dataclass(frozen=True)
-class Request:
+class CompileRequest:
     """How a model is to be compiled.
 
     Attributes:
@@ -34,6 +34,6 @@ class Request:
         return torch.get_num_threads() if self.threads is None else self.threads
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> BuildSettings:
         """How engines are asked to build."""
-        return Settings(self.count, float_dtype=self.float_dtype)
+        return BuildSettings(self.count, float_dtype=self.float_dtype)

@@ -10,7 +10,7 @@ from qfx.table import table
 
 
 @dataclass(frozen=True)
-class Trial:
+class EngineTrial:
     """One engine.
 
     Attributes:
@@ -40,13 +40,13 @@ class Trial:
 _HEADER = ("engine", "version", "form", "median ms", "least ms", "SQNR dB", "build s", "MACs", "")
 
 
-def trial_table(trials: Sequence[Trial], chosen: str) -> str:
+def trial_table(trials: Sequence[EngineTrial], chosen: str) -> str:
     """The trials as a table; the engine in use is marked."""
     rows = [_row(trial, trial.name == chosen) for trial in trials]
     return table(_HEADER, rows, right=_HEADER[3:8])
 
 
-def _row(trial: Trial, chosen: bool) -> list[str]:
+def _row(trial: EngineTrial, chosen: bool) -> list[str]:
     ratio = "" if math.isnan(trial.sqnr) else f"{trial.sqnr:.1f}"
     inside = "" if trial.macs_inside is None else f"{trial.macs_inside:.0%}"
     return [

@@ -23,7 +23,7 @@ class Worker:
     """A thread that does one thing after the other. Enter it; on leaving, the thread ends."""
 
     def __init__(self, name: str) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], _Outcome] | None]
+        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], _Job] | None]
         self._tasks = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"qfx-{name}", daemon=True)
         self._thread.start()
@@ -38,7 +38,7 @@ class Worker:
         Raises:
             Overdue: it took longer; the worker can't be used any more.
         """
-        outcome = _Outcome()
+        outcome = _Job()
         self._tasks.put((work, outcome))
         if not outcome.done.wait(deadline):
             raise Overdue(f"took longer than {deadline:g} s")
@@ -62,7 +62,7 @@ class Worker:
             outcome.done.set()
 
 
-class _Outcome:
+class _Job:
     def __init__(self) -> None:
         self.done = threading.Event()
         self.made: Any = None

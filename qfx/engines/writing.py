@@ -14,9 +14,9 @@ from torch import fx
 from qfx.engines.base import CannotRun
 from qfx.engines.pieces import Piece
 from qfx.export.onnx import model
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.free_sizes import FreeSize
-from qfx.export.onnx.graph import Written, write
+from qfx.export.onnx.graph import WrittenGraph, write
 from qfx.export.onnx.packages import require
 from qfx.export.onnx.sizes import Shapes, input_value
 from qfx.export.problems import Problem
@@ -56,12 +56,12 @@ def problems(piece: Piece) -> Sequence[Problem]:
 
 def forms_differ(piece: Piece) -> bool:
     """Whether the integer form rounds more than the exact one."""
-    written = write(piece.graph_module, _shapes(piece), OPSET, Form.INTEGER)
+    written = write(piece.graph_module, _shapes(piece), OPSET, OnnxForm.INTEGER)
     return len(written.writer.nodes) != len(_exact(piece).writer.nodes)
 
 
 def onnx_model(
-    piece: Piece, form: Form, shapes: tuple[tuple[int, ...], ...] | None = None
+    piece: Piece, form: OnnxForm, shapes: tuple[tuple[int, ...], ...] | None = None
 ) -> Model:
     """Write a piece.
 
@@ -81,7 +81,7 @@ def onnx_model(
     return known
 
 
-def _model(piece: Piece, form: Form, shapes: tuple[tuple[int, ...], ...] | None) -> Model:
+def _model(piece: Piece, form: OnnxForm, shapes: tuple[tuple[int, ...], ...] | None) -> Model:
     graph_module, sizes = _with_sizes(piece, shapes)
     written = write(graph_module, sizes, OPSET, form)
     if written.problems:
@@ -123,15 +123,15 @@ def _shapes(piece: Piece) -> Shapes:
     return found
 
 
-def _exact(piece: Piece) -> Written:
+def _exact(piece: Piece) -> WrittenGraph:
     """The exact form, with as many free sizes as it can be written with."""
     known = piece.notes.get(_EXACT)
-    if isinstance(known, Written):
+    if isinstance(known, WrittenGraph):
         return known
     shapes = piece.notes[_SHAPES] = _shapes_of(piece)
     for free in (shapes.find, partial(shapes.find, batch_only=True), shapes.fix):
         free()
-        written = piece.notes[_EXACT] = write(piece.graph_module, shapes, OPSET, Form.EXACT)
+        written = piece.notes[_EXACT] = write(piece.graph_module, shapes, OPSET, OnnxForm.EXACT)
         if not any(found.by_size for found in written.problems):
             break
     return written

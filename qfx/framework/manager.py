@@ -21,7 +21,7 @@ from qfx.framework.instruments import Instrument
 from qfx.framework.level_checks import LevelChecks, check_read
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
-from qfx.framework.pipeline import Marker, Pipeline, Step
+from qfx.framework.pipeline import Marker, Pipeline, PipelineStep
 from qfx.framework.value_check import ValueCheck
 from qfx.graph.verify import Fitting, Interface, verify
 from qfx.graph.working import WorkingGraphModule
@@ -37,7 +37,7 @@ _DIFF_LINES = 40
 @undisturbed()
 def run_pipeline(
     graph_module: fx.GraphModule,
-    passes: Pipeline | Sequence[Step],
+    passes: Pipeline | Sequence[PipelineStep],
     ctx: PassContext | None = None,
     history: History | None = None,
     instruments: Sequence[Instrument] = (),
@@ -65,7 +65,7 @@ def run_pipeline(
 
 def transform(
     graph_module: fx.GraphModule,
-    passes: Pipeline | Sequence[Step],
+    passes: Pipeline | Sequence[PipelineStep],
     ctx: PassContext | None = None,
     history: History | None = None,
     instruments: Sequence[Instrument] = (),

@@ -31,7 +31,7 @@ from qfx.framework.levels import Level
 from qfx.framework.option_types import check_options
 from qfx.graph.findings import Finding, record
 from qfx.history.events import NearMiss
-from qfx.rewrite.call_patterns import Call, Module
+from qfx.rewrite.call_patterns import CallPattern, Module
 from qfx.rewrite.driver import drive
 from qfx.rewrite.pattern import walk
 from qfx.rewrite.rewriter import Rewriter
@@ -304,7 +304,7 @@ def works_as_written(step: Pass) -> bool:
         return step.requires is Level.CAPTURED
     if not isinstance(step, PatternPass):
         return False
-    calls = [p for r in step.patterns for p in walk(r.pattern) if isinstance(p, Call)]
+    calls = [p for r in step.patterns for p in walk(r.pattern) if isinstance(p, CallPattern)]
     return any(isinstance(c, Module) for c in calls) or (
         bool(calls) and not any(isinstance(t, OpDef) for c in calls for t in c.targets)
     )

@@ -39,7 +39,7 @@ class Marker:
 CALIBRATE = Marker("calibrate")
 """Where data runs through the model, or training happens."""
 
-Step: TypeAlias = "Pass | Marker"
+PipelineStep: TypeAlias = "Pass | Marker"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Pipeline:
         ConfigError: the order cannot work; the message names the passes.
     """
 
-    passes: tuple[Step, ...]
+    passes: tuple[PipelineStep, ...]
     start: Level = Level.CAPTURED
     backend: str | Target | None = None
     method: str | None = None
@@ -72,7 +72,7 @@ class Pipeline:
             raise ConfigError("a pipeline calibrates once; remove all but one `calibrate`")
         check_levels(steps, self.start)
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[PipelineStep]:
         return iter(self.passes)
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class Pipeline:
     def __contains__(self, name: object) -> bool:
         return any(step.name == name or step is name for step in self.passes)
 
-    def __getitem__(self, name: str) -> Step:
+    def __getitem__(self, name: str) -> PipelineStep:
         return self.passes[self._find(name)]
 
     def __str__(self) -> str:
@@ -93,19 +93,19 @@ class Pipeline:
         """The level of the graph after the last pass."""
         return check_levels(self.passes, self.start)
 
-    def insert_after(self, name: str, step: Step | type[Pass]) -> Pipeline:
+    def insert_after(self, name: str, step: PipelineStep | type[Pass]) -> Pipeline:
         """With ``step`` right after the step called ``name``."""
         found = self._holding(name)
         at = found._find(name) + 1
         return found._with((*found.passes[:at], _as_step(step), *found.passes[at:]))
 
-    def insert_before(self, name: str, step: Step | type[Pass]) -> Pipeline:
+    def insert_before(self, name: str, step: PipelineStep | type[Pass]) -> Pipeline:
         """With ``step`` right before the step called ``name``."""
         found = self._holding(name)
         at = found._find(name)
         return found._with((*found.passes[:at], _as_step(step), *found.passes[at:]))
 
-    def replace(self, name: str, step: Step | type[Pass]) -> Pipeline:
+    def replace(self, name: str, step: PipelineStep | type[Pass]) -> Pipeline:
         """With ``step`` in place of the step called ``name``."""
         found = self._holding(name)
         at = found._find(name)
@@ -168,7 +168,7 @@ class Pipeline:
         """As :meth:`_whole`, if it is one of those that ``name`` asks for."""
         return self._whole() if name in {step.name for step in self.brought} else self
 
-    def _with(self, passes: tuple[Step, ...]) -> Pipeline:
+    def _with(self, passes: tuple[PipelineStep, ...]) -> Pipeline:
         return replace(self, passes=passes)
 
     def _find(self, name: str) -> int:
@@ -191,7 +191,7 @@ class Pipeline:
         return f"it has: {'; parts of '.join((names, *of))}" if names else "it is empty"
 
 
-def check_levels(steps: tuple[Step, ...], start: Level) -> Level:
+def check_levels(steps: tuple[PipelineStep, ...], start: Level) -> Level:
     """The level after ``steps``.
 
     A pass fits where the graph has reached what it requires, and has not got past what it produces.
@@ -224,7 +224,7 @@ def _too_late(step: Pass, level: Level) -> bool:
     return step.requires is Level.CAPTURED and level > Level.CAPTURED
 
 
-def _too_early(step: Pass, level: Level, later: tuple[Step, ...]) -> str:
+def _too_early(step: Pass, level: Level, later: tuple[PipelineStep, ...]) -> str:
     makers = [s.name for s in later if isinstance(s, Pass) and s.produces == step.requires]
     start = f"pass {step.name} needs a graph at level {step.requires}, and it is at {level} there"
     if makers:
@@ -232,7 +232,7 @@ def _too_early(step: Pass, level: Level, later: tuple[Step, ...]) -> str:
     return f"{start}; no pass of the pipeline takes it to {step.requires}"
 
 
-def _check_replaceable(step: Step) -> None:
+def _check_replaceable(step: PipelineStep) -> None:
     if isinstance(step, Marker):
         raise ConfigError(
             f"`{step}` is where data runs through the model, no pass: a pipeline can't do without. "
@@ -240,15 +240,15 @@ def _check_replaceable(step: Step) -> None:
         )
 
 
-def _reaches(step: Step, level: Level) -> bool:
+def _reaches(step: PipelineStep, level: Level) -> bool:
     return isinstance(step, Pass) and step.produces is level
 
 
-def _has_parts(step: Step) -> TypeGuard[Pass]:
+def _has_parts(step: PipelineStep) -> TypeGuard[Pass]:
     return isinstance(step, Pass) and bool(step.parts)
 
 
-def _as_step(step: Step | type[Pass]) -> Step:
+def _as_step(step: PipelineStep | type[Pass]) -> PipelineStep:
     return step if isinstance(step, Marker) else as_pass(step)
 
 

@@ -15,7 +15,7 @@ from torch import fx
 
 from qfx.errors import VerifyError
 from qfx.graph import meta
-from qfx.graph.inference import Inference, Unknown
+from qfx.graph.inference import Inference, UnknownValue
 from qfx.graph.text import REFERENCE, value_text
 from qfx.history.record import NodeRecord
 from qfx.history.snapshot import Snapshot
@@ -104,7 +104,7 @@ class ValueCheck:
             return (meta.value_of(node),)
         try:
             return (self._inference.value(node),)
-        except Unknown:
+        except UnknownValue:
             return None
         except Exception:
             refusal = self._inference.refusal(node)

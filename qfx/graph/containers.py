@@ -16,7 +16,7 @@ from torch import fx
 
 
 @dataclass(frozen=True)
-class Container:
+class ContainerMaker:
     """Makes an instance of a subclass of tuple, list or dict without calling its constructor.
 
     Constructors of subclasses take what they like; what an instance *is* are its elements and
@@ -87,12 +87,12 @@ def parts(value: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     elements = list(value.items()) if isinstance(value, dict) else list(value)
     factory = value.default_factory if isinstance(value, defaultdict) else None
     attributes = dict(vars(value)) if hasattr(value, "__dict__") else {}
-    return Container(type(value), factory), (elements, attributes)
+    return ContainerMaker(type(value), factory), (elements, attributes)
 
 
 def makes_container(node: fx.Node) -> bool:
     """Whether ``node`` only puts together what others computed."""
-    return node.op == "call_function" and isinstance(node.target, (Container, type))
+    return node.op == "call_function" and isinstance(node.target, (ContainerMaker, type))
 
 
 def is_size(value: object) -> bool:

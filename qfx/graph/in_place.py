@@ -24,7 +24,7 @@ _NOTHING = object()
 _PLAIN = (bool, int, float, str, type(None))
 
 
-class Place(NamedTuple):
+class ReplacedModule(NamedTuple):
     """What a graph module is taken for.
 
     Attributes:
@@ -38,22 +38,22 @@ class Place(NamedTuple):
     parts: frozenset[str]
 
 
-def place_of(module: nn.Module) -> Place:
+def place_of(module: nn.Module) -> ReplacedModule:
     """The place that ``module`` has, or that was handed on to it."""
-    handed_on: Place | None = vars(module).get(_PLACE)
+    handed_on: ReplacedModule | None = vars(module).get(_PLACE)
     if handed_on is not None:
         return handed_on
     own = {k: v for k, v in vars(module).items() if k not in _OF_MODULES}
     parts = {k for k, v in own.items() if _holds_parts(v)}
     held = (module._parameters, module._buffers, module._modules)
-    return Place(
+    return ReplacedModule(
         type(module),
         {k: v for k, v in own.items() if k not in parts},
         frozenset(parts.union(*held)),
     )
 
 
-def take_place(made: nn.Module, place: Place) -> None:
+def take_place(made: nn.Module, place: ReplacedModule) -> None:
     """Let ``made`` be taken for the module that had this place.
 
     fx gives each graph module a class of its own, of which this makes another; of other modules it
@@ -111,7 +111,7 @@ def _attribute(self: nn.Module, name: str) -> Any:
     try:
         return nn.Module.__getattr__(self, name)
     except AttributeError:
-        place: Place = vars(self)[_PLACE]
+        place: ReplacedModule = vars(self)[_PLACE]
         if name in place.parts:
             return getattr(_inside(self, place, name, "read"), name)
         return of_class(self, place.kind, name)
@@ -119,7 +119,7 @@ def _attribute(self: nn.Module, name: str) -> Any:
 
 def _set_attribute(self: nn.Module, name: str, value: Any) -> None:
     """Set an attribute of the replaced module, which the graph holds as it was."""
-    place: Place = vars(self)[_PLACE]
+    place: ReplacedModule = vars(self)[_PLACE]
     is_known = name in place.parts or name in place.attributes
     if (
         not is_known
@@ -145,7 +145,7 @@ def _is_same(self: nn.Module, name: str, value: object) -> bool:
     )
 
 
-def _inside(self: nn.Module, place: Place, name: str, done: str) -> nn.Module:
+def _inside(self: nn.Module, place: ReplacedModule, name: str, done: str) -> nn.Module:
     """The module in whose place this is; an error where there is none."""
     ways = ways_of(self)
     if ways is not None and ways.inside is not None:

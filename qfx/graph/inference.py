@@ -45,7 +45,7 @@ _known: dict[_Key, tuple[meta.Value]] = {}
 _MOST_KNOWN = 10_000
 
 
-class Unknown(Exception):  # noqa: N818 - an outcome that callers see to
+class UnknownValue(Exception):  # noqa: N818 - an outcome that callers see to
     """What a node yields or costs can't be told without running it."""
 
 
@@ -77,13 +77,13 @@ class Inference:
         if self._hands_on(node):
             return meta.value_of(node.all_input_nodes[0])
         if any(isinstance(a, torch.dtype) and holds_scale(a) for a in node.args):
-            raise Unknown(node.name)
+            raise UnknownValue(node.name)
         arguments = map_arg((node.args, dict(node.kwargs)), self._operand)
         ready = self._told(node, arguments)
         if ready is not None:
             return ready
         if not self._runs:
-            raise Unknown(node.name)
+            raise UnknownValue(node.name)
         if not _is_pure(node):
             with self.undisturbed():
                 return meta.describe(self._call(node, arguments))
@@ -144,7 +144,7 @@ class Inference:
         with torch.no_grad():
             found = self._target(node, _valueless_module)(*args, **kwargs)
         if _holds(arguments, torch.device) and not _holds(found, torch.Tensor):
-            raise Unknown(node.name)  # decided by where tensors are that stand in
+            raise UnknownValue(node.name)  # decided by where tensors are that stand in
         return found
 
     def _target(
@@ -157,15 +157,15 @@ class Inference:
             for each in module.modules():
                 clear_hooks(each)
             return module
-        raise Unknown(node.name)
+        raise UnknownValue(node.name)
 
     def _operand(self, node: fx.Node) -> Any:
         """The shape and dtype of an operand, or the number that it is."""
         value = meta.value_of(node)
         if node.op == "get_attr" and _is_opaque(self._lookup.get(str(node.target))):
-            raise Unknown(node.name)
+            raise UnknownValue(node.name)
         if isinstance(value, meta.TensorInfo) and holds_scale(value.dtype):
-            raise Unknown(node.name)
+            raise UnknownValue(node.name)
         if _is_known(value):
             return _Shape(value)
         # A number has no recorded value; it may be made of sizes, which are known.
@@ -183,16 +183,16 @@ class Inference:
             or node.op not in ("call_function", "call_method")
             or self._tells_no_number(node)
         ):
-            raise Unknown(node.name)
+            raise UnknownValue(node.name)
         if makes_container(node):  # others may put something else into it
-            raise Unknown(node.name)
+            raise UnknownValue(node.name)
         try:
             found = self.run(node)
         except Exception as error:
-            raise Unknown(node.name) from error
+            raise UnknownValue(node.name) from error
         # A device is that of the tensors that stand in: it tells where to make more of them.
         if _holds(found, torch.Tensor):
-            raise Unknown(node.name)
+            raise UnknownValue(node.name)
         return found
 
 
@@ -209,7 +209,7 @@ def infer(node: fx.Node) -> meta.Value:
     """What a node yields, from the shapes of its operands alone; whatever its operation raises."""
     owner = node.graph.owning_module
     if owner is None:
-        raise Unknown(node.name)
+        raise UnknownValue(node.name)
     return Inference(owner).value(node)
 
 

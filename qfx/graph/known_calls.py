@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from qfx.graph import meta
-from qfx.graph.containers import Container
+from qfx.graph.containers import ContainerMaker
 from qfx.graph.leaves import has_hooks
 from qfx.graph.scripted import Scripted
 from qfx.graph.source import torch_class
@@ -77,7 +77,7 @@ _IMMUTABLE = (int, float, str, torch.Size, torch.dtype, torch.device)
 def _is_known_function(target: object) -> bool:
     if isinstance(target, Scripted):
         return False
-    if isinstance(target, (type, Container, OVERLOAD, PACKET)):
+    if isinstance(target, (type, ContainerMaker, OVERLOAD, PACKET)):
         return True
     if isinstance(target, (MethodDescriptorType, WrapperDescriptorType)):
         return _is_tensor_method(target.__name__)

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
 from qfx.graph.copying import deep_copied, side_effects_undone
-from qfx.graph.inference import Inference, Unknown
+from qfx.graph.inference import Inference, UnknownValue
 from qfx.graph.known_calls import makes_numbers
 from qfx.torch_private import PACKERS, DispatchMode
 from qfx.vocab import OpDef
@@ -149,7 +149,7 @@ class _OwnOperatorsOnly(DispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace not in _KNOWN:
-            raise Unknown(str(func))
+            raise UnknownValue(str(func))
         return func(*args, **(kwargs or {}))
 
 

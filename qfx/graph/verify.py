@@ -45,7 +45,7 @@ def verify(graph_module: fx.GraphModule, fitting: Fitting | None = None) -> None
             "the graph belongs to another module; a pass changes the graph it is given in place"
         )
     _check_output(graph_module.graph)
-    _Walk(graph_module, set() if fitting is None else fitting).run()
+    _VerifyWalk(graph_module, set() if fitting is None else fitting).run()
     for owner, name in orphans(graph_module):
         raise VerifyError(
             f"nothing uses {name!r} of {type(owner).__name__} any more; erase what is left over "
@@ -104,7 +104,7 @@ def _check_output(graph: fx.Graph) -> None:
         )
 
 
-class _Walk:
+class _VerifyWalk:
     """One walk in graph order."""
 
     def __init__(self, graph_module: fx.GraphModule, fitting: Fitting) -> None:

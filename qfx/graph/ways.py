@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qfx.errors import ConfigError, QfxError
 
-Form: TypeAlias = Hashable
+CallForm: TypeAlias = Hashable
 Graph = TypeVar("Graph", bound=nn.Module)
 
 WAYS = "_ways"
@@ -37,12 +37,12 @@ def region_of(name: str) -> str:
     return name.partition(_NUMBER)[0]
 
 
-def form_of(args: Sequence[object], kwargs: Mapping[str, object]) -> Form:
+def form_of(args: Sequence[object], kwargs: Mapping[str, object]) -> CallForm:
     """What tells calls apart that guards tell apart: ranks, dtypes, None, flags, structure."""
     return (*map(_form, args), *((name, _form(kwargs[name])) for name in sorted(kwargs)))
 
 
-def _form(value: object) -> Form:
+def _form(value: object) -> CallForm:
     if isinstance(value, Tensor):
         return value.dim(), value.dtype
     if value is None or isinstance(value, (bool, str)):
@@ -69,7 +69,7 @@ class Ways(Generic[Graph]):
     def __init__(
         self,
         others: Sequence[Graph] = (),
-        forms: Mapping[Form, int] | None = None,
+        forms: Mapping[CallForm, int] | None = None,
         inside: nn.Module | None = None,
     ) -> None:
         self.others = tuple(others)
@@ -115,7 +115,7 @@ class Ways(Generic[Graph]):
         self.why = f"{self.outdated!r} was set" if told is None else str(told).partition("\n")[0]
         return self.inside(*args, **kwargs)
 
-    def _order(self, form: Form) -> Sequence[int]:
+    def _order(self, form: CallForm) -> Sequence[int]:
         """The graphs, most likely first."""
         if not self.others:
             return (0,)

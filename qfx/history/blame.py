@@ -24,7 +24,7 @@ from qfx.table import columns
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class BlameStep:
     """One link: ``rule`` in ``stage`` made ``after`` out of ``before``.
 
     Attributes:
@@ -66,8 +66,8 @@ class Blame:
     node: NodeRecord
     text: str
     origins: tuple[Origin, ...]
-    steps: tuple[Step, ...]
-    later: tuple[Step, ...] = ()
+    steps: tuple[BlameStep, ...]
+    later: tuple[BlameStep, ...] = ()
 
     def __str__(self) -> str:
         sources = [("", o.source or "unknown source", _written(o)) for o in self.origins]
@@ -102,7 +102,7 @@ def trace(stages: Sequence[Stage], name: str) -> Blame:
     node = stages[last].snapshot[name]
     text = listing.line(node, stages[last].snapshot.records)
     wanted = {name: None}
-    steps: list[Step] = []
+    steps: list[BlameStep] = []
     for position in range(last, 0, -1):
         stage, earlier = stages[position], stages[position - 1].snapshot
         if stage.snapshot is earlier:
@@ -113,7 +113,7 @@ def trace(stages: Sequence[Stage], name: str) -> Blame:
         if not wanted:
             break
     origins = _origins(node, stages[0].snapshot, wanted)
-    later = (Step(s.index, s.name, *link) for s, link in heirs(stages, last, name))
+    later = (BlameStep(s.index, s.name, *link) for s, link in heirs(stages, last, name))
     return Blame(node, text, origins, tuple(reversed(steps)), tuple(later))
 
 
@@ -123,20 +123,20 @@ def _by_label(stages: Sequence[Stage], site: str) -> str:
     return next((r.name for r in captured if label(r.name, r.module_path) == site), site)
 
 
-def _undo_events(stage: Stage, earlier: Snapshot, wanted: dict[str, None]) -> list[Step]:
+def _undo_events(stage: Stage, earlier: Snapshot, wanted: dict[str, None]) -> list[BlameStep]:
     """Replace in ``wanted`` what events of this stage made by what it was made of; latest first."""
     steps = []
     known: set[str] = set()
     for event in reversed(stage.events):
         for name in event.changed:
             if name in wanted and name not in known and altered(name, earlier, stage.snapshot):
-                steps.append(Step(stage.index, stage.name, event.rule, (name,), (name,)))
+                steps.append(BlameStep(stage.index, stage.name, event.rule, (name,), (name,)))
                 known.add(name)
         made = tuple(n for n in event.added if n in wanted)
         if not made:
             continue
         taken = _without_parameters(event.removed, earlier)
-        steps.append(Step(stage.index, stage.name, event.rule, taken, made))
+        steps.append(BlameStep(stage.index, stage.name, event.rule, taken, made))
         known.update(made)
         for name in made:
             del wanted[name]
@@ -156,7 +156,7 @@ def _without_parameters(names: Sequence[str], view: Snapshot) -> tuple[str, ...]
 
 def _undo_plain_fx(
     stage: Stage, earlier: Snapshot, wanted: dict[str, None], known: set[str]
-) -> list[Step]:
+) -> list[BlameStep]:
     """The same for what no event names; ``known`` are the nodes that one does."""
     old = {r.name for r in earlier if r.name in wanted}
     new = {r.name: r for r in stage.snapshot if r.name in wanted}
@@ -166,13 +166,13 @@ def _undo_plain_fx(
         if name in old:
             if record and name not in known and altered(name, earlier, stage.snapshot):
                 rule = _rule(stage, record)
-                steps.append(Step(stage.index, stage.name, rule, (name,), (name,)))
+                steps.append(BlameStep(stage.index, stage.name, rule, (name,), (name,)))
             continue
         del wanted[name]
         if record is None:
             continue
         taken = plain_fx.made_of(record, earlier, stage.snapshot)
-        steps.append(Step(stage.index, stage.name, _rule(stage, record), taken, (name,)))
+        steps.append(BlameStep(stage.index, stage.name, _rule(stage, record), taken, (name,)))
         wanted.update(dict.fromkeys(taken))
     return steps
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DiffLine:
     """A node as a diff shows it: ``-`` removed, ``+`` added, ``>`` moved, " " unchanged.
 
     A changed node is two entries, ``-`` as it was and ``+`` as it is.
@@ -25,7 +25,7 @@ class Entry:
     record: NodeRecord
 
 
-def merge(diff: GraphDiff) -> list[Entry]:
+def merge(diff: GraphDiff) -> list[DiffLine]:
     """Both graphs in the order of ``after``; what was replaced stands right before its heir."""
     changed, added, moved = set(diff.changed), set(diff.added), set(diff.moved)
     place = {r.name: i for i, r in enumerate(diff.before)}
@@ -37,26 +37,26 @@ def merge(diff: GraphDiff) -> list[Entry]:
         if record.name in diff.replaced:
             claimed.setdefault(diff.replaced[record.name], []).append(record)
     shown = {id(r) for view in (diff.before, diff.after) for r in listing.visible(view.records)}
-    merged: list[Entry] = []
+    merged: list[DiffLine] = []
     for record in diff.after:
         old = diff.was(record.name)
         if old is not None and record.name not in moved:
             limit = place[old.name]
             while orphans and place[orphans[0].name] < limit:
-                merged.append(Entry("-", orphans.popleft()))
+                merged.append(DiffLine("-", orphans.popleft()))
         if record.name not in changed and record.name not in added:
-            merged.append(Entry(">" if record.name in moved else " ", record))
+            merged.append(DiffLine(">" if record.name in moved else " ", record))
             continue
         if old is not None and old.path != record.path:
             shown.update((id(old), id(record)))  # a parameter retargeted: its readers don't tell
         gone = claimed.get(record.name, []) + ([] if old is None else [old])
-        merged += [Entry("-", r) for r in sorted(gone, key=lambda r: place[r.name])]
-        merged.append(Entry("+", record))
-    merged += [Entry("-", r) for r in orphans]
+        merged += [DiffLine("-", r) for r in sorted(gone, key=lambda r: place[r.name])]
+        merged.append(DiffLine("+", record))
+    merged += [DiffLine("-", r) for r in orphans]
     return [e for e in merged if id(e.record) in shown]
 
 
-def cut(entries: Sequence[Entry], context: int) -> Iterator[Sequence[Entry]]:
+def cut(entries: Sequence[DiffLine], context: int) -> Iterator[Sequence[DiffLine]]:
     """Runs of entries that hold a difference, with up to ``context`` unchanged ones around it."""
     start, stop = 0, 0
     for position, entry in enumerate(entries):
@@ -84,12 +84,12 @@ def text_of(diff: GraphDiff, context: int) -> str:
     return "".join(f"{text}\n" for text in texts)
 
 
-def _row(entry: Entry, attributes: Mapping[str, str]) -> listing.Row:
+def _row(entry: DiffLine, attributes: Mapping[str, str]) -> listing.Row:
     note = "moved" if entry.mark == ">" else ""
     return listing.row(entry.record, attributes, mark=f"{entry.mark} ", note=note)
 
 
-def _place(hunk: Sequence[Entry], lines: Mapping[int, int]) -> str:
+def _place(hunk: Sequence[DiffLine], lines: Mapping[int, int]) -> str:
     path = next((e.record.module_path for e in hunk if e.mark != " "), "")
     numbers = [lines[id(e.record)] for e in hunk if e.mark != "-" and id(e.record) in lines]
     parts = [path] if path else []

@@ -14,7 +14,7 @@ from torch import Tensor
 from qfx.ops.operands import Params, result, values
 
 Sizes = int | Sequence[int]
-Operation = Callable[..., Tensor]
+PoolFunction = Callable[..., Tensor]
 
 
 def mean(
@@ -24,7 +24,7 @@ def mean(
     return result(values(input, qparams, "input").mean(dim, keepdim), qparams, input.dtype)
 
 
-def _max_pool(function: Operation) -> Operation:
+def _max_pool(function: PoolFunction) -> PoolFunction:
     def max_pool(
         input: Tensor,
         qparams: Params,
@@ -43,7 +43,7 @@ def _max_pool(function: Operation) -> Operation:
     return _named(max_pool, function)
 
 
-def _avg_pool(function: Operation) -> Operation:
+def _avg_pool(function: PoolFunction) -> PoolFunction:
     def avg_pool(
         input: Tensor,
         qparams: Params,
@@ -62,7 +62,7 @@ def _avg_pool(function: Operation) -> Operation:
     return _named(avg_pool, function)
 
 
-def _adaptive_avg_pool(function: Operation) -> Operation:
+def _adaptive_avg_pool(function: PoolFunction) -> PoolFunction:
     def adaptive_avg_pool(input: Tensor, qparams: Params, output_size: Sizes) -> Tensor:
         """Means of as many windows as ``output_size`` says."""
         y = function(values(input, qparams, "input"), output_size)
@@ -71,7 +71,7 @@ def _adaptive_avg_pool(function: Operation) -> Operation:
     return _named(adaptive_avg_pool, function)
 
 
-def _named(operation: Operation, function: Operation) -> Operation:
+def _named(operation: PoolFunction, function: PoolFunction) -> PoolFunction:
     operation.__name__ = operation.__qualname__ = function.__name__
     return operation
 

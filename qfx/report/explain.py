@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.history import listing
-from qfx.history.blame import Blame, Step, trace
+from qfx.history.blame import Blame, BlameStep, trace
 from qfx.history.events import NearMiss
 from qfx.history.stage import Stage
 from qfx.table import amount
@@ -36,7 +36,7 @@ _REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
-class Told:
+class SiteExplanation:
     """What is known of one site; prints as a paragraph.
 
     Attributes:
@@ -50,7 +50,7 @@ class Told:
     """
 
     site: Site
-    steps: tuple[Step, ...] = ()
+    steps: tuple[BlameStep, ...] = ()
     tried: tuple[tuple[int, NearMiss], ...] = ()
     means: tuple[str, ...] = ()
     fused_with: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class Explanation:
     """
 
     where: str
-    told: tuple[Told, ...] = ()
+    told: tuple[SiteExplanation, ...] = ()
     blame: Blame | None = None
 
     @property
@@ -157,15 +157,17 @@ def _parents(path: str) -> Iterator[str]:
 
 
 # -- what is known of one ------------------------------------------------------------------------
-def _told(report: QuantizationReport, site: Site, stages: Sequence[Stage], missing: str) -> Told:
+def _told(
+    report: QuantizationReport, site: Site, stages: Sequence[Stage], missing: str
+) -> SiteExplanation:
     others = (s.label for s in report.sites if site.step and s.step == site.step and s is not site)
     if not stages or site.node not in stages[0].snapshot:
-        return Told(site, fused_with=tuple(others), missing=missing)
+        return SiteExplanation(site, fused_with=tuple(others), missing=missing)
     blame = trace(stages, site.node)
     steps = (*blame.steps, *blame.later)
     names = {site.node, *(name for step in steps for name in (*step.before, *step.after))}
     means = _meaning(stages, names) or (blame.text,)
-    return Told(site, steps, tuple(_tried(stages, names)), means, tuple(others))
+    return SiteExplanation(site, steps, tuple(_tried(stages, names)), means, tuple(others))
 
 
 def _meaning(stages: Sequence[Stage], names: set[str]) -> tuple[str, ...]:
@@ -197,7 +199,7 @@ def _tried(stages: Sequence[Stage], names: set[str]) -> Iterator[tuple[int, Near
 
 
 # -- text ----------------------------------------------------------------------------------------
-def _shortened(told: Sequence[Told]) -> Iterator[Told]:
+def _shortened(told: Sequence[SiteExplanation]) -> Iterator[SiteExplanation]:
     """The same, where several mean the same lines with these told once."""
     first: dict[tuple[str, ...], str] = {}
     for each in told:
@@ -206,7 +208,7 @@ def _shortened(told: Sequence[Told]) -> Iterator[Told]:
         yield replace(each, means=(f"as {label}",)) if again else each
 
 
-def _paragraph(told: Told) -> Iterator[str]:
+def _paragraph(told: SiteExplanation) -> Iterator[str]:
     site = told.site
     place = f"   # {site.source}" if site.source else ""
     yield f"{site.label}: {site.op}{place}"
@@ -220,7 +222,7 @@ def _paragraph(told: Told) -> Iterator[str]:
     yield from _entry("means", told.means)
 
 
-def _decided(told: Told) -> list[str]:
+def _decided(told: SiteExplanation) -> list[str]:
     site = told.site
     macs = f"; {amount(site.macs)} MACs" if site.macs else ""
     if site.decision != "quantized":

@@ -26,7 +26,7 @@ _REST = inspect.Parameter.VAR_KEYWORD
 
 
 @dataclass(frozen=True)
-class Arguments:
+class CallArguments:
     """What a call is given.
 
     Attributes:
@@ -40,7 +40,7 @@ class Arguments:
     named: Mapping[str, Any]
 
 
-def arguments_of(node: fx.Node, module: nn.Module | None = None) -> Arguments:
+def arguments_of(node: fx.Node, module: nn.Module | None = None) -> CallArguments:
     """The arguments of a call; ``module`` is what a ``call_module`` node calls."""
     args, kwargs = node.args, dict(node.kwargs)
     if isinstance(node.target, OpDef):
@@ -50,16 +50,16 @@ def arguments_of(node: fx.Node, module: nn.Module | None = None) -> Arguments:
         found = _bound(signature, args, kwargs, certain=len(signatures) == 1)
         if found is not None:
             return found
-    return _variadic(node) or Arguments(args, (), kwargs)
+    return _variadic(node) or CallArguments(args, (), kwargs)
 
 
-def _of_operation(op: OpDef, node: fx.Node) -> Arguments:
+def _of_operation(op: OpDef, node: fx.Node) -> CallArguments:
     try:
         named = vocab.bound(node)
     except TypeError:  # verification says what is wrong with it
-        return Arguments(node.args, (), dict(node.kwargs))
+        return CallArguments(node.args, (), dict(node.kwargs))
     names = operand_names(op)
-    return Arguments(tuple(named[name] for name in names), names, named)
+    return CallArguments(tuple(named[name] for name in names), names, named)
 
 
 @cache
@@ -80,7 +80,7 @@ def _bound(
     kwargs: dict[str, Any],
     *,
     certain: bool = False,
-) -> Arguments | None:
+) -> CallArguments | None:
     """``args`` and ``kwargs`` by parameter; None if they do not fit.
 
     Of several signatures, that is also if a value is of another type than one wants.
@@ -103,7 +103,7 @@ def _bound(
         else:
             named[name] = value
     names = _positional(signature)
-    return Arguments((*(named[name] for name in names), *variadic), names, named)
+    return CallArguments((*(named[name] for name in names), *variadic), names, named)
 
 
 def _contradicts(annotation: object, value: object) -> bool:
@@ -179,7 +179,7 @@ def _normal(node: fx.Node) -> inspect.Signature | None:
     return inspect.Signature(parameters)
 
 
-def _variadic(node: fx.Node) -> Arguments | None:
+def _variadic(node: fx.Node) -> CallArguments | None:
     """Of a method whose last argument is a list that is written out: ``x.view(2, 3)``."""
     if node.op != "call_method" or len(node.args) < 2:
         return None
@@ -187,5 +187,5 @@ def _variadic(node: fx.Node) -> Arguments | None:
     for signature in _of_method(str(node.target)):
         found = _bound(signature, packed, dict(node.kwargs))
         if found is not None:
-            return Arguments(node.args, (), found.named)
+            return CallArguments(node.args, (), found.named)
     return None

@@ -12,10 +12,10 @@ from qfx.rewrite import pattern as p
 from qfx.rewrite.pattern import Literal, Mismatch, Pattern
 
 
-class Place(NamedTuple):
+class ArgumentPlace(NamedTuple):
     """Where an argument stands: of which call, and under which name, if it has one."""
 
-    call: call_patterns.Call
+    call: call_patterns.CallPattern
     node: fx.Node
     name: str
     position: int
@@ -36,7 +36,7 @@ class Goal(NamedTuple):
 
     pattern: Pattern
     value: Literal
-    place: Place | None = None
+    place: ArgumentPlace | None = None
 
 
 Goals: TypeAlias = "tuple[Goal, Goals] | None"
@@ -98,7 +98,7 @@ def bind_name(goal: Goal, attempt: Attempt) -> bool:
     return attempt.fail(Mismatch(text, name, shown_as(first), shown_as(value)))
 
 
-def label_of(pattern: call_patterns.Call, node: fx.Node) -> str:
+def label_of(pattern: call_patterns.CallPattern, node: fx.Node) -> str:
     return pattern.bind or node.name
 
 

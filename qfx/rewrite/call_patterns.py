@@ -22,7 +22,7 @@ Where: TypeAlias = "Callable[[fx.Node], bool | Mismatch] | WhereMatched"
 WhereMatched: TypeAlias = "Callable[[fx.Node, Match], bool | Mismatch]"
 
 
-class Call(Pattern):
+class CallPattern(Pattern):
     """What :class:`Op` and :class:`Module` share: operands, attributes, users and a predicate."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Call(Pattern):
 class Condition(Pattern):
     """Matches where the predicate of a call holds for what is matched by then: its operands too."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: CallPattern) -> None:
         self.call = call
 
 
@@ -90,7 +90,7 @@ def _asks_match(where: Where) -> bool:
     return sum(p.kind in kinds and p.default is p.empty for p in parameters) > 1
 
 
-class Op(Call):
+class Op(CallPattern):
     """Matches an operation.
 
     Args:
@@ -144,7 +144,7 @@ class Op(Call):
         )
 
 
-class Module(Call):
+class Module(CallPattern):
     """Matches a ``call_module`` node as written, for passes that run before canonicalization.
 
     The type must be exact: a subclass may compute something else. ``operands`` match the first

@@ -20,12 +20,12 @@ from torch import Tensor, fx, nn
 
 from qfx.rewrite import call_patterns
 from qfx.rewrite import pattern as p
-from qfx.rewrite.arguments import Arguments, arguments_of
+from qfx.rewrite.arguments import CallArguments, arguments_of
 from qfx.rewrite.attempt import (
+    ArgumentPlace,
     Attempt,
     Goal,
     Goals,
-    Place,
     accepts,
     bind_name,
     label_of,
@@ -118,7 +118,7 @@ class Matcher:
 
     def _enter(self, goal: Goal, attempt: Attempt) -> Iterator[Sequence[Goal]]:
         """Match the pattern itself; yield each list of goals that remains, none on failure."""
-        if isinstance(goal.pattern, call_patterns.Call):
+        if isinstance(goal.pattern, call_patterns.CallPattern):
             yield from self._enter_call(goal.pattern, goal, attempt)
         elif isinstance(goal.pattern, call_patterns.Condition):
             yield from _enter_condition(goal.pattern.call, goal.value, attempt)
@@ -128,7 +128,7 @@ class Matcher:
             yield ()
 
     def _enter_call(
-        self, pattern: call_patterns.Call, goal: Goal, attempt: Attempt
+        self, pattern: call_patterns.CallPattern, goal: Goal, attempt: Attempt
     ) -> Iterator[Sequence[Goal]]:
         node = goal.value
         if not isinstance(node, fx.Node) or self.key(node) not in pattern.targets:
@@ -150,7 +150,7 @@ class Matcher:
             yield from self._arguments(pattern, node, attempt)
 
     def _arguments(
-        self, pattern: call_patterns.Call, node: fx.Node, attempt: Attempt
+        self, pattern: call_patterns.CallPattern, node: fx.Node, attempt: Attempt
     ) -> Iterator[Sequence[Goal]]:
         """The goals that the operands and attributes are, in each order that may match."""
         module = self.submodule(node) if node.op == "call_module" else None
@@ -166,7 +166,7 @@ class Matcher:
             return
         for order in _orders(given.operands, count, swaps=pattern.swaps(node)):
             operands = [
-                Goal(each, given.operands[i], Place(pattern, node, _name(given, i), i + 1))
+                Goal(each, given.operands[i], ArgumentPlace(pattern, node, _name(given, i), i + 1))
                 for each, i in zip(pattern.operands, order, strict=True)
             ]
             yield [*operands, *attributes, *_condition(pattern, node)]
@@ -177,9 +177,9 @@ class Matcher:
 
 
 def _attributes(
-    pattern: call_patterns.Call,
+    pattern: call_patterns.CallPattern,
     node: fx.Node,
-    given: Arguments,
+    given: CallArguments,
     module: nn.Module | None,
     attempt: Attempt,
 ) -> list[Goal] | None:
@@ -194,7 +194,7 @@ def _attributes(
             text = "{0}: has no attribute {1}"
             attempt.fail(Mismatch(text, label_of(pattern, node), name, node=node), near=True)
             return None
-        place = Place(pattern, node, name, 0)
+        place = ArgumentPlace(pattern, node, name, 0)
         if isinstance(expected, p.Const) and not accepts(expected, actual):
             attempt.fail(place.expected(expected, shown_as(actual)), near=True)
             return None
@@ -202,7 +202,7 @@ def _attributes(
     return goals
 
 
-def _name(given: Arguments, position: int) -> str:
+def _name(given: CallArguments, position: int) -> str:
     return given.names[position] if position < len(given.names) else ""
 
 
@@ -242,7 +242,7 @@ def _orders(operands: Sequence[Literal], count: int, *, swaps: bool) -> Iterable
     return (chosen + tail for chosen in permutations((0, 1), min(count, 2)))
 
 
-def _check_users(pattern: call_patterns.Call, node: fx.Node) -> Mismatch | None:
+def _check_users(pattern: call_patterns.CallPattern, node: fx.Node) -> Mismatch | None:
     if pattern.users is None:
         return None
     # Every user reads at least once: too many users need no counting of reads.
@@ -255,12 +255,12 @@ def _check_users(pattern: call_patterns.Call, node: fx.Node) -> Mismatch | None:
     return Mismatch("{0}: expected {1} {2}, has {3}", label, pattern.users, noun, reads, node=node)
 
 
-def _condition(pattern: call_patterns.Call, node: fx.Node) -> list[Goal]:
+def _condition(pattern: call_patterns.CallPattern, node: fx.Node) -> list[Goal]:
     return [] if pattern.condition is None else [Goal(pattern.condition, node)]
 
 
 def _enter_condition(
-    pattern: call_patterns.Call, node: fx.Node, attempt: Attempt
+    pattern: call_patterns.CallPattern, node: fx.Node, attempt: Attempt
 ) -> Iterator[Sequence[Goal]]:
     so_far = Match(attempt.nodes[0], attempt.nodes, dict(attempt.bindings))
     where = cast(call_patterns.WhereMatched, pattern.where)
@@ -271,7 +271,7 @@ def _enter_condition(
         attempt.fail(fault, near=True)
 
 
-def _check_where(pattern: call_patterns.Call, node: fx.Node) -> Mismatch | None:
+def _check_where(pattern: call_patterns.CallPattern, node: fx.Node) -> Mismatch | None:
     if pattern.where is None or pattern.condition is not None:
         return None
     where = cast("Callable[[fx.Node], bool | Mismatch]", pattern.where)
@@ -279,7 +279,7 @@ def _check_where(pattern: call_patterns.Call, node: fx.Node) -> Mismatch | None:
 
 
 def _refusal(
-    pattern: call_patterns.Call, node: fx.Node, verdict: bool | Mismatch
+    pattern: call_patterns.CallPattern, node: fx.Node, verdict: bool | Mismatch
 ) -> Mismatch | None:
     if isinstance(verdict, Mismatch):
         return verdict

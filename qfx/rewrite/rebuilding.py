@@ -31,17 +31,17 @@ class Change:
         return Event(rule, _names(self.removed), _names(self.added), source, _names(self.changed))
 
 
-Look = tuple[object, ...]
+NodeKey = tuple[object, ...]
 """What tells nodes of one name apart; what they read counts by name."""
 
 
-def look_of(node: fx.Node) -> Look:
+def look_of(node: fx.Node) -> NodeKey:
     """How ``node`` looks, which erasing it spoils."""
     known = meta.origins(node), meta.rule_of(node), meta.value_of(node)
     return (node.op, node.target, repr(node.args), repr(node.kwargs), *known)
 
 
-def changes(before: Mapping[fx.Node, Look], after: Iterable[fx.Node]) -> Iterator[Change]:
+def changes(before: Mapping[fx.Node, NodeKey], after: Iterable[fx.Node]) -> Iterator[Change]:
     """What went, came and changed, in groups.
 
     Args:

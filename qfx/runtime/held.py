@@ -36,7 +36,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldWeight:
     """A weight that is restored when it is read.
 
     Attributes:
@@ -64,7 +64,7 @@ class Held:
         restored: Tensor = found.to(self.dtype)
         return restored
 
-    def converted(self, convert: Callable[[Tensor], Tensor]) -> Held:
+    def converted(self, convert: Callable[[Tensor], Tensor]) -> HeldWeight:
         """The same of converted tensors."""
         stored, rows, columns = (
             _converted(each, convert) for each in (self.stored, self.rows, self.columns)
@@ -80,7 +80,7 @@ class Held:
 class Stacked:
     """A weight whose parts along its first dimension the graphs hold one by one, as of experts."""
 
-    parts: tuple[Held, ...]
+    parts: tuple[HeldWeight, ...]
 
     def value(self) -> Tensor:
         """The weight."""
@@ -96,7 +96,7 @@ class Stacked:
             yield from each.tensors()
 
 
-Restored: TypeAlias = "Held | Stacked"
+Restored: TypeAlias = "HeldWeight | Stacked"
 """A weight that is restored when it is read."""
 
 
@@ -118,10 +118,10 @@ def held_by(
     rows: Tensor | None,
     columns: Tensor | None,
     dtype: torch.dtype,
-) -> Held:
+) -> HeldWeight:
     """The weight that a node of the reference form of a graph restores from constants."""
     stored = _stored(node, reference)
-    return Held(stored, turned, rows, columns, dtype, graph, node.name)
+    return HeldWeight(stored, turned, rows, columns, dtype, graph, node.name)
 
 
 def restores(node: fx.Node) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from qfx.graph.constants import constant_value
 from qfx.runtime.constants import hold_the_same
-from qfx.runtime.held import Held, Restored, Stacked, held_by, restores
+from qfx.runtime.held import HeldWeight, Restored, Stacked, held_by, restores
 from qfx.vocab import DEQUANTIZE, UNPACK, is_op
 
 _LIKE = 1e-2
@@ -123,7 +123,7 @@ def _elsewhere(constants: Sequence[Constants], tensor: Tensor) -> Restored | Non
     whole = _nearest(((each, each.like(tensor)) for each in constants), tensor)
     if whole is not None or tensor.dim() < 3:
         return whole
-    parts: list[Held] = []
+    parts: list[HeldWeight] = []
     for part in tensor:
         held = _nearest(((each, each.like(part)) for each in constants), part)
         if held is None:
@@ -132,9 +132,11 @@ def _elsewhere(constants: Sequence[Constants], tensor: Tensor) -> Restored | Non
     return Stacked(tuple(parts)) if parts else None
 
 
-def _nearest(nodes: Iterable[tuple[Constants, Iterable[fx.Node]]], tensor: Tensor) -> Held | None:
+def _nearest(
+    nodes: Iterable[tuple[Constants, Iterable[fx.Node]]], tensor: Tensor
+) -> HeldWeight | None:
     """The weight held by what is nearest to it; None if nothing is near."""
-    best: tuple[float, Held] | None = None
+    best: tuple[float, HeldWeight] | None = None
     for constants, candidates in nodes:
         for node in dict.fromkeys(candidates):
             near = _likeness(constants, node, tensor, turned=False)
@@ -146,7 +148,7 @@ def _nearest(nodes: Iterable[tuple[Constants, Iterable[fx.Node]]], tensor: Tenso
 
 def _likeness(
     constants: Constants, node: fx.Node, tensor: Tensor, *, turned: bool
-) -> tuple[float, Held] | None:
+) -> tuple[float, HeldWeight] | None:
     """How far a weight is from what ``node`` yields, and the weight held by that; None if far."""
     value = constants.value(node)
     if value is None or value.dim() < 2:

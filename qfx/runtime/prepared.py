@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class PreparationSettings:
     """Everything that prepare was told and convert needs.
 
     Attributes:
@@ -109,12 +109,14 @@ class PreparedModel(WorkingGraphModule):
     """
 
     history: History
-    settings: Settings
+    settings: PreparationSettings
     samples: Samples
     schedule: object = None
     called: ClassVar[str] = "PreparedModel"
 
-    def __init__(self, graph_module: fx.GraphModule, history: History, settings: Settings) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, history: History, settings: PreparationSettings
+    ) -> None:
         super().__init__(graph_module, graph_module.graph, self.called)
         copy_hooks(graph_module, self)
         self.history = history

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qfx.errors import ConfigError
 from qfx.graph.copying import deep_copied
 from qfx.graph.in_place import place_of, take_place
-from qfx.graph.ways import WAYS, Form, Ways, region_of, ways_of
+from qfx.graph.ways import WAYS, CallForm, Ways, region_of, ways_of
 from qfx.report.sites import Site
 from qfx.runtime.quantized import QuantizedModel
 from qfx.table import amount, table
@@ -44,7 +44,7 @@ class RegionFacts:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RegionalContext:
     """What a model of regions is besides them.
 
     Attributes:
@@ -66,10 +66,10 @@ class Surroundings:
     work: Mapping[str, int] | None = None
     warnings: tuple[str, ...] = ()
 
-    def __copy__(self) -> Surroundings:
+    def __copy__(self) -> RegionalContext:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Surroundings:
+    def __deepcopy__(self, memo: dict[int, Any]) -> RegionalContext:
         return self
 
 
@@ -82,7 +82,7 @@ class Regions(Mapping[str, Graph], Generic[Graph]):
 
     schedule: object = None
 
-    def __init__(self, graphs: Mapping[str, Graph], surroundings: Surroundings) -> None:
+    def __init__(self, graphs: Mapping[str, Graph], surroundings: RegionalContext) -> None:
         self._graphs = dict(graphs)
         self.surroundings = surroundings
 
@@ -146,7 +146,7 @@ def regions_of(model: object) -> Regions[Any] | None:
 def join_ways(
     graphs: Mapping[str, Graph],
     insides: Mapping[str, nn.Module],
-    forms: Mapping[str, Mapping[Form, int]] | None = None,
+    forms: Mapping[str, Mapping[CallForm, int]] | None = None,
 ) -> None:
     """Let the graphs of each region answer its calls between them.
 

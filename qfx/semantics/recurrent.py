@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import PackedSequence
 from qfx.errors import ConfigError
 from qfx.semantics.recurrent_steps import (
     RNN_STEPS,
-    Codes,
+    MeasuredCodes,
     Pair,
     State,
     gru_step,
@@ -61,7 +61,7 @@ def lstm(
     num_layers: int = 1,
     bidirectional: bool = False,
     batch_first: bool = False,
-    measured: Codes | None = None,
+    measured: MeasuredCodes | None = None,
 ) -> tuple[Tensor | PackedSequence, Pair]:
     """As ``nn.LSTM``: the sequence of hidden states, and the last hidden and cell states."""
     layout = num_layers, bidirectional, batch_first
@@ -80,7 +80,7 @@ def gru(
     num_layers: int = 1,
     bidirectional: bool = False,
     batch_first: bool = False,
-    measured: Codes | None = None,
+    measured: MeasuredCodes | None = None,
 ) -> tuple[Tensor | PackedSequence, Tensor]:
     """As ``nn.GRU``: the sequence of hidden states, and the last ones."""
     layout = num_layers, bidirectional, batch_first
@@ -101,7 +101,7 @@ def rnn(
     num_layers: int = 1,
     bidirectional: bool = False,
     batch_first: bool = False,
-    measured: Codes | None = None,
+    measured: MeasuredCodes | None = None,
 ) -> tuple[Tensor | PackedSequence, Tensor]:
     """As ``nn.RNN``: the sequence of hidden states, and the last ones."""
     layout = num_layers, bidirectional, batch_first
@@ -120,7 +120,7 @@ def lstm_cell(
     biases: Sequence[Tensor] = (),
     hx: Pair | None = None,
     *,
-    measured: Codes | None = None,
+    measured: MeasuredCodes | None = None,
 ) -> Pair:
     """As ``nn.LSTMCell``: the next hidden and cell state."""
     run = _cell(_OWN["lstm_cell"]) if measured is None else one_step(lstm_step, measured)
@@ -134,7 +134,7 @@ def gru_cell(
     biases: Sequence[Tensor] = (),
     hx: Tensor | None = None,
     *,
-    measured: Codes | None = None,
+    measured: MeasuredCodes | None = None,
 ) -> Tensor:
     """As ``nn.GRUCell``: the next hidden state."""
     run = _cell(_OWN["gru_cell"]) if measured is None else one_step(gru_step, measured)
@@ -148,7 +148,7 @@ def rnn_cell(
     hx: Tensor | None = None,
     *,
     nonlinearity: str = "tanh",
-    measured: Codes | None = None,
+    measured: MeasuredCodes | None = None,
 ) -> Tensor:
     """As ``nn.RNNCell``: the next hidden state."""
     if measured is None:

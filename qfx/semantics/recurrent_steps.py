@@ -19,12 +19,12 @@ from torch import Tensor
 
 from qfx.semantics import affine as ops
 
-Codes: TypeAlias = "tuple[torch.dtype, int, int, bool]"
+MeasuredCodes: TypeAlias = "tuple[torch.dtype, int, int, bool]"
 """How a value is quantized when it is measured: dtype, smallest and largest code, symmetric."""
 
 State: TypeAlias = "tuple[Tensor, ...]"
 Pair: TypeAlias = "tuple[Tensor, Tensor]"
-Step: TypeAlias = "Callable[[Tensor, Tensor, State], State]"
+CellStep: TypeAlias = "Callable[[Tensor, Tensor, State], State]"
 
 
 def pairs(parts: Sequence[object]) -> list[tuple[Any, Any]]:
@@ -32,7 +32,7 @@ def pairs(parts: Sequence[object]) -> list[tuple[Any, Any]]:
     return list(zip(parts[::2], parts[1::2], strict=True))
 
 
-def rounded(input: Tensor, codes: Codes) -> Tensor:
+def rounded(input: Tensor, codes: MeasuredCodes) -> Tensor:
     """What the codes of ``input`` stand for, its range being measured."""
     dtype, low, high, symmetric = codes
     bounds: dict[str, Any] = {"dtype": dtype, "quant_min": low, "quant_max": high}
@@ -40,7 +40,7 @@ def rounded(input: Tensor, codes: Codes) -> Tensor:
     return ops.dequantize(ops.quantize(input, *qparams, **bounds), *qparams)
 
 
-def stepped(step: Step, states: int, codes: Codes) -> Callable[..., State]:
+def stepped(step: CellStep, states: int, codes: MeasuredCodes) -> Callable[..., State]:
     """A layer at a time, a step at a time, both directions at once."""
 
     def run(
@@ -76,12 +76,12 @@ def stepped(step: Step, states: int, codes: Codes) -> Callable[..., State]:
 
 
 def _layer(
-    step: Step,
+    step: CellStep,
     x: Tensor,
     weights: Sequence[Pair],
     biases: Sequence[Pair],
     state: State,
-    codes: Codes,
+    codes: MeasuredCodes,
     sizes: Sequence[int],
 ) -> tuple[Tensor, State]:
     """One layer on rows (N, features), ``sizes`` of each step in turn.
@@ -122,7 +122,7 @@ def reversed_rows(sizes: Sequence[int], device: torch.device | None = None) -> T
     return (starts[lengths[place] - 1 - time] + place).to(device)
 
 
-def one_step(step: Step, codes: Codes) -> Callable[..., State]:
+def one_step(step: CellStep, codes: MeasuredCodes) -> Callable[..., State]:
     """A cell."""
 
     def run(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], hx: State) -> State:
@@ -146,7 +146,7 @@ def gru_step(x: Tensor, h: Tensor, state: State) -> State:
     return (n + (zx + zh).sigmoid() * (state[0] - n),)
 
 
-RNN_STEPS: dict[str, Step] = {
+RNN_STEPS: dict[str, CellStep] = {
     "tanh": lambda x, h, state: ((x + h).tanh(),),
     "relu": lambda x, h, state: ((x + h).relu(),),
 }

@@ -9,7 +9,7 @@ from torch import nn
 
 from qfx.backends.base import Backend
 from qfx.errors import FormatError
-from qfx.graph.ways import Form, region_of
+from qfx.graph.ways import CallForm, region_of
 from qfx.history.history import History
 from qfx.history.merging import merged_history
 from qfx.report.merging import merged_report
@@ -114,7 +114,7 @@ def _join(
 ) -> None:
     """Let the graphs of each region answer its calls between them, as they did."""
     insides: dict[str, nn.Module] = {}
-    forms: dict[str, Mapping[Form, int]] = {}
+    forms: dict[str, Mapping[CallForm, int]] = {}
     for region in record.regions:
         if region.ways is None:
             continue

@@ -132,11 +132,11 @@ class ModuleRecord:
     training: frozenset[str]
 
 
-Held = tuple["AttributeRecord | ModuleRecord", ...]
+HeldRecords = tuple["AttributeRecord | ModuleRecord", ...]
 """What a model holds, in order."""
 
 
-def read_attributes(records: Iterable[Fields]) -> Held:
+def read_attributes(records: Iterable[Fields]) -> HeldRecords:
     """The tensors and modules that a file describes."""
     return tuple(_read_module(r) if r.has("path") else _read_tensor(r) for r in records)
 
@@ -164,14 +164,14 @@ def _read_module(fields: Fields) -> ModuleRecord:
     return record
 
 
-def lacking(held: Held, given: Mapping[str, nn.Module]) -> list[ModuleRecord]:
+def lacking(held: HeldRecords, given: Mapping[str, nn.Module]) -> list[ModuleRecord]:
     """The modules whose code is not in the file, and that nobody handed in."""
     modules = (each for each in held if isinstance(each, ModuleRecord))
     return [m for m in modules if m.kind.arguments is None and m.path not in given]
 
 
 # -- putting together ----------------------------------------------------------------------------
-def make_root(held: Held, source: TensorSource, given: Mapping[str, nn.Module]) -> nn.Module:
+def make_root(held: HeldRecords, source: TensorSource, given: Mapping[str, nn.Module]) -> nn.Module:
     """A module that holds all that a graph reads and calls."""
     root = nn.Module()
     for each in held:

@@ -54,7 +54,7 @@ _MOST_OF_NAME = 100  # characters of a name that another is made of
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """Where a tensor lies.
 
     Attributes:
@@ -129,7 +129,7 @@ class Container:
             raw = raw.clone()
         return raw.view(dtype).view(entry.shape)
 
-    def _entry(self, name: str) -> Entry:
+    def _entry(self, name: str) -> TensorEntry:
         if name not in self.entries:
             raise FormatError(f"the file has no tensor {name!r}, which its model reads")
         return self.entries[name]
@@ -162,7 +162,7 @@ def _metadata(fields: Fields) -> dict[str, str]:
     return {name: held.text(name) for name in held.names()}
 
 
-def _entry(fields: Fields, start: int, size: int) -> Entry:
+def _entry(fields: Fields, start: int, size: int) -> TensorEntry:
     dtype = fields.choice("dtype", DTYPES)
     shape = fields.sizes("shape")
     offsets = fields.integers("data_offsets", 0, _FARTHEST)
@@ -177,10 +177,10 @@ def _entry(fields: Fields, start: int, size: int) -> Entry:
     begin, end = (start + offset for offset in offsets)
     if prod(shape) * DTYPES[dtype].itemsize != end - begin:
         raise FormatError(f"{fields.place}: {dtype} of shape {shape} has no {end - begin} bytes")
-    return Entry(dtype, shape, begin, end)
+    return TensorEntry(dtype, shape, begin, end)
 
 
-def _check_cover(entries: Mapping[str, Entry], start: int, size: int) -> None:
+def _check_cover(entries: Mapping[str, TensorEntry], start: int, size: int) -> None:
     at = start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != at:

@@ -2,7 +2,7 @@
 
     {"name": "relu1", "op": "call", "target": "relu", "args": [{"node": "conv1"}], ...}
 
-Reading has two steps. First every node becomes a :class:`NodeRecord`: names are names, targets are
+Reading has two steps. First every node becomes a :class:`StoredNode`: names are names, targets are
 in the tables, arguments read earlier nodes only. Then :func:`build_graph` makes the graph of them.
 """
 
@@ -19,7 +19,7 @@ from qfx.capture.signature import KeywordOnlyFrom
 from qfx.errors import FormatError
 from qfx.graph import meta
 from qfx.storage import limits
-from qfx.storage.attributes import AttributeRecord, Held, ModuleRecord
+from qfx.storage.attributes import AttributeRecord, HeldRecords, ModuleRecord
 from qfx.storage.facts import FACTS, FactReader, Facts, FactWriter
 from qfx.storage.fields import Fields, Json, as_mapping
 from qfx.storage.names import check_identifier, check_input, check_node, check_path, within
@@ -84,7 +84,7 @@ def _write_node(node: fx.Node, facts: FactWriter, store: TensorStore) -> Json:
 
 
 # -- reading -------------------------------------------------------------------------------------
-class NodeRecord(NamedTuple):
+class StoredNode(NamedTuple):
     """A node, checked.
 
     Attributes:
@@ -112,7 +112,7 @@ class GraphRecord:
         keyword_only: the first input that is given by keyword only, or "".
     """
 
-    nodes: tuple[NodeRecord, ...]
+    nodes: tuple[StoredNode, ...]
     keyword_only: str
 
     def targets(self, op: str) -> Iterator[str]:
@@ -126,7 +126,7 @@ def read_graph(fields: Fields, facts: FactReader, types: Types, find: FindTensor
     Raises:
         FormatError: it describes none.
     """
-    found: dict[str, NodeRecord] = {}
+    found: dict[str, StoredNode] = {}
     reader = ValueReader(find, found.__contains__)
     for each in fields.records("nodes", limits.NODES):
         record = _read_node(each, facts, types, reader)
@@ -147,7 +147,7 @@ def read_graph(fields: Fields, facts: FactReader, types: Types, find: FindTensor
 _KEYS = FACTS.union(("name", "op", "target", "args", "kwargs"))
 
 
-def _read_node(fields: Fields, facts: FactReader, types: Types, reader: ValueReader) -> NodeRecord:
+def _read_node(fields: Fields, facts: FactReader, types: Types, reader: ValueReader) -> StoredNode:
     said = fields.plain(_KEYS)
     name = check_node(fields.text("name"), fields.place)
     op = _OPS[fields.choice("op", _OPS)]
@@ -159,7 +159,7 @@ def _read_node(fields: Fields, facts: FactReader, types: Types, reader: ValueRea
             kwargs[check_identifier(key, place)] = reader.read(value, place)
     target = _read_target(fields, name, op, types, place)
     _check_arguments(op, target, args, kwargs, place)
-    return NodeRecord(name, op, target, args, kwargs, facts.read(fields, said))
+    return StoredNode(name, op, target, args, kwargs, facts.read(fields, said))
 
 
 def _read_target(fields: Fields, name: str, op: str, types: Types, place: str) -> Any:
@@ -247,7 +247,7 @@ def build_graph(record: GraphRecord) -> fx.Graph:
 
 
 def _arguments(
-    record: NodeRecord, made: Mapping[str, fx.Node]
+    record: StoredNode, made: Mapping[str, fx.Node]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     def node_of(ref: Ref) -> fx.Node:
         return made[ref.name]
@@ -256,7 +256,7 @@ def _arguments(
     return args, {name: mapped(value, node_of) for name, value in record.kwargs.items()}
 
 
-def check_reads(graphs: Iterable[GraphRecord], held: Held) -> None:
+def check_reads(graphs: Iterable[GraphRecord], held: HeldRecords) -> None:
     """FormatError if a graph reads or calls what a file does not hold."""
     modules = [each for each in held if isinstance(each, ModuleRecord)]
     called = {module.path for module in modules}

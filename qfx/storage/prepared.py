@@ -14,7 +14,7 @@ from dataclasses import replace
 from torch import Tensor, fx, nn
 
 from qfx.backends.base import Backend
-from qfx.configuration.configuration import Choice, Configuration
+from qfx.configuration.configuration import Configuration, ResolvedQConfig
 from qfx.errors import ConfigError, FormatError
 from qfx.framework.pass_base import Pass
 from qfx.framework.pipeline import Pipeline
@@ -24,7 +24,7 @@ from qfx.graph.verify import verify
 from qfx.graph.working import WorkingGraphModule
 from qfx.history.history import History
 from qfx.history.snapshot import snapshot
-from qfx.runtime.prepared import PreparedModel, Settings
+from qfx.runtime.prepared import PreparationSettings, PreparedModel
 from qfx.runtime.trained import Trained
 from qfx.storage.attributes import make_root, write_attributes
 from qfx.storage.facts import FactWriter
@@ -48,7 +48,7 @@ class SettledConfiguration(Configuration):
     def __init__(self, warnings: tuple[str, ...]) -> None:
         self._warnings = dict.fromkeys(warnings)
 
-    def resolve(self, node: fx.Node) -> Choice:
+    def resolve(self, node: fx.Node) -> ResolvedQConfig:
         """Refuse: a file holds decisions, not rules."""
         raise ConfigError(
             "the model comes from a file, which holds what was decided and not the rules; a pass "
@@ -143,7 +143,7 @@ def build_prepared(
     check_saturation(backend, graph_module.graph, saturated=record.saturates)
     trained = _trained(record.trained, graph_module)
     rest = read_passes(record.rest, backend, record.backend)
-    settings = Settings(
+    settings = PreparationSettings(
         method=record.method,
         backend=backend,
         configuration=SettledConfiguration(record.warnings),
@@ -184,7 +184,10 @@ def _at_present(history: History, graph_module: fx.GraphModule, region: str) -> 
 
 
 def _in_training(
-    record: TrainedRecord, graph_module: fx.GraphModule, history: History, settings: Settings
+    record: TrainedRecord,
+    graph_module: fx.GraphModule,
+    history: History,
+    settings: PreparationSettings,
 ) -> TrainableModel:
     made = trainable(graph_module, history, settings, frozen=record.frozen)
     if record.schedule is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from qfx.framework.levels import Level
 from qfx.graph.meta import Origin
 from qfx.runtime.samples import MOST as MOST_SAMPLES
-from qfx.storage.attributes import Held, read_attributes
+from qfx.storage.attributes import HeldRecords, read_attributes
 from qfx.storage.facts import FactReader
 from qfx.storage.fields import Fields
 from qfx.storage.graphs import GraphRecord, check_reads, read_graph
@@ -59,7 +59,7 @@ class PreparedRecord:
     backend: str
     saturates: bool
     graph: GraphRecord
-    held: Held
+    held: HeldRecords
     rest: tuple[str, ...]
     level: Level
     examples: Examples

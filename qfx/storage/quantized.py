@@ -28,7 +28,7 @@ from qfx.report.sites import QuantizationReport
 from qfx.runtime.inputs import rounded_inputs
 from qfx.runtime.quantized import LaterReference, Lowering, QuantizedModel
 from qfx.storage.attributes import (
-    Held,
+    HeldRecords,
     make_root,
     read_attributes,
     write_attributes,
@@ -105,7 +105,7 @@ class QuantizedRecord:
     lowering: tuple[str, ...]
     put_back: Mapping[str, Decision]
     graph: GraphRecord
-    held: Held
+    held: HeldRecords
     report: QuantizationReport
 
 

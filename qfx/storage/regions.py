@@ -18,7 +18,7 @@ from qfx.graph.ways import ways_of
 from qfx.report.sites import QuantizationReport, Site
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
-from qfx.runtime.regions import RegionFacts, Regions, Surroundings
+from qfx.runtime.regions import RegionalContext, RegionFacts, Regions
 from qfx.storage import limits
 from qfx.storage.facts import FactReader, FactWriter
 from qfx.storage.fields import Fields, Json
@@ -176,7 +176,7 @@ class RegionsRecord:
     state: Mapping[str, str]
     frozen: frozenset[str]
     training: frozenset[str]
-    surroundings: Surroundings
+    surroundings: RegionalContext
     schedule: tuple[int, int | None, int | None] | None
     size_after: int
     told: tuple[str, ...]
@@ -197,7 +197,7 @@ def read_regions(fields: Fields, types: Types, source: TensorSource) -> RegionsR
         fields.refuse("regions", "are none, or some have the same name")
     if len({type(part.model) for part in parts}) != 1:
         fields.refuse("regions", "are in part quantized and in part prepared")
-    surroundings = Surroundings(
+    surroundings = RegionalContext(
         *_read_examples(fields, source),
         {part.name: part.facts for part in parts},
         _read_left(fields.record("left"), facts),

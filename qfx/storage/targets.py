@@ -21,7 +21,7 @@ from torch import fx
 from qfx import vocab
 from qfx.errors import ConfigError, FormatError
 from qfx.graph import meta
-from qfx.graph.containers import Container
+from qfx.graph.containers import ContainerMaker
 from qfx.storage.fields import Fields, Json
 from qfx.storage.functions import ATTRIBUTES, METHODS, function_names, functions
 from qfx.vocab import OpDef
@@ -63,7 +63,7 @@ def write_target(node: fx.Node) -> Json:
     target: Any = node.target
     if isinstance(target, OpDef) and vocab.has(target.name):
         return target.name
-    if isinstance(target, Container):
+    if isinstance(target, ContainerMaker):
         return _write_maker(node, target.kind, target.factory, elements=True)
     if isinstance(target, type) and target not in function_names():
         return _write_maker(node, target, None, elements=False)
@@ -155,7 +155,7 @@ def _read_maker(fields: Fields, types: Types) -> Callable[..., Any]:
         return kind
     if not issubclass(kind, (tuple, list, dict)):
         raise FormatError(f"{fields.place}: {kind.__name__} is no container")
-    return Container(kind, None if factory is None else FACTORIES[factory])
+    return ContainerMaker(kind, None if factory is None else FACTORIES[factory])
 
 
 def read_method(value: object, place: str) -> str:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from qfx.errors import FormatError
 from qfx.graph import meta
 from qfx.graph.copying import copy_of, deep_copied
-from qfx.graph.ways import MOST_WAYS, Form, Ways
-from qfx.runtime.held import Held, Restored, Stacked, held_by, restores
+from qfx.graph.ways import MOST_WAYS, CallForm, Ways
+from qfx.runtime.held import HeldWeight, Restored, Stacked, held_by, restores
 from qfx.runtime.inside import hold, weights_held
 from qfx.runtime.quantized import QuantizedModel
 from qfx.storage import limits
@@ -106,7 +106,7 @@ def _write_restored(weight: Restored, name: str, store: TensorStore) -> Json:
 # -- reading -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class HeldRecord:
-    """A weight that a graph restores: see :class:`~qfx.runtime.held.Held`."""
+    """A weight that a graph restores: see :class:`~qfx.runtime.held.HeldWeight`."""
 
     graph: int
     node: str
@@ -142,13 +142,13 @@ class InsideRecord:
 class WaysRecord:
     """How calls of a region are answered, checked."""
 
-    forms: Mapping[Form, int]
+    forms: Mapping[CallForm, int]
     inside: InsideRecord | None
 
 
 def read_ways(fields: Fields, source: TensorSource) -> WaysRecord:
     """What :func:`write_ways` wrote."""
-    forms: dict[Form, int] = {}
+    forms: dict[CallForm, int] = {}
     for pair in fields.items("forms"):
         right = type(pair) is list and len(pair) == 2 and type(pair[1]) is int
         if not right or not 0 <= pair[1] < MOST_WAYS:
@@ -160,7 +160,7 @@ def read_ways(fields: Fields, source: TensorSource) -> WaysRecord:
     return WaysRecord(forms, inside)
 
 
-def _read_form(value: Any, place: str, depth: int = 0) -> Form:
+def _read_form(value: Any, place: str, depth: int = 0) -> CallForm:
     if value is None or type(value) in (bool, int, str):
         return value  # type: ignore[no-any-return]
     if depth > limits.DEPTH:
@@ -172,7 +172,7 @@ def _read_form(value: Any, place: str, depth: int = 0) -> Form:
     known = tables.get(word[0], {})
     if type(word[1]) is not str or word[1] not in known:
         raise FormatError(f"{place}.forms holds something that is no form of a call")
-    found: Form = known[word[1]]
+    found: CallForm = known[word[1]]
     return found
 
 
@@ -262,7 +262,7 @@ def _restored(
     return Stacked(tuple(_held(name, part, graphs, our) for part, our in parts))
 
 
-def _held(name: str, said: HeldRecord, graphs: Sequence[nn.Module], ours: Tensor) -> Held:
+def _held(name: str, said: HeldRecord, graphs: Sequence[nn.Module], ours: Tensor) -> HeldWeight:
     graph = graphs[said.graph] if said.graph < len(graphs) else None
     if not isinstance(graph, QuantizedModel):
         raise FormatError(f"weight {name[:200]!r} is one of a graph that the region has not")

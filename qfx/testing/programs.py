@@ -23,7 +23,7 @@ INPUT_SHAPE: Shape = (2, 4, 6, 6)
 _INDENT = " " * 8
 
 
-class Step(NamedTuple):
+class Statement(NamedTuple):
     """``v<out> = text``, where ``{0}``, ``{1}`` of the text are the values that it reads."""
 
     kind: str
@@ -48,7 +48,7 @@ class Program:
         modules: what ``__init__`` makes, by name.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[Statement, ...]
     outputs: tuple[int, ...]
     seed: int
     modules: tuple[tuple[str, str], ...] = ()
@@ -216,7 +216,7 @@ _SHAPES: dict[str, tuple[str, Callable[[Shape], Shape]]] = {
 _KINDS = ("layer", "layer", "relu", "relu", "norm", "elementwise", "binary", "shape", "cat")
 
 
-class _Layer(NamedTuple):
+class _LayerCall(NamedTuple):
     name: str
     shape: Shape
     call: str
@@ -229,9 +229,9 @@ class _Builder:
         self.drawn = drawn
         self.shapes: list[Shape] = [INPUT_SHAPE]
         self.owned: set[int] = set()  # fresh memory that nothing has read yet
-        self.steps: list[Step] = []
+        self.steps: list[Statement] = []
         self.modules: dict[str, str] = {}
-        self.known: dict[Shape, list[_Layer]] = {}
+        self.known: dict[Shape, list[_LayerCall]] = {}
 
     def step(self) -> None:
         """Draw one more step."""
@@ -251,7 +251,7 @@ class _Builder:
         if module in _SHARED:
             self.modules.setdefault(module, _SHARED[module])
         out = len(self.shapes)
-        self.steps.append(Step(kind, text, tuple(inputs), out, shape, module))
+        self.steps.append(Statement(kind, text, tuple(inputs), out, shape, module))
         if fresh:
             self.owned.add(out)
         self.shapes.append(shape)
@@ -270,14 +270,14 @@ class _Builder:
             kind = layer.call.partition("(")[0]
             self._emit(kind, layer.call, (at,), layer.shape, fresh=True)
 
-    def _linear(self, shape: Shape) -> _Layer:
+    def _linear(self, shape: Shape) -> _LayerCall:
         features, bias = self.drawn.choice((3, 8)), self.drawn.random() < 0.5
         name = f"linear{len(self.modules)}"
         self.modules[name] = f"nn.Linear({shape[-1]}, {features}, bias={bias})"
         call = f"F.linear({{0}}, weight=self.{name}.weight, bias=self.{name}.bias)"
-        return _Layer(name, (*shape[:-1], features), call)
+        return _LayerCall(name, (*shape[:-1], features), call)
 
-    def _conv(self, shape: Shape) -> _Layer:
+    def _conv(self, shape: Shape) -> _LayerCall:
         channels, bias = self.drawn.choice((4, 8)), self.drawn.random() < 0.5
         kernel, stride = self.drawn.choice(((1, 1), (3, 1), (3, 2)))
         groups = self.drawn.choice((1, 2)) if shape[1] % 2 == 0 else 1
@@ -287,7 +287,7 @@ class _Builder:
         self.modules[name] = f"nn.Conv2d({shape[1]}, {channels}, {kernel}, {options}, bias={bias})"
         call = f"F.conv2d(input={{0}}, weight=self.{name}.weight, bias=self.{name}.bias, {options})"
         size = ((n + 2 * padding - kernel) // stride + 1 for n in shape[2:])
-        return _Layer(name, (shape[0], channels, *size), call)
+        return _LayerCall(name, (shape[0], channels, *size), call)
 
     def _relu(self) -> None:
         at = self._pick()

@@ -22,7 +22,7 @@ def nodes_in(arguments: Any) -> list[fx.Node]:
     return found
 
 
-class Held(NamedTuple):
+class ReadTensor(NamedTuple):
     """A tensor that a call reads, and how often it had been written to."""
 
     read: fx.Node
@@ -30,14 +30,14 @@ class Held(NamedTuple):
     version: int
 
 
-def versions(steps: Steps, node: fx.Node) -> list[Held]:
+def versions(steps: Steps, node: fx.Node) -> list[ReadTensor]:
     """The tensors that ``node`` is about to read."""
     values = {read: steps.env.get(read) for read in node.all_input_nodes}
     tensors = [(n, v) for n, v in values.items() if isinstance(v, Tensor) and not v.is_inference()]
-    return [Held(read, tensor, tensor._version) for read, tensor in tensors]
+    return [ReadTensor(read, tensor, tensor._version) for read, tensor in tensors]
 
 
-def written(node: fx.Node, held: Held) -> bool:
+def written(node: fx.Node, held: ReadTensor) -> bool:
     """Whether ``node`` wrote to a value whose numbers others read later on, or the caller has."""
     if held.tensor._version == held.version:
         return False

@@ -26,7 +26,7 @@ from qfx.verification.floats import check_float
 from qfx.verification.lowering import AfterLowering, BeforeLowering, Following
 from qfx.verification.outputs import EIGHT_BITS, FLIPS, Batch, agreement, outcome, outputs
 
-Lowering = Callable[[fx.GraphModule, History], None]
+LowerFunction = Callable[[fx.GraphModule, History], None]
 
 
 class Net:
@@ -68,7 +68,7 @@ class Net:
         return [BeforeLowering(self._batch), self._following]
 
     def lower(
-        self, reference: fx.GraphModule, lower: Lowering, history: History
+        self, reference: fx.GraphModule, lower: LowerFunction, history: History
     ) -> tuple[fx.GraphModule, History]:
         """Lower a copy of ``reference`` until every call of it computes what it stands for.
 
@@ -100,7 +100,11 @@ class Net:
         return graph_module, stages
 
     def _check_following(
-        self, reference: fx.GraphModule, lowered: fx.GraphModule, lower: Lowering, history: History
+        self,
+        reference: fx.GraphModule,
+        lowered: fx.GraphModule,
+        lower: LowerFunction,
+        history: History,
     ) -> None:
         """Hold the passes after the one that lowers to what the graph computed right after it."""
         if self._following.keep_values(lowered):

@@ -214,7 +214,7 @@ def test_probes_find_the_kernels_right_here(kernel: str) -> None:
 def test_what_pays_is_known_by_geometry(
     kernel: weight_packs.PackedKernel, outputs: int, inputs: int, expected: bool
 ) -> None:
-    form = weight_packs.Form("w", 4, outputs, inputs, None, None, None)
+    form = weight_packs.LinearGeometry("w", 4, outputs, inputs, None, None, None)
     assert weight_emit.pays(kernel, form) is expected
 
 
@@ -223,7 +223,7 @@ def test_halves_pay_where_the_cpu_multiplies_them(
     has: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: has, raising=False)
-    form = weight_packs.Form("w", 4, 64, 64, None, None, None)
+    form = weight_packs.LinearGeometry("w", 4, 64, 64, None, None, None)
     assert weight_emit.pays(weight_packs.ONEDNN_HALF, form) is has
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import qfx
 from qfx.engines import kept, registry
 from qfx.engines.agreement import compare
-from qfx.engines.base import Settings
+from qfx.engines.base import BuildSettings
 from tests.engines.test_cache import refuse_trials
 from tests.storage.test_hostile import told
 from tests.support.engines import Fake, Noisy, Residuals
@@ -53,7 +53,7 @@ def test_it_comes_back_without_a_search(
     back = qfx.load(path)
     assert isinstance(back, qfx.CompiledModel)
     assert back.engine == "fake"
-    assert fake.built[0] == Settings(1)
+    assert fake.built[0] == BuildSettings(1)
     assert [trial.name for trial in back.trials] == ["fake"]
     assert back.trials[0].median_ms
     assert torch.equal(back(x), qmodel.reference(x))

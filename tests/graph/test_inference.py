@@ -11,7 +11,7 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.fold_rules import normed
-from qfx.graph.inference import Inference, Unknown
+from qfx.graph.inference import Inference, UnknownValue
 from qfx.graph.meta import TensorInfo
 from tests.rewrite.graphs import GraphBuilder
 
@@ -61,7 +61,7 @@ def test_what_reads_something_unknown_is_unknown() -> None:
     x = b.input()
     meta.set_value(x, None)
     node = b.relu(x)
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownValue):
         info(node, b.done(node))
 
 
@@ -113,5 +113,5 @@ def test_a_device_is_not_that_of_the_tensors_that_stand_in() -> None:
     for node in (device, kind, is_cpu):
         meta.set_value(node, None)
     guard = b.call(vocab.GUARD, is_cpu, expected=True, what="its device")
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownValue):
         Inference(b.done(guard)).value(guard)

@@ -29,7 +29,7 @@ from qfx.runtime.samples import Sample
 from qfx.vocab import bound, is_op
 from qfx_passes.accuracy.output_errors import OutputErrors
 from qfx_passes.accuracy.replacing import replace_observer, replace_parameter
-from qfx_passes.accuracy.watching import Call, Look, watch
+from qfx_passes.accuracy.watching import WatchedCall, Watcher, watch
 from qfx_passes.operands import asks_shape
 
 ALPHAS = (0.5, 0.75, 0.9)
@@ -40,7 +40,7 @@ _BEYOND = 1.25  # how far calibration may have seen more than the batches that w
 
 
 @dataclass
-class Site:
+class ScalableActivation:
     """An activation whose channels may be scaled.
 
     Attributes:
@@ -67,7 +67,7 @@ class Site:
     errors: Tensor = field(default_factory=lambda: torch.zeros(2, 2, 0))
 
 
-def site_of(value: fx.Node, owners: Mapping[str, int]) -> Site | str:
+def site_of(value: fx.Node, owners: Mapping[str, int]) -> ScalableActivation | str:
     """What reads ``value``, if scales of its channels can be absorbed; else why not.
 
     Args:
@@ -105,7 +105,7 @@ def site_of(value: fx.Node, owners: Mapping[str, int]) -> Site | str:
     names = [str(bound(reader)["weight"].target) for reader, _ in readers]
     if any(owners[name] > 1 for name in names):
         return "a weight that reads it is shared"
-    return Site(value, observers, recorder, readers, others)
+    return ScalableActivation(value, observers, recorder, readers, others)
 
 
 def _calls(observer: fx.Node) -> int:
@@ -138,7 +138,7 @@ def weight_spec(reader: fx.Node) -> QuantSpec:
     return note.weight
 
 
-def column_peaks(site: Site, rw: Rewriter) -> Tensor:
+def column_peaks(site: ScalableActivation, rw: Rewriter) -> Tensor:
     """(C,) largest magnitude of the weights that read each channel."""
     found = torch.zeros_like(site.recorder.peak)
     for reader, _ in site.readers:
@@ -169,7 +169,10 @@ def along_channels(reader: fx.Node, scale: Tensor, value: Tensor) -> Tensor:
 
 
 def measure(
-    graph_module: fx.GraphModule, samples: Sequence[Sample], sites: Sequence[Site], rw: Rewriter
+    graph_module: fx.GraphModule,
+    samples: Sequence[Sample],
+    sites: Sequence[ScalableActivation],
+    rw: Rewriter,
 ) -> None:
     """Put the candidates of every site through what reads it, rounded as they would be.
 
@@ -190,7 +193,7 @@ def measure(
         for reader, _ in site.readers
     }
     for sample in samples:
-        looks: dict[fx.Node, Look] = {}
+        looks: dict[fx.Node, Watcher] = {}
         for site in sites:
             for reader, read in site.readers:
                 looks[reader] = _look(site, read, weights[reader])
@@ -202,7 +205,7 @@ def _rounded_weight(weight: Tensor, reader: fx.Node) -> Tensor:
     return qparams.dequantize(integers, weight.dtype)
 
 
-def _start(site: Site) -> None:
+def _start(site: ScalableActivation) -> None:
     old = observer_of(site.observers[0])
     assert isinstance(old, Observer)
     others = (type(old)(old.spec).to(old.batches.device) for _ in site.candidates[1:])
@@ -211,8 +214,8 @@ def _start(site: Site) -> None:
     site.errors = torch.zeros(2, 2, len(site.candidates), dtype=torch.float64)
 
 
-def _observing(site: Site) -> Look:
-    def look(call: Call) -> None:
+def _observing(site: ScalableActivation) -> Watcher:
+    def look(call: WatchedCall) -> None:
         if not call.result.numel():
             return
         for i, scale in enumerate(site.candidates):
@@ -224,8 +227,8 @@ def _observing(site: Site) -> Look:
     return look
 
 
-def _look(site: Site, read: fx.Node, weights: Sequence[Tensor]) -> Look:
-    def look(call: Call) -> None:
+def _look(site: ScalableActivation, read: fx.Node, weights: Sequence[Tensor]) -> Watcher:
+    def look(call: WatchedCall) -> None:
         value, weight = call.value(read), bound(call.node)["weight"]
         if not value.numel():
             return
@@ -240,7 +243,7 @@ def _look(site: Site, read: fx.Node, weights: Sequence[Tensor]) -> Look:
     return look
 
 
-def chosen(site: Site) -> tuple[int, float]:
+def chosen(site: ScalableActivation) -> tuple[int, float]:
     """The candidate that errs least, and its error relative to no scale, on other rows.
 
     The error counts for more where few values of a channel were seen: others have larger ones.
@@ -258,7 +261,7 @@ def chosen(site: Site) -> tuple[int, float]:
     return best, float(judging[best] / judging[0]) * doubt if judging[0] > 0 else 1.0
 
 
-def candidates(site: Site, rw: Rewriter) -> list[Tensor]:
+def candidates(site: ScalableActivation, rw: Rewriter) -> list[Tensor]:
     """(C,) scales to try: none, then one for each of :data:`ALPHAS`."""
     peaks, columns = (x.clamp(min=1e-6) for x in (site.recorder.peak, column_peaks(site, rw)))
     found = [torch.ones_like(peaks)]
@@ -274,7 +277,7 @@ def powers_of_two(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, 2.0**exponent, 1.0)
 
 
-def apply(site: Site, number: int, rw: Rewriter) -> None:
+def apply(site: ScalableActivation, number: int, rw: Rewriter) -> None:
     """Let readers absorb a candidate; what makes the value must be given 1 / scale beside this."""
     scale, name = site.candidates[number], str(site.observers[0].target)
     for reader, _ in site.readers:

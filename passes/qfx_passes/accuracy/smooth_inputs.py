@@ -25,7 +25,7 @@ from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotate, annotation
 from qfx.vocab import is_op
 from qfx_passes.accuracy import channel_scales
-from qfx_passes.accuracy.channel_scales import ALPHAS, Site
+from qfx_passes.accuracy.channel_scales import ALPHAS, ScalableActivation
 from qfx_passes.accuracy.watching import samples_of
 
 _GAIN = 0.5
@@ -46,10 +46,10 @@ class SmoothInputs(Pass):
         sites = []
         for value in values:
             found = channel_scales.site_of(value, owners)
-            if isinstance(found, Site) and not found.others:
+            if isinstance(found, ScalableActivation) and not found.others:
                 found.candidates = channel_scales.candidates(found, rw)
                 sites.append(found)
-            elif isinstance(found, Site):
+            elif isinstance(found, ScalableActivation):
                 _stays(value, "others read it, too", ctx)
         channel_scales.measure(ctx.graph_module, samples, sites, rw)
         for site in sites:
@@ -70,7 +70,7 @@ def _stays(value: fx.Node, reason: str, ctx: PassContext) -> None:
     ctx.near_misses.append(NearMiss(f"{ctx.rewriter.pass_name}/input", value.name, reason))
 
 
-def _settle(site: Site, ctx: PassContext) -> None:
+def _settle(site: ScalableActivation, ctx: PassContext) -> None:
     """Scale a value where that pays."""
     best, gain = channel_scales.chosen(site)
     if best == 0 or gain > _GAIN:

@@ -28,7 +28,7 @@ from qfx.quant.annotation import annotate, annotation
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
 from qfx_passes.accuracy import channel_scales
-from qfx_passes.accuracy.channel_scales import ALPHAS, Site
+from qfx_passes.accuracy.channel_scales import ALPHAS, ScalableActivation
 from qfx_passes.accuracy.replacing import replace_parameter
 from qfx_passes.accuracy.watching import samples_of
 
@@ -50,7 +50,7 @@ class SmoothNorms(Pass):
         sites = []
         for norm in norms:
             found = _site(norm, owners)
-            if isinstance(found, Site):
+            if isinstance(found, ScalableActivation):
                 found.candidates = channel_scales.candidates(found, rw)
                 sites.append(found)
             else:
@@ -60,7 +60,7 @@ class SmoothNorms(Pass):
             _settle(site, ctx)
 
 
-def _site(norm: fx.Node, owners: Counter[str]) -> Site | str:
+def _site(norm: fx.Node, owners: Counter[str]) -> ScalableActivation | str:
     """The norm with what reads it, or why it stays as it is."""
     arguments = bound(norm)
     parameters = [arguments[name] for name in ("weight", "bias") if arguments.get(name) is not None]
@@ -69,10 +69,17 @@ def _site(norm: fx.Node, owners: Counter[str]) -> Site | str:
     if any(p.op != "get_attr" or owners[str(p.target)] > 1 for p in parameters):
         return "its weight is shared, or computed"
     found = channel_scales.site_of(norm, owners)
-    if isinstance(found, Site) and not all(is_op(r, vocab.LINEAR) for r, _ in found.readers):
+    if isinstance(found, ScalableActivation) and not all(
+        is_op(r, vocab.LINEAR) for r, _ in found.readers
+    ):
         return "what reads it has its channels elsewhere"
     note = annotation(norm)
-    if isinstance(found, Site) and found.others and note is not None and note.decision.quantized:
+    if (
+        isinstance(found, ScalableActivation)
+        and found.others
+        and note is not None
+        and note.decision.quantized
+    ):
         return "it yields integers, and others read it, too"
     return found
 
@@ -82,7 +89,7 @@ def _stays(norm: fx.Node, reason: str, ctx: PassContext) -> None:
     ctx.near_misses.append(NearMiss(rule, norm.name, reason))
 
 
-def _settle(site: Site, ctx: PassContext) -> None:
+def _settle(site: ScalableActivation, ctx: PassContext) -> None:
     """Scale a norm where that helps."""
     best, gain = channel_scales.chosen(site)
     if best == 0 or gain > _GAIN:
@@ -99,7 +106,7 @@ def _settle(site: Site, ctx: PassContext) -> None:
         channel_scales.apply(site, best, rw)
 
 
-def _restore_for_others(site: Site, scale: Tensor, rw: Rewriter) -> None:
+def _restore_for_others(site: ScalableActivation, scale: Tensor, rw: Rewriter) -> None:
     """Let what has no weight to absorb the scale read the norm times the scale."""
     if not site.others:
         return

@@ -21,7 +21,7 @@ from qfx.verification.outputs import FloatSteps
 from qfx.vocab import OpDef
 
 
-class Call:
+class WatchedCall:
     """A call that has just been run.
 
     Attributes:
@@ -48,7 +48,7 @@ class Call:
         return self.node.target(*thawed(args), **thawed(kwargs))
 
 
-Look = Callable[[Call], None]
+Watcher = Callable[[WatchedCall], None]
 
 
 def samples_of(ctx: PassContext) -> list[Sample]:
@@ -61,7 +61,7 @@ def samples_of(ctx: PassContext) -> list[Sample]:
     return found
 
 
-def watch(graph_module: fx.GraphModule, sample: Sample, looks: Mapping[fx.Node, Look]) -> None:
+def watch(graph_module: fx.GraphModule, sample: Sample, looks: Mapping[fx.Node, Watcher]) -> None:
     """Run a batch through the graph, and hand each call of ``looks`` to its function."""
     with state_kept(graph_module):
         given = arguments_by_name(graph_module.graph, *sample)
@@ -73,7 +73,7 @@ class _Watcher(FloatSteps):
         self,
         graph_module: fx.GraphModule,
         arguments: Mapping[str, object],
-        looks: Mapping[fx.Node, Look],
+        looks: Mapping[fx.Node, Watcher],
     ) -> None:
         super().__init__(graph_module, arguments)
         self._looks = looks
@@ -82,5 +82,5 @@ class _Watcher(FloatSteps):
         """As always, and looked at."""
         result = super().run_node(n)
         if n in self._looks:
-            self._looks[n](Call(n, result, self.env))
+            self._looks[n](WatchedCall(n, result, self.env))
         return result

@@ -17,7 +17,7 @@ from qfx.vocab import OpDef
 Arguments: TypeAlias = "dict[str, Any]"
 
 
-class Held(str):
+class HeldName(str):
     """Name of a parameter or buffer of the module at hand."""
 
 
@@ -88,8 +88,8 @@ class CallSite:
 
     def _read(self, value: object) -> Any:
         """``value``, with what the module holds read from it."""
-        if isinstance(value, Held):
+        if isinstance(value, HeldName):
             return self.rewriter.attribute(f"{self.node.target}.{value}", origins=(self.node,))
-        if isinstance(value, tuple) and any(isinstance(item, Held) for item in value):
+        if isinstance(value, tuple) and any(isinstance(item, HeldName) for item in value):
             return tuple(self._read(item) for item in value)
         return value

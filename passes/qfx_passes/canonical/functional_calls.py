@@ -17,7 +17,7 @@ from qfx.graph import meta
 from qfx.graph.promised_writes import flag_position, in_place_operand
 from qfx.torch_private import OVERLOAD
 
-Target: TypeAlias = "str | Callable[..., Any]"
+CallTarget: TypeAlias = "str | Callable[..., Any]"
 
 
 def _words(text: str) -> frozenset[str]:
@@ -40,7 +40,7 @@ class Spelling:
     """
 
     kind: str
-    target: Target
+    target: CallTarget
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     mutates: fx.Node | None = None

@@ -15,7 +15,7 @@ from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
 from qfx_passes.canonical.argument_values import computed, expand, integers, is_computed, rank_of
-from qfx_passes.canonical.call_site import Arguments, CallSite, Held
+from qfx_passes.canonical.call_site import Arguments, CallSite, HeldName
 
 
 def _dims(op: OpDef) -> int:
@@ -70,7 +70,7 @@ def _is_held(weight: Any) -> bool:
     stack, seen = [weight], set()
     while stack:
         each = stack.pop()
-        if isinstance(each, Held) or each in seen:
+        if isinstance(each, HeldName) or each in seen:
             continue
         if each.op != "get_attr" and not each.all_input_nodes:
             return False
@@ -97,7 +97,7 @@ def _spread_of(
 
 
 def weight_shape(weight: object, site: CallSite) -> tuple[int, ...] | None:
-    if isinstance(weight, Held):
+    if isinstance(weight, HeldName):
         return tuple(getattr(site.rewriter.module(site.node), weight).shape)
     info = meta.tensor_info(weight) if isinstance(weight, fx.Node) else None
     return None if info is None else info.shape

@@ -15,7 +15,7 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
-from qfx_passes.canonical.call_site import Arguments, CallSite, Held
+from qfx_passes.canonical.call_site import Arguments, CallSite, HeldName
 
 _FLAGS = ("num_layers", "bidirectional", "batch_first", "nonlinearity")
 
@@ -24,7 +24,7 @@ def attributes(op: OpDef, module: nn.Module) -> Arguments:
     """The weights and flags of a recurrent module."""
     names = [""] if op in vocab.CELLS else list(_suffixes(module))
     held = {
-        kind: tuple(Held(f"{stem}_{part}{end}") for end in names for part in ("ih", "hh"))
+        kind: tuple(HeldName(f"{stem}_{part}{end}") for end in names for part in ("ih", "hh"))
         for kind, stem in (("weights", "weight"), ("biases", "bias"))
     }
     flags = {f: getattr(module, f) for f in _FLAGS if f in op.signature.parameters}

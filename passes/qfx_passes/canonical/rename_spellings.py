@@ -23,7 +23,7 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
 from qfx_passes.canonical import recurrent
 from qfx_passes.canonical.adapters import ADAPTERS
-from qfx_passes.canonical.call_site import Arguments, CallSite, Held
+from qfx_passes.canonical.call_site import Arguments, CallSite, HeldName
 from qfx_passes.canonical.functional_calls import Spelling
 from qfx_passes.canonical.sizes import holds_tensor
 
@@ -261,7 +261,7 @@ def _attributes(op: OpDef, module: nn.Module) -> Arguments:
         canonical = name if name in op.signature.parameters else _SYNONYMS.get(name, name)
         if name in module._parameters or name in module._buffers:
             tensor = module._parameters.get(name, module._buffers.get(name))
-            arguments[canonical] = None if tensor is None else Held(name)
+            arguments[canonical] = None if tensor is None else HeldName(name)
         elif name != "input" and hasattr(module, name):
             arguments[canonical] = getattr(module, name)
     return arguments

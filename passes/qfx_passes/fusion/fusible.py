@@ -30,7 +30,7 @@ PostOp: TypeAlias = "tuple[object, ...]"
 """A name of POST_OPS and its operands."""
 
 
-class Way(NamedTuple):
+class ResidualAddition(NamedTuple):
     """Which of the two operands of an addition computes it, and what it adds."""
 
     layer: fx.Node
@@ -62,12 +62,14 @@ def refused(rw: Rewriter, layer: fx.Node, *post_ops: PostOp) -> Mismatch | None:
     return Mismatch("backend {0} cannot fuse {1} into {2}", backend.name, names[-1], carrier)
 
 
-def adding_layers(rw: Rewriter, layer: fx.Node, residual: object) -> Iterator[Way] | Mismatch:
+def adding_layers(
+    rw: Rewriter, layer: fx.Node, residual: object
+) -> Iterator[ResidualAddition] | Mismatch:
     """The ways to add the two in a kernel; the longer branch, computed last, goes first."""
     refusal = refused(rw, layer, ("add",))
-    ways = [Way(layer, residual)] if refusal is None else []
+    ways = [ResidualAddition(layer, residual)] if refusal is None else []
     if isinstance(residual, fx.Node) and _could_add(rw, residual):
-        ways.append(Way(residual, layer))
+        ways.append(ResidualAddition(residual, layer))
     if refusal is not None and not ways:
         return refusal
     return iter(sorted(ways, key=lambda way: way.layer, reverse=True))

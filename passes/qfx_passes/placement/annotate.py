@@ -28,7 +28,7 @@ from qfx.backends.fitting import (
     settled_weight,
 )
 from qfx.backends.saturation import HIGHEST_SAFE
-from qfx.configuration.configuration import Choice, Configuration
+from qfx.configuration.configuration import Configuration, ResolvedQConfig
 from qfx.errors import ConfigError
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
@@ -73,7 +73,7 @@ class _Annotator:
         self.measured: dict[fx.Node, dict[QuantSpec, int]] = {}
         # Operations that are not static, float in and out, and what they quantize when they run:
         self.at_run_time: dict[fx.Node, dict[fx.Node, int]] = {}
-        self.rules: dict[fx.Node, tuple[KernelRule, Choice]] = {}
+        self.rules: dict[fx.Node, tuple[KernelRule, ResolvedQConfig]] = {}
         self.refused: dict[fx.Node, Decision] = {}
         self.integer_only: set[fx.Node] = set()  # results of kernels that never hand out float
 
@@ -138,7 +138,7 @@ class _Annotator:
         only = node in self.integer_only or self._wanted_as_integer(node)
         return node in self.values and only
 
-    def _ask(self, node: fx.Node, rule: KernelRule, choice: Choice) -> None:
+    def _ask(self, node: fx.Node, rule: KernelRule, choice: ResolvedQConfig) -> None:
         assert choice.qconfig is not None
         spec = choice.qconfig.activation
         assert spec is not None
@@ -211,7 +211,7 @@ class _Annotator:
         if len(specs) == 1:
             self._share(node, specs.pop())
 
-    def _check_fixed(self, node: fx.Node, rule: KernelRule, choice: Choice) -> None:
+    def _check_fixed(self, node: fx.Node, rule: KernelRule, choice: ResolvedQConfig) -> None:
         if rule.output is not Output.FIXED or not choice.specific:
             return
         assert choice.qconfig is not None
@@ -246,7 +246,9 @@ class _Annotator:
             ),
         )
 
-    def _weight_spec(self, node: fx.Node, rule: KernelRule, choice: Choice) -> QuantSpec | None:
+    def _weight_spec(
+        self, node: fx.Node, rule: KernelRule, choice: ResolvedQConfig
+    ) -> QuantSpec | None:
         if rule.weight is None:
             return None
         assert choice.qconfig is not None

@@ -25,7 +25,7 @@ from qfx.backends.fitting import (
 )
 from qfx.backends.probing.slow_geometries import TooSlow
 from qfx.backends.saturation import HIGHEST_SAFE
-from qfx.configuration.configuration import Choice, Configuration
+from qfx.configuration.configuration import Configuration, ResolvedQConfig
 from qfx.graph import meta
 from qfx.graph.effects import is_random
 from qfx.graph.known_calls import makes_numbers
@@ -77,7 +77,7 @@ class Eligibility:
         self.rows = Rows(graph)
         self.told: set[tuple[str, str]] = set()
 
-    def judge(self, node: fx.Node) -> tuple[KernelRule, Choice] | Decision:
+    def judge(self, node: fx.Node) -> tuple[KernelRule, ResolvedQConfig] | Decision:
         """The row and the choice that quantize ``node``, or why it stays float."""
         op = operation_name(node)
         if node.op == "call_module":
@@ -114,7 +114,7 @@ class Eligibility:
             return self._not_honoured(node, choice, misfit)
         return self._supported(node, rule, choice.qconfig) or (rule, choice)
 
-    def _settled(self, node: fx.Node, choice: Choice) -> Choice:
+    def _settled(self, node: fx.Node, choice: ResolvedQConfig) -> ResolvedQConfig:
         """``choice`` with the specs that ``node`` can get, whatever its kernel is."""
         qconfig = self.rows.settled(node, choice.qconfig)
         if qconfig is not None and self.backend.saturates and overflows(qconfig):
@@ -142,7 +142,7 @@ class Eligibility:
         op = operation_name(node)
         return refusal(code, backend=self.backend.name, op=op, remedy=remedy)
 
-    def _not_honoured(self, node: fx.Node, choice: Choice, misfit: Mismatch) -> Decision:
+    def _not_honoured(self, node: fx.Node, choice: ResolvedQConfig, misfit: Mismatch) -> Decision:
         told = (choice.rule, misfit.reason)  # once, however many operations a rule covers
         if told not in self.told:
             self.told.add(told)
@@ -203,7 +203,7 @@ def _opaque(node: fx.Node) -> Decision:
     )
 
 
-def _is_meant(choice: Choice, rows: Sequence[KernelRule]) -> bool:
+def _is_meant(choice: ResolvedQConfig, rows: Sequence[KernelRule]) -> bool:
     """Whether a rule of the configuration is about an operation, not just about all of a module."""
     named = choice.by_type or any(row.weight is not None for row in rows)
     return choice.specific and bool(rows) and named

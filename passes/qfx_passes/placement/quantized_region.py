@@ -29,7 +29,7 @@ INSERTING = "insert-stubs"
 """The pass whose stubs are not put by hand."""
 
 
-class Side(Enum):
+class StubSide(Enum):
     """Where a value lies with respect to the stubs."""
 
     INSIDE = "inside"
@@ -49,8 +49,8 @@ class QuantizedRegion(Analysis):
         stubs = [node for node in graph.nodes if by_hand(node)]
         self._whole = not stubs
         begun = not any(stub.target is vocab.QUANT_STUB for stub in stubs)
-        self._start = Side.INSIDE if begun else Side.OUTSIDE
-        self._sides: dict[fx.Node, Side] = {}
+        self._start = StubSide.INSIDE if begun else StubSide.OUTSIDE
+        self._sides: dict[fx.Node, StubSide] = {}
         for node in graph.nodes:
             self.learn(node)
 
@@ -66,7 +66,7 @@ class QuantizedRegion(Analysis):
     def __contains__(self, node: fx.Node) -> bool:
         if not node.op.startswith("call_") or _is_stub(node):
             return False
-        return self._whole or self._sides[node] is Side.INSIDE
+        return self._whole or self._sides[node] is StubSide.INSIDE
 
     def nodes(self, graph: fx.Graph) -> set[fx.Node]:
         """Those of ``graph`` that are inside."""
@@ -82,15 +82,15 @@ def _is_stub(node: fx.Node) -> bool:
     return vocab.is_op(node, vocab.QUANT_STUB, vocab.DEQUANT_STUB)
 
 
-def _side(node: fx.Node, sides: dict[fx.Node, Side], start: Side) -> Side:
+def _side(node: fx.Node, sides: dict[fx.Node, StubSide], start: StubSide) -> StubSide:
     if by_hand(node):
-        return Side.INSIDE if node.target is vocab.QUANT_STUB else Side.OUTSIDE
+        return StubSide.INSIDE if node.target is vocab.QUANT_STUB else StubSide.OUTSIDE
     inputs = {sides[operand] for operand in node.all_input_nodes}
-    if node.op == "get_attr" or (node.op != "placeholder" and inputs <= {Side.CONSTANT}):
-        return Side.CONSTANT
+    if node.op == "get_attr" or (node.op != "placeholder" and inputs <= {StubSide.CONSTANT}):
+        return StubSide.CONSTANT
     if not meta.float_tensors(meta.value_of(node)):
-        return Side.PLAIN
-    for side in (Side.OUTSIDE, Side.INSIDE):
+        return StubSide.PLAIN
+    for side in (StubSide.OUTSIDE, StubSide.INSIDE):
         if side in inputs:
             return side
     return start  # made here: an input, or floats from integers (embedding, cast)

@@ -11,19 +11,19 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-Operand: TypeAlias = Any
+KernelOperand: TypeAlias = Any
 """A tensor or number, or in a graph the node that yields it."""
 
 
 class Operands(NamedTuple):
     """What every kernel reads: codes and weight, each with scale and zero point."""
 
-    x: Operand
-    x_scale: Operand
-    x_zero_point: Operand
-    weight: Operand
-    weight_scale: Operand
-    weight_zero_point: Operand
+    x: KernelOperand
+    x_scale: KernelOperand
+    x_zero_point: KernelOperand
+    weight: KernelOperand
+    weight_scale: KernelOperand
+    weight_zero_point: KernelOperand
 
 
 class Geometry(NamedTuple):
@@ -35,15 +35,15 @@ class Geometry(NamedTuple):
     groups: int
 
 
-class Result(NamedTuple):
+class OutputFormat(NamedTuple):
     """What is handed out; float32 wants to hear scale 1 and zero point 0."""
 
-    scale: Operand
-    zero_point: Operand
+    scale: KernelOperand
+    zero_point: KernelOperand
     dtype: torch.dtype
 
 
-class PostOp(NamedTuple):
+class OnednnPostOp(NamedTuple):
     """oneDNN's name of a post-op, its numbers, and how it is computed."""
 
     name: str | None = "none"
@@ -51,37 +51,39 @@ class PostOp(NamedTuple):
     algorithm: str = ""
 
 
-NO_POST_OP = PostOp()
+NO_POST_OP = OnednnPostOp()
 
 
 class Residual(NamedTuple):
     """What is added to the result: in place ("sum"), or a float32 tensor left as it is ("add")."""
 
-    other: Operand
-    scale: Operand
-    zero_point: Operand
+    other: KernelOperand
+    scale: KernelOperand
+    zero_point: KernelOperand
     how: str = "sum"
 
 
 class Linear(NamedTuple):
     """Arguments of ``onednn.qlinear_pointwise.default``."""
 
-    x: Operand
-    x_scale: Operand
-    x_zero_point: Operand
-    weight: Operand
-    weight_scale: Operand
-    weight_zero_point: Operand
-    bias: Operand
-    scale: Operand
-    zero_point: Operand
-    dtype: Operand
-    post: Operand
-    numbers: Operand
-    algorithm: Operand
+    x: KernelOperand
+    x_scale: KernelOperand
+    x_zero_point: KernelOperand
+    weight: KernelOperand
+    weight_scale: KernelOperand
+    weight_zero_point: KernelOperand
+    bias: KernelOperand
+    scale: KernelOperand
+    zero_point: KernelOperand
+    dtype: KernelOperand
+    post: KernelOperand
+    numbers: KernelOperand
+    algorithm: KernelOperand
 
     @classmethod
-    def of(cls, read: Operands, bias: Operand, result: Result, post: PostOp) -> Linear:
+    def of(
+        cls, read: Operands, bias: KernelOperand, result: OutputFormat, post: OnednnPostOp
+    ) -> Linear:
         """The arguments in these parts."""
         return cls(*read, bias, *result, *_listed(post))
 
@@ -89,28 +91,33 @@ class Linear(NamedTuple):
 class LinearAdd(NamedTuple):
     """Arguments of ``onednn.qlinear_pointwise.binary``."""
 
-    x: Operand
-    x_scale: Operand
-    x_zero_point: Operand
-    weight: Operand
-    weight_scale: Operand
-    weight_zero_point: Operand
-    other: Operand
-    bias: Operand
-    scale: Operand
-    zero_point: Operand
-    dtype: Operand
-    other_scale: Operand
-    other_zero_point: Operand
-    how: Operand
-    alpha: Operand
-    post: Operand
-    numbers: Operand
-    algorithm: Operand
+    x: KernelOperand
+    x_scale: KernelOperand
+    x_zero_point: KernelOperand
+    weight: KernelOperand
+    weight_scale: KernelOperand
+    weight_zero_point: KernelOperand
+    other: KernelOperand
+    bias: KernelOperand
+    scale: KernelOperand
+    zero_point: KernelOperand
+    dtype: KernelOperand
+    other_scale: KernelOperand
+    other_zero_point: KernelOperand
+    how: KernelOperand
+    alpha: KernelOperand
+    post: KernelOperand
+    numbers: KernelOperand
+    algorithm: KernelOperand
 
     @classmethod
     def of(
-        cls, read: Operands, added: Residual, bias: Operand, result: Result, post: PostOp
+        cls,
+        read: Operands,
+        added: Residual,
+        bias: KernelOperand,
+        result: OutputFormat,
+        post: OnednnPostOp,
     ) -> LinearAdd:
         """The arguments in these parts."""
         numbers = (added.scale, added.zero_point, added.how, 1.0)
@@ -120,27 +127,32 @@ class LinearAdd(NamedTuple):
 class Conv(NamedTuple):
     """Arguments of ``onednn.qconv*_pointwise.default``."""
 
-    x: Operand
-    x_scale: Operand
-    x_zero_point: Operand
-    weight: Operand
-    weight_scale: Operand
-    weight_zero_point: Operand
-    bias: Operand
-    stride: Operand
-    padding: Operand
-    dilation: Operand
-    groups: Operand
-    scale: Operand
-    zero_point: Operand
-    dtype: Operand
-    post: Operand
-    numbers: Operand
-    algorithm: Operand
+    x: KernelOperand
+    x_scale: KernelOperand
+    x_zero_point: KernelOperand
+    weight: KernelOperand
+    weight_scale: KernelOperand
+    weight_zero_point: KernelOperand
+    bias: KernelOperand
+    stride: KernelOperand
+    padding: KernelOperand
+    dilation: KernelOperand
+    groups: KernelOperand
+    scale: KernelOperand
+    zero_point: KernelOperand
+    dtype: KernelOperand
+    post: KernelOperand
+    numbers: KernelOperand
+    algorithm: KernelOperand
 
     @classmethod
     def of(
-        cls, read: Operands, bias: Operand, geometry: Geometry, result: Result, post: PostOp
+        cls,
+        read: Operands,
+        bias: KernelOperand,
+        geometry: Geometry,
+        result: OutputFormat,
+        post: OnednnPostOp,
     ) -> Conv:
         """The arguments in these parts."""
         return cls(*read, bias, *geometry, *result, *_listed(post))
@@ -149,39 +161,44 @@ class Conv(NamedTuple):
 class ConvAdd(NamedTuple):
     """Arguments of ``onednn.qconv2d_pointwise.binary``."""
 
-    x: Operand
-    x_scale: Operand
-    x_zero_point: Operand
-    weight: Operand
-    weight_scale: Operand
-    weight_zero_point: Operand
-    other: Operand
-    bias: Operand
-    stride: Operand
-    padding: Operand
-    dilation: Operand
-    groups: Operand
-    scale: Operand
-    zero_point: Operand
-    dtype: Operand
-    other_scale: Operand
-    other_zero_point: Operand
-    how: Operand
-    alpha: Operand
-    post: Operand
-    numbers: Operand
-    algorithm: Operand
+    x: KernelOperand
+    x_scale: KernelOperand
+    x_zero_point: KernelOperand
+    weight: KernelOperand
+    weight_scale: KernelOperand
+    weight_zero_point: KernelOperand
+    other: KernelOperand
+    bias: KernelOperand
+    stride: KernelOperand
+    padding: KernelOperand
+    dilation: KernelOperand
+    groups: KernelOperand
+    scale: KernelOperand
+    zero_point: KernelOperand
+    dtype: KernelOperand
+    other_scale: KernelOperand
+    other_zero_point: KernelOperand
+    how: KernelOperand
+    alpha: KernelOperand
+    post: KernelOperand
+    numbers: KernelOperand
+    algorithm: KernelOperand
 
     @classmethod
     def of(
-        cls, read: Operands, added: Residual, bias: Operand, geometry: Geometry, result: Result,
-        post: PostOp,
-    ) -> ConvAdd:  # fmt: skip
+        cls,
+        read: Operands,
+        added: Residual,
+        bias: KernelOperand,
+        geometry: Geometry,
+        result: OutputFormat,
+        post: OnednnPostOp,
+    ) -> ConvAdd:
         """The arguments in these parts."""
         numbers = (added.scale, added.zero_point, added.how, 1.0)
         return cls(*read, added.other, bias, *geometry, *result, *numbers, *_listed(post))
 
 
-def _listed(post: PostOp) -> PostOp:
+def _listed(post: OnednnPostOp) -> OnednnPostOp:
     """As kernels take it: with its numbers in a list."""
     return post._replace(numbers=list(post.numbers))

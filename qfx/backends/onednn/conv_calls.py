@@ -20,11 +20,11 @@ from qfx.backends.onednn.arguments import (
     Conv,
     ConvAdd,
     Geometry,
-    Operand,
+    KernelOperand,
+    OnednnPostOp,
     Operands,
-    PostOp,
+    OutputFormat,
     Residual,
-    Result,
 )
 from qfx.backends.onednn.overhang import least_sizes
 
@@ -86,7 +86,7 @@ class Ending:
 
     shifted: bool
     dtype: torch.dtype
-    post: PostOp = NO_POST_OP
+    post: OnednnPostOp = NO_POST_OP
     adds: bool = False
 
 
@@ -99,9 +99,9 @@ def pack(call: ConvCall, codes: Tensor, scales: Tensor, x: tuple[float, int], sh
 def write(
     call: ConvCall,
     read: Operands,
-    bias: Operand,
-    result: Result,
-    post: PostOp,
+    bias: KernelOperand,
+    result: OutputFormat,
+    post: OnednnPostOp,
     *,
     known: bool,
 ) -> tuple[Any, tuple[Any, ...]]:
@@ -122,9 +122,9 @@ def write(
 
 
 def write_sum(
-    call: ConvCall, read: Operands, residual: Residual, bias: Operand, result: Result,
+    call: ConvCall, read: Operands, residual: Residual, bias: KernelOperand, result: OutputFormat,
     relu: str | None,
 ) -> tuple[Any, tuple[Any, ...]]:  # fmt: skip
     """As :func:`write`, for a call that adds to a residual."""
-    args = ConvAdd.of(read, residual, bias, call.geometry, result, PostOp(relu))
+    args = ConvAdd.of(read, residual, bias, call.geometry, result, OnednnPostOp(relu))
     return calls.conv2d_add, (*args, call.least)

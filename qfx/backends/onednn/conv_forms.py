@@ -30,7 +30,7 @@ from qfx.backends.onednn.overhang import outer_padding
 from qfx.graph import meta
 from qfx.vocab import bound
 
-Change = Callable[[Tensor], Tensor]
+WeightChange = Callable[[Tensor], Tensor]
 
 PIECE = 16
 """Output channels of a group in one call: a tile's worth."""
@@ -54,8 +54,8 @@ class Part:
     """
 
     call: ConvCall
-    weight: Change
-    channels: Change
+    weight: WeightChange
+    channels: WeightChange
 
 
 class Reads(Enum):
@@ -66,7 +66,7 @@ class Reads(Enum):
 
 
 @dataclass(frozen=True)
-class Form:
+class ConvForm:
     """A way to compute a convolution.
 
     Attributes:
@@ -99,7 +99,7 @@ def _is_slow(call: ConvCall) -> bool:
 
 
 # -- the forms of a layer ------------------------------------------------------------------------
-def forms(node: fx.Node) -> tuple[Form, ...]:
+def forms(node: fx.Node) -> tuple[ConvForm, ...]:
     """Every form of a convolution, plain or transposed, the best first; empty if shapes are open.
 
     Those that read pixels are for inputs that are quantized for the convolution alone.
@@ -109,7 +109,7 @@ def forms(node: fx.Node) -> tuple[Form, ...]:
         return ()
     transposed = "output_padding" in arguments
     plain = _phases(weight, arguments) if transposed else _as_it_is(weight, arguments)
-    whole = Form("as it is", (plain,))
+    whole = ConvForm("as it is", (plain,))
     found = [whole, *_wide_groups(plain), *_more_channels(plain)]
     if not transposed:
         found = [*_pixels(plain), whole, *_pieces(plain), *found[1:]]
@@ -170,19 +170,19 @@ def _phases(weight: Sizes, arguments: Any) -> Part:
     return Part(ConvCall(shape, ones, reach, ones, groups), of_weight, per_phase)
 
 
-def _pixels(part: Part) -> Iterator[Form]:
+def _pixels(part: Part) -> Iterator[ConvForm]:
     """Codes written in channels_last beat a transposition, and a fourth channel is free."""
     call = part.call
     if call.weight[1] == 3 and call.dims == 2 and call.groups == 1 and not call.outer:
-        yield Form("image", (_deeper(part, 1),), Reads.PIXELS)
+        yield ConvForm("image", (_deeper(part, 1),), Reads.PIXELS)
 
 
-def _more_channels(part: Part) -> Iterator[Form]:
+def _more_channels(part: Part) -> Iterator[ConvForm]:
     call = part.call
     if call.groups == 1:
         deeper = _deeper(part, 4)
         outer = (*(call.outer or (0,) * 2 * call.dims), 0, 4)
-        yield Form("more channels", (replace(deeper, call=replace(deeper.call, outer=outer)),))
+        yield ConvForm("more channels", (replace(deeper, call=replace(deeper.call, outer=outer)),))
 
 
 def _deeper(part: Part, more: int) -> Part:
@@ -196,12 +196,12 @@ def _deeper(part: Part, more: int) -> Part:
     return Part(replace(call, weight=shape), weight, part.channels)
 
 
-def _pieces(part: Part) -> Iterator[Form]:
+def _pieces(part: Part) -> Iterator[ConvForm]:
     call = part.call
     outputs = call.weight[0] // call.groups
     if call.groups > 1 and outputs > PIECE:
         ends = [*range(0, outputs, PIECE), outputs]
-        yield Form("in pieces", tuple(_piece(part, a, b) for a, b in pairwise(ends)))
+        yield ConvForm("in pieces", tuple(_piece(part, a, b) for a, b in pairwise(ends)))
 
 
 def _piece(part: Part, start: int, end: int) -> Part:
@@ -221,12 +221,12 @@ def _piece(part: Part, start: int, end: int) -> Part:
     )
 
 
-def _wide_groups(part: Part) -> Iterator[Form]:
+def _wide_groups(part: Part) -> Iterator[ConvForm]:
     """As few groups as one as make a row of a tile, if that is not too much work."""
     call = part.call
     for count in range(2, min(MOST_WORK, call.groups) + 1):
         if call.groups % count == 0:
-            yield Form(f"groups of {count}", (_joined(part, count),))
+            yield ConvForm(f"groups of {count}", (_joined(part, count),))
 
 
 def _joined(part: Part, count: int) -> Part:

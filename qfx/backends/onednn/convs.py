@@ -15,12 +15,12 @@ from qfx import vocab
 from qfx.backends.base import Emit, Emitter, LoweringSite
 from qfx.backends.onednn import calls, kernels
 from qfx.backends.onednn import transposed_convs as transpose
-from qfx.backends.onednn.arguments import Operand, Operands, PostOp, Residual
+from qfx.backends.onednn.arguments import KernelOperand, OnednnPostOp, Operands, Residual
 from qfx.backends.onednn.conv_calls import ConvCall, Ending, pack, write, write_sum
-from qfx.backends.onednn.conv_forms import Form, Part, Reads
+from qfx.backends.onednn.conv_forms import ConvForm, Part, Reads
 from qfx.backends.onednn.linear import is_pointwise, pointwise, sum_pointwise
 from qfx.backends.onednn.operands import (
-    Step,
+    PostOpStep,
     accumulator_of,
     attributes,
     call,
@@ -80,12 +80,12 @@ def conv_transpose(dims: int) -> Emit:
     return emit
 
 
-def _computes(dims: int, unary: Step | None) -> bool:
+def _computes(dims: int, unary: PostOpStep | None) -> bool:
     return unary is not None and kernels.POST_OP_NAMES[unary[0]] in kernels.CONV_POST_OPS[dims]
 
 
 # -- the calls of a form -------------------------------------------------------------------------
-def _convolution(em: Emitter, site: LoweringSite, unary: Step | None) -> fx.Node | Mismatch:
+def _convolution(em: Emitter, site: LoweringSite, unary: PostOpStep | None) -> fx.Node | Mismatch:
     """The convolution in the first form that is right; transposed ones not woven yet."""
     post = attributes(site, unary)
     form = right_form(site.node, _ending(site, post), pixels=_owns_image(site))
@@ -105,10 +105,10 @@ def _convolution(em: Emitter, site: LoweringSite, unary: Step | None) -> fx.Node
 
 
 def _sum_conv(
-    em: Emitter, site: LoweringSite, residual: fx.Node, unary: Step | None
+    em: Emitter, site: LoweringSite, residual: fx.Node, unary: PostOpStep | None
 ) -> fx.Node | Mismatch:
     relu = None if is_free(site, unary) or unary is None else unary[0]
-    ending = _ending(site, PostOp(relu or "none"), adds=True)
+    ending = _ending(site, OnednnPostOp(relu or "none"), adds=True)
     form = right_form(site.node, ending, pixels=_owns_image(site))
     if isinstance(form, Mismatch):
         return form
@@ -122,7 +122,7 @@ def _sum_conv(
     return call(em, site, kernel, *args)
 
 
-def _ending(site: LoweringSite, post: PostOp, *, adds: bool = False) -> Ending:
+def _ending(site: LoweringSite, post: OnednnPostOp, *, adds: bool = False) -> Ending:
     _, shift = _packing_numbers(input_of(site)[1])
     return Ending(shift != 0, output_of(site).dtype, post, adds)
 
@@ -134,7 +134,7 @@ def _owns_image(site: LoweringSite) -> bool:
     return qx.target is kernels.quantize and alone
 
 
-def _read(em: Emitter, site: LoweringSite, form: Form) -> fx.Node:
+def _read(em: Emitter, site: LoweringSite, form: ConvForm) -> fx.Node:
     """The input as the calls of a form read it."""
     qx, _ = input_of(site)
     outer = form.parts[0].call.outer
@@ -158,8 +158,8 @@ def _padded(em: Emitter, site: LoweringSite, pads: list[int]) -> fx.Node:
 
 
 def _operands(
-    em: Emitter, site: LoweringSite, qx: fx.Node, form: Form, index: int
-) -> tuple[Operands, Operand]:
+    em: Emitter, site: LoweringSite, qx: fx.Node, form: ConvForm, index: int
+) -> tuple[Operands, KernelOperand]:
     """What a call of a form reads; and the bias."""
     part, weight = form.parts[index], weight_of(site)
     _, x = input_of(site)
@@ -224,7 +224,7 @@ def _packing_numbers(x: QParams | Measured) -> tuple[float, int]:
     return (1.0, 1) if isinstance(x, Measured) else (float(x.scale), int(x.zero_point))
 
 
-def _activation(em: Emitter, site: LoweringSite, y: fx.Node, unary: Step | None) -> fx.Node:
+def _activation(em: Emitter, site: LoweringSite, y: fx.Node, unary: PostOpStep | None) -> fx.Node:
     """An activation that the kernel does not compute, applied to its result."""
     if unary is None or is_free(site, unary):
         return y

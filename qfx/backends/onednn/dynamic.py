@@ -24,7 +24,7 @@ from qfx.quant.reference_form import Measured, codes_of
 from qfx.semantics.layout import dense_view
 from qfx.vocab import bound
 
-Numbers = tuple[Tensor, Any, Any]
+MeasuredOperand = tuple[Tensor, Any, Any]
 
 
 def _told(input: object, *codes: object, **options: object) -> meta.Value:
@@ -41,7 +41,7 @@ def quantize_dynamic(
     power_of_two: bool = False,
     *,
     overwrite: bool = False,
-) -> Numbers:
+) -> MeasuredOperand:
     """Measure the range of a tensor, and quantize it to uint8.
 
     Args:
@@ -58,7 +58,7 @@ def quantize_dynamic(
         unspecified.
     """
     if torch.compiler.is_compiling():
-        compiled: Numbers = _compiled(input, quant_min, quant_max, symmetric, power_of_two)
+        compiled: MeasuredOperand = _compiled(input, quant_min, quant_max, symmetric, power_of_two)
         return compiled
     if input.numel() == 0:
         return input.to(torch.uint8), 1.0, quant_min

@@ -6,10 +6,10 @@ from torch import fx
 
 from qfx.backends.base import Emitter, LoweringSite
 from qfx.backends.onednn import calls, packing
-from qfx.backends.onednn.arguments import Linear, LinearAdd, Operands, PostOp, Residual
+from qfx.backends.onednn.arguments import Linear, LinearAdd, OnednnPostOp, Operands, Residual
 from qfx.backends.onednn.merge_products import remember
 from qfx.backends.onednn.operands import (
-    Step,
+    PostOpStep,
     accumulator_of,
     attributes,
     call,
@@ -32,7 +32,7 @@ def is_pointwise(site: LoweringSite) -> bool:
     return taps == stride == [1, 1] and padding == [0, 0] and site.arguments["groups"] == 1
 
 
-def pointwise(em: Emitter, site: LoweringSite, unary: Step | None) -> fx.Node:
+def pointwise(em: Emitter, site: LoweringSite, unary: PostOpStep | None) -> fx.Node:
     """Emits a 1x1 convolution as a linear layer."""
     read = _operands(em, site, _pixels_shape(site))
     bias, post = site.arguments["bias"], attributes(site, unary)
@@ -40,7 +40,7 @@ def pointwise(em: Emitter, site: LoweringSite, unary: Step | None) -> fx.Node:
 
 
 def sum_pointwise(
-    em: Emitter, site: LoweringSite, residual: fx.Node, unary: Step | None
+    em: Emitter, site: LoweringSite, residual: fx.Node, unary: PostOpStep | None
 ) -> fx.Node | Mismatch:
     """Emits a 1x1 convolution that adds a residual, as a linear layer that does."""
     read = _operands(em, site, _pixels_shape(site))
@@ -82,7 +82,7 @@ def _add_linear(
     kernel: object,
     read: Operands,
     residual: fx.Node,
-    unary: Step | None,
+    unary: PostOpStep | None,
 ) -> fx.Node | Mismatch:
     sums = site.output is not None  # "add" takes a float residual and leaves it be
     added = accumulator_of(em, site, residual, kernel, in_place=sums)
@@ -91,6 +91,6 @@ def _add_linear(
     accumulator, qparams = added
     how = "sum" if sums else "add"
     other = Residual(accumulator, qparams.scale, qparams.zero_point, how)
-    post = PostOp("none" if unary is None or is_free(site, unary) else unary[0])
+    post = OnednnPostOp("none" if unary is None or is_free(site, unary) else unary[0])
     bias = site.arguments["bias"]
     return call(em, site, kernel, *LinearAdd.of(read, other, bias, output_of(site), post))

@@ -20,7 +20,7 @@ from torch import fx
 
 from qfx.backends.base import Emitter, LoweringSite, saturates
 from qfx.backends.onednn import kernels
-from qfx.backends.onednn.arguments import NO_POST_OP, PostOp, Result
+from qfx.backends.onednn.arguments import NO_POST_OP, OnednnPostOp, OutputFormat
 from qfx.backends.onednn.memory import COPIES
 from qfx.graph import meta
 from qfx.quant.qparams import QParams
@@ -31,7 +31,7 @@ from qfx.vocab import bounds_of_post_op
 FLOAT = QParams(1.0, 0, torch.uint8, 0, 255)
 """The qparams that kernels want to hear for a float result."""
 
-Step = tuple[Any, ...]
+PostOpStep = tuple[Any, ...]
 """A post-op: its name and its numbers."""
 
 
@@ -73,11 +73,11 @@ def accumulator_of(
     return added, qparams
 
 
-def output_of(site: LoweringSite) -> Result:
+def output_of(site: LoweringSite) -> OutputFormat:
     """What a kernel is to hand out."""
     output = site.output or FLOAT
     dtype = torch.float32 if site.output is None else output.dtype
-    return Result(output.scale, output.zero_point, dtype)
+    return OutputFormat(output.scale, output.zero_point, dtype)
 
 
 def weight_of(site: LoweringSite) -> QuantizedWeight:
@@ -107,7 +107,7 @@ def shape_of(node: fx.Node) -> list[int]:
     return list(info.shape)
 
 
-def post_of(site: LoweringSite) -> tuple[fx.Node | None, Step | None]:
+def post_of(site: LoweringSite) -> tuple[fx.Node | None, PostOpStep | None]:
     """The residual, and the activation after it."""
     post: Any = site.arguments["post"]
     residual = post[0][1] if post and post[0][0] == "add" else None
@@ -115,25 +115,25 @@ def post_of(site: LoweringSite) -> tuple[fx.Node | None, Step | None]:
     return residual, (rest[0] if rest else None)
 
 
-def is_free(site: LoweringSite, unary: Step | None) -> bool:
+def is_free(site: LoweringSite, unary: PostOpStep | None) -> bool:
     """Whether saturation does the activation."""
     if site.output is None or unary is None or unary[0] not in ("relu", "clamp"):
         return False
     return saturates(site.output, *bounds_of_post_op(unary))
 
 
-def attributes(site: LoweringSite, unary: Step | None) -> PostOp:
+def attributes(site: LoweringSite, unary: PostOpStep | None) -> OnednnPostOp:
     """A unary post-op, as kernels take it."""
     if unary is None or is_free(site, unary):
         return NO_POST_OP
     name, *scalars = unary
     if name == "gelu":
-        return PostOp("gelu", (), scalars[0] if scalars else "none")
+        return OnednnPostOp("gelu", (), scalars[0] if scalars else "none")
     if name == "clamp":
         far = torch.finfo(torch.float32).max
         low, high = scalars
         scalars = [-far if low is None else low, far if high is None else high]
-    return PostOp(kernels.POST_OP_NAMES[name], tuple(scalars))
+    return OnednnPostOp(kernels.POST_OP_NAMES[name], tuple(scalars))
 
 
 def expand(value: Any, dims: int) -> list[int]:

@@ -23,13 +23,13 @@ from qfx.backends.onednn.arguments import (
     Geometry,
     Linear,
     LinearAdd,
+    OnednnPostOp,
     Operands,
-    PostOp,
+    OutputFormat,
     Residual,
-    Result,
 )
 from qfx.backends.onednn.saturation import saturates
-from qfx.backends.probing.trials import SIZES, Combination, Probe, Trial
+from qfx.backends.probing.trials import SIZES, Combination, Probe, ProbeRun
 from qfx.semantics.post import POST_OPS
 
 _ZERO_POINTS = (0, 63)
@@ -62,7 +62,7 @@ _ARGUMENTS: Mapping[str, list[float]] = {"clamp": [-1.0, 2.0], "leaky_relu": [0.
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _ProbedLayer:
     """A small convolution (1 to 3 dims) or linear layer (0 dims)."""
 
     dims: int
@@ -108,12 +108,12 @@ class _Layer:
             sums = conv(x, w, padding=self.padding, groups=self.groups)
         return sums * self.per_channel(self.scales) * _X_SCALE + self.per_channel(self.bias)
 
-    def run(self, result: Result, residual: Tensor | None, post: PostOp) -> Tensor:
+    def run(self, result: OutputFormat, residual: Tensor | None, post: OnednnPostOp) -> Tensor:
         """What the kernel gives."""
         added = None if residual is None else self._added(residual)
         return (self._conv if self.dims else self._linear)(result, added, post)
 
-    def _linear(self, result: Result, added: Residual | None, post: PostOp) -> Tensor:
+    def _linear(self, result: OutputFormat, added: Residual | None, post: OnednnPostOp) -> Tensor:
         packed = packing.pack_linear(self.weight, list(self.codes.shape))
         kernel, read = torch.ops.onednn.qlinear_pointwise, self._read(packed)
         if added is None:
@@ -122,7 +122,7 @@ class _Layer:
         summed: Tensor = kernel.binary(*LinearAdd.of(read, added, self.bias, result, post))
         return summed
 
-    def _conv(self, result: Result, added: Residual | None, post: PostOp) -> Tensor:
+    def _conv(self, result: OutputFormat, added: Residual | None, post: OnednnPostOp) -> Tensor:
         one, padding = [1] * self.dims, [self.padding] * self.dims
         geometry, shape = Geometry(one, padding, one, self.groups), list(self.codes.shape)
         scales, zero = self.scales, self.zero_point
@@ -146,7 +146,7 @@ class _Layer:
         return Residual(kernels.clone_channels_last(residual), *qparams, how)
 
 
-def _convolutions(dims: int) -> Iterator[_Layer]:
+def _convolutions(dims: int) -> Iterator[_ProbedLayer]:
     points = [(1, size, 1, 1, 1) for size in SIZES[:4]]  # in, out, spatial, kernel, groups
     shapes = [*points, (4, 16, 5, 3, 1), (17, 17, 5, 3, 17), (8, 6, 5, 3, 2)]
     if dims == 2:
@@ -155,18 +155,18 @@ def _convolutions(dims: int) -> Iterator[_Layer]:
         for codes in _formats(_codes(1, inputs, *[spatial] * dims)):
             for zero_point in _ZERO_POINTS:
                 weight = (outputs, inputs // groups, *[kernel] * dims)
-                yield _Layer(dims, codes, zero_point, weight, groups)
+                yield _ProbedLayer(dims, codes, zero_point, weight, groups)
 
 
-def _linears() -> Iterator[_Layer]:
+def _linears() -> Iterator[_ProbedLayer]:
     for rows, inputs, outputs in (*((1, 7, size) for size in SIZES), (17, 33, 15), (3, 4096, 16)):
         for zero_point in _ZERO_POINTS:
-            yield _Layer(0, _codes(rows, inputs), zero_point, (outputs, inputs))
+            yield _ProbedLayer(0, _codes(rows, inputs), zero_point, (outputs, inputs))
 
 
 def _layer_trials(
-    layers: Callable[[], Iterator[_Layer]], combination: Combination
-) -> Iterator[Trial]:
+    layers: Callable[[], Iterator[_ProbedLayer]], combination: Combination
+) -> Iterator[ProbeRun]:
     for layer in layers():
         exact = layer.exact()
         residual = None
@@ -182,7 +182,7 @@ def _layer_trials(
 
 
 def _run(
-    layer: _Layer,
+    layer: _ProbedLayer,
     residual: Tensor | None,
     combination: Combination,
     output: tuple[float, int, torch.dtype],
@@ -190,8 +190,8 @@ def _run(
     names = [name for name in combination.post if name != "add"]
     name = names[0] if names else "none"
     algorithm = "none" if name == "gelu" else ""
-    post = PostOp(kernels.POST_OP_NAMES.get(name, name), _ARGUMENTS.get(name, []), algorithm)
-    return layer.run(Result(*output), residual, post)
+    post = OnednnPostOp(kernels.POST_OP_NAMES.get(name, name), _ARGUMENTS.get(name, []), algorithm)
+    return layer.run(OutputFormat(*output), residual, post)
 
 
 def _residual(like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -208,15 +208,17 @@ def _real(residual: Tensor) -> Tensor:
 
 def _trial(
     case: str, exact: Tensor, dtype: torch.dtype, run: Callable[[tuple[object, ...]], Tensor]
-) -> Trial:
+) -> ProbeRun:
     """Run for a result of ``dtype``, and put result and exact values on the scale of codes."""
     if dtype == torch.float32:
         step = 1e-3
-        return Trial(case, run((1.0, 0, dtype)).double() / step, exact / step)
+        return ProbeRun(case, run((1.0, 0, dtype)).double() / step, exact / step)
     low, high = min(0.0, float(exact.min())), max(1e-2, float(exact.max()))
     scale = (high - low) / 240  # a few codes of room, so that saturation is not all there is
     zero_point = round(-low / scale)
-    return Trial(case, run((scale, zero_point, dtype)), (exact / scale + zero_point).clamp(0, 255))
+    return ProbeRun(
+        case, run((scale, zero_point, dtype)), (exact / scale + zero_point).clamp(0, 255)
+    )
 
 
 # -- the rest ------------------------------------------------------------------------------------
@@ -225,14 +227,14 @@ def _images() -> Iterator[Tensor]:
         yield from _formats(_codes(1, channels, side, side))
 
 
-def _accumulations(combination: Combination) -> Iterator[Trial]:
+def _accumulations(combination: Combination) -> Iterator[ProbeRun]:
     """The linear kernel, adding to float32 values where they are; whatever it is to hand out."""
     for layer in _linears():
         exact = layer.exact()
         residual = _residual(exact, torch.float32)
 
         def run(
-            output: tuple[object, ...], layer: _Layer = layer, residual: Tensor = residual
+            output: tuple[object, ...], layer: _ProbedLayer = layer, residual: Tensor = residual
         ) -> Tensor:
             packed = packing.pack_linear(layer.weight, list(layer.codes.shape))
             head = [layer.codes, _X_SCALE, layer.zero_point, packed, layer.scales, _ZERO]
@@ -244,13 +246,13 @@ def _accumulations(combination: Combination) -> Iterator[Trial]:
         yield _trial(layer.case, exact + residual.double(), torch.float32, run)
 
 
-def _max_pool2d(combination: Combination) -> Iterator[Trial]:
+def _max_pool2d(combination: Combination) -> Iterator[ProbeRun]:
     for codes in _images():
         got = kernels.max_pool2d(codes, (3, 3), (2, 2), (1, 1))
-        yield Trial(f"{list(codes.shape)}", got, F.max_pool2d(codes.double(), 3, 2, 1))
+        yield ProbeRun(f"{list(codes.shape)}", got, F.max_pool2d(codes.double(), 3, 2, 1))
 
 
-def _qadd(combination: Combination) -> Iterator[Trial]:
+def _qadd(combination: Combination) -> Iterator[ProbeRun]:
     for size in SIZES:
         a, b = _codes(size), _codes(size).flip(0)
         exact = (a.double() - 10) * 0.02 + (b.double() - 20) * 0.01

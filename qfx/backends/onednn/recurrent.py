@@ -45,7 +45,7 @@ PARTS = 7
 """Tensors of a layer and direction: packed W_ih, its scales, the bias of the gates, packed W_hh (or
 that of both directions), its scales, the bias of a GRU's new gate, zero points."""
 
-Codes: TypeAlias = "tuple[int, int, bool]"
+CodeBounds: TypeAlias = "tuple[int, int, bool]"
 """Smallest and largest code, symmetric: how hidden states are measured."""
 
 
@@ -54,7 +54,7 @@ def _layer(
     x: tuple[Tensor, float, int],
     parts: Sequence[Sequence[Tensor]],
     hx: State | None,
-    codes: Codes,
+    codes: CodeBounds,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer on codes (length, batch, features) with their scale and zero point."""
     hidden, last = _steps(kind, _project(x, parts), parts, hx, codes)
@@ -64,7 +64,7 @@ def _layer(
 
 
 def _steps(
-    kind: str, gates: Tensor, parts: Sequence[Sequence[Tensor]], hx: State | None, codes: Codes
+    kind: str, gates: Tensor, parts: Sequence[Sequence[Tensor]], hx: State | None, codes: CodeBounds
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All hidden states (length, directions, batch, hidden), and the final states."""
     cell = CELLS[kind](gates, hx, _new_bias(parts))
@@ -81,7 +81,7 @@ def _packed_layer(
     x: tuple[Tensor, float, int],
     parts: Sequence[Sequence[Tensor]],
     hx: State | None,
-    codes: Codes,
+    codes: CodeBounds,
     sizes: Sequence[int],
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """As :func:`_layer`, on the rows (N, features) of packed sequences, ``sizes`` of each step.
@@ -152,7 +152,7 @@ def _separate_adder(gates: Tensor, parts: Sequence[Sequence[Tensor]]) -> Adder:
     return add
 
 
-def _measured(h: Tensor, codes: Codes) -> tuple[Tensor, float, int]:
+def _measured(h: Tensor, codes: CodeBounds) -> tuple[Tensor, float, int]:
     """:func:`~qfx.backends.onednn.dynamic.quantize_dynamic` in as few calls as possible.
 
     The scale is that of the largest value, so nothing is to be clamped where codes are rounded a

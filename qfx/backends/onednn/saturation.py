@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from qfx.backends.onednn import kernels, packing
-from qfx.backends.onednn.arguments import NO_POST_OP, Conv, Geometry, Linear, Operands, Result
+from qfx.backends.onednn.arguments import NO_POST_OP, Conv, Geometry, Linear, Operands, OutputFormat
 from qfx.backends.saturation import (
     CONVOLUTIONS,
     DEPTHWISE,
     LINEARS,
-    Trial,
+    SaturationTrial,
     largest,
     measured,
     products,
@@ -26,10 +26,10 @@ def saturates() -> bool:
     return measured("onednn", _trials)
 
 
-_FLOAT = Result(1.0, 0, torch.float32)
+_FLOAT = OutputFormat(1.0, 0, torch.float32)
 
 
-def _trials() -> Iterator[Trial]:
+def _trials() -> Iterator[SaturationTrial]:
     for layer in LINEARS:
         yield partial(_linear, *layer), layer[1]
     for conv in (*CONVOLUTIONS, *DEPTHWISE):

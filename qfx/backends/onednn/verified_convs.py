@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qfx.backends.onednn import kernels
-from qfx.backends.onednn.arguments import Operands, Residual, Result
+from qfx.backends.onednn.arguments import Operands, OutputFormat, Residual
 from qfx.backends.onednn.conv_calls import ConvCall, Ending, Sizes, pack, write, write_sum
-from qfx.backends.onednn.conv_forms import Form, Reads, forms, size_of
+from qfx.backends.onednn.conv_forms import ConvForm, Reads, forms, size_of
 from qfx.backends.probing.slow_geometries import TooSlow
-from qfx.backends.probing.trials import Trial
+from qfx.backends.probing.trials import ProbeRun
 from qfx.rewrite.pattern import Mismatch
 from qfx.semantics.post import POST_OPS
 
@@ -68,7 +68,7 @@ USUAL = ("as it is", "image")
 """The forms of which only suspects are tried; to the others one comes by suspicion."""
 
 
-def right_form(node: fx.Node, ending: Ending, *, pixels: bool) -> Form | Mismatch:
+def right_form(node: fx.Node, ending: Ending, *, pixels: bool) -> ConvForm | Mismatch:
     """The first form of a convolution whose calls are right with an ending, and fast."""
     size = size_of(node)
     fast = [form for form in forms(node) if not form.is_slow]
@@ -167,7 +167,7 @@ def _ramp(shape: Sizes, step: int, count: int, start: int, dtype: torch.dtype) -
     return values.to(dtype).reshape(shape)
 
 
-def _trial(call: ConvCall, ending: Ending, codes: Tensor, weight: Tensor, run: Run) -> Trial:
+def _trial(call: ConvCall, ending: Ending, codes: Tensor, weight: Tensor, run: Run) -> ProbeRun:
     convolve = (F.conv1d, F.conv2d, F.conv3d)[call.dims - 1]
     shifted = codes.double() - (3 if ending.shifted else 0)
     sums = convolve(shifted, weight.double(), None, *call.geometry)
@@ -182,9 +182,9 @@ def _trial(call: ConvCall, ending: Ending, codes: Tensor, weight: Tensor, run: R
     case = f"{list(codes.shape)} * {list(call.weight)}"
     if ending.dtype == torch.float32:
         step = 4e-3
-        return Trial(case, got.double() / step, exact / step)
+        return ProbeRun(case, got.double() / step, exact / step)
     scale, zero = numbers.output
-    return Trial(case, got, (exact / scale + zero).clamp(0, 255))
+    return ProbeRun(case, got, (exact / scale + zero).clamp(0, 255))
 
 
 _NAMES = {theirs: ours for ours, theirs in kernels.POST_OP_NAMES.items()}
@@ -211,7 +211,7 @@ def run_call(
     packed = pack(call, weight, scales, x, tuple(codes.shape))
     read = Operands(kernels.channels_last(codes), *x, packed, scales, zeros)
     (scale, zero), name = numbers.output, ending.post.name
-    result = Result(scale, zero, ending.dtype)
+    result = OutputFormat(scale, zero, ending.dtype)
     if not ending.adds:
         kernel, args = write(call, read, None, result, ending.post, known=True)
         plain: Tensor = kernel(*args)

@@ -42,7 +42,7 @@ class Combination:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ProbeRun:
     """One run of a kernel: what it gave, and the exact result on the scale of codes.
 
     Attributes:
@@ -69,4 +69,4 @@ class Trial:
         )
 
 
-Probe = Callable[[Combination], Iterator[Trial]]
+Probe = Callable[[Combination], Iterator[ProbeRun]]

@@ -56,7 +56,7 @@ def lookups(engine_name: str) -> tuple[KernelRule, ...]:
 
 def _emit_embedding(engine_name: str) -> Emit:
     def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
-        kept = weight_emit.Kept.of(em, site)
+        kept = weight_emit.WeightNodes.of(em, site)
         if kept.scale is None or kept.group_size is not None or kept.columns is not None:
             return weight_emit.embedding(em, site)
         bits = 8 if kept.packed is None else 4
@@ -70,7 +70,7 @@ def _emit_embedding(engine_name: str) -> Emit:
 
 def _emit_bag(engine_name: str) -> Emit:
     def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
-        bits = weight_emit.bits_of_rows(site, weight_emit.Kept.of(em, site))
+        bits = weight_emit.bits_of_rows(site, weight_emit.WeightNodes.of(em, site))
         if not bits:
             return weight_emit.embedding_bag(em, site)
         packed = _packed(em, site, engine_name, bits)

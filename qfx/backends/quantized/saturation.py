@@ -21,7 +21,7 @@ from qfx.backends.saturation import (
     DEPTHWISE,
     LARGEST,
     LINEARS,
-    Trial,
+    SaturationTrial,
     largest,
     measured,
     products,
@@ -52,7 +52,7 @@ def reduces(engine_name: str) -> bool:
     return any(saturates(name, kind) for kind, name in engines.items())
 
 
-def _trials(engine_name: str, layers: Layers) -> Iterator[Trial]:
+def _trials(engine_name: str, layers: Layers) -> Iterator[SaturationTrial]:
     silence_deprecation()
     if layers is Layers.LINEAR:
         for sizes in LINEARS:

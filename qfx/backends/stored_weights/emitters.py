@@ -20,7 +20,7 @@ from qfx.backends.base import RUN_TIME, Emit, Emitter, KernelRule, LoweringSite,
 from qfx.backends.probing.probe import probe
 from qfx.backends.stored_weights import embedding_rows
 from qfx.backends.stored_weights import kernels as weight_kernels
-from qfx.backends.stored_weights.packs import Form, PackedKernel
+from qfx.backends.stored_weights.packs import LinearGeometry, PackedKernel
 from qfx.backends.stored_weights.probes import PROBES
 from qfx.graph import meta
 from qfx.graph.macs import macs
@@ -31,7 +31,7 @@ from qfx.vocab import EMBEDDING, EMBEDDING_BAG, UNPACK, WIDEN, OpDef, bound, is_
 
 
 @dataclass(frozen=True)
-class Kept:
+class WeightNodes:
     """A weight as the reference graph keeps it, by the nodes that read it.
 
     Attributes:
@@ -49,12 +49,12 @@ class Kept:
     columns: int | None = None
 
     @classmethod
-    def of(cls, em: Emitter, site: LoweringSite) -> Kept:
+    def of(cls, em: Emitter, site: LoweringSite) -> WeightNodes:
         """What ``site`` reads its weight from."""
         return cls.read(em, site.arguments["weight"])
 
     @classmethod
-    def read(cls, em: Emitter, restored: Any) -> Kept:
+    def read(cls, em: Emitter, restored: Any) -> WeightNodes:
         """What the float weight ``restored`` is made from."""
         codes = restored.args[0]
         if is_op(restored, WIDEN):
@@ -91,7 +91,7 @@ def linear(*kernels: PackedKernel) -> Emit:
     """Emits the first of ``kernels`` that pays, or a float layer over the restored weight."""
 
     def emit(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
-        kept, form = Kept.of(em, site), _form(em, site)
+        kept, form = WeightNodes.of(em, site), _form(em, site)
         code, faults = "unfit-kernel", []
         for kernel in (k for k in kernels if k.kept == kept.bits):
             fault = _misfit(kernel, form)
@@ -104,7 +104,7 @@ def linear(*kernels: PackedKernel) -> Emit:
     return emit
 
 
-def _form(em: Emitter, site: LoweringSite) -> Form:
+def _form(em: Emitter, site: LoweringSite) -> LinearGeometry:
     input, weight = site.arguments["input"], site.arguments["weight"]
     assert isinstance(input, fx.Node)
     assert isinstance(weight, fx.Node)
@@ -118,10 +118,10 @@ def _form(em: Emitter, site: LoweringSite) -> Form:
         halves = em.rw.tensor(kept)
     name = str(kept.target) if site.weight is None else site.weight.name
     rows = read.numel // max(1, inputs)
-    return Form(name, rows, outputs, inputs, site.weight, halves, site.bias)
+    return LinearGeometry(name, rows, outputs, inputs, site.weight, halves, site.bias)
 
 
-def _misfit(kernel: PackedKernel, form: Form) -> str:
+def _misfit(kernel: PackedKernel, form: LinearGeometry) -> str:
     """Why ``kernel`` can't be used for a layer, or ""."""
     misfit = kernel.unfit(form)
     if misfit:
@@ -130,12 +130,12 @@ def _misfit(kernel: PackedKernel, form: Form) -> str:
     return "" if verdict else f"gives wrong results here: {verdict.detail}"
 
 
-def pays(kernel: PackedKernel, form: Form) -> bool:
+def pays(kernel: PackedKernel, form: LinearGeometry) -> bool:
     """Whether a kernel is as fast as float for a layer, by its geometry and this CPU."""
     return kernel.pays(form)
 
 
-def _packed(em: Emitter, site: LoweringSite, kernel: PackedKernel, form: Form) -> fx.Node:
+def _packed(em: Emitter, site: LoweringSite, kernel: PackedKernel, form: LinearGeometry) -> fx.Node:
     constants = kernel.pack(form)
     read = [
         value
@@ -151,7 +151,7 @@ def _packed(em: Emitter, site: LoweringSite, kernel: PackedKernel, form: Form) -
 _WIDENED = "its weight is kept in {0} and made float in front of {1}: {2}"
 
 
-def _widened(em: Emitter, site: LoweringSite, kept: Kept, code: str, detail: str) -> fx.Node:
+def _widened(em: Emitter, site: LoweringSite, kept: WeightNodes, code: str, detail: str) -> fx.Node:
     """The float layer behind a weight that is made float; it adds nothing to the coverage."""
     input, bias = site.arguments["input"], site.arguments["bias"]
     if kept.scale is None:
@@ -190,7 +190,7 @@ def lookups(one: Emit | None = None, bag: Emit | None = None) -> tuple[KernelRul
 
 def embedding(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     """Emits a lookup of integer rows, scaled."""
-    kept = Kept.of(em, site)
+    kept = WeightNodes.of(em, site)
     numbers = (kept.codes, kept.scale, kept.zero_point)
     function = weight_kernels.embedding
     y = call(em, site, function, site.arguments["input"], *numbers, **kept.options)
@@ -200,7 +200,7 @@ def embedding(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
 
 def embedding_bag(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     """Emits the kernel of packed rows where it computes the bag, else a lookup and float pools."""
-    kept = Kept.of(em, site)
+    kept = WeightNodes.of(em, site)
     bits = bits_of_rows(site, kept)
     kernel = embedding_rows.NAMES.get(bits, "")
     if kernel and probe(kernel, PROBES.get(kernel), (), torch.float32):
@@ -215,7 +215,7 @@ def embedding_bag(em: Emitter, site: LoweringSite) -> fx.Node | Mismatch:
     return y
 
 
-def bits_of_rows(site: LoweringSite, kept: Kept) -> int:
+def bits_of_rows(site: LoweringSite, kept: WeightNodes) -> int:
     """For which kernel of packed rows the bag of ``site`` is made, or 0."""
     pools = site.arguments["mode"] != "max" and site.arguments["padding_idx"] is None
     if not pools or kept.scale is None or kept.group_size is not None or kept.columns is not None:

@@ -45,7 +45,7 @@ _pack_fbgemm_fp16 = find("torch.ops.quantized.linear_prepack_fp16.default")
 
 
 @dataclass(frozen=True)
-class Form:
+class LinearGeometry:
     """A linear layer as a kernel sees it.
 
     Attributes:
@@ -81,14 +81,14 @@ class PackedKernel:
 
     name: str
     kept: str
-    unfit: Callable[[Form], str]
-    pack: Callable[[Form], tuple[object, ...]]
+    unfit: Callable[[LinearGeometry], str]
+    pack: Callable[[LinearGeometry], tuple[object, ...]]
     run: Callable[..., Tensor]
-    pays: Callable[[Form], bool]
+    pays: Callable[[LinearGeometry], bool]
 
 
 # -- int8 ----------------------------------------------------------------------------------------
-def _unfit_int8(form: Form) -> str:
+def _unfit_int8(form: LinearGeometry) -> str:
     weight = form.quantized
     if weight is None or weight.integers.dtype != torch.int8 or weight.qparams.axis is None:
         return "takes signed codes with a scale per channel"
@@ -98,7 +98,7 @@ def _unfit_int8(form: Form) -> str:
     return "takes symmetric weights" if bool(torch.as_tensor(zeros).any()) else ""
 
 
-def _pack_int8(form: Form) -> tuple[object, ...]:
+def _pack_int8(form: LinearGeometry) -> tuple[object, ...]:
     assert form.quantized is not None
     return form.quantized.integers, torch.as_tensor(form.quantized.qparams.scale)
 
@@ -112,7 +112,7 @@ def linear_int8(
 
 
 # -- int4 ----------------------------------------------------------------------------------------
-def _unfit_int4(form: Form) -> str:
+def _unfit_int4(form: LinearGeometry) -> str:
     weight = form.quantized
     if weight is None or weight.qparams.group_size not in GROUP_SIZES:
         return f"takes groups of {', '.join(map(str, GROUP_SIZES))}"
@@ -124,7 +124,7 @@ def _from_zero(codes: Tensor) -> Tensor:
     return codes.int() + (8 if codes.dtype == torch.int8 else 0)
 
 
-def _pack_int4(form: Form) -> tuple[object, ...]:
+def _pack_int4(form: LinearGeometry) -> tuple[object, ...]:
     weight = form.quantized
     assert weight is not None
     scale = torch.as_tensor(weight.qparams.scale)
@@ -156,11 +156,11 @@ def _shaped(input: Tensor, y: Tensor, bias: Tensor | None, post: Post) -> Tensor
 
 
 # -- halves --------------------------------------------------------------------------------------
-def _unfit_half(form: Form) -> str:
+def _unfit_half(form: LinearGeometry) -> str:
     return ""
 
 
-def _pack_onednn_half(form: Form) -> tuple[object, ...]:
+def _pack_onednn_half(form: LinearGeometry) -> tuple[object, ...]:
     assert form.halves is not None
     shape = [max(1, form.rows), form.inputs]
     return (_pack_onednn_fp16(form.halves.float(), shape),)
@@ -180,7 +180,7 @@ def onednn_half(input: Tensor, packed: object, bias: Tensor | None, *, post: Pos
     return apply_post(kernel(input, packed, bias), post)
 
 
-def _pack_fbgemm_half(form: Form) -> tuple[object, ...]:
+def _pack_fbgemm_half(form: LinearGeometry) -> tuple[object, ...]:
     assert form.halves is not None
     with engine("fbgemm"):
         return (_pack_fbgemm_fp16(form.halves.float(), None),)
@@ -192,16 +192,16 @@ def fbgemm_half(input: Tensor, packed: object, bias: Tensor | None, *, post: Pos
     return apply_post(y if bias is None else y.add_(bias), post)
 
 
-def _never(form: Form) -> bool:
+def _never(form: LinearGeometry) -> bool:
     return False
 
 
-def _multiplies_halves(form: Form) -> bool:
+def _multiplies_halves(form: LinearGeometry) -> bool:
     asks = getattr(torch.cpu, "_is_amx_fp16_supported", None)
     return asks is not None and bool(asks())
 
 
-def _is_large(form: Form) -> bool:
+def _is_large(form: LinearGeometry) -> bool:
     return form.outputs * form.inputs >= LARGE
 
 

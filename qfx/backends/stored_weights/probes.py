@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qfx.backends.probing.trials import Combination, Probe, Trial
+from qfx.backends.probing.trials import Combination, Probe, ProbeRun
 from qfx.backends.stored_weights import embedding_rows as bags
 from qfx.backends.stored_weights.packs import (
     FBGEMM_HALF,
     INT4,
     INT8,
     ONEDNN_HALF,
-    Form,
+    LinearGeometry,
     PackedKernel,
 )
 from qfx.quant.qparams import QParams
@@ -54,23 +54,23 @@ def _quantized(outputs: int, inputs: int, codes: Tensor, group: int | None) -> Q
     return QuantizedWeight("probe", codes, qparams, 1.0, 0)
 
 
-def _forms(kernel: PackedKernel) -> Iterator[Form]:
+def _forms(kernel: PackedKernel) -> Iterator[LinearGeometry]:
     for rows, outputs, inputs in (*_SHAPES, *(() if kernel is INT4 else _ODD_SHAPES)):
         bias = _spread(outputs)
         shape = (outputs, inputs)
         if kernel in (ONEDNN_HALF, FBGEMM_HALF):
             halves = _spread(*shape).half() / inputs**0.5
-            yield Form("probe", rows, *shape, None, halves, bias)
+            yield LinearGeometry("probe", rows, *shape, None, halves, bias)
         elif kernel is INT8:
             weight = _quantized(*shape, _ramp(-128, 127, shape, torch.int8), None)
-            yield Form("probe", rows, *shape, weight, None, bias)
+            yield LinearGeometry("probe", rows, *shape, weight, None, bias)
         else:
             for low, high, dtype in ((-8, 7, torch.int8), (0, 15, torch.uint8)):
                 weight = _quantized(*shape, _ramp(low, high, shape, dtype), 32)
-                yield Form("probe", rows, *shape, weight, None, bias)
+                yield LinearGeometry("probe", rows, *shape, weight, None, bias)
 
 
-def _linear_trials(kernel: PackedKernel, combination: Combination) -> Iterator[Trial]:
+def _linear_trials(kernel: PackedKernel, combination: Combination) -> Iterator[ProbeRun]:
     for form in _forms(kernel):
         x = _spread(form.rows, form.inputs)
         got = kernel.run(x, *kernel.pack(form), form.bias)
@@ -80,10 +80,10 @@ def _linear_trials(kernel: PackedKernel, combination: Combination) -> Iterator[T
         assert weight is not None
         assert form.bias is not None
         exact = F.linear(x.double(), weight.double(), form.bias.double())
-        yield Trial(f"{form.rows}x{form.outputs}x{form.inputs}", got / _STEP, exact / _STEP)
+        yield ProbeRun(f"{form.rows}x{form.outputs}x{form.inputs}", got / _STEP, exact / _STEP)
 
 
-def _bag_trials(bits: int, combination: Combination) -> Iterator[Trial]:
+def _bag_trials(bits: int, combination: Combination) -> Iterator[ProbeRun]:
     for rows, width in ((7, 16), (33, 30), (5, 64), (9, 130)):
         codes = _ramp(0, 2**bits - 1, (rows, width), torch.uint8)
         scale = (_spread(rows).abs() + 0.5) / 2**bits
@@ -98,7 +98,7 @@ def _bag_trials(bits: int, combination: Combination) -> Iterator[Trial]:
             sums = [picked[:2], picked[2:2], picked[2:5], picked[5:]]
             truth = torch.stack([part.sum(0) for part in sums])
             step = 1e-3 if bits == 8 else 2e-2  # 4-bit rows keep their zeros as halves
-            yield Trial(f"{rows}x{width} by {dtype}", got / step, truth / step)
+            yield ProbeRun(f"{rows}x{width} by {dtype}", got / step, truth / step)
 
 
 PROBES: Mapping[str, Probe] = {

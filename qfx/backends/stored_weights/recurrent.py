@@ -13,7 +13,7 @@ from torch import fx
 
 from qfx import vocab
 from qfx.backends.base import Emitter, LoweringSite
-from qfx.backends.stored_weights.emitters import Kept
+from qfx.backends.stored_weights.emitters import WeightNodes
 from qfx.graph import meta
 from qfx.quant.annotation import Decision, Kernel, mark_kernel
 from qfx.quant.reasons import refusal
@@ -25,7 +25,7 @@ def restored(em: Emitter, site: LoweringSite) -> fx.Node:
     assert isinstance(op, vocab.OpDef)
     y = em.rw.call(op, *node.args, origins=(node,), value=meta.value_of(node), **node.kwargs)
     weights: Any = site.arguments["weights"]
-    bits = Kept.read(em, weights[0]).bits
+    bits = WeightNodes.read(em, weights[0]).bits
     why = refusal("unfit-kernel", kept=bits, op=op.name, detail="no kernel takes such weights")
     mark_restored(y, bits, why)
     return y

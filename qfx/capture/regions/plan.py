@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from qfx.capture.regions.recording import Call, Recording, record
-from qfx.capture.regions.several import Way, captured_ways, first_line
+from qfx.capture.regions.recording import RecordedCall, Recording, record
+from qfx.capture.regions.several import CapturedWay, captured_ways, first_line
 from qfx.capture.regions.trial import faults
 from qfx.capture.regions.unreached import spare_calls
 from qfx.capture.tracing import OPAQUE_ROOTS
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta
 from qfx.graph.copying import inference_copy
-from qfx.graph.ways import Form, way_name
+from qfx.graph.ways import CallForm, way_name
 
 _ROUNDS = 8
 """How often regions that do not fit together are split before the model is given up."""
@@ -44,16 +44,16 @@ class PlannedRegion:
 
     path: str
     module: nn.Module
-    ways: tuple[Way, ...]
+    ways: tuple[CapturedWay, ...]
     calls: int
     why: tuple[str, str]
 
     @property
-    def forms(self) -> dict[Form, int]:
+    def forms(self) -> dict[CallForm, int]:
         """Which of its graphs takes calls of a form."""
         return {form: at for at, way in reversed([*enumerate(self.ways)]) for form in way.forms}
 
-    def named(self) -> Iterator[tuple[str, Way]]:
+    def named(self) -> Iterator[tuple[str, CapturedWay]]:
         """Its graphs under names of their own."""
         for at, way in enumerate(self.ways):
             yield way_name(self.path, at), way
@@ -65,12 +65,12 @@ class Left:
 
     path: str
     module: nn.Module
-    call: Call | None
+    call: RecordedCall | None
     why: str
 
 
 @dataclass(frozen=True)
-class Plan:
+class RegionPlan:
     """The regions of a model, in the order of its modules, and the layers that are in none.
 
     Attributes:
@@ -85,7 +85,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     spare: tuple[PlannedRegion, ...] = ()
 
-    def with_spare(self, found: Iterable[PlannedRegion]) -> Plan:
+    def with_spare(self, found: Iterable[PlannedRegion]) -> RegionPlan:
         """The same with some of the spare regions."""
         added = tuple(found)
         paths = {region.path for region in added}
@@ -101,7 +101,7 @@ def plan(
     whole: CaptureError | str,
     wanted: Sequence[str] = (),
     modes: bool = False,
-) -> Plan:
+) -> RegionPlan:
     """Find the regions of ``model``.
 
     Args:
@@ -155,7 +155,7 @@ class _Planner:
         """Make no regions of these paths, for these reasons."""
         self.refused.update(odd)
 
-    def found(self, wanted: Sequence[str]) -> Plan:
+    def found(self, wanted: Sequence[str]) -> RegionPlan:
         """The regions as far as is known."""
         seen: set[nn.Module] = set()
         if not wanted:
@@ -167,9 +167,9 @@ class _Planner:
             steps += self._others(seen)
         regions = tuple(each for each in steps if isinstance(each, PlannedRegion))
         left = tuple(each for each in steps if isinstance(each, Left))
-        return Plan(regions, left, tuple(filter(None, (self.recording.unheard,))))
+        return RegionPlan(regions, left, tuple(filter(None, (self.recording.unheard,))))
 
-    def with_spare(self, found: Plan) -> Plan:
+    def with_spare(self, found: RegionPlan) -> RegionPlan:
         """``found``, with regions of the layers that are not called."""
         made = []
         for left in found.left:
@@ -250,13 +250,13 @@ class _Planner:
         return self._placed(path, module, ways, calls.count, around)
 
     def _placed(
-        self, path: str, module: nn.Module, ways: tuple[Way, ...], calls: int, around: str
+        self, path: str, module: nn.Module, ways: tuple[CapturedWay, ...], calls: int, around: str
     ) -> PlannedRegion:
         for way in ways:
             _place(way.captured, path, module)
         return PlannedRegion(path, module, ways, calls, (around, self.refused[around]))
 
-    def _call(self, path: str) -> Call | None:
+    def _call(self, path: str) -> RecordedCall | None:
         return next(iter(self.recording.calls[path].kept), None)
 
     def _matches(self, wanted: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from qfx.capture.arguments import copy_tensors
 from qfx.graph.copying import deep_copied, side_effects_undone
-from qfx.graph.ways import Form, form_of
+from qfx.graph.ways import CallForm, form_of
 
 MOST_KEPT = 5
 """Calls of a module that are kept of each form, beside the largest."""
@@ -36,14 +36,14 @@ _CONTAINERS = (tuple, list, dict)
 _Key: TypeAlias = "tuple[int, int]"
 
 
-class Call(NamedTuple):
+class RecordedCall(NamedTuple):
     """The arguments of one call."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     @property
-    def form(self) -> Form:
+    def form(self) -> CallForm:
         """What tells it from calls in other ways."""
         return form_of(self.args, self.kwargs)
 
@@ -65,20 +65,20 @@ class Calls:
 
     def __init__(self) -> None:
         self.count = 0
-        self.forms: Counter[Form] = Counter()
+        self.forms: Counter[CallForm] = Counter()
         self.odd = ""
-        self._kept: dict[Form, dict[object, Call]] = {}
-        self._largest: Call | None = None
+        self._kept: dict[CallForm, dict[object, RecordedCall]] = {}
+        self._largest: RecordedCall | None = None
 
     @property
-    def kept(self) -> list[Call]:
+    def kept(self) -> list[RecordedCall]:
         """The largest call, and of each form the first of other shapes."""
         if self._largest is None:
             return []
         every = [call for calls in self._kept.values() for call in calls.values()]
         return [self._largest, *(call for call in every if call is not self._largest)]
 
-    def add(self, call: Call) -> None:
+    def add(self, call: RecordedCall) -> None:
         """Keep ``call`` if it tells something new."""
         self.forms[call.form] += 1
         if self._largest is None or call.size > self._largest.size:
@@ -163,7 +163,7 @@ def _hook(calls: Calls, keep: _Copies) -> Callable[[nn.Module, Any, Any], None]:
         calls.count += 1
         calls.odd = calls.odd or _odd((args, kwargs))
         if not calls.odd:
-            calls.add(Call(keep(args), keep(kwargs)))
+            calls.add(RecordedCall(keep(args), keep(kwargs)))
 
     return hook
 
@@ -195,7 +195,7 @@ def _odd(value: object) -> str:
     return "" if isinstance(value, _PLAIN) else type(value).__name__
 
 
-def _shapes(call: Call) -> object:
+def _shapes(call: RecordedCall) -> object:
     leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
     return str(spec), tuple(map(_leaf_shape, leaves))
 

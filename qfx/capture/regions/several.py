@@ -13,14 +13,14 @@ from typing import NamedTuple
 from torch import fx, nn
 
 from qfx.capture.capture import ASSIGNED, FILLED, capture
-from qfx.capture.regions.recording import Call, Calls
+from qfx.capture.regions.recording import Calls, RecordedCall
 from qfx.capture.regions.trial import disagreement
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph.effects import changing
-from qfx.graph.ways import MOST_WAYS, Form
+from qfx.graph.ways import MOST_WAYS, CallForm
 
 
-class Way(NamedTuple):
+class CapturedWay(NamedTuple):
     """A graph of a module.
 
     Attributes:
@@ -29,12 +29,12 @@ class Way(NamedTuple):
         captured: the graph.
     """
 
-    call: Call
-    forms: dict[Form, int]
+    call: RecordedCall
+    forms: dict[CallForm, int]
     captured: fx.GraphModule
 
 
-def captured_ways(module: nn.Module, calls: Calls, *, modes: bool) -> tuple[Way, ...] | str:
+def captured_ways(module: nn.Module, calls: Calls, *, modes: bool) -> tuple[CapturedWay, ...] | str:
     """Graphs of ``module`` that hold its calls between them, or why there are none.
 
     Args:
@@ -42,15 +42,15 @@ def captured_ways(module: nn.Module, calls: Calls, *, modes: bool) -> tuple[Way,
         calls: as recorded; there is one.
         modes: as for :func:`qfx.capture.capture.capture`; then there is one graph only.
     """
-    ways: list[Way] = []
+    ways: list[CapturedWay] = []
     waiting, why = calls.kept, ""
     while waiting:
         call = max(waiting, key=lambda each: each.size)
         captured = _captured(module, call, modes)
         if isinstance(captured, str):
             return captured
-        taken: dict[Form, int] = {}
-        refused: list[Call] = []
+        taken: dict[CallForm, int] = {}
+        refused: list[RecordedCall] = []
         for each in (call, *(other for other in waiting if other is not call)):
             odd = disagreement(captured, module, each)
             if odd is None:
@@ -62,7 +62,7 @@ def captured_ways(module: nn.Module, calls: Calls, *, modes: bool) -> tuple[Way,
                 return odd.why
         if any(each.form in taken for each in refused) or (refused and not has_way_out(captured)):
             return why
-        ways.append(Way(call, taken, captured))
+        ways.append(CapturedWay(call, taken, captured))
         if refused and (modes or len(ways) == MOST_WAYS):
             return why
         waiting = refused
@@ -77,7 +77,7 @@ def has_way_out(captured: fx.GraphModule) -> bool:
     return not any(node.op in ("placeholder", "get_attr") for node in changing(captured.graph))
 
 
-def _captured(module: nn.Module, call: Call, modes: bool) -> fx.GraphModule | str:
+def _captured(module: nn.Module, call: RecordedCall, modes: bool) -> fx.GraphModule | str:
     try:
         captured = capture(
             module, call.args, call.kwargs, modes=modes, keep_expected=True, data_sizes=False

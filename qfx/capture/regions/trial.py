@@ -19,12 +19,12 @@ from torch.utils import _pytree as pytree
 from qfx.capture.arguments import copy_tensors
 from qfx.capture.examples import alike
 from qfx.graph.copying import buffers_restored, deep_copied, side_effects_undone
-from qfx.graph.in_place import Place, of_class, place_of, tell_dtype
+from qfx.graph.in_place import ReplacedModule, of_class, place_of, tell_dtype
 from qfx.graph.ways import Ways
 
 if TYPE_CHECKING:
     from qfx.capture.regions.plan import PlannedRegion
-    from qfx.capture.regions.recording import Call
+    from qfx.capture.regions.recording import RecordedCall
 
 _OTHER_VALUES = "its graph computes something else in another of its calls"
 _OTHER_ARGUMENTS = "its graph leaves its arguments otherwise than it does"
@@ -43,7 +43,9 @@ class Disagreement(NamedTuple):
     refuses: bool = False
 
 
-def disagreement(captured: fx.GraphModule, module: nn.Module, call: Call) -> Disagreement | None:
+def disagreement(
+    captured: fx.GraphModule, module: nn.Module, call: RecordedCall
+) -> Disagreement | None:
     """How the graph of ``module`` differs from it in ``call``; None if it does not."""
     copied = deep_copied(module)
     with side_effects_undone(module), buffers_restored(captured), buffers_restored(copied):
@@ -57,7 +59,7 @@ def disagreement(captured: fx.GraphModule, module: nn.Module, call: Call) -> Dis
     return Disagreement(found) if found else None
 
 
-class _Outcome:
+class _CallOutcome:
     """What a call yields, what it leaves of its arguments, and which it returns parts of."""
 
     def __init__(self, result: Any, arguments: Any) -> None:
@@ -66,9 +68,9 @@ class _Outcome:
         self.shared = [given.get(_memory(t)) for t in _tensors(result)]
 
 
-def _run(module: Callable[..., Any], call: Call) -> _Outcome:
+def _run(module: Callable[..., Any], call: RecordedCall) -> _CallOutcome:
     args, kwargs = copy_tensors((call.args, call.kwargs))
-    return _Outcome(module(*args, **kwargs), (args, kwargs))
+    return _CallOutcome(module(*args, **kwargs), (args, kwargs))
 
 
 def _quietly(captured: fx.GraphModule) -> Callable[..., Any]:
@@ -76,7 +78,7 @@ def _quietly(captured: fx.GraphModule) -> Callable[..., Any]:
     return partial(nn.Module.__call__, captured)
 
 
-def _difference(ours: _Outcome, theirs: _Outcome) -> str:
+def _difference(ours: _CallOutcome, theirs: _CallOutcome) -> str:
     if not alike(ours.result, theirs.result):
         return _OTHER_VALUES
     if not alike(ours.arguments, theirs.arguments):
@@ -165,7 +167,7 @@ class _Tried(nn.Module):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        place: Place = self.__dict__["place"]
+        place: ReplacedModule = self.__dict__["place"]
         if name in place.parts:
             self.note(f"the model reads {name!r} of it")
             return getattr(self.__dict__["original"], name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qfx.capture.regions.recording import Call, Calls
+from qfx.capture.regions.recording import Calls, RecordedCall
 
 _Convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -19,7 +19,7 @@ def spare_calls(module: nn.Module) -> Calls | None:
     if given is None:
         return None
     calls = Calls()
-    calls.add(Call((given,), {}))
+    calls.add(RecordedCall((given,), {}))
     return calls
 
 

@@ -14,20 +14,20 @@ from qfx.errors import ConfigError
 from qfx.export.arguments import check_quantized
 from qfx.export.onnx import model
 from qfx.export.onnx.arguments import by_name, of_model
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.free_sizes import DynamicShapes
-from qfx.export.onnx.graph import Written, write
+from qfx.export.onnx.graph import WrittenGraph, write
 from qfx.export.onnx.packages import EXTRA, installed, require
-from qfx.export.onnx.seen import Seen, see
+from qfx.export.onnx.seen import SeenRanges, see
 from qfx.export.onnx.sizes import Shapes
-from qfx.export.onnx.trials import Trial, best, try_each
+from qfx.export.onnx.trials import FormTrial, best, try_each
 from qfx.export.problems import opaque_modules, raise_all
 from qfx.runtime.quantized import QuantizedModel
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-FORMS = ("auto", *(form.value for form in Form))
+FORMS = ("auto", *(form.value for form in OnnxForm))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class OnnxFile:
     inputs: Mapping[str, tuple[int | str, ...]]
     outputs: Mapping[str, tuple[int | str, ...]]
     operators: Mapping[str, int]
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[FormTrial, ...] = ()
     untried: str = ""
     asked: tuple[str, ...] = ()
 
@@ -128,10 +128,10 @@ def export_onnx(
         arguments = by_name(qmodel.reference, example_inputs, called="example_inputs", takes=takes)
     shapes = Shapes(qmodel.reference)
     exact = _written(qmodel.reference, shapes, opset, dynamic_shapes)
-    forms = {Form.EXACT: model.model_of(exact, qmodel.backend, Form.EXACT.value)}
-    wanted = list(Form) if form == "auto" else [Form(form)]
-    rounding = [each for each in wanted if each is not Form.EXACT]
-    seen = see(qmodel.reference, arguments) if rounding and arguments is not None else Seen()
+    forms = {OnnxForm.EXACT: model.model_of(exact, qmodel.backend, OnnxForm.EXACT.value)}
+    wanted = list(OnnxForm) if form == "auto" else [OnnxForm(form)]
+    rounding = [each for each in wanted if each is not OnnxForm.EXACT]
+    seen = see(qmodel.reference, arguments) if rounding and arguments is not None else SeenRanges()
     for each in rounding:
         written = write(qmodel.reference, shapes, opset, each, seen)
         forms[each] = model.model_of(written, qmodel.backend, each.value)
@@ -140,7 +140,7 @@ def export_onnx(
     untried = _untried(forms, arguments) if form == "auto" else ""
     tried = form == "auto" and not untried
     trials = try_each(qmodel, forms, arguments) if tried else ()
-    chosen = Form(form) if form != "auto" else best(trials)
+    chosen = OnnxForm(form) if form != "auto" else best(trials)
     model.save(forms[chosen], path)
     model.check(path)
     sides = model.sides(forms[chosen])
@@ -148,15 +148,15 @@ def export_onnx(
     return OnnxFile(os.fspath(path), opset, chosen.value, *sides, trials, untried, asked)
 
 
-def _apart(forms: Mapping[Form, ir.Model]) -> dict[Form, ir.Model]:
+def _apart(forms: Mapping[OnnxForm, ir.Model]) -> dict[OnnxForm, ir.Model]:
     """The forms that round more than those before them."""
-    apart: dict[int, Form] = {}
+    apart: dict[int, OnnxForm] = {}
     for form, written in forms.items():
         apart.setdefault(len(list(written.graph)), form)
     return {form: forms[form] for form in apart.values()}
 
 
-def _untried(forms: Mapping[Form, ir.Model], arguments: Mapping[str, object] | None) -> str:
+def _untried(forms: Mapping[OnnxForm, ir.Model], arguments: Mapping[str, object] | None) -> str:
     """Why there is nothing to measure, or nothing to measure with; else ""."""
     if len(forms) == 1:
         hint = "" if arguments else " without example_inputs"
@@ -182,16 +182,16 @@ def _written(
     shapes: Shapes,
     opset: int,
     dynamic_shapes: DynamicShapes | None,
-) -> Written:
+) -> WrittenGraph:
     """The graph; with fewer free sizes where ONNX can't say it otherwise, unless they are asked."""
     if dynamic_shapes is not None:
         shapes.demand(dynamic_shapes)
-        written = write(reference, shapes, opset, Form.EXACT)
+        written = write(reference, shapes, opset, OnnxForm.EXACT)
         raise_all(written.problems, "ONNX")
         return written
     for free in (shapes.find, partial(shapes.find, batch_only=True), shapes.fix):
         free()
-        written = write(reference, shapes, opset, Form.EXACT)
+        written = write(reference, shapes, opset, OnnxForm.EXACT)
         if not any(found.by_size for found in written.problems):
             break
     raise_all(written.problems, "ONNX")

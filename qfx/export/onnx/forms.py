@@ -39,7 +39,7 @@ _FLAT = 1e-3
 """A slope below which a function goes on as it is."""
 
 
-class Form(Enum):
+class OnnxForm(Enum):
     """How the model is written."""
 
     EXACT = "exact"

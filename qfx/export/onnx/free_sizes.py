@@ -14,7 +14,7 @@ import torch
 from qfx.errors import ConfigError
 from qfx.graph.meta import TensorInfo
 
-Place: TypeAlias = "tuple[str, int, int]"
+SizePlace: TypeAlias = "tuple[str, int, int]"
 """An input, its tensor among those of the input, and a dim."""
 
 DynamicShapes: TypeAlias = "Mapping[str, Mapping[int, Any] | Sequence[Any] | None]"
@@ -31,14 +31,14 @@ class FreeSize:
     """
 
     name: str
-    places: tuple[Place, ...]
+    places: tuple[SizePlace, ...]
     example: int
     other: int
 
 
-def candidates(tensors: Mapping[Place, TensorInfo], batch_only: bool) -> Iterator[FreeSize]:
+def candidates(tensors: Mapping[SizePlace, TensorInfo], batch_only: bool) -> Iterator[FreeSize]:
     """Every size of the inputs; those that are equal, in the same dim, as one."""
-    groups: dict[tuple[int, int], list[Place]] = {}
+    groups: dict[tuple[int, int], list[SizePlace]] = {}
     taken: set[str] = set()
     for place, tensor in tensors.items():
         if place[2] == 0 or not batch_only:
@@ -54,7 +54,7 @@ def _another(dim: int, size: int, number: int) -> int:
     return size + 1 if dim == 0 else size * (2 + number % 2)
 
 
-def _name(place: Place, tensor: TensorInfo) -> str:
+def _name(place: SizePlace, tensor: TensorInfo) -> str:
     name, _, dim = place
     from_end = dim - len(tensor.shape)
     if dim == 0:
@@ -64,7 +64,7 @@ def _name(place: Place, tensor: TensorInfo) -> str:
     return f"{name}_{dim}"
 
 
-def is_channels(size: FreeSize, tensors: Mapping[Place, TensorInfo]) -> bool:
+def is_channels(size: FreeSize, tensors: Mapping[SizePlace, TensorInfo]) -> bool:
     """Whether a size is likely to be that of channels, which layers fix."""
     place = size.places[0]
     tensor = tensors[place]
@@ -73,7 +73,7 @@ def is_channels(size: FreeSize, tensors: Mapping[Place, TensorInfo]) -> bool:
     return tensor.dtype.is_floating_point and place[2] == channels and rank > 1
 
 
-def named(wanted: DynamicShapes, tensors: Mapping[Place, TensorInfo]) -> tuple[FreeSize, ...]:
+def named(wanted: DynamicShapes, tensors: Mapping[SizePlace, TensorInfo]) -> tuple[FreeSize, ...]:
     """The sizes that a user names."""
     inputs = {place[0] for place in tensors}
     _check_form(wanted, inputs)
@@ -82,7 +82,7 @@ def named(wanted: DynamicShapes, tensors: Mapping[Place, TensorInfo]) -> tuple[F
         raise ConfigError(
             f"dynamic_shapes names {unknown[0]!r}; the inputs are {', '.join(sorted(inputs))}"
         )
-    groups: dict[str, list[Place]] = {}
+    groups: dict[str, list[SizePlace]] = {}
     for name, dims in wanted.items():
         pairs = dims.items() if isinstance(dims, Mapping) else enumerate(dims or ())
         for dim, given in pairs:
@@ -136,7 +136,7 @@ def _label(given: object, name: str, dim: int, size: int) -> str | None:
 
 
 def _group(
-    number: int, label: str, places: tuple[Place, ...], tensors: Mapping[Place, TensorInfo]
+    number: int, label: str, places: tuple[SizePlace, ...], tensors: Mapping[SizePlace, TensorInfo]
 ) -> FreeSize:
     sizes = {tensors[place].shape[place[2]] for place in places}
     if len(sizes) > 1:

@@ -17,9 +17,9 @@ from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.export.onnx import functions, rounding
-from qfx.export.onnx.forms import Form, post_ops
+from qfx.export.onnx.forms import OnnxForm, post_ops
 from qfx.export.onnx.quantization import known_bounds
-from qfx.export.onnx.seen import Seen
+from qfx.export.onnx.seen import SeenRanges
 from qfx.export.onnx.sizes import Shapes, input_value
 from qfx.export.onnx.table import EMITTERS
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
@@ -38,7 +38,7 @@ class _Unwritten:
 
 
 @dataclass
-class Written:
+class WrittenGraph:
     """An ONNX graph being written.
 
     Attributes:
@@ -54,10 +54,14 @@ class Written:
 
 
 def write(
-    graph_module: fx.GraphModule, shapes: Shapes, opset: int, form: Form, seen: Seen | None = None
-) -> Written:
+    graph_module: fx.GraphModule,
+    shapes: Shapes,
+    opset: int,
+    form: OnnxForm,
+    seen: SeenRanges | None = None,
+) -> WrittenGraph:
     """Write every node of a reference graph, in a form for which ranges may have been seen."""
-    walk = _Walk(graph_module, shapes, Writer(opset, form), seen or Seen())
+    walk = _GraphWriter(graph_module, shapes, Writer(opset, form), seen or SeenRanges())
     for node in graph_module.graph.find_nodes(op="placeholder"):
         walk.visit(node)
     walk.keep_output_names()
@@ -67,15 +71,15 @@ def write(
     return walk.written
 
 
-class _Walk:
+class _GraphWriter:
     def __init__(
-        self, graph_module: fx.GraphModule, shapes: Shapes, writer: Writer, seen: Seen
+        self, graph_module: fx.GraphModule, shapes: Shapes, writer: Writer, seen: SeenRanges
     ) -> None:
         self.module = graph_module
         self.shapes = shapes
         self.w = writer
         self.seen = seen
-        self.written = Written(writer)
+        self.written = WrittenGraph(writer)
         self.env: dict[fx.Node, Any] = {}
         self.kept: dict[str, str] = {}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.integers import integers
 from qfx.export.onnx.quantization import dequantized
 from qfx.export.onnx.values import Dequantized, Operand
@@ -121,7 +121,7 @@ def rounded_bias(
 
     ONNX Runtime makes one Gemm of MatMul and Add of matrices, and takes no other in integers.
     """
-    if w.form is Form.EXACT:
+    if w.form is OnnxForm.EXACT:
         return None
     if not isinstance(input, Dequantized) or not isinstance(weight, Dequantized):
         return None

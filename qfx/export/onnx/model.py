@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qfx.export.onnx.graph import Written
+from qfx.export.onnx.graph import WrittenGraph
 from qfx.export.onnx.packages import require
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ OPSETS = tuple(_IR_VERSIONS)
 _LARGEST_FILE = 2**31 - 2**20
 
 
-def model_of(written: Written, backend: str, form: str) -> ir.Model:
+def model_of(written: WrittenGraph, backend: str, form: str) -> ir.Model:
     """The graph as a model, without what nothing reads."""
     onnx_ir = require("onnx_ir")
     from qfx import __version__

@@ -18,14 +18,14 @@ from torch import fx
 from qfx import vocab
 from qfx.export.onnx import quantization
 from qfx.export.onnx.forms import (
-    Form,
+    OnnxForm,
     common,
     layer_range,
     multiplies_codes,
     rounded_to,
     span,
 )
-from qfx.export.onnx.seen import JOINS, LAYERS, Range, Seen
+from qfx.export.onnx.seen import JOINS, LAYERS, Range, SeenRanges
 from qfx.export.onnx.values import Dequantized, Operand
 from qfx.quant.qparams import QParams, choose_numbers
 from qfx.quant.reference_form import qparams_of
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 _BYTES = (torch.uint8, torch.int8)
 
 
-def codes_after(w: Writer, node: fx.Node, seen: Seen) -> QParams | None:
+def codes_after(w: Writer, node: fx.Node, seen: SeenRanges) -> QParams | None:
     """The codes that the result of a node is rounded to before anything reads it."""
     found = rounded_to(node)
-    if found is not None or w.form is not Form.FULL or not _layer_for_joins(node):
+    if found is not None or w.form is not OnnxForm.FULL or not _layer_for_joins(node):
         return found
     within = seen.results.get(node)
     return _own_codes(node) or (None if within is None else _codes_for(within))
 
 
 def layer_result(
-    w: Writer, node: fx.Node, made: Any, post: Post, to: QParams | None, seen: Seen
+    w: Writer, node: fx.Node, made: Any, post: Post, to: QParams | None, seen: SeenRanges
 ) -> Any:
     """The result of a layer between codes, itself rounded before its post-ops.
 
@@ -62,7 +62,7 @@ def layer_result(
         to: the codes that the result of these is rounded to.
         seen: what it was seen to yield.
     """
-    if w.form is Form.EXACT or not is_op(node, *LAYERS) or (not post and to is not None):
+    if w.form is OnnxForm.EXACT or not is_op(node, *LAYERS) or (not post and to is not None):
         return made
     if not multiplies_codes(node):
         return made
@@ -84,10 +84,12 @@ def fixed(w: Writer, input: Operand, made: ir.Value, within: Range) -> ir.Value:
 
 def stays_in_codes(w: Writer, input: Operand) -> bool:
     """Whether what is made of a tensor is to be computed from its codes, to codes."""
-    return w.form is Form.FULL and _known_codes(w, input) is not None
+    return w.form is OnnxForm.FULL and _known_codes(w, input) is not None
 
 
-def result(w: Writer, node: fx.Node, made: Any, operands: Sequence[Operand], seen: Seen) -> Any:
+def result(
+    w: Writer, node: fx.Node, made: Any, operands: Sequence[Operand], seen: SeenRanges
+) -> Any:
     """What a node yields, rounded in the full integer form where engines need it for integers.
 
     Args:
@@ -97,7 +99,7 @@ def result(w: Writer, node: fx.Node, made: Any, operands: Sequence[Operand], see
         operands: the tensors that it reads.
         seen: what it was seen to yield.
     """
-    if w.form is not Form.FULL or not w.is_value(made) or id(made) in w.coded:
+    if w.form is not OnnxForm.FULL or not w.is_value(made) or id(made) in w.coded:
         return made
     if all(is_op(user, vocab.QUANTIZE) for user in node.users):
         return made
@@ -160,7 +162,7 @@ def _own_codes(node: fx.Node) -> QParams | None:
 
 
 def _codes_of_join(
-    w: Writer, node: fx.Node, operands: Sequence[Operand], seen: Seen
+    w: Writer, node: fx.Node, operands: Sequence[Operand], seen: SeenRanges
 ) -> QParams | None:
     """The codes of what an engine makes of codes; a maximum is one of those that it is of."""
     parts = [_known_codes(w, operand) for operand in operands]
@@ -178,7 +180,7 @@ def _codes_of_join(
     return None if within is None else _codes_for(within)
 
 
-def _range_of_join(node: fx.Node, parts: Sequence[QParams], seen: Seen) -> Range | None:
+def _range_of_join(node: fx.Node, parts: Sequence[QParams], seen: SeenRanges) -> Range | None:
     if is_op(node, vocab.SIGMOID, vocab.HARDSIGMOID):
         return 0.0, 1.0
     within = seen.results.get(node)

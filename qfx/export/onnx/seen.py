@@ -26,7 +26,7 @@ JOINS = (vocab.CAT, vocab.MUL, vocab.ADD, vocab.SIGMOID, vocab.HARDSIGMOID, *voc
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenRanges:
     """The ranges that operations were seen to yield; empty without example inputs.
 
     Attributes:
@@ -38,7 +38,7 @@ class Seen:
     results: dict[fx.Node, Range] = field(default_factory=dict)
 
 
-def see(module: fx.GraphModule, arguments: Mapping[str, object]) -> Seen:
+def see(module: fx.GraphModule, arguments: Mapping[str, object]) -> SeenRanges:
     """Run a reference graph on inputs by name, and keep the ranges."""
     watch = _Watch(module, {**defaults(module), **arguments})
     with torch.no_grad():
@@ -55,7 +55,7 @@ def defaults(module: fx.GraphModule) -> dict[str, object]:
 class _Watch(NamedInterpreter):
     def __init__(self, module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
         super().__init__(module, arguments)
-        self.seen = Seen()
+        self.seen = SeenRanges()
 
     def run_node(self, n: fx.Node) -> Any:
         if is_op(n, *LAYERS):

@@ -21,7 +21,7 @@ from qfx.errors import ConfigError
 from qfx.export.onnx.free_sizes import (
     DynamicShapes,
     FreeSize,
-    Place,
+    SizePlace,
     candidates,
     is_channels,
     named,
@@ -100,7 +100,7 @@ class Shapes:
         self.free = free
         return True
 
-    def _tensors(self) -> Iterator[tuple[Place, TensorInfo]]:
+    def _tensors(self) -> Iterator[tuple[SizePlace, TensorInfo]]:
         """Every dim of every input."""
         for node, value in self._inputs.items():
             for index, tensor in enumerate(_leaves(value)):
@@ -121,7 +121,7 @@ def _is_info(value: object) -> bool:
     return isinstance(value, TensorInfo)
 
 
-def _resized(name: str, value: Any, sizes: Mapping[Place, int]) -> Any:
+def _resized(name: str, value: Any, sizes: Mapping[SizePlace, int]) -> Any:
     count = iter(range(len(_leaves(value))))
 
     def one(leaf: Any) -> Any:

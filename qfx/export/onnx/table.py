@@ -32,7 +32,7 @@ from qfx.vocab import OpDef
 
 
 @dataclass(frozen=True)
-class Emitter:
+class OnnxEmitter:
     """How an operation is written.
 
     Attributes:
@@ -46,8 +46,8 @@ class Emitter:
     limits: str = ""
 
 
-def _row(write: Callable[..., object], operators: str = "", limits: str = "") -> Emitter:
-    return Emitter(write, tuple(operators.split()), limits)
+def _row(write: Callable[..., object], operators: str = "", limits: str = "") -> OnnxEmitter:
+    return OnnxEmitter(write, tuple(operators.split()), limits)
 
 
 UNWRITTEN = (
@@ -67,7 +67,7 @@ _ADAPTIVE = "sizes that do not divide"
 _CELL = "MatMul Add Split Sigmoid Tanh Mul"
 _RESHAPE = _row(shapes.reshape, "Reshape")
 
-EMITTERS: Mapping[OpDef, Emitter] = {
+EMITTERS: Mapping[OpDef, OnnxEmitter] = {
     # multiply-accumulate
     **dict.fromkeys(vocab.CONVOLUTIONS[:3], _CONV),
     **dict.fromkeys(vocab.TRANSPOSED, _TRANSPOSED),
@@ -235,7 +235,7 @@ EMITTERS: Mapping[OpDef, Emitter] = {
     vocab.DTYPE: _row(numbers.dtype),
     vocab.DEVICE: _row(numbers.device),
     vocab.GUARD: _row(numbers.guard),
-    **{op: Emitter(write) for op, write in numbers.SCALARS.items()},
+    **{op: OnnxEmitter(write) for op, write in numbers.SCALARS.items()},
     # quantize and dequantize
     vocab.QUANT_STUB: _row(shapes.same),
     vocab.DEQUANT_STUB: _row(shapes.same),

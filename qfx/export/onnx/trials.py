@@ -26,7 +26,7 @@ from qfx import vocab
 from qfx.export.onnx import model
 from qfx.export.onnx.arguments import feeds
 from qfx.export.onnx.check import compare, open_session, run
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.seen import defaults
 from qfx.export.onnx.sizes import input_value
 from qfx.graph.interpret import NamedInterpreter
@@ -48,7 +48,7 @@ _SECONDS, _ROUNDS = 1.0, (3, 20)
 
 
 @dataclass(frozen=True)
-class Trial:
+class FormTrial:
     """One form, as ONNX Runtime runs it.
 
     Attributes:
@@ -72,33 +72,33 @@ class Trial:
         )
 
 
-def best(trials: Sequence[Trial]) -> Form:
+def best(trials: Sequence[FormTrial]) -> OnnxForm:
     """The form that rounds most of those that cost next to nothing and pay.
 
     The integer form pays where more of it runs in integers, the full integer form where it is
     faster, too: not all that engines do with integers is.
     """
     if not trials:
-        return Form.EXACT
+        return OnnxForm.EXACT
     plain = chosen = trials[0]
     for each in trials[1:]:
         more = each.integer_kernels > chosen.integer_kernels
-        pays = Form(each.form) is Form.INTEGER or each.ms < FASTER * chosen.ms
+        pays = OnnxForm(each.form) is OnnxForm.INTEGER or each.ms < FASTER * chosen.ms
         if more and pays and _agrees(each, plain):
             chosen = each
-    return Form(chosen.form)
+    return OnnxForm(chosen.form)
 
 
-def _agrees(rounded: Trial, plain: Trial) -> bool:
+def _agrees(rounded: FormTrial, plain: FormTrial) -> bool:
     near = rounded.sqnr >= min(AGREES, plain.sqnr - NEXT_TO_NOTHING)
     return near or rounded.loss <= AS_NEAR
 
 
 def try_each(
     qmodel: QuantizedModel,
-    forms: Mapping[Form, ir.Model],
+    forms: Mapping[OnnxForm, ir.Model],
     arguments: Mapping[str, object] | None,
-) -> tuple[Trial, ...]:
+) -> tuple[FormTrial, ...]:
     """Run each form on inputs by name, or on random ones."""
     reference = qmodel.reference
     given = example_arguments(reference) if arguments is None else arguments
@@ -110,7 +110,7 @@ def try_each(
     losses = [own - _sqnr(unrounded, call()) for call in calls]
     rows = zip(forms, checks, losses, _least_ms(calls), strict=True)
     return tuple(
-        Trial(form.value, check.integer_kernels, check.sqnr, loss, ms)
+        FormTrial(form.value, check.integer_kernels, check.sqnr, loss, ms)
         for form, check, loss, ms in rows
     )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx.export.onnx import windows
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.packages import require
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
 from qfx.export.problems import CannotWrite
@@ -51,7 +51,7 @@ class Writer:
         sizes: of tensors, by their id and the dim, where they are written.
     """
 
-    def __init__(self, opset: int, form: Form) -> None:
+    def __init__(self, opset: int, form: OnnxForm) -> None:
         self._ir = require("onnx_ir")
         self.opset = opset
         self.node: fx.Node | None = None

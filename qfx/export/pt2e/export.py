@@ -13,7 +13,7 @@ from qfx.errors import ConfigError, ExportError
 from qfx.export.arguments import check_quantized
 from qfx.export.problems import raise_all
 from qfx.export.pt2e.forms import call_hardtanh, dequantize_for_each
-from qfx.export.pt2e.graph import Program, Trace
+from qfx.export.pt2e.graph import ProgramModule, Trace
 from qfx.graph import meta
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.runtime.quantized import QuantizedModel
@@ -48,7 +48,7 @@ def export_pt2e(
     check_quantized(qmodel, "export_pt2e")
     args, kwargs = _arguments(example_inputs)
     trace = Trace()
-    program = Program(qmodel.reference, trace)
+    program = ProgramModule(qmodel.reference, trace)
     with CAPTURE_LOCK, torch.no_grad(), traceback.preserve_node_meta():
         try:
             exported = torch.export.export(

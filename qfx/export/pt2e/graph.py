@@ -39,7 +39,7 @@ class Trace:
     at: fx.Node | None = None
 
 
-class Program(nn.Module):
+class ProgramModule(nn.Module):
     """The module that is traced; it holds tensors under the names of the reference graph.
 
     It is no GraphModule, of which torch.export interprets the graph itself.

@@ -11,7 +11,7 @@ import torch
 from qfx.backends.onednn.probes import PROBES
 from qfx.backends.probing import probe as probes
 from qfx.backends.probing.probe import REASON, judge, probe
-from qfx.backends.probing.trials import Combination, Trial
+from qfx.backends.probing.trials import Combination, ProbeRun
 
 SOUND = [
     ("onednn.qconv1d", ()),
@@ -61,9 +61,9 @@ def test_a_kernel_that_raises_is_absent(kernel: str, post: tuple[str, ...]) -> N
 
 
 def test_a_kernel_with_wrong_codes_is_absent_and_shows_them() -> None:
-    def corrupts_large_codes(_: Combination) -> Iterator[Trial]:
+    def corrupts_large_codes(_: Combination) -> Iterator[ProbeRun]:
         exact = torch.tensor([0.0, 127.2, 200.0])
-        yield Trial("3 elements", torch.tensor([0, 127, 72], dtype=torch.uint8), exact)
+        yield ProbeRun("3 elements", torch.tensor([0, 127, 72], dtype=torch.uint8), exact)
 
     verdict = judge(COMBINATION, corrupts_large_codes)
     assert not verdict
@@ -72,21 +72,21 @@ def test_a_kernel_with_wrong_codes_is_absent_and_shows_them() -> None:
 
 @pytest.mark.parametrize("got", [127.0, 128.0])
 def test_either_neighbour_of_a_tie_is_right(got: float) -> None:
-    trial = Trial("tie", torch.tensor([got]), torch.tensor([127.5]))
+    trial = ProbeRun("tie", torch.tensor([got]), torch.tensor([127.5]))
     assert trial.fault() == ""
 
 
 def test_a_step_and_a_half_is_wrong() -> None:
-    trial = Trial("near", torch.tensor([126.0]), torch.tensor([127.5]))
+    trial = ProbeRun("near", torch.tensor([126.0]), torch.tensor([127.5]))
     assert trial.fault() == "near: gave 126, exact is 127.50"
 
 
 def test_nan_is_wrong() -> None:
-    assert "nan" in Trial("x", torch.tensor([torch.nan]), torch.tensor([1.0])).fault()
+    assert "nan" in ProbeRun("x", torch.tensor([torch.nan]), torch.tensor([1.0])).fault()
 
 
 def test_a_wrong_shape_is_wrong() -> None:
-    assert Trial("x", torch.zeros(2), torch.zeros(3)).fault() == "x: shape [2], not [3]"
+    assert ProbeRun("x", torch.zeros(2), torch.zeros(3)).fault() == "x: shape [2], not [3]"
 
 
 def test_kernels_without_a_probe_are_taken_to_work() -> None:
@@ -96,9 +96,9 @@ def test_kernels_without_a_probe_are_taken_to_work() -> None:
 def test_a_kernel_is_tried_once_by_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
 
-    def counted(combination: Combination) -> Iterator[Trial]:
+    def counted(combination: Combination) -> Iterator[ProbeRun]:
         runs.append(combination)
-        yield Trial("fine", torch.zeros(1), torch.zeros(1))
+        yield ProbeRun("fine", torch.zeros(1), torch.zeros(1))
 
     monkeypatch.setattr(probes, "_verdicts", {})
     threads = [threading.Thread(target=probe, args=("counted", counted)) for _ in range(8)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qfx.capture.regions.plan import Plan, plan
+from qfx.capture.regions.plan import RegionPlan, plan
 from qfx.errors import CaptureError, ConfigError
 
 
@@ -24,12 +24,12 @@ class Around(nn.Module):
         return self.part(x)
 
 
-def planned(model: nn.Module, x: Tensor | None = None) -> Plan:
+def planned(model: nn.Module, x: Tensor | None = None) -> RegionPlan:
     args = (torch.randn(3, 4) if x is None else x,)
     return plan(model.eval(), args, {}, whole=CaptureError("it branches. What to do: nothing"))
 
 
-def names(found: Plan) -> list[str]:
+def names(found: RegionPlan) -> list[str]:
     return [region.path for region in found.regions]
 
 

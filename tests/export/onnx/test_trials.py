@@ -6,41 +6,53 @@ import pytest
 import torch
 from torch import nn
 
-from qfx.export.onnx.forms import Form
-from qfx.export.onnx.trials import Trial, _against_unrounded, best
+from qfx.export.onnx.forms import OnnxForm
+from qfx.export.onnx.trials import FormTrial, _against_unrounded, best
 from tests.support.onnx import quantized
 
-EXACT = Trial("exact", 10, 44.0, 0.0, 9.0)
-INTEGER = Trial("integer", 20, 36.0, 0.1, 5.0)
-FULL = Trial("full_integer", 30, 35.5, 0.4, 4.0)
-FAR = Trial("full_integer", 30, 28.0, 3.0, 4.0)
+EXACT = FormTrial("exact", 10, 44.0, 0.0, 9.0)
+INTEGER = FormTrial("integer", 20, 36.0, 0.1, 5.0)
+FULL = FormTrial("full_integer", 30, 35.5, 0.4, 4.0)
+FAR = FormTrial("full_integer", 30, 28.0, 3.0, 4.0)
 
 
 @pytest.mark.parametrize(
     ("trials", "expected"),
     [
-        ((), Form.EXACT),
-        ((EXACT, INTEGER, FULL), Form.FULL),
-        ((EXACT, INTEGER), Form.INTEGER),
-        ((EXACT, FULL), Form.FULL),
+        ((), OnnxForm.EXACT),
+        ((EXACT, INTEGER, FULL), OnnxForm.FULL),
+        ((EXACT, INTEGER), OnnxForm.INTEGER),
+        ((EXACT, FULL), OnnxForm.FULL),
     ],
 )
-def test_more_integers_that_pay(trials: tuple[Trial, ...], expected: Form) -> None:
+def test_more_integers_that_pay(trials: tuple[FormTrial, ...], expected: OnnxForm) -> None:
     assert best(trials) is expected
 
 
 @pytest.mark.parametrize(
     ("integer", "full", "expected"),
     [
-        (INTEGER, Trial("full_integer", 30, 36.0, 0.1, 4.9), Form.INTEGER),  # as fast
-        (INTEGER, Trial("full_integer", 20, 36.0, 0.1, 4.0), Form.INTEGER),  # no more of it
-        (INTEGER, Trial("full_integer", 30, 30.0, 1.2, 4.0), Form.INTEGER),  # rounds too much
-        (INTEGER, Trial("full_integer", 30, 30.0, 0.9, 4.0), Form.FULL),  # as near to unrounded
-        (Trial("integer", 20, 30.0, 2.0, 5.0), FAR, Form.EXACT),
-        (Trial("integer", 20, 41.5, 9.0, 5.0), FAR, Form.INTEGER),  # within 3 dB of the exact form
+        (INTEGER, FormTrial("full_integer", 30, 36.0, 0.1, 4.9), OnnxForm.INTEGER),  # as fast
+        (INTEGER, FormTrial("full_integer", 20, 36.0, 0.1, 4.0), OnnxForm.INTEGER),  # no more of it
+        (
+            INTEGER,
+            FormTrial("full_integer", 30, 30.0, 1.2, 4.0),
+            OnnxForm.INTEGER,
+        ),  # rounds too much
+        (
+            INTEGER,
+            FormTrial("full_integer", 30, 30.0, 0.9, 4.0),
+            OnnxForm.FULL,
+        ),  # as near to unrounded
+        (FormTrial("integer", 20, 30.0, 2.0, 5.0), FAR, OnnxForm.EXACT),
+        (
+            FormTrial("integer", 20, 41.5, 9.0, 5.0),
+            FAR,
+            OnnxForm.INTEGER,
+        ),  # within 3 dB of the exact form
     ],
 )
-def test_what_does_not(integer: Trial, full: Trial, expected: Form) -> None:
+def test_what_does_not(integer: FormTrial, full: FormTrial, expected: OnnxForm) -> None:
     assert best((EXACT, integer, full)) is expected
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import vocab
-from qfx.export.pt2e.graph import Program, Trace
+from qfx.export.pt2e.graph import ProgramModule, Trace
 from qfx.export.pt2e.table import EMITTERS
 from qfx.vocab import Kind
 
@@ -205,12 +205,14 @@ def test_nothing_but_the_rounding_of_halves_differs_from_the_reference() -> None
         model.weight.copy_(torch.eye(2))
     qmodel = qfx.quantize(model, ends, backend="reference", qconfig=qconfig, check=False)
     reference, halves = qmodel.reference, torch.arange(-50.0, 50.0).reshape(50, 2) + 0.5
-    written = run(Program(reference, Trace()), halves)
+    written = run(ProgramModule(reference, Trace()), halves)
     assert torch.equal((written - run(reference, halves)).abs(), torch.ones(50, 2))
     rounding = {op: emitter for op, emitter in EMITTERS.items() if op is not vocab.QUANTIZE}
-    assert torch.equal(run(Program(reference, Trace(), rounding), halves), run(reference, halves))
+    assert torch.equal(
+        run(ProgramModule(reference, Trace(), rounding), halves), run(reference, halves)
+    )
     others = torch.arange(-50.0, 50.0).reshape(50, 2) + 0.25
-    assert torch.equal(run(Program(reference, Trace()), others), run(reference, others))
+    assert torch.equal(run(ProgramModule(reference, Trace()), others), run(reference, others))
 
 
 def test_every_operation_of_quantization_has_a_row() -> None:
