@@ -6,8 +6,6 @@ nn.Module -> capture -> passes before calibration -> calibrate -> passes after i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
 from typing import Any, cast
 
 from torch import fx, nn
@@ -34,19 +32,14 @@ from qfx.argument_checks import (
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
 from qfx.caller_modes import draws_undone, undisturbed
-from qfx.capture.capture import capture
-from qfx.capture.data_sizes import DecidedByDataError
 from qfx.capture.limits import not_kept
-from qfx.capture.regions.plan import RegionPlan, plan
-from qfx.capture.regions.recording import generates
+from qfx.capture.regions.choice import graph_or_regions
 from qfx.capture.wrappers import unwrapped
 from qfx.conversion import use_up
-from qfx.errors import CaptureError
 from qfx.framework.instruments import Instrument, as_instruments
 from qfx.framework.levels import Level
 from qfx.framework.pipeline import Pipeline
 from qfx.garbage_collection import patiently
-from qfx.graph.copying import inference_copy
 from qfx.preparation import PrepareRequest, prepare_graph
 from qfx.quant.qconfig import QConfig, QConfigMapping
 from qfx.regional import convert_regions, prepare_regions
@@ -234,7 +227,7 @@ def prepare(
     request = PrepareRequest(
         method, chosen, target, qconfig, kinds, start, tuple(settings), watched, notes
     )
-    captured = _captured(model, args, kwargs, method, asked)
+    captured = graph_or_regions(model, args, kwargs, asked, trains=method == "qat")
     if not isinstance(captured, fx.GraphModule):
         return cast(PreparedModel, prepare_regions(request, model, captured, args, kwargs))
     configuration = request.configured(captured, model)
@@ -250,42 +243,6 @@ def _standard(method: str, effort: str) -> Pipeline:
         return pipelines.static(effort=effort)
     made: Pipeline = getattr(pipelines, method)()
     return made
-
-
-def _captured(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    method: str,
-    regions: str | tuple[str, ...],
-) -> fx.GraphModule | RegionPlan:
-    """The graph of inference, also of a model in training; or of parts of it."""
-    trains = method == "qat"
-    in_parts = partial(plan, model, args, kwargs, modes=trains)
-    if not isinstance(regions, str):
-        return in_parts(whole=_AS_ASKED, wanted=regions)
-    if regions == "auto" and generates(model):
-        return in_parts(whole=_GENERATES)
-    source = inference_copy(model) if trains else model
-    as_whole = partial(capture, source, args, kwargs, modes=trains, keep_expected=True)
-    if regions == "whole":
-        return as_whole()
-    try:
-        return as_whole(data_sizes=False)
-    except CaptureError as error:
-        why = error
-    if not isinstance(why, DecidedByDataError):
-        return in_parts(whole=why)
-    with suppress(CaptureError):  # no part can be captured either: the whole, bound to that size
-        return in_parts(whole=str(why))
-    return as_whole()
-
-
-_AS_ASKED = "regions= names these parts"
-_GENERATES = (
-    "it generates: generate() calls it with a cache, and a graph would leave that method behind "
-    '(regions="whole" captures its forward alone)'
-)
 
 
 @undisturbed()

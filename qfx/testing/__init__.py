@@ -17,8 +17,9 @@
 """
 
 from qfx.testing.checking import Result, assert_close, assert_unchanged, check, run
+from qfx.testing.drawing import generate
 from qfx.testing.fuzzing import Fuzzed, FuzzError, fuzz
-from qfx.testing.programs import Program, example, generate, seeded
+from qfx.testing.programs import Program, example, seeded
 
 __all__ = [
     "FuzzError",

@@ -16,7 +16,8 @@ from qfx.framework.pass_base import Pass, as_pass
 from qfx.framework.registry import list_passes
 from qfx.history.history import History
 from qfx.testing.checking import assert_unchanged
-from qfx.testing.programs import Program, generate
+from qfx.testing.drawing import generate
+from qfx.testing.programs import Program
 
 _MOST_TRIALS = 200
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from qfx.testing.programs import Program, generate
+from qfx.testing.drawing import generate
+from qfx.testing.programs import Program
 
 
 def programs(*, max_steps: int = 8) -> st.SearchStrategy[Program]:

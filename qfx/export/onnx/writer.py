@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
 
 from qfx.export.onnx import windows
+from qfx.export.onnx.dtypes import DTYPES, NUMBERS, as_number, symbol
 from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.packages import require
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
 Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[str]"
 
 _LARGEST = 2**31
-_DTYPES = {
-    torch.float32: "FLOAT",
-    torch.float64: "DOUBLE",
-    torch.float16: "FLOAT16",
-    torch.bfloat16: "BFLOAT16",
-    torch.uint8: "UINT8",
-    torch.int8: "INT8",
-    torch.int16: "INT16",
-    torch.uint16: "UINT16",
-    torch.int32: "INT32",
-    torch.int64: "INT64",
-    torch.bool: "BOOL",
-}
 
 
 class Writer:
@@ -77,9 +65,9 @@ class Writer:
             shape = tuple(operand.shape)
             return Info(shape, shape, operand.dtype)
         if isinstance(operand, Number):
-            return Info((), (), _NUMBERS[operand.kind])
+            return Info((), (), NUMBERS[operand.kind])
         if isinstance(operand, (bool, int, float)):
-            return Info((), (), _NUMBERS[type(operand)])
+            return Info((), (), NUMBERS[type(operand)])
         return self._info[id(operand)]
 
     def knows(self, value: ir.Value) -> bool:
@@ -90,11 +78,11 @@ class Writer:
         """Write down what ``value`` is."""
         self._info[id(value)] = info
         value.dtype = self.dtype(info.dtype)
-        value.shape = self._ir.Shape([d if isinstance(d, int) else _symbol(d) for d in info.shape])
+        value.shape = self._ir.Shape([d if isinstance(d, int) else symbol(d) for d in info.shape])
 
     def has(self, dtype: torch.dtype) -> bool:
         """Whether ONNX has a dtype."""
-        return dtype in _DTYPES
+        return dtype in DTYPES
 
     def dtype(self, dtype: torch.dtype) -> ir.DataType:
         """The dtype of ONNX."""
@@ -102,7 +90,7 @@ class Writer:
             parts = "Compute with real and imaginary parts, or outside of the model."
             remedy = parts if dtype.is_complex else "Convert the model to float32."
             raise CannotWrite(f"tensors of {dtype} can't be written to ONNX", remedy)
-        found: ir.DataType = self._ir.DataType[_DTYPES[dtype]]
+        found: ir.DataType = self._ir.DataType[DTYPES[dtype]]
         return found
 
     def new_value(self, name: str) -> ir.Value:
@@ -198,7 +186,7 @@ class Writer:
         if isinstance(operand, Number):
             return operand.value
         if isinstance(operand, (bool, int, float)):
-            return self.scalar(operand, _NUMBERS[type(operand)])
+            return self.scalar(operand, NUMBERS[type(operand)])
         return operand
 
     def constant(self, tensor: Tensor, name: str = "", dtype: str = "") -> ir.Value:
@@ -264,7 +252,7 @@ class Writer:
         if isinstance(operand, Tensor):
             return operand if operand.dtype == dtype else operand.to(dtype)
         if isinstance(operand, (bool, int, float)):
-            return self.scalar(_as(operand, dtype), dtype)
+            return self.scalar(as_number(operand, dtype), dtype)
         if isinstance(operand, Number):
             flat = self.op("Squeeze", operand.value, self.vector([0]))
             made = self.op("Cast", flat, to=int(self.dtype(dtype)))
@@ -320,21 +308,3 @@ class Writer:
             if isinstance(size, Number):
                 self.sizes[id(made), dim] = size
         return made
-
-
-_NUMBERS: Mapping[type, torch.dtype] = {
-    bool: torch.bool,
-    int: torch.int64,
-    float: torch.float32,
-}
-
-
-def _as(number: float, dtype: torch.dtype) -> float:
-    return (
-        number if dtype.is_floating_point else bool(number) if dtype == torch.bool else int(number)
-    )
-
-
-def _symbol(name: str) -> str | None:
-    """The name of a size in the file: those that are none of the inputs' own have none."""
-    return None if "|" in name else name

@@ -7,7 +7,6 @@ As other modules with statistics, it records in training mode only: ``eval()`` s
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import CalibrationError, ConfigError
+from qfx.quant.observers.variants import variant
 from qfx.quant.qparams import QParams, choose_qparams, scale_and_zero_point
 from qfx.semantics.layout import dense_view
 
@@ -190,7 +190,7 @@ class Observer(nn.Module):
                 f"{cls.__name__} has no option {', '.join(unknown)};"
                 f" it has {', '.join(cls.options) or 'none'}"
             )
-        return _specialized(cls, tuple(sorted(options.items()))) if options else cls
+        return variant(cls, tuple(sorted(options.items()))) if options else cls
 
     @classmethod
     def made_from(cls) -> tuple[type[Observer], tuple[tuple[str, Any], ...]]:
@@ -303,34 +303,3 @@ def require_finite(x: Tensor, extremes: Iterable[Tensor]) -> None:
         f"{nan} NaN and {inf} infinite values among {x.numel()}: no scale can represent them;"
         " look for an overflow or a division by zero upstream, or leave this operation float"
     )
-
-
-class _Specialized(type):
-    """The type of the classes that :meth:`Observer.with_args` makes: they pickle as that call."""
-
-
-def _as_call(cls: _Specialized) -> tuple[Any, ...] | str:
-    if "_given" not in cls.__dict__:  # a subclass that has a name of its own
-        return cls.__qualname__
-    return _specialized, (cls.__dict__["_made_from"], cls.__dict__["_given"])
-
-
-copyreg.pickle(_Specialized, _as_call)
-
-_SPECIALIZED: dict[tuple[object, ...], type[Observer]] = {}
-
-
-def _specialized(cls: type[_Self], options: tuple[tuple[str, object], ...]) -> type[_Self]:
-    """The one subclass of ``cls`` with ``options``, made when first asked for."""
-    origin, before = cls.made_from()
-    given = tuple(sorted({**dict(before), **dict(options)}.items()))
-    text = ", ".join(f"{k}={v!r}" for k, v in given)
-    body = {
-        **dict(given),
-        "__module__": cls.__module__,
-        "__doc__": cls.__doc__,
-        "_made_from": origin,
-        "_given": given,
-    }
-    made = _Specialized(f"{origin.__name__}({text})", (origin,), body)
-    return _SPECIALIZED.setdefault((origin, given), made)  # type: ignore[arg-type, return-value]
