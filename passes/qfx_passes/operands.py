@@ -6,19 +6,18 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, fx
 
-from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
 from qfx.graph.interpret import result_of
 from qfx.rewrite.rewriter import Rewriter
-from qfx.vocab import Kind, OpDef, bound, is_op
+from qfx.vocab import Kind, OpDef, bound
 
 _NO_SITES = (Kind.QUERY, Kind.STUB, Kind.QUANT, Kind.PARAMETER)
 
 
 def asks_shape(node: fx.Node) -> bool:
     """Whether ``node`` asks what a float value and the integers that stand for it share."""
-    return is_op(node, vocab.SIZE, vocab.DIM, vocab.DEVICE, vocab.SCALARS[len])
+    return isinstance(node.target, OpDef) and node.target.asks_form
 
 
 def is_float_operation(node: fx.Node) -> bool:

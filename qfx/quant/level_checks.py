@@ -24,13 +24,11 @@ from qfx.quant.recorders import is_observer, observer_of, recorder_of
 from qfx.quant.spec import QuantSpec
 from qfx.vocab import OpDef, bound, is_op
 
-_STUBS = (vocab.QUANT_STUB, vocab.DEQUANT_STUB)
-
 
 def check_stubs(graph_module: fx.GraphModule) -> None:
     """Stubs stand where float tensors enter and leave."""
     for node in graph_module.graph.nodes:
-        if is_op(node, *_STUBS) and not all(map(meta.is_float_tensor, node.all_input_nodes)):
+        if is_op(node, *vocab.STUBS) and not all(map(meta.is_float_tensor, node.all_input_nodes)):
             raise fault(node, "is a stub of something that is no float tensor")
 
 
@@ -82,7 +80,7 @@ def check_settled(graph_module: fx.GraphModule) -> None:
             "a fake-quant": isinstance(observer, FakeQuantize),
             "an observer": isinstance(observer, Observer),
             "a recorder": recorder_of(node) is not None,
-            "a stub": is_op(node, *_STUBS),
+            "a stub": is_op(node, *vocab.STUBS),
         }
         for kind, is_left in kinds.items():
             if is_left:

@@ -154,6 +154,7 @@ SOFTMAX = define(
     (nn.Softmax,),
     (torch.softmax, F.softmax, torch.special.softmax),
     ("softmax",),
+    reads_scores=True,
 )
 LOG_SOFTMAX = define(
     activations.log_softmax,

@@ -46,6 +46,9 @@ class OpDef:
         picks: whether its results are values of its input, beside those whose kind says so.
         rearranges: whether it yields every element of its input once.
         elementwise: whether it computes each element of one tensor by itself.
+        reads_scores: whether it takes scores of attention, into which masks put -inf.
+        asks_form: whether it asks of a value what the integers that stand for it tell as well.
+        inert: whether it computes nothing in inference: a place that passes know by name.
     """
 
     name: str
@@ -62,6 +65,9 @@ class OpDef:
     picks: bool = False
     rearranges: bool = False
     elementwise: bool = False
+    reads_scores: bool = False
+    asks_form: bool = False
+    inert: bool = False
     signature: inspect.Signature = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

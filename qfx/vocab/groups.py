@@ -5,6 +5,7 @@ from __future__ import annotations
 from qfx.vocab.definition import ops
 from qfx.vocab.elementwise import FMAX, FMIN, MAXIMUM, MINIMUM
 from qfx.vocab.products import GRU, GRU_CELL, LSTM, LSTM_CELL, RNN, RNN_CELL
+from qfx.vocab.quantization import DEQUANT_STUB, QUANT_STUB
 from qfx.vocab.reductions import (
     ADAPTIVE_AVG_POOL1D,
     ADAPTIVE_AVG_POOL2D,
@@ -20,6 +21,7 @@ from qfx.vocab.reductions import (
     MAX_POOL3D,
 )
 
+STUBS = (QUANT_STUB, DEQUANT_STUB)
 SEQUENCES = (LSTM, GRU, RNN)
 LAYERS = tuple(op for op in ops() if op.layer)
 """Convolutions, transposed ones too, and linear layers."""

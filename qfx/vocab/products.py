@@ -60,9 +60,11 @@ MATMUL = define(
     ("matmul", "bmm", "mm", "mv"),
 )
 BILINEAR = define(layers.bilinear, Kind.MATMUL, (nn.Bilinear,), (F.bilinear,))
-ATTENTION_WEIGHTS = define(layers.attention_weights, Kind.MATMUL)
+ATTENTION_WEIGHTS = define(layers.attention_weights, Kind.MATMUL, reads_scores=True)
 ADDITIVE_MASK = define(layers.additive_mask, Kind.ACTIVATION)
-ATTENTION = define(layers.attention, Kind.MATMUL, (), (F.scaled_dot_product_attention,))
+ATTENTION = define(
+    layers.attention, Kind.MATMUL, (), (F.scaled_dot_product_attention,), reads_scores=True
+)
 LSTM = define(recurrent.lstm, Kind.MATMUL, (nn.LSTM,))
 GRU = define(recurrent.gru, Kind.MATMUL, (nn.GRU,))
 RNN = define(recurrent.rnn, Kind.MATMUL, (nn.RNN,))

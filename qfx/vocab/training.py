@@ -5,7 +5,7 @@ from __future__ import annotations
 from qfx.semantics import folding, markers, shapes
 from qfx.vocab.definition import Kind, define
 
-DROPOUT = define(markers.dropout, Kind.SHAPE)
+DROPOUT = define(markers.dropout, Kind.SHAPE, inert=True)
 FOLD_WEIGHT = define(folding.fold_weight, Kind.PARAMETER)
 FOLD_BIAS = define(folding.fold_bias, Kind.PARAMETER)
 PART = define(shapes.part, Kind.PARAMETER)

@@ -37,7 +37,7 @@ from qfx.quant.groups import Groups, is_fixed, rescaled
 from qfx.quant.qparams import QParams
 from qfx.quant.reasons import refusal
 from qfx.quant.spec import QConfig, QuantSpec
-from qfx.vocab import is_op
+from qfx.vocab import OpDef, is_op
 from qfx_passes.operands import (
     asks_shape,
     float_operands,
@@ -270,5 +270,5 @@ class _Annotator:
 
 def _masks_scores(node: fx.Node) -> bool:
     """Whether ``node`` adds a mask to attention scores: -inf, or -1e4, has no place in a scale."""
-    readers = (vocab.SOFTMAX, vocab.ATTENTION, vocab.ATTENTION_WEIGHTS)
-    return is_op(node, vocab.ADD) and any(is_op(user, *readers) for user in node.users)
+    targets = (user.target for user in node.users)
+    return is_op(node, vocab.ADD) and any(isinstance(t, OpDef) and t.reads_scores for t in targets)

@@ -79,7 +79,7 @@ def by_hand(node: fx.Node) -> bool:
 
 
 def _is_stub(node: fx.Node) -> bool:
-    return vocab.is_op(node, vocab.QUANT_STUB, vocab.DEQUANT_STUB)
+    return vocab.is_op(node, *vocab.STUBS)
 
 
 def _side(node: fx.Node, sides: dict[fx.Node, StubSide], start: StubSide) -> StubSide:

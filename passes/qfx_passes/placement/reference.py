@@ -31,13 +31,12 @@ from qfx.quant.recorders import observer_of, recorder_of
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import (
-    DEQUANT_STUB,
     DEQUANTIZE,
     DYNAMIC_QPARAMS,
     GETITEM,
-    QUANT_STUB,
     QUANTIZE,
     RECURRENT,
+    STUBS,
     UNPACK,
     WIDEN,
     is_op,
@@ -91,7 +90,7 @@ class Reference(Pass):
             if note.weight is not None:
                 weights.quantize(node, note.weight, note.weight_qparams)
         for node in list(graph.nodes):  # last: annotations know what they read by name
-            if is_op(node, QUANT_STUB, DEQUANT_STUB):
+            if is_op(node, *STUBS):
                 ctx.rewriter.replace(node, node.args[0])
 
 

@@ -34,7 +34,7 @@ from qfx.quant.recorders import observer_of
 from qfx.quant.reference_form import Measured, qparams_of, quantized_weight
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Start
-from qfx.vocab import bound, is_op
+from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.operands import is_constant, parameter_value
 
 _CODES = (torch.int8, torch.uint8)
@@ -91,8 +91,7 @@ def _made_by(graph: fx.Graph, among: set[str]) -> dict[fx.Node, Made]:
     made: dict[fx.Node, Made] = {}
     count: dict[tuple[object, ...], int] = {}
     for node in graph.nodes:
-        # The reference has none of these left.
-        if is_op(node, vocab.QUANT_STUB, vocab.DEQUANT_STUB, vocab.DROPOUT):
+        if isinstance(node.target, OpDef) and node.target.inert:  # the reference has none left
             made[node] = made[node.args[0]]
             continue
         operations = frozenset(o.node for o in meta.origins(node) if o.node in among)
