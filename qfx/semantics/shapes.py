@@ -194,6 +194,13 @@ def pad(
     return F.pad(input, tuple(pad), mode, value)
 
 
+def arrange(input: Tensor, *, dims: Sequence[int], leading: int = 1) -> Tensor:
+    """A parameter as the matrix of a layer: its dims in another order, then the leading ones made
+    rows and the rest columns.
+    """
+    return input.permute(tuple(dims)).flatten(leading).flatten(0, leading - 1)
+
+
 def part(input: Tensor, *, parts: int, index: int) -> Tensor:
     """One of so many equal parts of a packed parameter, a view."""
     return input.chunk(parts)[index]

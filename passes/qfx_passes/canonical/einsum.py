@@ -1,4 +1,4 @@
-"""Sums of products in the notation of ``einsum``, as one matmul between shapes.
+"""Sums of products in the notation of ``einsum``, as matmuls between shapes.
 
 Indices of two operands are of five kinds: *batch* (both operands and the result have them), *rows*
 (the left operand and the result), *columns* (the right operand and the result), *summed* (both
@@ -7,8 +7,10 @@ operands), and those of one operand alone, which are summed up beforehand:
     left -> (batch, rows, summed)   right -> (batch, summed, columns)   y = left @ right
     y of (batch, rows, columns) -> the result
 
-Where nothing is summed it is a product of aligned tensors. Where one operand is constant and there
-is no batch it is a linear layer, whose weight is that constant, (columns, summed).
+Of more operands the first two are multiplied, then that by the third, as torch does; what others
+or the result have is kept. Where nothing is summed it is a product of aligned tensors. Where one
+operand is constant and there is no batch it is a linear layer, whose weight is that constant,
+(columns, summed): arranged by constant folding, or by ARRANGE where it is trained.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def expand_einsum(
     equation, *operands = args
     if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
         operands = list(operands[0])
-    if not isinstance(equation, str) or len(operands) not in (1, 2):
+    if not isinstance(equation, str) or not operands:
         return Mismatch("einsum of a form that is no matmul")
     read = _read(equation.replace(" ", ""), operands)
     if isinstance(read, Mismatch):
@@ -53,10 +55,15 @@ def expand_einsum(
     terms, result = read
     writer = _Writer(node, rewriter)
     others = [result + "".join(t.indices for t in terms if t is not each) for each in terms]
-    terms = [writer.summed_up(t, kept) for t, kept in zip(terms, others, strict=True)]
-    if len(terms) == 1:
-        return writer.ordered(terms[0], result)
-    return writer.product(terms[0], terms[1], result, trainable=trainable)
+    first, *rest = [writer.summed_up(t, kept) for t, kept in zip(terms, others, strict=True)]
+    if not rest:
+        return writer.ordered(first, result)
+    for at, other in enumerate(rest, 1):
+        wanted = result + "".join(term.indices for term in rest[at:])
+        found = dict.fromkeys(c for c in first.indices + other.indices if c in wanted)
+        indices = result if at == len(rest) else "".join(found)
+        first = Term(writer.product(first, other, indices, trainable=trainable), indices)
+    return first.node
 
 
 def _read(equation: str, operands: list[Any]) -> tuple[list[Term], str] | Mismatch:
@@ -85,8 +92,11 @@ def _read(equation: str, operands: list[Any]) -> tuple[list[Term], str] | Mismat
     terms = [Term(o, p) for o, p in zip(operands, parts, strict=True)]
     if any(len(t.indices) != rank for t, rank in zip(terms, ranks, strict=True)):
         return Mismatch("einsum {0} of operands of other ranks", equation)
-    shared = [c for c in terms[0].indices if c in terms[-1].indices]
-    if any(terms[0].size(c) != terms[-1].size(c) for c in shared):
+    sizes: dict[str, set[int]] = {}
+    for term in terms:
+        for index in term.indices:
+            sizes.setdefault(index, set()).add(term.size(index))
+    if any(len(found) > 1 for found in sizes.values()):
         return Mismatch("einsum {0} broadcasts", equation)
     if not set(result) <= set("".join(parts)):
         return Mismatch("einsum {0} of a form that is no matmul", equation)
@@ -111,10 +121,10 @@ class _Writer:
         batch = [c for c in result if c in left.indices and c in right.indices]
         rows = [c for c in left.indices if c in result and c not in batch]
         columns = [c for c in right.indices if c in result and c not in batch]
-        constant = right.node.op == "get_attr" and not batch and bool(columns) and not trainable
+        constant = right.node.op == "get_attr" and not batch and bool(columns)
         first = self._merged(left, batch, rows if batch else None, rows, summed)
         if constant:
-            weight = self._merged(right, [], columns, columns, summed)
+            weight = self._weight(right, columns, summed, trainable=trainable)
             made = self._call(vocab.LINEAR, first, weight)
         else:
             second = self._merged(right, batch, summed, summed, columns)
@@ -129,6 +139,17 @@ class _Writer:
         if batch:
             made = self._split(made, left, rows, len(batch))
         return self.ordered(Term(made, "".join((*batch, *rows, *columns))), result)
+
+    def _weight(
+        self, term: Term, columns: list[str], summed: list[str], *, trainable: bool
+    ) -> fx.Node:
+        """A constant as (columns, summed)."""
+        if not trainable:
+            return self._merged(term, [], columns, columns, summed)
+        dims = tuple(map(term.indices.index, (*columns, *summed)))
+        if dims == (0, 1):
+            return term.node
+        return self._call(vocab.ARRANGE, term.node, dims=dims, leading=len(columns))
 
     def summed_up(self, term: Term, kept: str) -> Term:
         """``term`` without the dims that nothing else has."""

@@ -5,7 +5,7 @@
 
 Where W is written as the transpose of a parameter, W' is that parameter, so that what else reads it
 (an embedding, of which the output layer is the transpose) goes on sharing it. Else W' is a copy,
-which only inference may have.
+and where W is trained arrange(W, dims=(1, 0)).
 
 What ``einsum`` is, :mod:`qfx_passes.canonical.einsum` tells.
 """
@@ -98,15 +98,17 @@ class _Products:
             return None
         assert isinstance(matrix, fx.Node)
         if matrix.op == "get_attr":
-            return None if self._trainable else self._copied(matrix, node)
+            return self._copied(matrix, node)
         parameter = matrix.args[0] if is_op(matrix, vocab.TRANSPOSE, vocab.PERMUTE) else None
         if not isinstance(parameter, fx.Node) or parameter.op != "get_attr":
             return None
         return parameter if _swaps(matrix) else None
 
     def _copied(self, matrix: fx.Node, node: fx.Node) -> fx.Node:
-        """A read of a transposed copy."""
+        """A read of a transposed copy, or of what is trained the transpose."""
         name, rewriter = str(matrix.target), self._rewriter
+        if self._trainable:
+            return _made(rewriter, node, vocab.ARRANGE, matrix, dims=(1, 0))
         if name not in self._copies:
             transposed = rewriter.tensor(matrix).detach().t().contiguous()
             self._copies[name] = rewriter.register(name, transposed)

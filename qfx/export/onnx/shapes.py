@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from qfx.export.onnx.pools import padded
 from qfx.export.onnx.values import Info, Number, Operand
@@ -302,12 +301,6 @@ def _common(w: Writer, tensors: Sequence[Operand]) -> torch.dtype:
     for other in tensors[1:]:
         dtype = torch.promote_types(dtype, w.info(other).dtype)
     return dtype
-
-
-def part(w: Writer, input: Operand, *, parts: int, index: int) -> Operand:
-    if isinstance(input, Tensor):
-        return input.chunk(parts)[index]
-    raise CannotWrite("a part of a parameter that is computed", "Convert the model first.")
 
 
 def setitem(w: Writer, input: Operand, index: object, value: Operand) -> ir.Value:

@@ -23,11 +23,13 @@ from qfx.export.onnx import (
     norms,
     numbers,
     ordering,
+    parameters,
     pools,
     quantization,
     recurrent,
     shapes,
 )
+from qfx.semantics import shapes as semantics
 from qfx.vocab import OpDef
 
 
@@ -245,6 +247,7 @@ EMITTERS: Mapping[OpDef, OnnxEmitter] = {
     vocab.UNPACK: _row(quantization.unpack),
     vocab.WIDEN: _row(quantization.widen, "Cast"),
     # training
-    vocab.PART: _row(shapes.part),
+    vocab.PART: _row(parameters.computed(semantics.part)),
+    vocab.ARRANGE: _row(parameters.computed(semantics.arrange)),
 }
 """Every operation of inference; what belongs to training (Kind.PARAMETER) is gone by then."""
