@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from qfx.keeping import load, save
     from qfx.numerics.bisection import bisect
     from qfx.numerics.comparison import compare
+    from qfx.tuning.tune import tune
 
 __version__ = "0.1.0"
 
@@ -153,6 +154,7 @@ __all__ = [
     "snapshot",
     "source",
     "tensor_info",
+    "tune",
     "vocab",
 ]
 
@@ -166,6 +168,7 @@ _LATER = {
     "export_pt2e": "qfx.export.pt2e.export",
     "load": "qfx.keeping",
     "save": "qfx.keeping",
+    "tune": "qfx.tuning.tune",
 }
 """What quantizing does without, a third of all code, and where it is: imported when asked for."""
 

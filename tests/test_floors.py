@@ -40,7 +40,7 @@ FLOORS = (
     ("argument_checks", "pipelines", "storage", "preparation", "conversion"),
     ("engines", "regional"),
     ("api", "custom_passes", "keeping"),
-    ("testing",),
+    ("testing", "tuning"),
     ("qfx",),
 )
 """From the ground up; rooms of one floor know nothing of each other."""

@@ -16,7 +16,7 @@ from torch import fx, nn
 _OURS = frozenset(
     {
         *("called", "_reference", "_rounded", "_lowering"),
-        *("settings", "history", "report", "backend", "reference", "needs"),
+        *("settings", "history", "report", "backend", "reference", "needs", "tuning"),
         *(
             "outdate",
             "has_observers",

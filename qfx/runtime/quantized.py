@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from qfx.framework.pass_base import Pass
     from qfx.history.history import History
     from qfx.report.sites import QuantizationReport
+    from qfx.report.tuning import Tuning
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,13 @@ class QuantizedModel(WorkingGraphModule):
         history: every stage from capture to lowering.
         backend: name of the backend that it was lowered for.
         reference: the explicit q/dq graph that it means.
+        tuning: what :func:`qfx.tune` tried before it came to this one, else None.
     """
 
     report: QuantizationReport
     history: History
     backend: str
+    tuning: Tuning | None = None
 
     def __init__(
         self,
@@ -165,6 +168,7 @@ class QuantizedModel(WorkingGraphModule):
             history=self.history,
             lowering=self.__dict__["_lowering"],
         )
+        result.__dict__["tuning"] = self.tuning
         hand_on_place(self, result)
         return result
 
@@ -176,6 +180,7 @@ class QuantizedModel(WorkingGraphModule):
             history=copy.deepcopy(self.history),
             lowering=self.__dict__["_lowering"],
         )
+        result.__dict__["tuning"] = self.tuning
         memo[id(self)] = result
         hand_on_place(self, result, memo)
         return result

@@ -214,7 +214,7 @@ def write_container(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     The file comes into being under another name: whoever reads ``path`` meanwhile, or has it
     mapped, keeps what was there before.
     """
-    with _replacing(path) as file:
+    with replacing(path) as file:
         for part in container_parts(tensors, metadata):
             file.write(part)
 
@@ -255,7 +255,7 @@ def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file beside ``path`` that takes its place, and its permissions, once it is whole.
 
     A link stays: it is what it leads to that is replaced.
