@@ -94,6 +94,24 @@ class ChannelMean(nn.Module):
                 self.silent.add_((~self.reach.reads(live)).sum())
         return x
 
+    def reset(self) -> None:
+        """Forget everything seen."""
+        self.total, self.peak = self.total.new_zeros(0), self.peak.new_zeros(0)
+        self.count.zero_()
+        self.silent.zero_()
+
+    @torch.no_grad()
+    def merge(self, other: ChannelMean) -> None:
+        """Take over what ``other``, a recorder of the same value, has seen."""
+        if not other.seen:
+            return
+        if self.total.numel() == 0:
+            self.total, self.peak = torch.zeros_like(other.total), torch.zeros_like(other.peak)
+        self.total.add_(other.total)
+        self.peak.copy_(torch.maximum(self.peak, other.peak))
+        self.count.add_(other.count)
+        self.silent.add_(other.silent)
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: object, **kwargs: object
     ) -> None:

@@ -2,7 +2,8 @@
 
 A batch is a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
 Elements beyond the number of example inputs are labels and are dropped. What the examples set by
-keyword and is no data (a flag, say) need not be in every batch.
+keyword and is no data (a flag, say) need not be in every batch. In a process group each rank runs
+batches of its own (:mod:`qfx.runtime.ranks`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from qfx.runtime.batch_structure import misfit
 from qfx.runtime.dtypes import COMPUTED_IN
 from qfx.runtime.inputs import other_dtypes
 from qfx.runtime.prepared import PreparedModel
+from qfx.runtime.ranks import together
 from qfx.runtime.regions import regions_of
 
 _EXAMPLES = "the example inputs"
@@ -144,21 +147,26 @@ def run_calibration(
     """
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise ConfigError(f"steps={steps!r}: give a number of batches from 1 on, or None for all")
-    positional = _positional(prepared)
-    chosen = itertools.islice(batches(data, positional), steps)
-    total = steps if steps is not None else _length(data)
     shown = sys.stderr.isatty() if progress is None else progress
+    run = partial(_run_all, prepared, data, steps, shown)
+    if together(prepared.graphs, run) == 0:
+        raise CalibrationError(
+            "calibration data is empty: no batch came out of it. Give at least one representative "
+            "batch; an iterator that was already consumed yields nothing."
+        )
+
+
+def _run_all(prepared: Calibrated, data: object, steps: int | None, shown: bool) -> int:
+    """Run the batches that this process has, and return how many these were."""
+    chosen = itertools.islice(batches(data, _positional(prepared)), steps)
+    total = steps if steps is not None else _length(data)
     count = 0
     bar = tqdm(chosen, total=total, desc="calibrating", disable=not shown)
     with prepared.calibrating(), bar:
         for args, kwargs in bar:
             _run_batch(prepared, args, _completed(prepared, args, kwargs), count)
             count += 1
-    if count == 0:
-        raise CalibrationError(
-            "calibration data is empty: no batch came out of it. Give at least one representative "
-            "batch; an iterator that was already consumed yields nothing."
-        )
+    return count
 
 
 def _positional(prepared: Calibrated) -> int:
@@ -217,7 +225,12 @@ def _lacking(prepared: Calibrated, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 def run_example(prepared: Calibrated) -> None:
     """Calibrate with the example inputs alone."""
-    _run_batch(prepared, prepared.example_inputs, dict(prepared.example_kwargs), None)
+
+    def run() -> int:
+        _run_batch(prepared, prepared.example_inputs, dict(prepared.example_kwargs), None)
+        return 1
+
+    together(prepared.graphs, run)
 
 
 def _length(data: object) -> int | None:

@@ -159,7 +159,7 @@ class PreparedModel(WorkingGraphModule):
         return Sample(bound.args, {name: bound.kwargs[name] for name in sorted(bound.kwargs)})
 
     @property
-    def _ordered_examples(self) -> Sample:
+    def ordered_examples(self) -> Sample:
         """The example inputs, in the same order."""
         return self._in_order(self.settings.example_inputs, self.settings.example_kwargs)
 
@@ -168,7 +168,7 @@ class PreparedModel(WorkingGraphModule):
     ) -> None:
         """The batches that were kept are state of calibration, too."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        kept = self.samples.state(self._ordered_examples)
+        kept = self.samples.state(self.ordered_examples)
         destination.update((f"{prefix}samples.{name}", tensor) for name, tensor in kept.items())
 
     def _load_from_state_dict(
@@ -180,7 +180,7 @@ class PreparedModel(WorkingGraphModule):
         held = {n: state_dict.pop(n) for n in list(state_dict) if ours.fullmatch(n)}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         named = {name.removeprefix(start): tensor for name, tensor in held.items()}
-        self.__dict__["samples"] = Samples.of_state(named, self._ordered_examples)
+        self.__dict__["samples"] = Samples.of_state(named, self.ordered_examples)
 
     @property
     def has_observers(self) -> bool:
