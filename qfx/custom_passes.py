@@ -22,12 +22,14 @@ from qfx.framework.manager import run_pipeline
 from qfx.framework.pass_base import Pass, PassContext, as_pass, works_as_written
 from qfx.framework.pipeline import Pipeline
 from qfx.framework.registry import get_pass
+from qfx.garbage_collection import patiently
 from qfx.history.history import History
 from qfx.quant.level_checks import QUANTIZATION
 from qfx.verification.stages import KeepsValues
 
 
 @undisturbed()
+@patiently
 def run_passes(
     model: nn.Module,
     passes: Iterable[Pass | type[Pass]],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from qfx.table import table
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class RuleStatistics:
 
     Attributes:
         rule: "pass/rule".
-        attempts: at how many nodes it was tried.
+        attempts: at how many nodes it was tried: those whose operands say that it may come near.
         matches: how often its pattern matched.
         rewrites: how often it rewrote what matched.
         seconds: what trying and rewriting took.
@@ -45,6 +48,22 @@ class RuleStatistics:
     matches: int = 0
     rewrites: int = 0
     seconds: float = 0.0
+
+
+def rules_table(statistics: Iterable[RuleStatistics]) -> str:
+    """A table of rules, the slowest first: tried, matched, applied, and what that took."""
+    rows = [
+        (
+            rule.rule,
+            str(rule.attempts),
+            str(rule.matches),
+            str(rule.rewrites),
+            f"{1e3 * rule.seconds:.1f}",
+        )
+        for rule in sorted(statistics, key=lambda rule: (-rule.seconds, rule.rule))
+    ]
+    header = ("rule", "tried", "matched", "applied", "ms")
+    return table(header, rows, right=header[1:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from typing import overload
 from qfx.errors import ConfigError
 from qfx.history.blame import Blame, trace
 from qfx.history.diff import GraphDiff
+from qfx.history.events import rules_table
 from qfx.history.stage import Stage
-from qfx.table import columns, table
+from qfx.table import columns
 
 
 class History:
@@ -93,18 +94,7 @@ class History:
         The slowest comes first. Stages that were read from a file have no statistics.
         """
         found = [rule for stage in self._stages for rule in stage.statistics]
-        rows = [
-            (
-                rule.rule,
-                str(rule.attempts),
-                str(rule.matches),
-                str(rule.rewrites),
-                f"{1e3 * rule.seconds:.1f}",
-            )
-            for rule in sorted(found, key=lambda rule: (-rule.seconds, rule.rule))
-        ]
-        header = ("rule", "tried", "matched", "applied", "ms")
-        return table(header, rows, right=header[1:])
+        return rules_table(found)
 
     def diff(self, a: int | str, b: int | str | None = None) -> GraphDiff:
         """The difference from stage ``a`` to stage ``b``, each by index or name.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor, fx
 
@@ -11,48 +10,34 @@ from qfx.rewrite import call_patterns
 from qfx.rewrite import pattern as p
 from qfx.rewrite.pattern import Literal, Mismatch, Pattern
 
+ArgumentPlace: TypeAlias = "tuple[call_patterns.CallPattern, fx.Node, int | str]"
+"""Where an argument stands: of which call, and at which position or under which name."""
 
-class ArgumentPlace(NamedTuple):
-    """Where an argument stands: of which call, and under which name, if it has one."""
-
-    call: call_patterns.CallPattern
-    node: fx.Node
-    name: str
-    position: int
-
-    def expected(self, pattern: Pattern, shown: str) -> Mismatch:
-        """That what is ``shown`` stands there and ``pattern`` does not match it."""
-        label = label_of(self.call, self.node)
-        if isinstance(pattern, p.Const) and self.name:
-            text = "{0}: expected {1}={2}, is {3}"
-            return Mismatch(text, label, self.name, pattern, shown, node=self.node)
-        name = self.name or f"operand {self.position}"
-        text = "{0}: expected {1} to be {2}, is {3}"
-        return Mismatch(text, label, name, pattern, shown, node=self.node)
+Goals: TypeAlias = "tuple[Pattern, Literal, ArgumentPlace | None, Goals] | None"
+"""A linked list: a pattern, the value that it must match, where that stands, and further goals."""
 
 
-class Goal(NamedTuple):
-    """A pattern, and the value that it must match."""
-
-    pattern: Pattern
-    value: Literal
-    place: ArgumentPlace | None = None
-
-
-Goals: TypeAlias = "tuple[Goal, Goals] | None"
-"""A linked list of goals."""
-
-
-@dataclass
 class Attempt:
-    """What one attempt has bound, and how far the best of its tries came."""
+    """What one attempt has bound, and how far the best of its tries came.
 
-    bindings: dict[str, Literal] = field(default_factory=dict)
-    nodes: list[fx.Node] = field(default_factory=list)
-    operations: int = 0
-    best: Mismatch | None = None
-    best_operations: int = 0
-    best_is_near: bool = False
+    Attributes:
+        bindings: values by the names of the pattern.
+        nodes: those that calls and attributes of the pattern match.
+        operations: how many calls are matched.
+        best: the reason of the try that came furthest.
+        best_operations: how many calls it had matched.
+        best_is_near: whether it failed at something else than another call.
+    """
+
+    __slots__ = ("best", "best_is_near", "best_operations", "bindings", "nodes", "operations")
+
+    def __init__(self) -> None:
+        self.bindings: dict[str, Literal] = {}
+        self.nodes: list[fx.Node] = []
+        self.operations = 0
+        self.best: Mismatch | None = None
+        self.best_operations = 0
+        self.best_is_near = False
 
     def fail(self, mismatch: Mismatch, *, near: bool = False) -> bool:
         """Keep ``mismatch`` if no try came further; always False."""
@@ -70,32 +55,21 @@ class Attempt:
             self.bindings.popitem()
         del self.nodes[nodes:]
 
-
-def misfit(goal: Goal, shown: str, attempt: Attempt) -> bool:
-    """Fail because of an argument that is no operation; always False."""
-    if goal.place is not None:
-        return attempt.fail(goal.place.expected(goal.pattern, shown), near=True)
-    return attempt.fail(Mismatch("expected {0}, found {1}", goal.pattern, shown))
+    def bind(self, name: str, value: Literal) -> bool:
+        """Give ``value`` a name; False if that already means something else."""
+        if name not in self.bindings:
+            self.bindings[name] = value
+            return True
+        first = self.bindings[name]
+        both_literal = not isinstance(first, fx.Node) and not isinstance(value, fx.Node)
+        if first is value or (both_literal and p.same_literal(first, value)):
+            return True
+        text = "{0} is {1} in one place and {2} in another"
+        return self.fail(Mismatch(text, name, shown_as(first), shown_as(value)))
 
 
 def accepts(pattern: p.Const, value: Literal) -> bool:
     return not isinstance(value, fx.Node) and pattern.accepts(value)
-
-
-def bind_name(goal: Goal, attempt: Attempt) -> bool:
-    """Bind the name of the pattern, if it has one; False if it already means something else."""
-    name, value = goal.pattern.bind, goal.value
-    if name is None:
-        return True
-    if name not in attempt.bindings:
-        attempt.bindings[name] = value
-        return True
-    first = attempt.bindings[name]
-    both_literal = not isinstance(first, fx.Node) and not isinstance(value, fx.Node)
-    if first is value or (both_literal and p.same_literal(first, value)):
-        return True
-    text = "{0} is {1} in one place and {2} in another"
-    return attempt.fail(Mismatch(text, name, shown_as(first), shown_as(value)))
 
 
 def label_of(pattern: call_patterns.CallPattern, node: fx.Node) -> str:

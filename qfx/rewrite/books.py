@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
 from typing import TypeVar
 
 from torch import Tensor, fx, nn
@@ -19,6 +20,29 @@ from qfx.rewrite.values import Values
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Analysis)
+
+
+class _At(AbstractContextManager[None]):
+    """Within, nodes are made before one; a class, since every match that a rule looks at is one."""
+
+    def __init__(self, books: Books, node: fx.Node) -> None:
+        self._books, self._node, self._outer = books, node, books._point
+        self._inserting = books.graph.inserting_before(node)
+
+    def __enter__(self) -> None:
+        self._books._point = self._node
+        self._inserting.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._inserting.__exit__(kind, error, trace)
+        self._books._point = self._outer
+        if isinstance(error, Exception):
+            self._books.node = self._books.node or self._node.name
 
 
 class Books:
@@ -66,22 +90,13 @@ class Books:
 
     # -- where -----------------------------------------------------------------------------------
 
-    @contextmanager
-    def at(self, node: fx.Node) -> Iterator[None]:
+    def at(self, node: fx.Node) -> AbstractContextManager[None]:
         """Create nodes before ``node``; the default is the matched root, or the output.
 
         It is the insertion point of the graph itself too. An exception leaves ``node`` for the
         report.
         """
-        outer, self._point = self._point, node
-        try:
-            with self.graph.inserting_before(node):
-                yield
-        except Exception:
-            self.node = self.node or node.name
-            raise
-        finally:
-            self._point = outer
+        return _At(self, node)
 
     @contextmanager
     def deriving(self, *sources: fx.Node) -> Iterator[None]:
@@ -92,14 +107,9 @@ class Books:
         finally:
             self._sources = outer
 
-    @contextmanager
-    def blaming(self, rule: str, node: fx.Node) -> Iterator[None]:
-        """An exception leaves ``rule`` and ``node`` for the report."""
-        try:
-            yield
-        except Exception:
-            self.rule, self.node = f"{self.pass_name}/{rule}", node.name
-            raise
+    def blame(self, rule: str, node: fx.Node) -> None:
+        """Leave ``rule`` and ``node`` for the report of what is raised."""
+        self.rule, self.node = f"{self.pass_name}/{rule}", node.name
 
     @contextmanager
     def applying(self, rule: str, match: Match) -> Iterator[None]:
@@ -169,8 +179,9 @@ class Books:
 
     def _flush(self, only: Container[fx.Node] | None = None) -> None:
         """Leave an event of what happened since the last one; of the new nodes only ``only``."""
-        for node in self._ledger.close(self.rule or self.pass_name, only):
-            self._named_after.pop(node, None)
+        if not self._ledger.is_empty:
+            for node in self._ledger.close(self.rule or self.pass_name, only):
+                self._named_after.pop(node, None)
         self._mutations = 0
         if self._match is None:
             self._touched = []

@@ -23,7 +23,19 @@ WhereMatched: TypeAlias = "Callable[[fx.Node, Match], bool | Mismatch]"
 
 
 class CallPattern(Pattern):
-    """What :class:`Op` and :class:`Module` share: operands, attributes, users and a predicate."""
+    """What :class:`Op` and :class:`Module` share: operands, attributes, users and a predicate.
+
+    Attributes:
+        targets: what may be called, any of which will do.
+        operands, attributes: patterns of arguments, by position and by name.
+        users, where: see :class:`Op`.
+        condition: the goal that ``where`` is, if it asks for the match.
+        expected: the targets, for a message.
+        may_swap: whether the first two operands of some call may match in either order.
+        reach: how many operands have to be known to match.
+    """
+
+    may_swap = False
 
     def __init__(
         self,
@@ -41,10 +53,12 @@ class CallPattern(Pattern):
             raise PatternError(f"users must be 0 or more, got {users}")
         self.targets = targets
         self.operands = tuple(as_pattern(o) for o in operands)
+        self.reach = len(self.operands)
         self.attributes = {name: as_pattern(a) for name, a in attributes.items()}
         if bind is not None and not isinstance(bind, str):
             raise PatternError(f"bind={bind!r} is no name")
         self.bind, self.users, self.where = bind, users, where
+        self.expected = " or ".join(target_name(target) for target in targets)
         self.condition = Condition(self) if where is not None and _asks_match(where) else None
 
     def roots(self) -> Iterator[object]:
@@ -61,12 +75,8 @@ class CallPattern(Pattern):
         """Whether the first two operands of ``node`` may match in either order."""
         return False
 
-    def expected(self) -> str:
-        """The targets, for a message."""
-        return " or ".join(target_name(t) for t in self.targets)
-
     def __repr__(self) -> str:
-        parts = [self.expected(), *map(repr, self.operands)]
+        parts = [self.expected, *map(repr, self.operands)]
         parts += [f"{k}={v!r}" for k, v in self.attributes.items()]
         parts += [f"bind={self.bind!r}"] if self.bind else []
         parts += [f"users={self.users}"] if self.users is not None else []
@@ -133,6 +143,9 @@ class Op(CallPattern):
         if len(ops) == len(targets):
             check_possible(ops, self.operands, self.attributes, _OPTIONS)
         self.commutative = commutative
+        self.may_swap = any(op.commutative for op in ops) if commutative is None else commutative
+        if self.may_swap and self.operands:
+            self.reach = max(self.reach, 2)
 
     def swaps(self, node: fx.Node) -> bool:
         if self.commutative is not None:

@@ -20,7 +20,9 @@ from time import perf_counter
 from torch import fx
 
 from qfx.errors import PatternError
+from qfx.garbage_collection import patiently
 from qfx.graph import meta
+from qfx.graph.effects import overwrites
 from qfx.graph.memory import Memory
 from qfx.history.events import NearMiss, RuleStatistics
 from qfx.rewrite.matcher import Matcher
@@ -38,18 +40,24 @@ class _Worklist:
     """Nodes to visit, in graph order, each at most once while it waits."""
 
     def __init__(self, nodes: Iterable[fx.Node]) -> None:
-        self._heap = list(nodes)  # in graph order, hence a heap
-        self._waiting = set(self._heap)
+        self._ahead = list(nodes)
+        self._waiting = set(self._ahead)
+        self._ahead.reverse()  # the next one comes last
+        self._queued: list[fx.Node] = []  # a heap, which few ever are in
 
     def push(self, node: fx.Node) -> None:
         if node not in self._waiting:
             self._waiting.add(node)
-            heapq.heappush(self._heap, node)
+            heapq.heappush(self._queued, node)
 
     def pop(self) -> fx.Node | None:
-        if not self._heap:
+        ahead, queued = self._ahead, self._queued
+        if queued and (not ahead or queued[0] < ahead[-1]):
+            node = heapq.heappop(queued)
+        elif ahead:
+            node = ahead.pop()
+        else:
             return None
-        node = heapq.heappop(self._heap)
         self._waiting.discard(node)
         return node
 
@@ -70,9 +78,17 @@ class _Driver:
         self.rewrites = 0
 
     @cached_property
-    def memory(self) -> Memory:
-        """Who may write to what, asked for by the first match."""
-        return Memory(self.rewriter.graph)
+    def memory(self) -> Memory | None:
+        """Who may write to what, asked for by the first match; None as long as nothing writes."""
+        graph = self.rewriter.graph
+        return Memory(graph) if any(overwrites(node) for node in graph.nodes) else None
+
+    def _learn(self, node: fx.Node) -> None:
+        """Keep up with a node that the last rewrite touched."""
+        if self.memory is not None:
+            self.memory.learn(node)
+        elif overwrites(node):
+            self.memory = Memory(self.rewriter.graph)
 
     def run(self) -> None:
         while self._sweep() and self.skipped_hub:
@@ -101,8 +117,11 @@ class _Driver:
 
     def _try(self, rule: RewriteRule, node: fx.Node, counted: RuleStatistics) -> bool:
         """Apply ``rule`` at ``node`` if it does; keep the reason of a near-miss."""
-        with self.rewriter.blaming(rule.name, node):  # a predicate may raise
+        try:
             found = self.matcher.match(rule, node)
+        except Exception:  # of a predicate
+            self.rewriter.blame(rule.name, node)
+            raise
         if found is None:
             return False
         if isinstance(found, Match):
@@ -147,7 +166,7 @@ class _Driver:
         """Let ``rule`` rewrite ``match``; None, or why it would not."""
         root, rewriter = match.root, self.rewriter
         size = len(rewriter.graph.nodes)
-        replacement = Replacement(match, self.memory)
+        replacement = None if self.memory is None else Replacement(match, self.memory)
         with rewriter.applying(rule.name, match):
             result = rule(match, rewriter)
             if isinstance(result, Mismatch):
@@ -169,7 +188,7 @@ class _Driver:
                     f"rule {rule.name} returned the root of the match, {meta.where(root)}, as its "
                     'own replacement; return a new node, or Mismatch("nothing to do")'
                 )
-            late = replacement.refusal(result, rewriter.fresh)
+            late = None if replacement is None else replacement.refusal(result, rewriter.fresh)
             if late is not None and rewriter.has_mutated:
                 raise PatternError(
                     f"rule {rule.name} at {meta.where(root)}: {late.reason}. Create it where that "
@@ -182,10 +201,13 @@ class _Driver:
                 rewriter.replace(root, result)
             for node in rewriter.touched:
                 if not node._erased:
-                    self.memory.learn(node)
+                    self._learn(node)
         self.rewrites += 1
-        with rewriter.blaming(rule.name, root):
+        try:
             self._age(rule, match, grew=len(rewriter.graph.nodes) >= size)
+        except PatternError:
+            rewriter.blame(rule.name, root)
+            raise
         return None
 
     def _age(self, rule: RewriteRule, match: Match, *, grew: bool) -> None:
@@ -217,6 +239,7 @@ class _Driver:
             layer = below
 
 
+@patiently
 def drive(rules: Sequence[RewriteRule], rewriter: Rewriter) -> list[NearMiss]:
     """Apply ``rules`` until none applies; at one node the earlier rule goes first.
 

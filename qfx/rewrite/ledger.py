@@ -46,6 +46,11 @@ class Ledger:
         else:
             self._removed.append(node.name)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was done since the last event."""
+        return not (self.fresh or self._removed or self._changed or self._source)
+
     def close(self, rule: str, only: Container[fx.Node] | None = None) -> list[fx.Node]:
         """Make an event of what happened since the last one, if anything did.
 

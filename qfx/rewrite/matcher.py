@@ -1,9 +1,9 @@
 """Finds where patterns match, and remembers where they nearly did.
 
-Rules are filed under the targets of their roots, so a node is only tried against rules that can
-match it. A match is solved as a list of goals ``(pattern, value)`` with backtracking over the
-order of commutative operands and over alternatives, so a choice that a later operand contradicts
-is taken back. The cost of one attempt depends on the pattern, not on the graph.
+A node is only tried against rules that may come near it (:mod:`qfx.rewrite.index`). A match is
+solved as a list of goals ``(pattern, value)`` with backtracking over the order of commutative
+operands and over alternatives, so a choice that a later operand contradicts is taken back. The cost
+of one attempt depends on the pattern, not on the graph.
 
 A *near-miss* is an attempt that got past the root: it matched an operation below it, or it failed
 on an argument that is no operation, a user count, a predicate or in the rule itself. Its reason is
@@ -12,8 +12,7 @@ what ``explain`` shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import permutations
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from torch import Tensor, fx, nn
@@ -21,19 +20,11 @@ from torch import Tensor, fx, nn
 from qfx.rewrite import call_patterns
 from qfx.rewrite import pattern as p
 from qfx.rewrite.arguments import CallArguments, arguments_of
-from qfx.rewrite.attempt import (
-    ArgumentPlace,
-    Attempt,
-    Goal,
-    Goals,
-    accepts,
-    bind_name,
-    label_of,
-    misfit,
-    shown_as,
-)
-from qfx.rewrite.pattern import Literal, Mismatch
+from qfx.rewrite.attempt import ArgumentPlace, Attempt, Goals, accepts, label_of, shown_as
+from qfx.rewrite.index import RuleIndex
+from qfx.rewrite.pattern import Literal, Mismatch, Pattern
 from qfx.rewrite.rule import Match, RewriteRule
+from qfx.vocab import is_op
 
 
 class Matcher:
@@ -50,25 +41,18 @@ class Matcher:
 
     def __init__(self, rules: Sequence[RewriteRule], graph_module: fx.GraphModule) -> None:
         self._graph_module = graph_module
-        self._filed: dict[object, list[int]] = {}
-        self._rules = tuple(rules)
-        self.depth = max((r.pattern.depth for r in self._rules), default=0)
-        self._by_key: dict[object, tuple[RewriteRule, ...]] = {}
+        self._index = RuleIndex(rules, self.key)
+        self.depth = max((rule.pattern.depth for rule in rules), default=0)
         self.far: dict[str, tuple[fx.Node, Mismatch]] = {}
         self._submodules: dict[str, nn.Module] = {}
-        for position, rule in enumerate(self._rules):
-            for key in dict.fromkeys(rule.pattern.roots()):
-                self._filed.setdefault(key, []).append(position)
 
     def rules_for(self, node: fx.Node) -> tuple[RewriteRule, ...]:
-        """Rules whose root may match ``node``, in order of precedence."""
-        key = self.key(node)
-        found = self._by_key.get(key)
-        if found is None:
-            anywhere = self._filed.get(p.ANY_ROOT, [])
-            positions = sorted({*self._filed.get(key, []), *anywhere})
-            found = self._by_key[key] = tuple(self._rules[i] for i in positions)
-        return found
+        """Rules that may match at ``node`` or nearly do, in order of precedence."""
+        found, is_new = self._index.candidates(node)
+        for rule in found.far if is_new else ():
+            if rule.name not in self.far:
+                self.match(rule, node)  # for the reason
+        return found.near
 
     def key(self, node: fx.Node) -> object:
         """What rules at ``node`` are filed under."""
@@ -80,8 +64,7 @@ class Matcher:
 
     def untried(self) -> list[RewriteRule]:
         """Rules for whose root :meth:`rules_for` has not seen a node."""
-        seen = {p.ANY_ROOT, *self._by_key}
-        return [r for r in self._rules if seen.isdisjoint(r.pattern.roots())]
+        return self._index.untried()
 
     def submodule(self, node: fx.Node) -> nn.Module:
         """The module that a ``call_module`` node calls."""
@@ -93,7 +76,7 @@ class Matcher:
     def match(self, rule: RewriteRule, node: fx.Node) -> Match | Mismatch | None:
         """Try ``rule`` at ``node``: the match, the reason of a near-miss, or None."""
         attempt = Attempt()
-        if self._solve((Goal(rule.pattern, node), None), attempt):
+        if self._solve((rule.pattern, node, None, None), attempt):
             return Match(node, attempt.nodes, attempt.bindings, rule.name)
         if attempt.best_is_near or attempt.best_operations > 1:
             return attempt.best
@@ -102,74 +85,133 @@ class Matcher:
         return None
 
     def _solve(self, goals: Goals, attempt: Attempt) -> bool:
-        """Match all goals, or leave ``attempt`` as it was, apart from the best reason."""
-        if goals is None:
-            return True
-        goal, rest = goals
+        """Match all goals, one after the other; where there is a choice, what follows each of it.
+
+        If they don't match, ``attempt`` is left as far as the last try came.
+        """
+        while goals is not None:
+            pattern, value, place, rest = goals
+            if isinstance(pattern, p.Any):
+                if pattern.bind is not None and not attempt.bind(pattern.bind, value):
+                    return False
+                goals = rest
+                continue
+            if isinstance(pattern, call_patterns.CallPattern):
+                ways = self._enter_call(pattern, value, rest, attempt)
+            elif isinstance(pattern, p.OneOf):
+                ways = [(each, value, place, rest) for each in pattern.alternatives]
+            else:
+                ways = self._enter(pattern, value, place, rest, attempt)
+            if len(ways) != 1:
+                return self._solve_any(ways, attempt)
+            (goals,) = ways
+        return True
+
+    def _solve_any(self, ways: Sequence[Goals], attempt: Attempt) -> bool:
+        """Match the first list of goals that does."""
         mark = attempt.mark()
-        if isinstance(goal.pattern, p.OneOf):
-            alternatives = (goal._replace(pattern=a) for a in goal.pattern.alternatives)
-            return any(self._solve((a, rest), attempt) for a in alternatives)
-        for operands in self._enter(goal, attempt):
-            if self._solve(_chain(operands, rest), attempt):
+        for goals in ways:
+            if self._solve(goals, attempt):
                 return True
-        attempt.reset(mark)
+            attempt.reset(mark)
         return False
 
-    def _enter(self, goal: Goal, attempt: Attempt) -> Iterator[Sequence[Goal]]:
-        """Match the pattern itself; yield each list of goals that remains, none on failure."""
-        if isinstance(goal.pattern, call_patterns.CallPattern):
-            yield from self._enter_call(goal.pattern, goal, attempt)
-        elif isinstance(goal.pattern, call_patterns.Condition):
-            yield from _enter_condition(goal.pattern.call, goal.value, attempt)
-        elif isinstance(goal.pattern, p.Seq):
-            yield from _enter_sequence(goal.pattern, goal, attempt)
-        elif _leaf(goal, attempt) and bind_name(goal, attempt):
-            yield ()
+    def _enter(
+        self,
+        pattern: Pattern,
+        value: Literal,
+        place: ArgumentPlace | None,
+        rest: Goals,
+        attempt: Attempt,
+    ) -> Sequence[Goals]:
+        """Match a pattern that is neither; the goals that remain, nothing on failure."""
+        if isinstance(pattern, call_patterns.Condition):
+            return (rest,) if _holds(pattern.call, value, attempt) else ()
+        if isinstance(pattern, p.Seq):
+            if isinstance(value, (list, tuple)) and len(value) == len(pattern.items):
+                return (_chain(zip(pattern.items, value, strict=True), rest),)
+            has = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else shown_as(value)
+            return self._misfit(pattern, place, has, attempt)
+        if isinstance(pattern, p.Const) and not accepts(pattern, value):
+            return self._misfit(pattern, place, shown_as(value), attempt)
+        if isinstance(pattern, p.Attr) and not isinstance(value, Tensor):
+            if not isinstance(value, fx.Node) or value.op != "get_attr":
+                return self._misfit(pattern, place, shown_as(value), attempt)
+            attempt.nodes.append(value)
+        return (rest,) if pattern.bind is None or attempt.bind(pattern.bind, value) else ()
 
     def _enter_call(
-        self, pattern: call_patterns.CallPattern, goal: Goal, attempt: Attempt
-    ) -> Iterator[Sequence[Goal]]:
-        node = goal.value
+        self, pattern: call_patterns.CallPattern, node: Literal, rest: Goals, attempt: Attempt
+    ) -> Sequence[Goals]:
+        """Match what is called; the goals that its arguments are, in each order that may match."""
         if not isinstance(node, fx.Node) or self.key(node) not in pattern.targets:
             found = self._named(node) if isinstance(node, fx.Node) else shown_as(node)
-            attempt.fail(Mismatch("expected {0}, found {1}", pattern.expected(), found))
-            return
+            attempt.fail(Mismatch("expected {0}, found {1}", pattern.expected, found))
+            return ()
         attempt.operations += 1
-        if not bind_name(goal, attempt):
-            return
+        if pattern.bind is not None and not attempt.bind(pattern.bind, node):
+            return ()
         attempt.nodes.append(node)
         fault = _check_users(pattern, node)
         if fault is None:
             fault = _check_where(pattern, node)
         if fault is not None:
             attempt.fail(fault, near=True)
-        elif not pattern.operands and not pattern.attributes:
-            yield _condition(pattern, node)
-        else:
-            yield from self._arguments(pattern, node, attempt)
+            return ()
+        if pattern.condition is not None:
+            rest = (pattern.condition, node, None, rest)
+        if not pattern.operands and not pattern.attributes:
+            return (rest,)
+        return self._arguments(pattern, node, rest, attempt)
 
     def _arguments(
-        self, pattern: call_patterns.CallPattern, node: fx.Node, attempt: Attempt
-    ) -> Iterator[Sequence[Goal]]:
-        """The goals that the operands and attributes are, in each order that may match."""
-        module = self.submodule(node) if node.op == "call_module" else None
-        given = arguments_of(node, module)
-        attributes = _attributes(pattern, node, given, module, attempt)
-        if attributes is None:
-            return
+        self, pattern: call_patterns.CallPattern, node: fx.Node, rest: Goals, attempt: Attempt
+    ) -> Sequence[Goals]:
+        operands: Sequence[Literal] = node.args
+        if pattern.attributes or len(operands) < pattern.reach or not is_op(node):
+            module = self.submodule(node) if node.op == "call_module" else None
+            given = arguments_of(node, module)
+            operands = given.operands
+            attributes = _attributes(pattern, node, given, module, attempt)
+            if attributes is None:
+                return ()
+            for name, wanted, value in reversed(attributes):
+                rest = (wanted, value, (pattern, node, name), rest)
         count = len(pattern.operands)
-        if len(given.operands) < count:
+        if len(operands) < count:
             text = "{0}: expected {1} operands, has {2}"
-            has = len(given.operands)
-            attempt.fail(Mismatch(text, label_of(pattern, node), count, has, node=node), near=True)
-            return
-        for order in _orders(given.operands, count, swaps=pattern.swaps(node)):
-            operands = [
-                Goal(each, given.operands[i], ArgumentPlace(pattern, node, _name(given, i), i + 1))
-                for each, i in zip(pattern.operands, order, strict=True)
-            ]
-            yield [*operands, *attributes, *_condition(pattern, node)]
+            label = label_of(pattern, node)
+            fault = Mismatch(text, label, count, len(operands), node=node)
+            attempt.fail(fault, near=True)
+            return ()
+        swaps = count > 0 and len(operands) > 1 and pattern.may_swap and pattern.swaps(node)
+        as_written = range(count)
+        if not swaps:
+            return (_operands(pattern, node, operands, as_written, rest),)
+        swapped = (1, 0, *as_written[2:])[:count]
+        return [_operands(pattern, node, operands, o, rest) for o in (as_written, swapped)]
+
+    def _misfit(
+        self, pattern: Pattern, place: ArgumentPlace | None, shown: str, attempt: Attempt
+    ) -> tuple[()]:
+        """Fail because of an argument that is no operation."""
+        if place is None:
+            attempt.fail(Mismatch("expected {0}, found {1}", pattern, shown))
+            return ()
+        call, node, at = place
+        label, name = label_of(call, node), at if isinstance(at, str) else self._name(node, at)
+        if isinstance(pattern, p.Const) and name:
+            text, role = "{0}: expected {1}={2}, is {3}", name
+        else:
+            text, role = "{0}: expected {1} to be {2}, is {3}", name or f"operand {int(at) + 1}"
+        attempt.fail(Mismatch(text, label, role, pattern, shown, node=node), near=True)
+        return ()
+
+    def _name(self, node: fx.Node, position: int) -> str:
+        """The parameter that an operand is given for, "" if it has no name."""
+        module = self.submodule(node) if node.op == "call_module" else None
+        names = arguments_of(node, module).names
+        return names[position] if position < len(names) else ""
 
     def _named(self, node: fx.Node) -> str:
         key = self.key(node)
@@ -182,10 +224,10 @@ def _attributes(
     given: CallArguments,
     module: nn.Module | None,
     attempt: Attempt,
-) -> list[Goal] | None:
-    """The goals that the attributes are; None if one of them fails at first sight."""
-    goals: list[Goal] = []
-    for name, expected in pattern.attributes.items():
+) -> list[tuple[str, Pattern, Literal]] | None:
+    """The attributes, by name, and what they are to match; None if one fails at first sight."""
+    found: list[tuple[str, Pattern, Literal]] = []
+    for name, wanted in pattern.attributes.items():
         if module is not None and hasattr(module, name):
             actual = getattr(module, name)
         elif name in given.named:
@@ -194,52 +236,33 @@ def _attributes(
             text = "{0}: has no attribute {1}"
             attempt.fail(Mismatch(text, label_of(pattern, node), name, node=node), near=True)
             return None
-        place = ArgumentPlace(pattern, node, name, 0)
-        if isinstance(expected, p.Const) and not accepts(expected, actual):
-            attempt.fail(place.expected(expected, shown_as(actual)), near=True)
+        if isinstance(wanted, p.Const) and not accepts(wanted, actual):
+            text, label = "{0}: expected {1}={2}, is {3}", label_of(pattern, node)
+            fault = Mismatch(text, label, name, wanted, shown_as(actual), node=node)
+            attempt.fail(fault, near=True)
             return None
-        goals.append(Goal(expected, actual, place))
-    return goals
+        found.append((name, wanted, actual))
+    return found
 
 
-def _name(given: CallArguments, position: int) -> str:
-    return given.names[position] if position < len(given.names) else ""
-
-
-def _chain(goals: Sequence[Goal], rest: Goals) -> Goals:
-    for goal in reversed(goals):
-        rest = (goal, rest)
+def _chain(goals: Iterable[tuple[Pattern, Literal]], rest: Goals) -> Goals:
+    for pattern, value in reversed(list(goals)):
+        rest = (pattern, value, None, rest)
     return rest
 
 
-def _enter_sequence(pattern: p.Seq, goal: Goal, attempt: Attempt) -> Iterator[Sequence[Goal]]:
-    value = goal.value
-    if isinstance(value, (list, tuple)) and len(value) == len(pattern.items):
-        yield [Goal(each, item) for each, item in zip(pattern.items, value, strict=True)]
-    else:
-        has = f"a list of {len(value)}" if isinstance(value, (list, tuple)) else shown_as(value)
-        misfit(goal, has, attempt)
-
-
-def _leaf(goal: Goal, attempt: Attempt) -> bool:
-    """Whether a pattern without operands matches its value."""
-    pattern, value = goal.pattern, goal.value
-    if isinstance(pattern, p.Const):
-        return accepts(pattern, value) or misfit(goal, shown_as(value), attempt)
-    if not isinstance(pattern, p.Attr) or isinstance(value, Tensor):
-        return True
-    if not isinstance(value, fx.Node) or value.op != "get_attr":
-        return misfit(goal, shown_as(value), attempt)
-    attempt.nodes.append(value)
-    return True
-
-
-def _orders(operands: Sequence[Literal], count: int, *, swaps: bool) -> Iterable[tuple[int, ...]]:
-    """The places of the operands in each order that may match: as written first."""
-    if not swaps or not count or len(operands) < 2:
-        return (tuple(range(count)),)
-    tail = tuple(range(2, count))
-    return (chosen + tail for chosen in permutations((0, 1), min(count, 2)))
+def _operands(
+    pattern: call_patterns.CallPattern,
+    node: fx.Node,
+    operands: Sequence[Literal],
+    order: Sequence[int],
+    rest: Goals,
+) -> Goals:
+    """The goals that operands are, in an order, in front of the others."""
+    for at in range(len(order) - 1, -1, -1):
+        position = order[at]
+        rest = (pattern.operands[at], operands[position], (pattern, node, position), rest)
+    return rest
 
 
 def _check_users(pattern: call_patterns.CallPattern, node: fx.Node) -> Mismatch | None:
@@ -255,20 +278,12 @@ def _check_users(pattern: call_patterns.CallPattern, node: fx.Node) -> Mismatch 
     return Mismatch("{0}: expected {1} {2}, has {3}", label, pattern.users, noun, reads, node=node)
 
 
-def _condition(pattern: call_patterns.CallPattern, node: fx.Node) -> list[Goal]:
-    return [] if pattern.condition is None else [Goal(pattern.condition, node)]
-
-
-def _enter_condition(
-    pattern: call_patterns.CallPattern, node: fx.Node, attempt: Attempt
-) -> Iterator[Sequence[Goal]]:
+def _holds(pattern: call_patterns.CallPattern, node: fx.Node, attempt: Attempt) -> bool:
+    """Whether the predicate that asks for the match holds."""
     so_far = Match(attempt.nodes[0], attempt.nodes, dict(attempt.bindings))
     where = cast(call_patterns.WhereMatched, pattern.where)
     fault = _refusal(pattern, node, where(node, so_far))
-    if fault is None:
-        yield ()
-    else:
-        attempt.fail(fault, near=True)
+    return fault is None or attempt.fail(fault, near=True)
 
 
 def _check_where(pattern: call_patterns.CallPattern, node: fx.Node) -> Mismatch | None:
@@ -291,13 +306,18 @@ def _refusal(
 
 def count_reads(node: fx.Node) -> int:
     """How many arguments of other nodes are ``node``; a user that reads it twice counts twice."""
+    return sum(_reads(user.args, node) + _reads(user.kwargs.values(), node) for user in node.users)
+
+
+def _reads(arguments: Iterable[Literal], node: fx.Node) -> int:
     reads = 0
-
-    def visit(argument: fx.Node) -> fx.Node:
-        nonlocal reads
-        reads += argument is node
-        return argument
-
-    for user in node.users:
-        fx.map_arg((user.args, user.kwargs), visit)
+    for each in arguments:
+        if each is node:
+            reads += 1
+        elif isinstance(each, (tuple, list)):
+            reads += _reads(each, node)
+        elif isinstance(each, dict):
+            reads += _reads(each.values(), node)
+        elif isinstance(each, slice):
+            reads += _reads((each.start, each.stop, each.step), node)
     return reads
