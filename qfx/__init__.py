@@ -37,6 +37,7 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.framework.pass_base import Pass, PassContext, PatternPass
     from qfx.framework.pipeline import Pipeline
     from qfx.framework.registry import get_pass, list_passes, parse_pass
+    from qfx.graph.effects import has_effect, overwrites, shares_memory
     from qfx.graph.macs import macs
     from qfx.graph.meta import module_path, source, tensor_info
     from qfx.history.diff import GraphDiff, diff
@@ -139,11 +140,13 @@ __all__ = [
     "get_default_qconfig",
     "get_default_qconfig_mapping",
     "get_pass",
+    "has_effect",
     "list_passes",
     "load",
     "macs",
     "module_path",
     "ops",
+    "overwrites",
     "parse_pass",
     "pipelines",
     "prepare",
@@ -151,6 +154,7 @@ __all__ = [
     "rewrite",
     "run_passes",
     "save",
+    "shares_memory",
     "snapshot",
     "source",
     "tensor_info",

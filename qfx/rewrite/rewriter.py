@@ -80,6 +80,15 @@ class Rewriter(Maker):
             node.kwargs = without_defaults(op, given) if isinstance(op, OpDef) else given
         self._changed(node, value, node.all_input_nodes)
 
+    def move(self, node: fx.Node, *, before: fx.Node) -> None:
+        """Let ``node`` stand right before another node.
+
+        It is the pass that sees to it that ``node`` stands below what it reads and above what reads
+        it, and on its side of what writes to any of that.
+        """
+        before.prepend(node)
+        self._changed(node, UNSET)
+
     def retarget(self, node: fx.Node, target: Any, *, value: meta.Value = UNSET) -> None:
         """Let ``node`` call or read ``target`` instead, which is of the same kind."""
         node.target = target

@@ -1,0 +1,1 @@
+"""Passes on plain models: common subexpressions and constants, a memory plan, pipeline stages."""
