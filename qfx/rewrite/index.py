@@ -54,7 +54,7 @@ class _Shelf:
         self.by_operands: dict[Keys, Candidates] = {}
 
 
-class RuleIndex:
+class PatternIndex:
     """Rules by what their roots and the operands of these match.
 
     Args:

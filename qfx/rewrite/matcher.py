@@ -21,7 +21,7 @@ from qfx.rewrite import call_patterns
 from qfx.rewrite import pattern as p
 from qfx.rewrite.arguments import CallArguments, arguments_of
 from qfx.rewrite.attempt import ArgumentPlace, Attempt, Goals, accepts, label_of, shown_as
-from qfx.rewrite.index import RuleIndex
+from qfx.rewrite.index import PatternIndex
 from qfx.rewrite.pattern import Literal, Mismatch, Pattern
 from qfx.rewrite.rule import Match, RewriteRule
 from qfx.vocab import is_op
@@ -41,7 +41,7 @@ class Matcher:
 
     def __init__(self, rules: Sequence[RewriteRule], graph_module: fx.GraphModule) -> None:
         self._graph_module = graph_module
-        self._index = RuleIndex(rules, self.key)
+        self._index = PatternIndex(rules, self.key)
         self.depth = max((rule.pattern.depth for rule in rules), default=0)
         self.far: dict[str, tuple[fx.Node, Mismatch]] = {}
         self._submodules: dict[str, nn.Module] = {}
