@@ -60,7 +60,6 @@ class SeenThrough:
         self._converting = list(converting)
         self._asked = asked
         self._packages: set[str] = set()
-        self._loaded: dict[str, list[ModuleType]] = {}
         self._changed: list[_Change] = []
         self._by_value: dict[int, Any] = {}
 
@@ -100,26 +99,16 @@ class SeenThrough:
                 continue
             self._packages.add(package)
             is_users = _is_users(package)
-            for shown in self._modules_of(package):
+            for shown in _modules_of(package):
                 if is_users:
                     pending += _named(vars(shown))
                 self._change(vars(shown))
 
-    def _modules_of(self, package: str) -> list[ModuleType]:
-        """The modules of a package that are loaded."""
-        if package not in self._loaded:  # later ones may be imported while a model runs
-            self._loaded.clear()
-            for name, module in list(sys.modules.items()):
-                if isinstance(module, ModuleType):  # None stands for one that must not be imported
-                    self._loaded.setdefault(name.partition(".")[0], []).append(module)
-        return self._loaded.get(package, [])
-
     def _change(self, names: dict[str, Any]) -> None:
         self._stand_in(names, EVERYWHERE)
-        for name, value in list(names.items()):
-            made = self._by_value.get(id(value))
-            if made is not None:
-                self._set(names, name, made)
+        known = self._by_value
+        for name, value in [(n, v) for n, v in list(names.items()) if id(v) in known]:
+            self._set(names, name, known[id(value)])
 
     def _stand_in(self, names: dict[str, Any], stand_ins: Mapping[str, object]) -> None:
         for name, made in stand_ins.items():
@@ -145,7 +134,13 @@ class SeenThrough:
                 names[name] = before
         self._changed.clear()
         self._packages.clear()
-        self._loaded.clear()
+
+
+def _modules_of(package: str) -> list[ModuleType]:
+    """The modules of a package that are loaded by now: more may be imported while a model runs."""
+    inside, loaded = f"{package}.", list(sys.modules.items())
+    found = [held for name, held in loaded if name.startswith(inside) or name == package]
+    return [held for held in found if isinstance(held, ModuleType)]  # None: is not to be imported
 
 
 def _named(names: dict[str, Any]) -> set[str]:

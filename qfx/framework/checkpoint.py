@@ -1,23 +1,28 @@
 """What it takes to rebuild a graph as it was before a pass, at a fraction of the cost of a copy.
 
 fx replaces argument tuples and never changes them in place, so holding each node's present tuples
-is enough: the graph itself is only built anew if the pass fails.
+is enough: the graph itself is only built anew if the pass fails. By the same token a graph whose
+nodes hold the very same objects is the same graph.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
+from qfx.graph.clone import shell
 from qfx.graph.lookup import Lookup
 
 
 class Checkpoint:
-    """The state of a graph module's graph; tensors and modules are shared, not copied."""
+    """The state of a graph module's graph; tensors are shared, not copied.
+
+    So are what submodules hold, which passes may take out of these: they use the parts.
+    """
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
-        graph = graph_module.graph
+        graph = self._graph = graph_module.graph
         self._training = graph_module.training
         self._codegen = graph._codegen
         self._nodes = [
@@ -28,6 +33,23 @@ class Checkpoint:
         for _, op, target, *_ in self._nodes:
             if op in ("get_attr", "call_module") and target not in self._attributes:
                 self._attributes[str(target)] = lookup.get(str(target))
+        self._modules = {
+            name: shell(held)
+            for name, held in self._attributes.items()
+            if isinstance(held, nn.Module)
+        }
+
+    def holds(self, graph_module: fx.GraphModule) -> bool:
+        """Whether ``graph_module`` still has the same graph, over the same tensors and modules."""
+        graph = graph_module.graph
+        if graph is not self._graph or graph.owning_module is not graph_module:
+            return False
+        if len(graph.nodes) != len(self._nodes):
+            return False
+        if not all(map(_is_as_it_was, graph.nodes, self._nodes)):
+            return False
+        lookup = Lookup(graph_module)
+        return all(lookup.get(name) is held for name, held in self._attributes.items())
 
     def arguments(self) -> dict[fx.Node, tuple[Any, Any]]:
         """The arguments of every node as they were."""
@@ -42,6 +64,16 @@ class Checkpoint:
             copied = (fx.map_arg(args, now.__getitem__), fx.map_arg(kwargs, now.__getitem__))
             now[node] = graph.create_node(op, target, *copied, name=name, type_expr=type_)
             now[node].meta = meta
-        restored = fx.GraphModule(self._attributes, graph)
+        restored = fx.GraphModule({**self._attributes, **self._modules}, graph)
         restored.training = self._training
         return restored
+
+
+def _is_as_it_was(node: fx.Node, before: tuple[Any, ...]) -> bool:
+    """Whether a node holds the objects that it held ``before``, at the same place."""
+    was, op, target, args, kwargs, name, _, meta = before
+    if node is not was or node.args is not args or node.kwargs is not kwargs:
+        return False
+    if (node.op, node.target, node.name) != (op, target, name) or len(node.meta) != len(meta):
+        return False
+    return all(node.meta.get(key) is value for key, value in meta.items())

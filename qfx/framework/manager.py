@@ -123,6 +123,8 @@ class _Run:
         self.interface = Interface(graph_module.graph)
         if not len(history):
             history.append(Stage(0, "capture", self._snapshot(), (), 0.0))
+        self._checkpoint = Checkpoint(graph_module)
+        self._view: Snapshot | None = None  # of the graph at the checkpoint, if a pass left it
         for instrument in instruments:
             instrument.on_start(ctx, history[-1])
 
@@ -131,20 +133,15 @@ class _Run:
         ctx = self.ctx
         for instrument in self.instruments:
             instrument.before_pass(step, ctx)
-        checkpoint, known = Checkpoint(self.graph_module), len(ctx.near_misses)
+        checkpoint, known = self._checkpoint, len(ctx.near_misses)
         ctx.rewriter = ctx.rewriter_of(step.name)
         ctx.put(step)  # rules read its options
         began = time.perf_counter()
         try:
             _at_work(step, self.graph_module, ctx)
             ctx.rewriter.finish()
-            adopt(self.graph_module, checkpoint.arguments, step.name)
-            ctx.rewriter.values.settle_all(self.graph_module.graph)
             level = ctx.level if step.produces is None else max(ctx.level, step.produces)
-            self._verify(level)
-            if level < Level.CANONICAL:
-                check_read(self.graph_module, but=checkpoint.arguments())
-            view = self._snapshot()
+            view = self._verified(step, checkpoint, level)
             self._check_values(step, view)
         except Exception as error:
             if isinstance(error, QfxError) and not isinstance(error, VerifyError | PatternError):
@@ -172,10 +169,21 @@ class _Run:
         for instrument in self.instruments:
             instrument.after_pass(step, ctx, stage)
 
-    def _verify(self, level: Level) -> None:
+    def _verified(self, step: Pass, checkpoint: Checkpoint, level: Level) -> Snapshot:
+        """The graph as the pass left it, which is as every graph and those of ``level`` must be."""
+        if self._view is not None and checkpoint.holds(self.graph_module):
+            self._checks.check(self.graph_module, level)  # the rest, when it was made
+            return self._view
+        adopt(self.graph_module, checkpoint.arguments, step.name)
+        self.ctx.rewriter.values.settle_all(self.graph_module.graph)
         verify(self.graph_module, self._fitting)
         self._checks.check(self.graph_module, level)
         self.interface.check(self.graph_module.graph)
+        if level < Level.CANONICAL:
+            check_read(self.graph_module, but=checkpoint.arguments())
+        view = self._view = self._snapshot()
+        self._checkpoint = Checkpoint(self.graph_module)
+        return view
 
     def _check_values(self, step: Pass, view: Snapshot) -> None:
         """Check shapes, as far as the pass touched them."""

@@ -47,11 +47,12 @@ def overwrites(node: fx.Node) -> tuple[fx.Node, ...]:
     """The operands whose memory ``node`` writes to, or may write to."""
     if not node.op.startswith("call_") or isinstance(node.target, OpDef):
         return ()
-    promised = promised_by(node) if is_known(node) else ()
-    if promised or (is_known(node) and not meta.wrote(node)):
+    if not is_known(node):
+        return _all_given(node)
+    promised = promised_by(node)
+    if promised or not meta.wrote(node):
         return promised
-    statistics = _running_statistics(node) if is_known(node) else ()
-    return statistics or tuple(o for o in node.all_input_nodes if not _is_query(o))
+    return _running_statistics(node) or _all_given(node)
 
 
 def changing(graph: fx.Graph) -> set[fx.Node]:
@@ -144,6 +145,10 @@ def _running_statistics(node: fx.Node) -> tuple[fx.Node, ...]:
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
     held = (given.get(name) for name in ("running_mean", "running_var") if name in names)
     return tuple(operand for operand in held if isinstance(operand, fx.Node))
+
+
+def _all_given(node: fx.Node) -> tuple[fx.Node, ...]:
+    return tuple(operand for operand in node.all_input_nodes if not _is_query(operand))
 
 
 def _is_query(node: fx.Node) -> bool:

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qfx.graph.copying import side_effects_undone
@@ -66,8 +66,13 @@ class Steps(NamedInterpreter):
         buffers: what tensors that the graph may write to hold at first, by name; what they hold now
             when left out.
 
+    Attributes:
+        idle: modules that are not run.
+
     Enter :func:`state_kept` around all steps.
     """
+
+    idle: ClassVar[tuple[type[nn.Module], ...]] = ()
 
     def __init__(
         self,
@@ -83,7 +88,7 @@ class Steps(NamedInterpreter):
         self._left = Counter(wanted or {})
         for node in graph_module.graph.nodes:
             self._left.update(node.all_input_nodes)
-        self._first = written_tensors(graph_module)
+        self._first = written_tensors(graph_module, self.idle)
         self._first.update((n, b) for n, b in (buffers or {}).items() if n in self._first)
         self._copies = {name: buffer.clone() for name, buffer in self._first.items()}
         names = written_names(graph_module.graph) if self._copies else set()
@@ -163,9 +168,16 @@ def _is_unchanged(value: object, before: object) -> bool:
 
 
 @contextmanager
-def state_kept(graph_module: fx.GraphModule) -> Iterator[None]:
-    """No gradients; random state, and what the graph and the modules in it write, are put back."""
-    before = written_tensors(graph_module)
+def state_kept(
+    graph_module: fx.GraphModule, idle: tuple[type[nn.Module], ...] = ()
+) -> Iterator[None]:
+    """No gradients; random state, and what the graph and the modules in it write, are put back.
+
+    Args:
+        graph_module: whose state.
+        idle: modules that are not run.
+    """
+    before = written_tensors(graph_module, idle)
     with side_effects_undone(graph_module):
         try:
             yield

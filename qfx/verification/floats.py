@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
@@ -15,8 +15,32 @@ from qfx.framework.manager import transform
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.state import writes_to_inputs, written_tensors
 from qfx.runtime.prepared import PreparedModel
-from qfx.verification.outputs import Batch, agreement, compared, outcome, outputs, shaken_outcomes
+from qfx.verification.outputs import (
+    Batch,
+    Outcome,
+    agreement,
+    compared,
+    outcome,
+    outputs,
+    shaken_outcomes,
+)
 from qfx.verification.stages import KeepsValues
+
+
+class FloatCheck(NamedTuple):
+    """What came of comparing a prepared model with the model that it was made from.
+
+    Attributes:
+        expected: what the float model makes of the batch now.
+        sqnr: of the prepared model, its observers aside, in dB.
+        note: on what could not be compared, or "".
+        outcome: what the prepared model makes of the batch, where it was run.
+    """
+
+    expected: Any
+    sqnr: float
+    note: str = ""
+    outcome: Outcome | None = None
 
 
 def check_untrained(prepared: PreparedModel) -> None:
@@ -34,7 +58,7 @@ def check_untrained(prepared: PreparedModel) -> None:
 
 def check_float(
     prepared: PreparedModel, batch: Batch, expected: object, changed: bool
-) -> tuple[Any, float, str]:
+) -> FloatCheck:
     """How well a prepared model, its observers aside, agrees with the model that it was made from.
 
     Args:
@@ -43,39 +67,27 @@ def check_float(
         expected: what the model made of them before training.
         changed: whether parameters were written to, and not by training.
 
-    Returns:
-        What the float model makes of the batch now, SQNR in dB, and a note on what could not be
-        compared, or "".
-
     Raises:
         PassError: a pass changed what the graph computes; names it and the first node.
         CaptureError: the captured graph does not compute what the model computes.
     """
     settings, captured = prepared.settings, prepared.settings.captured
     if captured is None:
-        return (
-            outputs(prepared, batch),
-            math.nan,
-            "the float graph: not compared, the model comes from a file",
-        )
+        return _not_compared(prepared, batch, "the model comes from a file")
     if settings.method == "qat":
         trained = _with_tensors_of(captured, prepared)
         if trained is None:
-            return (
-                outputs(prepared, batch),
-                math.nan,
-                "the float graph: not compared, parameters have other names",
-            )
+            return _not_compared(prepared, batch, "parameters have other names")
         return _check(prepared, batch, outputs(trained, batch), trained)
     if changed:
-        return (
-            outputs(prepared, batch),
-            math.nan,
-            "the float graph: not compared, parameters were written to",
-        )
+        return _not_compared(prepared, batch, "parameters were written to")
     if expected is None:
         expected = outputs(captured, batch)
     return _check(prepared, batch, expected, captured, settings.buffers)
+
+
+def _not_compared(prepared: PreparedModel, batch: Batch, why: str) -> FloatCheck:
+    return FloatCheck(outputs(prepared, batch), math.nan, f"the float graph: not compared, {why}")
 
 
 def _check(
@@ -84,14 +96,14 @@ def _check(
     expected: object,
     captured: fx.GraphModule,
     buffers: Mapping[str, Tensor] = MappingProxyType({}),
-) -> tuple[Any, float, str]:
+) -> FloatCheck:
     """The comparison itself; ``captured`` is what the passes were given, its buffers as then."""
     ours = outcome(prepared, batch)
     actual = ours.result
     verdict, shaken = compared(expected, actual), None
     is_pure = not (written_tensors(captured) or writes_to_inputs(captured.graph) or ours.arguments)
     if verdict.holds and is_pure:
-        return expected, verdict.found, ""
+        return FloatCheck(expected, verdict.found, outcome=ours)
     if not verdict.holds:
         shaken = shaken_outcomes(captured, batch, buffers)
     of_outputs = None if shaken is None else (shaken[0].result, shaken[1].result)
@@ -99,12 +111,13 @@ def _check(
     again = meant.result
     if not compared(meant, ours, shaken).holds:
         _blame(prepared, captured, batch)
-        return actual, math.nan, "the float graph: not compared, a pass changes what it computes"
+        note = "the float graph: not compared, a pass changes what it computes"
+        return FloatCheck(actual, math.nan, note, ours)
     verdict = compared(expected, actual, of_outputs)
     if verdict.holds:
-        return expected, verdict.found, ""
+        return FloatCheck(expected, verdict.found, outcome=ours)
     if not compared(again, outputs(captured, batch, seed=1), of_outputs).holds:
-        return actual, agreement(again, actual), "the model draws random numbers"
+        return FloatCheck(actual, agreement(again, actual), "the model draws random numbers", ours)
     raise CaptureError(
         f"the captured graph does not compute what the model computes: on the example inputs the "
         f"outputs agree to {verdict.found:.1f} dB, and rounding leaves {verdict.least:.0f} dB. The "

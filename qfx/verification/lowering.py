@@ -13,10 +13,10 @@ from contextlib import suppress
 
 from torch import fx
 
+from qfx.framework.checkpoint import Checkpoint
 from qfx.framework.instruments import Instrument
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
-from qfx.graph.clone import clone_graph_module
 from qfx.history.snapshot import Snapshot
 from qfx.history.stage import Stage
 from qfx.verification.outputs import Batch, Outcome, compared, outcome, shaken_outcomes
@@ -26,8 +26,8 @@ from qfx.verification.stages import KeepsValues, held_by
 class BeforeLowering(KeepsValues):
     """Looks at each pass before the one that lowers."""
 
-    def __init__(self, batch: Batch) -> None:
-        super().__init__(batch)
+    def __init__(self, batch: Batch, start: Outcome | None = None) -> None:
+        super().__init__(batch, start)
         self._is_lowered = False
 
     def _looks_at(self, step: Pass) -> bool:
@@ -57,16 +57,16 @@ class Following(Instrument):
         self.outcome: Outcome | None = None
         self._expected: Outcome | None = None
         self._held: dict[str, tuple[int, int]] = {}
-        self._start: fx.GraphModule | None = None
+        self._start: Checkpoint | None = None
         self._lowered: Snapshot | None = None
         self._now: Snapshot | None = None
 
     def before_pass(self, step: Pass, ctx: PassContext) -> None:
         if self._lowered is not None and self._start is None:
-            self._start = clone_graph_module(ctx.graph_module, apart=True)
+            self._start = Checkpoint(ctx.graph_module)
             self._held = held_by(ctx.graph_module)
             with suppress(Exception):  # of a call, which the check of calls names
-                self._expected = outcome(self._start, self._batch)
+                self._expected = outcome(ctx.graph_module, self._batch)
 
     def after_pass(self, step: Pass, ctx: PassContext, stage: Stage) -> None:
         if step.produces is Level.LOWERED:
@@ -88,6 +88,7 @@ class Following(Instrument):
             return True
         if compared(expected, actual).holds:
             return True
-        if not compared(expected, outcome(self._start, self._batch)).holds:
+        start = self._start.restore()
+        if not compared(expected, outcome(start, self._batch)).holds:
             return True  # nor does a call that computes something else each time
-        return compared(expected, actual, shaken_outcomes(self._start, self._batch)).holds
+        return compared(expected, actual, shaken_outcomes(start, self._batch)).holds

@@ -24,7 +24,15 @@ from qfx.runtime.prepared import PreparedModel
 from qfx.verification.calls import CallCheck, Fault, check_calls
 from qfx.verification.floats import check_float
 from qfx.verification.lowering import AfterLowering, BeforeLowering, Following
-from qfx.verification.outputs import EIGHT_BITS, FLIPS, Batch, agreement, outcome, outputs
+from qfx.verification.outputs import (
+    EIGHT_BITS,
+    FLIPS,
+    Batch,
+    Outcome,
+    agreement,
+    outcome,
+    outputs,
+)
 
 LowerFunction = Callable[[fx.GraphModule, History], None]
 
@@ -43,6 +51,7 @@ class Net:
         self._expected = self._moved(settings.expected)
         self._changed = prepared.parameters_changed
         self._float = math.nan
+        self._start: Outcome | None = None
         self._notes: list[str] = []
         self._put_back: dict[str, str] = {}
         self._calls = CallCheck()
@@ -51,10 +60,9 @@ class Net:
 
     def check_float(self, prepared: PreparedModel) -> None:
         """Compare the graph before quantization with the float model; see there for errors."""
-        self._expected, self._float, note = check_float(
-            prepared, self._batch, self._expected, self._changed
-        )
-        self._notes += [note] if note else []
+        found = check_float(prepared, self._batch, self._expected, self._changed)
+        self._expected, self._float, self._start = found.expected, found.sqnr, found.outcome
+        self._notes += [found.note] if found.note else []
 
     def instruments(self) -> list[Instrument]:
         """To run beside passes, which keep what the graph computes.
@@ -65,7 +73,8 @@ class Net:
         if self._closely:
             return [AfterLowering(self._batch)]
         self._following = Following(self._batch)
-        return [BeforeLowering(self._batch), self._following]
+        start, self._start = self._start, None  # the graph goes on from there
+        return [BeforeLowering(self._batch, start), self._following]
 
     def lower(
         self, reference: fx.GraphModule, lower: LowerFunction, history: History

@@ -24,7 +24,8 @@ from qfx.quant.observers import Observer
 
 Batch = tuple[tuple[Any, ...], Mapping[str, Any]]
 
-_RECORDERS = (Observer, ChannelMean, FakeQuantize)
+RECORDERS = (Observer, ChannelMean, FakeQuantize)
+"""Modules that are not run, and so write nothing."""
 
 EIGHT_BITS = 28.0
 """SQNR in dB that eight bits leave at least; see :mod:`qfx.numerics.bisection`."""
@@ -49,9 +50,11 @@ _MARGIN = 10.0
 class FloatSteps(Steps):
     """Runs a graph without recording or rounding anything."""
 
+    idle = RECORDERS
+
     def call_module(self, target: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
         """What a module yields; observers and fake-quants hand on their input."""
-        if isinstance(self.fetch_attr(str(target)), _RECORDERS):
+        if isinstance(self.fetch_attr(str(target)), self.idle):
             return args[0]
         return super().call_module(target, args, kwargs)
 
@@ -67,7 +70,7 @@ def _by_name(graph_module: fx.GraphModule, batch: Batch) -> dict[str, Any]:
 
 def outputs(graph_module: fx.GraphModule, batch: Batch, *, seed: int = 0) -> Any:
     """What ``graph_module`` returns; it and the state of the process stay as they are."""
-    with state_kept(graph_module):
+    with state_kept(graph_module, RECORDERS):
         return float_steps(graph_module, batch, seed=seed).run_to_end()
 
 
@@ -89,7 +92,7 @@ def outcome(
     graph_module: fx.GraphModule, batch: Batch, buffers: Mapping[str, Tensor] | None = None
 ) -> Outcome:
     """What running ``graph_module`` comes to; buffers hold ``buffers`` at first, if given."""
-    with state_kept(graph_module):
+    with state_kept(graph_module, RECORDERS):
         steps = float_steps(graph_module, batch, buffers=buffers)
         result, given = steps.run_to_end(), _by_name(graph_module, batch)
         return Outcome(result, steps.written(), steps.changed(given))

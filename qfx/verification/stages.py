@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor, fx
 
 from qfx.errors import ConfigError, PassError
+from qfx.framework.checkpoint import Checkpoint
 from qfx.framework.instruments import Instrument
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
-from qfx.graph.clone import clone_graph_module
 from qfx.graph.steps import state_kept
 from qfx.history.diff import GraphDiff
 from qfx.history.stage import Stage
@@ -27,7 +27,9 @@ from qfx.verification.differences import fraction_off
 from qfx.verification.outputs import (
     EIGHT_BITS,
     FLIPS,
+    RECORDERS,
     Batch,
+    Outcome,
     Verdict,
     agreement,
     compared,
@@ -58,7 +60,7 @@ class NumericCheck(Instrument):
         self.min_sqnr = min_sqnr
         self.inputs = inputs
         self.sqnr: dict[str, float] = {}
-        self._before: fx.GraphModule | None = None
+        self._before: Checkpoint | None = None
         self._outcome: Any = None
         self._stage: Stage | None = None
         self._held: dict[str, tuple[int, int]] = {}
@@ -72,9 +74,9 @@ class NumericCheck(Instrument):
         self._before = None
         if not self._looks_at(step):
             return
-        self._before = clone_graph_module(ctx.graph_module, apart=True)
-        if self._outcome is None:  # now: what the pass writes to tensors shows in the copy, too
-            self._outcome = outcome(self._before, self._batch(ctx))
+        self._before = Checkpoint(ctx.graph_module)
+        if self._outcome is None:  # now: the pass may write to tensors
+            self._outcome = outcome(ctx.graph_module, self._batch(ctx))
         self._held = held_by(ctx.graph_module)
         self._contents = Contents(ctx.graph_module, step)
 
@@ -100,7 +102,7 @@ class NumericCheck(Instrument):
             contents.restore(written)
             node, rule = reader_of(ctx.graph_module.graph, written), writer_among(stage)
         else:
-            node = first_change(before, ctx.graph_module, self._batch(ctx), off)
+            node = first_change(before.restore(), ctx.graph_module, self._batch(ctx), off)
             rule = None if node is None else _rule_of(node, step)
         by = f" (rule {rule})" if rule else ""
         at = "" if node is None else f", first at %{meta.where(node)}"
@@ -111,7 +113,7 @@ class NumericCheck(Instrument):
             pass_name=step.name,
             rule=rule,
             node=None if node is None else node.name,
-            graph_module=before,
+            graph_module=before.restore(),
         )
 
     def _batch(self, ctx: PassContext) -> Batch:
@@ -124,7 +126,7 @@ class NumericCheck(Instrument):
         return True
 
     def _judge(
-        self, step: Pass, before: fx.GraphModule, expected: object, actual: object
+        self, step: Pass, before: Checkpoint, expected: object, actual: object
     ) -> tuple[Verdict, str]:
         """How well the two agree and how well they have to, and why, for the message."""
         least = -math.inf if self.min_sqnr is None else self.min_sqnr
@@ -136,11 +138,16 @@ class KeepsValues(NumericCheck):
 
     Args:
         batch: example inputs.
+        start: what the graph computes of them before all passes, where that is known.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, start: Outcome | None = None) -> None:
         super().__init__()
-        self._examples = batch
+        self._examples, self._start = batch, start
+
+    def on_start(self, ctx: PassContext, stage: Stage) -> None:
+        super().on_start(ctx, stage)
+        self._outcome = self._start
 
     def _batch(self, ctx: PassContext) -> Batch:
         return self._examples
@@ -149,13 +156,13 @@ class KeepsValues(NumericCheck):
         return step.keeps_values
 
     def _judge(
-        self, step: Pass, before: fx.GraphModule, expected: object, actual: object
+        self, step: Pass, before: Checkpoint, expected: object, actual: object
     ) -> tuple[Verdict, str]:
         # Kernels round where the reference form doesn't.
         cap = EIGHT_BITS - FLIPS if step.produces is Level.LOWERED else math.inf
         verdict = compared(expected, actual, cap=cap)
         if not verdict.holds:
-            shaken = shaken_outcomes(before, self._examples)
+            shaken = shaken_outcomes(before.restore(), self._examples)
             verdict = compared(expected, actual, shaken, cap=cap)
         return verdict, (
             f"rounding leaves {verdict.least:.0f} dB. What to do: mend the pass; where the change "
@@ -184,13 +191,13 @@ def first_change(
     """
     values: dict[str, Any] = {}
     origins: dict[str, Any] = {}
-    with state_kept(before):
+    with state_kept(before, RECORDERS):
         steps = float_steps(before, batch)
         for node in before.graph.nodes:
             values[node.name] = value = _kept(steps.step(node))
             if meta.origins(node):
                 origins[meta.origins(node)[-1].node] = value
-    with state_kept(after):
+    with state_kept(after, RECORDERS):
         steps = float_steps(after, batch)
         for node in list(after.graph.nodes):
             value = steps.step(node)

@@ -11,6 +11,8 @@ from torch import fx
 
 from qfx.vocab.definition import OpDef
 
+_EMPTY = inspect.Parameter.empty
+
 
 def is_op(node: fx.Node, *which: OpDef) -> bool:
     """Whether ``node`` is a canonical operation (one of ``which``, when given)."""
@@ -35,12 +37,18 @@ def bound_plainly(
 ) -> dict[str, Any] | None:
     """What ``signature.bind`` finds, ten times as fast; None unless all is as it should be."""
     defaults, positional = _parameters(op)
+    if len(args) > positional:
+        return None
     given = dict(zip(defaults, args, strict=False))
-    if len(args) > positional or not given.keys().isdisjoint(kwargs):
+    if kwargs and not given.keys().isdisjoint(kwargs):
         return None
     arguments = {**defaults, **given, **kwargs}
-    missing = any(value is inspect.Parameter.empty for value in arguments.values())
-    return None if missing or len(arguments) > len(defaults) else arguments
+    if len(arguments) > len(defaults):
+        return None
+    for value in arguments.values():  # any() of a generator takes twice as long
+        if value is _EMPTY:
+            return None
+    return arguments
 
 
 @cache
