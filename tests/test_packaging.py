@@ -58,11 +58,13 @@ def import_cost() -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_import_loads_nothing_heavy(import_cost: set[str]) -> None:
     assert "qfx" in import_cost
     assert import_cost.isdisjoint(HEAVY)
 
 
+@pytest.mark.slow
 def test_import_adds_nothing_of_torch_ao(import_cost: set[str]) -> None:
     deprecated = ("torch.ao", "torch.quantization")
     assert not [name for name in import_cost if name.startswith(deprecated)]

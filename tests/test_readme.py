@@ -26,6 +26,7 @@ class MyModel(nn.Module):
         return self.head(self.pool(x).flatten(1))
 
 
+@pytest.mark.slow
 def test_python_blocks_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,7 +47,7 @@ def same(qmodel: Any, expected: qfx.QuantizedModel) -> None:
     assert texts[0] == texts[1]
 
 
-@pytest.mark.sweep(first=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_model_of_six_threads(backend: str) -> None:
     model = seeded(Net)
@@ -58,6 +58,7 @@ def test_one_model_of_six_threads(backend: str) -> None:
     assert_untouched(model, before)
 
 
+@pytest.mark.slow
 def test_backends_and_faults_side_by_side() -> None:
     """Packing for fbgemm and qnnpack switches a setting of the process."""
     engine = torch.backends.quantized.engine

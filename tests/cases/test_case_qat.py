@@ -176,7 +176,7 @@ def test_conversion_computes_what_evaluation_showed(index: int, backend: str) ->
     assert [s.decision for s in converted.report.sites if s.macs] == ["quantized"]
 
 
-@pytest.mark.sweep(first=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_converted_classifiers_agree_after_twenty_steps(name: str) -> None:
     images, labels = digits()
@@ -226,6 +226,7 @@ def test_sites_are_switched_one_by_one() -> None:
     assert 20 < sqnr(unrounded, rounded) < 60
 
 
+@pytest.mark.slow
 def test_a_mobilenet_with_dropout_converts() -> None:
     model = small_classifier("mobilenet_v3_small").train()
     x = randn(4, 3, 32, 32)

@@ -227,6 +227,7 @@ def test_halves_pay_where_the_cpu_multiplies_them(
     assert weight_emit.pays(weight_packs.ONEDNN_HALF, form) is has
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["int8", "int4 groups of 32", "float16 dynamic"])
 def test_copies_and_compiled_code_of_kernels(config: str, fast: None) -> None:
     check_copies(config)

@@ -113,6 +113,7 @@ def test_attributes_hold_what_the_items_hold() -> None:
     assert result.logits is result["logits"]
 
 
+@pytest.mark.slow
 def test_an_ordered_dict_compiles() -> None:
     qmodel = qfx.quantize(Model(lambda x, y: OrderedDict(out=y)).eval(), X, backend="reference")
     compiled = torch.compile(qmodel, backend="eager", fullgraph=True)

@@ -100,6 +100,7 @@ def test_numbers_are_canonical_and_survive_lowering() -> None:
         assert not called & {max, int, round, len}
 
 
+@pytest.mark.slow
 def test_compiles_for_every_size() -> None:
     def halved(y: Tensor) -> Tensor:
         return y[:, :, : max(int(y.shape[2] / 2), 1)] * round(y.shape[3] / 3)

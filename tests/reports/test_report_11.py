@@ -73,7 +73,7 @@ OBSERVERS = {
 }
 
 
-@pytest.mark.sweep(first=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [0.0, 1e-6])
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
 def test_it_trains_as_well_as_in_float(residual: bool, gamma: float) -> None:

@@ -166,6 +166,7 @@ def check(make: Make, read: Read, first: tuple[int, ...]) -> int:
     return computed
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(st.sampled_from(sorted(FACTORIES)), st.sampled_from(sorted(READERS)), st.integers(0, 4))
 def test_never_another_value(made: str, read: str, first: int) -> None:

@@ -65,7 +65,7 @@ def shaken(model: nn.Module) -> float:
     return sqnr(model(X), other(X))
 
 
-@pytest.mark.sweep(first=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "x86", "fbgemm"])
 def test_nobody_is_accused_of_what_the_model_amplifies(backend: str) -> None:
     model = seeded(Net)

@@ -48,6 +48,7 @@ def test_who_would_train_it_is_told_how_and_a_parent_that_trains_is_not() -> Non
     assert model.training
 
 
+@pytest.mark.slow
 def test_what_pytorch_asks_of_the_state_is_no_call_of_the_user() -> None:
     """Warnings are errors here."""
     model, x = _quantized("x86")

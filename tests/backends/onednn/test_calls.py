@@ -97,7 +97,7 @@ def each_of_them(inputs: list[Tensor]) -> list[Tensor]:
     return [function(x) for (function, _), x in zip(CASES, inputs, strict=True)]
 
 
-@pytest.mark.sweep(first=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("grad", [torch.no_grad, torch.enable_grad, torch.inference_mode])
 def test_compiled_equals_eager(grad: Callable[[], torch.no_grad]) -> None:
     torch._dynamo.reset()

@@ -179,6 +179,7 @@ def test_what_is_not_in_the_vocabulary_sees_memory_as_with_float(
     assert targets(qmodel).count(kernels.clone_contiguous) == 1
 
 
+@pytest.mark.slow
 def test_merged_layers_compile_and_export() -> None:
     model, x = seeded(Parallel, attend), randn(2, 5, 8)
     qmodel = dynamic(model, x)
