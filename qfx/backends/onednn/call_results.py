@@ -25,7 +25,7 @@ def linear_add_result(*args: object) -> Tensor:
     given = LinearAdd(*args)
     x, other = given.x, given.other
     lead = torch.broadcast_shapes(x.shape[:-1], other.shape[:-1])  # type: ignore[no-untyped-call]
-    result: Tensor = other.new_empty((*lead, other.size(-1)), dtype=given.dtype)
+    result: Tensor = other.new_empty((*lead, given.weight.shape[-1]), dtype=given.dtype)
     return result
 
 

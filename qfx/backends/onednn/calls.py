@@ -108,12 +108,12 @@ def _add_to_linear(*args: object) -> Tensor:
     given = LinearAdd(*args)
     if _is_nan(given.x_scale):
         return _all_nan(linear_add_result(*args))
-    x, other = given.x, given.other
+    x, other, outputs = given.x, given.other, given.weight.shape[-1]
     if not (x.numel() and other.numel()):
         return linear_add_result(*args)
-    if x.shape[:-1] != other.shape[:-1] or not other.is_contiguous():
+    if other.shape != (*x.shape[:-1], outputs) or not other.is_contiguous():
         lead = torch.broadcast_shapes(x.shape[:-1], other.shape[:-1])  # type: ignore[no-untyped-call]
-        x, other = (t.expand(*lead, t.size(-1)) for t in (x, other))
+        x, other = x.expand(*lead, x.size(-1)), other.expand(*lead, outputs)
         given = given._replace(x=x, other=other.contiguous())
     result: Tensor = _onednn.qlinear_pointwise.binary(*given)
     return result
@@ -272,7 +272,8 @@ def pointwise_add(*args: object) -> Tensor:
     # (batch, height, width, channels): contiguous if images are channels_last
     given = LinearAdd(*args)
     x, other = given.x.permute(0, 2, 3, 1), given.other.permute(0, 2, 3, 1)
-    plain = x.size(0) == other.size(0) and x.is_contiguous() and other.is_contiguous()
+    fits = other.shape == (*x.shape[:-1], given.weight.shape[-1])  # kernels don't look
+    plain = fits and x.is_contiguous() and other.is_contiguous()
     if plain and not torch.compiler.is_compiling() and x.numel() and not _is_nan(given.x_scale):
         pixels = _onednn.qlinear_pointwise.binary(*given._replace(x=x, other=other))
     else:

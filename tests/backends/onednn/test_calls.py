@@ -186,3 +186,39 @@ def test_a_compiled_sum_leaves_the_residual_alone() -> None:
     before = residual.clone()
     torch.compile(function, backend="aot_eager", fullgraph=True)(x, residual)
     assert torch.equal(residual, before)
+
+
+def add_pixels(x: Tensor, residual: Tensor) -> Tensor:
+    head = (x, 0.05, 6, LINEAR, SCALES, ZERO, kernels.clone_channels_last(residual), None)
+    return calls.pointwise_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "")
+
+
+def add_rows(x: Tensor, residual: Tensor) -> Tensor:
+    head = (x, 0.05, 6, LINEAR, SCALES, ZERO, residual.clone(), None)
+    return calls.linear_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "")
+
+
+@pytest.mark.parametrize(
+    ("add", "shape", "smaller"),
+    [
+        (add_pixels, (2, 8, 5, 5), (2, 8, 1, 1)),
+        (add_pixels, (2, 8, 5, 5), (2, 1, 5, 5)),
+        (add_rows, (2, 3, 8), (2, 1, 8)),
+        (add_rows, (2, 3, 8), (2, 3, 1)),
+    ],
+)
+def test_a_residual_of_another_shape_is_spread_over_the_result(
+    add: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], smaller: tuple[int, ...]
+) -> None:
+    # The kernels write to its memory as if it had the shape of the result.
+    x, residual = codes(*shape), codes(*smaller)
+    assert torch.equal(add(x, residual), add(x, residual.expand(shape).contiguous()))
+
+
+@pytest.mark.parametrize(("add", "shape"), [(add_pixels, (2, 8, 5, 5)), (add_rows, (2, 3, 8))])
+def test_a_residual_that_does_not_fit_is_refused(
+    add: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...]
+) -> None:
+    channels = 1 if add is add_pixels else -1
+    with pytest.raises(RuntimeError, match="expanded size"):
+        add(codes(*shape), codes(*shape).narrow(channels, 0, 3).contiguous())
