@@ -36,7 +36,7 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.framework.levels import Level
     from qfx.framework.pass_base import Pass, PassContext, PatternPass
     from qfx.framework.pipeline import Pipeline
-    from qfx.framework.registry import get_pass, list_passes, parse_pass
+    from qfx.framework.registry import get_pass, list_passes, parse_pass, parse_pipeline
     from qfx.graph.effects import has_effect, overwrites, shares_memory
     from qfx.graph.macs import macs
     from qfx.graph.meta import module_path, source, tensor_info
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from qfx.keeping import load, save
     from qfx.numerics.bisection import bisect
     from qfx.numerics.comparison import compare
+    from qfx.numerics.variants import variants
     from qfx.tuning.tune import tune
 
 __version__ = "0.1.0"
@@ -148,6 +149,7 @@ __all__ = [
     "ops",
     "overwrites",
     "parse_pass",
+    "parse_pipeline",
     "pipelines",
     "prepare",
     "quantize",
@@ -159,6 +161,7 @@ __all__ = [
     "source",
     "tensor_info",
     "tune",
+    "variants",
     "vocab",
 ]
 
@@ -172,6 +175,7 @@ _LATER = {
     "export_pt2e": "qfx.export.pt2e.export",
     "load": "qfx.keeping",
     "save": "qfx.keeping",
+    "variants": "qfx.numerics.variants",
     "tune": "qfx.tuning.tune",
 }
 """What quantizing does without, a third of all code, and where it is: imported when asked for."""

@@ -36,6 +36,7 @@ from qfx.capture.limits import not_kept
 from qfx.capture.regions.choice import graph_or_regions
 from qfx.capture.wrappers import unwrapped
 from qfx.conversion import use_up
+from qfx.framework.continued import resumed
 from qfx.framework.instruments import Instrument, as_instruments
 from qfx.framework.levels import Level
 from qfx.framework.pipeline import Pipeline
@@ -227,7 +228,9 @@ def prepare(
     request = PrepareRequest(
         method, chosen, target, qconfig, kinds, start, tuple(settings), watched, notes
     )
-    captured = graph_or_regions(model, args, kwargs, asked, trains=method == "qat")
+    trains = method == "qat"
+    left_by_passes = None if trains else resumed(model, args, kwargs)
+    captured = left_by_passes or graph_or_regions(model, args, kwargs, asked, trains=trains)
     if not isinstance(captured, fx.GraphModule):
         return cast(PreparedModel, prepare_regions(request, model, captured, args, kwargs))
     configuration = request.configured(captured, model)

@@ -21,7 +21,10 @@ def run(guide: str) -> dict[str, object]:
     return names
 
 
-def test_passes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_passes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     names = run("passes.md")
     printed = capsys.readouterr().out
     assert "{'pointwise-to-linear/to_linear': 1}" in printed
@@ -32,6 +35,8 @@ def test_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "is 2 deep" in printed
     assert len(names["qmodel"].report.sites[0].findings) == 1
     assert names["variants"].summary() == "-0 +0 nodes, -1 +0 parameters, 1 changed"
+    assert "quantized -> float" in printed
+    assert (tmp_path / "stages.html").exists()
     assert names["observed"].report.coverage == 1.0
 
 

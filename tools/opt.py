@@ -10,7 +10,9 @@ r"""Run passes on a model and print the IR after each, as compilers' ``opt`` too
         --passes 'canonicalize, my-pass{limit=3}, my.passes:Other'
 
 Passes are written as they print, options in braces: ``place-observers{fake_quant=true}``. Those
-that are not installed come from a file (``--load``), or are named ``module:Class``.
+that are not installed come from a file (``--load``), or are named ``module:Class``. With
+``calibrate`` among them, as in the text of ``qfx.pipelines.static()``, the model is quantized with
+them, and calibrated on the inputs.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "passes")]  # so that it runs from a checkout
 
+from torch import Tensor, nn  # noqa: E402
+
 import qfx  # noqa: E402
 from qfx.backends import resolve_backend  # noqa: E402
+from qfx.framework.instruments import Instrument  # noqa: E402
 from qfx.framework.option_types import hints_of, text_of  # noqa: E402
-from qfx.framework.pass_text import format_value  # noqa: E402
+from qfx.framework.pass_text import format_value, steps  # noqa: E402
 from qfx.verification.stages import NumericCheck  # noqa: E402
 from tools.loading import add_model_arguments, colored, load  # noqa: E402
 
@@ -172,13 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, inputs = load(arguments)
     check = NumericCheck()
     try:
-        find = finder(arguments.load)
-        passes = [qfx.parse_pass(text, find) for text in split(arguments.passes)]
-        settings = [resolve_backend(arguments.backend)] if arguments.backend else []
-        instruments = [check] if arguments.check else []
-        _, history = qfx.run_passes(
-            model, passes, inputs, settings=settings, instruments=instruments, check=False
-        )
+        history = _run(arguments, model, inputs, [check] if arguments.check else [])
         blame = history.blame(arguments.blame) if arguments.blame else None
     except qfx.QfxError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -196,22 +195,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(
+    arguments: argparse.Namespace,
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    instruments: Sequence[Instrument],
+) -> qfx.History:
+    """Run the passes; with ``calibrate`` among them quantize with them."""
+    find, texts = finder(arguments.load), steps(arguments.passes)
+    if "calibrate" in texts:
+        qmodel = qfx.quantize(
+            model,
+            inputs,
+            pipeline=qfx.parse_pipeline(arguments.passes, find),
+            backend=arguments.backend or "auto",
+            instruments=instruments,
+        )
+        return qmodel.history
+    settings = [resolve_backend(arguments.backend)] if arguments.backend else []
+    passes = [qfx.parse_pass(text, find) for text in texts]
+    _, history = qfx.run_passes(
+        model, passes, inputs, settings=settings, instruments=instruments, check=False
+    )
+    return history
+
+
 def plain(doc: str) -> str:
     """A docstring without the markup of Sphinx: ``:class:`~qfx.graph.Origin``` is ``Origin``."""
     text = re.sub(r":\w+:`~(?:\w+\.)*(\w+)`", r"\1", doc)
     return re.sub(r":\w+:`([^`]+)`", r"\1", text).replace("``", "")
-
-
-def split(text: str) -> list[str]:
-    """Cut a list of passes at the commas outside of braces; line ends separate too."""
-    parts, depth = [""], 0
-    for char in text.replace("\n", ","):
-        depth += (char == "{") - (char == "}")
-        if char == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return [part.strip() for part in parts if part.strip()]
 
 
 def choose(history: qfx.History, what: str) -> list[qfx.Stage]:

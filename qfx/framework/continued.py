@@ -7,10 +7,13 @@ into operations that are one node by now.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import torch
 from torch import fx, nn
 
 from qfx.capture.arguments import copy_tensors
+from qfx.capture.capture import EXPECTED
 from qfx.errors import ConfigError, QfxError
 from qfx.framework.levels import LEVEL, Level
 from qfx.graph import meta
@@ -46,6 +49,31 @@ def continued(
         raise ConfigError(
             f"the example inputs do not fit the graph: {type(error).__name__}: {error}"
         ) from error
+    return found
+
+
+def resumed(
+    model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> WorkingGraphModule | None:
+    """A graph that passes left, as if it had just been captured: each node is its own origin.
+
+    None where ``model`` is no such graph, or has got further than the canonical form.
+
+    Raises:
+        ConfigError: the graph can't run on the inputs.
+    """
+    level = level_of(model)
+    if level is None or level > Level.CANONICAL or not isinstance(model, fx.GraphModule):
+        return None
+    found = continued(model, args, kwargs)
+    for node in found.graph.nodes:
+        if node.op.startswith("call_"):
+            first = meta.origins(node)[:1] or (meta.Origin(node.name, "", "", ""),)
+            meta.set_origins(node, (replace(first[0], node=node.name),))
+    del found.meta[LEVEL]
+    left = copy_tensors((args, dict(kwargs)))
+    with state_kept(found), torch.no_grad():
+        found.meta[EXPECTED] = found(*left[0], **left[1])
     return found
 
 

@@ -96,7 +96,7 @@ def apply(graph_module: fx.GraphModule, passes: Sequence[Pass], ctx: PassContext
     """
     ctx.graph_module = graph_module
     for step in passes:
-        ctx.rewriter = ctx.rewriter_of(step.name, infers=False)
+        ctx.rewriter = ctx.rewriter_of(step.name, preserved=step.preserves, infers=False)
         ctx.put(step)
         step.run(graph_module.graph, ctx)
         if ctx.rewriter.has_changed:  # else there is nothing left over to look for
@@ -134,7 +134,7 @@ class _Run:
         for instrument in self.instruments:
             instrument.before_pass(step, ctx)
         checkpoint, known = self._checkpoint, len(ctx.near_misses)
-        ctx.rewriter = ctx.rewriter_of(step.name)
+        ctx.rewriter = ctx.rewriter_of(step.name, preserved=step.preserves)
         ctx.put(step)  # rules read its options
         began = time.perf_counter()
         try:
@@ -164,7 +164,7 @@ class _Run:
             tuple(ctx.rewriter.statistics.values()),
         )
         if view != self.history[-1].snapshot:
-            ctx.drop_analyses()
+            ctx.drop_analyses(but=step.preserves)
         self.history.append(stage)
         for instrument in self.instruments:
             instrument.after_pass(step, ctx, stage)

@@ -43,7 +43,7 @@ T = TypeVar("T")
 A = TypeVar("A", bound=Analysis)
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_DECLARATIONS = ("name", "requires", "produces", "keeps_values", "parts", "patterns")
+_DECLARATIONS = ("name", "requires", "produces", "preserves", "keeps_values", "parts", "patterns")
 
 
 class PassContext:
@@ -83,10 +83,16 @@ class PassContext:
         self._surroundings.graph_module = other
         self._surroundings.drop_analyses()
 
-    def rewriter_of(self, pass_name: str, *, infers: bool = True) -> Rewriter:
+    def rewriter_of(
+        self,
+        pass_name: str,
+        *,
+        preserved: tuple[type[Analysis], ...] = (),
+        infers: bool = True,
+    ) -> Rewriter:
         """A new gate to the graph, for the pass of that name; see :class:`Rewriter`."""
         around = self._surroundings
-        around.at_work = pass_name
+        around.at_work, around.preserved = pass_name, preserved
         return Rewriter(self.graph_module, pass_name=pass_name, surroundings=around, infers=infers)
 
     def offer(self, kind: type[T], make: Callable[[], T]) -> None:
@@ -133,9 +139,9 @@ class PassContext:
         """
         record(node, name, value)
 
-    def drop_analyses(self) -> None:
-        """Forget what is known of the graph, which somebody changed beside the gate."""
-        self._surroundings.drop_analyses()
+    def drop_analyses(self, *, but: tuple[type[Analysis], ...] = ()) -> None:
+        """Forget what is known of the graph, which somebody may have changed beside the gate."""
+        self._surroundings.drop_analyses(but=but)
 
 
 def _check_declarations(cls: type[Pass]) -> None:
@@ -155,12 +161,21 @@ def _check_declarations(cls: type[Pass]) -> None:
     for level in (cls.requires, cls.produces):
         if level is not None and not isinstance(level, Level):
             raise ConfigError(f"{cls.__name__} declares {level!r}, which is no qfx.Level")
+    kept = cls.preserves
+    if not isinstance(kept, tuple) or not all(_is_analysis(each) for each in kept):
+        raise ConfigError(
+            f"{cls.__name__}.preserves must be a tuple of qfx.Analysis classes, got {kept!r}"
+        )
     patterns = cls.__dict__.get("patterns", ())
     if not isinstance(patterns, tuple) or not all(isinstance(r, RewriteRule) for r in patterns):
         raise ConfigError(
             f"{cls.__name__}.patterns must be a tuple of rules made with @qfx.rewrite(...), "
             f"got {patterns!r}"
         )
+
+
+def _is_analysis(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Analysis)
 
 
 class FrozenPassError(ConfigError, dataclasses.FrozenInstanceError):
@@ -200,6 +215,7 @@ class Pass:
         name: lower-case words joined by dashes, unique among installed passes.
         requires: the least level of the graph it runs on; None fits any.
         produces: the level it takes the graph to; None leaves it.
+        preserves: analyses that hold after the pass as before it, whatever it changes.
         keeps_values: whether the graph computes the same after it, to rounding. Conversion holds a
             pass to it on the example inputs.
         parts: what of it can be left out, by name: ``pipeline.without(part)``. A pass that has
@@ -209,6 +225,7 @@ class Pass:
     name: ClassVar[str] = ""
     requires: ClassVar[Level | None] = None
     produces: ClassVar[Level | None] = None
+    preserves: ClassVar[tuple[type[Analysis], ...]] = ()
     keeps_values: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ()
 

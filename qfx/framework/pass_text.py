@@ -46,6 +46,18 @@ def format_value(value: object) -> str:
     return f"<{type(value).__name__}>"
 
 
+def steps(text: str) -> list[str]:
+    """The texts of the passes in that of a pipeline: cut at line ends and commas outside braces."""
+    parts, depth = [""], 0
+    for char in text.replace("\n", ","):
+        depth += (char in "{([") - (char in "])}")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts if part.strip()]
+
+
 def split(text: str) -> tuple[str, dict[str, ast.expr]]:
     """Name and unevaluated options of the text of a pass."""
     found = _TEXT.fullmatch(text)

@@ -20,6 +20,7 @@ from typing import Any
 from qfx.errors import ConfigError, QfxWarning
 from qfx.framework import pass_text
 from qfx.framework.pass_base import Pass, as_pass
+from qfx.framework.pipeline import CALIBRATE, Pipeline
 
 GROUP = "qfx.passes"
 
@@ -84,6 +85,24 @@ def parse_pass(text: str, find: Callable[[str], type[Pass]] = get_pass) -> Pass:
         for option, node in options.items()
     }
     return as_pass(kind(**values)) if values else as_pass(kind)
+
+
+def parse_pipeline(text: str, find: Callable[[str], type[Pass]] = get_pass) -> Pipeline:
+    """The pipeline that prints as ``text``: its steps, separated by commas or line ends.
+
+    ``calibrate`` is the marker where data runs through the model.
+
+    Args:
+        text: the text of each pass, as :func:`parse_pass` reads it.
+        find: the class of a pass, by name.
+
+    Raises:
+        ConfigError: a pass can't be read, or their order can't work.
+    """
+    steps = pass_text.steps(text)
+    return Pipeline(
+        tuple(CALIBRATE if each == CALIBRATE.name else parse_pass(each, find) for each in steps)
+    )
 
 
 def _enums(hint: object) -> tuple[type[Enum], ...]:

@@ -50,8 +50,11 @@ class RuleStatistics:
     seconds: float = 0.0
 
 
-def rules_table(statistics: Iterable[RuleStatistics]) -> str:
-    """A table of rules, the slowest first: tried, matched, applied, and what that took."""
+def rules_table(statistics: Iterable[RuleStatistics], *, timed: bool = True) -> str:
+    """A table of rules, the slowest first: tried, matched, applied, and what that took.
+
+    Without times, which differ from run to run, they stand by name.
+    """
     rows = [
         (
             rule.rule,
@@ -60,10 +63,11 @@ def rules_table(statistics: Iterable[RuleStatistics]) -> str:
             str(rule.rewrites),
             f"{1e3 * rule.seconds:.1f}",
         )
-        for rule in sorted(statistics, key=lambda rule: (-rule.seconds, rule.rule))
+        for rule in sorted(statistics, key=lambda r: (-r.seconds if timed else 0.0, r.rule))
     ]
     header = ("rule", "tried", "matched", "applied", "ms")
-    return table(header, rows, right=header[1:])
+    shown = slice(None if timed else -1)
+    return table(header[shown], [row[shown] for row in rows], right=header[1:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,17 @@ class History:
                 if step:
                     _write(root / "diffs" / f"{name}.dot", step.to_dot().source)
 
+    def to_html(self, path: str | PathLike[str]) -> Path:
+        """Write all stages as one page that needs nothing else, and return its path.
+
+        Of each stage: what it changed, its graph, and where its rules nearly applied.
+        """
+        from qfx.history.page import history_page
+
+        page = Path(path)
+        _write(page, history_page(self))
+        return page
+
     def _step(self, stage: Stage) -> GraphDiff:
         return _diff(self._stages[max(0, stage.index - 1)], stage)
 

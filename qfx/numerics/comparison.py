@@ -33,7 +33,8 @@ class SiteNumerics:
         module_path: the module that holds it.
         source: "file:line", or "".
         op: the operation as written.
-        decision: "quantized" or "float".
+        decision: "quantized" or "float"; of two quantized models "float -> quantized" where it is
+            another in the second.
         sqnr: in dB; inf where the values are equal.
         cosine: cosine similarity.
         max_error: largest absolute difference.
@@ -100,7 +101,8 @@ def compare(model: nn.Module, qmodel: QuantizedModel, data: Iterable[object]) ->
     """Compare the quantized model with the float model, operation by operation.
 
     Args:
-        model: the float model, in eval mode; not mutated.
+        model: the float model, in eval mode; not mutated. Or another quantized model that was made
+            of it: then the two are compared with one another.
         qmodel: what ``qfx.quantize`` or ``qfx.convert`` made of it.
         data: iterable of batches, as for calibration.
 
@@ -111,13 +113,15 @@ def compare(model: nn.Module, qmodel: QuantizedModel, data: Iterable[object]) ->
     points = observation.observation_points(reference.graph)
     errors = {origin: Error() for origin in points.values()}
     output = Error()
-    captured: fx.GraphModule | None = None
+    values_of: observation.ValuesOf | None = None
     for batch in observation.all_batches(data, qmodel):
-        captured = captured or observation.float_graph(model, qmodel, batch)
-        expected, result = observation.float_values(captured, errors, batch)
+        values_of = values_of or observation.expected_values(model, qmodel, batch)
+        expected, result = values_of(errors, batch)
         run_against(reference, batch, points, expected, errors)
         error_of(result, _run(qmodel, batch), output)
     total = _numbers("output", output)
+    if isinstance(model, QuantizedModel):
+        return Comparison(tuple(_sites(qmodel, errors, model)), total)
     return Comparison(tuple(_sites(qmodel, errors)), total, observation.doubt(qmodel, total.sqnr))
 
 
@@ -158,7 +162,10 @@ def _run(qmodel: QuantizedModel, batch: observation.Batch) -> Any:
         return qmodel(*args, **kwargs)
 
 
-def _sites(qmodel: QuantizedModel, errors: dict[str, Error]) -> Iterator[SiteNumerics]:
+def _sites(
+    qmodel: QuantizedModel, errors: dict[str, Error], other: QuantizedModel | None = None
+) -> Iterator[SiteNumerics]:
+    was = {} if other is None else {site.node: site.decision for site in other.report.sites}
     for site in qmodel.report.sites:
         error = errors.get(site.node)
         if error is not None and error.count:
@@ -167,11 +174,15 @@ def _sites(qmodel: QuantizedModel, errors: dict[str, Error]) -> Iterator[SiteNum
                 site.module_path,
                 site.source,
                 site.op,
-                site.decision,
+                _change(was.get(site.node, site.decision), site.decision),
                 error.sqnr,
                 error.cosine,
                 error.max_error,
             )
+
+
+def _change(before: str, after: str) -> str:
+    return after if before == after else f"{before} -> {after}"
 
 
 def _numbers(name: str, error: Error) -> SiteNumerics:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, fx, nn
 from qfx import vocab
 from qfx.capture.capture import capture
 from qfx.errors import CaptureError, ConfigError
+from qfx.framework.continued import resumed
 from qfx.graph import meta
 from qfx.graph.interpret import NamedInterpreter
 from qfx.runtime.calibration import batches
@@ -52,6 +54,46 @@ def run_watched(graph_module: fx.GraphModule, batch: Batch, hook: Hook) -> Any:
         return Watched(graph_module, hook, bound.arguments).run()
 
 
+ValuesOf = Callable[[Iterable[str], Batch], "tuple[dict[str, Tensor], Any]"]
+"""What tells on a batch the values of captured operations by name, and the output."""
+
+
+def expected_values(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> ValuesOf:
+    """What tells the values to compare with: those of the float model, or of a quantized one.
+
+    Raises:
+        ConfigError: the two models were not made from one, or ``model`` is in training mode.
+    """
+    if not isinstance(model, QuantizedModel):
+        return partial(float_values, float_graph(model, qmodel, batch))
+    mine, theirs = ({(s.node, s.module_path) for s in m.report.sites} for m in (model, qmodel))
+    if mine != theirs:
+        odd = ", ".join(sorted(node for node, _ in mine ^ theirs)[:5])
+        raise ConfigError(
+            f"the two quantized models were not made from the same float model: only one has {odd}"
+        )
+    points = observation_points(reference_of(model).graph)
+    return partial(quantized_values, model, points)
+
+
+def quantized_values(
+    qmodel: QuantizedModel, points: Mapping[fx.Node, str], wanted: Iterable[str], batch: Batch
+) -> tuple[dict[str, Tensor], Any]:
+    """Values that a quantized model has for captured operations on a batch, and its output."""
+    names, values = set(wanted), dict[str, Tensor]()
+
+    def keep(node: fx.Node, value: object) -> Any:
+        name = points.get(node)
+        if name in names and isinstance(value, Tensor):
+            values[name] = value.detach().clone()
+        return value
+
+    run_watched(reference_of(qmodel), batch, keep)
+    args, kwargs = batch
+    with torch.no_grad():
+        return values, qmodel(*args, **kwargs)
+
+
 def float_graph(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.GraphModule:
     """The float model as captured, with the node names of the report of ``qmodel``.
 
@@ -76,7 +118,8 @@ def float_graph(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.Gr
 def _captured(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.GraphModule:
     """The capture; ConfigError where the model does not take the batch, and why that may be."""
     try:
-        return capture(model, *batch)
+        left_by_passes = resumed(model, *batch)
+        return capture(model, *batch) if left_by_passes is None else left_by_passes
     except (CaptureError, ConfigError) as error:
         here = {name for name, _ in model.named_modules()}
         absent = [s.module_path for s in qmodel.report.sites if s.module_path not in here]

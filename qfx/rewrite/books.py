@@ -76,7 +76,7 @@ class Books:
         self._match: Match | None = None
         self._point: fx.Node | None = None
         self._sources: tuple[fx.Node, ...] = ()
-        self._ledger = Ledger()
+        self._ledger = Ledger(len(self.graph.nodes))
         self._named_after: dict[fx.Node, fx.Node] = {}
         self._unclaimed: dict[fx.Node, None] = {}  # derive from what they read, or will replace
         self._touched: list[fx.Node] = []

@@ -6,19 +6,28 @@ from collections.abc import Container
 
 from torch import fx
 
+from qfx.errors import PatternError
 from qfx.graph import meta
 from qfx.history.events import Event
+
+_MOST_CHANGES = 100_000
+_MOST_PER_NODE = 100
+"""What a pass may do to a graph, and to each node that it had: more is no progress."""
 
 
 class Ledger:
     """The events of one pass, and what was done since the last of them.
+
+    Args:
+        size: how many nodes the graph had.
 
     Attributes:
         events: what was done, in order.
         fresh: nodes made since the last event, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 0) -> None:
+        self._left = _MOST_CHANGES + _MOST_PER_NODE * size
         self.events: list[Event] = []
         self.fresh: dict[fx.Node, None] = {}
         self._removed: list[str] = []
@@ -31,10 +40,12 @@ class Ledger:
 
     def made(self, node: fx.Node) -> None:
         """Write down that ``node`` is new."""
+        self._count(node)
         self.fresh[node] = None
 
     def changed(self, node: fx.Node) -> None:
         """Write down that ``node`` does, or reads, something else."""
+        self._count(node)
         if node not in self.fresh:
             self._changed[node] = None
 
@@ -50,6 +61,16 @@ class Ledger:
     def is_empty(self) -> bool:
         """Whether nothing was done since the last event."""
         return not (self.fresh or self._removed or self._changed or self._source)
+
+    def _count(self, node: fx.Node) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise PatternError(
+                f"the pass does not come to an end: it goes on making and changing nodes, the last "
+                f"at {meta.where(node)}. Walk over list(graph.nodes) once, or repeat only as long "
+                "as something is left that a repetition makes fewer",
+                node=node.name,
+            )
 
     def close(self, rule: str, only: Container[fx.Node] | None = None) -> list[fx.Node]:
         """Make an event of what happened since the last one, if anything did.

@@ -40,11 +40,18 @@ class Analysis:
 
 
 class Surroundings:
-    """Settings by type, and analyses of one graph."""
+    """Settings by type, and analyses of one graph.
+
+    Attributes:
+        graph_module: the owner of the graph.
+        at_work: name of the pass.
+        preserved: analyses that hold whatever that pass does.
+    """
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self.graph_module = graph_module
         self.at_work = ""
+        self.preserved: tuple[type[Analysis], ...] = ()
         self._store: dict[type, object] = {}
         self._offers: dict[type, Callable[[], object]] = {}
         self._analyses: dict[type[Analysis], Analysis] = {}
@@ -95,8 +102,9 @@ class Surroundings:
         """Tell analyses that ``node`` was made, changed or is to go; drop who can't learn."""
         stale = [kind for kind, each in self._analyses.items() if not each.learn(node)]
         for kind in stale:
-            del self._analyses[kind]
+            if kind not in self.preserved:
+                del self._analyses[kind]
 
-    def drop_analyses(self) -> None:
-        """Forget what is known of the graph."""
-        self._analyses.clear()
+    def drop_analyses(self, *, but: tuple[type[Analysis], ...] = ()) -> None:
+        """Forget what is known of the graph, but for analyses that hold all the same."""
+        self._analyses = {kind: each for kind, each in self._analyses.items() if kind in but}

@@ -168,6 +168,18 @@ def test_emit_is_checked(wrong: Callable[..., object], message: str) -> None:
         qfx.quantize(Net().eval(), X, backend=npu(replace(ROW, emit=wrong)))
 
 
+def test_an_emit_that_raises_is_told_with_its_row_and_node() -> None:
+    def wrong(e: object, site: object) -> None:
+        raise KeyError("shift")
+
+    with pytest.raises(
+        qfx.PassError, match=r"\(rule npu.linear at %fc\) raised KeyError"
+    ) as caught:
+        qfx.quantize(Net().eval(), X, backend=npu(replace(ROW, emit=wrong)))
+    error = caught.value
+    assert (error.pass_name, error.rule, error.node) == ("lower", "npu.linear", "fc")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

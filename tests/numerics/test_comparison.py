@@ -234,3 +234,31 @@ def test_a_model_with_other_weights_is_asked_about(model: Net, data: list[Tensor
     for found in (qfx.compare(other, qmodel, data), qfx.bisect(other, qmodel, data)):
         assert "Is this the float model that it was made from, with the same weights" in str(found)
         assert str(found).startswith("The outputs have little in common (")
+
+
+def test_two_quantized_models_are_compared_with_one_another(
+    model: Net, qmodel: qfx.QuantizedModel, data: list[Tensor]
+) -> None:
+    """What both do alike is no difference, and where one is float is told."""
+    mapping = qfx.get_default_qconfig_mapping("reference", "static").set_module_name("conv3", None)
+    other = qfx.quantize(
+        model, data[0], calibration_data=data, backend="reference", qconfig=mapping
+    )
+    found = compare(qmodel, other, data)
+    assert found["relu"].sqnr == math.inf
+    assert found["conv3"].decision == "quantized -> float"
+    assert 10 < found["conv3"].sqnr < math.inf
+    assert found["relu"].decision == "quantized"
+    assert found.output.sqnr == pytest.approx(found["fc"].sqnr)
+    assert found.doubt == ""
+    assert str(found).splitlines()[2].startswith(found.worst_first[0].label)
+    itself = compare(qmodel, qmodel, data)
+    assert {site.sqnr for site in (*itself, itself.output)} == {math.inf}
+
+
+def test_two_quantized_models_of_other_models_are_refused(
+    qmodel: qfx.QuantizedModel, data: list[Tensor]
+) -> None:
+    stranger = qfx.quantize(nn.Conv2d(3, 4, 1).eval(), data[0], backend="reference")
+    with pytest.raises(ConfigError, match="were not made from the same float model: only one has"):
+        compare(qmodel, stranger, data)

@@ -68,16 +68,10 @@ def test_lists_installed_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert names == list(qfx.list_passes())
 
 
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("a, b", ["a", "b"]),
-        ("a{x=1, y=[2, 3]},b\nc", ["a{x=1, y=[2, 3]}", "b", "c"]),
-        (" a ,, ", ["a"]),
-    ],
-)
-def test_lists_of_passes_are_cut_outside_of_braces(text: str, parts: list[str]) -> None:
-    assert opt.split(text) == parts
+def test_with_calibrate_the_model_is_quantized(capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = str(qfx.pipelines.static(backend="reference", effort="fast"))
+    printed = run(capsys, "--passes", pipeline, "--backend", "reference", "--print", "last")
+    assert "quantize(" in printed
 
 
 def test_inputs_of_every_kind() -> None:

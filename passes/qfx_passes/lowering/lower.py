@@ -241,11 +241,15 @@ class _Lowering:
                 return None
             site = replace(site, bias=codes)
         with self.rw.at(node), self.rw.deriving(node):
-            lowered = rule.emit(self, site) if rule.emit else self._same_op(site)
-            if isinstance(lowered, Mismatch):
-                self._declined(node, lowered)
-                return None
-            settle_emitted(self.rw, lowered, site, rule)
+            try:
+                lowered = rule.emit(self, site) if rule.emit else self._same_op(site)
+                if isinstance(lowered, Mismatch):
+                    self._declined(node, lowered)
+                    return None
+                settle_emitted(self.rw, lowered, site, rule)
+            except Exception:
+                self.rw.blame(rule.kernel, node)
+                raise
             # Where emit had a choice of kernels, it said which it took.
             mark_kernel(lowered, kernel_of(lowered) or Kernel(rule.kernel, macs(node)))
             if output is not None and not shares:

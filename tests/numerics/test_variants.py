@@ -1,0 +1,72 @@
+"""Two quantized variants of one model: what each site has in the one and in the other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qfx
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.first(x)).relu())
+
+
+X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def quantized() -> qfx.QuantizedModel:
+    return qfx.quantize(Net().eval(), X, backend="reference", effort="fast")
+
+
+def test_a_model_is_no_variant_of_itself(quantized: qfx.QuantizedModel) -> None:
+    found = qfx.variants(quantized, quantized)
+    assert not found
+    assert str(found) == f"{len(found.sites)} of {len(found.sites)} sites are alike"
+    by_label = {site.label: site for site in found.sites}
+    assert by_label["x (input)"].result[0].startswith("u8 0..255 scale ")
+    assert by_label["first"].weight[0].startswith("i8 -128..127 8 scales ")
+
+
+def test_what_is_float_in_one_and_other_scales_are_told(quantized: qfx.QuantizedModel) -> None:
+    mapping = qfx.get_default_qconfig_mapping("reference", "static").set_module_name("second", None)
+    data = [2 * X]
+    other = qfx.quantize(
+        Net().eval(), X, calibration_data=data, backend="reference", effort="fast", qconfig=mapping
+    )
+    found = {site.label: site for site in qfx.variants(quantized, other).changed}
+    assert found["second"].decision == ("quantized", "float")
+    assert found["second"].runs_as == ("reference", "qconfig-none")
+    assert found["second"].weight[1] == ""
+    before, after = (float(text.split()[3]) for text in found["x (input)"].result)
+    assert after == pytest.approx(2 * before, rel=1e-4)
+    text = str(qfx.variants(quantized, other))
+    assert text.splitlines()[0].split() == ["site", "decision", "runs", "as", "result", "weight"]
+    assert "quantized -> float" in text
+
+
+def test_codes_that_differ_are_counted() -> None:
+    changed = Net()
+    with torch.no_grad():
+        changed.last.weight[0, 0] *= 0.5
+    mine, theirs = (
+        qfx.quantize(net.eval(), X, backend="reference", method="weight_only")
+        for net in (Net(), changed)
+    )
+    (site,) = qfx.variants(mine, theirs).changed
+    assert site.label == "last"
+    assert site.weight[1].endswith("1 of 16 codes differ")
+
+
+def test_strangers_are_refused(quantized: qfx.QuantizedModel) -> None:
+    stranger = qfx.quantize(nn.Linear(4, 4).eval(), X, backend="reference")
+    with pytest.raises(qfx.ConfigError, match="were not made from the same float model: only one"):
+        qfx.variants(quantized, stranger)
