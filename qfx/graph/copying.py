@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeGuard
@@ -129,6 +130,7 @@ def deep_copied(
     memo.update((id(tensor), made) for tensor, made in (tensors or {}).items())
     inner = {id(m) for module in replaced for m in module.modules()}
     for module in (m for m in model.modules() if id(m) not in inner):
+        memo.update((id(held), OrderedDict()) for held in vars(module).values() if _is_bare(held))
         for value in _tensors_in(vars(module)):
             if not value.is_leaf:
                 memo[id(value)] = value.detach().clone()  # deepcopy refuses these
@@ -140,6 +142,11 @@ def deep_copied(
             "What to do: make copy.deepcopy(model) work; usually a module keeps something that "
             "can't be copied, such as a lock, a file or a generator."
         ) from error
+
+
+def _is_bare(held: object) -> bool:
+    """Whether something is an empty dict as modules hold a dozen: deepcopy takes long for these."""
+    return type(held) is OrderedDict and not held and not vars(held)
 
 
 def _tensors_in(value: object) -> Iterator[torch.Tensor]:
