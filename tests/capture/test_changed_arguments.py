@@ -120,6 +120,7 @@ def check(model: nn.Module, made: nn.Module) -> None:
 MODEL = seeded(WritesAll)
 
 
+@pytest.mark.sweep(first=3)
 @pytest.mark.parametrize(
     ("backend", "method"),
     [

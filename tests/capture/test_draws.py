@@ -81,6 +81,7 @@ IDLE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.sweep(first=7)
 @pytest.mark.parametrize("name", TELLING)
 def test_a_draw_is_told_with_its_line(name: str) -> None:
     function, call = TELLING[name]

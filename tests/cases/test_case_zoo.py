@@ -349,7 +349,7 @@ AT_ONCE = 8
 """So many are quantized as one: a pipeline costs as much as one of them."""
 
 
-@pytest.mark.sweep(first=5)
+@pytest.mark.sweep(first=4)
 @pytest.mark.parametrize("first", range(0, len(CASES), AT_ONCE))
 @pytest.mark.parametrize("backend", ["fbgemm", "x86"])
 def test_small_graphs(backend: str, first: int) -> None:

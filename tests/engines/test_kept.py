@@ -29,20 +29,33 @@ def qmodel(x: Tensor) -> qfx.QuantizedModel:
     return qfx.quantize(Residuals().eval(), x, progress=False)
 
 
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    made = Fake()
+def known_as(monkeypatch: pytest.MonkeyPatch, made: Fake) -> None:
+    """Let ``made`` be the one engine beside eager."""
     known = {"fake": made, "eager": registry.engines()["eager"]}
     for where in (registry.__name__, "qfx.engines.compiling", kept.__name__):
         monkeypatch.setattr(f"{where}.engines", lambda: known)
-    return made
 
 
 @pytest.fixture
-def path(fake: Fake, qmodel: qfx.QuantizedModel, x: Tensor, tmp_path: Path) -> Path:
-    fast = qfx.compile(qmodel, x, engine="fake", threads=1)
-    made = qfx.save(fast, tmp_path / "fast.qfx")
-    fake.built.clear()
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    made = Fake()
+    known_as(monkeypatch, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def saved(qmodel: qfx.QuantizedModel, x: Tensor, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a model that was compiled for the fake engine."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        known_as(monkeypatch, Fake())
+        fast = qfx.compile(qmodel, x, engine="fake", threads=1)
+        return qfx.save(fast, tmp_path_factory.mktemp("kept") / "fast.qfx").read_bytes()
+
+
+@pytest.fixture
+def path(fake: Fake, saved: bytes, tmp_path: Path) -> Path:
+    made = tmp_path / "fast.qfx"
+    made.write_bytes(saved)
     return made
 
 
@@ -84,9 +97,7 @@ def test_where_something_is_other_engines_are_tried_anew(
 def test_an_engine_that_does_not_agree_any_more_is_not_used(
     monkeypatch: pytest.MonkeyPatch, path: Path, qmodel: qfx.QuantizedModel, x: Tensor
 ) -> None:
-    known = {"fake": Noisy(), "eager": registry.engines()["eager"]}
-    for where in (registry.__name__, "qfx.engines.compiling", kept.__name__):
-        monkeypatch.setattr(f"{where}.engines", lambda: known)
+    known_as(monkeypatch, Noisy())
     said = pytest.warns(qfx.QfxWarning, match="names fake, which does not run it: disagrees")
     with said, pytest.raises(qfx.BackendError, match="disagrees"):
         qfx.load(path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.engines import Built, Piece, Settings, registry
+from qfx.engines import BuildSettings, Built, Piece, registry
 from qfx.engines.assembly import MOST_BUILDS
 from tests.support.engines import Fake
 
@@ -17,7 +17,7 @@ from tests.support.engines import Fake
 class WrongWhenFree(Fake):
     """Right for sizes that it was built for, and for the examples'."""
 
-    def build(self, piece: Piece, settings: Settings) -> Built:
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
         self.built.append(settings)
 
         def program(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -30,7 +30,7 @@ class WrongWhenFree(Fake):
 class FailsLater(Fake):
     """Raises for batches of 5."""
 
-    def build(self, piece: Piece, settings: Settings) -> Built:
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
         self.built.append(settings)
 
         def program(inputs: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -42,6 +42,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("QFX_CACHE_DIR", str(tmp_path))
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("engine", ["eager", "onnxruntime"])
 @pytest.mark.parametrize("quantized", [False, True])
@@ -60,6 +61,7 @@ def test_examples_of_models_that_write_to_them(engine: str, quantized: bool) -> 
             assert not torch.equal(mine, noise())
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("engine", ["eager", "onnxruntime"])
 def test_random_state(engine: str) -> None:

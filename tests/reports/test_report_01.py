@@ -90,6 +90,7 @@ def check(model: nn.Module, *inputs: Any, others: tuple[Any, ...] = ()) -> None:
         assert sqnr(expected, found) > 25
 
 
+@pytest.mark.sweep(first=7)
 @pytest.mark.parametrize("name", INDICES)
 def test_index(name: str) -> None:
     check(seeded(lambda: Indexed(INDICES[name])), randn(2, 3, 8, 8))

@@ -74,6 +74,7 @@ def decided(graph_module: torch.fx.GraphModule) -> list[str]:
     return [str(n.kwargs["what"]) for n in guards if "dimensions" not in n.kwargs["what"]]
 
 
+@pytest.mark.sweep(first=9)
 @pytest.mark.parametrize("name", SYMBOLIC)
 def test_stays_symbolic(name: str) -> None:
     model, x = seeded(lambda: Sized(SYMBOLIC[name])), randn(2, 3, 8, 8)

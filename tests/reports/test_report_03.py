@@ -105,7 +105,8 @@ SETTLED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*ATTRIBUTES, *SETTLED])
+@pytest.mark.sweep(first=11)
+@pytest.mark.parametrize("name", [*SETTLED, *ATTRIBUTES])
 def test_attributes_from_sizes(name: str) -> None:
     model = seeded(lambda: Attributed((ATTRIBUTES | SETTLED)[name]))
     batches = [randn(2, 3, 8, 8), randn(4, 3, 12, 8), randn(1, 3, 16, 16)]

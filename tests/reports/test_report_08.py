@@ -56,6 +56,7 @@ class Asks(nn.Module):
         return y * 2
 
 
+@pytest.mark.sweep(first=7)
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_questions_get_the_answer_of_the_model(name: str) -> None:
     model, x = seeded(lambda: Asks(QUESTIONS[name])), randn(2, 3, 8, 8)

@@ -89,6 +89,7 @@ CASES: dict[str, tuple[type[Linear], Any, Any, str]] = {
 }
 
 
+@pytest.mark.sweep(first=6)
 @pytest.mark.parametrize("name", CASES)
 def test_says_what_differs(name: str) -> None:
     kind, examples, batch, message = CASES[name]

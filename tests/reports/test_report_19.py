@@ -54,6 +54,7 @@ def twice(model: nn.Module) -> tuple[Tensor, Tensor]:
         return model(X), model(X)
 
 
+@pytest.mark.sweep(first=6)
 @pytest.mark.parametrize("name", DRAWS)
 def test_draws_anew_as_the_model_does(name: str) -> None:
     model = seeded(Draws, name)

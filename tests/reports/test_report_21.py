@@ -173,13 +173,13 @@ def test_never_another_value(made: str, read: str, first: int) -> None:
     check(FACTORIES[made], READERS[read], SHAPES[first])
 
 
-@pytest.mark.sweep(first=11)
+@pytest.mark.sweep(first=6)
 @pytest.mark.parametrize("read", READERS)
 def test_every_reader(read: str) -> None:
     assert check(FACTORIES["arange"], READERS[read], (2, 3, 4)) >= 2
 
 
-@pytest.mark.sweep(first=9)
+@pytest.mark.sweep(first=5)
 @pytest.mark.parametrize("made", FACTORIES)
 def test_every_factory(made: str) -> None:
     for read in ("branch", "tolist"):

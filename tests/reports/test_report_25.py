@@ -164,6 +164,7 @@ def test_lowered(backend: str) -> None:
     check(model, made, 20, X, OTHER)
 
 
+@pytest.mark.sweep(first=3)
 @pytest.mark.parametrize("kind", MODELS)
 def test_run_passes_and_training(kind: Callable[[], nn.Module]) -> None:
     model = seeded(kind).requires_grad_(False)

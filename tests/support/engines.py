@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from qfx.engines import Built, CannotRun, Piece, PieceEngine, Settings
+from qfx.engines import BuildSettings, Built, CannotRun, Piece, PieceEngine
 
 
 class Residuals(nn.Module):
@@ -33,7 +33,7 @@ class Fake(PieceEngine):
 
     def __init__(self, deadline: float = 20.0) -> None:
         self.deadline = deadline
-        self.built: list[Settings] = []
+        self.built: list[BuildSettings] = []
 
     def lacks(self) -> str:
         return ""
@@ -41,7 +41,7 @@ class Fake(PieceEngine):
     def version(self) -> str:
         return "1.0"
 
-    def build(self, piece: Piece, settings: Settings) -> Built:
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
         self.built.append(settings)
 
         def program(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -78,7 +78,7 @@ class Raising(Fake):
 class Refusing(Fake):
     """Can't be built."""
 
-    def build(self, piece: Piece, settings: Settings) -> Built:
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
         raise CannotRun("no such operation")
 
 
@@ -93,7 +93,7 @@ class Hanging(Fake):
 class Quick(Fake):
     """Yields a constant, of the right shape, at once."""
 
-    def build(self, piece: Piece, settings: Settings) -> Built:
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
         (wanted,) = (node.meta["qfx.value"] for node in piece.outputs)
         made = torch.zeros(wanted.shape)
         return Built(lambda inputs: [made], lambda shapes: True)
@@ -102,7 +102,7 @@ class Quick(Fake):
 class Writing(Fake):
     """Writes to what it is given."""
 
-    def build(self, piece: Piece, settings: Settings) -> Built:
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
         built = super().build(piece, settings)
 
         def program(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
