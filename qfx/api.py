@@ -48,6 +48,7 @@ from qfx.runtime.calibration import Calibrated, calibrated, run_calibration, run
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
 from qfx.runtime.regions import regions_of
+from qfx.runtime.samples import Progress
 from qfx.runtime.trained import Start
 
 _NO_DATA = (
@@ -103,7 +104,8 @@ def quantize(
             submodules, as in ("encoder", "decoder.layers.*"), make these regions and no others.
         effort: what calibration may cost for accuracy (``method="static"``). "fast" only observes;
             "default" adds what is closed-form and cheap: bias correction, and smoothing where
-            measuring on calibration batches says that it helps.
+            measuring on calibration batches says that it helps; "high" also chooses the codes of
+            weights by what layers, and blocks of them, yield, which takes minutes.
         check: compare on the example inputs what every step computes with what it should: the float
             graph with the model, each kernel call and the whole with the reference form. A kernel
             that is wrong is put back to float (reason "kernel-failed-check").
@@ -135,7 +137,7 @@ def quantize(
         example_kwargs=example_kwargs,
         pipeline=pipeline,
         regions=regions,
-        settings=settings,
+        settings=(*settings, Progress(progress)),
         instruments=instruments,
         effort=effort,
     )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from qfx.framework.pipeline import Pipeline
 
 
-EFFORTS = ("fast", "default")
+EFFORTS = ("fast", "default", "high")
 """What calibration may cost for accuracy."""
 
 
@@ -31,7 +31,8 @@ def static(backend: str | Backend | None = None, *, effort: str = "default") -> 
 
     Args:
         backend: what it is for; None inherits the backend of the call it is given to.
-        effort: "fast" only observes; "default" adds what is closed-form and cheap.
+        effort: "fast" only observes; "default" adds what is closed-form and cheap; "high" adds
+            what takes minutes: codes of weights that are chosen by what layers yield.
 
     Raises:
         ConfigError: there is no such effort.

@@ -153,6 +153,9 @@ QUANTIZERS: dict[str, Quantizer] = {
     "qfx-fast": Quantizer("qfx, effort fast", Ours(options={"effort": "fast"})),
     "qfx-dynamic": Quantizer("qfx, dynamic", Ours(options={"method": "dynamic"})),
     "qfx-w4": Quantizer("qfx, weights of 4 bits", Ours(weight_bits=4)),
+    "qfx-w4-high": Quantizer(
+        "qfx, weights of 4 bits, effort high", Ours(weight_bits=4, options={"effort": "high"})
+    ),
     "nncf": Quantizer("NNCF", _nncf(advanced=False), _NNCF),
     "nncf-advanced": Quantizer("NNCF, full bias correction", _nncf(advanced=True), _NNCF),
     "onnxruntime": Quantizer("ONNX Runtime", _onnxruntime, _ORT),

@@ -6,6 +6,7 @@ from qfx.backends.onednn.merge_products import MergeProducts
 from qfx.backends.onednn.overwrite_operands import OverwriteOperands
 from qfx.backends.onednn.reuse_accumulators import ReuseAccumulators
 from qfx_passes.accuracy.correct_bias import CorrectBias
+from qfx_passes.accuracy.gptq import Gptq
 from qfx_passes.accuracy.record_input_means import RecordInputMeans
 from qfx_passes.accuracy.smooth_inputs import SmoothInputs
 from qfx_passes.accuracy.smooth_norms import SmoothNorms
@@ -41,6 +42,7 @@ BUILTIN = (
     SmoothNorms,
     SmoothInputs,
     SettleJoins,
+    Gptq,
     CorrectBias,
     Reference,
     Lower,

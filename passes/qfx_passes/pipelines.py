@@ -8,6 +8,7 @@ from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
 from qfx.framework.pipeline import CALIBRATE, Pipeline
 from qfx_passes.accuracy.correct_bias import CorrectBias
+from qfx_passes.accuracy.gptq import Gptq
 from qfx_passes.accuracy.record_input_means import RecordInputMeans
 from qfx_passes.accuracy.smooth_inputs import SmoothInputs
 from qfx_passes.accuracy.smooth_norms import SmoothNorms
@@ -27,9 +28,14 @@ from qfx_passes.placement.start_from import StartFrom
 from qfx_passes.training.inference_form import InferenceForm
 from qfx_passes.training.training_form import TrainingForm
 
-_LEFT_OUT = {
-    "fast": ("record-input-means", "smooth-norms", "smooth-inputs", "correct-bias"),
-    "default": (),
+_BEYOND_DEFAULT = ("gptq",)
+_LEFT_OUT: dict[str, tuple[str, ...]] = {
+    "fast": (
+        *("record-input-means", "smooth-norms", "smooth-inputs", "correct-bias"),
+        *_BEYOND_DEFAULT,
+    ),
+    "default": _BEYOND_DEFAULT,
+    "high": (),
 }
 """What each effort does without."""
 
@@ -53,6 +59,7 @@ def static(backend: str | Backend | None = None, effort: str = "default") -> Pip
                 SmoothNorms(),
                 SmoothInputs(),
                 SettleJoins(),
+                Gptq(),
                 CorrectBias(),
                 Reference(),
                 Lower(),

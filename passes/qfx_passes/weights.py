@@ -48,6 +48,10 @@ class QuantizedWeights:
         integers = qparams.quantize(weight.detach())
         self._done[id(weight), spec] = weight, weight._version, integers, qparams
 
+    def choose(self, weight: Tensor, spec: QuantSpec, integers: Tensor, qparams: QParams) -> None:
+        """Let ``weight`` have codes that were found elsewhere."""
+        self._done[id(weight), spec] = weight, weight._version, integers, qparams
+
 
 def _quantize(name: str, weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:
     try:

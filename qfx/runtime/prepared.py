@@ -28,7 +28,7 @@ from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.level_checks import QUANTIZATION
 from qfx.quant.observers import Observer
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
-from qfx.runtime.samples import MOST, Sample, Samples
+from qfx.runtime.samples import Room, Sample, Samples
 
 if TYPE_CHECKING:
     from qfx.backends.base import Backend
@@ -123,7 +123,8 @@ class PreparedModel(WorkingGraphModule):
         self.settings = settings
         self.training = graph_module.training  # each child keeps its own mode
         self.__dict__["_changed"], self.__dict__["_written"] = False, self._writes()
-        self.__dict__["samples"] = Samples()
+        rooms = [getattr(step, "room", Room()) for step in settings.rest.passes]
+        self.__dict__["samples"] = Samples(max(rooms, default=Room()))
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         """Run the model; what it records is no inference tensor, whatever mode the caller is in."""
@@ -146,7 +147,7 @@ class PreparedModel(WorkingGraphModule):
 
     def _offer_sample(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Keep what is recorded for passes that measure; training keeps nothing."""
-        if self.training and self.settings.method != "qat" and len(self.samples) < MOST:
+        if self.training and self.settings.method != "qat" and not self.samples.full:
             self.samples.offer(*self._in_order(args, kwargs))
 
     def _in_order(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Sample:
@@ -180,7 +181,7 @@ class PreparedModel(WorkingGraphModule):
         held = {n: state_dict.pop(n) for n in list(state_dict) if ours.fullmatch(n)}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         named = {name.removeprefix(start): tensor for name, tensor in held.items()}
-        self.__dict__["samples"] = Samples.of_state(named, self.ordered_examples)
+        self.__dict__["samples"] = Samples.of_state(named, self.ordered_examples, self.samples.room)
 
     @property
     def has_observers(self) -> bool:

@@ -108,7 +108,7 @@ def _set_aside(graphs: Sequence[PreparedModel]) -> _Before:
     for module in found.values():
         module.reset()
     for graph in graphs:
-        graph.__dict__["samples"] = Samples()
+        graph.__dict__["samples"] = Samples(graph.samples.room)
     return before
 
 
@@ -144,14 +144,14 @@ def _put_together(
             module.merge(other)  # type: ignore[arg-type]
     device = next((str(m.count.device) for m in found.values() if isinstance(m, ChannelMean)), None)
     for i, graph in enumerate(graphs):
-        like = graph.ordered_examples
-        dealt = [Samples.of_state(part["samples"][i], like).to(device) for part in parts]
+        like, room = graph.ordered_examples, before.samples[i].room
+        dealt = [Samples.of_state(part["samples"][i], like, room).to(device) for part in parts]
         graph.__dict__["samples"] = _in_turns(before.samples[i], dealt)
 
 
 def _in_turns(first: Samples, dealt: Sequence[Samples]) -> Samples:
     """The samples of before, then one of each rank, and again."""
-    made = Samples()
+    made = Samples(first.room)
     for row in (*((each,) for each in first), *itertools.zip_longest(*dealt)):
         for sample in row:
             if sample is not None:

@@ -23,15 +23,34 @@ class Sample(NamedTuple):
     kwargs: dict[str, Any]
 
 
+class Room(NamedTuple):
+    """How many batches are kept at most, and bytes of these."""
+
+    batches: int = MOST
+    size: int = MOST_BYTES
+
+
+class Progress(NamedTuple):
+    """Whether passes that take minutes show how far they are; None: on a terminal."""
+
+    shown: bool | None
+
+
 class Samples:
     """The first batches that ran through a prepared model while it recorded: few, and small.
 
-    At most :data:`MOST` batches and 8 MiB are kept, as copies.
+    They are kept as copies, as far as there is room.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room = Room()) -> None:  # noqa: B008  (it is a constant)
+        self.room = room
         self._kept: list[Sample] = []
         self._bytes = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no further batch is kept, however small."""
+        return len(self._kept) >= self.room.batches
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -44,12 +63,12 @@ class Samples:
     @torch.no_grad()
     def offer(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Keep a batch if there is room."""
-        if len(self._kept) == MOST:
+        if self.full:
             return
         leaves = pytree.tree_leaves((args, dict(kwargs)))
         # Sparse tensors have no nbytes.
         size = sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
-        if self._bytes + size > MOST_BYTES:
+        if self._bytes + size > self.room.size:
             return
         self._bytes += size
         self._kept.append(Sample(copy_tensors(args), copy_tensors(dict(kwargs))))
@@ -68,9 +87,9 @@ class Samples:
         }
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Tensor], like: Sample) -> Samples:
+    def of_state(cls, state: Mapping[str, Tensor], like: Sample, room: Room) -> Samples:
         """What :meth:`state` wrote, of batches that are built as ``like``."""
-        made, (leaves, form) = cls(), pytree.tree_flatten(tuple(like))
+        made, (leaves, form) = cls(room), pytree.tree_flatten(tuple(like))
         batches: dict[int, dict[int, Tensor]] = defaultdict(dict)
         for name, tensor in state.items():
             number, _, place = name.partition(".")
@@ -86,7 +105,7 @@ class Samples:
 
     def to(self, device: str | None) -> Samples:
         """The same batches, on ``device``; None leaves them where they are."""
-        moved = Samples()
+        moved = Samples(self.room)
         moved._kept = [
             Sample(*pytree.tree_map_only(Tensor, lambda x: x.to(device), tuple(each)))
             for each in self._kept

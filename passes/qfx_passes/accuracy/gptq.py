@@ -1,0 +1,328 @@
+"""gptq: round the weights of a layer one input after another, and let the others make up for it.
+
+With H = E[x' x'^T] of what the layer reads once all before it is rounded, each column is rounded in
+turn, those that matter most (diagonal of H) first, and what that errs is taken out of the columns
+that are still to come (Frantar et al. 2022, arXiv:2210.17323):
+
+    e = (w_i - q_i) / U_ii,    w_j -= e U_ij  for j > i,    U^T U = H^-1
+
+Before that, in closed form, a ridge step lets the weight make up for the rounding of activations as
+well (ERQ, Zhong et al. 2024, arXiv:2407.06794): with C = E[x x'^T] it is
+
+    W' = argmin E |W x - W' x'|^2 + l |W' - W|^2 = W (C + l I) (H + l I)^-1
+
+Moments are about the means, and the bias is given what is off on average. Layers are taken in the
+order of the graph, each on what those before it have come to. Rounding to the nearest code, the
+same without the ridge step, and both are held against each other on batches that none of them has
+seen; a layer for which the first does as well stays as it is.
+
+Only codes are chosen: scales are those that the spec's observer finds in the weight that is to be
+rounded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from qfx.framework.levels import Level
+from qfx.framework.pass_base import Pass, PassContext
+from qfx.graph.steps import state_kept
+from qfx.history.events import NearMiss
+from qfx.quant.annotation import annotation
+from qfx.quant.qparams import QParams, quantize_weight
+from qfx.quant.recorders import recorder_of
+from qfx.quant.spec import QuantSpec
+from qfx.rewrite.rewriter import Rewriter
+from qfx.runtime.samples import Room
+from qfx.vocab import bound, is_op
+from qfx_passes.accuracy.correct_bias import mean_output_shift
+from qfx_passes.accuracy.second_moments import LAYERS, Moments, applied, patches
+from qfx_passes.accuracy.two_streams import Streams
+from qfx_passes.accuracy.watching import samples_of
+from qfx_passes.operands import is_constant
+from qfx_passes.weights import QuantizedWeights, quantized_weights
+
+_GAIN = 0.98  # of the error of rounding to the nearest code
+_LARGEST = 8192  # values that an output reads: H is that number squared
+_BLOCK = 128
+
+
+class Originals:
+    """The biases that layers had before they were given others.
+
+    Attributes:
+        biases: by layer; None where it had none.
+    """
+
+    def __init__(self) -> None:
+        self.biases: dict[fx.Node, Tensor | None] = {}
+
+
+@dataclass(frozen=True)
+class Gptq(Pass):
+    """Choose the codes of weights by what their layers yield.
+
+    Attributes:
+        damping: l, and what is added to the diagonal of H, relative to its mean.
+    """
+
+    name = "gptq"
+    requires = Level.OBSERVED
+    keeps_values = False
+    room = Room(batches=64, size=2**26)
+    damping: float = 0.01
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        samples = samples_of(ctx)
+        if not samples:
+            return
+        rw, weights = ctx.rewriter, quantized_weights(ctx)
+        owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
+        found: list[tuple[Layer, Rounding]] = []
+        with state_kept(ctx.graph_module):
+            streams = Streams(ctx.graph_module, samples)
+            for node in graph.nodes:
+                layer = layer_of(node, owners, rw)
+                if isinstance(layer, Layer):
+                    chosen = self._choose(layer, streams, weights, ctx)
+                    if chosen is not None:
+                        found.append((layer, chosen))
+                elif layer:
+                    ctx.near_misses.append(NearMiss(self.name, node.name, layer))
+                streams.step(node)
+        for layer, chosen in found:
+            take(layer, chosen, ctx)
+            ctx.record(layer.node, "gptq", f"error x {chosen.ratio:.2f}")
+
+    def _choose(
+        self, layer: Layer, streams: Streams, weights: QuantizedWeights, ctx: PassContext
+    ) -> Rounding | None:
+        """How a layer is rounded, which the rounded model then is; None for the nearest codes."""
+        fit, judge = _moments(layer, streams)
+        nearest = _nearest(layer, weights)
+        best, least = nearest, judge.error(layer.weight, layer.bias, nearest.weight, nearest.bias)
+        base = least
+        for ridge in (False, True) if base > 0 else ():
+            made = self._rounded(layer, fit, ridge=ridge)
+            error = judge.error(layer.weight, layer.bias, made.weight, made.bias)
+            if error < least:
+                best, least = made, error
+        if least > _GAIN * base or best is nearest:
+            streams.give(layer.node, weight=layer.shaped(nearest.weight), bias=nearest.flat_bias)
+            reason = "the nearest codes err as little on other batches"
+            ctx.near_misses.append(NearMiss(self.name, layer.node.name, reason))
+            return None
+        streams.give(layer.node, weight=layer.shaped(best.weight), bias=best.flat_bias)
+        best.ratio = least / base
+        return best
+
+    def _rounded(self, layer: Layer, moments: Moments, *, ridge: bool) -> Rounding:
+        _, mixed, rounded = moments.about(means=layer.bias_is_free)
+        damping = self.damping * rounded.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+        eye = torch.eye(rounded.shape[1], dtype=rounded.dtype, device=rounded.device)
+        damped = rounded + damping.reshape(-1, 1, 1) * eye
+        target = layer.weight
+        if ridge:
+            wanted = layer.weight @ (mixed + damping.reshape(-1, 1, 1) * eye)
+            target = torch.linalg.solve(damped, wanted.mT).mT
+        integers, qparams = quantize_weight(layer.shaped(target), layer.spec)
+        unit = qparams.dequantize(torch.ones_like(integers)).double()
+        codes = rounded_in_turn(
+            target / layer.grouped(unit), damped, qparams.quant_min, qparams.quant_max
+        )
+        integers = layer.shaped(codes).to(integers.dtype)
+        return _with_bias(layer, integers, qparams, moments)
+
+
+@dataclass
+class Layer:
+    """A layer whose weight may be rounded otherwise.
+
+    Attributes:
+        node: the layer.
+        name: of its weight.
+        spec: how that is quantized.
+        original: the weight.
+        weight: (G, O, K) the same, in float64, per group of channels.
+        bias: (G, O) what it adds.
+        bias_is_free: whether that may be another.
+    """
+
+    node: fx.Node
+    name: str
+    spec: QuantSpec
+    original: Tensor
+    weight: Tensor
+    bias: Tensor
+    bias_is_free: bool
+
+    def grouped(self, weight: Tensor) -> Tensor:
+        """(G, O, K) of a weight as the layer has it."""
+        return weight.reshape(self.weight.shape)
+
+    def shaped(self, weight: Tensor) -> Tensor:
+        """A weight as the layer has it, of (G, O, K)."""
+        return weight.reshape(self.original.shape).to(self.original.dtype)
+
+
+@dataclass
+class Rounding:
+    """Codes for a weight.
+
+    Attributes:
+        integers: the codes, as the layer has its weight.
+        qparams: of these.
+        weight: (G, O, K) what they stand for.
+        bias: (G, O) that goes with them.
+        ratio: the error of the output on other batches, relative to that of the nearest codes.
+    """
+
+    integers: Tensor
+    qparams: QParams
+    weight: Tensor
+    bias: Tensor
+    ratio: float = 1.0
+
+    @property
+    def flat_bias(self) -> Tensor:
+        """The bias as a layer has it."""
+        return self.bias.flatten().float()
+
+
+def layer_of(node: fx.Node, owners: Counter[str], rw: Rewriter) -> Layer | str:
+    """The layer that ``node`` is; why its weight is left alone, or "" if it has none."""
+    note = annotation(node)
+    if note is None or not note.decision.quantized or note.weight is None:
+        return ""
+    if not is_op(node, *LAYERS):
+        return "its weight is none of a linear layer, or of a convolution of one or two dims"
+    arguments, spec = bound(node), note.weight
+    weight, bias = arguments["weight"], arguments["bias"]
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not is_constant(bias):
+        return "its weight or bias is computed"
+    if owners[str(weight.target)] > 1 or len(weight.users) > 1:
+        return "its weight is shared"
+    if not spec.symmetric or spec.dtype != torch.int8:
+        return "its codes are not symmetric"
+    if isinstance(arguments.get("padding"), str):
+        return "its padding is a word"
+    original = rw.tensor(weight)
+    groups = arguments.get("groups", 1)
+    grouped = original.detach().double().reshape(groups, original.shape[0] // groups, -1)
+    if grouped.shape[2] > _LARGEST:
+        return f"an output reads {grouped.shape[2]} values, and at most {_LARGEST} are taken"
+    held = rw.tensor(bias).detach() if isinstance(bias, fx.Node) else grouped.new_zeros(1)
+    added = held.double().expand(original.shape[0]).reshape(grouped.shape[:2])
+    return Layer(node, str(weight.target), spec, original, grouped, added, _is_free(node))
+
+
+def _is_free(node: fx.Node) -> bool:
+    """Whether no output read zeros only, whose zeros a bias must keep."""
+    recorder = recorder_of(bound(node)["input"])
+    return recorder is None or not bool(recorder.silent > 0)
+
+
+def _moments(layer: Layer, streams: Streams) -> tuple[Moments, Moments]:
+    """Of batches to choose by, and of every fourth, or second position, to judge by."""
+    groups, _, size = layer.weight.shape
+    kinds = [Moments.none(groups, size, layer.weight.device) for _ in range(2)]
+    few = len(streams) < 4
+    for number, pair in enumerate(streams.values(bound(layer.node)["input"])):
+        exact, rounded = (patches(layer.node, value) for value in pair)
+        if few:
+            for part in (0, 1):
+                kinds[part].add(exact[..., part::2], rounded[..., part::2])
+        else:
+            kinds[number % 4 == 3].add(exact, rounded)
+    return kinds[0], kinds[1]
+
+
+def _nearest(layer: Layer, weights: QuantizedWeights) -> Rounding:
+    """The nearest codes, and the bias that correct-bias gives them."""
+    integers, qparams = weights.get(layer.name, layer.original, layer.spec)
+    weight = qparams.dequantize(integers)
+    return Rounding(
+        integers, qparams, layer.grouped(weight.double()), corrected_bias(layer, weight)
+    )
+
+
+def _with_bias(layer: Layer, integers: Tensor, qparams: QParams, moments: Moments) -> Rounding:
+    """Codes, and the bias that makes up for what they are off on average."""
+    weight = layer.grouped(qparams.dequantize(integers).double())
+    exact, rounded = moments.means()
+    shift = applied(layer.weight, exact) - applied(weight, rounded)
+    bias = layer.bias + shift if layer.bias_is_free else layer.bias
+    return Rounding(integers, qparams, weight, bias)
+
+
+def rounded_in_turn(weight: Tensor, moments: Tensor, low: int, high: int) -> Tensor:
+    """(G, O, K) codes of a weight in units of its scales.
+
+    Args:
+        weight: (G, O, K) over the scales.
+        moments: (G, K, K) H, damped.
+        low: smallest code.
+        high: largest code.
+    """
+    order = moments.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    across = order.unsqueeze(1).expand_as(weight)
+    left = weight.gather(2, across)
+    square = order.unsqueeze(2).expand_as(moments)
+    moments = moments.gather(1, square).gather(2, square.mT)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    codes = torch.empty_like(left)
+    for begin, end in _blocks(weight.shape[2]):
+        errors = torch.empty_like(left[..., begin:end])
+        for i in range(begin, end):
+            column = left[..., i]
+            codes[..., i] = column.round().clamp(low, high)
+            errors[..., i - begin] = (column - codes[..., i]) / factor[:, i, i].unsqueeze(1)
+            left[..., i:end] -= errors[..., i - begin, None] * factor[:, None, i, i:end]
+        left[..., end:] -= errors @ factor[:, begin:end, end:]
+    return torch.empty_like(codes).scatter_(2, across, codes)
+
+
+def _blocks(size: int) -> Iterator[tuple[int, int]]:
+    for begin in range(0, size, _BLOCK):
+        yield begin, min(begin + _BLOCK, size)
+
+
+def take(layer: Layer, chosen: Rounding, ctx: PassContext) -> None:
+    """Let the layer have these codes and this bias; correct-bias has nothing to do there then."""
+    node, rw = layer.node, ctx.rewriter
+    quantized_weights(ctx).choose(layer.original, layer.spec, chosen.integers, chosen.qparams)
+    if not layer.bias_is_free:
+        return
+    if not ctx.has(Originals):
+        ctx.put(Originals())
+    replaced = bound(node)["bias"]
+    held = rw.tensor(replaced).detach() if isinstance(replaced, fx.Node) else None
+    ctx.get(Originals).biases.setdefault(node, held)
+    hint = layer.name.rpartition("weight")[0] + "bias"
+    with rw.at(node):
+        bias = chosen.bias.flatten().to(layer.original.dtype)
+        made = rw.constant(hint, bias, origins=(node,))
+    rw.update(node, args=(*node.args[:2], made))
+    if isinstance(replaced, fx.Node) and not replaced.users:
+        rw.erase(replaced)
+    read = bound(node)["input"]
+    if recorder_of(read) is not None:
+        rw.rewire(node, read, read.args[0])
+        if not read.users:
+            rw.erase(read)
+
+
+def corrected_bias(layer: Layer, weight: Tensor) -> Tensor:
+    """(G, O) the bias that correct-bias gives a layer with this weight, which has its shape."""
+    recorder = recorder_of(bound(layer.node)["input"])
+    if recorder is None or not recorder.seen or not layer.bias_is_free:
+        return layer.bias
+    error = weight.double() - layer.original.detach().double()
+    shift = mean_output_shift(error, recorder.mean(), layer.weight.shape[0])
+    return layer.bias - shift.reshape(layer.bias.shape)

@@ -1,0 +1,140 @@
+"""Second moments of what a layer reads: all that a squared error of its output depends on.
+
+With patches x (as the model has them) and x' (rounded), as columns, a layer computes W x + b, and
+its rounded form Q x' + b'. Of N positions are kept
+
+    u = E[x],  u' = E[x'],  S = E[x x^T],  C = E[x x'^T],  H = E[x' x'^T]
+
+per group of channels, and so
+
+    E |W x + b - Q x' - b'|^2 = tr(W S W^T - 2 W C Q^T + Q H Q^T) + ...
+
+where moments are taken about the means if a bias makes these up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from qfx import vocab
+from qfx.vocab import bound, is_op
+
+LAYERS = (vocab.LINEAR, vocab.CONV1D, vocab.CONV2D)
+_COLUMNS = 4096  # of a batch; more positions of the same images tell little
+
+
+def patches(node: fx.Node, x: Tensor) -> Tensor:
+    """(G, K, N) what each position of the output of a layer reads of ``x``, per group."""
+    if is_op(node, vocab.LINEAR):
+        return x.reshape(-1, x.shape[-1]).T.unsqueeze(0)
+    arguments = bound(node)
+    weight, groups = _shape(arguments["weight"]), arguments["groups"]
+    dims = len(weight) - 2
+    x = x if x.dim() == dims + 2 else x.unsqueeze(0)
+    x = x if dims == 2 else x.unsqueeze(2)
+    columns = F.unfold(
+        x,
+        _pair(weight[2:], 1),
+        dilation=_pair(arguments["dilation"], 1),
+        padding=_pair(arguments["padding"], 0),
+        stride=_pair(arguments["stride"], 1),
+    )
+    return columns.movedim(0, 1).reshape(groups, -1, columns.shape[0] * columns.shape[2])
+
+
+def _shape(weight: fx.Node) -> tuple[int, ...]:
+    found: Any = weight.meta["qfx.value"]
+    return tuple(found.shape)
+
+
+def _pair(value: Any, first: int) -> tuple[int, int]:
+    """A setting of a convolution of one or two dims, as that of two."""
+    if isinstance(value, int):
+        return (value, value)
+    return (first, value[0]) if len(value) == 1 else (value[0], value[1])
+
+
+@dataclass
+class Moments:
+    """Sums over positions, in float64.
+
+    Attributes:
+        count: of positions.
+        mean, mean_rounded: (G, K) sums of x and x'.
+        exact, mixed, rounded: (G, K, K) sums of x x^T, x x'^T and x' x'^T.
+    """
+
+    count: int
+    mean: Tensor
+    mean_rounded: Tensor
+    exact: Tensor
+    mixed: Tensor
+    rounded: Tensor
+
+    @classmethod
+    def none(cls, groups: int, size: int, device: torch.device) -> Moments:
+        """Of no position."""
+        flat = [torch.zeros(groups, size, dtype=torch.float64, device=device) for _ in range(2)]
+        square = [
+            torch.zeros(groups, size, size, dtype=torch.float64, device=device) for _ in range(3)
+        ]
+        return cls(0, *flat, *square)
+
+    def add(self, x: Tensor, rounded: Tensor) -> None:
+        """Add (G, K, N) patches."""
+        step = -(-x.shape[2] // _COLUMNS)
+        x, rounded = x[..., ::step].float(), rounded[..., ::step].float()
+        self.count += x.shape[2]
+        self.mean += x.sum(2)
+        self.mean_rounded += rounded.sum(2)
+        self.exact += x @ x.mT
+        self.mixed += x @ rounded.mT
+        self.rounded += rounded @ rounded.mT
+
+    def joined(self, other: Moments) -> Moments:
+        """Those of both."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Moments(*(one + two for one, two in pairs))
+
+    def about(self, *, means: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """S, C and H: about the means, or about zero."""
+        n = max(self.count, 1)
+        if not means:
+            return self.exact / n, self.mixed / n, self.rounded / n
+        u, v = self.mean / n, self.mean_rounded / n
+        return (
+            self.exact / n - u.unsqueeze(2) * u.unsqueeze(1),
+            self.mixed / n - u.unsqueeze(2) * v.unsqueeze(1),
+            self.rounded / n - v.unsqueeze(2) * v.unsqueeze(1),
+        )
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """(G, K) means of x and of x'."""
+        n = max(self.count, 1)
+        return self.mean / n, self.mean_rounded / n
+
+    def error(self, weight: Tensor, bias: Tensor, other: Tensor, other_bias: Tensor) -> float:
+        """Mean squared error of the output of ``other``, which reads x', summed over channels.
+
+        Args:
+            weight: (G, O, K), with ``bias``, (G, O): the layer, which reads x.
+            bias: of the layer.
+            other: likewise, the layer in place of it.
+            other_bias: of that.
+        """
+        s, c, h = self.about(means=True)
+        power = (weight @ s * weight).sum() - 2 * (weight @ c * other).sum()
+        power = power + (other @ h * other).sum()
+        u, v = self.means()
+        off = applied(weight, u) + bias - applied(other, v) - other_bias
+        return max(float(power), 0.0) + float(off.square().sum())
+
+
+def applied(weight: Tensor, mean: Tensor) -> Tensor:
+    """(G, O) what (G, O, K) weights make of (G, K) means."""
+    return (weight @ mean.unsqueeze(2)).squeeze(2)

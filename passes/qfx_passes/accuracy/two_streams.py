@@ -1,0 +1,143 @@
+"""Runs the float model and the rounded one side by side, on all kept batches, a node at a time.
+
+So a layer sees what it reads as the model has it, and as it is once all that comes before is
+rounded: the error that its own rounding can make up for. A value is let go of when nobody reads it
+any more, so that what is held is the frontier of the graph, twice, for each batch; batches that
+would take more than :data:`MOST_BYTES` are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from qfx.capture.arguments import copy_tensors
+from qfx.graph import meta
+from qfx.graph.interpret import thawed
+from qfx.graph.steps import arguments_by_name
+from qfx.quant.observers import Observer
+from qfx.quant.qparams import QParams
+from qfx.runtime.samples import Sample
+from qfx.verification.outputs import FloatSteps
+from qfx.vocab import bound
+
+MOST_BYTES = 2**30
+
+
+class Streams:
+    """The two, on as many batches as fit.
+
+    Args:
+        graph_module: with observers in place.
+        samples: batches of calibration.
+        exact: what the model has where the graph has something else by now: of nodes, arguments by
+            name of their parameters.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        samples: Sequence[Sample],
+        exact: Mapping[fx.Node, Mapping[str, Tensor | None]] | None = None,
+    ) -> None:
+        self._given: dict[fx.Node, Mapping[str, Tensor | None]] = {}
+        self._exact: list[FloatSteps] = []
+        self._rounded: list[_RoundedSteps] = []
+        qparams: dict[str, QParams] = {}
+        for sample in samples[: _fitting(graph_module.graph)]:
+            arguments = arguments_by_name(graph_module.graph, *sample)
+            self._exact.append(_Steps(graph_module, copy_tensors(arguments), exact or {}))
+            steps = _RoundedSteps(graph_module, copy_tensors(arguments), self._given, qparams)
+            self._rounded.append(steps)
+
+    def __len__(self) -> int:
+        return len(self._exact)
+
+    def exact_values(self, node: fx.Node) -> list[Any]:
+        """What a node that was run yields in the model, for each batch."""
+        return [steps.env[node] for steps in self._exact]
+
+    def give(self, node: fx.Node, **arguments: Tensor) -> None:
+        """Let the rounded model compute a node with other arguments, by name of its parameters."""
+        self._given[node] = {**self._given.get(node, {}), **arguments}
+
+    def values(self, node: fx.Node) -> Iterator[tuple[Any, Any]]:
+        """What a node that was run yields, for each batch: as the model has it, and rounded."""
+        for exact, rounded in zip(self._exact, self._rounded, strict=True):
+            yield exact.env[node], rounded.env[node]
+
+    def step(self, node: fx.Node) -> None:
+        """Run the next node of the graph, in both."""
+        self.step_exact(node)
+        self.step_rounded(node)
+
+    def step_exact(self, node: fx.Node) -> None:
+        """Run the next node of the model."""
+        for steps in self._exact:
+            steps.step(node)
+
+    def step_rounded(self, node: fx.Node) -> None:
+        """Run the next node of the rounded model."""
+        for steps in self._rounded:
+            steps.step(node)
+
+
+class _Steps(FloatSteps):
+    """Runs a graph, layers with the arguments given."""
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        arguments: Mapping[str, object],
+        given: Mapping[fx.Node, Mapping[str, Tensor | None]],
+    ) -> None:
+        super().__init__(graph_module, arguments)
+        self._given = given
+
+    def run_node(self, n: fx.Node) -> Any:
+        """As always, or with the arguments that were given."""
+        if n not in self._given:
+            return super().run_node(n)
+        arguments = fx.map_arg(bound(n), lambda read: self.env[read])
+        return n.target(**{**thawed(dict(arguments)), **self._given[n]})  # type: ignore[operator]
+
+
+class _RoundedSteps(_Steps):
+    """Runs a graph with what observers saw rounded, too."""
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        arguments: Mapping[str, object],
+        given: Mapping[fx.Node, Mapping[str, Tensor | None]],
+        qparams: dict[str, QParams],
+    ) -> None:
+        super().__init__(graph_module, arguments, given)
+        self._qparams = qparams
+
+    def call_module(self, target: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
+        """What a module yields; an observer yields what it is given, rounded."""
+        module = self.fetch_attr(str(target))
+        value = args[0] if args else None
+        if not isinstance(module, Observer) or not module.seen or not isinstance(value, Tensor):
+            return super().call_module(target, args, kwargs)
+        qparams = self._qparams.get(str(target)) or module.qparams()
+        self._qparams[str(target)] = qparams
+        return qparams.dequantize(qparams.quantize(value), value.dtype)
+
+
+def _fitting(graph: fx.Graph) -> int:
+    """How many batches like the example may be held; one at least."""
+    last = {read: node for node in graph.nodes for read in node.all_input_nodes}
+    held = most = 0
+    sizes: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        info = meta.tensor_info(node)
+        if info is not None and node.op not in ("get_attr", "placeholder"):
+            sizes[node] = info.numel * info.dtype.itemsize
+        held += sizes.get(node, 0)
+        most = max(most, held)
+        held -= sum(sizes.pop(read, 0) for read in node.all_input_nodes if last[read] is node)
+    return max(1, MOST_BYTES // max(1, 2 * most))

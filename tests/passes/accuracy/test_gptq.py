@@ -1,0 +1,185 @@
+"""gptq: codes are chosen by what the layer yields, and only where that helps on other batches."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import qfx
+from qfx_passes.accuracy.gptq import rounded_in_turn
+from qfx_passes.accuracy.second_moments import Moments
+
+FOUR = qfx.QConfig(
+    qfx.QuantSpec(torch.uint8, observer="histogram"),
+    qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True, quant_min=-7, quant_max=7),
+)
+
+
+class Net(nn.Module):
+    """A convolution, a depthwise one, one without a bias, and linear layers; one is transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.depth = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3, groups=12)
+        self.up = nn.ConvTranspose2d(12, 12, 2)
+        self.point, self.line = nn.Conv2d(12, 16, 1, bias=False), nn.Conv1d(16, 8, 3)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.depth(F.relu6(self.first(x))))
+        x = F.relu(self.point(F.relu(self.up(x)))).flatten(2)
+        y: Tensor = self.head(F.relu(self.line(x)).mean(2))
+        return y
+
+
+def batch(seed: int) -> Tensor:
+    """Images whose neighbours, and channels, are alike."""
+    made = torch.Generator().manual_seed(seed)
+    x = F.interpolate(torch.randn(8, 2, 3, 3, generator=made), scale_factor=3, mode="bilinear")
+    return torch.cat([x, x.sum(1, keepdim=True)], 1)
+
+
+def net() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Net().eval()
+
+
+def made(**options: object) -> qfx.QuantizedModel:
+    data = [batch(i) for i in range(6)]
+    options = {"qconfig": FOUR, "backend": "reference", **options}
+    return qfx.quantize(net(), data[0], calibration_data=data, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def high() -> qfx.QuantizedModel:
+    return made(pipeline=qfx.pipelines.static(effort="high"))
+
+
+def noise(model: nn.Module) -> float:
+    x = torch.cat([batch(i) for i in range(100, 104)])
+    with torch.no_grad():
+        return float((model(x) - net()(x)).square().mean())
+
+
+def test_errs_less_on_data_that_it_has_not_seen(high: qfx.QuantizedModel) -> None:
+    assert noise(high) < 0.9 * noise(made())
+
+
+def test_tells_what_it_did(high: qfx.QuantizedModel) -> None:
+    stage = high.history["gptq"]
+    reasons = {m.reason for m in stage.near_misses}
+    assert "its weight is none of a linear layer, or of a convolution of one or two dims" in reasons
+    found = {s.label: s.findings["gptq"] for s in high.report.sites if "gptq" in s.findings}
+    assert {"first", "depth", "point"} <= found.keys()
+    assert all(str(text).startswith("error x 0.") for text in found.values())
+
+
+def test_is_the_same_every_time(high: qfx.QuantizedModel) -> None:
+    again = made(effort="high")
+    assert torch.equal(again(batch(7)), high(batch(7)))
+    assert {n.name for n in high.graph.nodes} == {n.name for n in again.graph.nodes}
+
+
+def test_has_a_switch() -> None:
+    pipeline = qfx.pipelines.static(effort="high")
+    for name in [p.name for p in pipeline.passes if p.name in ("gptq", "learn-rounding")]:
+        pipeline = pipeline.without(name)
+    assert torch.equal(made(pipeline=pipeline)(batch(7)), made()(batch(7)))
+
+
+def test_leaves_alone_what_it_does_not_help() -> None:
+    layer = nn.Linear(8, 8).eval()
+    data = [torch.randn(16, 8, generator=torch.Generator().manual_seed(i)) for i in range(6)]
+    quantized = qfx.quantize(
+        layer, data[0], calibration_data=data, backend="reference", effort="high",
+        qconfig=qfx.QConfig(
+            qfx.QuantSpec(torch.int16), qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True)
+        ),
+    )  # fmt: skip
+    (miss,) = [m for m in quantized.history["gptq"].near_misses if m.node]
+    assert miss.reason == "the nearest codes err as little on other batches"
+
+
+def test_a_shared_weight_stays() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(torch.relu(self.layer(x)))
+            return y
+
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    quantized = qfx.quantize(Twice().eval(), x, backend="reference", qconfig=FOUR, effort="high")
+    assert {m.reason for m in quantized.history["gptq"].near_misses} == {"its weight is shared"}
+
+
+def test_training_starts_from_the_result(high: qfx.QuantizedModel) -> None:
+    prepared = qfx.prepare(
+        net(), batch(0), method="qat", backend="reference", qconfig=FOUR, qparams_from=high
+    )
+    assert prepared(batch(0)).isfinite().all()
+
+
+def test_codes_are_the_best_for_two_inputs_that_are_alike() -> None:
+    weight = torch.tensor([[[0.4, 0.4]]], dtype=torch.float64)
+    moments = torch.tensor([[[1.0, 0.98], [0.98, 1.0]]], dtype=torch.float64)
+    codes = rounded_in_turn(weight, moments, -7, 7)
+    assert sorted(codes.flatten().tolist()) == [0.0, 1.0]  # the nearest would be 0 and 0
+
+
+def test_codes_are_nearly_the_best_of_all() -> None:
+    made = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 50, generator=made, dtype=torch.float64).cumsum(0)
+    moments = (x @ x.T / 50).unsqueeze(0)
+    weight = torch.randn(1, 3, 4, generator=made, dtype=torch.float64) * 3
+
+    def error(codes: Tensor) -> Tensor:
+        off = codes - weight
+        return (off @ moments * off).sum(2)
+
+    floor = weight.floor()
+    every = [floor + torch.tensor(up).double() for up in itertools.product((0, 1), repeat=4)]
+    best = torch.stack([error(codes) for codes in every]).amin(0)
+    found = error(rounded_in_turn(weight, moments, -9, 9))
+    assert (found <= error(weight.round()) + 1e-12).all()
+    assert found.sum() < 1.5 * best.sum()
+
+
+def test_blocks_are_but_a_faster_way() -> None:
+    made = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 200, 400, generator=made, dtype=torch.float64)
+    moments = x @ x.mT / 400
+    weight = torch.randn(2, 3, 200, generator=made, dtype=torch.float64) * 3
+    codes = rounded_in_turn(weight, moments, -8, 7)
+    order = moments.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    for group in range(2):
+        places = order[group]
+        h = moments[group][places][:, places]
+        factor = torch.linalg.cholesky(torch.linalg.inv(h), upper=True)
+        left = weight[group][:, places].clone()
+        for i in range(200):
+            code = left[:, i].round().clamp(-8, 7)
+            assert torch.equal(codes[group][:, places[i]], code)
+            left -= ((left[:, i] - code) / factor[i, i])[:, None] * factor[i]
+
+
+def test_moments_tell_the_error() -> None:
+    made = torch.Generator().manual_seed(0)
+    x, off = (torch.randn(2, 5, 30, generator=made) for _ in range(2))
+    rounded = x + 0.1 * off
+    moments = Moments.none(2, 5, x.device)
+    moments.add(x[..., :10], rounded[..., :10])
+    moments.add(x[..., 10:], rounded[..., 10:])
+    weight, other = (torch.randn(2, 3, 5, generator=made).double() for _ in range(2))
+    bias, other_bias = (torch.randn(2, 3, generator=made).double() for _ in range(2))
+    y = weight @ x.double() + bias.unsqueeze(2)
+    z = other @ rounded.double() + other_bias.unsqueeze(2)
+    expected = (y - z).square().sum((0, 1)).mean()
+    assert moments.error(weight, bias, other, other_bias) == pytest.approx(float(expected), 1e-5)
