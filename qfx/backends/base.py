@@ -162,8 +162,12 @@ class KernelRule:
 RUN_TIME = METHODS[1:]
 """The methods under which an operation takes and hands out float."""
 
-MOVES = tuple(op for op in vocab.ops() if op.kind is vocab.Kind.SHAPE and op is not vocab.PAD)
-"""Operations whose result holds values of the input, moved, copied or dropped."""
+MOVES = tuple(
+    op
+    for op in vocab.ops()
+    if op.kind is vocab.Kind.SHAPE and op is not vocab.PAD and "input" in op.signature.parameters
+)
+"""Operations of one tensor whose result holds values of the input, moved, copied or dropped."""
 
 
 def pulls(

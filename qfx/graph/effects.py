@@ -87,13 +87,20 @@ def shares_memory(node: fx.Node) -> tuple[fx.Node, ...]:
         return ()
     if isinstance(node.target, OpDef):
         hands_on = node.target.kind in (Kind.SHAPE, Kind.STUB)
-        return tuple(node.all_input_nodes[:1]) if hands_on else ()
+        return _first_operands(node) if hands_on else ()
     promised = promised_by(node) if is_known(node) else ()
     if promised:
         return promised
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     shares = meta.is_alias(node) or name in _MAY_ALIAS or not is_known(node)
     return tuple(node.all_input_nodes) if shares else ()
+
+
+def _first_operands(node: fx.Node) -> tuple[fx.Node, ...]:
+    """The first operand of an operation, or those that it lists there."""
+    if node.args and isinstance(node.args[0], (tuple, list)):
+        return tuple(each for each in node.args[0] if isinstance(each, fx.Node))
+    return tuple(node.all_input_nodes[:1])
 
 
 def is_given_element(node: fx.Node) -> bool:

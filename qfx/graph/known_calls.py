@@ -49,6 +49,8 @@ _MAKERS = frozenset(
     {
         *("zeros", "ones", "full", "empty", "arange", "linspace", "logspace", "eye", "tensor"),
         *("zeros_like", "ones_like", "full_like", "empty_like", "tril_indices", "triu_indices"),
+        *("hann_window", "hamming_window", "blackman_window", "bartlett_window", "kaiser_window"),
+        *("fft_fftfreq", "fft_rfftfreq"),
         *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "scalar_tensor"),
     }
 )

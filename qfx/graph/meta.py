@@ -160,6 +160,12 @@ def set_sparse(node: fx.Node) -> None:
     node.meta[SPARSE] = True
 
 
+def is_complex(node: fx.Node) -> bool:
+    """Whether a node yields complex numbers."""
+    info = tensor_info(node)
+    return info is not None and info.dtype.is_complex
+
+
 def is_sparse(node: fx.Node) -> bool:
     """Whether ``node`` was seen to yield a tensor of another layout than strides."""
     return bool(node.meta.get(SPARSE, False))

@@ -12,9 +12,19 @@ from typing import Any, TypeVar
 
 from torch import fx, nn
 
+from qfx import vocab
 from qfx.graph.unread_modules import take_after
 
 _Self = TypeVar("_Self", bound="WorkingGraphModule")
+
+
+class CodeTracer(fx.Tracer):
+    """Reads a graph off its own code, operations as they are: unpickling does."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=tuple(vocab.ops()))
 
 
 class WorkingGraphModule(fx.GraphModule):
@@ -69,6 +79,7 @@ class WorkingGraphModule(fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._update()  # what is pickled is the code
+        self._tracer_cls = CodeTracer  # what captured the model needs more than code
         return super().__reduce__()
 
     def _update(self) -> None:

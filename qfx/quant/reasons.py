@@ -25,6 +25,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "{op} reads a sparse tensor, and kernels of integers take dense ones",
         "make it dense first, as in x.to_dense(), if it has few zeros",
     ),
+    "complex": (
+        "{op} reads complex numbers, and kernels of integers take real ones",
+        "nothing to do: what reads and hands out real numbers is quantized",
+    ),
     "makes-numbers": (
         "{op} makes a tensor of numbers and sizes, and reads no activations",
         "nothing to do: what reads it is quantized",

@@ -141,6 +141,7 @@ class QuantizedModel(WorkingGraphModule):
                 if isinstance(held, LaterReference):
                     held = _for_inference(held.make())
                     self.__dict__["_reference"] = held
+        held.meta[LEVEL] = Level.REFERENCE  # so that qfx.run_passes goes on from there
         return held
 
     @property

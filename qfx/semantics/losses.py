@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -83,3 +86,44 @@ def kl_div(
 
 def cosine_similarity(input: Tensor, other: Tensor, *, dim: int = 1, eps: float = 1e-8) -> Tensor:
     return F.cosine_similarity(input, other, dim, eps)
+
+
+def _loss(function: Callable[..., Tensor], operands: str, attributes: str) -> Callable[..., Tensor]:
+    """``function`` of operands, which stand by position, and attributes, which have names."""
+    known = inspect.signature(function).parameters
+    positional = [
+        known[name].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=object)
+        for name in operands.split()
+    ]
+    named = [
+        known[name].replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=object)
+        for name in attributes.split()
+    ]
+    signature = inspect.Signature([*positional, *named])
+
+    def compute(*args: object, **options: object) -> Tensor:
+        return function(**signature.bind(*args, **options).arguments)
+
+    compute.__name__ = function.__name__
+    compute.__signature__ = signature  # type: ignore[attr-defined]
+    return compute
+
+
+_PAIR = "input1 input2 target"
+margin_ranking_loss = _loss(F.margin_ranking_loss, _PAIR, "margin reduction")
+cosine_embedding_loss = _loss(F.cosine_embedding_loss, _PAIR, "margin reduction")
+hinge_embedding_loss = _loss(F.hinge_embedding_loss, "input target", "margin reduction")
+soft_margin_loss = _loss(F.soft_margin_loss, "input target", "reduction")
+multi_margin_loss = _loss(F.multi_margin_loss, "input target weight", "p margin reduction")
+multilabel_margin_loss = _loss(F.multilabel_margin_loss, "input target", "reduction")
+multilabel_soft_margin_loss = _loss(
+    F.multilabel_soft_margin_loss, "input target weight", "reduction"
+)
+triplet_margin_loss = _loss(
+    F.triplet_margin_loss, "anchor positive negative", "margin p eps swap reduction"
+)
+poisson_nll_loss = _loss(F.poisson_nll_loss, "input target", "log_input full eps reduction")
+gaussian_nll_loss = _loss(F.gaussian_nll_loss, "input target var", "full eps reduction")
+ctc_loss = _loss(
+    F.ctc_loss, "log_probs targets input_lengths target_lengths", "blank reduction zero_infinity"
+)

@@ -39,6 +39,28 @@ def inv(input: Tensor) -> Tensor:
     return inverse
 
 
+def pinv(input: Tensor) -> Tensor:
+    inverse: Tensor = torch.linalg.pinv(input)
+    return inverse
+
+
+def cholesky(input: Tensor, *, upper: bool = False) -> Tensor:
+    factor: Tensor = torch.linalg.cholesky(input, upper=upper)
+    return factor
+
+
+def eigh(input: Tensor, *, UPLO: str = "L") -> tuple[Tensor, ...]:  # noqa: N803 - as torch calls it
+    """Eigenvalues of symmetric matrices, and eigenvectors."""
+    found: tuple[Tensor, ...] = torch.linalg.eigh(input, UPLO)
+    return found
+
+
+def slogdet(input: Tensor) -> tuple[Tensor, ...]:
+    """The sign of a determinant, and the logarithm of its size."""
+    found: tuple[Tensor, ...] = torch.linalg.slogdet(input)
+    return found
+
+
 def det(input: Tensor) -> Tensor:
     determinant: Tensor = torch.linalg.det(input)
     return determinant

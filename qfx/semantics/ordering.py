@@ -75,6 +75,26 @@ def scatter_add(input: Tensor, index: Tensor, src: Tensor, *, dim: int) -> Tenso
     return input.scatter_add(dim, index, src)
 
 
+def scatter_reduce(
+    input: Tensor, index: Tensor, src: Tensor, *, dim: int, reduce: str, include_self: bool = True
+) -> Tensor:
+    """``input`` with what several values come to at the places of ``index``."""
+    return input.scatter_reduce(dim, index, src, reduce, include_self=include_self)
+
+
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """``input`` with values of ``source``, in order, where ``mask`` says so."""
+    return input.masked_scatter(mask, source)
+
+
+def index_copy(input: Tensor, index: Tensor, source: Tensor, *, dim: int) -> Tensor:
+    return input.index_copy(dim, index, source)
+
+
+def index_fill(input: Tensor, index: Tensor, value: Tensor | float, *, dim: int) -> Tensor:
+    return input.index_fill(dim, index, value)
+
+
 def index_add(
     input: Tensor, index: Tensor, source: Tensor, *, dim: int, alpha: float = 1
 ) -> Tensor:

@@ -61,6 +61,24 @@ def _avg_pool(function: Callable[..., Tensor], dims: int) -> Callable[..., Tenso
     return avg_pool
 
 
+def _max_unpool(function: Callable[..., Tensor], dims: int) -> Callable[..., Tensor]:
+    zeros = (0,) * dims
+
+    def max_unpool(
+        input: Tensor,
+        indices: Tensor,
+        *,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] | None = None,
+        padding: Sequence[int] = zeros,
+        output_size: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Maxima back where they were, zeros around."""
+        return function(input, indices, kernel_size, stride or kernel_size, padding, output_size)
+
+    return max_unpool
+
+
 def _adaptive_pool(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def adaptive_pool(input: Tensor, *, output_size: int | Sequence[int | None]) -> Tensor:
         return function(input, output_size)
@@ -70,6 +88,10 @@ def _adaptive_pool(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 max_pool1d, max_pool2d, max_pool3d = map(
     _max_pool, (F.max_pool1d, F.max_pool2d, F.max_pool3d), (1, 2, 3)
+)
+
+max_unpool1d, max_unpool2d, max_unpool3d = map(
+    _max_unpool, (F.max_unpool1d, F.max_unpool2d, F.max_unpool3d), (1, 2, 3)
 )
 
 avg_pool1d, avg_pool2d, avg_pool3d = map(
@@ -104,6 +126,41 @@ def sum(
     input: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
 ) -> Tensor:
     return input.sum() if dim is None else input.sum(dim, keepdim)
+
+
+def prod(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    return input.prod() if dim is None else input.prod(dim, keepdim)
+
+
+def logsumexp(input: Tensor, *, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
+    return torch.logsumexp(input, dim, keepdim)
+
+
+def max_along(input: Tensor, *, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The largest along a dim, and where they are: named, as callers may ask for by name."""
+    return torch.max(input, dim, keepdim)
+
+
+def min_along(input: Tensor, *, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The smallest, likewise."""
+    return torch.min(input, dim, keepdim)
+
+
+def median(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The value in the middle, the lower of two, without where it is."""
+    return input.median() if dim is None else input.median(dim, keepdim)[0]
+
+
+def quantile(
+    input: Tensor,
+    q: Tensor | float,
+    *,
+    dim: int | None = None,
+    keepdim: bool = False,
+    interpolation: str = "linear",
+) -> Tensor:
+    """What a part ``q`` of the values is no larger than."""
+    return torch.quantile(input, q, dim, keepdim, interpolation=interpolation)
 
 
 def amax(input: Tensor, *, dim: int | tuple[int, ...] = (), keepdim: bool = False) -> Tensor:

@@ -124,6 +124,21 @@ def windows(input: Tensor, *, dimension: int, size: int, step: int) -> Tensor:
     return input.unfold(dimension, size, step)
 
 
+def meshgrid(tensors: Sequence[Tensor], *, indexing: str = "ij") -> tuple[Tensor, ...]:
+    """Coordinates of a grid: each vector along a dim of its own."""
+    return tuple(torch.meshgrid(*tensors, indexing=indexing))
+
+
+def diag_embed(input: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """Matrices with ``input`` along a diagonal, zeros around."""
+    return torch.diag_embed(input, offset, dim1, dim2)
+
+
+def affine_grid(theta: Tensor, *, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
+    """Where ``grid_sample`` reads to turn, stretch and shift images."""
+    return F.affine_grid(theta, list(size), align_corners)
+
+
 def tril(input: Tensor, *, diagonal: int = 0) -> Tensor:
     return input.tril(diagonal)
 

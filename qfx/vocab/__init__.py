@@ -12,6 +12,8 @@ attribute of the module with a parameter's name supplies it.
 A row stands in the file of its kind, and is a name of this package by that alone.
 """
 
+from typing import TYPE_CHECKING
+
 from qfx.vocab.arithmetic import *
 from qfx.vocab.definition import Kind as Kind
 from qfx.vocab.definition import OpDef as OpDef
@@ -36,3 +38,11 @@ from qfx.vocab.quantization import *
 from qfx.vocab.reductions import *
 from qfx.vocab.sizes import *
 from qfx.vocab.training import *
+
+if not TYPE_CHECKING:  # names that are written out are checked
+
+    def __getattr__(name: str) -> OpDef:
+        """An operation that has no name here by itself, as those of numbers: for pickled code."""
+        if name.isupper() and has(name.lower()):
+            return lookup(name.lower())
+        raise AttributeError(f"qfx.vocab has no operation {name}")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qfx.semantics import activations, layers
+from qfx.semantics import activations, layers, shapes
 from qfx.vocab.definition import Kind, define
 
 # -- arithmetic ----------------------------------------------------------------------------------
@@ -43,10 +43,11 @@ DIV = define(
         *(torch.div, torch.true_divide, torch.divide, operator.truediv, operator.itruediv),
         *(torch.floor_divide, operator.floordiv, operator.ifloordiv),
     ),
-    ("div", "div_", "divide", "floor_divide"),
+    ("div", "div_", "divide", "true_divide", "floor_divide"),
 )
 
 GRID_SAMPLE = define(layers.grid_sample, Kind.ARITHMETIC, (), (F.grid_sample,))
+AFFINE_GRID = define(shapes.affine_grid, Kind.ARITHMETIC, (), (F.affine_grid,))
 CAST = define(activations.cast, Kind.ARITHMETIC)
 
 # -- activations ---------------------------------------------------------------------------------
@@ -166,15 +167,18 @@ LOG_SOFTMAX = define(
 
 # -- normalization (inference) -------------------------------------------------------------------
 BATCH_NORM = define(
-    layers.batch_norm, Kind.NORM, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), (F.batch_norm,)
+    layers.batch_norm,
+    Kind.NORM,
+    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    (F.batch_norm, torch.batch_norm),
 )
-LAYER_NORM = define(layers.layer_norm, Kind.NORM, (nn.LayerNorm,), (F.layer_norm,))
-GROUP_NORM = define(layers.group_norm, Kind.NORM, (nn.GroupNorm,), (F.group_norm,))
+LAYER_NORM = define(layers.layer_norm, Kind.NORM, (nn.LayerNorm,), (F.layer_norm, torch.layer_norm))
+GROUP_NORM = define(layers.group_norm, Kind.NORM, (nn.GroupNorm,), (F.group_norm, torch.group_norm))
 INSTANCE_NORM = define(
     layers.instance_norm,
     Kind.NORM,
     (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-    (F.instance_norm,),
+    (F.instance_norm, torch.instance_norm),
 )
 RMS_NORM = define(layers.rms_norm, Kind.NORM, (nn.RMSNorm,), (F.rms_norm, torch.rms_norm))
 LOCAL_RESPONSE_NORM = define(

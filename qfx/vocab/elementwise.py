@@ -3,72 +3,63 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from qfx.semantics import elementwise
-from qfx.vocab.definition import Kind, define
+from qfx.vocab.definition import Kind, OpDef, define
+
+
+def _each(function: Callable[..., Tensor], *spelled: Callable[..., object]) -> OpDef:
+    """A function of each number of one tensor; methods are called like functions."""
+    names = tuple(name for each in spelled if hasattr(Tensor, name := each.__name__))
+    return define(function, Kind.ARITHMETIC, (), spelled, names, elementwise=True)
+
+
+def _pair(function: Callable[..., Tensor], *spelled: Callable[..., object]) -> OpDef:
+    """A function of each two numbers."""
+    names = tuple(name for each in spelled if hasattr(Tensor, name := each.__name__))
+    return define(function, Kind.ARITHMETIC, (), spelled, names)
+
 
 # -- of one tensor -------------------------------------------------------------------------------
-EXP = define(elementwise.exp, Kind.ARITHMETIC, (), (torch.exp,), ("exp",), elementwise=True)
-EXPM1 = define(
-    elementwise.expm1,
-    Kind.ARITHMETIC,
-    (),
-    (torch.expm1, torch.special.expm1),
-    ("expm1",),
-    elementwise=True,
-)
-EXP2 = define(
-    elementwise.exp2,
-    Kind.ARITHMETIC,
-    (),
-    (torch.exp2, torch.special.exp2),
-    ("exp2",),
-    elementwise=True,
-)
-LOG2 = define(elementwise.log2, Kind.ARITHMETIC, (), (torch.log2,), ("log2",), elementwise=True)
-LOG10 = define(elementwise.log10, Kind.ARITHMETIC, (), (torch.log10,), ("log10",), elementwise=True)
-LOG = define(elementwise.log, Kind.ARITHMETIC, (), (torch.log,), ("log",), elementwise=True)
-LOG1P = define(
-    elementwise.log1p,
-    Kind.ARITHMETIC,
-    (),
-    (torch.log1p, torch.special.log1p),
-    ("log1p",),
-    elementwise=True,
-)
-SQRT = define(elementwise.sqrt, Kind.ARITHMETIC, (), (torch.sqrt,), ("sqrt",), elementwise=True)
-RSQRT = define(elementwise.rsqrt, Kind.ARITHMETIC, (), (torch.rsqrt,), ("rsqrt",), elementwise=True)
-RECIPROCAL = define(
-    elementwise.reciprocal,
-    Kind.ARITHMETIC,
-    (),
-    (torch.reciprocal,),
-    ("reciprocal",),
-    elementwise=True,
-)
-SIN = define(elementwise.sin, Kind.ARITHMETIC, (), (torch.sin,), ("sin",), elementwise=True)
-COS = define(elementwise.cos, Kind.ARITHMETIC, (), (torch.cos,), ("cos",), elementwise=True)
-ERF = define(
-    elementwise.erf,
-    Kind.ARITHMETIC,
-    (),
-    (torch.erf, torch.special.erf),
-    ("erf",),
-    elementwise=True,
-)
-SIGN = define(elementwise.sign, Kind.ARITHMETIC, (), (torch.sign,), ("sign",), elementwise=True)
-FLOOR = define(elementwise.floor, Kind.ARITHMETIC, (), (torch.floor,), ("floor",), elementwise=True)
-CEIL = define(elementwise.ceil, Kind.ARITHMETIC, (), (torch.ceil,), ("ceil",), elementwise=True)
-ROUND = define(
-    elementwise.round,
-    Kind.ARITHMETIC,
-    (),
-    (torch.round, torch.special.round),
-    ("round",),
-    elementwise=True,
-)
+EXP = _each(elementwise.exp, torch.exp)
+EXPM1 = _each(elementwise.expm1, torch.expm1, torch.special.expm1)
+EXP2 = _each(elementwise.exp2, torch.exp2, torch.special.exp2)
+LOG2 = _each(elementwise.log2, torch.log2)
+LOG10 = _each(elementwise.log10, torch.log10)
+LOG = _each(elementwise.log, torch.log)
+LOG1P = _each(elementwise.log1p, torch.log1p, torch.special.log1p)
+SQRT = _each(elementwise.sqrt, torch.sqrt)
+RSQRT = _each(elementwise.rsqrt, torch.rsqrt)
+RECIPROCAL = _each(elementwise.reciprocal, torch.reciprocal)
+SIN = _each(elementwise.sin, torch.sin)
+COS = _each(elementwise.cos, torch.cos)
+TAN = _each(elementwise.tan, torch.tan)
+ASIN = _each(elementwise.asin, torch.asin, torch.arcsin)
+ACOS = _each(elementwise.acos, torch.acos, torch.arccos)
+ATAN = _each(elementwise.atan, torch.atan, torch.arctan)
+SINH = _each(elementwise.sinh, torch.sinh)
+COSH = _each(elementwise.cosh, torch.cosh)
+ASINH = _each(elementwise.asinh, torch.asinh, torch.arcsinh)
+ACOSH = _each(elementwise.acosh, torch.acosh, torch.arccosh)
+ATANH = _each(elementwise.atanh, torch.atanh, torch.arctanh)
+ERF = _each(elementwise.erf, torch.erf, torch.special.erf)
+ERFC = _each(elementwise.erfc, torch.erfc, torch.special.erfc)
+ERFINV = _each(elementwise.erfinv, torch.erfinv, torch.special.erfinv)
+SINC = _each(elementwise.sinc, torch.sinc, torch.special.sinc)
+LGAMMA = _each(elementwise.lgamma, torch.lgamma, torch.special.gammaln)
+DIGAMMA = _each(elementwise.digamma, torch.digamma, torch.special.digamma, torch.special.psi)
+LOGIT = _each(elementwise.logit, torch.logit, torch.special.logit)
+NAN_TO_NUM = _each(elementwise.nan_to_num, torch.nan_to_num)
+SIGN = _each(elementwise.sign, torch.sign)
+FLOOR = _each(elementwise.floor, torch.floor)
+CEIL = _each(elementwise.ceil, torch.ceil)
+TRUNC = _each(elementwise.trunc, torch.trunc, torch.fix)
+FRAC = _each(elementwise.frac, torch.frac)
+ROUND = _each(elementwise.round, torch.round, torch.special.round)
 ABS = define(
     elementwise.abs,
     Kind.ACTIVATION,
@@ -118,6 +109,14 @@ FMAX = define(
 FMIN = define(
     elementwise.fmin, Kind.ARITHMETIC, (), (torch.fmin,), ("fmin",), commutative=True, picks=True
 )
+ATAN2 = _pair(elementwise.atan2, torch.atan2, torch.arctan2)
+HYPOT = _pair(elementwise.hypot, torch.hypot)
+COPYSIGN = _pair(elementwise.copysign, torch.copysign)
+LOGADDEXP = _pair(elementwise.logaddexp, torch.logaddexp)
+LOGADDEXP2 = _pair(elementwise.logaddexp2, torch.logaddexp2)
+FMOD = _pair(elementwise.fmod, torch.fmod)
+REMAINDER = _pair(elementwise.remainder, torch.remainder, operator.mod, operator.imod)
+XLOGY = _pair(elementwise.xlogy, torch.xlogy, torch.special.xlogy)
 LERP = define(elementwise.lerp, Kind.ARITHMETIC, (), (torch.lerp,), ("lerp",))
 WHERE = define(elementwise.where, Kind.ARITHMETIC, (), (torch.where,), ("where",))
 MASKED_FILL = define(

@@ -33,3 +33,38 @@ COSINE_SIMILARITY = define(
     (nn.CosineSimilarity,),
     (F.cosine_similarity, torch.cosine_similarity),
 )
+MARGIN_RANKING_LOSS = define(
+    losses.margin_ranking_loss, Kind.REDUCE, (nn.MarginRankingLoss,), (F.margin_ranking_loss,)
+)
+COSINE_EMBEDDING_LOSS = define(
+    losses.cosine_embedding_loss, Kind.REDUCE, (nn.CosineEmbeddingLoss,), (F.cosine_embedding_loss,)
+)
+HINGE_EMBEDDING_LOSS = define(
+    losses.hinge_embedding_loss, Kind.REDUCE, (nn.HingeEmbeddingLoss,), (F.hinge_embedding_loss,)
+)
+SOFT_MARGIN_LOSS = define(
+    losses.soft_margin_loss, Kind.REDUCE, (nn.SoftMarginLoss,), (F.soft_margin_loss,)
+)
+MULTI_MARGIN_LOSS = define(
+    losses.multi_margin_loss, Kind.REDUCE, (nn.MultiMarginLoss,), (F.multi_margin_loss,)
+)
+MULTILABEL_MARGIN_LOSS = define(
+    losses.multilabel_margin_loss,
+    Kind.REDUCE,
+    (nn.MultiLabelMarginLoss,),
+    (F.multilabel_margin_loss,),
+)
+MULTILABEL_SOFT_MARGIN_LOSS = define(
+    losses.multilabel_soft_margin_loss,
+    Kind.REDUCE,
+    (nn.MultiLabelSoftMarginLoss,),
+    (F.multilabel_soft_margin_loss,),
+)
+TRIPLET_MARGIN_LOSS = define(
+    losses.triplet_margin_loss, Kind.REDUCE, (nn.TripletMarginLoss,), (F.triplet_margin_loss,)
+)
+POISSON_NLL_LOSS = define(losses.poisson_nll_loss, Kind.REDUCE, (), (F.poisson_nll_loss,))
+GAUSSIAN_NLL_LOSS = define(
+    losses.gaussian_nll_loss, Kind.REDUCE, (nn.GaussianNLLLoss,), (F.gaussian_nll_loss,)
+)
+CTC_LOSS = define(losses.ctc_loss, Kind.REDUCE, (nn.CTCLoss,), (F.ctc_loss,))

@@ -23,6 +23,12 @@ INV = define(
     (torch.inverse, torch.linalg.inv),
     ("inverse",),
 )
+PINV = define(matrices.pinv, Kind.REDUCE, (), (torch.pinverse, torch.linalg.pinv), ("pinverse",))
+CHOLESKY = define(
+    matrices.cholesky, Kind.REDUCE, (), (torch.cholesky, torch.linalg.cholesky), ("cholesky",)
+)
+EIGH = define(matrices.eigh, Kind.REDUCE)
+SLOGDET = define(matrices.slogdet, Kind.REDUCE)
 DET = define(matrices.det, Kind.REDUCE, (), (torch.det, torch.linalg.det), ("det",))
 SOLVE = define(matrices.solve, Kind.REDUCE, (), (torch.linalg.solve,))
 QR = define(matrices.qr, Kind.REDUCE)

@@ -57,8 +57,11 @@ SPLIT = define(
     shapes.split,
     Kind.SHAPE,
     (),
-    (torch.split, torch.split_with_sizes),
-    ("split", "split_with_sizes"),
+    (
+        *(torch.split, torch.split_with_sizes),
+        *(torch.unsafe_split, torch.unsafe_split_with_sizes),
+    ),
+    ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"),
 )
 UNBIND = define(shapes.unbind, Kind.SHAPE, (), (torch.unbind,), ("unbind",))
 SELECT = define(shapes.select, Kind.SHAPE, (), (torch.select,), ("select",))
@@ -72,6 +75,7 @@ DIAGONAL = define(
 WINDOWS = define(shapes.windows, Kind.SHAPE, (), (), ("unfold",))
 GETITEM = define(shapes.getitem, Kind.SHAPE, (), (operator.getitem,))
 EXPAND = define(shapes.expand, Kind.SHAPE, (), (torch.broadcast_to,), ("expand", "broadcast_to"))
+MESHGRID = define(shapes.meshgrid, Kind.SHAPE)
 REPEAT = define(shapes.repeat, Kind.SHAPE, (), (), ("repeat",))
 REPEAT_INTERLEAVE = define(
     shapes.repeat_interleave, Kind.SHAPE, (), (torch.repeat_interleave,), ("repeat_interleave",)
@@ -95,12 +99,13 @@ PAD = define(
         *(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
         *(nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d),
     ),
-    (F.pad,),
+    (F.pad, torch.constant_pad_nd),
 )
 CONTIGUOUS = define(shapes.contiguous, Kind.SHAPE, (), (), ("contiguous",), rearranges=True)
 CLONE = define(shapes.clone, Kind.SHAPE, (), (torch.clone,), ("clone",), rearranges=True)
 
 # -- of values and zeros -------------------------------------------------------------------------
+DIAG_EMBED = define(shapes.diag_embed, Kind.ARITHMETIC, (), (torch.diag_embed,), ("diag_embed",))
 TRIL = define(shapes.tril, Kind.ARITHMETIC, (), (torch.tril,), ("tril",))
 TRIU = define(shapes.triu, Kind.ARITHMETIC, (), (torch.triu,), ("triu",))
 UNFOLD = define(shapes.unfold, Kind.ARITHMETIC, (nn.Unfold,), (F.unfold,))

@@ -29,4 +29,12 @@ SCATTER = define(ordering.scatter, Kind.ARITHMETIC, (), (torch.scatter,), ("scat
 SCATTER_ADD = define(
     ordering.scatter_add, Kind.ARITHMETIC, (), (torch.scatter_add,), ("scatter_add",)
 )
+SCATTER_REDUCE = define(
+    ordering.scatter_reduce, Kind.ARITHMETIC, (), (torch.scatter_reduce,), ("scatter_reduce",)
+)
+MASKED_SCATTER = define(
+    ordering.masked_scatter, Kind.ARITHMETIC, (), (torch.masked_scatter,), ("masked_scatter",)
+)
+INDEX_COPY = define(ordering.index_copy, Kind.ARITHMETIC, (), (torch.index_copy,), ("index_copy",))
+INDEX_FILL = define(ordering.index_fill, Kind.ARITHMETIC, (), (torch.index_fill,), ("index_fill",))
 INDEX_ADD = define(ordering.index_add, Kind.ARITHMETIC, (), (torch.index_add,), ("index_add",))

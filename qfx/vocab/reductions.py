@@ -36,6 +36,30 @@ MAX_POOL3D = define(
     dims=3,
     picks=True,
 )
+MAX_UNPOOL1D = define(
+    pools.max_unpool1d,
+    Kind.ARITHMETIC,
+    (nn.MaxUnpool1d,),
+    (F.max_unpool1d,),
+    name="max_unpool1d",
+    dims=1,
+)
+MAX_UNPOOL2D = define(
+    pools.max_unpool2d,
+    Kind.ARITHMETIC,
+    (nn.MaxUnpool2d,),
+    (F.max_unpool2d,),
+    name="max_unpool2d",
+    dims=2,
+)
+MAX_UNPOOL3D = define(
+    pools.max_unpool3d,
+    Kind.ARITHMETIC,
+    (nn.MaxUnpool3d,),
+    (F.max_unpool3d,),
+    name="max_unpool3d",
+    dims=3,
+)
 AVG_POOL1D = define(
     pools.avg_pool1d, Kind.POOL, (nn.AvgPool1d,), (F.avg_pool1d,), name="avg_pool1d", dims=1
 )
@@ -100,10 +124,18 @@ INTERPOLATE = define(
     pools.interpolate,
     Kind.POOL,
     (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
-    (F.interpolate, F.upsample),
+    (F.interpolate, F.upsample, F.upsample_nearest, F.upsample_bilinear),
 )
 MEAN = define(pools.mean, Kind.REDUCE, (), (torch.mean,), ("mean",))
 SUM = define(pools.sum, Kind.REDUCE, (), (torch.sum,), ("sum",))
+PROD = define(pools.prod, Kind.REDUCE, (), (torch.prod,), ("prod",))
+LOGSUMEXP = define(
+    pools.logsumexp, Kind.REDUCE, (), (torch.logsumexp, torch.special.logsumexp), ("logsumexp",)
+)
+MAX_ALONG = define(pools.max_along, Kind.REDUCE)
+MIN_ALONG = define(pools.min_along, Kind.REDUCE)
+MEDIAN = define(pools.median, Kind.REDUCE)
+QUANTILE = define(pools.quantile, Kind.REDUCE, (), (torch.quantile,), ("quantile",))
 AMAX = define(pools.amax, Kind.REDUCE, (), (torch.amax,), ("amax",), picks=True)
 AMIN = define(pools.amin, Kind.REDUCE, (), (torch.amin,), ("amin",), picks=True)
 VAR = define(pools.var, Kind.REDUCE)

@@ -38,6 +38,18 @@ def module(kind: Callable[[], nn.Module]) -> Callable[[Any, Tensor], Tensor]:
     return called
 
 
+class Apart(nn.Module):
+    """A module of two tensors, called with one and what lies beside it."""
+
+    def __init__(self, distance: nn.Module) -> None:
+        super().__init__()
+        self.distance = distance
+
+    def forward(self, x: Tensor) -> Tensor:
+        apart: Tensor = self.distance(x, x.detach() * 0 + 0.1)
+        return apart
+
+
 def _rows(outcome: Outcome, *rows: tuple[str, Callable[[Any, Tensor], Tensor]]) -> list[Row]:
     return [Row(ops, call, outcome) for ops, call in rows]
 
@@ -95,6 +107,37 @@ ELEMENTWISE = _rows(
     ("triu", lambda m, x: torch.triu(x, diagonal=1)),
     ("cumsum", lambda m, x: x.cumsum(1)),
     ("sub", lambda m, x: torch.rsub(x, 1.5)),
+    ("div", lambda m, x: x.true_divide(3)),
+    ("tan", lambda m, x: x.tan()),
+    ("asin", lambda m, x: torch.arcsin(x.tanh())),
+    ("acos", lambda m, x: x.tanh().acos()),
+    ("atan", lambda m, x: torch.atan_(x)),
+    ("sinh", lambda m, x: torch.sinh(x)),
+    ("cosh", lambda m, x: x.cosh()),
+    ("asinh", lambda m, x: x.arcsinh()),
+    ("abs add acosh", lambda m, x: torch.acosh(x.abs() + 1.5)),
+    ("mul atanh", lambda m, x: (x.tanh() * 0.5).atanh()),
+    ("erfc", lambda m, x: torch.special.erfc(x)),
+    ("mul erfinv", lambda m, x: (x.tanh() * 0.5).erfinv()),
+    ("sinc", lambda m, x: torch.sinc(x)),
+    ("abs add lgamma", lambda m, x: torch.special.gammaln(x.abs() + 1)),
+    ("abs add digamma", lambda m, x: torch.digamma(x.abs() + 1)),
+    ("sigmoid logit", lambda m, x: torch.logit(x.sigmoid(), 1e-3)),
+    ("nan_to_num", lambda m, x: torch.nan_to_num(x, posinf=3.0)),
+    ("nan_to_num", lambda m, x: x.nan_to_num_(0.5)),
+    ("mul trunc", lambda m, x: torch.fix(x * 50)),
+    ("mul frac", lambda m, x: (x * 5).frac()),
+    ("remainder", lambda m, x: x % 0.3),
+    ("fmod", lambda m, x: torch.fmod(x, m.scale)),
+    ("atan2", lambda m, x: torch.atan2(x, m.table)),
+    ("hypot", lambda m, x: x.hypot(m.table)),
+    ("abs copysign", lambda m, x: torch.copysign(x.abs(), m.table)),
+    ("logaddexp", lambda m, x: torch.logaddexp(x, m.table)),
+    ("logaddexp2", lambda m, x: x.logaddexp2(m.table)),
+    ("abs xlogy", lambda m, x: torch.special.xlogy(m.table, x.abs())),
+    ("sign", lambda m, x: x.sgn()),
+    ("mul", lambda m, x: torch.deg2rad(x)),
+    ("div add", lambda m, x: m.table.addcdiv(x, m.scale)),
 )
 ACTIVATIONS = _rows(
     Outcome.FLOAT,
@@ -140,6 +183,30 @@ NORMS = _rows(
 )
 
 
+def _spread(m: Any, x: Tensor) -> Tensor:
+    low, high = torch.aminmax(x, dim=1, keepdim=True)
+    return high - low
+
+
+def _mean_of_var(m: Any, x: Tensor) -> Tensor:
+    var, mean = torch.var_mean(x, 1, correction=0)
+    return var + mean
+
+
+def _grid(m: Any, x: Tensor) -> Tensor:
+    return torch.stack(torch.meshgrid(x[0, 0], m.scale, indexing="xy")[::-1])
+
+
+def _at(m: Any, x: Tensor) -> Tensor:
+    grid = F.affine_grid(x[:, :2, :3], (2, 1, 4, 4), align_corners=False)
+    return F.grid_sample(x[:, None], grid, align_corners=False)
+
+
+def _unpooled(m: Any, x: Tensor) -> Tensor:
+    pooled, places = F.max_pool1d(m.table, 2, return_indices=True)
+    return F.max_unpool1d(pooled + x[..., :4], places, 2)
+
+
 def _nearest(m: Any, x: Tensor) -> Tensor:
     distances, _ = torch.cdist(x, m.table).sort(-1)
     return distances
@@ -160,6 +227,31 @@ ORDERS = _rows(
     ("scatter_add", lambda m, x: torch.scatter_add(m.table, 1, m.grid, x)),
     ("getitem index_add", lambda m, x: m.table.clone().index_add_(1, m.places, x[:, :3], alpha=2)),
     ("getitem getitem outer reshape", lambda m, x: torch.outer(x[0, 0], x[1, 1]).reshape(2, -1)),
+    ("max_along getitem getitem mul", lambda m, x: torch.mul(*x.max(1))),
+    ("min_along getitem mul", lambda m, x: x.min(-1, keepdim=True).indices * m.table),
+    ("amin amax sub", _spread),
+    ("var mean add", _mean_of_var),
+    ("median", lambda m, x: x.median(1)[0]),
+    ("median mul", lambda m, x: torch.median(x) * x),
+    ("quantile", lambda m, x: torch.quantile(x, 0.3, dim=1)),
+    ("prod", lambda m, x: x.prod(1, keepdim=True)),
+    ("logsumexp", lambda m, x: torch.logsumexp(x, [1, 2], True)),
+    ("sub vector_norm mul", lambda m, x: torch.dist(x, m.table) * x),
+    ("sub add vector_norm", lambda m, x: F.pairwise_distance(x, m.table, keepdim=True)),
+    ("mul add sub add vector_norm", module(lambda: Apart(nn.PairwiseDistance(1.0)))),
+    ("getitem diagonal sum mul", lambda m, x: x[0].trace() * x),
+    (
+        "getitem scatter_reduce",
+        lambda m, x: m.table.scatter_reduce(1, m.grid[:, :3], x[:, :3], "amax"),
+    ),
+    ("masked_scatter", lambda m, x: torch.masked_scatter(m.table, m.mask, x)),
+    ("getitem index_copy", lambda m, x: m.table.index_copy(1, m.places, x[:, :3])),
+    ("index_fill", lambda m, x: x.index_fill_(-1, m.places, 0.5)),
+    ("getitem meshgrid getitem getitem stack", _grid),
+    ("getitem diag_embed mul", lambda m, x: torch.diag(x[0, 0]) * m.table),
+    ("getitem diagonal getitem mul", lambda m, x: torch.diag(x[0], 1)[:, None] * m.scale),
+    ("getitem affine_grid getitem grid_sample", _at),
+    ("getitem add max_unpool1d", _unpooled),
     ("histc getitem mul", lambda m, x: torch.histc(x, 8)[None] * m.table),
 )
 MATRICES = _rows(
@@ -170,6 +262,13 @@ MATRICES = _rows(
     ("add inv", lambda m, x: torch.linalg.inv(x + m.identity)),
     ("add solve", lambda m, x: torch.linalg.solve(x + m.identity, m.table)),
     ("svd getitem", lambda m, x: torch.linalg.svd(x).S),
+    ("add pinv", lambda m, x: torch.linalg.pinv(x + m.identity)),
+    ("transpose matmul add cholesky", lambda m, x: torch.linalg.cholesky(x @ x.mT + m.identity)),
+    ("transpose matmul add eigh getitem", lambda m, x: torch.linalg.eigh(x @ x.mT + m.identity)[0]),
+    (
+        "add slogdet getitem sum mul",
+        lambda m, x: (x + m.identity).slogdet()[1].sum() * x,
+    ),
     ("qr getitem abs", lambda m, x: torch.linalg.qr(x)[1].abs()),
 )
 LOSSES = _rows(
@@ -193,9 +292,44 @@ LOSSES = _rows(
         lambda m, x: F.kl_div(x.log_softmax(-1), m.target, reduction="batchmean") * x,
     ),
     ("cosine_similarity getitem mul", lambda m, x: F.cosine_similarity(x, m.table, 1)[:, None] * x),
+    ("margin_ranking_loss mul", lambda m, x: F.margin_ranking_loss(x, m.table, m.table.sign()) * x),
+    (
+        "getitem cosine_embedding_loss mul",
+        lambda m, x: F.cosine_embedding_loss(x[0], m.table[0], m.low.sign(), margin=0.1) * x,
+    ),
+    ("hinge_embedding_loss mul", lambda m, x: F.hinge_embedding_loss(x, m.identity.sign()) * x),
+    ("soft_margin_loss mul", lambda m, x: F.soft_margin_loss(x, m.table.sign()) * x),
+    ("getitem multi_margin_loss mul", lambda m, x: F.multi_margin_loss(x[0], m.grid[0, 0]) * x),
+    (
+        "getitem multilabel_margin_loss mul",
+        lambda m, x: F.multilabel_margin_loss(x[0], m.grid[0]) * x,
+    ),
+    (
+        "getitem multilabel_soft_margin_loss mul",
+        lambda m, x: F.multilabel_soft_margin_loss(x[0], m.target[0]) * x,
+    ),
+    (
+        "triplet_margin_loss mul",
+        lambda m, x: F.triplet_margin_loss(x, m.table, m.target, swap=True) * x,
+    ),
+    ("poisson_nll_loss mul", lambda m, x: F.poisson_nll_loss(x, m.target) * x),
+    ("gaussian_nll_loss mul", lambda m, x: F.gaussian_nll_loss(x, m.table, m.target) * x),
+    (
+        "log_softmax ctc_loss mul",
+        lambda m, x: F.ctc_loss(x.log_softmax(-1), m.labels, (2,) * 8, (1,) * 8) * x,
+    ),
 )
 PRODUCTS = _rows(
     Outcome.FLOAT,
+    ("matmul", lambda m, x: torch.inner(x, m.table[0])),
+    (
+        "getitem getitem unsqueeze unsqueeze matmul squeeze squeeze mul",
+        lambda m, x: torch.dot(x[0, 0], x[1, 1]) * x,
+    ),
+    ("unsqueeze matmul squeeze squeeze", lambda m, x: torch.linalg.vecdot(x, m.table)),
+    ("matmul sum add", lambda m, x: torch.addbmm(m.table[0], x, m.table)),
+    ("getitem getitem matmul add mul", lambda m, x: torch.addmv(m.scale, x[0], x[1, 1]) * x),
+    ("getitem getitem outer mul add", lambda m, x: m.table[0].addr(x[0, 0], x[1, 1], alpha=0.5)),
     ("bilinear", lambda m, x: F.bilinear(x, m.table, m.cube, m.scale[:3])),
     ("matmul", lambda m, x: torch.linalg.matmul(m.table, x)),
     ("matmul add", lambda m, x: torch.baddbmm(m.table, x, m.table)),
@@ -240,5 +374,4 @@ MOVES = _rows(
 OUTSIDE = [
     *_rows(Outcome.UNKNOWN, ("", lambda m, x: torch.logcumsumexp(x, 1))),
     *_rows(Outcome.FORM, ("sum mul", lambda m, x: x.unique().sum() * x)),
-    *_rows(Outcome.FORM, ("getitem getitem add", lambda m, x: torch.add(*x.max(1)))),
 ]

@@ -32,6 +32,7 @@ _BOUND = 22.0
 """dB that rounding leaves at least, where a step of the function does not amplify it."""
 _AMPLIFIED = (
     *("floor", "ceil", "round", "sign", "argsort", "sort getitem", "bucketize"),
+    *("trunc", "frac", "remainder", "fmod", "_along", "median", "slogdet"),
     *("topk getitem getitem", "sum mul"),  # which are largest, how many differ
 )
 
@@ -55,6 +56,7 @@ class Between(nn.Module):
         self.register_buffer("low", torch.rand(8) - 0.5)
         self.register_buffer("high", torch.rand(8) + 0.5)
         self.register_buffer("places", torch.tensor([3, 1, 0]))
+        self.register_buffer("labels", torch.randint(1, 8, (8, 1)))
         self.register_buffer("grid", torch.randint(0, 8, (2, 8, 8)))
         with torch.no_grad():
             width = self.eval().middle(torch.randn(2, 8, 8)).flatten(1).shape[1]

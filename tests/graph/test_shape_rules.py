@@ -27,7 +27,9 @@ ELEMENTWISE = (
     *(vocab.SIGMOID, vocab.HARDSIGMOID, vocab.TANH, vocab.MISH, vocab.SELU, vocab.CELU),
     *(vocab.SOFTPLUS, vocab.SOFTSIGN, vocab.LOGSIGMOID, vocab.HARDSHRINK, vocab.SOFTSHRINK),
     *(vocab.TANHSHRINK, vocab.EXP, vocab.EXPM1, vocab.LOG, vocab.LOG1P, vocab.SQRT, vocab.RSQRT),
-    *(vocab.EXP2, vocab.LOG2, vocab.LOG10),
+    *(vocab.EXP2, vocab.LOG2, vocab.LOG10, vocab.TAN, vocab.ASIN, vocab.ACOS, vocab.ATAN),
+    *(vocab.SINH, vocab.COSH, vocab.ASINH, vocab.ACOSH, vocab.ATANH, vocab.ERFC, vocab.ERFINV),
+    *(vocab.SINC, vocab.LGAMMA, vocab.DIGAMMA, vocab.TRUNC, vocab.FRAC),
     *(vocab.RECIPROCAL, vocab.SIN, vocab.COS, vocab.ERF, vocab.SIGN, vocab.FLOOR, vocab.CEIL),
     *(vocab.ROUND, vocab.ABS, vocab.NEG),
 )
@@ -54,6 +56,8 @@ def told_calls() -> Iterator[Call]:
         yield from ((op, (IMAGE, other), {}) for other in (IMAGE, f32(8, 1, 9), f32(), 2, 0.5))
     yield vocab.SUB, (IMAGE, IMAGE), {"alpha": 2}
     yield vocab.CLAMP, (IMAGE,), {"min": 0, "max": 6.0}
+    yield vocab.LOGIT, (IMAGE,), {"eps": 0.1}
+    yield vocab.NAN_TO_NUM, (IMAGE,), {"nan": 0, "posinf": 9.0, "neginf": -9.0}
     yield vocab.THRESHOLD, (IMAGE,), {"threshold": 0.1, "value": 20.0}
     for op in (vocab.SOFTMAX, vocab.LOG_SOFTMAX):
         yield op, (TOKENS,), {"dim": -1}

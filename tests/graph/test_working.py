@@ -81,6 +81,47 @@ def test_pickle_keeps_what_it_computes() -> None:
     assert again(X).tolist() == [0.0, 2.0]
 
 
+class Branching(nn.Module):
+    """A guard, a buffer, results of several, and a function outside of the vocabulary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("scale", torch.ones(4))
+
+    def forward(self, x: torch.Tensor, *, factor: float = 2.0) -> dict[str, torch.Tensor]:
+        y = x * factor if x.shape[1] > 3 else x
+        first, second = self.layer(y).chunk(2, -1)
+        return {"y": torch.cat([second, first], -1) * self.scale, "first": torch.i0(first)}
+
+
+@pytest.fixture(scope="module")
+def branching() -> qfx.QuantizedModel:
+    return qfx.quantize(Branching().eval(), torch.ones(3, 4), backend="reference")
+
+
+@pytest.mark.parametrize("form", ["as written", "canonical", "reference"])
+def test_captured_graphs_can_be_pickled(form: str, branching: qfx.QuantizedModel) -> None:
+    x, passes = torch.rand(3, 4), [qfx.get_pass("canonicalize")] * (form == "canonical")
+    module = branching.reference
+    if form != "reference":
+        module, _ = qfx.run_passes(Branching().eval(), passes, x)
+    again = pickle.loads(pickle.dumps(module))
+    called = [[n.target for n in m.graph.nodes if "call" in n.op] for m in (module, again)]
+    assert called[0] == called[1]
+    for name, value in module(x).items():
+        assert torch.equal(again(x)[name], value)
+
+
+def test_passes_go_on_from_a_reference_graph(branching: qfx.QuantizedModel) -> None:
+    x = torch.rand(3, 4)
+    same, history = qfx.run_passes(branching.reference, [], x)
+    assert torch.equal(same(x)["y"], branching(x)["y"])
+    assert len(history) == 1
+    with pytest.raises(qfx.ConfigError, match="canonicalize"):
+        qfx.run_passes(branching.reference, [qfx.get_pass("canonicalize")], x)
+
+
 @pytest.mark.parametrize("called", [False, True])
 def test_copies_run_after_they_were_captured(called: bool) -> None:
     """Capture copies what it is given: a class of a class of fx's own called itself for ever."""

@@ -27,7 +27,12 @@ ADAPTERS: dict[OpDef, Adapter] = {
     **dict.fromkeys(vocab.ADAPTIVE_POOLS, layers.adaptive_pool),
     **dict.fromkeys((vocab.SOFTMAX, vocab.LOG_SOFTMAX), tensors.softmax),
     **dict.fromkeys((vocab.MEAN, vocab.SUM, vocab.AMAX, vocab.AMIN), tensors.reduce),
-    **dict.fromkeys((vocab.VECTOR_NORM, vocab.MATRIX_NORM), tensors.as_tuple("dim")),
+    **dict.fromkeys(
+        (vocab.VECTOR_NORM, vocab.MATRIX_NORM, vocab.LOGSUMEXP), tensors.as_tuple("dim")
+    ),
+    vocab.PROD: tensors.reduce,
+    **dict.fromkeys(vocab.MAX_UNPOOLS, layers.unpool),
+    vocab.AFFINE_GRID: tensors.shape("size"),
     vocab.SCATTER: tensors.scatter,
     vocab.SORT_VALUES: tensors.sort_rows,
     **dict.fromkeys((vocab.ADD, vocab.SUB, vocab.MUL), tensors.arithmetic),

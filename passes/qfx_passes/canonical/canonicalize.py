@@ -42,6 +42,7 @@ from qfx_passes.canonical.name_overwritten import name_changed_values
 from qfx_passes.canonical.norms import norms_of
 from qfx_passes.canonical.overloads import as_called
 from qfx_passes.canonical.pin_layouts import pin_layouts
+from qfx_passes.canonical.reductions import canonical_reduction
 from qfx_passes.canonical.rename_spellings import rename_spelling
 from qfx_passes.canonical.rewordings import reword
 from qfx_passes.canonical.sizes import canonical_size
@@ -58,7 +59,8 @@ FAMILIES: dict[str, Family] = {
     "expand-attention": expand_attention,  # multi-head attention, into its projections
     "expand-products": expand_product,  # einsum, addmm, matmul with a constant
     "moves": canonical_move,  # movedim, hstack, tile, view_as
-    "rewordings": reword,  # max, norm, var, clamp by tensors
+    "reductions": canonical_reduction,  # max, norm, var, sort
+    "rewordings": reword,  # clamp by tensors, addcmul, diag, cross
     "rename-spellings": rename_spelling,  # all that the vocabulary lists
 }
 """By the name under which the history shows what they did, as rules of the pass."""

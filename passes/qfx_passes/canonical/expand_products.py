@@ -1,13 +1,14 @@
 """Other spellings of products: ``addmm``, ``baddbmm`` and ``matmul`` as matmul and linear.
 
     addmm(b, x, W) = linear(x, W', b)        x @ W = linear(x, W'), W constant
-    baddbmm(b, x, y, beta, alpha) = beta b + alpha (x @ y)
+    baddbmm(b, x, y, beta, alpha) = beta b + alpha (x @ y)        and so addmv, addr, addbmm
 
 Where W is written as the transpose of a parameter, W' is that parameter, so that what else reads it
 (an embedding, of which the output layer is the transpose) goes on sharing it. Else W' is a copy,
 and where W is trained arrange(W, dims=(1, 0)).
 
-What ``einsum`` is, :mod:`qfx_passes.canonical.einsum` tells.
+What ``einsum`` is, :mod:`qfx_passes.canonical.einsum` tells, and what ``inner`` and ``tensordot``
+are :mod:`qfx_passes.canonical.contractions`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
 from qfx_passes.canonical.call_site import CallSite
+from qfx_passes.canonical.contractions import contract
 from qfx_passes.canonical.einsum import expand_einsum
 from qfx_passes.canonical.functional_calls import Spelling
 
 _SUMS: dict[Any, tuple[str, str, str]] = {
     **dict.fromkeys((torch.addmm, "addmm"), ("input", "mat1", "mat2")),
     **dict.fromkeys((torch.baddbmm, "baddbmm"), ("input", "batch1", "batch2")),
+    **dict.fromkeys((torch.addbmm, "addbmm"), ("input", "batch1", "batch2")),
+    **dict.fromkeys((torch.addmv, "addmv"), ("input", "mat", "vec")),
+    **dict.fromkeys((torch.addr, "addr"), ("input", "vec1", "vec2")),
 }
 """Sums with a product, and what they call their operands."""
 
@@ -37,6 +42,8 @@ _SUMS: dict[Any, tuple[str, str, str]] = {
 def expand_product(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     """The product that the call computes; None if it is none, a Mismatch if it can't be."""
     product = _Products(site).expand(site.node, call)
+    if product is None:
+        product = contract(site, call)
     return site.through(product) if isinstance(product, fx.Node) else product
 
 
@@ -81,12 +88,18 @@ class _Products:
         constant = self._transposed(weight, node) if is_layer and alpha == beta == 1 else None
         if constant is not None:
             return _made(self._rewriter, node, vocab.LINEAR, source, constant, bias)
-        product = self._scaled(
-            _made(self._rewriter, node, vocab.MATMUL, source, weight), alpha, node
-        )
+        product = self._scaled(self._product(node, call, source, weight), alpha, node)
         if beta == 0:  # whatever the other is, NaN too
             return product
         return _made(self._rewriter, node, vocab.ADD, product, self._scaled(bias, beta, node))
+
+    def _product(self, node: fx.Node, call: Spelling, one: fx.Node, other: fx.Node) -> fx.Node:
+        """What a sum adds."""
+        op = vocab.OUTER if call.target in (torch.addr, "addr") else vocab.MATMUL
+        product = _made(self._rewriter, node, op, one, other)
+        if call.target in (torch.addbmm, "addbmm"):
+            return _made(self._rewriter, node, vocab.SUM, product, dim=0)
+        return product
 
     def _scaled(self, value: fx.Node, factor: Any, node: fx.Node) -> fx.Node:
         return value if factor == 1 else _made(self._rewriter, node, vocab.MUL, value, factor)

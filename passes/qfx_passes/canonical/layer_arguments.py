@@ -45,6 +45,11 @@ def conv(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
     return None
 
 
+def unpool(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
+    assert op.dims is not None
+    return expand(arguments, op.dims, "kernel_size", "stride", "padding")
+
+
 def _groups(arguments: Arguments, site: CallSite) -> Mismatch | None:
     """Settle groups that are computed: they must be channels of the input over the weight's.
 

@@ -6,6 +6,7 @@ tile(x, n)                            ->  repeat(x, repeats=(1, ..., n))
 x.view_as(y), x.expand_as(y)          ->  reshape(x, shape=size(y)), expand(x, size=size(y))
 x.ravel()                             ->  flatten(x)
 fliplr(x), flipud(x)                  ->  flip(x, dims=(1,)), flip(x, dims=(0,))
+meshgrid(x, y)                        ->  meshgrid([x, y])
 hsplit(x, n), vsplit(x, n)            ->  chunk(x, chunks=n, dim=...)
 hsplit(x, (i, j)), vsplit(x, (i, j))  ->  tensor_split(x, sections=(i, j), dim=...)
 x.adjoint()                           ->  transpose(x, dim0=-2, dim1=-1)      of real numbers
@@ -31,6 +32,7 @@ from qfx.vocab import OpDef
 from qfx_passes.canonical.argument_values import is_computed, rank_of
 from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.functional_calls import Spelling, name_of
+from qfx_passes.canonical.tensor_arguments import elements
 
 _Given: TypeAlias = "dict[str, Any]"
 _Reader: TypeAlias = "Callable[[CallSite, _Given], fx.Node | Mismatch]"
@@ -51,6 +53,9 @@ def canonical_move(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     args = call.args
     if name == "tile" and len(args) > 2:
         args = (args[0], args[1:])
+    if name == "meshgrid":
+        call = replace(call, kwargs={"indexing": "ij", **call.kwargs})
+        args = args[:1] if isinstance(args[0], (tuple, list)) else (args,)
     if len(args) > len(names) or not call.kwargs.keys() <= set(names):
         return Mismatch("arguments of {0} that are not known", name)
     given = {**dict(zip(names, args, strict=False)), **call.kwargs}
@@ -82,15 +87,20 @@ def _move_dims(site: CallSite, given: _Given) -> fx.Node | Mismatch:
 
 def _stack(dim: int) -> _Reader:
     def join(site: CallSite, given: _Given) -> fx.Node | Mismatch:
-        tensors = given["tensors"]
-        if not isinstance(tensors, (tuple, list)):
+        tensors = elements(given["tensors"], site)
+        if tensors is None:
             return Mismatch("the list of tensors is computed")
         ranks = [rank_of(tensor) for tensor in tensors]
         if any(rank is None or rank < max(2, dim + 1) for rank in ranks):
             return Mismatch("tensors of fewer than {0} dims get some more", max(2, dim + 1))
-        return site.becomes(vocab.CAT, {"tensors": list(tensors), "dim": dim})
+        return site.becomes(vocab.CAT, {"tensors": tensors, "dim": dim})
 
     return join
+
+
+def _meshgrid(site: CallSite, given: _Given) -> fx.Node | Mismatch:
+    given["tensors"] = list(given["tensors"])
+    return site.becomes(vocab.MESHGRID, given)
 
 
 def _tile(site: CallSite, given: _Given) -> fx.Node | Mismatch:
@@ -168,6 +178,7 @@ _READERS: dict[str, tuple[tuple[str, ...], _Reader]] = {
     **dict.fromkeys(("hstack", "column_stack"), (("tensors",), _stack(1))),
     **dict.fromkeys(("vstack", "row_stack"), (("tensors",), _stack(0))),
     "dstack": (("tensors",), _stack(2)),
+    "meshgrid": (("tensors", "indexing"), _meshgrid),
     "tile": (("input", "dims"), _tile),
     **dict.fromkeys(("view_as", "reshape_as"), (("input", "other"), _like(vocab.RESHAPE, "shape"))),
     "expand_as": (("input", "other"), _like(vocab.EXPAND, "size")),

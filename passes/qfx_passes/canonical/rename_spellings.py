@@ -56,6 +56,17 @@ _ORDERS: dict[Any, str] = {
     **dict.fromkeys((torch.scatter, "scatter"), "input dim index src"),
     **dict.fromkeys((torch.scatter_add, "scatter_add"), "input dim index src"),
     **dict.fromkeys((torch.index_add, "index_add"), "input dim index source"),
+    **dict.fromkeys((torch.scatter_reduce, "scatter_reduce"), "input dim index src reduce"),
+    **dict.fromkeys((torch.index_copy, "index_copy"), "input dim index source"),
+    **dict.fromkeys((torch.index_fill, "index_fill"), "input dim index value"),
+    **dict.fromkeys((torch.prod, "prod"), "input dim keepdim dtype"),
+    torch.layer_norm: "input normalized_shape weight bias eps cudnn_enable",
+    torch.group_norm: "input num_groups weight bias eps cudnn_enabled",
+    torch.batch_norm: "input weight bias running_mean running_var training momentum eps",
+    torch.instance_norm: (
+        "input weight bias running_mean running_var use_input_stats momentum eps cudnn_enabled"
+    ),
+    torch.constant_pad_nd: "input pad value",
     torch.searchsorted: "sorted_sequence input",
     torch.bucketize: "input boundaries",
     torch.linalg.matrix_norm: "input ord dim keepdim dtype",
@@ -88,9 +99,11 @@ _WITH_INDICES = (
 )
 """What torch calls for ``return_indices=True``, whatever their own argument says."""
 
-_IMPLIED: dict[Any, dict[str, float]] = {
+_IMPLIED: dict[Any, dict[str, Any]] = {
     F.relu6: {"min": 0.0, "max": 6.0},
     F.hardtanh: {"min": -1.0, "max": 1.0},
+    F.upsample_nearest: {"mode": "nearest"},
+    F.upsample_bilinear: {"mode": "bilinear", "align_corners": True},
     **{spelling: {"exponent": 2} for spelling in (torch.square, "square")},
 }
 """Arguments whose default is not that of the operation."""

@@ -14,7 +14,7 @@ from torch import fx
 
 from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
-from qfx.vocab import OpDef
+from qfx.vocab import GETITEM, MESHGRID, OpDef, is_op
 from qfx_passes.canonical.argument_values import computed, rank_of
 from qfx_passes.canonical.call_site import Arguments, CallSite
 
@@ -174,7 +174,24 @@ def _is_tensor(value: object) -> bool:
 
 
 def join(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
-    if isinstance(arguments["tensors"], fx.Node):
+    tensors = elements(arguments["tensors"], site)
+    if tensors is None:
         return Mismatch("the list of tensors is computed")
-    arguments["tensors"] = list(arguments["tensors"])
+    arguments["tensors"] = tensors
     return None
+
+
+def elements(value: object, site: CallSite) -> list[object] | None:
+    """The tensors of a list; None if the model has as many as its inputs say."""
+    if isinstance(value, (tuple, list)):
+        return list(value)
+    if not isinstance(value, fx.Node):
+        return None
+    if is_op(value, GETITEM) and isinstance(value.args[1], slice):
+        whole = elements(value.args[0], site)
+        return None if whole is None else whole[value.args[1]]
+    if not is_op(value, MESHGRID):
+        return None
+    count = len(value.args[0])  # type: ignore[arg-type]
+    call = site.rewriter.call
+    return [call(GETITEM, value, index, origins=(site.node,)) for index in range(count)]

@@ -86,6 +86,8 @@ class Eligibility:
             return refusal("random", op=op)
         if isinstance(node.target, Scripted):
             return refusal("opaque-function", op=operation_name(node))
+        if any(map(meta.is_complex, node.all_input_nodes)):
+            return refusal("complex", op=op)
         if not isinstance(node.target, OpDef):
             if makes_numbers(node):
                 return refusal("makes-numbers", op=op)

@@ -39,6 +39,70 @@ def log1p(w: Writer, input: Operand) -> ir.Value:
     return w.op("Log", w.op("Add", input, _one(w, input)))
 
 
+def erfc(w: Writer, input: Operand) -> ir.Value:
+    return w.op("Sub", _one(w, input), w.op("Erf", input, like=input))
+
+
+def trunc(w: Writer, input: Operand) -> ir.Value:
+    size = w.op("Floor", w.op("Abs", input, like=input), like=input)
+    return w.op("Mul", w.op("Sign", input, like=input), size, like=input)
+
+
+def frac(w: Writer, input: Operand) -> ir.Value:
+    return w.op("Sub", input, trunc(w, input))
+
+
+def logit(w: Writer, input: Operand, *, eps: float | None) -> ir.Value:
+    if eps is not None:
+        dtype = w.info(input).dtype
+        input = w.op("Clip", input, w.scalar(eps, dtype), w.scalar(1 - eps, dtype), like=input)
+    return w.op("Log", w.op("Div", input, w.op("Sub", _one(w, input), input)))
+
+
+def nan_to_num(
+    w: Writer, input: Operand, *, nan: float | None, posinf: float | None, neginf: float | None
+) -> ir.Value:
+    dtype = w.info(input).dtype
+    ends = torch.finfo(dtype)
+    made = w.op("Where", w.op("IsNaN", input), w.scalar(nan or 0.0, dtype), input)
+    for positive, end, number in ((1, ends.max, posinf), (0, ends.min, neginf)):
+        found = w.op("IsInf", input, detect_positive=positive, detect_negative=1 - positive)
+        made = w.op("Where", found, w.scalar(end if number is None else number, dtype), made)
+    return made
+
+
+def hypot(w: Writer, input: Operand, other: Operand) -> ir.Value:
+    squares = [w.op("Mul", each, each) for each in (input, other)]
+    return w.op("Sqrt", w.op("Add", *squares))
+
+
+def logaddexp(w: Writer, input: Operand, other: Operand) -> ir.Value:
+    apart = w.op("Exp", w.op("Neg", w.op("Abs", w.op("Sub", input, other))))
+    return w.op("Add", w.op("Max", input, other), w.op("Log", w.op("Add", apart, _one(w, input))))
+
+
+def xlogy(w: Writer, input: Operand, other: Operand) -> ir.Value:
+    dtype = common_dtype(w, input, other)
+    input, zero = w.cast(input, dtype), w.scalar(0.0, dtype)
+    product = w.op("Mul", input, w.op("Log", w.cast(other, dtype)))
+    return w.op("Where", w.op("Equal", input, zero), zero, product)
+
+
+def fmod(w: Writer, input: Operand, other: Operand) -> ir.Value:
+    dtype = common_dtype(w, input, other)
+    return w.op("Mod", w.cast(input, dtype), w.cast(other, dtype), fmod=1)
+
+
+def remainder(w: Writer, input: Operand, other: Operand) -> ir.Value:
+    """With the sign of the divisor, as in Python; Mod of floats has that of the dividend."""
+    dtype = common_dtype(w, input, other)
+    input, other = w.cast(input, dtype), w.cast(other, dtype)
+    if not dtype.is_floating_point:
+        return w.op("Mod", input, other)
+    whole = w.op("Mul", w.op("Floor", w.op("Div", input, other)), other)
+    return w.op("Sub", input, whole)
+
+
 def scaled(kind: str, *, before: float = 1.0, after: float = 1.0) -> Callable[..., ir.Value]:
     """What writes an operator of ``before`` times its input, and ``after`` times that."""
 

@@ -64,6 +64,20 @@ def scatter(w: Writer, input: Operand, index: Operand, src: Operand, *, dim: int
     return w.op("ScatterElements", input, index, src, axis=dim)
 
 
+_REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+
+
+def scatter_reduce(
+    w: Writer, input: Operand, index: Operand, src: Operand, *, dim: int, reduce: str,
+    include_self: bool,
+) -> ir.Value:  # fmt: skip
+    if reduce not in _REDUCTIONS or not include_self:
+        raise CannotWrite("means of what is put at places, or without what is there", "Add it.")
+    if w.info(src).shape != w.info(index).shape:
+        raise CannotWrite("a part of a tensor that is put at places", "Cut it before.")
+    return w.op("ScatterElements", input, index, src, axis=dim, reduction=_REDUCTIONS[reduce])
+
+
 def scatter_add(w: Writer, input: Operand, index: Operand, src: Operand, *, dim: int) -> ir.Value:
     if w.info(src).shape != w.info(index).shape:
         raise CannotWrite("a part of a tensor that is added at places", "Cut it before.")

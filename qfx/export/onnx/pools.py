@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -227,6 +227,24 @@ def amax(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
 
 def amin(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
     return reduced(w, "ReduceMin", input, dim, keepdim)
+
+
+def prod(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
+    return reduced(w, "ReduceProd", input, dim, keepdim)
+
+
+def logsumexp(w: Writer, input: Operand, *, dim: object, keepdim: bool) -> ir.Value:
+    return reduced(w, "ReduceLogSumExp", input, dim, keepdim)
+
+
+def extreme_along(kind: str) -> Callable[..., tuple[ir.Value, ir.Value]]:
+    """What writes the largest or the smallest along a dim, and where they are."""
+
+    def write(w: Writer, input: Operand, *, dim: int, keepdim: bool) -> tuple[ir.Value, ir.Value]:
+        places = w.op(f"Arg{kind}", input, axis=dim, keepdims=int(keepdim))
+        return reduced(w, f"Reduce{kind}", input, dim, keepdim), places
+
+    return write
 
 
 def reduced(w: Writer, kind: str, input: Operand, dim: Any, keepdim: bool) -> ir.Value:

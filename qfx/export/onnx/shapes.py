@@ -80,6 +80,19 @@ def expand(w: Writer, input: Operand, *, size: Sequence[int | Number]) -> ir.Val
     return w.op("Expand", input, w.vector([1 if s == -1 else s for s in size]))
 
 
+def meshgrid(w: Writer, tensors: Sequence[Operand], *, indexing: str) -> tuple[ir.Value, ...]:
+    """Each vector along a dim of its own, and copied along the others."""
+    count, dims = len(tensors), list(range(len(tensors)))
+    if indexing == "xy" and count > 1:
+        dims[:2] = [1, 0]
+    sizes: list[Number | int] = [1] * count
+    for vector, dim in zip(tensors, dims, strict=True):
+        sizes[dim] = w.size(vector, 0) if w.info(vector).rank else 1
+    shapes = ([-1 if d == dim else 1 for d in range(count)] for dim in dims)
+    columns = (w.op("Reshape", t, w.vector(s)) for t, s in zip(tensors, shapes, strict=True))
+    return tuple(w.op("Expand", column, w.vector(sizes)) for column in columns)
+
+
 def repeat(w: Writer, input: Operand, *, repeats: Sequence[int | Number]) -> ir.Value:
     info = w.info(input)
     new = len(tuple(repeats)) - info.rank

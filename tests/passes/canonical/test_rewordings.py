@@ -32,6 +32,11 @@ def unpacked(m: object, x: Tensor) -> Tensor:
     return values * 2
 
 
+def spread(m: object, x: Tensor) -> Tensor:
+    std, mean = torch.std_mean(x, 1)
+    return std - mean
+
+
 def overwritten(m: object, x: Tensor) -> Tensor:
     values = x.max(1)[0]
     values.relu_()
@@ -50,6 +55,11 @@ REWORDED: list[tuple[list[OpDef], _Spelling]] = [
     ([vocab.MAXIMUM, vocab.MINIMUM], lambda m, x: x.clamp(x, x)),
     ([vocab.MINIMUM], lambda m, x: torch.clamp(x, max=x)),
     ([vocab.MAXIMUM], lambda m, x: torch.clamp_min(x, x)),
+    ([vocab.MAX_ALONG], lambda m, x: x.max(1)),
+    (
+        [vocab.AMAX, vocab.MIN_ALONG, vocab.GETITEM, vocab.MUL],
+        lambda m, x: x.max(1)[0] * x.min(1)[1],
+    ),
     ([vocab.VAR], lambda m, x: x.var()),
     ([vocab.VAR], lambda m, x: x.var(False)),
     ([vocab.VAR], lambda m, x: torch.var(x, (1, 2), True, True)),
@@ -63,6 +73,13 @@ REWORDED: list[tuple[list[OpDef], _Spelling]] = [
     ([vocab.TOPK_VALUES], lambda m, x: torch.topk(x, 2, 1).values),
     ([vocab.TOPK, vocab.GETITEM], lambda m, x: x.topk(2, sorted=False)[0]),
     ([vocab.SORT, vocab.GETITEM], lambda m, x: torch.sort(x, descending=True).indices),
+    ([vocab.GETITEM, vocab.GETITEM, vocab.SUB], lambda m, x: torch.diff(x, dim=1)),
+    ([vocab.GETITEM, vocab.GETITEM, vocab.SUB] * 2, lambda m, x: x.diff(2)),
+    (
+        [vocab.GETITEM, vocab.GETITEM, *(vocab.ROLL, vocab.ROLL, vocab.MUL) * 2, vocab.SUB],
+        lambda m, x: torch.cross(x[:, :3], x[:, 1:], dim=1),
+    ),
+    ([vocab.STD, vocab.MEAN, vocab.SUB], spread),
     ([vocab.NEG, vocab.SOFTMAX], lambda m, x: F.softmin(x, 1)),
     ([vocab.NEG, vocab.SOFTMAX], lambda m, x: nn.Softmin(-1)(x)),
     ([vocab.SUB], lambda m, x: torch.rsub(x, 2.0)),
@@ -75,9 +92,10 @@ REWORDED: list[tuple[list[OpDef], _Spelling]] = [
     ([vocab.TENSOR_SPLIT], lambda m, x: x.tensor_split(indices=(1, 2), dim=1)),
 ]
 LEFT: list[tuple[_Spelling, str]] = [
-    (lambda m, x: x.max(1), "where the values were is read"),
-    (lambda m, x: x.max(1)[0] * x.max(1)[1], "where the values were is read"),
     (lambda m, x: torch.norm(x[0, 0], "nuc"), "a norm of matrices"),
+    (lambda m, x: torch.var_mean(x, 1), "its results are read together"),
+    (lambda m, x: torch.cross(x[:, :3], x[:, :3]), "along a dim that is not named"),
+    (lambda m, x: x.diff(x.shape[0]), "so many times as is computed"),
     (lambda m, x: torch.unique(x), "how much it yields depends on the data"),
     (lambda m, x: x.masked_select(x > 0), "how much it yields depends on the data"),
     (lambda m, x: x.rot90(x.shape[0], (2, 3)), "turns or dims that are computed"),
@@ -101,7 +119,7 @@ def test_what_is_left_says_why(spelling: _Spelling, reason: str) -> None:
 def test_in_training_the_gradient_of_equal_values_goes_to_one() -> None:
     model = Lambda(lambda m, x: x.max(1)[0])
     result = run(Canonicalize(trainable=True), model, image(*X))
-    assert notes(result) == ["of equal largest values, one gets the gradient"]
+    assert calls(result) == [vocab.MAX_ALONG, vocab.GETITEM]
 
 
 BEFORE = """\
@@ -131,4 +149,4 @@ return %mul
 
 def test_text() -> None:
     model = Lambda(lambda m, x: x.norm(dim=-1, keepdim=True) * x.max(-1, True)[0])
-    check_family("rewordings", model, image(2, 3), BEFORE, AFTER, LEFT_OUT)
+    check_family("reductions", model, image(2, 3), BEFORE, AFTER, LEFT_OUT)
