@@ -22,7 +22,7 @@ from qfx.errors import ConfigError, FormatError
 from qfx.graph import meta
 from qfx.storage.container import replacing
 from qfx.storage.fields import Fields, number, parse_json, render_json
-from qfx.tuning.sensitivity import Measured
+from qfx.tuning.sensitivity import PlaceNoise
 
 _FORMAT, _VERSION = "qfx-tuning", 1
 _MOST_TIMES = 2
@@ -30,7 +30,7 @@ _KILLED = "the process ended during this trial, twice"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """What came of a trial.
 
     Attributes:
@@ -63,9 +63,9 @@ class Record:
 
     path: Path | None
     model: str
-    baseline: Outcome | None = None
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    measured: dict[str, Measured] = field(default_factory=dict)
+    baseline: TrialOutcome | None = None
+    outcomes: dict[str, TrialOutcome] = field(default_factory=dict)
+    measured: dict[str, PlaceNoise] = field(default_factory=dict)
     begun: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -140,7 +140,7 @@ class Record:
         for row in fields.records("sensitivity"):
             int4 = row.number("int4") if row.has("int4") else None
             row.any("int4")
-            self.measured[row.text("site")] = Measured(
+            self.measured[row.text("site")] = PlaceNoise(
                 row.number("int8"), int4, row.text("observer")
             )
             row.close()
@@ -149,11 +149,11 @@ class Record:
             row.close()
             self.begun[key] = times
             if times >= _MOST_TIMES:
-                self.outcomes[key] = Outcome(None, None, None, 0.0, _KILLED)
+                self.outcomes[key] = TrialOutcome(None, None, None, 0.0, _KILLED)
         fields.close()
 
 
-def _written(outcome: Outcome) -> dict[str, Any]:
+def _written(outcome: TrialOutcome) -> dict[str, Any]:
     return {
         "score": None if outcome.score is None else number(outcome.score),
         "size": outcome.size,
@@ -163,9 +163,9 @@ def _written(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _outcome(fields: Fields) -> Outcome:
+def _outcome(fields: Fields) -> TrialOutcome:
     score = fields.number("score") if fields.has("score") else None
-    made = Outcome(
+    made = TrialOutcome(
         score,
         fields.integer("size") if fields.has("size") else None,
         fields.number("milliseconds") if fields.has("milliseconds") else None,

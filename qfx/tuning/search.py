@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from qfx.tuning.sensitivity import Measured
+from qfx.tuning.sensitivity import PlaceNoise
 from qfx.tuning.space import Place, Plan
 from qfx.tuning.trials import Trials
 
@@ -44,7 +44,7 @@ class Ladder:
     has_observers: bool
 
     @classmethod
-    def of(cls, places: Sequence[Place], measured: dict[str, Measured]) -> Ladder:
+    def of(cls, places: Sequence[Place], measured: dict[str, PlaceNoise]) -> Ladder:
         """The ladder of what was measured."""
         found = [p for p in places if p.key in measured]
         cost = {p.key: _added(measured[p.key]) / max(p.elements, 1) for p in found}
@@ -57,7 +57,7 @@ class Ladder:
         )
 
 
-def _added(measured: Measured) -> float:
+def _added(measured: PlaceNoise) -> float:
     """The noise that 4 bits add to that of 8."""
     if measured.int4 is None or math.isinf(measured.int4):
         return math.inf

@@ -34,7 +34,7 @@ CANDIDATES = ("minmax", "moving_average_minmax", "percentile")
 
 
 @dataclass(frozen=True)
-class Measured:
+class PlaceNoise:
     """What rounding a place does to the output: noise over signal.
 
     Attributes:
@@ -88,11 +88,11 @@ class Meter:
             graph.eval()
         self.expected = self._run()
 
-    def measured(self, place: Place) -> Measured:
+    def measured(self, place: Place) -> PlaceNoise:
         """What rounding a place does to the output."""
         int8 = self._error(place, narrow=False)
         int4 = None if place.narrow is None else self._error(place, narrow=True)
-        return Measured(int8, int4, self._least(place))
+        return PlaceNoise(int8, int4, self._least(place))
 
     def _least(self, place: Place) -> str:
         """The observer with which what a place reads errs least; "" for the default one."""

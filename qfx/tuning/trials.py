@@ -15,7 +15,7 @@ from qfx.engines.compiling import compile as compile_model
 from qfx.errors import ConfigError, QfxError
 from qfx.quant.qconfig import QConfigMapping
 from qfx.runtime.quantized import QuantizedModel
-from qfx.tuning.record import Outcome, Record
+from qfx.tuning.record import Record, TrialOutcome
 from qfx.tuning.space import Plan
 
 Evaluate = Callable[[Any], float]
@@ -26,7 +26,7 @@ class StopSearch(Exception):  # noqa: N818  (it is no error)
 
 
 @dataclass(frozen=True)
-class Task:
+class TuningTask:
     """What is asked for.
 
     Attributes:
@@ -55,7 +55,7 @@ class Task:
     most_trials: int | None
     most_seconds: float | None
 
-    def within(self, outcome: Outcome) -> bool:
+    def within(self, outcome: TrialOutcome) -> bool:
         """Whether a model keeps to the limits."""
         too_large = self.max_bytes is not None and (outcome.size or 0) > self.max_bytes
         slow = self.max_ms is not None and (outcome.milliseconds or math.inf) > self.max_ms
@@ -74,10 +74,10 @@ class Trials:
         goal: the score to reach.
     """
 
-    task: Task
+    task: TuningTask
     record: Record
     rules: Callable[[Plan], QConfigMapping | None]
-    told: Callable[[Plan, Outcome], None]
+    told: Callable[[Plan, TrialOutcome], None]
     goal: float = math.nan
     _tried: dict[str, Plan] = field(default_factory=dict)
     _best: tuple[Plan, QuantizedModel] | None = None
@@ -101,7 +101,7 @@ class Trials:
                     raise ConfigError(_NO_BASELINE.format(error=_said(error))) from error
                 score, why = None, _said(error)
             seconds = time.perf_counter() - began
-            self.record.baseline = Outcome(score, None, None, seconds, why)
+            self.record.baseline = TrialOutcome(score, None, None, seconds, why)
             self.record.write()
         base = self.record.baseline.score
         if self.task.min_score is not None:
@@ -119,7 +119,7 @@ class Trials:
         """The bytes of a plan that was tried."""
         return self.outcome(plan).size or 0
 
-    def outcome(self, plan: Plan) -> Outcome:
+    def outcome(self, plan: Plan) -> TrialOutcome:
         """What comes of a plan.
 
         Raises:
@@ -156,13 +156,13 @@ class Trials:
             effort=plan.effort or "default",
         )
 
-    def ranked(self) -> list[tuple[Plan, Outcome]]:
+    def ranked(self) -> list[tuple[Plan, TrialOutcome]]:
         """The plans that were asked for, the best first; those without a score come last."""
         found = [(plan, self.record.outcomes.get(key)) for key, plan in self._tried.items()]
         known = [(plan, outcome) for plan, outcome in found if outcome is not None]
         return sorted(known, key=lambda pair: self._rank(pair[1]))
 
-    def meets(self, outcome: Outcome) -> bool:
+    def meets(self, outcome: TrialOutcome) -> bool:
         """Whether a model reaches the goal within the limits."""
         return self._reaches(outcome) and self.task.within(outcome)
 
@@ -178,10 +178,10 @@ class Trials:
         if plan.key not in self.record.outcomes:
             self._spare = plan, self.make(plan)
 
-    def _reaches(self, outcome: Outcome) -> bool:
+    def _reaches(self, outcome: TrialOutcome) -> bool:
         return outcome.score is not None and outcome.score >= self.goal
 
-    def _rank(self, outcome: Outcome) -> tuple[float, ...]:
+    def _rank(self, outcome: TrialOutcome) -> tuple[float, ...]:
         """Smaller is better: within the limits, good enough, then bytes or score."""
         score = -math.inf if outcome.score is None else outcome.score
         fits, good = self.task.within(outcome), self._reaches(outcome)
@@ -198,7 +198,7 @@ class Trials:
         if (most is not None and scored >= most) or self.out_of_time():
             raise StopSearch
 
-    def _try(self, plan: Plan) -> Outcome:
+    def _try(self, plan: Plan) -> TrialOutcome:
         began = time.perf_counter()
         size = milliseconds = score = None
         why = ""
@@ -214,12 +214,12 @@ class Trials:
                     raise
                 why = _said(error)
             seconds = time.perf_counter() - began
-        found = Outcome(score, size, milliseconds, seconds, why)
+        found = TrialOutcome(score, size, milliseconds, seconds, why)
         if score is not None:
             self._keep(plan, model, found)
         return found
 
-    def _keep(self, plan: Plan, model: QuantizedModel, found: Outcome) -> None:
+    def _keep(self, plan: Plan, model: QuantizedModel, found: TrialOutcome) -> None:
         """Hold on to the best model, and to no other."""
         known = None if self._best is None else self.record.outcomes.get(self._best[0].key)
         if known is None or self._rank(found) < self._rank(known):
@@ -241,7 +241,7 @@ def _scored(evaluate: Evaluate, module: nn.Module) -> float:
     return score
 
 
-def _milliseconds(model: QuantizedModel, task: Task) -> float | None:
+def _milliseconds(model: QuantizedModel, task: TuningTask) -> float | None:
     """Of a call on the fastest engine; None where that was not timed."""
     fast = compile_model(model, task.example_inputs, progress=False)
     return next((t.median_ms for t in fast.trials if t.name == fast.engine), None)

@@ -24,11 +24,11 @@ from qfx.quant.qconfig import QConfigMapping
 from qfx.report.tuning import Sensitivity, Tuning, TuningTrial
 from qfx.runtime.calibration import calibrated
 from qfx.runtime.quantized import QuantizedModel
-from qfx.tuning.record import Outcome, Record, told_apart
+from qfx.tuning.record import Record, TrialOutcome, told_apart
 from qfx.tuning.search import Ladder, Search
 from qfx.tuning.sensitivity import Meter
 from qfx.tuning.space import Place, Plan, mapping_of, narrowed, places_of
-from qfx.tuning.trials import Evaluate, StopSearch, Task, Trials
+from qfx.tuning.trials import Evaluate, StopSearch, Trials, TuningTask
 
 _UNSCORED = (
     "no quantized model could be scored, so that the one that was returned is good by nothing but "
@@ -99,7 +99,7 @@ def tune(
     target = resolve_backend(backend)
     once = isinstance(calibration_data, Iterator)
     data = list(calibration_data) if once and calibration_data is not None else calibration_data
-    task = Task(
+    task = TuningTask(
         model, example_inputs, example_kwargs, data, method, backend, evaluate, max_drop,
         min_score, max_bytes, max_ms, most_trials, most_seconds,
     )  # fmt: skip
@@ -114,7 +114,7 @@ def tune(
 class _Tuner:
     """One call of :func:`tune`."""
 
-    def __init__(self, task: Task, target: Backend, start: Plan, shown: bool) -> None:
+    def __init__(self, task: TuningTask, target: Backend, start: Plan, shown: bool) -> None:
         self._task, self._target, self._start, self._shown = task, target, start, shown
         self._qconfig = get_default_qconfig(target, task.method)
         self._places: list[Place] = []
@@ -187,7 +187,7 @@ class _Tuner:
             self._bar = bar
             yield
 
-    def _tell(self, plan: Plan, outcome: Outcome) -> None:
+    def _tell(self, plan: Plan, outcome: TrialOutcome) -> None:
         if self._bar is not None:
             best = self.trials.ranked()[0][1]
             self._bar.n = len(self.trials.record.outcomes)
@@ -223,7 +223,7 @@ class _Tuner:
         )  # fmt: skip
 
     def _row(
-        self, number: int, plan: Plan, outcome: Outcome, names: Mapping[str, str]
+        self, number: int, plan: Plan, outcome: TrialOutcome, names: Mapping[str, str]
     ) -> TuningTrial:
         return TuningTrial(
             number,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import qfx
-from qfx.tuning.record import Outcome, Record
+from qfx.tuning.record import Record, TrialOutcome
 from tests.tuning.nets import Planted, X, bits_of, net
 
 SCRIPT = """
@@ -51,7 +51,7 @@ def test_a_trial_that_ended_the_process_twice_is_not_begun_again(tmp_path: Path)
 def test_a_failed_trial_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
     path = tmp_path / "search.json"
     record = Record.open(path, "model")
-    record.outcomes["good"] = Outcome(0.5, 10, None, 1.0)
-    record.outcomes["bad"] = Outcome(None, 10, None, 1.0, "raised")
+    record.outcomes["good"] = TrialOutcome(0.5, 10, None, 1.0)
+    record.outcomes["bad"] = TrialOutcome(None, 10, None, 1.0, "raised")
     record.write()
     assert list(Record.open(path, "model").outcomes) == ["good"]

@@ -14,13 +14,13 @@ from qfx.vocab import OpDef
 from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.functional_calls import Spelling
 
-Given: TypeAlias = "dict[str, Any]"
+NamedArguments: TypeAlias = "dict[str, Any]"
 """The arguments of a call by name."""
 
 Reading: TypeAlias = "fx.Node | Mismatch | None"
 """What a call became; None leaves it to others, and a Mismatch as it was written."""
 
-Reader: TypeAlias = "Callable[[CallSite, Given], Reading]"
+Reader: TypeAlias = "Callable[[CallSite, NamedArguments], Reading]"
 
 
 def read(site: CallSite, call: Spelling, readers: Mapping[Any, tuple[str, Reader]]) -> Reading:
@@ -40,7 +40,7 @@ def is_tensor(value: object) -> bool:
     return isinstance(value, fx.Node) and meta.tensor_info(value) is not None
 
 
-def of_several(site: CallSite, op: OpDef, given: Given, fields: Sequence[str]) -> Reading:
+def of_several(site: CallSite, op: OpDef, given: NamedArguments, fields: Sequence[str]) -> Reading:
     """An operation of several results, whose readers by the name of a field read by place."""
     readers = [reader for reader in site.node.users if reader.target is getattr]
     if any(reader.args[1] not in fields for reader in readers):
@@ -59,7 +59,7 @@ def of_several(site: CallSite, op: OpDef, given: Given, fields: Sequence[str]) -
 def factors(op: OpDef, *fields: str) -> Reader:
     """What reads a call whose results have names."""
 
-    def of_fields(site: CallSite, given: Given) -> Reading:
+    def of_fields(site: CallSite, given: NamedArguments) -> Reading:
         return of_several(site, op, given, fields)
 
     return of_fields

@@ -33,7 +33,14 @@ from qfx.vocab import OpDef, is_op
 from qfx_passes.canonical.argument_values import is_computed, rank_of
 from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.functional_calls import Spelling
-from qfx_passes.canonical.readings import Given, Reader, Reading, is_tensor, of_several, read
+from qfx_passes.canonical.readings import (
+    NamedArguments,
+    Reader,
+    Reading,
+    is_tensor,
+    of_several,
+    read,
+)
 
 
 def canonical_reduction(site: CallSite, call: Spelling) -> Reading:
@@ -53,7 +60,7 @@ def canonical_reduction(site: CallSite, call: Spelling) -> Reading:
 
 # -- extremes --------------------------------------------------------------------------------------
 def _extreme(of_two: OpDef, along: OpDef, with_places: OpDef) -> Reader:
-    def extreme(site: CallSite, given: Given) -> Reading:
+    def extreme(site: CallSite, given: NamedArguments) -> Reading:
         other = given.pop("other", None)
         if is_tensor(other):
             return site.becomes(of_two, {"input": given["input"], "other": other})
@@ -72,7 +79,7 @@ def _extreme(of_two: OpDef, along: OpDef, with_places: OpDef) -> Reader:
 def _in_order(of_values: OpDef, of_both: OpDef) -> Reader:
     """The values alone where nothing reads where they were: codes are in the same order."""
 
-    def in_order(site: CallSite, given: Given) -> Reading:
+    def in_order(site: CallSite, given: NamedArguments) -> Reading:
         if given.get("sorted", True) and isinstance(given.get("dim", -1), int):
             values = {n: v for n, v in given.items() if n not in ("sorted", "stable")}
             made = _along(site, of_values, {"dim": -1, **values})
@@ -83,13 +90,13 @@ def _in_order(of_values: OpDef, of_both: OpDef) -> Reader:
     return in_order
 
 
-def _middle(site: CallSite, given: Given) -> Reading:
+def _middle(site: CallSite, given: NamedArguments) -> Reading:
     if given.get("dim") is None:
         return site.becomes(vocab.MEDIAN, {"input": given["input"]})
     return _along(site, vocab.MEDIAN, given)
 
 
-def _along(site: CallSite, op: OpDef, given: Given) -> Reading:
+def _along(site: CallSite, op: OpDef, given: NamedArguments) -> Reading:
     """The values, for all who read nothing but them."""
     values = [reader for reader in site.node.users if _reads_values(reader)]
     rest = [reader for reader in site.node.users if reader not in values]
@@ -117,7 +124,7 @@ def _asks_nothing(reader: fx.Node) -> bool:
     return reader.target is operator.getitem and not reader.users
 
 
-def _parts(site: CallSite, ops: dict[str, tuple[OpDef, Given]]) -> Reading:
+def _parts(site: CallSite, ops: dict[str, tuple[OpDef, NamedArguments]]) -> Reading:
     """A call of several results, each by an operation of its own; its readers pick one."""
     names = list(ops)
     readers = [*site.node.users]
@@ -143,14 +150,14 @@ def _picked(reader: fx.Node, names: list[str]) -> str | None:
     return names[index] if type(index) is int and -len(names) <= index < len(names) else None
 
 
-def _both_extremes(site: CallSite, given: Given) -> Reading:
+def _both_extremes(site: CallSite, given: NamedArguments) -> Reading:
     arguments = {n: value for n, value in given.items() if value is not None}
     return _parts(site, {"min": (vocab.AMIN, arguments), "max": (vocab.AMAX, arguments)})
 
 
 # -- reductions ------------------------------------------------------------------------------------
 def _spread(op: OpDef, *, with_mean: bool = False) -> Reader:
-    def spread(site: CallSite, given: Given) -> Reading:
+    def spread(site: CallSite, given: NamedArguments) -> Reading:
         if isinstance(given.get("dim"), bool):  # var(x, unbiased)
             given["unbiased"] = given.pop("dim")
         correction = given.pop("correction", None)
@@ -166,7 +173,7 @@ def _spread(op: OpDef, *, with_mean: bool = False) -> Reader:
     return spread
 
 
-def _norm(site: CallSite, given: Given) -> Reading:
+def _norm(site: CallSite, given: NamedArguments) -> Reading:
     """Of vectors: matrices have norms of their own, but for that of Frobenius."""
     order, dim = given.pop("p", "fro"), _dims(given.pop("dim", None))
     order = 2 if order in ("fro", None) else order
@@ -175,7 +182,7 @@ def _norm(site: CallSite, given: Given) -> Reading:
     return site.becomes(vocab.VECTOR_NORM, {**given, "ord": order, "dim": dim})
 
 
-def _linalg_norm(site: CallSite, given: Given) -> Reading:
+def _linalg_norm(site: CallSite, given: NamedArguments) -> Reading:
     order, dim = given.pop("ord", None), _dims(given.get("dim"))
     of_vectors = isinstance(dim, int) or (dim is None and rank_of(given["input"]) == 1)
     if order is not None and not of_vectors:
@@ -193,12 +200,12 @@ def _dims(dim: Any) -> Any:
     return None if dims == () else dims
 
 
-def _distance(site: CallSite, given: Given) -> Reading:
+def _distance(site: CallSite, given: NamedArguments) -> Reading:
     difference = site.rewriter.call(vocab.SUB, given["input"], given["other"], origins=(site.node,))
     return site.becomes(vocab.VECTOR_NORM, {"input": difference, "ord": given.get("p", 2)})
 
 
-def _pairwise(site: CallSite, given: Given) -> Reading:
+def _pairwise(site: CallSite, given: NamedArguments) -> Reading:
     rewriter, origins = site.rewriter, (site.node,)
     difference = rewriter.call(vocab.SUB, given["input"], given["other"], origins=origins)
     apart = rewriter.call(vocab.ADD, difference, given.get("eps", 1e-6), origins=origins)
@@ -206,7 +213,7 @@ def _pairwise(site: CallSite, given: Given) -> Reading:
     return site.becomes(vocab.VECTOR_NORM, {"input": apart, **norm})
 
 
-def _trace(site: CallSite, given: Given) -> Reading:
+def _trace(site: CallSite, given: NamedArguments) -> Reading:
     diagonal = site.rewriter.call(vocab.DIAGONAL, given["input"], origins=(site.node,))
     return site.becomes(vocab.SUM, {"input": diagonal})
 

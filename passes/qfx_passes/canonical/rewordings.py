@@ -31,7 +31,7 @@ from qfx.vocab import OpDef
 from qfx_passes.canonical.argument_values import is_computed, rank_of
 from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.functional_calls import Spelling
-from qfx_passes.canonical.readings import Given, Reader, Reading, factors, is_tensor, read
+from qfx_passes.canonical.readings import NamedArguments, Reader, Reading, factors, is_tensor, read
 
 
 def reword(site: CallSite, call: Spelling) -> Reading:
@@ -48,7 +48,7 @@ def _module(site: CallSite) -> Reading:
     return None
 
 
-def _clamp(site: CallSite, given: Given) -> Reading:
+def _clamp(site: CallSite, given: NamedArguments) -> Reading:
     bounds = [(vocab.MAXIMUM, given.get("min")), (vocab.MINIMUM, given.get("max"))]
     given_bounds = [(op, bound) for op, bound in bounds if bound is not None]
     if not given_bounds or not all(is_tensor(bound) for _, bound in given_bounds):
@@ -59,7 +59,7 @@ def _clamp(site: CallSite, given: Given) -> Reading:
     return site.through(result)
 
 
-def _softmin(site: CallSite, given: Given) -> Reading:
+def _softmin(site: CallSite, given: NamedArguments) -> Reading:
     dim, rank = given.get("dim"), rank_of(given["input"])
     if given.get("dtype") is not None or rank is None:
         return Mismatch("another dtype, or a tensor of unknown rank")
@@ -69,7 +69,7 @@ def _softmin(site: CallSite, given: Given) -> Reading:
     return site.becomes(vocab.SOFTMAX, {"input": negative, "dim": dim})
 
 
-def _reversed(site: CallSite, given: Given) -> Reading:
+def _reversed(site: CallSite, given: NamedArguments) -> Reading:
     if given.pop("alpha", 1) != 1:
         return Mismatch("alpha scales what is subtracted")
     return site.becomes(vocab.SUB, {"input": given["other"], "other": given["input"]})
@@ -78,7 +78,7 @@ def _reversed(site: CallSite, given: Given) -> Reading:
 def _added(op: OpDef) -> Reader:
     """A sum with what ``op`` makes of two."""
 
-    def added(site: CallSite, given: Given) -> Reading:
+    def added(site: CallSite, given: NamedArguments) -> Reading:
         value = given.get("value", 1)
         rewriter, origins = site.rewriter, (site.node,)
         made = rewriter.call(op, given["tensor1"], given["tensor2"], origins=origins)
@@ -89,7 +89,7 @@ def _added(op: OpDef) -> Reader:
     return added
 
 
-def _rrelu(site: CallSite, given: Given) -> Reading:
+def _rrelu(site: CallSite, given: NamedArguments) -> Reading:
     if given.get("training", False) is not False:
         return None
     return _slope(site, given["input"], given.get("lower", 1 / 8), given.get("upper", 1 / 3))
@@ -100,7 +100,7 @@ def _slope(site: CallSite, input: fx.Node, lower: float, upper: float) -> Readin
     return site.becomes(vocab.LEAKY_RELU, {"input": input, "negative_slope": slope})
 
 
-def _parts(site: CallSite, given: Given) -> Reading:
+def _parts(site: CallSite, given: NamedArguments) -> Reading:
     indices = given.pop("indices", None)
     if indices is None:
         return None
@@ -108,7 +108,7 @@ def _parts(site: CallSite, given: Given) -> Reading:
     return site.becomes(vocab.TENSOR_SPLIT, given)
 
 
-def _rot90(site: CallSite, given: Given) -> Reading:
+def _rot90(site: CallSite, given: NamedArguments) -> Reading:
     turns, dims = given.get("k", 1), tuple(given.get("dims", (0, 1)))
     if is_computed(turns) or is_computed(dims):
         return Mismatch("turns or dims that are computed")
@@ -121,24 +121,24 @@ def _rot90(site: CallSite, given: Given) -> Reading:
     return site.becomes(vocab.TRANSPOSE, {"input": made, "dim0": dims[0], "dim1": dims[1]})
 
 
-def _data_sized(site: CallSite, given: Given) -> Reading:
+def _data_sized(site: CallSite, given: NamedArguments) -> Reading:
     return Mismatch("how much it yields depends on the data")
 
 
 def _scaled(factor: float) -> Reader:
-    def scaled(site: CallSite, given: Given) -> Reading:
+    def scaled(site: CallSite, given: NamedArguments) -> Reading:
         return site.becomes(vocab.MUL, {"input": given["input"], "other": factor})
 
     return scaled
 
 
-def _sign(site: CallSite, given: Given) -> Reading:
+def _sign(site: CallSite, given: NamedArguments) -> Reading:
     if not meta.is_float_tensor(given["input"]):
         return Mismatch("the sign of what may be complex")
     return site.becomes(vocab.SIGN, {"input": given["input"]})
 
 
-def _diagonal(site: CallSite, given: Given) -> Reading:
+def _diagonal(site: CallSite, given: NamedArguments) -> Reading:
     """Of a matrix its diagonal, and of a vector a matrix with that."""
     offset = {"offset": given["diagonal"]} if "diagonal" in given else {}
     if rank_of(given["input"]) == 2:
@@ -146,7 +146,7 @@ def _diagonal(site: CallSite, given: Given) -> Reading:
     return site.becomes(vocab.DIAG_EMBED, {"input": given["input"], **offset})
 
 
-def _differences(site: CallSite, given: Given) -> Reading:
+def _differences(site: CallSite, given: NamedArguments) -> Reading:
     rank, dim, times = rank_of(given["input"]), given.get("dim", -1), given.get("n", 1)
     if rank is None or type(dim) is not int or type(times) is not int or times < 1:
         return Mismatch("differences along a dim or so many times as is computed")
@@ -159,11 +159,11 @@ def _differences(site: CallSite, given: Given) -> Reading:
     return site.through(made)
 
 
-def _cross_of_last(site: CallSite, given: Given) -> Reading:
+def _cross_of_last(site: CallSite, given: NamedArguments) -> Reading:
     return _cross(site, {"dim": -1, **given})
 
 
-def _cross(site: CallSite, given: Given) -> Reading:
+def _cross(site: CallSite, given: NamedArguments) -> Reading:
     dim, infos = given.get("dim"), [meta.tensor_info(given[n]) for n in ("input", "other")]
     shapes = {info.shape for info in infos if info is not None}
     if type(dim) is not int or len(shapes) != 1:
