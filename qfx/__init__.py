@@ -38,8 +38,8 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     from qfx.framework.pipeline import Pipeline
     from qfx.framework.registry import get_pass, list_passes, parse_pass, parse_pipeline
     from qfx.graph.effects import has_effect, overwrites, shares_memory
-    from qfx.graph.macs import macs
     from qfx.graph.meta import module_path, source, tensor_info
+    from qfx.graph.opaque_macs import macs_of as macs
     from qfx.history.diff import GraphDiff, diff
     from qfx.history.history import History
     from qfx.history.snapshot import Snapshot, snapshot

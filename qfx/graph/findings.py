@@ -28,6 +28,8 @@ def record(node: fx.Node, name: str, value: Finding) -> None:
     Raises:
         ConfigError: it is no text, flag or number, or the name is none.
     """
+    if not isinstance(node, fx.Node):
+        raise ConfigError(f"what is recorded is recorded of a node of the graph, not of {node!r}")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} is no name for what is recorded of %{node.name}: use letters, digits, _ . -"

@@ -26,6 +26,7 @@ from qfx.graph.containers import makes_container
 from qfx.graph.copying import deep_copied, side_effects_undone
 from qfx.graph.inference import Inference, UnknownValue
 from qfx.graph.known_calls import makes_numbers
+from qfx.graph.macs import macs
 from qfx.torch_private import PACKERS, DispatchMode
 from qfx.vocab import OpDef
 
@@ -34,15 +35,29 @@ _IDLE = (getattr, operator.getitem, "as_strided", *PACKERS)
 """What multiplies nothing; the last three can't always be run without values."""
 
 
-def opaque_macs(graph_module: fx.GraphModule) -> dict[fx.Node, int | None]:
+def opaque_macs(
+    graph_module: fx.GraphModule, among: Iterable[fx.Node] | None = None
+) -> dict[fx.Node, int | None]:
     """Multiply-accumulates of the nodes that are no canonical operations; None where unknown."""
-    nodes = [node for node in graph_module.graph.nodes if _is_opaque(node)]
+    asked = graph_module.graph.nodes if among is None else among
+    nodes = [node for node in asked if _is_opaque(node)]
     if not nodes:
         return {}
     inference = Inference(graph_module)
     found = {node: _recurrent(node, graph_module) for node in nodes}
     with inference.undisturbed():
         return {n: _work(n, inference) if found[n] is None else found[n] for n in nodes}
+
+
+def macs_of(node: fx.Node) -> int:
+    """Multiply-accumulates of one call of ``node``, whether it is canonical or as it was written.
+
+    0 where it multiplies nothing, and where its work is unknown.
+    """
+    owner = node.graph.owning_module
+    if owner is None or not _is_opaque(node):
+        return macs(node)
+    return opaque_macs(owner, (node,))[node] or 0
 
 
 def called_macs(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:

@@ -135,3 +135,14 @@ def test_what_cannot_be_recorded(name: str, value: object, message: str) -> None
     given = name
     with pytest.raises(qfx.ConfigError, match=message):
         qfx.run_passes(nn.ReLU(), [Record()], X)
+
+
+def test_it_is_recorded_of_a_node_not_of_a_name() -> None:
+    class Names(qfx.Pass):
+        name = "names"
+
+        def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
+            ctx.record("conv", "cost", 1)  # type: ignore[arg-type]
+
+    with pytest.raises(qfx.ConfigError, match="of a node of the graph, not of 'conv'"):
+        qfx.run_passes(nn.ReLU(), [Names()], torch.ones(1))

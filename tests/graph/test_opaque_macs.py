@@ -112,3 +112,36 @@ def test_unknown_work_is_said_to_be_unknown(tmp_path: Path) -> None:
     page = report.to_html(tmp_path / "page.html").read_text()
     assert "96 of 96 known MACs" in page
     assert "?" in next(line for line in str(report).splitlines() if line.startswith("module"))
+
+
+class Written(nn.Module):
+    """A module, a function and a method that multiply, and what does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(3, 4, 1), nn.GRU(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.linear(self.conv(x).relu(), torch.ones(4, 4))
+        return self.gru(x.matmul(torch.ones(4, 4)))[0]
+
+
+def test_work_is_told_before_and_after_canonicalization() -> None:
+    class Tell(qfx.Pass):
+        name = "tell"
+
+        def run(self, graph: torch.fx.Graph, ctx: qfx.PassContext) -> None:
+            for node in graph.nodes:
+                ctx.record(node, "macs", qfx.macs(node))
+
+    class TellAsWritten(Tell):
+        name = "tell-as-written"
+        requires = qfx.Level.CAPTURED
+
+    model = Written().eval()
+    totals = []
+    for step in (TellAsWritten(), Tell()):
+        _, history = qfx.run_passes(model, [step], X)
+        totals.append(sum(dict(r.findings).get("macs", 0) for r in history[-1].snapshot))
+    work = 2 * 4 * (4 * 3 + 4 * 4 + 4 * 4 + 3 * 5 * (4 + 5))
+    assert totals == [work, work]
