@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
@@ -101,8 +101,13 @@ class Emitter(Protocol):
 
     rw: Rewriter
 
-    def packed(self, key: tuple[object, ...], recipe: Callable[[], object]) -> fx.Node:
-        """A get_attr of a packed constant, made once per key."""
+    def packed(
+        self, key: tuple[object, ...], recipe: Callable[[], Any], *, apart: bool = False
+    ) -> fx.Node:
+        """A get_attr of a packed constant, made once per key.
+
+        With ``apart`` the recipe makes a tensor, and may run later, on another thread.
+        """
         ...
 
 

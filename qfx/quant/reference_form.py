@@ -83,15 +83,9 @@ def qparams_of(node: fx.Node, owner: fx.GraphModule) -> QParams | Measured:
     codes = _codes(node if is_op(node, QUANTIZE) else named["input"], owner)
     if _is_measured(scale) or _is_measured(zero_point):
         return Measured(scale, zero_point, codes.dtype)
-    return QParams(
-        _number(scale, owner),
-        _number(zero_point, owner),
-        codes.dtype,
-        codes.quant_min,
-        codes.quant_max,
-        named["axis"],
-        named["group_size"],
-    )
+    numbers = _number(scale, owner), _number(zero_point, owner)
+    bounds = codes.quant_min, codes.quant_max
+    return QParams(*numbers, codes.dtype, *bounds, named["axis"], named["group_size"])
 
 
 def quantized_weight(weight: fx.Node, owner: fx.GraphModule) -> QuantizedWeight | None:
@@ -101,7 +95,8 @@ def quantized_weight(weight: fx.Node, owner: fx.GraphModule) -> QuantizedWeight 
     """
     if not is_op(weight, DEQUANTIZE):
         return None
-    codes, scale, zero_point = (bound(weight)[k] for k in ("input", "scale", "zero_point"))
+    named = bound(weight)
+    codes, scale, zero_point = named["input"], named["scale"], named["zero_point"]
     stored = codes.args[0] if is_op(codes, UNPACK) else codes
     if stored.op != "get_attr":
         return None

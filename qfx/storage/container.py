@@ -88,6 +88,7 @@ class Container:
         self._buffer = buffer
         self.size = size = len(buffer)
         _check_start(bytes(buffer[: _LENGTH + 1]), size)
+        self._address = torch.frombuffer(buffer, dtype=torch.uint8, count=1).data_ptr()
         length = int.from_bytes(buffer[:_LENGTH], "little")
         header = parse_json(bytes(buffer[_LENGTH : _LENGTH + length]), "the header")
         fields = Fields(header, "the header")
@@ -120,14 +121,15 @@ class Container:
         dtype, count = DTYPES[entry.dtype], prod(entry.shape)
         if not count:
             return torch.empty(entry.shape, dtype=dtype)
-        raw = torch.frombuffer(
-            self._buffer, dtype=torch.uint8, count=entry.end - entry.begin, offset=entry.begin
-        )
+        is_aligned = not (self._address + entry.begin) % _ALIGNED
+        if is_aligned and dtype != torch.bool:
+            there = torch.frombuffer(self._buffer, dtype=dtype, count=count, offset=entry.begin)
+            return there.view(entry.shape)
+        size = entry.end - entry.begin
+        raw = torch.frombuffer(self._buffer, dtype=torch.uint8, count=size, offset=entry.begin)
         if dtype == torch.bool and bool((raw > 1).any()):
             raise FormatError(f"tensor {name!r} holds bytes that are neither true nor false")
-        if raw.data_ptr() % _ALIGNED:
-            raw = raw.clone()
-        return raw.view(dtype).view(entry.shape)
+        return (raw if is_aligned else raw.clone()).view(dtype).view(entry.shape)
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self.entries:

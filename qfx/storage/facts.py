@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 
 from torch import fx
@@ -217,9 +218,11 @@ class FactReader(Numbered):
             said: the same, as it is.
         """
         place = fields.place
-        origins, rule, quantized = (said.get(key) for key in ("origins", "rule", "quantized"))
+        origins, rule, quantized = said.get("origins"), said.get("rule"), said.get("quantized")
+        if type(origins) not in (list, NoneType):
+            fields.refuse("origins", "is no list")
         plain = Facts(
-            tuple([self.origin(n, place) for n in fields.items("origins")]) if origins else (),
+            tuple([self.origin(n, place) for n in origins]) if origins else (),
             "" if rule is None else self.rule(rule, place),
             (read_shape(said["value"], place),) if "value" in said else (),
             annotation=None if quantized is None else self._annotation(fields.record("quantized")),

@@ -212,8 +212,12 @@ class Fields:
 
 def sizes(values: list[Any], place: str) -> tuple[int, ...]:
     """Checked sizes of a tensor."""
-    whole = all(type(value) is int and 0 <= value <= limits.NUMEL for value in values)
-    if not whole or len(values) > limits.DIMS or math.prod(v or 1 for v in values) > limits.NUMEL:
+    count = 1 if len(values) <= limits.DIMS else limits.NUMEL + 1
+    for value in values:
+        if type(value) is not int or value < 0 or count > limits.NUMEL:
+            raise FormatError(f"{place} is no shape of a tensor")
+        count *= value or 1
+    if count > limits.NUMEL:
         raise FormatError(f"{place} is no shape of a tensor")
     return tuple(values)
 

@@ -18,13 +18,15 @@ from qfx.framework.levels import Level
 from qfx.framework.manager import apply
 from qfx.framework.pass_base import PassContext
 from qfx.graph import meta
-from qfx.graph.clone import shell
+from qfx.graph.clone import hide_opaque_values, shell
+from qfx.graph.later_tensors import LaterTensors
 from qfx.graph.leaves import has_hooks
 from qfx.graph.working import WorkingGraphModule
 from qfx.history.history import History
 from qfx.quant.annotation import Annotation, Decision, annotate, annotation
 from qfx.quant.level_checks import QUANTIZATION
 from qfx.report.sites import QuantizationReport
+from qfx.runtime.constants import pin_constants
 from qfx.runtime.inputs import rounded_inputs
 from qfx.runtime.quantized import LaterReference, Lowering, QuantizedModel
 from qfx.storage.attributes import (
@@ -161,11 +163,16 @@ def build_quantized(
             annotate(node, Annotation(record.put_back[node.name]))
     passes = read_lowering(record.lowering, backend, record.backend)
     ctx = PassContext(lowered)
-    ctx.put(backend, QUANTIZATION)
-    apply(lowered, passes, ctx)
-    return QuantizedModel(
-        lowered, reference, report=report, history=history, lowering=Lowering(backend, passes)
-    )
+    with LaterTensors() as later:
+        ctx.put(backend, QUANTIZATION, later)
+        apply(lowered, passes, ctx)
+        made = QuantizedModel(
+            lowered, reference, report=report, history=history, lowering=Lowering(backend, passes)
+        )
+        later.settle(made)
+    hide_opaque_values(made)
+    pin_constants(made)
+    return made
 
 
 def _of_reference(report: QuantizationReport, graph: fx.Graph) -> QuantizationReport:

@@ -26,6 +26,7 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
 from qfx.graph.effects import has_effect
+from qfx.graph.later_tensors import LaterTensors
 from qfx.graph.macs import macs
 from qfx.quant.annotation import (
     Annotation,
@@ -309,8 +310,12 @@ class _Lowering:
         self.rw.replace(node, value)
 
     # -- what rules use -----------------------------------------------------------------------
-    def packed(self, key: tuple[object, ...], recipe: Callable[[], object]) -> fx.Node:
+    def packed(
+        self, key: tuple[object, ...], recipe: Callable[[], Any], *, apart: bool = False
+    ) -> fx.Node:
         """A get_attr of a packed constant, made once per key."""
         if key not in self._packed:
-            self._packed[key] = self.rw.attach("packed.weight", recipe())
+            later = self.rw.get(LaterTensors) if apart and self.rw.has(LaterTensors) else None
+            made = recipe() if later is None else later.later(recipe)
+            self._packed[key] = self.rw.attach("packed.weight", made)
         return self.rw.attribute(self._packed[key])

@@ -171,7 +171,7 @@ def _operands(
         return pack(part.call, codes, _scale_values(site, part), numbers, shape)
 
     key = ("conv", form.name, index, weight.name, part.call, shape[1:], numbers[1] == 0)
-    constants = (em.packed(key, packed), *_scales(em, site, part, key))
+    constants = (em.packed(key, packed, apart=True), *_scales(em, site, part, key))
     return Operands(qx, x.scale, x.zero_point, *constants), _bias(em, site, part, key)
 
 

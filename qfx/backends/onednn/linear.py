@@ -72,7 +72,7 @@ def _operands(em: Emitter, site: LoweringSite, shape: list[int]) -> Operands:
     def recipe() -> object:
         return packing.pack_linear(weight.integers.flatten(1), shape)
 
-    packed = em.packed(("linear", weight.name, tuple(shape[1:])), recipe)
+    packed = em.packed(("linear", weight.name, tuple(shape[1:])), recipe, apart=True)
     return Operands(qx, x.scale, x.zero_point, packed, *weight_qparams(em, weight))
 
 

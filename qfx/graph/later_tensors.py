@@ -1,0 +1,65 @@
+"""Tensors of a graph module that another thread computes, while Python goes on.
+
+Packing a weight takes a kernel a millisecond, in which it does not hold Python's lock. Until it is
+done, an empty tensor of its own stands where the packed one is to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import torch
+from torch import Tensor, fx
+from typing_extensions import Self
+
+from qfx.graph import meta
+
+
+class LaterTensors:
+    """Computes tensors on a thread of its own, in the order in which they are asked for.
+
+    It is left with ``with``: what nobody waits for by then is not computed.
+    """
+
+    def __init__(self) -> None:
+        # Who asks for the number of threads has OpenMP use as many as were set for the process.
+        self._pool = ThreadPoolExecutor(1, "qfx-packing", initializer=torch.get_num_threads)
+        self._ahead: dict[int, tuple[Tensor, Future[Tensor]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def later(self, make: Callable[[], Tensor]) -> Tensor:
+        """What stands for a tensor until :meth:`settle`; itself, where no thread can be started."""
+        try:
+            made = self._pool.submit(make)
+        except RuntimeError:  # of the system, or of Python that is about to end
+            return make()
+        stand_in = torch.empty(0)
+        self._ahead[id(stand_in)] = stand_in, made
+        return stand_in
+
+    def settle(self, graph_module: fx.GraphModule) -> None:
+        """Put the tensors where something stands for them at the root of ``graph_module``.
+
+        Raises:
+            Exception: whatever computing one raised.
+        """
+        made: dict[str, Tensor] = {}
+        for name, held in graph_module._buffers.items():
+            if id(held) in self._ahead:
+                made[name] = self._ahead[id(held)][1].result()
+        graph_module._buffers.update(made)
+        for node in graph_module.graph.nodes:
+            if node.op == "get_attr" and node.target in made:
+                meta.set_value(node, meta.describe(made[str(node.target)]))
