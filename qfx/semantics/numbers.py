@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import operator
 from collections.abc import Callable, Iterator
@@ -27,19 +26,3 @@ def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
         name = f"math_{name}" if name in taken else name
         taken.add(name)
         yield name, function
-
-
-def with_signature(function: Callable[..., object]) -> Callable[..., Any]:
-    """``function`` itself, or the like of it if Python can't tell what it takes."""
-    try:
-        inspect.signature(function)
-    except ValueError:
-        return _variadic(function)
-    return function
-
-
-def _variadic(function: Callable[..., object]) -> Callable[..., Any]:
-    def call(*values: object, **options: object) -> Any:
-        return function(*values, **options)
-
-    return call

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -27,6 +28,14 @@ class Kind(Enum):
     STUB = "stub"
     PARAMETER = "parameter"  # what training does to parameters, and undoes
     QUERY = "query"  # yields shapes and numbers, not tensors
+
+
+_ANYTHING = inspect.Signature(
+    [
+        inspect.Parameter("values", inspect.Parameter.VAR_POSITIONAL),
+        inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD),
+    ]
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,11 +77,8 @@ class OpDef:
     reads_scores: bool = False
     asks_form: bool = False
     inert: bool = False
-    signature: inspect.Signature = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "signature", inspect.signature(self.function))
-        object.__setattr__(self, "__signature__", self.signature)
         object.__setattr__(self, "__name__", self.name.upper())
         object.__setattr__(self, "__qualname__", self.name.upper())
         object.__setattr__(self, "__module__", __package__)  # where code that is written finds it
@@ -94,6 +100,18 @@ class OpDef:
 
     def __reduce__(self) -> tuple[Callable[[str], OpDef], tuple[str]]:
         return lookup, (self.name,)
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """What it takes; read when first asked for, as many operations never are."""
+        try:
+            return inspect.signature(self.function)
+        except ValueError:  # Python can't tell of some built-ins
+            return _ANYTHING
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return self.signature
 
     @property
     def channel_axis(self) -> int | None:

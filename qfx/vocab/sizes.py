@@ -20,12 +20,7 @@ fx.node.has_side_effect(GUARD)  # nothing reads a guard, yet it must stay
 
 # -- arithmetic of sizes and other plain numbers -------------------------------------------------
 SCALARS: dict[Callable[..., Any], OpDef] = {
-    function: define(
-        numbers.with_signature(function),
-        Kind.QUERY,
-        name=f"scalar_{name}",
-        asks_form=function is len,
-    )
+    function: define(function, Kind.QUERY, name=f"scalar_{name}", asks_form=function is len)
     for name, function in numbers.functions()
 }
 """The operation for each function of numbers."""
