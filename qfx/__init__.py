@@ -15,10 +15,8 @@ from qfx.garbage_collection import collector_resting
 
 with collector_resting():  # a collection would walk all that torch holds: half the time of this
     from qfx import backends, ops, pipelines, vocab
-    from qfx.api import calibrate, convert, prepare, quantize
     from qfx.backends.base import Backend
     from qfx.configuration.defaults import get_default_qconfig, get_default_qconfig_mapping
-    from qfx.custom_passes import run_passes
     from qfx.errors import (
         BackendError,
         CalibrationError,
@@ -60,13 +58,13 @@ with collector_resting():  # a collection would walk all that torch holds: half 
         Rewriter,
         rewrite,
     )
-    from qfx.runtime.prepared import PreparedModel
-    from qfx.runtime.quantized import QuantizedModel
     from qfx.stubs import DeQuantStub, QuantStub
     from qfx.training.schedule import QATSchedule, freeze_batchnorm, freeze_observers
 
 if TYPE_CHECKING:
     from qfx import engines
+    from qfx.api import calibrate, convert, prepare, quantize
+    from qfx.custom_passes import run_passes
     from qfx.engines.compiled import CompiledModel
     from qfx.engines.compiling import compile
     from qfx.export.onnx.check import check_onnx
@@ -76,6 +74,8 @@ if TYPE_CHECKING:
     from qfx.numerics.bisection import bisect
     from qfx.numerics.comparison import compare
     from qfx.numerics.variants import variants
+    from qfx.runtime.prepared import PreparedModel
+    from qfx.runtime.quantized import QuantizedModel
     from qfx.tuning.tune import tune
 
 __version__ = "0.1.0"
@@ -167,27 +167,38 @@ __all__ = [
 
 _LATER = {
     "CompiledModel": "qfx.engines.compiled",
+    "PreparedModel": "qfx.runtime.prepared",
+    "QuantizedModel": "qfx.runtime.quantized",
     "bisect": "qfx.numerics.bisection",
+    "calibrate": "qfx.api",
     "check_onnx": "qfx.export.onnx.check",
     "compare": "qfx.numerics.comparison",
     "compile": "qfx.engines.compiling",
+    "convert": "qfx.api",
     "export_onnx": "qfx.export.onnx.export",
     "export_pt2e": "qfx.export.pt2e.export",
     "load": "qfx.keeping",
+    "prepare": "qfx.api",
+    "quantize": "qfx.api",
+    "run_passes": "qfx.custom_passes",
     "save": "qfx.keeping",
-    "variants": "qfx.numerics.variants",
     "tune": "qfx.tuning.tune",
+    "variants": "qfx.numerics.variants",
 }
-"""What quantizing does without, a third of all code, and where it is: imported when asked for."""
+"""What acts on models, half of all code, and where it is: imported when asked for."""
+
+_ROOMS = ("engines", "numerics")
+"""Packages of which users ask for more than names of this one: likewise."""
 
 
 def __getattr__(name: str) -> object:
     """Import what is asked for the first time."""
-    if name == "engines":
-        return importlib.import_module("qfx.engines")
-    if name not in _LATER:
+    if name not in _LATER and name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(importlib.import_module(_LATER[name]), name)
+    with collector_resting():
+        if name in _ROOMS:
+            return importlib.import_module(f"qfx.{name}")
+        found: object = getattr(importlib.import_module(_LATER[name]), name)
     globals()[name] = found
     return found
 

@@ -29,14 +29,16 @@ PUBLIC = {
     *("VerifyError", "CalibrationError", "CoverageError", "BackendError", "FormatError"),
 }
 
-# What `import torch` does not load, costs much time, and quantizing does not need.
+# What `import torch` does not load, costs time, and is loaded when it is asked for.
 HEAVY = (
     "graphviz",
     "hypothesis",
     "networkx",
     "onnx",
+    "qfx.api",
     "qfx.engines",
     "qfx.export",
+    "qfx.runtime.quantized",
     "qfx.storage",
     "qfx_passes",
     "sympy",
