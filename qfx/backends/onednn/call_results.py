@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qfx.backends.onednn.arguments import Conv, ConvAdd, Linear, LinearAdd
+from qfx.backends.onednn.as_convolutions import widths
 from qfx.backends.onednn.kernels import channels_last
 
 
@@ -30,9 +31,9 @@ def linear_add_result(*args: object) -> Tensor:
 
 
 def linear_result(*args: object) -> Tensor:
-    """What ``qlinear_pointwise`` hands out; packed weights are (in, out)."""
+    """What a linear layer hands out."""
     given = Linear(*args)
-    shape = (*given.x.shape[:-1], given.weight.shape[-1])
+    shape = (*given.x.shape[:-1], widths(given.weight)[1])
     result: Tensor = given.x.new_empty(shape, dtype=given.dtype)
     return result
 

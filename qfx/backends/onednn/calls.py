@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qfx.backends.onednn.arguments import Conv, ConvAdd, LinearAdd
+from qfx.backends.onednn.arguments import Conv, ConvAdd, Linear, LinearAdd
+from qfx.backends.onednn.as_convolutions import multiply
 from qfx.backends.onednn.call_results import (
     as_written,
     conv2d_add_result,
@@ -137,8 +138,7 @@ def _linear(x: Tensor, x_scale: float, *rest: object) -> Tensor:
         return _all_nan(linear_result(x, x_scale, *rest))
     if not x.numel() and x.size(-1):
         return linear_result(x, x_scale, *rest)
-    result: Tensor = _onednn.qlinear_pointwise.default(x, x_scale, *rest)
-    return result
+    return multiply(Linear(x, x_scale, *rest))
 
 
 _qlinear = _define(
@@ -224,7 +224,7 @@ def _conv(dims: int, args: tuple[object, ...]) -> Tensor:
 
 
 def linear(x: Tensor, x_scale: float, *rest: object) -> Tensor:
-    """``onednn.qlinear_pointwise.default``, compiled or not.
+    """``onednn.qlinear_pointwise.default``, or what is faster, compiled or not.
 
     What is exported calls the kernel itself, unless the qparams are not known yet.
     """

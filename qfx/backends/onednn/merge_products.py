@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.backends.base import LoweringSite
-from qfx.backends.onednn import calls, kernels, packing
+from qfx.backends.onednn import as_convolutions, calls, kernels
 from qfx.backends.onednn.arguments import Linear
 from qfx.backends.onednn.memory import QUANTIZING
 from qfx.framework.levels import Level
@@ -108,6 +108,10 @@ class _Merging:
                 self._packed[key] = self._rw.attach("packed.weight", make())
             return self._rw.attribute(self._packed[key])
 
+        def whole() -> Tensor:
+            post, zero_point = str(given[0].post), given[0].x_zero_point
+            return as_convolutions.pack(codes, read.shape, zero_point, post)
+
         def zeros(dtype: torch.dtype) -> Tensor:
             return torch.zeros(sum(map(len, codes)), dtype=dtype)
 
@@ -115,7 +119,7 @@ class _Merging:
             return packed((*weights, *biases), "bias", lambda: self._joined(biases, codes))
 
         return given[0]._replace(
-            weight=packed(weights, "weight", lambda: packing.pack_joined(codes, read.shape)),
+            weight=packed(weights, "weight", whole),
             weight_scale=packed((*weights, *scales), "scales", lambda: self._joined(scales, codes)),
             weight_zero_point=packed(weights, "zero points", lambda: zeros(torch.int8)),
             bias=bias() if any(biases) else None,

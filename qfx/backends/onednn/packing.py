@@ -7,14 +7,14 @@ several graphs may run over one set of weights.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 _PACKED = WeakIdKeyDictionary()
-"""Of linear weights, references to what they were packed to, alone and with others behind them."""
+"""Of linear weights, how they were packed, alone and with others behind them: references."""
 
 _onednn = torch.ops.onednn
 
@@ -83,15 +83,43 @@ def pack_linear(weight: Tensor, x_shape: Sequence[int]) -> Tensor:
 
 def pack_joined(weights: Sequence[Tensor], x_shape: Sequence[int]) -> Tensor:
     """Pack linear weights that read one input as one, whose outputs stand in this order."""
+
+    def pack(whole: Tensor) -> Tensor:
+        packed: Tensor = _onednn.qlinear_prepack(whole, [max(1, d) for d in x_shape])
+        return packed
+
+    return _once(weights, "linear", pack)
+
+
+def pack_as_convolution(weights: Sequence[Tensor], rows: int, *, shifted: bool) -> Tensor:
+    """As :func:`pack_joined`, as the weight of a 1x1 convolution whose pixels are rows.
+
+    Args:
+        weights: int8, (out, in) each.
+        rows: of a typical input.
+        shifted: whether the input has a zero point; see :func:`pack_conv`.
+    """
+
+    def pack(whole: Tensor) -> Tensor:
+        ones = torch.ones(whole.shape[0], dtype=torch.float32)
+        geometry = [1, 1], [0, 0], [1, 1], 1
+        shape = [1, whole.shape[1], 1, max(1, rows)]
+        return pack_conv(whole[:, :, None, None], ones, 1.0, int(shifted), *geometry, shape)
+
+    return _once(weights, f"convolution, {shifted}", pack)
+
+
+def _once(weights: Sequence[Tensor], how: str, pack: Callable[[Tensor], Tensor]) -> Tensor:
+    """What ``pack`` makes of weights one after the other, as long as it is in use."""
     known = _PACKED.get(weights[0], ())  # type: ignore[no-untyped-call]
-    for parts, packed in known:
+    for form, parts, packed in known:
         made: Tensor | None = packed()
-        if made is not None and _are([part() for part in parts], weights):
+        if made is not None and form == how and _are([part() for part in parts], weights):
             return made
     whole = weights[0] if len(weights) == 1 else torch.cat(tuple(weights))
-    made = _onednn.qlinear_prepack(whole.contiguous(), [max(1, d) for d in x_shape])
-    kept = (entry for entry in known if entry[1]() is not None)
-    _PACKED[weights[0]] = (*kept, (tuple(map(weakref.ref, weights)), weakref.ref(made)))
+    made = pack(whole.contiguous())
+    kept = (entry for entry in known if entry[2]() is not None)
+    _PACKED[weights[0]] = (*kept, (how, tuple(map(weakref.ref, weights)), weakref.ref(made)))
     return made
 
 

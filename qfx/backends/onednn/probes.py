@@ -8,7 +8,7 @@ result is computed in float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod, sqrt
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qfx.backends.onednn import kernels, packing
 from qfx.backends.onednn.arguments import (
+    NO_POST_OP,
     Conv,
     ConvAdd,
     Geometry,
@@ -28,6 +29,7 @@ from qfx.backends.onednn.arguments import (
     OutputFormat,
     Residual,
 )
+from qfx.backends.onednn.as_convolutions import add_in_place, multiply
 from qfx.backends.onednn.saturation import saturates
 from qfx.backends.probing.trials import SIZES, Combination, Probe, ProbeRun
 from qfx.semantics.post import POST_OPS
@@ -70,6 +72,7 @@ class _ProbedLayer:
     zero_point: int
     weight_shape: tuple[int, ...]
     groups: int = 1
+    as_convolution: bool = False
 
     @property
     def case(self) -> str:
@@ -114,13 +117,20 @@ class _ProbedLayer:
         return (self._conv if self.dims else self._linear)(result, added, post)
 
     def _linear(self, result: OutputFormat, added: Residual | None, post: OnednnPostOp) -> Tensor:
-        packed = packing.pack_linear(self.weight, list(self.codes.shape))
-        kernel, read = torch.ops.onednn.qlinear_pointwise, self._read(packed)
         if added is None:
-            plain: Tensor = kernel.default(*Linear.of(read, self.bias, result, post))
-            return plain
+            packed = self.pack(str(post.name))
+            return multiply(Linear.of(self.read(packed), self.bias, result, post))
+        packed = packing.pack_linear(self.weight, list(self.codes.shape))
+        kernel, read = torch.ops.onednn.qlinear_pointwise, self.read(packed)
         summed: Tensor = kernel.binary(*LinearAdd.of(read, added, self.bias, result, post))
         return summed
+
+    def pack(self, post: str) -> Tensor:
+        """The weight of a linear layer, packed as small ones are, or as large ones."""
+        if self.as_convolution and post in kernels.CONV_POST_OPS[2]:
+            rows, shifted = len(self.codes), self.zero_point != 0
+            return packing.pack_as_convolution((self.weight,), rows, shifted=shifted)
+        return packing.pack_linear(self.weight, list(self.codes.shape))
 
     def _conv(self, result: OutputFormat, added: Residual | None, post: OnednnPostOp) -> Tensor:
         one, padding = [1] * self.dims, [self.padding] * self.dims
@@ -128,7 +138,7 @@ class _ProbedLayer:
         scales, zero = self.scales, self.zero_point
         packed = packing.pack_conv(self.weight, scales, _X_SCALE, zero, *geometry, shape)
         kernel = getattr(torch.ops.onednn, f"qconv{self.dims}d_pointwise")
-        read = self._read(packed)
+        read = self.read(packed)
         if added is None:
             plain: Tensor = kernel.default(*Conv.of(read, self.bias, geometry, result, post))
             return plain
@@ -136,7 +146,7 @@ class _ProbedLayer:
         summed: Tensor = kernel.binary(*args)
         return summed
 
-    def _read(self, packed: Tensor) -> Operands:
+    def read(self, packed: Tensor) -> Operands:
         return Operands(self.codes, _X_SCALE, self.zero_point, packed, self.scales, _ZERO)
 
     def _added(self, residual: Tensor) -> Residual:
@@ -161,7 +171,10 @@ def _convolutions(dims: int) -> Iterator[_ProbedLayer]:
 def _linears() -> Iterator[_ProbedLayer]:
     for rows, inputs, outputs in (*((1, 7, size) for size in SIZES), (17, 33, 15), (3, 4096, 16)):
         for zero_point in _ZERO_POINTS:
-            yield _ProbedLayer(0, _codes(rows, inputs), zero_point, (outputs, inputs))
+            layer = _ProbedLayer(0, _codes(rows, inputs), zero_point, (outputs, inputs))
+            yield layer
+            if saturates():
+                yield replace(layer, as_convolution=True)
 
 
 def _layer_trials(
@@ -234,13 +247,11 @@ def _accumulations(combination: Combination) -> Iterator[ProbeRun]:
         residual = _residual(exact, torch.float32)
 
         def run(
-            output: tuple[object, ...], layer: _ProbedLayer = layer, residual: Tensor = residual
+            _: tuple[object, ...], layer: _ProbedLayer = layer, residual: Tensor = residual
         ) -> Tensor:
-            packed = packing.pack_linear(layer.weight, list(layer.codes.shape))
-            head = [layer.codes, _X_SCALE, layer.zero_point, packed, layer.scales, _ZERO]
-            sums = residual.clone()
-            tail = [*output, 1.0, 0, "sum", 1.0, "none", [], ""]
-            torch.ops.onednn.qlinear_pointwise.binary(*head, sums, layer.bias, *tail)
+            read, sums = layer.read(layer.pack("none")), residual.clone()
+            added, real = Residual(sums, 1.0, 0, "sum"), OutputFormat(1.0, 0, torch.float32)
+            add_in_place(LinearAdd.of(read, added, layer.bias, real, NO_POST_OP))
             return sums
 
         yield _trial(layer.case, exact + residual.double(), torch.float32, run)

@@ -28,15 +28,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from qfx.backends.onednn.arguments import Linear, LinearAdd
+from qfx.backends.onednn.as_convolutions import add_in_place, multiply, widths
 from qfx.backends.onednn.cells import CELLS, State
 from qfx.backends.onednn.dynamic import quantize_dynamic
 from qfx.quant.qparams import choose_numbers
 from qfx.semantics.recurrent import check
 from qfx.semantics.recurrent_steps import reversed_rows
-from qfx.torch_private import find
 
-_linear = find("torch.ops.onednn.qlinear_pointwise.default")
-_add_to = find("torch.ops.onednn.qlinear_pointwise.binary")
 _FLOAT = (1.0, 0, torch.float32)
 _PLAIN: tuple[Any, ...] = ("none", [], "")
 _IN_PLACE = (*_FLOAT, 1.0, 0, "sum", 1.0, *_PLAIN)
@@ -91,17 +90,14 @@ def _packed_layer(
     backwards = reversed_rows(sizes, x[0].device)
     rows, scale, zero_point = x
     projected = [
-        _linear(
-            rows[backwards] if way else rows,
-            *(scale, zero_point, part[0], part[1], part[6], part[2], *_FLOAT, *_PLAIN),
-        )
+        _product(rows[backwards] if way else rows, scale, zero_point, _of_input(part), part[2])
         for way, part in enumerate(parts)
     ]
     made, state, last, first = [], hx, None, 0
     for size, steps in itertools.groupby(sizes):
         count = len(list(steps))
         taken = slice(first, first + count * size)
-        gates = torch.stack([y[taken].unflatten(0, (count, size)) for y in projected], 1)
+        gates = torch.stack([y[taken].view(count, size, y.shape[-1]) for y in projected], 1)
         hidden, state = _steps(kind, gates, parts, state and _first(state, size), codes)
         made.append(hidden.transpose(0, 1).flatten(1, 2))
         last = tuple(each.clone() for each in state) if last is None else last
@@ -118,13 +114,16 @@ def _first(state: State, size: int) -> State:
     return [each[:, :size].contiguous() for each in state]
 
 
+Weight: TypeAlias = "tuple[Tensor, Tensor, Tensor]"
+"""Packed, its scales and zero points."""
+
 Adder: TypeAlias = "Callable[[int, Tensor, float, int], None]"
 """Adds the hidden part of step t, given codes (directions, batch, hidden) and their qparams."""
 
 
 def _adder(gates: Tensor, parts: Sequence[Sequence[Tensor]]) -> Adder:
     """What adds to ``gates`` with weights packed by direction, or with those of both as one."""
-    joint = parts[0][3].shape[1] != gates.shape[-1]  # packed weights are (in, out)
+    joint = widths(parts[0][3])[1] != gates.shape[-1]
     return _joint_adder(gates, parts[0]) if joint else _separate_adder(gates, parts)
 
 
@@ -135,7 +134,7 @@ def _joint_adder(gates: Tensor, part: Sequence[Tensor]) -> Adder:
     size, strides = (ways, batch, width), ((batch * ways + 1) * width, ways * width, 1)
 
     def add(t: int, codes: Tensor, scale: float, zero_point: int) -> None:
-        y = _linear(codes.flatten(0, 1), scale, zero_point, *packed, None, *_FLOAT, *_PLAIN)
+        y = _product(codes.flatten(0, 1), scale, zero_point, packed)
         steps[t].add_(y.as_strided(size, strides))
 
     return add
@@ -147,7 +146,7 @@ def _separate_adder(gates: Tensor, parts: Sequence[Sequence[Tensor]]) -> Adder:
 
     def add(t: int, codes: Tensor, scale: float, zero_point: int) -> None:
         for own, each, row in zip(packed, codes.unbind(0), rows[t], strict=True):
-            _add_to(each, scale, zero_point, *own, row, None, *_IN_PLACE)
+            add_in_place(LinearAdd(each, scale, zero_point, *own, row, None, *_IN_PLACE))
 
     return add
 
@@ -169,13 +168,25 @@ def _measured(h: Tensor, codes: CodeBounds) -> tuple[Tensor, float, int]:
 _LESS_THAN_HALF = 0.499
 
 
+def _of_input(part: Sequence[Tensor]) -> Weight:
+    return part[0], part[1], part[6]
+
+
+def _product(
+    x: Tensor, scale: float, zero_point: int, weight: Weight, bias: Tensor | None = None
+) -> Tensor:
+    if not x.numel():
+        return x.new_zeros((*x.shape[:-1], widths(weight[0])[1]), dtype=torch.float32)
+    return multiply(Linear(x, scale, zero_point, *weight, bias, *_FLOAT, *_PLAIN))
+
+
 def _project(x: tuple[Tensor, float, int], parts: Sequence[Sequence[Tensor]]) -> Tensor:
     """The input's part of the gates: (length, directions, batch, gates)."""
     codes, scale, zero_point = x
     made = []
-    for way, (weight, scales, bias, *_, zeros) in enumerate(parts):
-        read = codes.flip(0) if way else codes
-        y = _linear(read, scale, zero_point, weight, scales, zeros, bias, *_FLOAT, *_PLAIN)
+    for way, part in enumerate(parts):
+        read, bias = codes.flip(0) if way else codes, part[2]
+        y = _product(read, scale, zero_point, _of_input(part), bias)
         made.append(y.reshape(*codes.shape[:2], bias.numel()))  # an empty batch loses a dimension
     return made[0].unsqueeze(1) if len(made) == 1 else torch.stack(made, 1)
 
@@ -219,7 +230,7 @@ def run_layers(
     """
     codes = low, high, symmetric
     length, batch = x.shape[:2] if sizes is None else (len(sizes), sizes[0])
-    rows = len(parts) // PARTS, batch, parts[3].shape[0]  # packed weights are (in, out)
+    rows = len(parts) // PARTS, batch, widths(parts[3])[0]
     check(length, hx, rows)  # a kernel would read and write beyond them
     layer = _layer if sizes is None else partial(_packed_layer, sizes=sizes)
     each = [parts[i : i + PARTS] for i in range(0, len(parts), PARTS)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from qfx.backends.onednn.as_convolutions import widths
 from qfx.backends.onednn.cells import State
 from qfx.backends.onednn.recurrent import PARTS, run_layers
 from qfx.library import define
@@ -21,9 +22,9 @@ def _at_numbers(x: Tensor, scale: Tensor, zero_point: Tensor, *rest: Any) -> lis
 
 
 def _fake(x: Tensor, scale: Tensor, zero_point: Tensor, *rest: Any) -> list[Tensor]:
-    """What :func:`run_layers` returns, without values; packed weights are (in, out)."""
+    """What :func:`run_layers` returns, without values."""
     parts, _, kind = rest[:3]
-    (length, batch, _), size, rows = x.shape, parts[3].shape[0], len(parts) // PARTS
+    (length, batch, _), (size, _), rows = x.shape, widths(parts[3]), len(parts) // PARTS
     states = 2 if kind == "lstm" else 1
     ways = rows // rest[3]
     y = x.new_empty((length, batch, ways * size), dtype=torch.float32)
@@ -105,7 +106,7 @@ def _on_packed(
         head = x.contiguous(), scale, zero_point, parts, states, kind, num_layers
         return run_layers(*head, low, high, symmetric, packed[0].tolist())
 
-    y, *last = in_packed_order(run, tuple(hx), packed, len(parts) // PARTS, parts[3].shape[0])
+    y, *last = in_packed_order(run, tuple(hx), packed, len(parts) // PARTS, widths(parts[3])[0])
     return y, tuple(last) if kind == "lstm" else last[0]
 
 

@@ -8,6 +8,7 @@ hidden units keep their weights in integers and make them float in front of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.backends.base import Emit, Emitter, LoweringSite
-from qfx.backends.onednn import kernels, packing, recurrent_calls
+from qfx.backends.onednn import as_convolutions, kernels, recurrent_calls
 from qfx.backends.onednn.operands import input_of
 from qfx.backends.onednn.saturation import saturates
 from qfx.backends.stored_weights.recurrent import mark_restored
@@ -106,11 +107,18 @@ def _parts(em: Emitter, site: LoweringSite, kind: str) -> Iterator[fx.Node]:
         bias, new = _biases(kind, tensors, of_input.integers.shape[0])
         key = ("recurrent", kind, of_input.name, *names)
         first = i - i % ways
-        yield from _weight(em, kind, [of_input])
+        yield from _weight(em, kind, [of_input], _rows(site))
         yield em.packed((*key, "bias"), _constant(_ordered(kind, bias)))
-        yield from _weight(em, kind, [w for _, w in weights[first : first + ways]])
+        yield from _weight(em, kind, [w for _, w in weights[first : first + ways]], ways)
         yield em.packed((*key, "new"), _constant(new))
         yield em.packed(("recurrent", "zeros"), _constant(torch.zeros(1, dtype=torch.int8)))
+
+
+def _rows(site: LoweringSite) -> int:
+    """How many inputs there are in the whole sequence."""
+    info = meta.tensor_info(input_of(site)[0])
+    assert info is not None
+    return prod(info.shape[:-1])
 
 
 def _is_joint(site: LoweringSite) -> bool:
@@ -132,12 +140,12 @@ def _constant(value: Tensor) -> Callable[[], object]:
     return lambda: value
 
 
-def _weight(em: Emitter, kind: str, weights: list[QuantizedWeight]) -> Iterator[fx.Node]:
-    """Weights packed as one, and their scales."""
+def _weight(em: Emitter, kind: str, weights: list[QuantizedWeight], rows: int) -> Iterator[fx.Node]:
+    """Weights packed as one for so many rows, and their scales."""
 
     def packed() -> object:
         integers = torch.cat([_ordered(kind, w.integers) for w in weights])
-        return packing.pack_linear(integers, [len(weights), integers.shape[1]])
+        return as_convolutions.pack([integers], [rows, integers.shape[1]], None)
 
     key = ("recurrent", kind, *(w.name for w in weights))
     yield em.packed(key, packed)
