@@ -31,6 +31,9 @@ from qfx.vocab import Kind, OpDef
 AGREES, BELOW_FLOOR, LEAST = 35.0, 6.0, 15.0
 """dB: from where on an engine agrees, how far it may lie below the floor, and the least of all."""
 
+AS_NEAR = 0.5
+"""dB that a form which rounds more may be further from what unrounded activations yield."""
+
 _MOVED = 2.0**-18
 _INTEGERS_OFF = 0.05
 """The fraction of integers, as of an argmax, that may be others."""
@@ -85,12 +88,6 @@ def _of(value: Any) -> str:
     return (
         f"{value.dtype}{list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     )
-
-
-def run_reference(reference: fx.GraphModule, arguments: Mapping[str, Any]) -> Any:
-    """What the reference graph yields for arguments by name."""
-    with torch.no_grad():
-        return NamedInterpreter(reference, arguments).run()
 
 
 def floor(reference: fx.GraphModule, arguments: Mapping[str, Any], wanted: Any) -> float:

@@ -82,5 +82,11 @@ def failed(candidate: Candidate, error: Exception) -> Candidate:
 
 
 def rank(candidate: Candidate) -> tuple[bool, float]:
-    """Orders candidates: those that are right first, and the fastest first."""
-    return bool(candidate.why_not), candidate.median
+    """Orders candidates: those that are right first, and the fastest first.
+
+    A form that rounds more must be faster by so much that it is no accident.
+    """
+    return bool(candidate.why_not), candidate.median * _PAYS ** _ROUNDING.index(candidate.form)
+
+
+_PAYS, _ROUNDING = 1.03, tuple(Form)

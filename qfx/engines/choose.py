@@ -5,6 +5,7 @@ Whatever an engine does - it raises, hangs, yields NaN or noise - leaves it out,
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,13 +18,14 @@ from torch.utils import _pytree as pytree
 
 from qfx.engines.agreement import (
     AGREES,
+    AS_NEAR,
+    LEAST,
     Agreement,
     HoldsAgainst,
     compare,
     floor,
     least_of,
     reason_against,
-    run_reference,
 )
 from qfx.engines.assembly import Assembly, assemble, plan_for
 from qfx.engines.base import BuildSettings, CannotRun, Engine, PieceEngine, WholeEngine
@@ -35,6 +37,8 @@ from qfx.engines.timing import time_in_turns
 from qfx.engines.trials import EngineTrial
 from qfx.engines.workers import Worker
 from qfx.export.onnx.forms import OnnxForm
+from qfx.export.onnx.seen import run_seeing
+from qfx.export.onnx.trials import run_unrounded
 from qfx.graph.overlap import version
 
 _PAYS = 1.05
@@ -98,9 +102,10 @@ class Choosing:
         arguments = source.fresh_arguments()
         before = _versions(arguments)
         with source.undisturbed():
-            self._wanted = run_reference(source.reference, arguments)
+            self._wanted, self._seen = run_seeing(source.reference, arguments)
         self._writes = _versions(arguments) != before
         self._least: float | None = None
+        self._unrounded: Any = None
         self._plans: dict[str, Partition] = {}
 
     def choose(self, engines: Sequence[Engine], progress: Any) -> EngineChoice:
@@ -200,7 +205,9 @@ class Choosing:
         """The pieces of an engine; engines that take the same share them."""
         key = engine.family or engine.name
         if key not in self._plans:
-            self._plans[key] = plan_for(engine, self._source.reference)
+            plan = self._plans[key] = plan_for(engine, self._source.reference)
+            for piece in plan.pieces:
+                piece.seen = self._seen
         return self._plans[key]
 
     def _try(self, candidate: Candidate, *, free: bool) -> None:
@@ -221,7 +228,7 @@ class Choosing:
             return
         candidate.found = compare(self._wanted, made)
         if not isinstance(candidate.engine, Eager):
-            candidate.fail(self._against(candidate.found))
+            candidate.fail(self._against(candidate, made))
 
     def _assembly(self, engine: Engine, form: OnnxForm, *, free: bool) -> Assembly:
         settings = replace(self._settings, form=form)
@@ -241,8 +248,9 @@ class Choosing:
             raise CannotRun("writes to its inputs")
         return made
 
-    def _against(self, found: Agreement) -> str:
-        """Why results don't agree; the floor is looked at only where it matters."""
+    def _against(self, candidate: Candidate, made: Any) -> str:
+        """Why results don't agree; what they are held against is computed where it matters."""
+        found = candidate.found
         if not reason_against(found, AGREES):
             return ""
         if self._least is None:
@@ -251,7 +259,22 @@ class Choosing:
                 self._least = least_of(
                     floor(source.reference, source.fresh_arguments(), self._wanted)
                 )
-        return reason_against(found, self._least)
+        reason = reason_against(found, self._least)
+        rounds_more = candidate.form is not Form.EXACT and found.sqnr >= LEAST
+        if reason and rounds_more and self._loss(found, made) <= AS_NEAR:
+            return ""
+        return reason
+
+    def _loss(self, found: Agreement, made: Any) -> float:
+        """How many dB further from what unrounded activations yield than the reference is."""
+        if found.wrong:
+            return math.inf
+        source = self._source
+        if self._unrounded is None:
+            with source.undisturbed():
+                self._unrounded = run_unrounded(source.reference, source.fresh_arguments())
+        own, other = (compare(self._unrounded, each).sqnr for each in (self._wanted, made))
+        return own - other
 
     def _specialize(self, chosen: Candidate, stack: ExitStack) -> None:
         """Keep a program for the examples' sizes alone, if it pays beside that for all."""

@@ -20,7 +20,11 @@ _WARNINGS_LEFT_OUT = 3  # severity: errors alone
 
 
 class OnnxRuntime(PieceEngine):
-    """Pieces as sessions; sums between tensors in integers only in the integer form."""
+    """Pieces as sessions.
+
+    Sums of two tensors are computed in integers only where they stand between codes, as they do in
+    the integer form; sigmoids, products, concatenations and averages, in the full integer form.
+    """
 
     name = "onnxruntime"
     family = writing.FAMILY
@@ -35,9 +39,7 @@ class OnnxRuntime(PieceEngine):
         return writing.problems(piece)
 
     def forms(self, piece: Piece) -> Sequence[OnnxForm]:
-        return (
-            (OnnxForm.INTEGER, OnnxForm.EXACT) if writing.forms_differ(piece) else (OnnxForm.EXACT,)
-        )
+        return writing.forms(piece, (OnnxForm.FULL, OnnxForm.INTEGER))
 
     def build(self, piece: Piece, settings: BuildSettings) -> Built:
         return _opened(writing.onnx_model(piece, settings.form, settings.shapes), settings)

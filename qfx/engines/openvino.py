@@ -39,9 +39,7 @@ class OpenVINO(PieceEngine):
         return writing.problems(piece)
 
     def forms(self, piece: Piece) -> Sequence[OnnxForm]:
-        return (
-            (OnnxForm.INTEGER, OnnxForm.EXACT) if writing.forms_differ(piece) else (OnnxForm.EXACT,)
-        )
+        return writing.forms(piece, (OnnxForm.FULL, OnnxForm.INTEGER))
 
     def build(self, piece: Piece, settings: BuildSettings) -> Built:
         written = writing.onnx_model(piece, settings.form, settings.shapes)

@@ -22,6 +22,7 @@ from enum import Enum
 from torch import fx
 
 from qfx import vocab
+from qfx.export.onnx.seen import Seen
 from qfx.export.problems import CannotWrite, Problem, problem
 from qfx.graph import meta
 from qfx.graph.clone import copy_node
@@ -52,6 +53,7 @@ class Piece:
         graph_module: takes tensors, and yields a tuple of tensors.
         inputs, outputs: the nodes of the whole graph that these are.
         macs: its multiply-accumulates, with the example inputs.
+        seen: what its operations were seen to yield, for forms that round more of it.
         notes: what engines keep with it, by their own keys.
     """
 
@@ -59,6 +61,7 @@ class Piece:
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     macs: int
+    seen: Seen = field(default_factory=Seen)
     notes: dict[object, object] = field(default_factory=dict)
 
     @property

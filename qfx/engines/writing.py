@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress, pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
@@ -54,10 +55,19 @@ def problems(piece: Piece) -> Sequence[Problem]:
     return [found for found in _exact(piece).problems if not found.by_size]
 
 
-def forms_differ(piece: Piece) -> bool:
-    """Whether the integer form rounds more than the exact one."""
-    written = write(piece.graph_module, _shapes(piece), OPSET, OnnxForm.INTEGER)
-    return len(written.writer.nodes) != len(_exact(piece).writer.nodes)
+def forms(piece: Piece, rounding: Sequence[OnnxForm]) -> Sequence[OnnxForm]:
+    """The exact form, after those that round more of a piece.
+
+    Args:
+        piece: the piece.
+        rounding: the forms that pay for an engine; what rounds most comes first.
+    """
+    written = (
+        write(piece.graph_module, _shapes(piece), OPSET, form, piece.seen) for form in rounding
+    )
+    sizes = [len(each.writer.nodes) for each in (*written, _exact(piece))]
+    apart = (own != less for own, less in pairwise(sizes))
+    return (*compress(rounding, apart), OnnxForm.EXACT)
 
 
 def onnx_model(
@@ -83,7 +93,7 @@ def onnx_model(
 
 def _model(piece: Piece, form: OnnxForm, shapes: tuple[tuple[int, ...], ...] | None) -> Model:
     graph_module, sizes = _with_sizes(piece, shapes)
-    written = write(graph_module, sizes, OPSET, form)
+    written = write(graph_module, sizes, OPSET, form, piece.seen)
     if written.problems:
         raise CannotRun(str(written.problems[0]))
     made = model.model_of(written, "", form.value)

@@ -45,7 +45,7 @@ def codes_after(w: Writer, node: fx.Node, seen: SeenRanges) -> QParams | None:
     found = rounded_to(node)
     if found is not None or w.form is not OnnxForm.FULL or not _layer_for_joins(node):
         return found
-    within = seen.results.get(node)
+    within = seen.results.get(node.name)
     return _own_codes(node) or (None if within is None else _codes_for(within))
 
 
@@ -67,7 +67,7 @@ def layer_result(
     if not multiplies_codes(node):
         return made
     named: Post = node.kwargs.get("post", ())[: len(post)]  # type: ignore[assignment, index]
-    found = layer_range(named, to, seen.before_post.get(node))
+    found = layer_range(named, to, seen.before_post.get(node.name))
     if found is None:
         return made
     w.tell(made, w.results)
@@ -183,7 +183,7 @@ def _codes_of_join(
 def _range_of_join(node: fx.Node, parts: Sequence[QParams], seen: SeenRanges) -> Range | None:
     if is_op(node, vocab.SIGMOID, vocab.HARDSIGMOID):
         return 0.0, 1.0
-    within = seen.results.get(node)
+    within = seen.results.get(node.name)
     if not is_op(node, vocab.CAT):
         return within
     lows, highs = zip(*map(span, parts), strict=True)

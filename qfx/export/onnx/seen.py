@@ -27,23 +27,30 @@ JOINS = (vocab.CAT, vocab.MUL, vocab.ADD, vocab.SIGMOID, vocab.HARDSIGMOID, *voc
 
 @dataclass(frozen=True)
 class SeenRanges:
-    """The ranges that operations were seen to yield; empty without example inputs.
+    """The ranges that operations were seen to yield, by the names of their nodes.
+
+    Names, since copies of a graph, and parts of it, have them too. Empty without example inputs.
 
     Attributes:
         before_post: of layers, before their post-ops.
         results: of layers and of :data:`JOINS`.
     """
 
-    before_post: dict[fx.Node, Range] = field(default_factory=dict)
-    results: dict[fx.Node, Range] = field(default_factory=dict)
+    before_post: dict[str, Range] = field(default_factory=dict)
+    results: dict[str, Range] = field(default_factory=dict)
 
 
 def see(module: fx.GraphModule, arguments: Mapping[str, object]) -> SeenRanges:
     """Run a reference graph on inputs by name, and keep the ranges."""
-    watch = _Watch(module, {**defaults(module), **arguments})
+    return run_seeing(module, {**defaults(module), **arguments})[1]
+
+
+def run_seeing(module: fx.GraphModule, arguments: Mapping[str, object]) -> tuple[Any, Seen]:
+    """What a reference graph yields for arguments by name, and the ranges."""
+    watch = _Watch(module, arguments)
     with torch.no_grad():
-        watch.run()
-    return watch.seen
+        made = watch.run()
+    return made, watch.seen
 
 
 def defaults(module: fx.GraphModule) -> dict[str, object]:
@@ -65,14 +72,14 @@ class _Watch(NamedInterpreter):
             if not is_op(n, *JOINS):
                 return made
         if isinstance(made, Tensor) and made.is_floating_point() and made.numel():
-            self.seen.results[n] = _range(made)
+            self.seen.results[n.name] = _range(made)
         return made
 
     def _layer(self, node: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         post = kwargs.pop("post", ())
         made = result_of(node, args, kwargs)
-        self.seen.before_post[node] = _range(made)
+        self.seen.before_post[node.name] = _range(made)
         return apply_post(made, post)
 
 

@@ -154,13 +154,20 @@ class _Unrounded(NamedInterpreter):
         return args[0]
 
 
+def run_unrounded(reference: fx.GraphModule, arguments: Mapping[str, object]) -> Any:
+    """What a reference graph yields for arguments by name, if it rounds no activations."""
+    with torch.no_grad():
+        return _Unrounded(reference, arguments).run()
+
+
 def _against_unrounded(
     reference: fx.GraphModule, arguments: Mapping[str, object]
 ) -> tuple[list[Tensor], float]:
     """The outputs with unrounded activations, and how near to them the model's own are."""
     given = {**defaults(reference), **arguments}
+    plain = run_unrounded(reference, given)
     with torch.no_grad():
-        plain, own = (each(reference, given).run() for each in (_Unrounded, NamedInterpreter))
+        own = NamedInterpreter(reference, given).run()
     outputs = [leaf for leaf in pytree.tree_leaves(plain) if isinstance(leaf, Tensor)]
     mine = [leaf for leaf in pytree.tree_leaves(own) if isinstance(leaf, Tensor)]
     return outputs, _sqnr(outputs, mine)

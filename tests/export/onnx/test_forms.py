@@ -65,11 +65,12 @@ def test_exact_rounds_where_the_model_does(qmodel: qfx.QuantizedModel, x: Tensor
 
 def test_examples_narrow_the_ranges(qmodel: qfx.QuantizedModel, x: Tensor) -> None:
     ranges = see(qmodel.reference, {"x": x})
-    (node,) = [n for n in ranges.before_post if "second" in n.name]
+    (name,) = [each for each in ranges.before_post if "second" in each]
+    (node,) = [n for n in qmodel.reference.graph.nodes if n.name == name]
     post = node.kwargs["post"]
     (wide,), (narrow,) = (
         [forms.layer_range(post, forms.rounded_to(node), seen)]  # type: ignore[arg-type]
-        for seen in (None, ranges.before_post[node])
+        for seen in (None, ranges.before_post[name])
     )
     assert wide is not None
     assert narrow is not None

@@ -1,0 +1,117 @@
+"""Forms that round more: which an engine has, when one agrees all the same, when it is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qfx
+from qfx.engines import Built, Piece, Settings, registry
+from qfx.engines.assembly import plan_for
+from qfx.engines.candidates import Candidate, rank
+from qfx.engines.workers import Worker
+from qfx.export.onnx.forms import Form
+from qfx.export.onnx.seen import see
+from qfx.export.onnx.trials import run_unrounded
+from tests.support.engines import Fake, Residuals
+
+pytest.importorskip("onnx_ir")
+
+
+class Gated(nn.Module):
+    """A convolution that its own sigmoid gates, and two results side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.second(torch.cat([y * y.sigmoid(), y], 1))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def qmodel(x: Tensor) -> qfx.QuantizedModel:
+    return qfx.quantize(Residuals().eval(), x, progress=False, check=False)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_forms_that_round_no_more_are_not_tried(
+    name: str, qmodel: qfx.QuantizedModel, x: Tensor
+) -> None:
+    engine = registry.named(name)
+    gated = qfx.quantize(Gated().eval(), x, progress=False, check=False)
+    layer = qfx.quantize(nn.Linear(12, 4).eval(), x, progress=False, check=False)
+    expected = {
+        gated: (Form.FULL, Form.INTEGER, Form.EXACT),
+        qmodel: (Form.INTEGER, Form.EXACT),
+        layer: (Form.EXACT,),
+    }
+    for model, forms in expected.items():
+        (piece,) = plan_for(engine, model.reference).pieces  # type: ignore[arg-type]
+        argument = str(next(iter(model.reference.graph.nodes)).target)
+        piece.seen = see(model.reference, {argument: x})
+        assert engine.forms(piece) == forms  # type: ignore[attr-defined]
+
+
+class Unrounded(Fake):
+    """In the integer form yields what the piece does without rounding, at once; else waits."""
+
+    def forms(self, piece: Piece) -> Sequence[Form]:
+        return (Form.INTEGER, Form.EXACT)
+
+    def build(self, piece: Piece, settings: Settings) -> Built:
+        names = [str(node.target) for node in piece.graph_module.graph.nodes]
+
+        def program(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+            if settings.form is Form.EXACT:
+                time.sleep(0.02)
+                return tuple(piece.graph_module(*inputs))
+            made = run_unrounded(piece.graph_module, dict(zip(names, inputs, strict=False)))
+            return [self.spoil(each) for each in made]
+
+        return Built(program, lambda shapes: True)
+
+
+class Rough(Unrounded):
+    """Is as far from the model as what is not rounded, and further from that than the model."""
+
+    def spoil(self, made: Tensor) -> Tensor:
+        noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(1))
+        return made + 0.08 * made.std() * noise
+
+
+@pytest.mark.parametrize(("fake", "expected"), [(Unrounded(), "integer"), (Rough(), "exact")])
+def test_a_form_agrees_that_is_as_near_to_unrounded_activations(
+    monkeypatch: pytest.MonkeyPatch,
+    qmodel: qfx.QuantizedModel,
+    x: Tensor,
+    fake: Fake,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(registry, "engines", lambda: {"fake": fake})
+    fast = qfx.compile(qmodel, 1.3 * x, engine="fake")  # beyond the range of the codes
+    (trial,) = fast.trials
+    assert trial.form == expected
+    if expected == "integer":
+        assert 15 < trial.sqnr < 35  # which is no agreement of its own
+
+
+def test_what_rounds_more_must_be_faster() -> None:
+    worker = Worker("test")
+    exact = Candidate(Fake(), Form.EXACT, worker, times=[1.0])
+    rounded = Candidate(Fake(), Form.INTEGER, worker, times=[0.98])
+    assert min(exact, rounded, key=rank) is exact
+    rounded.times = [0.9]
+    assert min(exact, rounded, key=rank) is rounded
+    worker.close()
