@@ -89,4 +89,4 @@ def rank(candidate: Candidate) -> tuple[bool, float]:
     return bool(candidate.why_not), candidate.median * _PAYS ** _ROUNDING.index(candidate.form)
 
 
-_PAYS, _ROUNDING = 1.03, tuple(Form)
+_PAYS, _ROUNDING = 1.03, tuple(OnnxForm)

@@ -102,7 +102,8 @@ class Choosing:
         arguments = source.fresh_arguments()
         before = _versions(arguments)
         with source.undisturbed():
-            self._wanted, self._seen = run_seeing(source.reference, arguments)
+            self._wanted, seen = run_seeing(source.reference, arguments)
+        self._seen = seen.widened()
         self._writes = _versions(arguments) != before
         self._least: float | None = None
         self._unrounded: Any = None
@@ -260,7 +261,7 @@ class Choosing:
                     floor(source.reference, source.fresh_arguments(), self._wanted)
                 )
         reason = reason_against(found, self._least)
-        rounds_more = candidate.form is not Form.EXACT and found.sqnr >= LEAST
+        rounds_more = candidate.form is not OnnxForm.EXACT and found.sqnr >= LEAST
         if reason and rounds_more and self._loss(found, made) <= AS_NEAR:
             return ""
         return reason

@@ -39,7 +39,7 @@ class OpenVINO(PieceEngine):
         return writing.problems(piece)
 
     def forms(self, piece: Piece) -> Sequence[OnnxForm]:
-        return writing.forms(piece, (OnnxForm.FULL, OnnxForm.INTEGER))
+        return writing.forms(piece, (OnnxForm.INTEGER,))
 
     def build(self, piece: Piece, settings: BuildSettings) -> Built:
         written = writing.onnx_model(piece, settings.form, settings.shapes)

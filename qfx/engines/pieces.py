@@ -22,7 +22,7 @@ from enum import Enum
 from torch import fx
 
 from qfx import vocab
-from qfx.export.onnx.seen import Seen
+from qfx.export.onnx.seen import SeenRanges
 from qfx.export.problems import CannotWrite, Problem, problem
 from qfx.graph import meta
 from qfx.graph.clone import copy_node
@@ -61,7 +61,7 @@ class Piece:
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     macs: int
-    seen: Seen = field(default_factory=Seen)
+    seen: SeenRanges = field(default_factory=SeenRanges)
     notes: dict[object, object] = field(default_factory=dict)
 
     @property

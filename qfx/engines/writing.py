@@ -19,6 +19,7 @@ from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.free_sizes import FreeSize
 from qfx.export.onnx.graph import WrittenGraph, write
 from qfx.export.onnx.packages import require
+from qfx.export.onnx.seen import SeenRanges
 from qfx.export.onnx.sizes import Shapes, input_value
 from qfx.export.problems import Problem
 from qfx.graph import meta
@@ -49,6 +50,11 @@ class Model:
     outputs: tuple[str, ...]
     takes: Takes
 
+    @property
+    def holds_codes(self) -> bool:
+        """Whether it dequantizes anything: operators stand in the bytes by their names."""
+        return b"DequantizeLinear" in self.data
+
 
 def problems(piece: Piece) -> Sequence[Problem]:
     """The nodes of a piece that ONNX can't say."""
@@ -63,11 +69,17 @@ def forms(piece: Piece, rounding: Sequence[OnnxForm]) -> Sequence[OnnxForm]:
         rounding: the forms that pay for an engine; what rounds most comes first.
     """
     written = (
-        write(piece.graph_module, _shapes(piece), OPSET, form, piece.seen) for form in rounding
+        write(piece.graph_module, _shapes(piece), OPSET, form, _seen(piece, form))
+        for form in rounding
     )
     sizes = [len(each.writer.nodes) for each in (*written, _exact(piece))]
     apart = (own != less for own, less in pairwise(sizes))
     return (*compress(rounding, apart), OnnxForm.EXACT)
+
+
+def _seen(piece: Piece, form: OnnxForm) -> SeenRanges:
+    """What the full integer form rounds by; the ranges of the other follow from codes."""
+    return piece.seen if form is OnnxForm.FULL else SeenRanges()
 
 
 def onnx_model(
@@ -93,7 +105,7 @@ def onnx_model(
 
 def _model(piece: Piece, form: OnnxForm, shapes: tuple[tuple[int, ...], ...] | None) -> Model:
     graph_module, sizes = _with_sizes(piece, shapes)
-    written = write(graph_module, sizes, OPSET, form, piece.seen)
+    written = write(graph_module, sizes, OPSET, form, _seen(piece, form))
     if written.problems:
         raise CannotRun(str(written.problems[0]))
     made = model.model_of(written, "", form.value)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.engines import Built, Piece, Settings, registry
+from qfx.engines import BuildSettings, Built, Piece, compiling, registry
 from qfx.engines.assembly import plan_for
 from qfx.engines.candidates import Candidate, rank
 from qfx.engines.workers import Worker
-from qfx.export.onnx.forms import Form
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.seen import see
 from qfx.export.onnx.trials import run_unrounded
 from tests.support.engines import Fake, Residuals
@@ -45,36 +45,37 @@ def qmodel(x: Tensor) -> qfx.QuantizedModel:
     return qfx.quantize(Residuals().eval(), x, progress=False, check=False)
 
 
-@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [("openvino", {OnnxForm.INTEGER}), ("onnxruntime", {OnnxForm.FULL, OnnxForm.INTEGER})],
+)
 def test_forms_that_round_no_more_are_not_tried(
-    name: str, qmodel: qfx.QuantizedModel, x: Tensor
+    name: str, takes: set[OnnxForm], qmodel: qfx.QuantizedModel, x: Tensor
 ) -> None:
     engine = registry.named(name)
     gated = qfx.quantize(Gated().eval(), x, progress=False, check=False)
-    layer = qfx.quantize(nn.Linear(12, 4).eval(), x, progress=False, check=False)
-    expected = {
-        gated: (Form.FULL, Form.INTEGER, Form.EXACT),
-        qmodel: (Form.INTEGER, Form.EXACT),
-        layer: (Form.EXACT,),
-    }
+    layer = qfx.quantize(nn.Linear(12, 4).eval(), x, method="dynamic", progress=False, check=False)
+    expected = {gated: {OnnxForm.FULL}, qmodel: {OnnxForm.FULL, OnnxForm.INTEGER}, layer: set()}
     for model, forms in expected.items():
         (piece,) = plan_for(engine, model.reference).pieces  # type: ignore[arg-type]
         argument = str(next(iter(model.reference.graph.nodes)).target)
         piece.seen = see(model.reference, {argument: x})
-        assert engine.forms(piece) == forms  # type: ignore[attr-defined]
+        tried = engine.forms(piece)  # type: ignore[attr-defined]
+        assert set(tried) == {*(forms & takes), OnnxForm.EXACT}
+        assert tried[-1] is OnnxForm.EXACT
 
 
 class Unrounded(Fake):
     """In the integer form yields what the piece does without rounding, at once; else waits."""
 
-    def forms(self, piece: Piece) -> Sequence[Form]:
-        return (Form.INTEGER, Form.EXACT)
+    def forms(self, piece: Piece) -> Sequence[OnnxForm]:
+        return (OnnxForm.INTEGER, OnnxForm.EXACT)
 
-    def build(self, piece: Piece, settings: Settings) -> Built:
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
         names = [str(node.target) for node in piece.graph_module.graph.nodes]
 
         def program(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-            if settings.form is Form.EXACT:
+            if settings.form is OnnxForm.EXACT:
                 time.sleep(0.02)
                 return tuple(piece.graph_module(*inputs))
             made = run_unrounded(piece.graph_module, dict(zip(names, inputs, strict=False)))
@@ -99,7 +100,7 @@ def test_a_form_agrees_that_is_as_near_to_unrounded_activations(
     fake: Fake,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(registry, "engines", lambda: {"fake": fake})
+    monkeypatch.setattr(compiling, "named", lambda name: fake)
     fast = qfx.compile(qmodel, 1.3 * x, engine="fake")  # beyond the range of the codes
     (trial,) = fast.trials
     assert trial.form == expected
@@ -109,9 +110,30 @@ def test_a_form_agrees_that_is_as_near_to_unrounded_activations(
 
 def test_what_rounds_more_must_be_faster() -> None:
     worker = Worker("test")
-    exact = Candidate(Fake(), Form.EXACT, worker, times=[1.0])
-    rounded = Candidate(Fake(), Form.INTEGER, worker, times=[0.98])
+    exact = Candidate(Fake(), OnnxForm.EXACT, worker, times=[1.0])
+    rounded = Candidate(Fake(), OnnxForm.INTEGER, worker, times=[0.98])
     assert min(exact, rounded, key=rank) is exact
     rounded.times = [0.9]
     assert min(exact, rounded, key=rank) is rounded
     worker.close()
+
+
+def test_codes_are_not_multiplied_in_float(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> None:
+    """Of MatMul and Add of known sizes ONNX Runtime would make a Gemm, in float."""
+    runtime = pytest.importorskip("onnxruntime")
+    opened: list[dict[str, object]] = []
+    session = runtime.InferenceSession
+
+    def spying(*args: object, **options: object) -> object:
+        opened.append(options)
+        return session(*args, **options)
+
+    monkeypatch.setattr(runtime, "InferenceSession", spying)
+    layer = nn.Linear(12, 4).eval()
+    qmodel = qfx.quantize(layer, x, progress=False, check=False)
+    for model in (qmodel, layer):
+        fast = qfx.compile(model, x, engine="onnxruntime", dynamic=False)
+        torch.testing.assert_close(fast(x), model(x), rtol=0, atol=2e-2)
+    of_codes, of_floats = opened[0], opened[-1]
+    assert of_codes["disabled_optimizers"] == ["MatMulAddFusion"]
+    assert of_floats["disabled_optimizers"] == []

@@ -6,7 +6,7 @@ from torch import fx
 
 from qfx.backends.base import Emitter, LoweringSite
 from qfx.backends.onednn import as_convolutions, calls, packing
-from qfx.backends.onednn.arguments import Linear, LinearAdd, Operands, OnednnPostOp, Residual
+from qfx.backends.onednn.arguments import Linear, LinearAdd, OnednnPostOp, Operands, Residual
 from qfx.backends.onednn.merge_products import remember
 from qfx.backends.onednn.operands import (
     PostOpStep,

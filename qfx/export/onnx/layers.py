@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.integers import integers
 from qfx.export.onnx.quantization import dequantized
-from qfx.export.onnx.values import Dequantized, Operand
+from qfx.export.onnx.values import Dequantized, Dim, Info, Operand
 from qfx.export.problems import CannotWrite
 
 if TYPE_CHECKING:
@@ -108,8 +110,8 @@ def linear(w: Writer, input: Operand, weight: Operand, bias: Operand | None) -> 
         kind, operands = product.matmul()
         return product.scaled(w.op(kind, *operands))
     rounded = rounded_bias(w, input, weight, bias)
-    if rounded is not None:
-        return w.op("Gemm", input, weight, rounded, transB=1)
+    if rounded is not None and isinstance(input, Dequantized):
+        return _gemm(w, input, weight, rounded)
     made = w.op("MatMul", input, transposed(w, weight))
     return made if bias is None else w.op("Add", made, bias)
 
@@ -119,13 +121,14 @@ def rounded_bias(
 ) -> ir.Value | None:
     """The bias of a layer on matrices, in units of the products: as engines add it.
 
-    ONNX Runtime makes one Gemm of MatMul and Add of matrices, and takes no other in integers.
+    ONNX Runtime makes one Gemm of MatMul and Add where it can, and takes no other in integers: what
+    is not rounded it computes in float, of weights that it dequantizes in each run.
     """
     if w.form is OnnxForm.EXACT:
         return None
     if not isinstance(input, Dequantized) or not isinstance(weight, Dequantized):
         return None
-    if not isinstance(bias, Tensor) or w.info(input).rank != 2 or not weight.stored:
+    if not isinstance(bias, Tensor) or not weight.stored or 0 in w.info(input).example:
         return None
     if not isinstance(input.scale, float) or weight.group_size is not None:
         return None
@@ -136,6 +139,27 @@ def rounded_bias(
     zero = torch.zeros(scale.shape, dtype=torch.int32)
     axis = 0 if scale.dim() else None
     return w.op("DequantizeLinear", codes.to(torch.int32), scale.float(), zero, axis=axis)
+
+
+def _gemm(w: Writer, input: Dequantized, weight: Operand, bias: ir.Value) -> ir.Value:
+    """A layer on matrices; others are made matrices of their codes."""
+    info = w.info(input)
+    if info.rank == 2:
+        return w.op("Gemm", input, weight, bias, transB=1)
+    rows: Dim = prod(info.example[:-1]) if info.fixed else "|".join(map(str, info.shape[:-1]))
+    width, outputs = info.example[-1], w.info(weight).example[0]
+    flat = Info((rows, width), (prod(info.example[:-1]), width), info.dtype)
+    codes = w.op("Reshape", input.codes, w.vector([-1, width]))
+    w.tell(codes, dataclasses.replace(flat, dtype=w.info(input.codes).dtype))
+    matrix = dataclasses.replace(input, codes=codes, info=flat, written={})
+    made = w.op("Gemm", matrix, weight, bias, transB=1)
+    w.tell(
+        made, dataclasses.replace(flat, shape=(rows, outputs), example=(flat.example[0], outputs))
+    )
+    shape, example = (*info.shape[:-1], outputs), (*info.example[:-1], outputs)
+    several = sum(isinstance(d, str) for d in shape) > 1
+    sizes = [*(w.size(input, d) for d in range(info.rank - 1)), outputs] if several else ()
+    return w.reshape(made, Info(shape, example, info.dtype), sizes)
 
 
 def transposed(w: Writer, weight: Operand) -> Operand:

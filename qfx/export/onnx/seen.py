@@ -39,13 +39,17 @@ class SeenRanges:
     before_post: dict[str, Range] = field(default_factory=dict)
     results: dict[str, Range] = field(default_factory=dict)
 
+    def widened(self) -> SeenRanges:
+        """Ranges with room for inputs that yield more than the examples."""
+        return SeenRanges(_wider(self.before_post), _wider(self.results))
+
 
 def see(module: fx.GraphModule, arguments: Mapping[str, object]) -> SeenRanges:
     """Run a reference graph on inputs by name, and keep the ranges."""
     return run_seeing(module, {**defaults(module), **arguments})[1]
 
 
-def run_seeing(module: fx.GraphModule, arguments: Mapping[str, object]) -> tuple[Any, Seen]:
+def run_seeing(module: fx.GraphModule, arguments: Mapping[str, object]) -> tuple[Any, SeenRanges]:
     """What a reference graph yields for arguments by name, and the ranges."""
     watch = _Watch(module, arguments)
     with torch.no_grad():
@@ -81,6 +85,14 @@ class _Watch(NamedInterpreter):
         made = result_of(node, args, kwargs)
         self.seen.before_post[node.name] = _range(made)
         return apply_post(made, post)
+
+
+def _wider(ranges: dict[str, Range]) -> dict[str, Range]:
+    return {n: (a - _ROOM * abs(a), b + _ROOM * abs(b)) for n, (a, b) in ranges.items()}
+
+
+_ROOM = 0.5
+"""By how much of themselves the ends of a range are moved: that costs 3.5 dB of what is rounded."""
 
 
 def _range(tensor: Tensor) -> Range:
