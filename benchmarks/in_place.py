@@ -112,13 +112,38 @@ def _generated(model: Any, ids: Tensor) -> Tensor:
     return found[0]
 
 
+@torch.no_grad()
 def detecting(name: str) -> Row:
-    """Quantize a detector, and look for its boxes."""
-    from examples import detect
+    """Quantize a detector, and look for its boxes at two image sizes."""
+    from benchmarks import detectors
+    from examples.detect import found_again
 
-    numbers = detect.run(name, size=224)
-    agrees = f"{numbers.found:.1%} of {numbers.boxes} boxes"
-    return Row(name, "", "", f"{numbers.coverage:.1%}", agrees, "")
+    model, seen = detectors.detector(name)
+    batches = [[scene.image for scene in each] for each in seen]
+    quantized: Any = qfx.quantize(
+        model, (batches[0],), calibration_data=[(each,) for each in batches], progress=False
+    )
+    said = []
+    for size, images in zip(detectors.SIZES, batches, strict=True):
+        pairs = zip(model(images), quantized(images), strict=True)
+        again = torch.cat([found_again(expected, found) for expected, found in pairs])
+        share = float(again.float().mean()) if len(again) else 0.0
+        said.append(f"{share:.1%} of {len(again)} at {size[0]}x{size[1]}")
+    report = quantized.report
+    regions = str(len(quantized.regions))
+    return Row(
+        name, regions, _layers(quantized), f"{report.coverage:.1%}", "; ".join(said), _left(report)
+    )
+
+
+def _left(report: qfx.QuantizationReport) -> str:
+    """Why what multiplies in float does, and how much of all that is."""
+    total = sum(site.macs for site in report.sites)
+    left: dict[str, int] = {}
+    for site in report.sites:
+        if site.decision == "float" and site.macs:
+            left[f"{site.op}: {site.reason}"] = left.get(f"{site.op}: {site.reason}", 0) + site.macs
+    return ", ".join(f"{what} {macs / total:.2%}" for what, macs in left.items())
 
 
 def _layers(quantized: Any) -> str:

@@ -97,14 +97,14 @@ def run(name: str = "ssdlite320_mobilenet_v3_large", *, size: int = 320) -> Numb
     quantized: Any = qfx.quantize(model, (images,), calibration_data=[(images,)])
     print(quantized.regions)
     expected, found = model(images), quantized(images)
-    again = [_found(e, f) for e, f in zip(expected, found, strict=True)]
+    again = [found_again(e, f) for e, f in zip(expected, found, strict=True)]
     boxes = sum(len(each) for each in again)
     report: qfx.QuantizationReport = quantized.report
     hits = sum(int(each.sum()) for each in again)
     return Numbers(boxes, hits / max(boxes, 1), report.coverage or 0.0, report.size_bytes)
 
 
-def _found(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
+def found_again(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
     """Of each confident box, whether it was found again."""
     kept = expected["scores"] > CONFIDENT
     boxes, labels = expected["boxes"][kept], expected["labels"][kept]

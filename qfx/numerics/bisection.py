@@ -26,17 +26,19 @@ import torch
 from torch import fx, nn
 
 from qfx import vocab
+from qfx.errors import ConfigError
 from qfx.graph.clone import clone_graph_module
 from qfx.numerics import observation, suspects
 from qfx.numerics.comparison import run_against
 from qfx.numerics.lowering_faults import ROUNDING_PASS, add_lowered, lowering_fault, site_of
 from qfx.numerics.measures import Error
+from qfx.numerics.parts import Pair, Part
 from qfx.numerics.sums import Sums
 from qfx.numerics.verdict import Bisection
 from qfx.quant.annotation import Annotation, annotation
 from qfx.quant.spec import QuantSpec
+from qfx.report.merging import addressed
 from qfx.rewrite.rewriter import Rewriter
-from qfx.runtime.quantized import QuantizedModel
 from qfx.vocab import is_op
 
 STANDS_OUT = 10.0
@@ -46,53 +48,87 @@ _HEADROOM = 20.0
 _MOST_BITS = 8
 
 
-def bisect(model: nn.Module, qmodel: QuantizedModel, data: Iterable[object]) -> Bisection:
+def bisect(model: nn.Module, qmodel: nn.Module, data: Iterable[object]) -> Bisection:
     """Find the first operation where the quantized model departs from the float model.
 
     Args:
         model: the float model, in eval mode; not mutated.
-        qmodel: what ``qfx.quantize`` or ``qfx.convert`` made of it.
+        qmodel: what ``qfx.quantize`` or ``qfx.convert`` made of it. Regions of one that has several
+            come in the order of its modules.
         data: iterable of batches, as for calibration.
 
     Raises:
         ConfigError: the two don't belong together, or there is no data.
     """
-    reference = observation.reference_of(qmodel)
-    unrounded = _without_rounding(reference)
-    points = observation.observation_points(reference.graph)
-    plain_points = observation.observation_points(unrounded.graph)
-    names = list(points.values())
-    sums = Sums({name: Error() for name in names}, {name: Error() for name in names})
-    captured: fx.GraphModule | None = None
-    first: observation.Batch = (), {}
-    for batch in observation.all_batches(data, qmodel):
-        if captured is None:
-            captured, first = observation.float_graph(model, qmodel, batch), batch
-        expected, result = observation.float_values(captured, names, batch)
-        run_against(reference, batch, points, expected, sums.alone, corrected=True)
-        run_against(unrounded, batch, plain_points, expected, sums.unrounded, corrected=True)
-        add_lowered(qmodel, reference, batch, result, sums)
-    assert captured is not None  # without a batch, all_batches raises
-    found = _Verdict(qmodel, points, sums, captured, first).find()
-    return replace(found, doubt=observation.doubt(qmodel, found.output))
+    pair = Pair(model, qmodel)
+    measured = {part: _Measured(part) for part in pair.parts}
+    for batch in pair.batches(data):
+        for part, given in pair.given(batch):
+            measured[part].add(given)
+    every = [each for each in measured.values() if each.part.captured is not None]
+    if not every:
+        raise ConfigError("the data reaches no region: give batches on which they are called")
+    finite = [s for each in every for s in each.known().values() if math.isfinite(s)]
+    typical = median(finite) if finite else math.inf
+    verdicts = [_addressed(each.part, _Verdict(each, typical).find()) for each in every]
+    found = next((v for v in verdicts if v.stands_out), None) or min(verdicts, key=_quality)
+    if pair.has_regions:
+        found = replace(found, output=pair.output.sqnr)
+    return replace(found, doubt=pair.doubt(found.output))
+
+
+def _quality(verdict: Bisection) -> float:
+    return math.inf if math.isnan(verdict.sqnr) else verdict.sqnr
+
+
+def _addressed(part: Part, found: Bisection) -> Bisection:
+    """``found`` in a graph, with its operations named among those of all."""
+    site = found.site
+    if not part.name:
+        return found
+    return replace(
+        found,
+        site=None if site is None else addressed(part.name, site),
+        shown_by=found.shown_by and part.addressed(found.shown_by),
+    )
+
+
+class _Measured:
+    """What is measured of one graph."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.unrounded = _without_rounding(part.reference)
+        self.plain_points = observation.observation_points(self.unrounded.graph)
+        self.names = list(part.points.values())
+        self.sums = Sums({n: Error() for n in self.names}, {n: Error() for n in self.names})
+
+    def add(self, given: observation.Batch) -> None:
+        """Run the graph in all of its forms on what it is given."""
+        part, sums = self.part, self.sums
+        expected, result = observation.float_values(part.float_graph(given), self.names, given)
+        run_against(part.reference, given, part.points, expected, sums.alone, corrected=True)
+        run_against(
+            self.unrounded, given, self.plain_points, expected, sums.unrounded, corrected=True
+        )
+        add_lowered(part.graph, part.reference, given, result, sums)
+
+    def known(self) -> dict[str, float]:
+        """SQNR of each operation by itself."""
+        return {name: error.sqnr for name, error in self.sums.alone.items() if error.count}
 
 
 class _Verdict:
-    """Reads the measurements."""
+    """Reads the measurements of one graph, where the median of all operations is ``typical``."""
 
-    def __init__(
-        self,
-        qmodel: QuantizedModel,
-        points: dict[fx.Node, str],
-        sums: Sums,
-        captured: fx.GraphModule,
-        batch: observation.Batch,
-    ) -> None:
-        self.qmodel, self.sums, self.captured, self.batch = qmodel, sums, captured, batch
-        self.nodes = {origin: node for node, origin in points.items()}
-        self.known = {name: error.sqnr for name, error in sums.alone.items() if error.count}
-        finite = [s for s in self.known.values() if math.isfinite(s)]
-        self.typical = median(finite) if finite else math.inf
+    def __init__(self, measured: _Measured, typical: float) -> None:
+        part = measured.part
+        assert part.captured is not None
+        self.qmodel, self.sums = part.graph, measured.sums
+        self.captured, self.batch = part.captured, part.first
+        self.nodes = {origin: node for node, origin in part.points.items()}
+        self.known = measured.known()
+        self.typical = typical
         bits = {name: _bits(node) for name, node in self.nodes.items()}
         least = min((b for b in bits.values() if b is not None), default=_MOST_BITS)
         # What is float may have inherited the rounding of a value that could not be compared.

@@ -18,6 +18,7 @@ from qfx.errors import ConfigError
 from qfx.history.labels import label
 from qfx.numerics import observation
 from qfx.numerics.measures import Error, cosine, error_of, sqnr
+from qfx.numerics.parts import Pair, Part
 from qfx.runtime.quantized import QuantizedModel
 from qfx.table import table
 
@@ -29,7 +30,8 @@ class SiteNumerics:
     """How far one operation is from its float result.
 
     Attributes:
-        node: its name in the captured graph, as in the report; "output" for the whole model.
+        node: its name in the captured graph, as in the report: of a model in several regions
+            ``region:node``; "output" for the whole model.
         module_path: the module that holds it.
         source: "file:line", or "".
         op: the operation as written.
@@ -97,32 +99,30 @@ class Comparison:
         return "\n".join((*told, table(header, rows, right=header[1:4])))
 
 
-def compare(model: nn.Module, qmodel: QuantizedModel, data: Iterable[object]) -> Comparison:
+def compare(model: nn.Module, qmodel: nn.Module, data: Iterable[object]) -> Comparison:
     """Compare the quantized model with the float model, operation by operation.
 
     Args:
         model: the float model, in eval mode; not mutated. Or another quantized model that was made
             of it: then the two are compared with one another.
-        qmodel: what ``qfx.quantize`` or ``qfx.convert`` made of it.
+        qmodel: what ``qfx.quantize`` or ``qfx.convert`` made of it. Each region of one that has
+            several is given what the float model gives it.
         data: iterable of batches, as for calibration.
 
     Raises:
         ConfigError: the two don't belong together, or there is no data.
     """
-    reference = observation.reference_of(qmodel)
-    points = observation.observation_points(reference.graph)
-    errors = {origin: Error() for origin in points.values()}
-    output = Error()
-    values_of: observation.ValuesOf | None = None
-    for batch in observation.all_batches(data, qmodel):
-        values_of = values_of or observation.expected_values(model, qmodel, batch)
-        expected, result = values_of(errors, batch)
-        run_against(reference, batch, points, expected, errors)
-        error_of(result, _run(qmodel, batch), output)
-    total = _numbers("output", output)
-    if isinstance(model, QuantizedModel):
-        return Comparison(tuple(_sites(qmodel, errors, model)), total)
-    return Comparison(tuple(_sites(qmodel, errors)), total, observation.doubt(qmodel, total.sqnr))
+    pair = Pair(model, qmodel)
+    errors = {part: {o: Error() for o in part.points.values()} for part in pair.parts}
+    for batch in pair.batches(data):
+        for part, given in pair.given(batch):
+            expected, result = part.expected(errors[part], given)
+            run_against(part.reference, given, part.points, expected, errors[part])
+            if not pair.has_regions:
+                error_of(result, _run(part.graph, given), pair.output)
+    sites = tuple(site for part, found in errors.items() for site in _sites(part, found))
+    total = _numbers("output", pair.output)
+    return Comparison(sites, total, pair.doubt(total.sqnr))
 
 
 def run_against(
@@ -162,15 +162,14 @@ def _run(qmodel: QuantizedModel, batch: observation.Batch) -> Any:
         return qmodel(*args, **kwargs)
 
 
-def _sites(
-    qmodel: QuantizedModel, errors: dict[str, Error], other: QuantizedModel | None = None
-) -> Iterator[SiteNumerics]:
+def _sites(part: Part, errors: dict[str, Error]) -> Iterator[SiteNumerics]:
+    other = part.module if isinstance(part.module, QuantizedModel) else None
     was = {} if other is None else {site.node: site.decision for site in other.report.sites}
-    for site in qmodel.report.sites:
+    for site in part.graph.report.sites:
         error = errors.get(site.node)
         if error is not None and error.count:
             yield SiteNumerics(
-                site.node,
+                part.addressed(site.node),
                 site.module_path,
                 site.source,
                 site.op,

@@ -9,7 +9,7 @@ quantized for all its readers, the value is taken after the rounding.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,12 @@ from torch import Tensor, fx, nn
 
 from qfx import vocab
 from qfx.capture.capture import capture
+from qfx.capture.regions.plan import place_origins
 from qfx.errors import CaptureError, ConfigError
 from qfx.framework.continued import resumed
 from qfx.graph import meta
 from qfx.graph.interpret import NamedInterpreter
-from qfx.runtime.calibration import batches
+from qfx.report.sites import QuantizationReport
 from qfx.runtime.quantized import QuantizedModel
 from qfx.runtime.regions import regions_of
 from qfx.vocab import is_op
@@ -58,21 +59,19 @@ ValuesOf = Callable[[Iterable[str], Batch], "tuple[dict[str, Tensor], Any]"]
 """What tells on a batch the values of captured operations by name, and the output."""
 
 
-def expected_values(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> ValuesOf:
-    """What tells the values to compare with: those of the float model, or of a quantized one.
+def values_of_quantized(model: QuantizedModel, qmodel: QuantizedModel) -> ValuesOf:
+    """What tells the values of a quantized model, to compare with those of another.
 
     Raises:
-        ConfigError: the two models were not made from one, or ``model`` is in training mode.
+        ConfigError: the two models were not made from one.
     """
-    if not isinstance(model, QuantizedModel):
-        return partial(float_values, float_graph(model, qmodel, batch))
     mine, theirs = ({(s.node, s.module_path) for s in m.report.sites} for m in (model, qmodel))
     if mine != theirs:
         odd = ", ".join(sorted(node for node, _ in mine ^ theirs)[:5])
         raise ConfigError(
             f"the two quantized models were not made from the same float model: only one has {odd}"
         )
-    points = observation_points(reference_of(model).graph)
+    points = observation_points(model.reference.graph)
     return partial(quantized_values, model, points)
 
 
@@ -88,23 +87,39 @@ def quantized_values(
             values[name] = value.detach().clone()
         return value
 
-    run_watched(reference_of(qmodel), batch, keep)
+    run_watched(qmodel.reference, batch, keep)
     args, kwargs = batch
     with torch.no_grad():
         return values, qmodel(*args, **kwargs)
 
 
-def float_graph(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.GraphModule:
+def refuse_model(model: object) -> None:
+    """ConfigError for what is no float model in eval mode."""
+    of_regions = regions_of(model) is not None
+    if not isinstance(model, nn.Module) or isinstance(model, QuantizedModel) or of_regions:
+        raise ConfigError("the first argument must be the float model that was quantized")
+    if model.training:
+        raise ConfigError("the float model is in training mode: call model.eval()")
+
+
+def float_graph(
+    model: nn.Module, qmodel: QuantizedModel, batch: Batch, region: str = ""
+) -> fx.GraphModule:
     """The float model as captured, with the node names of the report of ``qmodel``.
+
+    Args:
+        model: the float model, or the module of it that is a region.
+        qmodel: what was made of it.
+        batch: what it is captured on.
+        region: the path of the module in the float model.
 
     Raises:
         ConfigError: ``model`` is not in eval mode, or not what ``qmodel`` was made from.
     """
-    if not isinstance(model, nn.Module) or isinstance(model, QuantizedModel):
-        raise ConfigError("the first argument must be the float model that was quantized")
-    if model.training:
-        raise ConfigError("the float model is in training mode: call model.eval()")
-    captured = _captured(model, qmodel, batch)
+    refuse_model(model)
+    captured = _captured(model, qmodel, batch, region)
+    if region:
+        place_origins(captured, region, model)
     sites = {(s.node, s.module_path) for s in qmodel.report.sites}
     found = {(n.name, meta.module_path(n)) for n in captured.graph.nodes}
     if not sites <= found:
@@ -115,50 +130,28 @@ def float_graph(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.Gr
     return captured
 
 
-def _captured(model: nn.Module, qmodel: QuantizedModel, batch: Batch) -> fx.GraphModule:
+def _captured(
+    model: nn.Module, qmodel: QuantizedModel, batch: Batch, region: str
+) -> fx.GraphModule:
     """The capture; ConfigError where the model does not take the batch, and why that may be."""
     try:
         left_by_passes = resumed(model, *batch)
         return capture(model, *batch) if left_by_passes is None else left_by_passes
     except (CaptureError, ConfigError) as error:
-        here = {name for name, _ in model.named_modules()}
+        here = {f"{region}.{name}".strip(".") for name, _ in model.named_modules()}
         absent = [s.module_path for s in qmodel.report.sites if s.module_path not in here]
         if absent:
             raise ConfigError(
                 "the quantized model was not made from this float model, which has no module "
                 f"{absent[0]!r}"
             ) from error
-        raise ConfigError(
-            "the float model does not take batch 0 of data: give batches as for calibration, of "
-            "the inputs of this model.\n" + str(error).partition("\n")[0]
-        ) from error
+        raise ConfigError(NOT_TAKEN + str(error).partition("\n")[0]) from error
 
 
-def all_batches(data: Iterable[object], qmodel: QuantizedModel) -> Iterator[Batch]:
-    """The batches of ``data``, as for calibration; ConfigError if there is none."""
-    parameters = inspect.signature(reference_of(qmodel).forward).parameters.values()
-    by_position = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
-    empty = True
-    for batch in batches(data, len(by_position), name="data"):
-        empty = False
-        yield batch
-    if empty:
-        raise ConfigError("there is no data to compare on: give at least one batch")
-
-
-def reference_of(qmodel: QuantizedModel) -> fx.GraphModule:
-    """The explicit q/dq graph of a quantized model; ConfigError if it is none."""
-    if regions_of(qmodel) is not None:
-        raise ConfigError(
-            "this model has several regions, which are compared one by one: give the module of the "
-            "float model, its region (qmodel.regions[name]), and inputs of that module"
-        )
-    if not isinstance(qmodel, QuantizedModel):
-        raise ConfigError(
-            f"the second argument must be what qfx.quantize returned, not {type(qmodel).__name__}"
-        )
-    graph_module = qmodel.reference
-    return graph_module
+NOT_TAKEN = (
+    "the float model does not take batch 0 of data: give batches as for calibration, of the inputs "
+    "of this model.\n"
+)
 
 
 def computed_origin(node: fx.Node) -> str | None:
@@ -220,9 +213,9 @@ _ALIKE, _APART = 15.0, 6.0
 """From which ratio on, in dB, outputs agree at all, and up to which they have little in common."""
 
 
-def doubt(qmodel: QuantizedModel, output: float) -> str:
+def doubt(report: QuantizationReport, output: float) -> str:
     """A question, where an output at ``output`` dB is nothing like what it was at conversion."""
-    checked = qmodel.report.checked
+    checked = report.checked
     if checked is None or not checked.output > _ALIKE or not output < _APART:
         return ""
     return (

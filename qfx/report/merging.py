@@ -30,7 +30,7 @@ def merged_report(
         warnings: those that belong to none of them.
     """
     first = next(iter(reports.values()))
-    parts = [_addressed(region, site) for region, found in reports.items() for site in found.sites]
+    parts = [addressed(region, site) for region, found in reports.items() for site in found.sites]
     done = {name: _macs(r.sites) for name, r in reports.items()} if work is None else work
     integer = sum(round((r.coverage or 0.0) * done[name]) for name, r in reports.items())
     total = sum(done.values()) + _macs(left)
@@ -52,7 +52,8 @@ def _macs(sites: Iterable[Site]) -> int:
     return sum(site.macs for site in sites)
 
 
-def _addressed(region: str, site: Site) -> Site:
+def addressed(region: str, site: Site) -> Site:
+    """``site`` of a region, named among those of all."""
     step = f"{region}:{site.step}" if site.step else ""
     return replace(site, node=f"{region}:{site.node}", step=step, region=region)
 

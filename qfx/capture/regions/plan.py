@@ -253,7 +253,7 @@ class _Planner:
         self, path: str, module: nn.Module, ways: tuple[CapturedWay, ...], calls: int, around: str
     ) -> PlannedRegion:
         for way in ways:
-            _place(way.captured, path, module)
+            place_origins(way.captured, path, module)
         return PlannedRegion(path, module, ways, calls, (around, self.refused[around]))
 
     def _call(self, path: str) -> RecordedCall | None:
@@ -297,8 +297,8 @@ def _outermost(paths: Iterable[str]) -> list[str]:
     return [p for p in paths if not any(p.startswith(f"{other}.") for other in found)]
 
 
-def _place(captured: fx.GraphModule, path: str, module: nn.Module) -> None:
-    """Let the origins of a region name modules of the whole model."""
+def place_origins(captured: fx.GraphModule, path: str, module: nn.Module) -> None:
+    """Let the origins of what was captured of a module at ``path`` name modules of the whole."""
     holder = "module" if isinstance(module, OPAQUE_ROOTS) else ""
     for node in captured.graph.nodes:
         meta.set_origins(node, (_placed(o, path, holder) for o in meta.origins(node)))

@@ -1,0 +1,197 @@
+"""What of a quantized model is compared with what of the float model, and on what.
+
+A model that is one graph is compared on the batches. Of one in several regions each graph is
+compared with the module whose place it has, on what the float model gives that module when it runs
+on a batch: errors don't pass from one region to the next. Of a module that is called again and
+again, some calls are looked at, as when regions are planned.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qfx.capture.arguments import copy_tensors
+from qfx.capture.regions.recording import Call, Recording, record
+from qfx.errors import ConfigError
+from qfx.graph.ways import region_of, way_name, ways_of
+from qfx.numerics import observation
+from qfx.numerics.measures import Error, error_of
+from qfx.numerics.observation import Batch
+from qfx.runtime.calibration import batches
+from qfx.runtime.quantized import QuantizedModel
+from qfx.runtime.regions import regions_of
+
+
+class Part:
+    """A graph of a quantized model, and the module that it was made from.
+
+    Attributes:
+        name: of the graph, as in ``.regions``; "" where it is the whole model.
+        module: the module, in the float model.
+        graph: the quantized graph.
+        reference: its q/dq form.
+        points: nodes of that to observe, with their captured operations.
+        captured: the module as captured, once it was given something.
+        first: what it was captured on.
+    """
+
+    def __init__(self, name: str, module: nn.Module, graph: QuantizedModel) -> None:
+        self.name, self.module, self.graph = name, module, graph
+        self.reference = graph.reference
+        self.points = observation.observation_points(self.reference.graph)
+        self.captured: fx.GraphModule | None = None
+        self.first: Batch = (), {}
+        self._values: observation.ValuesOf | None = None
+
+    def float_graph(self, batch: Batch) -> fx.GraphModule:
+        """The module as captured, with the node names of the report.
+
+        Raises:
+            ConfigError: the graph was not made from this module.
+        """
+        if self.captured is None:
+            self.captured = observation.float_graph(
+                self.module, self.graph, batch, region_of(self.name)
+            )
+            self.first = batch
+        return self.captured
+
+    def expected(self, names: Iterable[str], batch: Batch) -> tuple[dict[str, Tensor], Any]:
+        """Values to compare with those of captured operations, and the output.
+
+        Raises:
+            ConfigError: the graph was not made from this module.
+        """
+        if self._values is None and isinstance(self.module, QuantizedModel):
+            self._values = observation.values_of_quantized(self.module, self.graph)
+        if self._values is None:
+            self._values = partial(observation.float_values, self.float_graph(batch))
+        return self._values(names, batch)
+
+    def addressed(self, node: str) -> str:
+        """The name of a node among those of all parts."""
+        return f"{self.name}:{node}" if self.name else node
+
+
+class Pair:
+    """A float model and a quantized model.
+
+    Attributes:
+        parts: what is compared with what.
+        has_regions: whether the quantized model has several.
+        output: error of the whole model as it runs; of one in regions, it adds up here.
+        apart: why the outputs of that can't be compared, or "".
+
+    Raises:
+        ConfigError: they are none, or don't belong together.
+    """
+
+    def __init__(self, model: nn.Module, qmodel: nn.Module) -> None:
+        self.model, self.qmodel = model, qmodel
+        self.output, self.apart = Error(), ""
+        regions = regions_of(qmodel)
+        self.has_regions = regions is not None
+        if regions is None:
+            self.parts = [Part("", model, _quantized(qmodel))]
+        else:
+            observation.refuse_model(model)
+            self.parts = [
+                Part(name, _module(model, region_of(name)), _quantized(graph))
+                for name, graph in regions.items()
+            ]
+
+    def batches(self, data: Iterable[object]) -> Iterator[Batch]:
+        """The batches of ``data``, as for calibration; ConfigError if there is none."""
+        empty = True
+        for batch in batches(data, self._positional(), name="data"):
+            empty = False
+            yield batch
+        if empty:
+            raise ConfigError("there is no data to compare on: give at least one batch")
+
+    def _positional(self) -> int:
+        """How many elements of a batch are arguments; what comes after them are labels."""
+        regions = regions_of(self.qmodel)
+        if regions is not None and regions.surroundings.example_inputs:
+            return len(regions.surroundings.example_inputs)
+        source = self.qmodel if self.has_regions else self.parts[0].reference
+        parameters = inspect.signature(source.forward).parameters.values()
+        return sum(1 for p in parameters if p.kind is not p.KEYWORD_ONLY)
+
+    def given(self, batch: Batch) -> Iterator[tuple[Part, Batch]]:
+        """What the parts are given when the float model runs on a batch."""
+        if not self.has_regions:
+            yield self.parts[0], batch
+            return
+        recording = self._record(batch)
+        self._compare_outputs(recording.result, batch)
+        for part in self.parts:
+            for call in recording.calls[region_of(part.name)].kept:
+                if self._takes(part, call):
+                    yield part, (call.args, call.kwargs)
+
+    def doubt(self, output: float) -> str:
+        """A question, where an output at ``output`` dB is nothing like it was at conversion."""
+        if isinstance(self.model, QuantizedModel):
+            return ""
+        report: Any = self.qmodel.report
+        return self.apart or observation.doubt(report, output)
+
+    def _record(self, batch: Batch) -> Recording:
+        try:
+            with torch.no_grad():
+                return record(self.model, *batch)
+        except Exception as error:
+            raise ConfigError(observation.NOT_TAKEN + str(error).partition("\n")[0]) from error
+
+    def _takes(self, part: Part, call: Call) -> bool:
+        """Whether it is this graph of its region that answers a call."""
+        region = region_of(part.name)
+        ways = ways_of(next(p.graph for p in self.parts if p.name == region))
+        if ways is not None and call.form in ways.forms:
+            return way_name(region, ways.forms[call.form]) == part.name
+        args, kwargs = copy_tensors((call.args, call.kwargs))
+        try:
+            part.graph.alone(*args, **kwargs)
+        except Exception:  # a guard's, or whatever its operations raise before one
+            return False
+        return True
+
+    def _compare_outputs(self, result: Any, batch: Batch) -> None:
+        args, kwargs = copy_tensors(batch)
+        with torch.no_grad():
+            actual = self.qmodel(*args, **kwargs)
+        try:
+            error_of(result, actual, self.output)
+        except ConfigError as error:
+            self.apart = _APART.format(error=error)
+            self.output.noise = float("nan")
+
+
+_APART = (
+    "The outputs can't be compared, since code between the regions decides by what they compute: "
+    "{error}."
+)
+
+
+def _quantized(graph: nn.Module) -> QuantizedModel:
+    if not isinstance(graph, QuantizedModel):
+        raise ConfigError(
+            f"the second argument must be what qfx.quantize returned, not {type(graph).__name__}"
+        )
+    return graph
+
+
+def _module(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise ConfigError(
+            f"the quantized model was not made from this float model, which has no module {path!r}"
+        ) from error
