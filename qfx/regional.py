@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from qfx.argument_checks import idle_passes
 from qfx.capture.limits import not_kept
 from qfx.capture.regions.plan import Left, PlannedRegion, RegionPlan
-from qfx.capture.regions.several import CapturedWay, has_way_out
+from qfx.capture.regions.several import CapturedWay
+from qfx.capture.regions.trial import has_way_out
 from qfx.conversion import check_result, use_up
 from qfx.graph.copying import copy_of, deep_copied
 from qfx.graph.in_place import tell_dtype

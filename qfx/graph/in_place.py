@@ -17,6 +17,9 @@ from torch import Tensor, fx, nn
 from qfx.errors import CaptureError
 from qfx.graph.ways import WAYS, ways_of
 
+READS = "_reads"
+"""Key of ``vars(module)`` where a module that is inside says how its attributes are read."""
+
 _PLACE = "_in_place"
 _TELLS_DTYPE = "_tells_dtype"
 _OF_MODULES = frozenset(vars(nn.Module()))
@@ -113,8 +116,14 @@ def _attribute(self: nn.Module, name: str) -> Any:
     except AttributeError:
         place: ReplacedModule = vars(self)[_PLACE]
         if name in place.parts:
-            return getattr(_inside(self, place, name, "read"), name)
+            return _part(_inside(self, place, name, "read"), name)
         return of_class(self, place.kind, name)
+
+
+def _part(inside: nn.Module, name: str) -> Any:
+    """A part of the module in whose place a graph is; of weights, what restores them if need be."""
+    read = vars(inside).get(READS, getattr)
+    return read(inside, name)
 
 
 def _set_attribute(self: nn.Module, name: str, value: Any) -> None:

@@ -55,6 +55,11 @@ class HeldWeight:
     graph: int
     node: str
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is restored."""
+        return _device(self.stored)
+
     def value(self) -> Tensor:
         """The weight."""
         found = _value(self.stored)
@@ -82,6 +87,11 @@ class Stacked:
 
     parts: tuple[HeldWeight, ...]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is restored."""
+        return self.parts[0].device
+
     def value(self) -> Tensor:
         """The weight."""
         return torch.stack([each.value() for each in self.parts])
@@ -102,6 +112,12 @@ Restored: TypeAlias = "HeldWeight | Stacked"
 
 def _value(operand: Any) -> Any:
     return operand.value() if isinstance(operand, Stored) else operand
+
+
+def _device(stored: Stored | Tensor) -> torch.device:
+    while isinstance(stored, Stored):
+        stored = next(each for each in stored.args if isinstance(each, (Stored, Tensor)))
+    return stored.device
 
 
 def _converted(value: Any, convert: Callable[[Tensor], Tensor]) -> Any:

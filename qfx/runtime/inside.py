@@ -11,11 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qfx.graph.in_place import READS
+from qfx.graph.lazy import lazily
 from qfx.runtime.held import Restored
 from qfx.runtime.likeness import Constants, standing_for
 from qfx.runtime.quantized import QuantizedModel
 
-_HELD = "_held"
+_HELD, _SHAPES = "_held", "_shapes"
 
 
 def over_codes(module: nn.Module, graphs: Sequence[QuantizedModel]) -> tuple[nn.Module, int]:
@@ -55,6 +57,7 @@ def over_codes(module: nn.Module, graphs: Sequence[QuantizedModel]) -> tuple[nn.
 def hold(owner: nn.Module, held: dict[str, Restored]) -> None:
     """Let ``owner`` restore weights when they are read, as parametrized modules compute theirs."""
     vars(owner)[_HELD] = held
+    vars(owner)[READS] = _read
     kind = type(owner)
     body: dict[str, Any] = {name: property(_restored(name)) for name in held}
     body["_apply"] = _apply
@@ -74,6 +77,17 @@ def weights_held(module: nn.Module) -> Iterator[tuple[str, Restored]]:
 def _flat_weights(self: nn.RNNBase) -> list[Tensor]:
     """What a recurrent layer keeps in a list and puts together anew in every call."""
     return [getattr(self, name) for name in self._flat_weights_names]
+
+
+def _read(owner: nn.Module, name: str) -> Any:
+    """What code around a region reads of it: weights are restored only if it computes with them."""
+    held = vars(owner)[_HELD].get(name)
+    if held is None:
+        return getattr(owner, name)
+    known = vars(owner).setdefault(_SHAPES, {})
+    if name not in known:
+        known[name] = held.value().to("meta")
+    return lazily(known[name], held.value, held.device)
 
 
 def _restored(name: str) -> Callable[[nn.Module], Tensor]:

@@ -14,9 +14,8 @@ from torch import fx, nn
 
 from qfx.capture.capture import ASSIGNED, FILLED, capture
 from qfx.capture.regions.recording import Calls, RecordedCall
-from qfx.capture.regions.trial import disagreement
+from qfx.capture.regions.trial import disagreement, has_way_out
 from qfx.errors import CaptureError, ConfigError
-from qfx.graph.effects import changing
 from qfx.graph.ways import MOST_WAYS, CallForm
 
 
@@ -67,14 +66,6 @@ def captured_ways(module: nn.Module, calls: Calls, *, modes: bool) -> tuple[Capt
             return why
         waiting = refused
     return tuple(ways)
-
-
-def has_way_out(captured: fx.GraphModule) -> bool:
-    """Whether a call that a graph refuses halfway can be answered by something else.
-
-    Not if it has written by then to what it was given, or to what it keeps.
-    """
-    return not any(node.op in ("placeholder", "get_attr") for node in changing(captured.graph))
 
 
 def _captured(module: nn.Module, call: RecordedCall, modes: bool) -> fx.GraphModule | str:

@@ -19,7 +19,9 @@ from torch.utils import _pytree as pytree
 from qfx.capture.arguments import copy_tensors
 from qfx.capture.examples import alike
 from qfx.graph.copying import buffers_restored, deep_copied, side_effects_undone
+from qfx.graph.effects import changing
 from qfx.graph.in_place import ReplacedModule, of_class, place_of, tell_dtype
+from qfx.graph.lazy import lazily
 from qfx.graph.ways import Ways
 
 if TYPE_CHECKING:
@@ -57,6 +59,14 @@ def disagreement(
             return Disagreement(f"in another of its calls: {said}", refuses=True)
     found = _difference(ours, theirs)
     return Disagreement(found) if found else None
+
+
+def has_way_out(captured: fx.GraphModule) -> bool:
+    """Whether a call that a graph refuses halfway can be answered by something else.
+
+    Not if it has written by then to what it was given, or to what it keeps.
+    """
+    return not any(node.op in ("placeholder", "get_attr") for node in changing(captured.graph))
 
 
 class _CallOutcome:
@@ -157,7 +167,9 @@ class _Tried(nn.Module):
         place = place_of(original)
         ways: Ways[fx.GraphModule]
         ways = Ways([way.captured for way in region.ways[1:]], region.forms)
+        lazy = all(has_way_out(way.captured) for way in region.ways)
         self.__dict__.update(region=region, ways=ways, original=original, place=place, fault="")
+        self.__dict__.update(lazy=lazy)
         self.__dict__.update(place.attributes)
         self.training = region.module.training
         tell_dtype(self, next(original.parameters()))
@@ -169,9 +181,22 @@ class _Tried(nn.Module):
     def __getattr__(self, name: str) -> Any:
         place: ReplacedModule = self.__dict__["place"]
         if name in place.parts:
-            self.note(f"the model reads {name!r} of it")
-            return getattr(self.__dict__["original"], name)
+            return self._part(name)
         return of_class(self, place.kind, name)
+
+    def _part(self, name: str) -> Any:
+        """A part of the module, which a graph has not; its shape and dtype may be asked for."""
+        read, fault = getattr(self.__dict__["original"], name), f"the model reads {name!r} of it"
+
+        def values() -> Tensor:
+            self.note(fault)
+            found: Tensor = read
+            return found
+
+        if isinstance(read, Tensor) and self.__dict__["lazy"]:
+            return lazily(read, values, read.device)
+        self.note(fault)
+        return read
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self.__dict__.get("ready"):
