@@ -29,7 +29,7 @@ from qfx.argument_checks import (
     check_types,
     idle_passes,
 )
-from qfx.backends import resolve_backend
+from qfx.backends import for_few_rows, resolve_backend
 from qfx.backends.base import Backend
 from qfx.caller_modes import draws_undone, undisturbed
 from qfx.capture.limits import not_kept
@@ -93,7 +93,9 @@ def quantize(
         calibration_data: iterable of batches (a tensor, a tuple or list of positional arguments,
             or a dict of keyword arguments each); ``example_inputs`` when None.
         qconfig: what to quantize how; the backend's default when None.
-        backend: "auto", "x86", "fbgemm", "qnnpack", "reference", or a Backend.
+        backend: "auto", "x86", "fbgemm", "qnnpack", "reference", or a Backend. "auto" is "x86"
+            where that runs; with ``method="dynamic"``, for models that generate, "fbgemm" on CPUs
+            on which x86 is slow for single rows (AVX2 without VNNI).
         types: quantize these module types and their functional twins only.
         example_kwargs: keyword arguments that go with ``example_inputs``.
         pipeline: passes to run in place of the method's own.
@@ -221,7 +223,7 @@ def prepare(
     check_keywords(model, example_inputs)
     check_device(model)
     chosen = _standard(method, effort) if pipeline is None else pipeline
-    target = resolve_backend(chosen.reconcile(backend))
+    target = _target(chosen.reconcile(backend), method, asked != "whole" and generates(model))
     chosen = chosen.with_passes_at(Level.LOWERED, target.passes)
     check_dtype(model, args, kwargs)
     check_calibrates(chosen)
@@ -240,6 +242,13 @@ def prepare(
     for warning in (*not_kept(model, captured, method), *idle_passes(chosen)):
         configuration.warn(warning)
     return prepare_graph(request, captured, model, configuration, args, kwargs)
+
+
+def _target(backend: str | Backend, method: str, generating: bool) -> Backend:
+    """The backend; a model that generates computes a row at a time, once it has read the prompt."""
+    if backend == "auto" and method == "dynamic" and generating:
+        return for_few_rows()
+    return resolve_backend(backend)
 
 
 def _standard(method: str, effort: str) -> Pipeline:

@@ -131,6 +131,17 @@ def resolve_backend(backend: object) -> Backend:
     return _load(name)
 
 
+def for_few_rows() -> Backend:
+    """The backend that ``backend="auto"`` stands for where layers get one row at a time.
+
+    Where a CPU adds up products of 8 bits in 16 (AVX2; measured), oneDNN has no integer kernel for
+    few rows: 1x1024x1024 takes twice as long as in float, and a tenth of that with fbgemm.
+    """
+    first = resolve_backend("auto")
+    slow = first.name == "x86" and first.saturates and "fbgemm" in available()
+    return _load("fbgemm") if slow else first
+
+
 def others_with(op: object, but: str, method: str = "static") -> tuple[str, ...]:
     """Names of the backends of this machine, ``but`` aside, with a kernel of ``method`` for it."""
     names = (name for name in available() if name not in (but, "reference"))
@@ -164,6 +175,7 @@ __all__ = [
     "WeightRule",
     "available",
     "detect",
+    "for_few_rows",
     "follows",
     "pulls",
     "resolve_backend",

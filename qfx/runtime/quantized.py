@@ -62,6 +62,9 @@ _NOT_AS_SEEN = (
 
 _MODULE = nn.Module.state_dict.__code__.co_filename
 
+_call = nn.Module.__call__
+"""Without what fx puts around it, which prints code where a guard refuses a call."""
+
 
 @dataclass(frozen=True)
 class LaterReference:
@@ -217,7 +220,7 @@ class QuantizedModel(WorkingGraphModule):
         """
         try:
             refuse_dtypes(self.__dict__["_rounded"], args, kwargs)
-            return super().__call__(*args, **kwargs)
+            return _call(self, *args, **kwargs)
         except QfxError:
             raise
         except Exception as error:
