@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import qfx
 from examples.generate import INT4, llama
+from qfx.backends import for_few_rows
 from qfx.numerics.measures import sqnr
 from qfx.table import markdown
 
@@ -127,10 +128,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = {title: make(model) for title, make in wanted.items()}
     logits = {title: _logits(each, ids) for title, each in made.items()}
     decibels = {t: sqnr(logits[FLOAT], found) for t, found in logits.items() if t != FLOAT}
+    print(f"backend='auto' is {for_few_rows().name} here\n")
     print(report(made, measure(made, ids, following, options.rounds), decibels))
-    weighs = sum(p.numel() * 4 for p in model.parameters())
-    print(f"\nfloat {weighs / 1e6:.1f} MB; weights in 8 bits {ideal_bytes(model, 8, None) / 1e6:.1f}"
-          f", in 4 bits by groups of 32 {ideal_bytes(model, 4, 32) / 1e6:.1f}")  # fmt: skip
+    weighs, eight, four = (
+        f"{found / 1e6:.1f}"
+        for found in (
+            sum(p.numel() * 4 for p in model.parameters()),
+            ideal_bytes(model, 8, None),
+            ideal_bytes(model, 4, 32),
+        )
+    )
+    print(
+        f"\nMB in float: {weighs}; with weights in 8 bits: {eight}; in 4, by groups of 32: {four}"
+    )
 
 
 def _wanted(title: str, named: Sequence[str]) -> bool:

@@ -175,8 +175,8 @@ __all__ = [
     "WeightRule",
     "available",
     "detect",
-    "for_few_rows",
     "follows",
+    "for_few_rows",
     "pulls",
     "resolve_backend",
 ]

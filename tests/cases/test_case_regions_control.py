@@ -22,11 +22,13 @@ class Layers(nn.Module):
 
 class If(Layers):
     def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
         if x.mean() > 0:
-            y = self.layers[0](self.first(x))
+            x = self.layers[0](y)
         else:
-            y = self.layers[1](self.first(x))
-        return y
+            y = -y
+            x = self.layers[1](y)
+        return x
 
 
 class While(Layers):
@@ -56,7 +58,7 @@ class Try(Layers):
             return self.layers[1](x_first)
 
 
-class Found(Exception):
+class FoundError(Exception):
     """Carries a result out of whatever called."""
 
 
@@ -68,7 +70,7 @@ class Raises(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.inner(x)
         if x.mean() > 0:
-            raise Found(y)
+            raise FoundError(y)
         return y
 
 
@@ -81,7 +83,7 @@ class Exceptions(Layers):
         try:
             for layer in self.layers:
                 x = layer(x)
-        except Found as found:
+        except FoundError as found:
             (x,) = found.args
         return self.first(x)
 
