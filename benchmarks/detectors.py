@@ -69,7 +69,7 @@ def _touch(box: Sequence[int], other: Sequence[int]) -> bool:
 
 def detector(name: str) -> tuple[nn.Module, list[list[Scene]]]:
     """A detector that finds something, and the scenes that it was fitted to, by size."""
-    from torchvision.models import detection
+    from torchvision.models import detection  # type: ignore[import-untyped]
 
     torch.manual_seed(0)
     classes = 2 if "keypoint" in name else 1 + len(_COLOURS)
@@ -182,7 +182,7 @@ def _train(
     for step in range(_STEPS):
         loss = _loss(model, batches[step % len(batches)], step % len(batches))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.requires_grad_(False)
 

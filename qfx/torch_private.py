@@ -129,6 +129,16 @@ ASSERT = find("torch._assert")
 PACKERS = (find("torch._pack_padded_sequence"), find("torch._pad_packed_sequence"))
 """What packing sequences of several lengths, and unpacking them, ends in."""
 
+GROUPED_PRODUCTS = tuple(
+    found
+    for found in map(_found, ("torch._grouped_mm", "torch.nn.functional.grouped_mm"))
+    if found is not None
+)
+"""(rows, matrices, offs): groups of rows, each multiplied with a matrix of its own."""
+
+GROUPED_PRODUCT = find("torch.ops.aten._grouped_mm")
+"""The operator that these end in."""
+
 graph_task: Callable[[], int] = find("torch._C._current_graph_task_id", instead=lambda: -1)
 """The number of the backward pass that runs; -1 for none, and where it can't be told."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-_DEVICE: Any = Tensor.device.__get__  # type: ignore[attr-defined]
+_DEVICE: Any = Tensor.device.__get__
 _KNOWN = frozenset(
     {
         *(getattr(Tensor, name).__get__ for name in ("dtype", "shape", "ndim", "layout")),

@@ -27,7 +27,7 @@ from qfx.graph.copying import deep_copied, side_effects_undone
 from qfx.graph.inference import Inference, UnknownValue
 from qfx.graph.known_calls import makes_numbers
 from qfx.graph.macs import macs
-from qfx.torch_private import PACKERS, DispatchMode
+from qfx.torch_private import GROUPED_PRODUCT, GROUPED_PRODUCTS, PACKERS, DispatchMode
 from qfx.vocab import OpDef
 
 _KNOWN = ("aten", "prim", "prims", "prim_ops")
@@ -44,7 +44,7 @@ def opaque_macs(
     if not nodes:
         return {}
     inference = Inference(graph_module)
-    found = {node: _recurrent(node, graph_module) for node in nodes}
+    found = {node: _known(node, graph_module) for node in nodes}
     with inference.undisturbed():
         return {n: _work(n, inference) if found[n] is None else found[n] for n in nodes}
 
@@ -129,6 +129,21 @@ def _is_opaque(node: fx.Node) -> bool:
     return meta.is_float_value(node)
 
 
+def _known(node: fx.Node, graph_module: fx.GraphModule) -> int | None:
+    """Of what can be told without running it."""
+    if node.target in GROUPED_PRODUCTS:
+        return _grouped(node)
+    return _recurrent(node, graph_module)
+
+
+def _grouped(node: fx.Node) -> int | None:
+    """Of rows (rows, in) that are multiplied with matrices (groups, in, out), one each."""
+    rows, matrices = (_data(operand) for operand in node.args[:2])
+    if rows is None or matrices is None or (len(rows.shape), len(matrices.shape)) != (2, 3):
+        return None
+    return rows.numel * int(matrices.shape[2])
+
+
 def _recurrent(node: fx.Node, graph_module: fx.GraphModule) -> int | None:
     """Of a recurrent layer: each step multiplies by every weight once. Steps are slow to run."""
     if node.op != "call_module":
@@ -177,10 +192,16 @@ def _counted() -> Iterator[FlopCounterMode]:
         aten.addmv: lambda _, matrix, __, **___: 2 * prod(matrix),
         aten.mv: lambda matrix, _, **__: 2 * prod(matrix),
         aten.dot: lambda vector, _, **__: 2 * prod(vector),
+        GROUPED_PRODUCT: _grouped_flops,
     }
     refusing = _OwnOperatorsOnly()
     with FlopCounterMode(display=False, custom_mapping=more) as counter, refusing:
         yield counter
+
+
+def _grouped_flops(rows: Any, matrices: Any, *_: Any, **__: Any) -> int:
+    """Of groups of rows, each multiplied with one of several matrices."""
+    return 2 * prod(rows) * matrices[-1]
 
 
 def _trilinear_flops(*operands: Any, **_: Any) -> int:

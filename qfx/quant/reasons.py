@@ -33,6 +33,12 @@ REASONS: dict[str, tuple[str, str]] = {
         "{op} makes a tensor of numbers and sizes, and reads no activations",
         "nothing to do: what reads it is quantized",
     ),
+    "grouped-product": (
+        "{op} multiplies groups of rows, each with a matrix of its own (experts in one tensor); "
+        "data decides which rows, and no kernel does that in integers",
+        "nothing to do if float is fine; experts that are layers of their own, as in "
+        "nn.ModuleList, are quantized",
+    ),
     "random": (
         "{op} draws random numbers, anew in every call",
         "nothing to do: what follows is quantized",

@@ -36,6 +36,7 @@ from qfx.quant.annotation import Decision
 from qfx.quant.reasons import elsewhere, refusal
 from qfx.quant.spec import QConfig
 from qfx.rewrite.pattern import Mismatch
+from qfx.torch_private import GROUPED_PRODUCTS
 from qfx.vocab import Kind, OpDef
 from qfx_passes.operands import (
     bias_operands,
@@ -91,6 +92,8 @@ class Eligibility:
         if not isinstance(node.target, OpDef):
             if makes_numbers(node):
                 return refusal("makes-numbers", op=op)
+            if node.target in GROUPED_PRODUCTS:
+                return refusal("grouped-product", op=op)
             note = meta.note_of(node)
             return refusal("unknown-form" if note else "unknown-op", op=op, note=note)
         if node not in self.region:
