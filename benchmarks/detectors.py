@@ -2,9 +2,11 @@
 
 Scores of random heads are noise: which of two places scores higher, and so which box is kept, no
 two ways of rounding agree on. Here the backbone, the pyramid and the towers of the heads stay
-random, batch-norm has the statistics of the images, and the last layer of each head is trained,
-with the losses of torchvision itself, to find rectangles of three colours in a few images. What is
-before the last layers yields the same in each step, and runs once.
+random, and the last layer of each head is trained, with the losses of torchvision itself, to find
+rectangles of three colours in a few images. What is before the last layers yields the same in each
+step, and runs once. (With batch-norm that has the statistics of the images, random backbones are
+chaotic: 1 % of noise in their weights leaves 5 to 12 dB of the features. Random statistics do not
+amplify noise, as trained backbones don't.)
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _SHORTER_SIDE = {"min_size": 256, "max_size": 512}
 _PROPOSALS = {"rpn_post_nms_top_n_test": 100}
 _LAST = ("cls_logits", "bbox_reg", "bbox_ctrness", "bbox_pred", "cls_score")
 _COLOURS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]])
-_STEPS, _STEP = 120, 0.5
+_STEPS, _STEP = 200, 0.5
 """Steps of training, and by how much one moves an output at most, about."""
 
 
@@ -79,24 +81,14 @@ def detector(name: str) -> tuple[nn.Module, list[list[Scene]]]:
     model: nn.Module = getattr(detection, name)(
         weights=None, weights_backbone=None, num_classes=classes, **options
     )
+    for norm in model.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            norm.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
     seen = [scenes(size, 2, classes) for size in SIZES]
-    _measure_norms(model.eval(), seen)
     with _without_masks(model):
         fit(model, seen)
     return model.eval(), seen
-
-
-@torch.no_grad()
-def _measure_norms(model: nn.Module, batches: Sequence[Sequence[Scene]]) -> None:
-    """Give batch-norm the statistics of the scenes, as in a trained model."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train().momentum = None  # the mean over the calls
-    for batch in batches:
-        model([scene.image for scene in batch])
-    for norm in norms:
-        norm.eval()
 
 
 # -- fitting --------------------------------------------------------------------------------------

@@ -244,7 +244,7 @@ def prepare(
     return prepare_graph(request, captured, model, configuration, args, kwargs)
 
 
-def _target(backend: str | Backend, method: str, generating: bool) -> Backend:
+def _target(backend: object, method: str, generating: bool) -> Backend:
     """The backend; a model that generates computes a row at a time, once it has read the prompt."""
     if backend == "auto" and method == "dynamic" and generating:
         return for_few_rows()
