@@ -34,6 +34,7 @@ from qfx.backends.base import Backend
 from qfx.caller_modes import draws_undone, undisturbed
 from qfx.capture.limits import not_kept
 from qfx.capture.regions.choice import graph_or_regions
+from qfx.capture.regions.recording import generates
 from qfx.capture.wrappers import unwrapped
 from qfx.conversion import use_up
 from qfx.framework.continued import resumed

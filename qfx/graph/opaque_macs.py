@@ -201,7 +201,8 @@ def _counted() -> Iterator[FlopCounterMode]:
 
 def _grouped_flops(rows: Any, matrices: Any, *_: Any, **__: Any) -> int:
     """Of groups of rows, each multiplied with one of several matrices."""
-    return 2 * prod(rows) * int(matrices[-1])
+    found: int = 2 * prod(rows) * matrices[-1]
+    return found
 
 
 def _trilinear_flops(*operands: Any, **_: Any) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.capture.arguments import copy_tensors
-from qfx.capture.regions.recording import Call, Recording, record
+from qfx.capture.regions.recording import RecordedCall, Recording, record
 from qfx.errors import ConfigError
 from qfx.graph.ways import region_of, way_name, ways_of
 from qfx.numerics import observation
@@ -98,11 +98,11 @@ class Pair:
         regions = regions_of(qmodel)
         self.has_regions = regions is not None
         if regions is None:
-            self.parts = [Part("", model, _quantized(qmodel))]
+            self.parts = [Part("", model, observation.quantized_graph(qmodel))]
         else:
             observation.refuse_model(model)
             self.parts = [
-                Part(name, _module(model, region_of(name)), _quantized(graph))
+                Part(name, _module(model, region_of(name)), observation.quantized_graph(graph))
                 for name, graph in regions.items()
             ]
 
@@ -150,7 +150,7 @@ class Pair:
         except Exception as error:
             raise ConfigError(observation.NOT_TAKEN + str(error).partition("\n")[0]) from error
 
-    def _takes(self, part: Part, call: Call) -> bool:
+    def _takes(self, part: Part, call: RecordedCall) -> bool:
         """Whether it is this graph of its region that answers a call."""
         region = region_of(part.name)
         ways = ways_of(next(p.graph for p in self.parts if p.name == region))
@@ -178,14 +178,6 @@ _APART = (
     "The outputs can't be compared, since code between the regions decides by what they compute: "
     "{error}."
 )
-
-
-def _quantized(graph: nn.Module) -> QuantizedModel:
-    if not isinstance(graph, QuantizedModel):
-        raise ConfigError(
-            f"the second argument must be what qfx.quantize returned, not {type(graph).__name__}"
-        )
-    return graph
 
 
 def _module(model: nn.Module, path: str) -> nn.Module:
