@@ -6,6 +6,7 @@ import asyncio
 import io
 import signal
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import qfx
+from examples.serving.batching import MicroBatcher, OverloadedError
 from tests.cases.flow import randn, seeded
-
-aiohttp = pytest.importorskip("aiohttp")
-pytest.importorskip("fastapi")
-
-from examples.serving import load_test  # noqa: E402  # after what it needs
-from examples.serving.batching import MicroBatcher, OverloadedError  # noqa: E402
 
 SHAPE = (1, 32, 32)
 
@@ -35,22 +31,30 @@ class Net(nn.Module):
 
 
 @pytest.fixture(scope="module")
+def load_test() -> Any:
+    """The program that sends requests: seconds to import, so not where tests are collected."""
+    for needed in ("aiohttp", "fastapi"):
+        pytest.importorskip(needed)
+    return import_module("examples.serving.load_test")
+
+
+@pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = qfx.quantize(seeded(Net), randn(4, *SHAPE), backend="reference")
     return qfx.save(model, tmp_path_factory.mktemp("served") / "net.qfx")
 
 
 @pytest.fixture(scope="module")
-def served(saved: Path) -> Any:
+def served(load_test: Any, saved: Path) -> Any:
     with load_test.serving(saved) as process:
         yield process
 
 
-def run(served: Any, use: Callable[[Any], Awaitable[Any]]) -> Any:
+def run(load_test: Any, served: Any, use: Callable[[Any], Awaitable[Any]]) -> Any:
     """Use a session of requests, once the server is up."""
 
     async def within() -> Any:
-        async with aiohttp.ClientSession() as session:
+        async with load_test.aiohttp.ClientSession() as session:
             await load_test.wait_until_up(session, served)
             return await use(session)
 
@@ -58,21 +62,24 @@ def run(served: Any, use: Callable[[Any], Awaitable[Any]]) -> Any:
 
 
 @pytest.mark.slow
-def test_every_answer_under_load_is_the_model_s(served: Any) -> None:
+def test_every_answer_under_load_is_the_model_s(load_test: Any, served: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (60, 32, 32), generator=generator).to(torch.uint8)
     model = qfx.load(served.path)
     with torch.no_grad():
         expected = model(torch.stack([load_test.normal(i) for i in images])).softmax(-1)
-    run(served, lambda session: load_test.load(session, served, images, expected, clients=12))
+    ask = lambda session: load_test.load(session, served, images, expected, clients=12)  # noqa: E731
+    run(load_test, served, ask)
     assert (len(served.seconds), served.wrong) == (60, 0)
 
     async def metrics(session: Any) -> str:
         async with session.get(f"{served.url}/metrics") as answer:
             return str(await answer.text())
 
-    told = [line for line in run(served, metrics).splitlines() if not line.startswith("#")]
-    lines = dict(line.rsplit(" ", 1) for line in told)
+    told = [
+        line for line in run(load_test, served, metrics).splitlines() if not line.startswith("#")
+    ]
+    lines = dict(line.rsplit(" ", 1) for line in told if not line.startswith("#"))
     assert float(lines['requests_total{status="200"}']) == 60
     assert float(lines["batch_size_sum"]) == 60
     assert float(lines["batch_size_count"]) < 60  # some ran together
@@ -91,7 +98,7 @@ REFUSED = {
 
 
 @pytest.mark.slow
-def test_mistakes_are_refused_with_what_is_wrong(served: Any) -> None:
+def test_mistakes_are_refused_with_what_is_wrong(load_test: Any, served: Any) -> None:
     async def post(session: Any) -> dict[str, tuple[int, str]]:
         found = {}
         for name, (sent, _, _) in REFUSED.items():
@@ -99,13 +106,13 @@ def test_mistakes_are_refused_with_what_is_wrong(served: Any) -> None:
                 found[name] = (answer.status, (await answer.json())["detail"])
         return found
 
-    for name, (status, detail) in run(served, post).items():
+    for name, (status, detail) in run(load_test, served, post).items():
         assert status == REFUSED[name][1], name
         assert REFUSED[name][2] in detail, name
 
 
 @pytest.mark.slow
-def test_a_stop_answers_what_waits(saved: Path) -> None:
+def test_a_stop_answers_what_waits(load_test: Any, saved: Path) -> None:
     async def stopped(session: Any) -> Tensor:
         url = ending.url
         pixels = torch.full((32, 32), 7, dtype=torch.uint8)
@@ -115,7 +122,7 @@ def test_a_stop_answers_what_waits(saved: Path) -> None:
         return torch.stack(await asyncio.gather(*asked))
 
     with load_test.serving(saved) as ending:
-        answers = run(ending, stopped)
+        answers = run(load_test, ending, stopped)
     assert ending.process.returncode in (0, -signal.SIGTERM)  # uvicorn raises it again, at the end
     assert torch.equal(answers, answers[:1].expand(24, 10))
 
