@@ -239,6 +239,7 @@ def test_global_state_is_as_before(backend: str, grad: bool) -> None:
         assert state() == before
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize(
     "context",
     [torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)],
@@ -279,6 +280,7 @@ def test_other_batch_and_spatial_sizes(backend: str) -> None:
         assert sqnr(run(model, (x,)), actual) > 20
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_same_signature(backend: str) -> None:
     qmodel = qfx.quantize(seeded(TwoInputs), AB, backend=backend)
@@ -289,6 +291,7 @@ def test_same_signature(backend: str) -> None:
         qmodel(*AB, None)
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_deepcopy_keeps_everything(backend: str) -> None:
     qmodel = qfx.quantize(net(), X, backend=backend)
@@ -329,6 +332,7 @@ def test_reference_moves() -> None:
     assert qmodel(X.to("meta")).shape == (2, 5)
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_train_changes_nothing(backend: str) -> None:
     qmodel = qfx.quantize(net(), X, backend=backend)

@@ -19,6 +19,7 @@ from tests.support.nets import Net, X, net, scales
 from tests.support.untouched import assert_untouched, state_of
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_steps_equal_one_call(backend: str) -> None:
     prepared = qfx.prepare(net(), X, backend=backend)
@@ -29,6 +30,7 @@ def test_steps_equal_one_call(backend: str) -> None:
     assert torch.equal(run(qmodel, (X,)), run(qfx.quantize(net(), X, backend=backend), (X,)))
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_convert_never_mutates_prepared(backend: str) -> None:
     prepared = qfx.calibrate(qfx.prepare(net(), X, backend=backend), [X])
@@ -51,6 +53,7 @@ def test_convert_in_either_mode() -> None:
     assert torch.equal(run(qfx.convert(prepared.train()), (X,)), expected)
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_convert_without_calibration_names_each_site(backend: str) -> None:
     prepared = qfx.prepare(net(), X, backend=backend)
@@ -77,6 +80,7 @@ def test_convert_wants_a_prepared_model() -> None:
         qfx.calibrate(net(), [X])  # type: ignore[arg-type]
 
 
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_state_dict_of_prepared_round_trips(backend: str) -> None:
     prepared = qfx.calibrate(qfx.prepare(net(), X, backend=backend), [X, 2 * X])

@@ -29,9 +29,9 @@ def test_unknown_model_is_named() -> None:
 
 @pytest.mark.parametrize("kind", graphs.GENERATORS)
 def test_generated_graph_has_its_size_and_stays_tame(kind: str) -> None:
-    model, example = graphs.generate(kind, 3000)
+    model, example = graphs.generate(kind, 1000)
     traced = fx.symbolic_trace(model)
-    assert 3000 <= len(traced.graph.nodes) <= 3002
+    assert 1000 <= len(traced.graph.nodes) <= 1002
     with torch.no_grad():
         gain = model(example).norm() / example.norm()
     assert 0.1 < gain < 10

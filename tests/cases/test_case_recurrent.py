@@ -272,6 +272,7 @@ def test_rules_name_recurrent_modules_as_any_other() -> None:
         assert sqnr(run(model, (x,)), run(qmodel, (x,))) > 25
 
 
+@pytest.mark.sweep(first=2)
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack", "reference"])
 def test_states_of_other_shapes_are_refused(backend: str) -> None:
     layer, zeros = seeded(lambda: nn.LSTM(8, 16)), (torch.zeros(1, 2, 16), torch.zeros(1, 2, 16))

@@ -39,6 +39,7 @@ def with_fake(monkeypatch: pytest.MonkeyPatch, fake: Fake) -> None:
     monkeypatch.setattr("qfx.engines.compiling.engines", lambda: known)
 
 
+@pytest.mark.sweep(first=3)
 @pytest.mark.parametrize(
     ("fake", "why"),
     [

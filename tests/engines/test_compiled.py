@@ -31,6 +31,7 @@ def fast(qmodel: qfx.QuantizedModel, request: pytest.FixtureRequest) -> qfx.Comp
     return qfx.compile(qmodel, noise(2, 3, 12, 12), engine=request.param, threads=1)
 
 
+@pytest.mark.sweep(first=6)
 @pytest.mark.parametrize("shape", [(2, 3, 12, 12), (1, 3, 12, 12), (5, 3, 20, 17), (0, 3, 12, 12)])
 def test_every_size_that_the_model_accepts(
     fast: qfx.CompiledModel, qmodel: qfx.QuantizedModel, shape: tuple[int, ...]

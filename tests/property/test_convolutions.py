@@ -54,7 +54,7 @@ def cases(dims: int, transposed: bool) -> list[tuple[nn.Module, list[Tensor]]]:
     return found
 
 
-@pytest.mark.sweep
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dims", [1, 2, 3])

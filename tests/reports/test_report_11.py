@@ -147,6 +147,7 @@ def test_a_range_of_zeros_is_named_when_it_is_converted(method: str) -> None:
     assert message in converted.report.warnings
 
 
+@pytest.mark.slow
 def test_a_range_that_was_empty_at_first_is_in_the_report() -> None:
     for observer in (None, "minmax", "lsq", "histogram"):
         model = gated(observer)

@@ -57,7 +57,7 @@ def exported(model: nn.Module, *, dynamic: bool = False) -> fx.GraphModule:
         return torch.export.export(model, (X,), dynamic_shapes=shapes).module()
 
 
-@pytest.mark.sweep
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("kind", [Residual, Attends])
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
 def test_an_exported_program_is_quantized_like_the_model(

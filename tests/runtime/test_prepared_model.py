@@ -45,7 +45,7 @@ def same(first: qfx.PreparedModel, second: qfx.PreparedModel) -> None:
     assert torch.equal(run(a, (X,)), run(b, (X,)))
 
 
-@pytest.mark.sweep
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("observer", OBSERVERS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_state_dict_round_trips_through_a_file(backend: str, observer: str) -> None:
@@ -76,7 +76,7 @@ def test_state_of_another_model_is_refused() -> None:
         prepare("x86").load_state_dict(other.state_dict())
 
 
-@pytest.mark.sweep
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("observer", OBSERVERS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_deep_copies_keep_everything(backend: str, observer: str) -> None:

@@ -77,6 +77,7 @@ def told(model: nn.Module) -> list[tuple[object, ...]]:
     return [(n, t.dtype, t.device, t.requires_grad, t.is_inference(), repr(t)) for n, t in tensors]
 
 
+@pytest.mark.sweep(first=2)
 @pytest.mark.parametrize("kind", ["static", "dynamic", "weight_only", "prepared", "qat"])
 def test_modes(kind: str, tmp_path: Path) -> None:
     model = made(kind)

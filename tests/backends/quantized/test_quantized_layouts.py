@@ -66,7 +66,7 @@ def check_each(
             assert (actual - reference).abs().max() <= 1.01 * size + 1e-6
 
 
-@pytest.mark.sweep
+@pytest.mark.sweep(first=2)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("view", VIEWS)
 def test_views_of_images(view: str, backend: str) -> None:

@@ -71,7 +71,7 @@ def largest_error(result: Result, model: nn.Module, x: Tensor) -> float:
         return float((result.graph_module(x) - model(x)).abs().max())
 
 
-@pytest.mark.sweep(first=3)
+@pytest.mark.sweep(first=1)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_classifier_of_torchvision(name: str) -> None:
     model, size = network(name), image_size(name)

@@ -127,6 +127,7 @@ class Counting(Backend):
         return super().post_ops(op)
 
 
+@pytest.mark.slow
 def test_work_grows_with_the_graph_and_no_faster() -> None:
     class Chain(nn.Module):
         def __init__(self, blocks: int) -> None:

@@ -56,7 +56,7 @@ ALIKE = [(name, "x86") for name in MODELS] + [
 """What is asked is between two graphs of one backend: the others share the models."""
 
 
-@pytest.mark.sweep
+@pytest.mark.sweep(first=2)
 @pytest.mark.parametrize(("name", "backend"), ALIKE)
 def test_without_a_step_blocks_are_the_calibrated_ones(name: str, backend: str) -> None:
     model = seeded(MODELS[name])
