@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -44,14 +45,16 @@ def few(examples: int) -> settings:
     )
 
 
-def factories() -> Iterator[Callable[..., Pipeline]]:
+def factories() -> Iterator[tuple[str, Callable[..., Pipeline]]]:
+    """The standard pipelines by name, with all passes that there are for them."""
     for name, function in inspect.getmembers(qfx_passes.pipelines, inspect.isfunction):
         returns = inspect.signature(function).return_annotation
         if not name.startswith("_") and returns in ("Pipeline", Pipeline):
-            yield function
+            most = "effort" in inspect.signature(function).parameters
+            yield name, partial(function, effort="high") if most else function
 
 
-FACTORIES = {f.__name__: f for f in factories()}
+FACTORIES = dict(factories())
 STEPS = sorted(
     {
         step.name: (name, step.name)

@@ -33,34 +33,24 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
-from qfx.quant.annotation import annotation
 from qfx.quant.qparams import QParams, quantize_weight
-from qfx.quant.recorders import recorder_of
-from qfx.quant.spec import QuantSpec
-from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.samples import Room
-from qfx.vocab import bound, is_op
-from qfx_passes.accuracy.correct_bias import mean_output_shift
-from qfx_passes.accuracy.second_moments import LAYERS, Moments, applied, patches
+from qfx.vocab import bound
+from qfx_passes.accuracy.rounded_layers import (
+    Layer,
+    Rounding,
+    corrected_bias,
+    layer_of,
+    originals,
+    take,
+)
+from qfx_passes.accuracy.second_moments import Moments, applied, patches
 from qfx_passes.accuracy.two_streams import Streams
 from qfx_passes.accuracy.watching import samples_of
-from qfx_passes.operands import is_constant
 from qfx_passes.weights import QuantizedWeights, quantized_weights
 
 _GAIN = 0.98  # of the error of rounding to the nearest code
-_LARGEST = 8192  # values that an output reads: H is that number squared
 _BLOCK = 128
-
-
-class Originals:
-    """The biases that layers had before they were given others.
-
-    Attributes:
-        biases: by layer; None where it had none.
-    """
-
-    def __init__(self) -> None:
-        self.biases: dict[fx.Node, Tensor | None] = {}
 
 
 @dataclass(frozen=True)
@@ -84,11 +74,15 @@ class Gptq(Pass):
         rw, weights = ctx.rewriter, quantized_weights(ctx)
         owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
         found: list[tuple[Layer, Rounding]] = []
+        done = originals(ctx)
         with state_kept(ctx.graph_module):
-            streams = Streams(ctx.graph_module, samples)
+            streams = Streams(ctx.graph_module, samples, done.arguments())
             for node in graph.nodes:
                 layer = layer_of(node, owners, rw)
-                if isinstance(layer, Layer):
+                if isinstance(layer, Layer) and node in done.biases:
+                    held = _nearest(layer, weights)  # its codes are chosen, whatever they are
+                    streams.give(node, weight=layer.shaped(held.weight))
+                elif isinstance(layer, Layer):
                     chosen = self._choose(layer, streams, weights, ctx)
                     if chosen is not None:
                         found.append((layer, chosen))
@@ -137,94 +131,6 @@ class Gptq(Pass):
         )
         integers = layer.shaped(codes).to(integers.dtype)
         return _with_bias(layer, integers, qparams, moments)
-
-
-@dataclass
-class Layer:
-    """A layer whose weight may be rounded otherwise.
-
-    Attributes:
-        node: the layer.
-        name: of its weight.
-        spec: how that is quantized.
-        original: the weight.
-        weight: (G, O, K) the same, in float64, per group of channels.
-        bias: (G, O) what it adds.
-        bias_is_free: whether that may be another.
-    """
-
-    node: fx.Node
-    name: str
-    spec: QuantSpec
-    original: Tensor
-    weight: Tensor
-    bias: Tensor
-    bias_is_free: bool
-
-    def grouped(self, weight: Tensor) -> Tensor:
-        """(G, O, K) of a weight as the layer has it."""
-        return weight.reshape(self.weight.shape)
-
-    def shaped(self, weight: Tensor) -> Tensor:
-        """A weight as the layer has it, of (G, O, K)."""
-        return weight.reshape(self.original.shape).to(self.original.dtype)
-
-
-@dataclass
-class Rounding:
-    """Codes for a weight.
-
-    Attributes:
-        integers: the codes, as the layer has its weight.
-        qparams: of these.
-        weight: (G, O, K) what they stand for.
-        bias: (G, O) that goes with them.
-        ratio: the error of the output on other batches, relative to that of the nearest codes.
-    """
-
-    integers: Tensor
-    qparams: QParams
-    weight: Tensor
-    bias: Tensor
-    ratio: float = 1.0
-
-    @property
-    def flat_bias(self) -> Tensor:
-        """The bias as a layer has it."""
-        return self.bias.flatten().float()
-
-
-def layer_of(node: fx.Node, owners: Counter[str], rw: Rewriter) -> Layer | str:
-    """The layer that ``node`` is; why its weight is left alone, or "" if it has none."""
-    note = annotation(node)
-    if note is None or not note.decision.quantized or note.weight is None:
-        return ""
-    if not is_op(node, *LAYERS):
-        return "its weight is none of a linear layer, or of a convolution of one or two dims"
-    arguments, spec = bound(node), note.weight
-    weight, bias = arguments["weight"], arguments["bias"]
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not is_constant(bias):
-        return "its weight or bias is computed"
-    if owners[str(weight.target)] > 1 or len(weight.users) > 1:
-        return "its weight is shared"
-    if not spec.symmetric or spec.dtype != torch.int8:
-        return "its codes are not symmetric"
-    if isinstance(arguments.get("padding"), str):
-        return "its padding is a word"
-    original = rw.tensor(weight)
-    groups = arguments.get("groups", 1)
-    grouped = original.detach().double().reshape(groups, original.shape[0] // groups, -1)
-    if grouped.shape[2] > _LARGEST:
-        return f"an output reads {grouped.shape[2]} values, and at most {_LARGEST} are taken"
-    held = rw.tensor(bias).detach() if isinstance(bias, fx.Node) else grouped.new_zeros(1)
-    added = held.double().expand(original.shape[0]).reshape(grouped.shape[:2])
-    return Layer(node, str(weight.target), spec, original, grouped, added, _is_free(node))
-
-
-def _is_free(node: fx.Node) -> bool:
-    """Whether no output read zeros only, whose zeros a bias must keep."""
-    recorder = recorder_of(bound(node)["input"])
-    return recorder is None or not bool(recorder.silent > 0)
 
 
 def _moments(layer: Layer, streams: Streams) -> tuple[Moments, Moments]:
@@ -291,38 +197,3 @@ def rounded_in_turn(weight: Tensor, moments: Tensor, low: int, high: int) -> Ten
 def _blocks(size: int) -> Iterator[tuple[int, int]]:
     for begin in range(0, size, _BLOCK):
         yield begin, min(begin + _BLOCK, size)
-
-
-def take(layer: Layer, chosen: Rounding, ctx: PassContext) -> None:
-    """Let the layer have these codes and this bias; correct-bias has nothing to do there then."""
-    node, rw = layer.node, ctx.rewriter
-    quantized_weights(ctx).choose(layer.original, layer.spec, chosen.integers, chosen.qparams)
-    if not layer.bias_is_free:
-        return
-    if not ctx.has(Originals):
-        ctx.put(Originals())
-    replaced = bound(node)["bias"]
-    held = rw.tensor(replaced).detach() if isinstance(replaced, fx.Node) else None
-    ctx.get(Originals).biases.setdefault(node, held)
-    hint = layer.name.rpartition("weight")[0] + "bias"
-    with rw.at(node):
-        bias = chosen.bias.flatten().to(layer.original.dtype)
-        made = rw.constant(hint, bias, origins=(node,))
-    rw.update(node, args=(*node.args[:2], made))
-    if isinstance(replaced, fx.Node) and not replaced.users:
-        rw.erase(replaced)
-    read = bound(node)["input"]
-    if recorder_of(read) is not None:
-        rw.rewire(node, read, read.args[0])
-        if not read.users:
-            rw.erase(read)
-
-
-def corrected_bias(layer: Layer, weight: Tensor) -> Tensor:
-    """(G, O) the bias that correct-bias gives a layer with this weight, which has its shape."""
-    recorder = recorder_of(bound(layer.node)["input"])
-    if recorder is None or not recorder.seen or not layer.bias_is_free:
-        return layer.bias
-    error = weight.double() - layer.original.detach().double()
-    shift = mean_output_shift(error, recorder.mean(), layer.weight.shape[0])
-    return layer.bias - shift.reshape(layer.bias.shape)

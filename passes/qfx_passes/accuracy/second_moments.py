@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qfx import vocab
+from qfx.graph import meta
 from qfx.vocab import bound, is_op
 
 LAYERS = (vocab.LINEAR, vocab.CONV1D, vocab.CONV2D)
@@ -48,8 +49,9 @@ def patches(node: fx.Node, x: Tensor) -> Tensor:
 
 
 def _shape(weight: fx.Node) -> tuple[int, ...]:
-    found: Any = weight.meta["qfx.value"]
-    return tuple(found.shape)
+    info = meta.tensor_info(weight)
+    assert info is not None
+    return info.shape
 
 
 def _pair(value: Any, first: int) -> tuple[int, int]:

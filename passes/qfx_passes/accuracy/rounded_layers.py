@@ -1,0 +1,166 @@
+"""Layers whose weights get codes other than the nearest ones, and what is changed for that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from qfx.framework.pass_base import PassContext
+from qfx.quant.annotation import annotation
+from qfx.quant.qparams import QParams
+from qfx.quant.recorders import recorder_of
+from qfx.quant.spec import QuantSpec
+from qfx.rewrite.rewriter import Rewriter
+from qfx.vocab import bound, is_op
+from qfx_passes.accuracy.correct_bias import mean_output_shift
+from qfx_passes.accuracy.second_moments import LAYERS
+from qfx_passes.operands import is_constant
+from qfx_passes.weights import quantized_weights
+
+_LARGEST = 8192  # values that an output reads: second moments are that number squared
+
+
+class Originals:
+    """The biases that layers had before they were given others with their codes.
+
+    Attributes:
+        biases: by layer; None where it had none.
+    """
+
+    def __init__(self) -> None:
+        self.biases: dict[fx.Node, Tensor | None] = {}
+
+    def arguments(self) -> dict[fx.Node, dict[str, Tensor | None]]:
+        """What the model computes layers with, where the graph has something else by now."""
+        return {node: {"bias": bias} for node, bias in self.biases.items()}
+
+
+def originals(ctx: PassContext) -> Originals:
+    """Those of the pipeline that is running."""
+    if not ctx.has(Originals):
+        ctx.put(Originals())
+    return ctx.get(Originals)
+
+
+@dataclass
+class Layer:
+    """A layer whose weight may be rounded otherwise.
+
+    Attributes:
+        node: the layer.
+        name: of its weight.
+        spec: how that is quantized.
+        original: the weight.
+        weight: (G, O, K) the same, in float64, per group of channels.
+        bias: (G, O) what it adds.
+        bias_is_free: whether that may be another.
+    """
+
+    node: fx.Node
+    name: str
+    spec: QuantSpec
+    original: Tensor
+    weight: Tensor
+    bias: Tensor
+    bias_is_free: bool
+
+    def grouped(self, weight: Tensor) -> Tensor:
+        """(G, O, K) of a weight as the layer has it."""
+        return weight.reshape(self.weight.shape)
+
+    def shaped(self, weight: Tensor) -> Tensor:
+        """A weight as the layer has it, of (G, O, K)."""
+        return weight.reshape(self.original.shape).to(self.original.dtype)
+
+
+@dataclass
+class Rounding:
+    """Codes for a weight.
+
+    Attributes:
+        integers: the codes, as the layer has its weight.
+        qparams: of these.
+        weight: (G, O, K) what they stand for.
+        bias: (G, O) that goes with them.
+        ratio: the error of the output on other batches, relative to that of the nearest codes.
+    """
+
+    integers: Tensor
+    qparams: QParams
+    weight: Tensor
+    bias: Tensor
+    ratio: float = 1.0
+
+    @property
+    def flat_bias(self) -> Tensor:
+        """The bias as a layer has it."""
+        return self.bias.flatten().float()
+
+
+def layer_of(node: fx.Node, owners: Counter[str], rw: Rewriter) -> Layer | str:
+    """The layer that ``node`` is; why its weight is left alone, or "" if it has none."""
+    note = annotation(node)
+    if note is None or not note.decision.quantized or note.weight is None:
+        return ""
+    if not is_op(node, *LAYERS):
+        return "its weight is none of a linear layer, or of a convolution of one or two dims"
+    arguments, spec = bound(node), note.weight
+    weight, bias = arguments["weight"], arguments["bias"]
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not is_constant(bias):
+        return "its weight or bias is computed"
+    if owners[str(weight.target)] > 1 or len(weight.users) > 1:
+        return "its weight is shared"
+    if not spec.symmetric or spec.dtype != torch.int8:
+        return "its codes are not symmetric"
+    if isinstance(arguments.get("padding"), str):
+        return "its padding is a word"
+    original = rw.tensor(weight)
+    groups = arguments.get("groups", 1)
+    grouped = original.detach().double().reshape(groups, original.shape[0] // groups, -1)
+    if grouped.shape[2] > _LARGEST:
+        return f"an output reads {grouped.shape[2]} values, and at most {_LARGEST} are taken"
+    held = rw.tensor(bias).detach() if isinstance(bias, fx.Node) else grouped.new_zeros(1)
+    added = held.double().expand(original.shape[0]).reshape(grouped.shape[:2])
+    return Layer(node, str(weight.target), spec, original, grouped, added, _is_free(node))
+
+
+def _is_free(node: fx.Node) -> bool:
+    """Whether no output read zeros only, whose zeros a bias must keep."""
+    recorder = recorder_of(bound(node)["input"])
+    return recorder is None or not bool(recorder.silent > 0)
+
+
+def take(layer: Layer, chosen: Rounding, ctx: PassContext) -> None:
+    """Let the layer have these codes and this bias; correct-bias has nothing to do there then."""
+    node, rw = layer.node, ctx.rewriter
+    quantized_weights(ctx).choose(layer.original, layer.spec, chosen.integers, chosen.qparams)
+    replaced = bound(node)["bias"]
+    held = rw.tensor(replaced).detach() if isinstance(replaced, fx.Node) else None
+    originals(ctx).biases.setdefault(node, held)
+    if not layer.bias_is_free:
+        return
+    hint = layer.name.rpartition("weight")[0] + "bias"
+    with rw.at(node):
+        bias = chosen.bias.flatten().to(layer.original.dtype)
+        made = rw.constant(hint, bias, origins=(node,))
+    rw.update(node, args=(*node.args[:2], made))
+    if isinstance(replaced, fx.Node) and not replaced.users:
+        rw.erase(replaced)
+    read = bound(node)["input"]
+    if recorder_of(read) is not None:
+        rw.rewire(node, read, read.args[0])
+        if not read.users:
+            rw.erase(read)
+
+
+def corrected_bias(layer: Layer, weight: Tensor) -> Tensor:
+    """(G, O) the bias that correct-bias gives a layer with this weight, which has its shape."""
+    recorder = recorder_of(bound(layer.node)["input"])
+    if recorder is None or not recorder.seen or not layer.bias_is_free:
+        return layer.bias
+    error = weight.double() - layer.original.detach().double()
+    shift = mean_output_shift(error, recorder.mean(), layer.weight.shape[0])
+    return layer.bias - shift.reshape(layer.bias.shape)
