@@ -101,8 +101,10 @@ def cat(
         relu: whether negative numbers become 0.0 first.
 
     Raises:
-        ConfigError: no tensors, or not as many qparams.
+        ConfigError: no list of tensors, an empty one, or not as many qparams.
     """
+    if isinstance(tensors, Tensor):
+        raise ConfigError("tensors is one tensor; give a list of those to join, and their qparams")
     if not tensors or len(tensors) != len(qparams):
         raise ConfigError(
             f"cat joins one tensor or more, each with qparams: got {len(tensors)} tensors and"

@@ -33,7 +33,8 @@ def values(codes: Tensor, params: Params, name: str, axis: int = 0) -> Tensor:
         axis: per-channel axis of pairs whose scales are (C,).
 
     Raises:
-        ConfigError: ``codes`` holds no integers, or not those of ``params``.
+        ConfigError: ``codes`` holds no integers, or not those of ``params``, or there are not as
+            many of these as it has channels.
     """
     check_codes(codes, name)
     whole = qparams(params, codes.dtype, f"the qparams of {name}", axis)
@@ -41,7 +42,7 @@ def values(codes: Tensor, params: Params, name: str, axis: int = 0) -> Tensor:
         raise ConfigError(
             f"{name} holds {codes.dtype}, but its qparams are those of {whole.dtype} codes"
         )
-    return whole.dequantize(codes, _wide(codes))
+    return fitting(codes, whole).dequantize(codes, _wide(codes))
 
 
 def result(y: Tensor, out: Params | None, dtype: torch.dtype, *, relu: bool = False) -> Tensor:
@@ -116,6 +117,20 @@ def qparams(
     if code % 1:
         raise ConfigError(f"the zero point of {name} must be an integer, not {code}")
     return QParams(step, int(code), dtype, low, high)
+
+
+def fitting(input: Tensor, params: QParams) -> QParams:
+    """The qparams; ConfigError unless there is one for each place along their axis of ``input``."""
+    axis = params.axis
+    if axis is not None and axis >= input.dim():
+        raise ConfigError(f"axis={axis} is no dim of a tensor of shape {tuple(input.shape)}")
+    channels = len(params.scale) if isinstance(params.scale, Tensor) else None
+    if channels is not None and axis is not None and channels != input.shape[axis]:
+        raise ConfigError(
+            f"{channels} scales do not fit the {input.shape[axis]} channels along axis={axis} of a"
+            f" tensor of shape {tuple(input.shape)}"
+        )
+    return params
 
 
 def _number(value: object, name: str) -> float:

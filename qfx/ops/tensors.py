@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
-from qfx.ops.operands import Params, check_codes, check_dtype, check_floats, qparams
+from qfx.ops.operands import Params, check_codes, check_dtype, check_floats, fitting, qparams
 from qfx.quant.qparams import QParams
 from qfx.semantics import affine
 
@@ -45,7 +45,7 @@ def quantize(
     check_floats(input)
     if isinstance(scale, QParams):
         _check_alone(zero_point, dtype, quant_min, quant_max, axis, group_size)
-        return _checked(input, scale).quantize(input)
+        return fitting(input, scale).quantize(input)
     codes = torch.uint8 if dtype is None else dtype
     check_dtype(codes)
     pair = _pair(scale, zero_point)
@@ -81,7 +81,7 @@ def dequantize(
             raise ConfigError(
                 f"input holds {input.dtype}, but its qparams are those of {scale.dtype} codes"
             )
-        return _checked(input, scale).dequantize(input, dtype)
+        return fitting(input, scale).dequantize(input, dtype)
     pair = _pair(scale, zero_point)
     return _fitting(input, pair, input.dtype, axis, group_size).dequantize(input, dtype)
 
@@ -124,21 +124,7 @@ def _fitting(
         raise ConfigError(f"axis={axis} is no dim of a tensor of shape {tuple(input.shape)}")
     along = axis + dims if axis is not None and axis < 0 else axis
     params = qparams(pair, dtype, "these qparams", along, bounds=bounds, group_size=group_size)
-    return _checked(input, params)
-
-
-def _checked(input: Tensor, params: QParams) -> QParams:
-    """The qparams, if there is one for each place along their axis of ``input``."""
-    axis = params.axis
-    if axis is not None and axis >= input.dim():
-        raise ConfigError(f"axis={axis} is no dim of a tensor of shape {tuple(input.shape)}")
-    channels = len(params.scale) if isinstance(params.scale, Tensor) else None
-    if channels is not None and axis is not None and channels != input.shape[axis]:
-        raise ConfigError(
-            f"{channels} scales do not fit the {input.shape[axis]} channels along axis={axis} of a"
-            f" tensor of shape {tuple(input.shape)}"
-        )
-    return params
+    return fitting(input, params)
 
 
 def quantize_per_channel(

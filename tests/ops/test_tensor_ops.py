@@ -261,7 +261,12 @@ MISTAKES = {
         lambda: ops.quantize(torch.ones(2, 4), PER_CHANNEL),
         "3 scales do not fit the 4 channels along axis=1",
     ),
+    "channels of a weight": (
+        lambda: ops.linear(codes(2, 3), A, codes(4, 3), (torch.ones(3), 0)),
+        "3 scales do not fit the 4 channels along axis=0",
+    ),
     "qparams": (lambda: ops.cat([codes(2)], []), "1 tensors and 0 qparams"),
+    "no list": (lambda: ops.cat(codes(2, 2), [A, A]), "tensors is one tensor; give a list"),
     "channels": (
         lambda: ops.quantize_per_channel(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2, 1), 0),
         r"give \(C,\) per channel",
