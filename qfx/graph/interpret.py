@@ -21,10 +21,18 @@ class Interpreter(fx.Interpreter):
 
 
 class NamedInterpreter(Interpreter):
-    """Runs a graph on arguments by name."""
+    """Runs a graph on arguments by name.
 
-    def __init__(self, graph_module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
-        super().__init__(graph_module)
+    Args:
+        graph_module: whose graph to run.
+        arguments: the inputs.
+        drops: whether values go once nothing reads them any more.
+    """
+
+    def __init__(
+        self, graph_module: fx.GraphModule, arguments: Mapping[str, object], *, drops: bool = True
+    ) -> None:
+        super().__init__(graph_module, garbage_collect_values=drops)
         self.extra_traceback = False
         self._arguments = arguments
 

@@ -83,7 +83,7 @@ class Steps(NamedInterpreter):
         seed: int = 0,
         buffers: Mapping[str, Tensor] | None = None,
     ) -> None:
-        super().__init__(graph_module, arguments)
+        super().__init__(graph_module, arguments, drops=False)  # it drops them itself
         self._seed = seed
         self._left = Counter(wanted or {})
         for node in graph_module.graph.nodes:

@@ -34,7 +34,7 @@ def take_after(shell: nn.Module, original: nn.Module) -> None:
         return
     for name, value in vars(original).items():
         if name not in shell.__dict__ and _is_plain(value):
-            shell.__dict__[name] = copy.deepcopy(value)
+            shell.__dict__[name] = value if isinstance(value, _PLAIN) else copy.deepcopy(value)
     for registry in ("_parameters", "_buffers"):
         for name in getattr(original, registry).keys() - vars(shell).keys():
             getattr(shell, registry).setdefault(name, None)
