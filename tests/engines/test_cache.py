@@ -54,7 +54,7 @@ def test_the_second_time_nothing_is_tried(
     assert str(second) == str(first)
     assert torch.equal(second(x), first(x))
     other = torch.randn(3, 3, 16, 10)
-    assert compare(qmodel.reference(other), second(other)).sqnr > 40
+    assert compare(qmodel.reference(other), second(other)).sqnr > 30
     for changed in ({"threads": 2}, {"threads": 1, "dynamic": False}):
         with pytest.raises(AssertionError, match="tried again"):
             qfx.compile(qmodel, x, engine=engine, **changed)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def test_damaged_entries_are_none(
     if damage == "wrong":
         record.write_text(json.dumps({**json.loads(record.read_text()), "programs": []}))
     fast = qfx.compile(qmodel, x, engine="onnxruntime", threads=1)
-    assert compare(wanted, fast(x)).sqnr > 40  # another form may be the faster one this time
+    assert compare(wanted, fast(x)).sqnr > 30  # another form may be the faster one this time
     assert json.loads(record.read_text())["engine"] == "onnxruntime"
 
 

@@ -91,7 +91,7 @@ def test_where_something_is_other_engines_are_tried_anew(
         back = qfx.load(path)
     assert isinstance(back, qfx.CompiledModel)
     assert back.engine == ("eager" if what == "lacks" else "fake")
-    assert compare(back.source.reference(x), back(x)).sqnr > 40
+    assert compare(back.source.reference(x), back(x)).sqnr > 30
 
 
 def test_an_engine_that_does_not_agree_any_more_is_not_used(

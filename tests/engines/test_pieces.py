@@ -62,7 +62,7 @@ def test_an_opaque_module_stays_between_two_pieces(around: qfx.CompiledModel) ->
         x = noise(batch, 3, 8, 8, seed=seed)
         found = compare(around.source.reference(x), around(x))
         assert found.wrong == ""
-        assert found.sqnr > 40
+        assert found.sqnr > 30
     assert len(around.report.pieces) == 2
     (opaque,) = around.report.outside
     assert (opaque.node, opaque.module_path) == ("middle", "middle")
@@ -91,7 +91,7 @@ def test_pieces_that_are_too_small_are_not_made() -> None:
     assert len(fast.report.pieces) == 1
     assert any("too small to pay" in each.message for each in fast.report.outside)
     x = noise(2, 3, 24, 24, seed=4)
-    assert compare(fast.source.reference(x), fast(x)).sqnr > 40
+    assert compare(fast.source.reference(x), fast(x)).sqnr > 30
 
 
 class Counting(nn.Module):
@@ -137,7 +137,7 @@ def test_order_is_kept_around_what_is_written_to() -> None:
     x = noise(1, 3, 8, 8)
     qmodel = qfx.quantize(Overwrites().eval(), x, progress=False)
     fast = qfx.compile(qmodel, x, engine=["onnxruntime"])
-    assert compare(qmodel.reference(x), fast(x)).sqnr > 40
+    assert compare(qmodel.reference(x), fast(x)).sqnr > 30
 
 
 def test_nothing_inside_is_a_reason() -> None:
