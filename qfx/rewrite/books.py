@@ -26,11 +26,12 @@ class _At(AbstractContextManager[None]):
     """Within, nodes are made before one; a class, since every match that a rule looks at is one."""
 
     def __init__(self, books: Books, node: fx.Node) -> None:
-        self._books, self._node, self._outer = books, node, books._point
-        self._inserting = books.graph.inserting_before(node)
+        self._books, self._node = books, node
 
     def __enter__(self) -> None:
-        self._books._point = self._node
+        books = self._books
+        self._outer, books._point = books._point, self._node
+        self._inserting = books.graph.inserting_before(self._node)  # from here on
         self._inserting.__enter__()
 
     def __exit__(
@@ -43,6 +44,33 @@ class _At(AbstractContextManager[None]):
         self._books._point = self._outer
         if isinstance(error, Exception):
             self._books.node = self._books.node or self._node.name
+
+
+class _Applying(_At):
+    """Within, a rule is at work on a match."""
+
+    def __init__(self, books: Books, rule: str, match: Match) -> None:
+        super().__init__(books, match.root)
+        self._rule, self._match = rule, match
+
+    def __enter__(self) -> None:
+        books = self._books
+        books._flush()
+        books.rule, books.node = f"{books.pass_name}/{self._rule}", self._node.name
+        books._match, books._touched = self._match, []
+        super().__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if error is None:
+            books = self._books
+            books._flush()
+            books.rule = books.node = books._match = None
 
 
 class Books:
@@ -111,16 +139,9 @@ class Books:
         """Leave ``rule`` and ``node`` for the report of what is raised."""
         self.rule, self.node = f"{self.pass_name}/{rule}", node.name
 
-    @contextmanager
-    def applying(self, rule: str, match: Match) -> Iterator[None]:
+    def applying(self, rule: str, match: Match) -> AbstractContextManager[None]:
         """Work on behalf of a rule. An exception leaves ``rule`` and ``node`` for the report."""
-        self._flush()
-        self.rule, self.node, self._match = f"{self.pass_name}/{rule}", match.root.name, match
-        self._touched = []
-        with self.at(match.root):
-            yield
-        self._flush()
-        self.rule = self.node = self._match = None
+        return _Applying(self, rule, match)
 
     @contextmanager
     def named(self, rule: str) -> Iterator[None]:
