@@ -13,7 +13,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -49,16 +49,20 @@ class Ours:
 
     def __call__(self, model: nn.Module, batches: Sequence[Sample]) -> Run:
         """Quantize, and hand out the reference form."""
+        made = self.quantized(model, batches)
+        return lambda sample: made.reference(*sample)
+
+    def quantized(self, model: nn.Module, batches: Sequence[Sample]) -> qfx.QuantizedModel:
+        """What qfx makes of the model, with 8 bits whatever the CPU."""
         dynamic = self.options.get("method") == "dynamic"
         options = {"qconfig": self._qconfig(dynamic), **self.options}
         if not dynamic:
             options["calibration_data"] = batches
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = qfx.quantize(
-                model, batches[0], backend="x86", check=False, progress=False, **options
+            return qfx.quantize(
+                model, batches[0], backend=_x86(), check=False, progress=False, **options
             )
-        return lambda sample: made.reference(*sample)
 
     def _qconfig(self, dynamic: bool) -> qfx.QConfig:
         top = 2 ** (self.weight_bits - 1) - 1
@@ -70,6 +74,11 @@ class Ours:
         if dynamic:
             return qfx.QConfig(qfx.QuantSpec(torch.uint8, dynamic=True), weight)
         return qfx.QConfig(qfx.QuantSpec(torch.uint8, observer="histogram"), weight)
+
+
+def _x86() -> qfx.Backend:
+    """The backend as on CPUs whose kernels don't saturate: elsewhere it would leave out a bit."""
+    return replace(qfx.backends.resolve_backend("x86"), saturates=False)
 
 
 def _nncf(advanced: bool) -> Callable[[nn.Module, Sequence[Sample]], Run]:

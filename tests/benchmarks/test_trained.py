@@ -11,8 +11,10 @@ from torch import nn
 
 from benchmarks.trained import __main__ as command
 from benchmarks.trained.figures import mean, measured
-from benchmarks.trained.quantizers import QUANTIZERS, Quantizer
+from benchmarks.trained.quantizers import QUANTIZERS, Ours, Quantizer
 from benchmarks.trained.subjects import SUBJECTS, Entry, Subject
+from qfx.quant.reference_form import codes_of
+from qfx.vocab import QUANTIZE, is_op
 
 
 def toy(each: int) -> Subject:
@@ -70,3 +72,11 @@ def test_the_table_has_a_line_for_what_is_missing_or_fails(
     assert "failed: ValueError: no such layer" in printed
     assert "not installed: no_such_package" in printed
     assert '"agreement": 1.0' in (tmp_path / "kept.json").read_text()
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_activations_have_eight_bits_whatever_the_cpu(method: str) -> None:
+    batches = [(torch.randn(2, 3),)]
+    made = Ours(options={"method": method}).quantized(nn.Linear(3, 4).eval(), batches)
+    codes = [codes_of(n) for n in made.reference.graph.nodes if is_op(n, QUANTIZE)]
+    assert codes == [(torch.uint8, 0, 255)]
