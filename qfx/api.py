@@ -105,7 +105,8 @@ def quantize(
         regions: what to do with a model that can't be captured whole. "auto" captures the largest
             parts of it that can be, each by itself; "whole" refuses; names or patterns of
             submodules, as in ("encoder", "decoder.layers.*"), make these regions and no others.
-        effort: what calibration may cost for accuracy (``method="static"``). "fast" only observes;
+        effort: what calibration may cost for accuracy (static; dynamic, if there is
+            ``calibration_data``). "fast" only observes;
             "default" adds what is closed-form and cheap: bias correction, and smoothing where
             measuring on calibration batches says that it helps; "high" also chooses the codes of
             weights by what layers, and blocks of them, yield, which takes minutes.
@@ -145,7 +146,7 @@ def quantize(
         effort=effort,
     )
     subject = calibrated(prepared)
-    if subject.has_observers:
+    if subject.has_observers or (calibration_data is not None and subject.records):
         _calibrate_once(subject, calibration_data, progress)
     elif calibration_data is not None and method != "static":
         subject.graphs[0].settings.configuration.warn(_NO_DATA.format(method=method))
@@ -253,9 +254,10 @@ def _target(backend: object, method: str, generating: bool) -> Backend:
 
 
 def _standard(method: str, effort: str) -> Pipeline:
-    """The pipeline of a method; only that of static quantization has passes of an effort."""
-    if method == "static":
-        return pipelines.static(effort=effort)
+    """The pipeline of a method; those that calibrate have passes of an effort."""
+    if method in ("static", "dynamic"):
+        calibrating: Pipeline = getattr(pipelines, method)(effort=effort)
+        return calibrating
     made: Pipeline = getattr(pipelines, method)()
     return made
 

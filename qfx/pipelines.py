@@ -54,15 +54,20 @@ def qat(backend: str | Backend | None = None) -> Pipeline:
     return pipelines.qat(backend)
 
 
-def dynamic(backend: str | Backend | None = None) -> Pipeline:
+def dynamic(backend: str | Backend | None = None, *, effort: str = "default") -> Pipeline:
     """Dynamic quantization: integer weights, activations measured at run time.
 
     Args:
         backend: what it is for; None inherits the backend of the call it is given to.
+        effort: as for :func:`static`; what it adds takes calibration data, if there is any.
+
+    Raises:
+        ConfigError: there is no such effort.
     """
     from qfx_passes import pipelines
 
-    return pipelines.dynamic(backend)
+    check_effort(effort)
+    return pipelines.dynamic(backend, effort)
 
 
 def weight_only(backend: str | Backend | None = None) -> Pipeline:

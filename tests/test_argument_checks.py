@@ -34,7 +34,9 @@ def test_data_that_nothing_needs_is_not_read() -> None:
         yield randn(2, 8)
 
     with pytest.warns(qfx.QfxWarning, match="calibration_data is not used"):
-        qfx.quantize(seeded(_net), randn(2, 8), method="dynamic", calibration_data=data())
+        qfx.quantize(
+            seeded(_net), randn(2, 8), method="dynamic", effort="fast", calibration_data=data()
+        )
 
 
 def test_the_report_says_what_is_dynamic() -> None:

@@ -55,9 +55,9 @@ class Ours:
     def quantized(self, model: nn.Module, batches: Sequence[Sample]) -> qfx.QuantizedModel:
         """What qfx makes of the model, with 8 bits whatever the CPU."""
         dynamic = self.options.get("method") == "dynamic"
-        options = {"qconfig": self._qconfig(dynamic), **self.options}
-        if not dynamic:
-            options["calibration_data"] = batches
+        options = {
+            "qconfig": self._qconfig(dynamic), "calibration_data": batches, **self.options
+        }  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return qfx.quantize(

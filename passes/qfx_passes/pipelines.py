@@ -98,18 +98,41 @@ def qat(backend: str | Backend | None = None) -> Pipeline:
     )
 
 
-def dynamic(backend: str | Backend | None = None) -> Pipeline:
-    """Activations are measured at run time; what has static specs is calibrated all the same."""
-    return _without_statistics(backend, "dynamic")
+def dynamic(backend: str | Backend | None = None, effort: str = "default") -> Pipeline:
+    """Activations are measured at run time; what has static specs is calibrated all the same.
+
+    Data, if there is any, says how channels are to be scaled, and corrects biases.
+    """
+    return _with_effort(
+        effort,
+        Pipeline(
+            (
+                Canonicalize(),
+                FoldConstants(),
+                FuseConvBN(),
+                FusePads(),
+                FusePostOps(),
+                InsertStubs(),
+                Annotate(),
+                PlaceObservers(),
+                RecordInputMeans(),
+                CALIBRATE,
+                SmoothNorms(),
+                SmoothInputs(),
+                SettleJoins(),
+                CorrectBias(),
+                Reference(),
+                Lower(),
+                KeepContiguous(),
+            ),
+            backend=backend,
+            method="dynamic",
+        ),
+    )
 
 
 def weight_only(backend: str | Backend | None = None) -> Pipeline:
     """Only weights are quantized; what has static specs is calibrated all the same."""
-    return _without_statistics(backend, "weight_only")
-
-
-def _without_statistics(backend: str | Backend | None, method: str) -> Pipeline:
-    """The passes of methods that need no data."""
     return _for_backend(
         Pipeline(
             (
@@ -128,7 +151,7 @@ def _without_statistics(backend: str | Backend | None, method: str) -> Pipeline:
                 KeepContiguous(),
             ),
             backend=backend,
-            method=method,
+            method="weight_only",
         )
     )
 

@@ -31,7 +31,7 @@ from qfx.quant.observers import Observer
 from qfx.runtime.batch_structure import misfit
 from qfx.runtime.dtypes import COMPUTED_IN
 from qfx.runtime.inputs import other_dtypes
-from qfx.runtime.prepared import PreparedModel
+from qfx.runtime.prepared import RECORDERS, PreparedModel
 from qfx.runtime.ranks import together
 from qfx.runtime.regions import regions_of
 
@@ -113,6 +113,11 @@ class Calibrated:
     def has_observers(self) -> bool:
         """Whether anything is to be calibrated."""
         return any(graph.has_observers for graph in self.graphs)
+
+    @property
+    def records(self) -> bool:
+        """Whether anything in it remembers data, be it of use or not."""
+        return any(isinstance(m, RECORDERS) for graph in self.graphs for m in graph.modules())
 
     @contextmanager
     def calibrating(self) -> Iterator[None]:

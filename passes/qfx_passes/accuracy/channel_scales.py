@@ -11,123 +11,28 @@ calibration kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx
 
-from qfx import vocab
 from qfx.quant.annotation import annotation
-from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
 from qfx.quant.qparams import quantize_weight
-from qfx.quant.recorders import observer_of, recorder_of
+from qfx.quant.recorders import observer_of
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.samples import Sample
-from qfx.vocab import bound, is_op
+from qfx.vocab import bound
 from qfx_passes.accuracy.output_errors import OutputErrors
 from qfx_passes.accuracy.replacing import replace_observer, replace_parameter
+from qfx_passes.accuracy.scalable_activations import ScalableActivation
 from qfx_passes.accuracy.watching import WatchedCall, Watcher, watch
-from qfx_passes.operands import asks_shape
 
 ALPHAS = (0.5, 0.75, 0.9)
-_READERS = (*vocab.CONVOLUTIONS, vocab.LINEAR)
 _DOUBT = 128  # values of a channel that say half of what there is to know of its peak
 _DEARER = 1.5  # how far an output as a whole may err more where its channels err less
 _BEYOND = 1.25  # how far calibration may have seen more than the batches that were kept
-
-
-@dataclass
-class ScalableActivation:
-    """An activation whose channels may be scaled.
-
-    Attributes:
-        value: what makes it.
-        observers: the calls through which integer operations read it.
-        recorder: that of its channels.
-        readers: the operations whose weights absorb scales, and the node that each reads it by.
-        others: what else reads the value, and by which node.
-        candidates: (C,) scales that may be given to it; those of ones is the first.
-        ranges: observers of the value with each candidate; that of the model is the first.
-        tops: the largest magnitude with each candidate, of the batches that were kept.
-        errors: of the rows that choose and of those that judge, with each candidate: of outputs,
-            and of outputs as a whole.
-    """
-
-    value: fx.Node
-    observers: list[fx.Node]
-    recorder: ChannelMean
-    readers: list[tuple[fx.Node, fx.Node]]
-    others: list[tuple[fx.Node, fx.Node]]
-    candidates: list[Tensor] = field(default_factory=list)
-    ranges: list[Observer] = field(default_factory=list)
-    tops: list[float] = field(default_factory=list)
-    errors: Tensor = field(default_factory=lambda: torch.zeros(2, 2, 0))
-
-
-def site_of(value: fx.Node, owners: Mapping[str, int]) -> ScalableActivation | str:
-    """What reads ``value``, if scales of its channels can be absorbed; else why not.
-
-    Args:
-        value: what an operation yields.
-        owners: how many nodes read each parameter, by name.
-    """
-    observers = [user for user in value.users if observer_of(user) is not None]
-    if not observers:
-        return "nothing reads it in integers"
-    if any(not isinstance(observer_of(o), Observer) for o in observers):
-        return "it is rounded in training"
-    if any(_calls(o) > 1 for o in observers):
-        return "it shares its range with other values"
-    specs = [observer.spec for o in observers if isinstance(observer := observer_of(o), Observer)]
-    if any(spec != specs[0] for spec in specs):
-        return "it is rounded in several ways"
-    recorders: dict[str, ChannelMean] = {}
-    readers: list[tuple[fx.Node, fx.Node]] = []
-    others: list[tuple[fx.Node, fx.Node]] = []
-    for via in (value, *observers):
-        for user in via.users:
-            found = recorder_of(user)
-            if found is not None:
-                recorders[str(user.target)] = found
-                pairs = [(reader, user) for reader in user.users]
-            else:
-                pairs = [] if user in observers or asks_shape(user) else [(user, via)]
-            for reader, read in pairs:
-                (readers if _absorbs(reader, read) else others).append((reader, read))
-    if len(recorders) != 1 or not readers:
-        return "no layer with a weight reads it"
-    (recorder,) = recorders.values()
-    if not recorder.seen:
-        return "calibration saw nothing of it"
-    names = [str(bound(reader)["weight"].target) for reader, _ in readers]
-    if any(owners[name] > 1 for name in names):
-        return "a weight that reads it is shared"
-    return ScalableActivation(value, observers, recorder, readers, others)
-
-
-def _calls(observer: fx.Node) -> int:
-    return sum(n.target == observer.target for n in observer.graph.nodes if n.op == "call_module")
-
-
-def _absorbs(reader: fx.Node, read: fx.Node) -> bool:
-    """Whether ``reader`` multiplies what it reads by a constant weight, and by nothing else."""
-    if not is_op(reader, *_READERS):
-        return False
-    arguments = bound(reader)
-    weight = arguments["weight"]
-    note = annotation(reader)
-    return (
-        arguments["input"] is read
-        and isinstance(weight, fx.Node)
-        and weight.op == "get_attr"
-        and reader.all_input_nodes.count(read) == 1
-        and note is not None
-        and note.weight is not None
-        and not any(read in operands for _, *operands in arguments.get("post", ()))
-    )
 
 
 def weight_spec(reader: fx.Node) -> QuantSpec:
@@ -182,8 +87,9 @@ def measure(
         return
     for site in sites:
         _start(site)
-    for sample in samples:
-        watch(graph_module, sample, {site.value: _observing(site) for site in sites})
+    observing = {site.value: _observing(site) for site in sites if site.measured is None}
+    for sample in samples if observing else ():
+        watch(graph_module, sample, observing)
     weights = {
         reader: [
             _rounded_weight(scaled_weight(reader, rw.tensor(bound(reader)["weight"]), c), reader)
@@ -206,12 +112,14 @@ def _rounded_weight(weight: Tensor, reader: fx.Node) -> Tensor:
 
 
 def _start(site: ScalableActivation) -> None:
+    site.errors = torch.zeros(2, 2, len(site.candidates), dtype=torch.float64)
+    if site.measured is not None:
+        return
     old = observer_of(site.observers[0])
     assert isinstance(old, Observer)
     others = (type(old)(old.spec).to(old.batches.device) for _ in site.candidates[1:])
     site.ranges = [old, *others]
     site.tops = [0.0 for _ in site.candidates]
-    site.errors = torch.zeros(2, 2, len(site.candidates), dtype=torch.float64)
 
 
 def _observing(site: ScalableActivation) -> Watcher:
@@ -235,9 +143,8 @@ def _look(site: ScalableActivation, read: fx.Node, weights: Sequence[Tensor]) ->
         error = OutputErrors(call.node, call.result)
         for i, (scale, rounded) in enumerate(zip(site.candidates, weights, strict=True)):
             scaled = value / along_channels(call.node, scale, value)
-            qparams = site.ranges[i].qparams()
-            restored = qparams.dequantize(qparams.quantize(scaled), value.dtype)
-            halves = error.halves(call.with_values({read: restored, weight: rounded}))
+            restored = call.with_values({read: site.rounded(i, scaled), weight: rounded})
+            halves = error.halves(restored)
             site.errors[:, :, i] += halves.to(site.errors.device)
 
     return look
@@ -249,16 +156,20 @@ def chosen(site: ScalableActivation) -> tuple[int, float]:
     The error counts for more where few values of a channel were seen: others have larger ones.
     Every second row of an output chooses, the others judge; as a whole none may err much more.
     Where calibration saw more than the batches that were kept tell, they don't tell the range of
-    a candidate either: none is chosen.
+    a candidate either: none is chosen, unless ranges are measured when the model runs.
     """
     (choosing, _), (judging, _) = site.errors
     near = (site.errors[:, 1] <= _DEARER * site.errors[:, 1, :1]).all(0)
     best = int(torch.where(near, choosing, torch.inf).argmin())
-    peak = float((site.recorder.peak / site.candidates[best].to(site.recorder.peak)).amax())
-    if peak > _BEYOND * site.tops[best]:
+    if site.measured is None and _peak(site, best) > _BEYOND * site.tops[best]:
         return 0, 1.0
     doubt = 1 + _DOUBT / int(site.recorder.count)
     return best, float(judging[best] / judging[0]) * doubt if judging[0] > 0 else 1.0
+
+
+def _peak(site: ScalableActivation, number: int) -> float:
+    """The largest magnitude that calibration saw, with a candidate."""
+    return float((site.recorder.peak / site.candidates[number].to(site.recorder.peak)).amax())
 
 
 def candidates(site: ScalableActivation, rw: Rewriter) -> list[Tensor]:
@@ -279,11 +190,13 @@ def powers_of_two(scale: Tensor) -> Tensor:
 
 def apply(site: ScalableActivation, number: int, rw: Rewriter) -> None:
     """Let readers absorb a candidate; what makes the value must be given 1 / scale beside this."""
-    scale, name = site.candidates[number], str(site.observers[0].target)
+    scale = site.candidates[number]
     for reader, _ in site.readers:
         node = bound(reader)["weight"]
         weight = scaled_weight(reader, rw.tensor(node), scale)
         replace_parameter(reader, node, weight, rw)
     site.recorder.total /= scale.to(site.recorder.total)
     site.recorder.peak /= scale.to(site.recorder.peak)
-    replace_observer(name, site.observers, site.ranges[number], rw)
+    if site.measured is None:
+        name = str(site.observers[0].target)
+        replace_observer(name, site.observers, site.ranges[number], rw)

@@ -24,9 +24,11 @@ from qfx.graph import meta
 from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotate, annotation
 from qfx.vocab import is_op
-from qfx_passes.accuracy import channel_scales
-from qfx_passes.accuracy.channel_scales import ALPHAS, ScalableActivation
+from qfx_passes.accuracy import channel_scales, scalable_activations
+from qfx_passes.accuracy.channel_scales import ALPHAS
+from qfx_passes.accuracy.scalable_activations import ScalableActivation
 from qfx_passes.accuracy.watching import samples_of
+from qfx_passes.operands import asks_shape
 
 _GAIN = 0.5
 
@@ -45,7 +47,7 @@ class SmoothInputs(Pass):
         owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
         sites = []
         for value in values:
-            found = channel_scales.site_of(value, owners)
+            found = scalable_activations.site_of(value, owners)
             if isinstance(found, ScalableActivation) and not found.others:
                 found.candidates = channel_scales.candidates(found, rw)
                 sites.append(found)
@@ -85,8 +87,8 @@ def _settle(site: ScalableActivation, ctx: PassContext) -> None:
             factors = channel_scales.along_channels(site.readers[0][0], 1 / scale, like)
             inverse = rw.constant(f"{value.name}_scale", factors, origins=(value,))
             made = rw.call(vocab.MUL, value, inverse, origins=(value,), value=meta.value_of(value))
-        for observer in site.observers:
-            rw.rewire(observer, value, made)
+        for user in [u for u in value.users if u is not made and not asks_shape(u)]:
+            rw.rewire(user, value, made)
         channel_scales.apply(site, best, rw)
         _rename(value, made, [reader for reader, _ in site.readers])
 

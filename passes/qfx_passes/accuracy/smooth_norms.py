@@ -27,9 +27,10 @@ from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotate, annotation
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
-from qfx_passes.accuracy import channel_scales
-from qfx_passes.accuracy.channel_scales import ALPHAS, ScalableActivation
+from qfx_passes.accuracy import channel_scales, scalable_activations
+from qfx_passes.accuracy.channel_scales import ALPHAS
 from qfx_passes.accuracy.replacing import replace_parameter
+from qfx_passes.accuracy.scalable_activations import ScalableActivation
 from qfx_passes.accuracy.watching import samples_of
 
 _GAIN = 0.9
@@ -68,7 +69,7 @@ def _site(norm: fx.Node, owners: Counter[str]) -> ScalableActivation | str:
         return "it has no weight for each channel of the last dim"
     if any(p.op != "get_attr" or owners[str(p.target)] > 1 for p in parameters):
         return "its weight is shared, or computed"
-    found = channel_scales.site_of(norm, owners)
+    found = scalable_activations.site_of(norm, owners)
     if isinstance(found, ScalableActivation) and not all(
         is_op(r, vocab.LINEAR) for r, _ in found.readers
     ):

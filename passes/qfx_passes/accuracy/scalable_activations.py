@@ -1,0 +1,146 @@
+"""Activations whose channels layers with constant weights read, which can absorb scales of them.
+
+A value that an observer stands behind has one range for all that reads it in integers; one whose
+range is measured when the model runs has none before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from qfx import vocab
+from qfx.quant.annotation import annotation
+from qfx.quant.channel_mean import ChannelMean
+from qfx.quant.observers import Observer
+from qfx.quant.qparams import choose_qparams
+from qfx.quant.recorders import observer_of, recorder_of
+from qfx.quant.spec import QuantSpec
+from qfx.vocab import bound, is_op
+from qfx_passes.operands import asks_shape
+
+_READERS = (*vocab.CONVOLUTIONS, vocab.LINEAR)
+
+
+@dataclass
+class ScalableActivation:
+    """An activation whose channels may be scaled.
+
+    Attributes:
+        value: what makes it.
+        measured: how it is rounded, if its range is measured when the model runs; else None.
+        observers: the calls through which integer operations read it, if it is not.
+        recorder: that of its channels.
+        readers: the operations whose weights absorb scales, and the node that each reads it by.
+        others: what else reads the value, and by which node.
+        candidates: (C,) scales that may be given to it; those of ones is the first.
+        ranges: observers of the value with each candidate; that of the model is the first.
+        tops: the largest magnitude with each candidate, of the batches that were kept.
+        errors: of the rows that choose and of those that judge, with each candidate: of outputs,
+            and of outputs as a whole.
+    """
+
+    value: fx.Node
+    measured: QuantSpec | None
+    observers: list[fx.Node]
+    recorder: ChannelMean
+    readers: list[tuple[fx.Node, fx.Node]]
+    others: list[tuple[fx.Node, fx.Node]]
+    candidates: list[Tensor] = field(default_factory=list)
+    ranges: list[Observer] = field(default_factory=list)
+    tops: list[float] = field(default_factory=list)
+    errors: Tensor = field(default_factory=lambda: torch.zeros(2, 2, 0))
+
+    def rounded(self, number: int, scaled: Tensor) -> Tensor:
+        """``scaled``, the value with a candidate, as integer operations read it."""
+        if self.measured is None:
+            qparams = self.ranges[number].qparams()
+        else:
+            qparams = choose_qparams(*torch.aminmax(scaled), self.measured)
+        return qparams.dequantize(qparams.quantize(scaled), scaled.dtype)
+
+
+def site_of(value: fx.Node, owners: Mapping[str, int]) -> ScalableActivation | str:
+    """What reads ``value``, if scales of its channels can be absorbed; else why not.
+
+    Args:
+        value: what an operation yields.
+        owners: how many nodes read each parameter, by name.
+    """
+    observers = [user for user in value.users if observer_of(user) is not None]
+    if any(not isinstance(observer_of(o), Observer) for o in observers):
+        return "it is rounded in training"
+    if any(_calls(o) > 1 for o in observers):
+        return "it shares its range with other values"
+    recorders: dict[str, ChannelMean] = {}
+    readers: list[tuple[fx.Node, fx.Node]] = []
+    others: list[tuple[fx.Node, fx.Node]] = []
+    for via in (value, *observers):
+        for user in via.users:
+            found = recorder_of(user)
+            if found is not None:
+                recorders[str(user.target)] = found
+                pairs = [(reader, user) for reader in user.users]
+            else:
+                pairs = [] if user in observers or asks_shape(user) else [(user, via)]
+            for reader, read in pairs:
+                (readers if _absorbs(reader, read) else others).append((reader, read))
+    specs = _specs(value, observers, [reader for reader, _ in readers])
+    if not specs:
+        return "nothing reads it in integers"
+    if len(specs) > 1:
+        return "it is rounded in several ways"
+    if len(recorders) != 1 or not readers:
+        return "no layer with a weight reads it"
+    (recorder,) = recorders.values()
+    if not recorder.seen:
+        return "calibration saw nothing of it"
+    names = [str(bound(reader)["weight"].target) for reader, _ in readers]
+    if any(owners[name] > 1 for name in names):
+        return "a weight that reads it is shared"
+    (spec,) = specs
+    if spec.dynamic and any(_reads_rounded(other, value) for other, _ in others):
+        return "others read it in integers, too"
+    return ScalableActivation(
+        value, spec if spec.dynamic else None, observers, recorder, readers, others
+    )
+
+
+def _specs(
+    value: fx.Node, observers: Sequence[fx.Node], readers: Sequence[fx.Node]
+) -> set[QuantSpec]:
+    """How ``value`` is rounded for those who read it in integers."""
+    found = {observer.spec for o in observers if isinstance(observer := observer_of(o), Observer)}
+    notes = (note for reader in readers if (note := annotation(reader)) is not None)
+    edges = (edge for note in notes if (edge := note.reads.get(value.name)) is not None)
+    return found | {edge.spec for edge in edges if edge.spec.dynamic}
+
+
+def _reads_rounded(reader: fx.Node, value: fx.Node) -> bool:
+    note = annotation(reader)
+    return note is not None and value.name in note.reads
+
+
+def _calls(observer: fx.Node) -> int:
+    return sum(n.target == observer.target for n in observer.graph.nodes if n.op == "call_module")
+
+
+def _absorbs(reader: fx.Node, read: fx.Node) -> bool:
+    """Whether ``reader`` multiplies what it reads by a constant weight, and by nothing else."""
+    if not is_op(reader, *_READERS):
+        return False
+    arguments = bound(reader)
+    weight = arguments["weight"]
+    note = annotation(reader)
+    return (
+        arguments["input"] is read
+        and isinstance(weight, fx.Node)
+        and weight.op == "get_attr"
+        and reader.all_input_nodes.count(read) == 1
+        and note is not None
+        and note.weight is not None
+        and not any(read in operands for _, *operands in arguments.get("post", ()))
+    )
