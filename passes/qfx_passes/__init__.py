@@ -7,6 +7,7 @@ from qfx.backends.onednn.overwrite_operands import OverwriteOperands
 from qfx.backends.onednn.reuse_accumulators import ReuseAccumulators
 from qfx_passes.accuracy.correct_bias import CorrectBias
 from qfx_passes.accuracy.gptq import Gptq
+from qfx_passes.accuracy.match_means import MatchMeans
 from qfx_passes.accuracy.record_input_means import RecordInputMeans
 from qfx_passes.accuracy.smooth_inputs import SmoothInputs
 from qfx_passes.accuracy.smooth_norms import SmoothNorms
@@ -44,6 +45,7 @@ BUILTIN = (
     SettleJoins,
     Gptq,
     CorrectBias,
+    MatchMeans,
     Reference,
     Lower,
     MergeProducts,

@@ -9,6 +9,7 @@ from qfx.backends.base import Backend
 from qfx.framework.pipeline import CALIBRATE, Pipeline
 from qfx_passes.accuracy.correct_bias import CorrectBias
 from qfx_passes.accuracy.gptq import Gptq
+from qfx_passes.accuracy.match_means import MatchMeans
 from qfx_passes.accuracy.record_input_means import RecordInputMeans
 from qfx_passes.accuracy.smooth_inputs import SmoothInputs
 from qfx_passes.accuracy.smooth_norms import SmoothNorms
@@ -32,6 +33,7 @@ _BEYOND_DEFAULT = ("gptq",)
 _LEFT_OUT: dict[str, tuple[str, ...]] = {
     "fast": (
         *("record-input-means", "smooth-norms", "smooth-inputs", "correct-bias"),
+        "match-means",
         *_BEYOND_DEFAULT,
     ),
     "default": _BEYOND_DEFAULT,
@@ -61,6 +63,7 @@ def static(backend: str | Backend | None = None, effort: str = "default") -> Pip
                 SettleJoins(),
                 Gptq(),
                 CorrectBias(),
+                MatchMeans(),
                 Reference(),
                 Lower(),
                 KeepContiguous(),

@@ -77,7 +77,7 @@ def test_without_a_step_it_is_the_calibrated_model(name: str, backend: str) -> N
 def test_calibrated_instead_of_trained_it_is_the_static_model() -> None:
     model = seeded(Net)
     averaged = qfx.get_default_qconfig("x86", "qat")
-    pipeline = qfx.pipelines.static().without("record-input-means").without("correct-bias")
+    pipeline = qfx.pipelines.static(effort="fast")
     static = qfx.prepare(model, (X,), qconfig=averaged, backend="x86", pipeline=pipeline)
     qat = prepared(model)
     for each in (static, qat):

@@ -26,9 +26,8 @@ from torch import Tensor, fx
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.quant.recorders import recorder_of
 from qfx.quant.spec import QuantSpec
-from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound
-from qfx_passes.accuracy.corrected_layers import corrected_spec
+from qfx_passes.accuracy.corrected_layers import corrected_spec, originals
 from qfx_passes.weights import QuantizedWeights, quantized_weights
 
 
@@ -52,7 +51,7 @@ class CorrectBias(Pass):
             ctx.rewriter.replace(node, node.args[0])
         weights = quantized_weights(ctx)
         for layer, of_node in means.items():
-            _correct(layer, of_node, weights, ctx.rewriter)
+            _correct(layer, of_node, weights, ctx)
 
 
 class _Seen(NamedTuple):
@@ -74,9 +73,10 @@ def _layer(node: fx.Node, spec: QuantSpec) -> _Layer:
 
 
 def _correct(
-    layer: _Layer, calls: Mapping[fx.Node, _Seen], weights: QuantizedWeights, rw: Rewriter
+    layer: _Layer, calls: Mapping[fx.Node, _Seen], weights: QuantizedWeights, ctx: PassContext
 ) -> None:
     """Give all calls of one layer the same new bias, so that they still share one."""
+    rw, before = ctx.rewriter, originals(ctx).biases
     first = next(iter(calls))
     arguments = bound(first)
     weight = rw.tensor(arguments["weight"])
@@ -94,7 +94,9 @@ def _correct(
     hint = bias_name or weight_name.rpartition("weight")[0] + "bias"
     with rw.at(first):
         made = rw.constant(hint, (bias.double() - shift).to(weight.dtype), origins=(first,))
+    held = rw.tensor(old).detach() if isinstance(old, fx.Node) else None
     for node in calls:
+        before.setdefault(node, held)
         replaced = node.args[2] if len(node.args) > 2 else None
         with rw.at(node):
             read = made if node is first else rw.attribute(str(made.target), origins=(node,))

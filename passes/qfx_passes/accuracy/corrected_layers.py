@@ -1,10 +1,11 @@
-"""Which layers have a bias that can take the mean error of their weights."""
+"""Which layers have a bias that can take a mean error, and what it was before."""
 
 from __future__ import annotations
 
-from torch import fx
+from torch import Tensor, fx
 
 from qfx import vocab
+from qfx.framework.pass_base import PassContext
 from qfx.quant.annotation import annotation
 from qfx.quant.spec import QuantSpec
 from qfx.vocab import bound, is_op
@@ -19,3 +20,25 @@ def corrected_spec(node: fx.Node) -> QuantSpec | None:
         return None
     note = annotation(node)
     return note.weight if note is not None and note.decision.quantized else None
+
+
+class Originals:
+    """The biases that layers had before they were given others.
+
+    Attributes:
+        biases: by layer; None where it had none.
+    """
+
+    def __init__(self) -> None:
+        self.biases: dict[fx.Node, Tensor | None] = {}
+
+    def arguments(self) -> dict[fx.Node, dict[str, Tensor | None]]:
+        """What the model computes layers with, where the graph has something else by now."""
+        return {node: {"bias": bias} for node, bias in self.biases.items()}
+
+
+def originals(ctx: PassContext) -> Originals:
+    """Those of the pipeline that is running."""
+    if not ctx.has(Originals):
+        ctx.put(Originals())
+    return ctx.get(Originals)

@@ -36,12 +36,12 @@ from qfx.history.events import NearMiss
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.runtime.samples import Room
 from qfx.vocab import bound
+from qfx_passes.accuracy.corrected_layers import originals
 from qfx_passes.accuracy.rounded_layers import (
     Layer,
     Rounding,
     corrected_bias,
     layer_of,
-    originals,
     take,
 )
 from qfx_passes.accuracy.second_moments import Moments, applied, patches

@@ -11,13 +11,14 @@ from qfx.quant.observers import Observer
 from qfx.rewrite.rewriter import Rewriter
 
 
-def replace_parameter(reader: fx.Node, old: fx.Node, tensor: Tensor, rw: Rewriter) -> None:
-    """Let ``reader`` read ``tensor`` in place of the parameter that ``old`` reads."""
+def replace_parameter(reader: fx.Node, old: fx.Node, tensor: Tensor, rw: Rewriter) -> fx.Node:
+    """Let ``reader`` read ``tensor`` in place of the parameter that ``old`` reads: the new node."""
     with rw.at(reader):
         made = rw.constant(str(old.target), tensor.to(rw.tensor(old).dtype), origins=(old,))
     rw.rewire(reader, old, made)
     if not old.users:
         rw.erase(old)
+    return made
 
 
 def replace_observer(name: str, calls: Sequence[fx.Node], observer: Observer, rw: Rewriter) -> None:

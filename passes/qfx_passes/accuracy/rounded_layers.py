@@ -16,33 +16,12 @@ from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
 from qfx_passes.accuracy.correct_bias import mean_output_shift
+from qfx_passes.accuracy.corrected_layers import originals
 from qfx_passes.accuracy.second_moments import LAYERS
 from qfx_passes.operands import is_constant
 from qfx_passes.weights import quantized_weights
 
 _LARGEST = 8192  # values that an output reads: second moments are that number squared
-
-
-class Originals:
-    """The biases that layers had before they were given others with their codes.
-
-    Attributes:
-        biases: by layer; None where it had none.
-    """
-
-    def __init__(self) -> None:
-        self.biases: dict[fx.Node, Tensor | None] = {}
-
-    def arguments(self) -> dict[fx.Node, dict[str, Tensor | None]]:
-        """What the model computes layers with, where the graph has something else by now."""
-        return {node: {"bias": bias} for node, bias in self.biases.items()}
-
-
-def originals(ctx: PassContext) -> Originals:
-    """Those of the pipeline that is running."""
-    if not ctx.has(Originals):
-        ctx.put(Originals())
-    return ctx.get(Originals)
 
 
 @dataclass

@@ -46,7 +46,7 @@ def test_correction_removes_the_mean_error(bias: bool) -> None:
     # 4-bit weights, so that their error is what matters
     weight = qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True, quant_min=-7, quant_max=7)
     qconfig = qfx.QConfig(qfx.QuantSpec(torch.uint8), weight)
-    plain = qfx.pipelines.static().without("correct-bias").without("record-input-means")
+    plain = qfx.pipelines.static(effort="fast")
     without = qfx.quantize(model, x, backend="reference", qconfig=qconfig, pipeline=plain)
     corrected = qfx.quantize(model, x, backend="reference", qconfig=qconfig)
     before, after = (_output_bias(model, q, x) for q in (without, corrected))

@@ -1,0 +1,109 @@
+"""match-means: outputs are in the mean what the float graph yields, whatever was rounded before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qfx
+from qfx_passes.accuracy.match_means import MatchMeans
+from tests.cases.flow import randn
+
+DATA = [randn(8, 3, 6, 6, seed=i).abs() for i in range(8)]
+CRUDE = qfx.QConfig(  # 2 bits, so that clipping and rounding shift means
+    qfx.QuantSpec(torch.uint8, quant_max=3, observer="histogram"),
+    qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True),
+)
+
+
+class Padded(nn.Module):
+    """Two layers, borders of which matter."""
+
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 5, padding=2)
+        self.second = nn.Conv2d(8, 8, 5, padding=2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(x).relu())
+        return y
+
+
+class Twice(Padded):
+    """One layer that is called twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.second(self.first(x).relu()))
+        return y
+
+
+def made(model: nn.Module, data: list[Tensor] = DATA, without: str = "") -> qfx.QuantizedModel:
+    pipeline = qfx.pipelines.static()
+    pipeline = pipeline.without(without) if without else pipeline
+    return qfx.quantize(
+        model, data[0], calibration_data=data, backend="x86", qconfig=CRUDE, pipeline=pipeline
+    )
+
+
+@pytest.fixture(scope="module")
+def padded() -> nn.Module:
+    torch.manual_seed(0)
+    return Padded().eval()
+
+
+@pytest.fixture(scope="module")
+def matched(padded: nn.Module) -> qfx.QuantizedModel:
+    return made(padded)
+
+
+@torch.no_grad()
+def _means_err(model: nn.Module, quantized: nn.Module) -> float:
+    x = torch.cat([randn(4, 3, 6, 6, seed=i).abs() for i in range(20, 40)])
+    return float((quantized(x) - model(x)).mean((0, 2, 3)).square().sum())
+
+
+def test_means_are_nearer(padded: nn.Module, matched: qfx.QuantizedModel) -> None:
+    plain = made(padded, without="match-means")
+    assert _means_err(padded, matched) < _means_err(padded, plain) / 2
+
+
+def test_the_stage_says_what_it_did(matched: qfx.QuantizedModel) -> None:
+    rules = {event.rule for event in matched.history["match-means"].events}
+    assert any(rule.startswith("match-means/error of the means x 0.") for rule in rules)
+
+
+def test_deterministic(padded: nn.Module, matched: qfx.QuantizedModel) -> None:
+    assert torch.equal(made(padded)(DATA[1]), matched(DATA[1]))
+
+
+def _reasons(quantized: qfx.QuantizedModel) -> list[str]:
+    return [miss.reason for miss in quantized.history["match-means"].near_misses]
+
+
+def test_one_sample_tells_nothing(padded: nn.Module) -> None:
+    reasons = _reasons(made(padded, [DATA[0][:1]]))
+    assert reasons == ["means of other samples would not be nearer (x 1.00)"] * 2
+
+
+def test_shared_biases_stay() -> None:
+    torch.manual_seed(0)
+    assert _reasons(made(Twice().eval())) == ["its bias is shared"] * 2
+
+
+def test_what_is_matched_is_not_matched_again(padded: nn.Module) -> None:
+    class Again(MatchMeans):
+        name = "again"
+
+    pipeline = qfx.pipelines.static().insert_after("match-means", Again())
+    quantized = qfx.quantize(
+        padded, DATA[0], calibration_data=DATA, backend="x86", qconfig=CRUDE,
+        pipeline=pipeline,
+    )  # fmt: skip
+    assert not quantized.history["again"].events
+
+
+def test_without_a_bias_there_is_nothing_to_match() -> None:
+    torch.manual_seed(0)
+    stage = made(Padded(bias=False).eval(), without="correct-bias").history["match-means"]
+    assert len({n for event in stage.events for n in event.changed}) <= 1
