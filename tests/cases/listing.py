@@ -44,9 +44,10 @@ class Apart(nn.Module):
     def __init__(self, distance: nn.Module) -> None:
         super().__init__()
         self.distance = distance
+        self.register_buffer("other", torch.full((8,), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        apart: Tensor = self.distance(x, x.detach() * 0 + 0.1)
+        apart: Tensor = self.distance(x, self.other)
         return apart
 
 
@@ -108,7 +109,7 @@ ELEMENTWISE = _rows(
     ("cumsum", lambda m, x: x.cumsum(1)),
     ("sub", lambda m, x: torch.rsub(x, 1.5)),
     ("div", lambda m, x: x.true_divide(3)),
-    ("tan", lambda m, x: x.tan()),
+    ("mul tan", lambda m, x: (x * 0.3).tan()),
     ("asin", lambda m, x: torch.arcsin(x.tanh())),
     ("acos", lambda m, x: x.tanh().acos()),
     ("atan", lambda m, x: torch.atan_(x)),
@@ -129,12 +130,12 @@ ELEMENTWISE = _rows(
     ("mul frac", lambda m, x: (x * 5).frac()),
     ("remainder", lambda m, x: x % 0.3),
     ("fmod", lambda m, x: torch.fmod(x, m.scale)),
-    ("atan2", lambda m, x: torch.atan2(x, m.table)),
+    ("atan2", lambda m, x: torch.atan2(x, m.scale)),
     ("hypot", lambda m, x: x.hypot(m.table)),
     ("abs copysign", lambda m, x: torch.copysign(x.abs(), m.table)),
     ("logaddexp", lambda m, x: torch.logaddexp(x, m.table)),
     ("logaddexp2", lambda m, x: x.logaddexp2(m.table)),
-    ("abs xlogy", lambda m, x: torch.special.xlogy(m.table, x.abs())),
+    ("abs add xlogy", lambda m, x: torch.special.xlogy(m.table, x.abs() + 1)),
     ("sign", lambda m, x: x.sgn()),
     ("mul", lambda m, x: torch.deg2rad(x)),
     ("div add", lambda m, x: m.table.addcdiv(x, m.scale)),
@@ -238,7 +239,7 @@ ORDERS = _rows(
     ("logsumexp", lambda m, x: torch.logsumexp(x, [1, 2], True)),
     ("sub vector_norm mul", lambda m, x: torch.dist(x, m.table) * x),
     ("sub add vector_norm", lambda m, x: F.pairwise_distance(x, m.table, keepdim=True)),
-    ("mul add sub add vector_norm", module(lambda: Apart(nn.PairwiseDistance(1.0)))),
+    ("sub add vector_norm", module(lambda: Apart(nn.PairwiseDistance(1.0)))),
     ("getitem diagonal sum mul", lambda m, x: x[0].trace() * x),
     (
         "getitem scatter_reduce",

@@ -129,13 +129,25 @@ class _GraphWriter:
         if known and _is_constant(node, tensors):
             return _computed(node, args, kwargs)
         self.w.results = self.shapes.info(node)
-        if isinstance(node.target, vocab.OpDef):
+        if not isinstance(node.target, vocab.OpDef):
+            made = functions.call(self.w, node, args, kwargs)
+        elif known:
             made = self._operation(node, node.target, args, kwargs)
         else:
-            made = functions.call(self.w, node, args, kwargs)
+            made = self._with_sizes(node, node.target, args, kwargs)
         self._tell(made, self.w.results)
         self._bound(node, made, tensors)
         return rounding.result(self.w, node, made, tensors, self.seen)
+
+    def _with_sizes(
+        self, node: fx.Node, op: vocab.OpDef, args: tuple[object, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """An operation that is given numbers which the graph computes: not all take these."""
+        try:
+            return self._operation(node, op, args, kwargs)
+        except TypeError as error:
+            what = f"{op.name} with a size or number that is computed from those of the inputs"
+            raise CannotWrite(what, "Fix that size.", by_size=True) from error
 
     def _operation(
         self, node: fx.Node, op: vocab.OpDef, args: tuple[object, ...], kwargs: dict[str, Any]

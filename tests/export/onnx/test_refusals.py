@@ -54,6 +54,24 @@ def test_complex_constants(tmp_path: Path) -> None:
     assert "real and imaginary parts" in site.remedy
 
 
+class Sliding(nn.Module):
+    """Windows of as many rows as a batch has, over a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+        self.rows = nn.Parameter(torch.ones(6, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer((self.rows * 2).unfold(0, x.shape[0], 1).mT + x)
+
+
+def test_sizes_that_are_computed(tmp_path: Path) -> None:
+    (site, *_) = refused(Sliding(), tmp_path, dynamic_shapes={"x": {0: "batch"}}).problems
+    assert site.message.startswith("windows with a size or number that is computed")
+    assert site.remedy == "Fix that size."
+
+
 class Gated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
