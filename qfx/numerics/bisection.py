@@ -32,7 +32,7 @@ from qfx.numerics import observation, suspects
 from qfx.numerics.comparison import run_against
 from qfx.numerics.lowering_faults import ROUNDING_PASS, add_lowered, lowering_fault, site_of
 from qfx.numerics.measures import Error
-from qfx.numerics.parts import Pair, Part
+from qfx.numerics.parts import ComparedGraph, Pair
 from qfx.numerics.sums import Sums
 from qfx.numerics.verdict import Bisection
 from qfx.quant.annotation import Annotation, annotation
@@ -61,7 +61,7 @@ def bisect(model: nn.Module, qmodel: nn.Module, data: Iterable[object]) -> Bisec
         ConfigError: the two don't belong together, or there is no data.
     """
     pair = Pair(model, qmodel)
-    measured = {part: _Measured(part) for part in pair.parts}
+    measured = {part: _MeasuredError(part) for part in pair.parts}
     for batch in pair.batches(data):
         for part, given in pair.given(batch):
             measured[part].add(given)
@@ -81,7 +81,7 @@ def _quality(verdict: Bisection) -> float:
     return math.inf if math.isnan(verdict.sqnr) else verdict.sqnr
 
 
-def _addressed(part: Part, found: Bisection) -> Bisection:
+def _addressed(part: ComparedGraph, found: Bisection) -> Bisection:
     """``found`` in a graph, with its operations named among those of all."""
     site = found.site
     if not part.name:
@@ -93,10 +93,10 @@ def _addressed(part: Part, found: Bisection) -> Bisection:
     )
 
 
-class _Measured:
+class _MeasuredError:
     """What is measured of one graph."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: ComparedGraph) -> None:
         self.part = part
         self.unrounded = _without_rounding(part.reference)
         self.plain_points = observation.observation_points(self.unrounded.graph)
@@ -121,7 +121,7 @@ class _Measured:
 class _Verdict:
     """Reads the measurements of one graph, where the median of all operations is ``typical``."""
 
-    def __init__(self, measured: _Measured, typical: float) -> None:
+    def __init__(self, measured: _MeasuredError, typical: float) -> None:
         part = measured.part
         assert part.captured is not None
         self.qmodel, self.sums = part.graph, measured.sums

@@ -18,7 +18,7 @@ from qfx.errors import ConfigError
 from qfx.history.labels import label
 from qfx.numerics import observation
 from qfx.numerics.measures import Error, cosine, error_of, sqnr
-from qfx.numerics.parts import Pair, Part
+from qfx.numerics.parts import ComparedGraph, Pair
 from qfx.runtime.quantized import QuantizedModel
 from qfx.table import table
 
@@ -162,7 +162,7 @@ def _run(qmodel: QuantizedModel, batch: observation.Batch) -> Any:
         return qmodel(*args, **kwargs)
 
 
-def _sites(part: Part, errors: dict[str, Error]) -> Iterator[SiteNumerics]:
+def _sites(part: ComparedGraph, errors: dict[str, Error]) -> Iterator[SiteNumerics]:
     other = part.module if isinstance(part.module, QuantizedModel) else None
     was = {} if other is None else {site.node: site.decision for site in other.report.sites}
     for site in part.graph.report.sites:

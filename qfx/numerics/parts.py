@@ -28,7 +28,7 @@ from qfx.runtime.quantized import QuantizedModel
 from qfx.runtime.regions import regions_of
 
 
-class Part:
+class ComparedGraph:
     """A graph of a quantized model, and the module that it was made from.
 
     Attributes:
@@ -98,11 +98,13 @@ class Pair:
         regions = regions_of(qmodel)
         self.has_regions = regions is not None
         if regions is None:
-            self.parts = [Part("", model, observation.quantized_graph(qmodel))]
+            self.parts = [ComparedGraph("", model, observation.quantized_graph(qmodel))]
         else:
             observation.refuse_model(model)
             self.parts = [
-                Part(name, _module(model, region_of(name)), observation.quantized_graph(graph))
+                ComparedGraph(
+                    name, _module(model, region_of(name)), observation.quantized_graph(graph)
+                )
                 for name, graph in regions.items()
             ]
 
@@ -124,7 +126,7 @@ class Pair:
         parameters = inspect.signature(source.forward).parameters.values()
         return sum(1 for p in parameters if p.kind is not p.KEYWORD_ONLY)
 
-    def given(self, batch: Batch) -> Iterator[tuple[Part, Batch]]:
+    def given(self, batch: Batch) -> Iterator[tuple[ComparedGraph, Batch]]:
         """What the parts are given when the float model runs on a batch."""
         if not self.has_regions:
             yield self.parts[0], batch
@@ -150,7 +152,7 @@ class Pair:
         except Exception as error:
             raise ConfigError(observation.NOT_TAKEN + str(error).partition("\n")[0]) from error
 
-    def _takes(self, part: Part, call: RecordedCall) -> bool:
+    def _takes(self, part: ComparedGraph, call: RecordedCall) -> bool:
         """Whether it is this graph of its region that answers a call."""
         region = region_of(part.name)
         ways = ways_of(next(p.graph for p in self.parts if p.name == region))
