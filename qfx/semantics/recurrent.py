@@ -31,8 +31,8 @@ from qfx.errors import ConfigError
 from qfx.semantics.recurrent_steps import (
     RNN_STEPS,
     MeasuredCodes,
-    Pair,
     State,
+    TensorPair,
     gru_step,
     lstm_step,
     one_step,
@@ -55,14 +55,14 @@ def lstm(
     input: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor] = (),
-    hx: Pair | None = None,
+    hx: TensorPair | None = None,
     packed: Packed | None = None,
     *,
     num_layers: int = 1,
     bidirectional: bool = False,
     batch_first: bool = False,
     measured: MeasuredCodes | None = None,
-) -> tuple[Tensor | PackedSequence, Pair]:
+) -> tuple[Tensor | PackedSequence, TensorPair]:
     """As ``nn.LSTM``: the sequence of hidden states, and the last hidden and cell states."""
     layout = num_layers, bidirectional, batch_first
     run = _whole(_OWN["lstm"]) if measured is None else stepped(lstm_step, 2, measured)
@@ -118,10 +118,10 @@ def lstm_cell(
     input: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor] = (),
-    hx: Pair | None = None,
+    hx: TensorPair | None = None,
     *,
     measured: MeasuredCodes | None = None,
-) -> Pair:
+) -> TensorPair:
     """As ``nn.LSTMCell``: the next hidden and cell state."""
     run = _cell(_OWN["lstm_cell"]) if measured is None else one_step(lstm_step, measured)
     h, c = _unbatched(run, input, weights, biases, hx, 2)

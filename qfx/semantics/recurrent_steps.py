@@ -23,7 +23,7 @@ MeasuredCodes: TypeAlias = "tuple[torch.dtype, int, int, bool]"
 """How a value is quantized when it is measured: dtype, smallest and largest code, symmetric."""
 
 State: TypeAlias = "tuple[Tensor, ...]"
-Pair: TypeAlias = "tuple[Tensor, Tensor]"
+TensorPair: TypeAlias = "tuple[Tensor, Tensor]"
 CellStep: TypeAlias = "Callable[[Tensor, Tensor, State], State]"
 
 
@@ -78,8 +78,8 @@ def stepped(step: CellStep, states: int, codes: MeasuredCodes) -> Callable[..., 
 def _layer(
     step: CellStep,
     x: Tensor,
-    weights: Sequence[Pair],
-    biases: Sequence[Pair],
+    weights: Sequence[TensorPair],
+    biases: Sequence[TensorPair],
     state: State,
     codes: MeasuredCodes,
     sizes: Sequence[int],
