@@ -254,11 +254,9 @@ def _target(backend: object, method: str, generating: bool) -> Backend:
 
 
 def _standard(method: str, effort: str) -> Pipeline:
-    """The pipeline of a method; those that calibrate have passes of an effort."""
-    if method in ("static", "dynamic"):
-        calibrating: Pipeline = getattr(pipelines, method)(effort=effort)
-        return calibrating
-    made: Pipeline = getattr(pipelines, method)()
+    """The pipeline of a method; all but that of training have passes of an effort."""
+    options = {} if method == "qat" else {"effort": effort}
+    made: Pipeline = getattr(pipelines, method)(**options)
     return made
 
 

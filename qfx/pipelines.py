@@ -70,12 +70,17 @@ def dynamic(backend: str | Backend | None = None, *, effort: str = "default") ->
     return pipelines.dynamic(backend, effort)
 
 
-def weight_only(backend: str | Backend | None = None) -> Pipeline:
+def weight_only(backend: str | Backend | None = None, *, effort: str = "default") -> Pipeline:
     """Weight-only quantization: integer weights, float activations.
 
     Args:
         backend: what it is for; None inherits the backend of the call it is given to.
+        effort: as for :func:`static`; only "high" adds anything, and it takes calibration data.
+
+    Raises:
+        ConfigError: there is no such effort.
     """
     from qfx_passes import pipelines
 
-    return pipelines.weight_only(backend)
+    check_effort(effort)
+    return pipelines.weight_only(backend, effort)

@@ -123,6 +123,7 @@ def dynamic(backend: str | Backend | None = None, effort: str = "default") -> Pi
                 SmoothNorms(),
                 SmoothInputs(),
                 SettleJoins(),
+                Gptq(),
                 CorrectBias(),
                 Reference(),
                 Lower(),
@@ -134,9 +135,10 @@ def dynamic(backend: str | Backend | None = None, effort: str = "default") -> Pi
     )
 
 
-def weight_only(backend: str | Backend | None = None) -> Pipeline:
+def weight_only(backend: str | Backend | None = None, effort: str = "default") -> Pipeline:
     """Only weights are quantized; what has static specs is calibrated all the same."""
-    return _for_backend(
+    return _with_effort(
+        effort,
         Pipeline(
             (
                 Canonicalize(),
@@ -149,13 +151,14 @@ def weight_only(backend: str | Backend | None = None) -> Pipeline:
                 PlaceObservers(),
                 CALIBRATE,
                 SettleJoins(),
+                Gptq(),
                 Reference(),
                 Lower(),
                 KeepContiguous(),
             ),
             backend=backend,
             method="weight_only",
-        )
+        ),
     )
 
 

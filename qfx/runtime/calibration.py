@@ -116,7 +116,10 @@ class Calibrated:
 
     @property
     def records(self) -> bool:
-        """Whether anything in it remembers data, be it of use or not."""
+        """Whether anything in it remembers data, be it of use or not, or a pass measures on it."""
+        steps = (step for graph in self.graphs for step in graph.settings.rest.passes)
+        if any(hasattr(step, "room") for step in steps):
+            return True
         return any(isinstance(m, RECORDERS) for graph in self.graphs for m in graph.modules())
 
     @contextmanager

@@ -92,6 +92,23 @@ def test_has_a_switch() -> None:
     assert torch.equal(made(pipeline=pipeline)(batch(7)), made()(batch(7)))
 
 
+@pytest.mark.parametrize("method", ["weight_only", "dynamic"])
+def test_other_methods_take_data_for_it(method: str) -> None:
+    weight = FOUR.weight
+    activation = None if method == "weight_only" else qfx.QuantSpec(torch.uint8, dynamic=True)
+    options = {"method": method, "qconfig": qfx.QConfig(activation, weight), "effort": "high"}
+    chosen = made(**options)
+    left = _without(options)
+    assert any("gptq" in site.findings for site in chosen.report.sites)
+    assert noise(chosen) < noise(left)
+
+
+def _without(options: dict[str, object]) -> qfx.QuantizedModel:
+    """The same by the defaults, which take no data where only weights are quantized."""
+    given = {**options, "effort": "default", "calibration_data": None}
+    return qfx.quantize(net(), batch(0), backend="reference", **given)  # type: ignore[arg-type]
+
+
 def test_leaves_alone_what_it_does_not_help() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
