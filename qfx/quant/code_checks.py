@@ -118,8 +118,10 @@ def _is_integer(dtype: object) -> bool:
 def _check_lengths(node: fx.Node, qparams: QParams, codes: fx.Node) -> None:
     """As many scales as channels, or as groups of them."""
     axis, info = qparams.axis, meta.tensor_info(codes)
-    if axis is None or info is None:
+    if axis is None:
         return
+    if info is None:
+        raise fault(node, f"has scales along axis={axis} of %{codes.name}, of no shape on record")
     if not -len(info.shape) <= axis < len(info.shape):
         raise fault(node, f"has axis={axis}, and reads a tensor of shape {list(info.shape)}")
     assert isinstance(qparams.scale, torch.Tensor)

@@ -52,13 +52,17 @@ def check_geometry(graph: fx.Graph, source: TensorSource) -> None:
 def check_reads_as_told(graph_module: fx.GraphModule) -> None:
     """FormatError where a file tells another shape or dtype of a tensor than the tensor has.
 
-    Kernels are tried at what is told, which may be of any size.
+    Kernels are tried at what is told, which may be of any size, and scales are counted by it. What
+    is told of no tensor is what it has.
     """
     lookup = Lookup(graph_module)
     for node in graph_module.graph.nodes:
-        if node.op != "get_attr" or not meta.has_value(node):
+        if node.op != "get_attr":
             continue
-        if meta.describe(lookup.get(str(node.target))) != meta.value_of(node):
+        found = meta.describe(lookup.get(str(node.target)))
+        if not meta.has_value(node):
+            meta.set_value(node, found)
+        if found != meta.value_of(node):
             raise FormatError(f"{meta.where(node)} is of another shape or dtype than is told of it")
 
 

@@ -227,12 +227,18 @@ class _Lowering:
     ) -> fx.Node | None:
         arguments = bound(node)
         bias = self._bias(arguments.get("bias")) if rule.weight else None
+        weights = tuple(self._weights(node)) if rule.weight else ()
+        axes = [w.qparams.axis for w in weights if w.qparams.axis is not None]
+        if rule.weight and any(axis != rule.weight.axis for axis in axes):
+            # A kernel would read beyond the scales.
+            self._declined(node, Mismatch("its weight has scales along axis {0}", axes[0]))
+            return None
         site = LoweringSite(
             node=node,
             arguments=arguments,
             inputs={v: (known.node, known.qparams) for v, known in inputs.items()},
             output=output,
-            weights=tuple(self._weights(node)) if rule.weight else (),
+            weights=weights,
             bias=bias,
         )
         if rule.bias is not None and bias is not None:
