@@ -294,30 +294,3 @@ def pad(
     w: Writer, input: Operand, *, pad: Sequence[int | Number], mode: str, value: float | None
 ) -> ir.Value:
     return padded(w, input, pad, mode, value)
-
-
-# -- joins -----------------------------------------------------------------------------------------
-def cat(w: Writer, tensors: Sequence[Operand], *, dim: int) -> ir.Value:
-    kept = [t for t in tensors if not (w.info(t).rank == 1 and w.info(t).example == (0,))]
-    dtype = _common(w, kept)
-    return w.op("Concat", *(w.cast(t, dtype) for t in kept), axis=dim)
-
-
-def stack(w: Writer, tensors: Sequence[Operand], *, dim: int) -> ir.Value:
-    dtype = _common(w, tensors)
-    each = (w.op("Unsqueeze", w.cast(t, dtype), w.vector([dim])) for t in tensors)
-    return w.op("Concat", *each, axis=dim)
-
-
-def _common(w: Writer, tensors: Sequence[Operand]) -> torch.dtype:
-    dtype = w.info(tensors[0]).dtype
-    for other in tensors[1:]:
-        dtype = torch.promote_types(dtype, w.info(other).dtype)
-    return dtype
-
-
-def setitem(w: Writer, input: Operand, index: object, value: Operand) -> ir.Value:
-    """Slices of one dim, set to a value: what lies before and behind stays."""
-    raise CannotWrite(
-        "writing into a part of a tensor", "Make the tensor with torch.cat or torch.where."
-    )

@@ -18,6 +18,7 @@ from qfx.export.onnx import (
     attention,
     elementwise,
     indexing,
+    joins,
     layers,
     lookups,
     norms,
@@ -260,9 +261,9 @@ EMITTERS: Mapping[OpDef, OnnxEmitter] = {
     vocab.AFTER: _row(shapes.same),
     vocab.DROPOUT: _row(shapes.same),
     # joins
-    vocab.CAT: _row(shapes.cat, "Concat"),
-    vocab.STACK: _row(shapes.stack, "Unsqueeze Concat"),
-    vocab.SETITEM: _row(shapes.setitem, "", "all of it"),
+    vocab.CAT: _row(joins.cat, "Concat"),
+    vocab.STACK: _row(joins.stack, "Unsqueeze Concat"),
+    vocab.SETITEM: _row(joins.setitem, "", "all of it"),
     # sizes and numbers
     vocab.SIZE: _row(numbers.size, "Shape"),
     vocab.DIM: _row(numbers.dim),
