@@ -1,4 +1,4 @@
-"""match-means: let layers yield, in the mean, what they yield in float, with all that is rounded.
+"""match-means: let convolutions yield, in the mean, what they yield in float.
 
     b' = b + E[W x + b] - E[Q(W) x' + b]          x': what arrives, rounded wherever it will be
 
@@ -12,7 +12,8 @@ Finkelstein et al. 2019, arXiv:1906.03193).
 A shift d with the standard error e over samples counts as ``d^3 / (d^2 + e^2)``. Every second one
 chooses, the others judge: a layer whose means would not be nearer there stays as it is, and so do
 all where only one sample was kept. A bias of exactly 0 stays 0: correct-bias leaves it where inputs
-of zeros must yield zeros.
+of zeros must yield zeros. Convolutions alone are corrected: over few tokens means say little
+(docs/accuracy.md).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, fx
 
+from qfx import vocab
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph.interpret import thawed
@@ -30,7 +32,7 @@ from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotation
 from qfx.runtime.samples import Sample
-from qfx.vocab import OpDef, bound
+from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.accuracy.corrected_layers import corrected_spec, originals
 from qfx_passes.accuracy.replacing import replace_parameter
 from qfx_passes.accuracy.two_streams import Streams
@@ -60,12 +62,14 @@ class MatchMeans(Pass):
 
 
 def _layers(graph: fx.Graph, ctx: PassContext) -> Iterator[fx.Node]:
-    """Layers that read integers whose ranges are known, each with a bias of its own."""
+    """Convolutions that read integers whose ranges are known, each with a bias of its own."""
     readers = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
     for node in graph.nodes:
         note = annotation(node)
         if corrected_spec(node) is None or note is None or note.method != "static":
             continue
+        if not is_op(node, *vocab.CONVOLUTIONS):
+            continue  # see the module's first lines
         bias = bound(node)["bias"]
         if not isinstance(bias, fx.Node):
             continue

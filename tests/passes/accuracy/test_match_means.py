@@ -107,3 +107,11 @@ def test_without_a_bias_there_is_nothing_to_match() -> None:
     torch.manual_seed(0)
     stage = made(Padded(bias=False).eval(), without="correct-bias").history["match-means"]
     assert len({n for event in stage.events for n in event.changed}) <= 1
+
+
+def test_linear_layers_stay() -> None:
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(6, 6)).eval(), DATA[:2]
+    stage = made(model, data).history["match-means"]
+    assert not stage.events
+    assert not stage.near_misses
