@@ -167,3 +167,35 @@ def test_a_model_without_any_part_is_refused_as_before() -> None:
 def test_a_model_that_raises_says_so() -> None:
     with pytest.raises(ConfigError, match="the model raises on the example inputs: RuntimeError"):
         planned(Around(nn.Linear(5, 4)))
+
+
+class Counted(nn.Linear):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Counted.calls += type(x) is Tensor
+        return super().forward(x)
+
+
+class Loops(nn.Module):
+    """Calls two parts again and again, with other sizes, until data says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Sequential(Counted(4, 4), nn.ReLU()) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for rows in range(2, 8):
+            x = torch.cat([self.second(self.first(x)), x[:1]])[:rows]
+            if x.sum() == 0:
+                break
+        return x
+
+
+def test_planning_runs_the_model_five_times_at_most() -> None:
+    model, x = Loops().eval(), torch.randn(3, 4)
+    Counted.calls = 0
+    model(x)
+    run, Counted.calls = Counted.calls, 0
+    assert names(planned(model, x)) == ["first", "second"]
+    assert Counted.calls <= 5 * run
