@@ -44,6 +44,10 @@ from qfx.graph.overlap import version
 _PAYS = 1.05
 """How many times as fast a program for the examples' sizes alone must be to be kept."""
 
+_ROOM = 1.5
+"""How many times as far as on the examples results may reach in the full integer form; that costs
+3.5 dB of what is rounded."""
+
 
 @dataclass(frozen=True)
 class EngineChoice:
@@ -102,8 +106,7 @@ class Choosing:
         arguments = source.fresh_arguments()
         before = _versions(arguments)
         with source.undisturbed():
-            self._wanted, seen = run_seeing(source.reference, arguments)
-        self._seen = seen.widened()
+            self._wanted, self._seen = run_seeing(source.reference, arguments, _ROOM)
         self._writes = _versions(arguments) != before
         self._least: float | None = None
         self._unrounded: Any = None

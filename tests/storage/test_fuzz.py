@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.storage import fuzz, fuzz_coverage
+from tests.storage import fuzz, fuzz_coverage, fuzz_runs
 
 _CHUNK = 500
 
@@ -33,3 +33,10 @@ def test_inputs_of_the_guided_fuzzer() -> None:
         assert fuzz_coverage.run(other) in ("", "loads", "FormatError")
     assert fuzz_coverage.run(b"\xff") == fuzz_coverage.run(b"\x02[") == ""
     assert fuzz_coverage.run(b"") == "FormatError"
+
+
+@pytest.mark.slow
+def test_models_of_mutated_files_end_no_process() -> None:
+    ran, faults = fuzz_runs.crashes(300, seed=12)
+    assert faults == []
+    assert ran > 20

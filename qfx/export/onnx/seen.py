@@ -1,7 +1,15 @@
-"""What a model's operations yield for example inputs, for the forms that round more of it."""
+"""What a model's operations yield for example inputs, for the forms that round more of it.
+
+Examples may be small, dark or few. What later inputs are like is told by the model's own codes, of
+which calibration decided how far they reach: where those around an operation reach further than
+the examples do, so does the range that is kept of it.
+
+    room = max(1, |ends of the codes| / |what was seen of them|)    of codes before and behind it
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -12,6 +20,7 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.export.onnx.sizes import input_value
 from qfx.graph.interpret import NamedInterpreter, result_of
+from qfx.quant.reference_form import Measured, qparams_of
 from qfx.semantics.post import apply_post
 from qfx.vocab import is_op
 
@@ -39,22 +48,32 @@ class SeenRanges:
     before_post: dict[str, Range] = field(default_factory=dict)
     results: dict[str, Range] = field(default_factory=dict)
 
-    def widened(self) -> SeenRanges:
-        """Ranges with room for inputs that yield more than the examples."""
-        return SeenRanges(_wider(self.before_post), _wider(self.results))
-
 
 def see(module: fx.GraphModule, arguments: Mapping[str, object]) -> SeenRanges:
     """Run a reference graph on inputs by name, and keep the ranges."""
     return run_seeing(module, {**defaults(module), **arguments})[1]
 
 
-def run_seeing(module: fx.GraphModule, arguments: Mapping[str, object]) -> tuple[Any, SeenRanges]:
-    """What a reference graph yields for arguments by name, and the ranges."""
+def run_seeing(
+    module: fx.GraphModule, arguments: Mapping[str, object], least: float = 1.0
+) -> tuple[Any, SeenRanges]:
+    """What a reference graph yields for arguments by name, and the ranges.
+
+    Args:
+        module: the reference graph.
+        arguments: by the names of its inputs.
+        least: how many times as far as they were seen ranges reach at least.
+    """
     watch = _Watch(module, arguments)
     with torch.no_grad():
         made = watch.run()
-    return made, watch.seen
+    rooms = _rooms(module.graph, watch.unfilled)
+
+    def wide(ranges: dict[str, Range]) -> dict[str, Range]:
+        known = {name: each for name, each in ranges.items() if math.isfinite(rooms[name])}
+        return {name: _wider(each, max(least, rooms[name])) for name, each in known.items()}
+
+    return made, SeenRanges(wide(watch.seen.before_post), wide(watch.seen.results))
 
 
 def defaults(module: fx.GraphModule) -> dict[str, object]:
@@ -67,12 +86,21 @@ class _Watch(NamedInterpreter):
     def __init__(self, module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
         super().__init__(module, arguments)
         self.seen = SeenRanges()
+        self._codes: dict[fx.Node, object] = {}
+        self._least: dict[object, float] = {}
+
+    @property
+    def unfilled(self) -> dict[fx.Node, float]:
+        """How many times as far as what is quantized the codes of each node reach."""
+        return {node: self._least[alike] for node, alike in self._codes.items()}
 
     def run_node(self, n: fx.Node) -> Any:
         if is_op(n, *LAYERS):
             made = self._layer(n)
         else:
             made = super().run_node(n)
+            if is_op(n, vocab.QUANTIZE):
+                self._fills(n)
             if not is_op(n, *JOINS):
                 return made
         if isinstance(made, Tensor) and made.is_floating_point() and made.numel():
@@ -86,13 +114,39 @@ class _Watch(NamedInterpreter):
         self.seen.before_post[node.name] = _range(made)
         return apply_post(made, post)
 
+    def _fills(self, node: fx.Node) -> None:
+        """Look at how much of its codes a node fills.
 
-def _wider(ranges: dict[str, Range]) -> dict[str, Range]:
-    return {n: (a - _ROOM * abs(a), b + _ROOM * abs(b)) for n, (a, b) in ranges.items()}
+        Codes that several share reach as far as the largest of these.
+        """
+        qparams = qparams_of(node, self.module)  # type: ignore[arg-type]
+        (given, *_), _ = self.fetch_args_kwargs_from_env(node)
+        if isinstance(qparams, Measured) or qparams.axis is not None or not given.numel():
+            return
+        zero, scale = int(qparams.zero_point), float(qparams.scale)
+        codes = max(abs(end - zero) * scale for end in (qparams.quant_min, qparams.quant_max))
+        reached = max(map(abs, _range(given)))
+        found = codes / reached if reached else math.inf
+        self._codes[node] = alike = (scale, zero, qparams.quant_min, qparams.quant_max)
+        self._least[alike] = min(found, self._least.get(alike, found))
 
 
-_ROOM = 0.5
-"""By how much of themselves the ends of a range are moved: that costs 3.5 dB of what is rounded."""
+def _rooms(graph: fx.Graph, unfilled: Mapping[fx.Node, float]) -> dict[str, float]:
+    """How many times as far as it was seen each result may reach, by what codes around it do."""
+    before: dict[fx.Node, float] = {}
+    behind: dict[fx.Node, float] = {}
+    for node in graph.nodes:
+        others = (before[each] for each in node.all_input_nodes)
+        before[node] = unfilled[node] if node in unfilled else max(others, default=1.0)
+    for node in reversed(graph.nodes):
+        others = (unfilled.get(each, behind[each]) for each in node.users)
+        behind[node] = max(others, default=1.0)
+    return {node.name: max(1.0, before[node], behind[node]) for node in graph.nodes}
+
+
+def _wider(range: Range, times: float) -> Range:
+    low, high = range
+    return low - (times - 1) * abs(low), high + (times - 1) * abs(high)
 
 
 def _range(tensor: Tensor) -> Range:
