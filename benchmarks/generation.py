@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = {title: make(model) for title, make in wanted.items()}
     logits = {title: _logits(each, ids) for title, each in made.items()}
     decibels = {t: sqnr(logits[FLOAT], found) for t, found in logits.items() if t != FLOAT}
-    print(f"backend='auto' is {for_few_rows().name} here\n")
+    print(f"backend='auto' is {for_few_rows(model).name} here\n")
     print(report(made, measure(made, ids, following, options.rounds), decibels))
     weighs, eight, four = (
         f"{found / 1e6:.1f}"

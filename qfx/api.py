@@ -94,9 +94,10 @@ def quantize(
         calibration_data: iterable of batches (a tensor, a tuple or list of positional arguments,
             or a dict of keyword arguments each); ``example_inputs`` when None.
         qconfig: what to quantize how; the backend's default when None.
-        backend: "auto", "x86", "fbgemm", "qnnpack", "reference", or a Backend. "auto" is "x86"
-            where that runs; with ``method="dynamic"``, for models that generate, "fbgemm" on CPUs
-            on which x86 is slow for single rows (AVX2 without VNNI).
+        backend: "auto", "x86", "fbgemm", "qnnpack", "reference", or a Backend. "auto" is
+            :func:`qfx.backends.detect`; with ``method="dynamic"``, for models that generate and
+            have no convolutions, "fbgemm" on CPUs on which x86 is slow for single rows (AVX2
+            without VNNI). The report says so.
         types: quantize these module types and their functional twins only.
         example_kwargs: keyword arguments that go with ``example_inputs``.
         pipeline: passes to run in place of the method's own.
@@ -225,15 +226,16 @@ def prepare(
     check_keywords(model, example_inputs)
     check_device(model)
     chosen = _standard(method, effort) if pipeline is None else pipeline
-    target = _target(chosen.reconcile(backend), method, asked != "whole" and generates(model))
+    target, told = _target(chosen.reconcile(backend), method, model, asked)
     chosen = chosen.with_passes_at(Level.LOWERED, target.passes)
     check_dtype(model, args, kwargs)
     check_calibrates(chosen)
     start = None if qparams_from is None else Start(qparams_from.reference)
     watched = as_instruments(instruments)
     request = PrepareRequest(
-        method, chosen, target, qconfig, kinds, start, tuple(settings), watched, notes
-    )
+        method, chosen, target, qconfig, kinds, start, tuple(settings), watched,
+        (*notes, *filter(None, (told,))),
+    )  # fmt: skip
     trains = method == "qat"
     left_by_passes = None if trains else resumed(model, args, kwargs)
     captured = left_by_passes or graph_or_regions(model, args, kwargs, asked, trains=trains)
@@ -246,11 +248,22 @@ def prepare(
     return prepare_graph(request, captured, model, configuration, args, kwargs)
 
 
-def _target(backend: object, method: str, generating: bool) -> Backend:
-    """The backend; a model that generates computes a row at a time, once it has read the prompt."""
-    if backend == "auto" and method == "dynamic" and generating:
-        return for_few_rows()
-    return resolve_backend(backend)
+def _target(backend: object, method: str, model: nn.Module, asked: object) -> tuple[Backend, str]:
+    """The backend, and a word on it where "auto" is not what it is for other models.
+
+    A model that generates computes a row at a time, once it has read the prompt.
+    """
+    first = resolve_backend(backend)
+    if backend != "auto" or method != "dynamic" or asked == "whole" or not generates(model):
+        return first, ""
+    chosen = for_few_rows(model)
+    return chosen, "" if chosen is first else _FEW_ROWS.format(chosen=chosen.name, first=first.name)
+
+
+_FEW_ROWS = (
+    "backend='auto' is {chosen} for this model, which generates: where this CPU computes single "
+    "rows, its linear layers are faster than those of {first} (backend={first!r} chooses these)"
+)
 
 
 def _standard(method: str, effort: str) -> Pipeline:

@@ -12,7 +12,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
+from qfx import vocab
 from qfx.backends.base import (
     Backend,
     Demand,
@@ -131,15 +133,23 @@ def resolve_backend(backend: object) -> Backend:
     return _load(name)
 
 
-def for_few_rows() -> Backend:
+def for_few_rows(model: nn.Module) -> Backend:
     """The backend that ``backend="auto"`` stands for where layers get one row at a time.
 
-    Where a CPU adds up products of 8 bits in 16 (AVX2; measured), oneDNN has no integer kernel for
-    few rows: 1x1024x1024 takes twice as long as in float, and a tenth of that with fbgemm.
+    Where a CPU adds up products of 8 bits in 16 (AVX2; measured), oneDNN's linear layers take
+    several times as long for a row as fbgemm's. A model keeps x86 if fbgemm would leave layers of
+    it in float: convolutions, say.
+
+    Args:
+        model: what is quantized, dynamically.
     """
     first = resolve_backend("auto")
-    slow = first.name == "x86" and first.saturates and "fbgemm" in available()
-    return _load("fbgemm") if slow else first
+    if first.name != "x86" or not first.saturates or "fbgemm" not in available():
+        return first
+    other = _load("fbgemm")
+    rows = (op for op in vocab.ops() if first.rule(op, "dynamic"))
+    lost = tuple(kind for op in rows if not other.rule(op, "dynamic") for kind in op.modules)
+    return first if any(isinstance(module, lost) for module in model.modules()) else other
 
 
 def others_with(op: object, but: str, method: str = "static") -> tuple[str, ...]:

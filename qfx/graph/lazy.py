@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-_DEVICE: Any = Tensor.device.__get__
 _KNOWN = frozenset(
     {
-        *(getattr(Tensor, name).__get__ for name in ("dtype", "shape", "ndim", "layout")),
+        *(getattr(Tensor, n).__get__ for n in ("dtype", "device", "shape", "ndim", "layout")),
         *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point),
     }
 )
@@ -26,8 +25,6 @@ _KNOWN = frozenset(
 class LazyTensor(Tensor):
     """A tensor of known shape, dtype and device; whatever else is asked of it makes its values."""
 
-    _like: Tensor
-    _on: torch.device
     _make: Callable[[], Tensor]
 
     @classmethod
@@ -38,10 +35,26 @@ class LazyTensor(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func == _DEVICE:
-            return args[0]._on
         if func in _KNOWN:
-            return func(args[0]._like, *args[1:], **(kwargs or {}))
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+        return cls._computed(func, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """What C++ does with it that asks no Python first, as ``torch.tensor(lazy)``."""
+        return cls._computed(func, args, kwargs)
+
+    @classmethod
+    def _computed(
+        cls, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
+    ) -> Any:
         made = pytree.tree_map_only(cls, lambda t: t._make(), (args, dict(kwargs or {})))
         return func(*made[0], **made[1])
 
@@ -54,7 +67,8 @@ def lazily(like: Tensor, make: Callable[[], Tensor], device: torch.device) -> Te
         make: yields the values.
         device: where they will be.
     """
-    like = like.detach().to("meta")
-    found = like.as_subclass(LazyTensor)
-    found._like, found._on, found._make = like, device, make
+    found: LazyTensor = Tensor._make_wrapper_subclass(
+        LazyTensor, like.shape, strides=like.stride(), dtype=like.dtype, device=device
+    )
+    found._make = make
     return found

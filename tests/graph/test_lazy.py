@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,8 @@ def test_what_is_known_makes_nothing() -> None:
     assert lazy[1, 2] == 5
     assert type(copy.deepcopy(lazy)) is Tensor
     assert "tensor(" in repr(lazy)
+    with pytest.warns(UserWarning, match="copy construct"):  # by C++, which asks no Python first
+        assert torch.tensor(lazy).tolist() == lazy.tolist()
     assert len(made) >= 5
 
 

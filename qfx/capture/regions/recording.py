@@ -130,8 +130,11 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 def generates(model: nn.Module) -> bool:
     """Whether ``model`` has a ``generate`` that calls it, as models of transformers say."""
-    asked = getattr(model, "can_generate", None)
-    return callable(asked) and asked() is True
+    asked, generate = (getattr(model, name, None) for name in ("can_generate", "generate"))
+    try:
+        return callable(asked) and callable(generate) and asked() is True
+    except TypeError:  # it wants arguments: some other method of that name
+        return False
 
 
 def _generate(root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qfx.capture.regions.recording import MOST_KEPT, record
+from qfx.capture.regions.recording import MOST_KEPT, generates, record
 from tests.cases.regions import Cache, Decoder
 
 
@@ -48,3 +48,25 @@ def test_a_model_that_generates_makes_a_few_tokens() -> None:
     calls = record(Decoder().eval(), (torch.zeros(1, 7, dtype=torch.long),), {}).calls
     shapes = {tuple(call.args[0].shape[:2]) for call in calls["feed"].kept}
     assert shapes == {(1, 7), (1, 1)}
+
+
+class Otherwise(nn.Module):
+    """Has a method that is called like that of transformers, and is not."""
+
+    def can_generate(self, prompt: Tensor) -> bool:
+        return True
+
+    def generate(self) -> None:
+        """Takes no prompt."""
+
+
+class Promises(nn.Module):
+    """Says that it generates, and has no method for that."""
+
+    def can_generate(self) -> bool:
+        return True
+
+
+def test_models_that_do_not_generate_are_not_asked_to() -> None:
+    assert not generates(Otherwise())
+    assert not generates(Promises())
