@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +23,7 @@ from qfx.engines.source import call_of, source_of
 from qfx.engines.trials import EngineTrial
 from qfx.errors import BackendError, ConfigError, warn
 from qfx.runtime.regions import regions_of
+from qfx.runtime.samples import Progress
 
 
 @undisturbed()
@@ -140,7 +140,7 @@ _Bar = Callable[[Sequence[Engine]], Iterable[Engine]]
 
 
 def _bar(progress: bool | None) -> _Bar:
-    shown = sys.stderr.isatty() if progress is None else progress
+    shown = Progress(progress).is_shown
     return lambda wanted: tqdm(wanted, desc="trying engines", disable=not shown)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -34,6 +33,7 @@ from qfx.runtime.inputs import other_dtypes
 from qfx.runtime.prepared import RECORDERS, PreparedModel
 from qfx.runtime.ranks import together
 from qfx.runtime.regions import regions_of
+from qfx.runtime.samples import Progress
 
 _EXAMPLES = "the example inputs"
 
@@ -155,7 +155,7 @@ def run_calibration(
     """
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise ConfigError(f"steps={steps!r}: give a number of batches from 1 on, or None for all")
-    shown = sys.stderr.isatty() if progress is None else progress
+    shown = Progress(progress).is_shown
     run = partial(_run_all, prepared, data, steps, shown)
     if together(prepared.graphs, run) == 0:
         raise CalibrationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeGuard
@@ -31,9 +32,14 @@ class Room(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Whether passes that take minutes show how far they are; None: on a terminal."""
+    """Whether what takes long shows how far it is; None: on a terminal."""
 
     shown: bool | None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether that is so here and now."""
+        return sys.stderr.isatty() if self.shown is None else self.shown
 
 
 class Samples:

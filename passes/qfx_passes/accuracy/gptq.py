@@ -14,7 +14,7 @@ well (ERQ, Zhong et al. 2024, arXiv:2407.06794): with C = E[x x'^T] it is
 Moments are about the means, and the bias is given what is off on average. Layers are taken in the
 order of the graph, each on what those before it have come to. Rounding to the nearest code, the
 same without the ridge step, and both are held against each other on batches that none of them has
-seen; a layer for which the first does as well stays as it is.
+seen; a layer for which the first does as well, on either half of these, stays as it is.
 
 Only codes are chosen: scales are those that the spec's observer finds in the weight that is to be
 rounded.
@@ -23,18 +23,19 @@ rounded.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
+from tqdm import tqdm
 
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
 from qfx.quant.qparams import QParams, quantize_weight
-from qfx.runtime.samples import Room
+from qfx.runtime.samples import Progress, Room
 from qfx.vocab import bound
 from qfx_passes.accuracy.corrected_layers import originals
 from qfx_passes.accuracy.rounded_layers import (
@@ -51,6 +52,8 @@ from qfx_passes.weights import QuantizedWeights, quantized_weights
 
 _GAIN = 0.98  # of the error of rounding to the nearest code
 _BLOCK = 128
+_AS_LITTLE = "the nearest codes err as little on other batches"
+_TOO_FEW = "calibration kept too little to choose by and to judge by"
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,10 @@ class Gptq(Pass):
         owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
         found: list[tuple[Layer, Rounding]] = []
         done = originals(ctx)
+        shown = (ctx.get(Progress) if ctx.has(Progress) else Progress(None)).is_shown
         with state_kept(ctx.graph_module):
             streams = Streams(ctx.graph_module, samples, done.arguments())
-            for node in graph.nodes:
+            for node in tqdm(graph.nodes, desc=self.name, disable=not shown):
                 layer = layer_of(node, owners, rw)
                 if isinstance(layer, Layer) and node in done.biases:
                     held = _nearest(layer, weights)  # its codes are chosen, whatever they are
@@ -97,22 +101,22 @@ class Gptq(Pass):
         self, layer: Layer, streams: Streams, weights: QuantizedWeights, ctx: PassContext
     ) -> Rounding | None:
         """How a layer is rounded, which the rounded model then is; None for the nearest codes."""
-        fit, judge = _moments(layer, streams)
+        fit, judges = _moments(layer, streams)
         nearest = _nearest(layer, weights)
-        best, least = nearest, judge.error(layer.weight, layer.bias, nearest.weight, nearest.bias)
-        base = least
-        for ridge in (False, True) if base > 0 else ():
+        base = _errors(layer, nearest, judges)
+        best, least = nearest, base
+        for ridge in (False, True) if fit.count and (base > 0).all() else ():
             made = self._rounded(layer, fit, ridge=ridge)
-            error = judge.error(layer.weight, layer.bias, made.weight, made.bias)
-            if error < least:
-                best, least = made, error
-        if least > _GAIN * base or best is nearest:
+            errors = _errors(layer, made, judges)
+            if errors.sum() < least.sum() and (errors <= base).all():
+                best, least = made, errors
+        if best is nearest or least.sum() > _GAIN * base.sum():
             streams.give(layer.node, weight=layer.shaped(nearest.weight), bias=nearest.flat_bias)
-            reason = "the nearest codes err as little on other batches"
+            reason = _AS_LITTLE if fit.count else _TOO_FEW
             ctx.near_misses.append(NearMiss(self.name, layer.node.name, reason))
             return None
         streams.give(layer.node, weight=layer.shaped(best.weight), bias=best.flat_bias)
-        best.ratio = least / base
+        best.ratio = float(least.sum() / base.sum())
         return best
 
     def _rounded(self, layer: Layer, moments: Moments, *, ridge: bool) -> Rounding:
@@ -133,19 +137,32 @@ class Gptq(Pass):
         return _with_bias(layer, integers, qparams, moments)
 
 
-def _moments(layer: Layer, streams: Streams) -> tuple[Moments, Moments]:
-    """Of batches to choose by, and of every fourth, or second position, to judge by."""
+def _moments(layer: Layer, streams: Streams) -> tuple[Moments, list[Moments]]:
+    """Of what to choose by, and the halves of what to judge by.
+
+    Every fourth batch judges; of few batches, each gives its second half: neighbours in one image
+    tell little of others.
+    """
     groups, _, size = layer.weight.shape
-    kinds = [Moments.none(groups, size, layer.weight.device) for _ in range(2)]
+    fit, *judges = (Moments.none(groups, size, layer.weight.device) for _ in range(3))
     few = len(streams) < 4
     for number, pair in enumerate(streams.values(bound(layer.node)["input"])):
         exact, rounded = (patches(layer.node, value) for value in pair)
-        if few:
-            for part in (0, 1):
-                kinds[part].add(exact[..., part::2], rounded[..., part::2])
-        else:
-            kinds[number % 4 == 3].add(exact, rounded)
-    return kinds[0], kinds[1]
+        end = exact.shape[2]
+        begin = end // 2 if few else 0 if number % 4 == 3 else end
+        middle = (begin + end) // 2
+        fit.add(exact[..., :begin], rounded[..., :begin])
+        judges[0].add(exact[..., begin:middle], rounded[..., begin:middle])
+        judges[1].add(exact[..., middle:], rounded[..., middle:])
+    return fit, judges
+
+
+def _errors(layer: Layer, made: Rounding, judges: Sequence[Moments]) -> Tensor:
+    """How far each half of what judges is off, weighed by how much it is; 0 of nothing."""
+    found = [
+        each.error(layer.weight, layer.bias, made.weight, made.bias) * each.count for each in judges
+    ]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def _nearest(layer: Layer, weights: QuantizedWeights) -> Rounding:

@@ -89,6 +89,8 @@ class Moments:
 
     def add(self, x: Tensor, rounded: Tensor) -> None:
         """Add (G, K, N) patches."""
+        if not x.shape[2]:
+            return
         step = -(-x.shape[2] // _COLUMNS)
         x, rounded = x[..., ::step].float(), rounded[..., ::step].float()
         self.count += x.shape[2]

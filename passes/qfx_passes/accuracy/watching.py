@@ -16,7 +16,7 @@ from qfx.framework.pass_base import PassContext
 from qfx.graph.interpret import thawed
 from qfx.graph.steps import arguments_by_name, state_kept
 from qfx.history.events import NearMiss
-from qfx.runtime.samples import MOST_BYTES, Sample, Samples
+from qfx.runtime.samples import Sample, Samples
 from qfx.verification.outputs import FloatSteps
 from qfx.vocab import OpDef
 
@@ -53,9 +53,10 @@ Watcher = Callable[[WatchedCall], None]
 
 def samples_of(ctx: PassContext) -> list[Sample]:
     """The batches that calibration kept; where there are none, the stage says so."""
-    found = list(ctx.get(Samples)) if ctx.has(Samples) else []
+    kept = ctx.get(Samples) if ctx.has(Samples) else Samples()
+    found = list(kept)
     if not found:
-        most = MOST_BYTES // 2**20
+        most = kept.room.size // 2**20
         reason = f"calibration kept no batch to measure on (up to {most} MiB): all stays as it is"
         ctx.near_misses.append(NearMiss(ctx.rewriter.pass_name, "", reason))
     return found

@@ -124,6 +124,34 @@ def test_leaves_alone_what_it_does_not_help() -> None:
     assert miss.reason == "the nearest codes err as little on other batches"
 
 
+def _linear(x: Tensor, **options: object) -> qfx.QuantizedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = nn.Linear(8, 8).eval()
+    return qfx.quantize(layer, x, backend="reference", qconfig=FOUR, effort="high", **options)  # type: ignore[arg-type]
+
+
+def test_one_row_tells_nothing_to_choose_by() -> None:
+    quantized = _linear(torch.linspace(-1, 1, 8).reshape(1, 8))
+    (miss,) = [m for m in quantized.history["gptq"].near_misses if m.node]
+    assert miss.reason == "calibration kept too little to choose by and to judge by"
+
+
+def test_rows_of_one_batch_are_not_judged_by_their_neighbours() -> None:
+    """Pairs of rows that are the same: every second row would judge by what was chosen by."""
+    made = torch.Generator().manual_seed(1)
+    x = torch.randn(4, 8, generator=made).repeat_interleave(2, 0)
+    quantized = _linear(x)
+    (miss,) = [m for m in quantized.history["gptq"].near_misses if m.node]
+    assert miss.reason == "the nearest codes err as little on other batches"
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_shows_how_far_it_is(shown: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    _linear(torch.ones(4, 8), progress=shown)
+    assert ("gptq: 100%" in capsys.readouterr().err) is shown
+
+
 def test_a_shared_weight_stays() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

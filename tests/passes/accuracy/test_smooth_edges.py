@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.numerics.measures import sqnr
+from qfx.runtime.samples import Room
+from qfx_passes.accuracy.gptq import Gptq
 from tests.cases.flow import randn
 
 DATA = [randn(4, 5, 16, seed=i) for i in range(4)]
@@ -127,13 +129,15 @@ def test_training_starts_of_norms_without_a_weight() -> None:
     assert torch.equal(qfx.convert(prepared)(DATA[1]), qmodel(DATA[1]))
 
 
-def test_batches_that_are_too_large_are_said() -> None:
+def test_batches_that_are_too_large_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 8)).eval()
-    qmodel = made(model, [torch.randn(2**17 + 1, 16)], backend="x86")
-    assert reasons(qmodel) == [
-        "calibration kept no batch to measure on (up to 8 MiB): all stays as it is"
-    ]
+    monkeypatch.setattr(Gptq, "room", Room(batches=64, size=2**20))
+    for effort, most in (("default", 8), ("high", 1)):
+        qmodel = made(model, [torch.randn(most * 2**14 + 1, 16)], backend="x86", effort=effort)
+        assert reasons(qmodel) == [
+            f"calibration kept no batch to measure on (up to {most} MiB): all stays as it is"
+        ]
 
 
 class Masked(Residual):
