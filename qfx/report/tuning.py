@@ -18,7 +18,7 @@ class TuningTrial:
 
     Attributes:
         number: counted from 1; 0 is the float model.
-        effort: what quantizing was allowed to cost; "" where the method has no efforts.
+        effort: what quantizing was allowed to cost; "" of the float model.
         observers: "default", or "per site" where each site has the observer that errs least there.
         int4: labels of the layers whose weights have 4 bits.
         floats: labels of the operations that were left float.

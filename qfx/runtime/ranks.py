@@ -15,7 +15,7 @@ import copy
 import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -78,9 +78,11 @@ def together(graphs: Sequence[PreparedModel], run: Callable[[], int]) -> int:
     before = _set_aside(graphs)
     try:
         count = run()
-    except Exception as error:
+    except BaseException as error:
         _put_together(graphs, before, [])
-        _exchange(_pack({"error": f"{type(error).__name__}: {error}"}))
+        if isinstance(error, Exception):  # an interrupt is not to wait for others
+            with suppress(CalibrationError):  # that another was lost, too
+                _exchange(_pack({"error": f"{type(error).__name__}: {error}"}))
         raise
     parts = [_unpack(message) for message in _exchange(_pack(_seen(graphs, count)))]
     for rank, part in enumerate(parts):

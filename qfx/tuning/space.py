@@ -83,12 +83,12 @@ class Plan:
     """A choice for every site.
 
     Attributes:
-        effort: of quantizing; "" for methods that have none.
+        effort: of quantizing.
         per_site: whether each site gets the observer that errs least there.
         floats, int4: keys of the places that are float, and of those with weights of 4 bits.
     """
 
-    effort: str = ""
+    effort: str = "default"
     per_site: bool = False
     floats: frozenset[str] = frozenset()
     int4: frozenset[str] = frozenset()

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from qfx import pipelines
 from qfx.api import quantize
 from qfx.engines.compiling import compile as compile_model
 from qfx.errors import ConfigError, QfxError
@@ -143,17 +144,16 @@ class Trials:
     def make(self, plan: Plan) -> QuantizedModel:
         """Quantize by a plan."""
         task = self.task
-        static = task.method == "static"
         return quantize(
             task.model,
             task.example_inputs,
             method=task.method,
-            calibration_data=task.data if static else None,
+            calibration_data=task.data if _takes_data(task.method, plan.effort) else None,
             qconfig=self.rules(plan),
             backend=task.backend,
             example_kwargs=task.example_kwargs,
             progress=False,
-            effort=plan.effort or "default",
+            effort=plan.effort,
         )
 
     def ranked(self) -> list[tuple[Plan, TrialOutcome]]:
@@ -225,6 +225,12 @@ class Trials:
         if known is None or self._rank(found) < self._rank(known):
             self._best = plan, model
         self._spare = None
+
+
+def _takes_data(method: str, effort: str) -> bool:
+    """Whether quantizing has a use for data: for ranges, or for what an effort adds."""
+    make = getattr(pipelines, method)
+    return method == "static" or str(make(effort=effort)) != str(make(effort="fast"))
 
 
 def _scored(evaluate: Evaluate, module: nn.Module) -> float:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 from tqdm import tqdm
 
 from qfx.api import prepare
 from qfx.argument_checks import check_example_inputs, check_method
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
+from qfx.capture.wrappers import unwrapped
 from qfx.configuration.defaults import get_default_qconfig
 from qfx.errors import ConfigError, warn
 from qfx.pipelines import EFFORTS
@@ -24,6 +25,8 @@ from qfx.quant.qconfig import QConfigMapping
 from qfx.report.tuning import Sensitivity, Tuning, TuningTrial
 from qfx.runtime.calibration import calibrated
 from qfx.runtime.quantized import QuantizedModel
+from qfx.runtime.ranks import several
+from qfx.runtime.samples import Progress
 from qfx.tuning.record import Record, TrialOutcome, told_apart
 from qfx.tuning.search import Ladder, Search
 from qfx.tuning.sensitivity import Meter
@@ -37,7 +40,7 @@ _UNSCORED = (
 
 
 def tune(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: Any,
     calibration_data: Iterable[Any] | None,
     evaluate: Evaluate,
@@ -64,7 +67,8 @@ def tune(
         example_inputs: as for :func:`qfx.quantize`.
         calibration_data: as there; what can be gone through only once is kept in memory.
         evaluate: takes a module that is called like ``model``, and returns a number, of which more
-            is better. Where it raises or returns NaN, that trial counts as failed.
+            is better. Where it raises or returns NaN, that trial counts as failed. Of a model under
+            torch.compile or DataParallel, or of an ExportedProgram, it is given the module in it.
         max_drop: how far below the float model's score the score may be.
         min_score: the least score, in place of ``max_drop``.
         budget: a whole number is a number of trials, those of earlier runs in ``state`` included;
@@ -89,12 +93,17 @@ def tune(
         ConfigError: an argument is wrong, ``evaluate`` can't tell the score of the float model, or
             ``state`` belongs to another search.
         FormatError: ``state`` is no file of a search, or is damaged.
+        OSError: ``state`` can't be read or written.
     """
+    _check_alone()
     check_method(method, trains=False)
     _check_numbers(max_drop, min_score, max_bytes, max_ms)
     if not callable(evaluate):
         raise ConfigError(f"evaluate is {type(evaluate).__name__}; give a function of a module")
     most_trials, most_seconds = _budget(budget)
+    if state is not None and not isinstance(state, (str, os.PathLike)):
+        raise ConfigError(f"state is {type(state).__name__}; give the path of a file, or None")
+    model, _ = unwrapped(model)
     call = check_example_inputs(example_inputs, example_kwargs)
     target = resolve_backend(backend)
     once = isinstance(calibration_data, Iterator)
@@ -103,8 +112,8 @@ def tune(
         model, example_inputs, example_kwargs, data, method, backend, evaluate, max_drop,
         min_score, max_bytes, max_ms, most_trials, most_seconds,
     )  # fmt: skip
-    shown = sys.stderr.isatty() if progress is None else progress
-    start = Plan(effort="default" if method == "static" else "")
+    shown = Progress(progress).is_shown
+    start = Plan(effort="default")
     tuner = _Tuner(task, target, start, shown)
     tuner.trials.prepare_first(start)
     tuner.open(state, call)
@@ -147,7 +156,8 @@ class _Tuner:
     def _search(self) -> None:
         ladder = self._ladder()
         static = self._task.method == "static"
-        efforts = tuple(e for e in EFFORTS if e not in ("fast", "default")) if static else ()
+        harder = EFFORTS[EFFORTS.index(self._start.effort) + 1 :]
+        efforts = harder if static or self._task.data is not None else ()
         Search(self.trials, ladder, static, efforts).run(self._start)
 
     def _ladder(self) -> Ladder:
@@ -247,6 +257,16 @@ class _Tuner:
             if (m := measured.get(place.key)) is not None
         ]
         return tuple(sorted(found, key=lambda row: -row.int8))
+
+
+def _check_alone() -> None:
+    """ConfigError on one of several ranks, each of which would search on its own."""
+    if several():
+        raise ConfigError(
+            "qfx.tune searches in one process, and this one is a rank of a process group: ranks "
+            "would measure other things, and wait for each other. Call it in a process of its own, "
+            "or after torch.distributed.destroy_process_group()"
+        )
 
 
 def _budget(budget: object) -> tuple[int | None, float | None]:

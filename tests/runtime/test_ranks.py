@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 import qfx
 from examples import calibrate_torchrun
 from qfx.quant.channel_mean import ChannelMean
+from qfx.runtime import ranks
 
 RANKS = 3
 
@@ -154,6 +155,35 @@ def test_the_example(tmp_path: Path) -> None:
     wanted = qfx.quantize(calibrate_torchrun.network(), x, calibration_data=batches)
     made = qfx.load(path)
     assert torch.equal(made(x), wanted(x))
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+def test_a_rank_that_fails_holds_what_it_held(
+    kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt does not wait for the others; of two ranks that fail each tells its own."""
+    batch = data()[0]
+    prepared = qfx.prepare(net(), batch, backend="reference")
+    qfx.calibrate(prepared, [batch])
+    before = {name: tensor.clone() for name, tensor in prepared.state_dict().items()}
+    told = []
+
+    def lost(message: Tensor) -> list[Tensor]:
+        told.append(message)
+        raise qfx.CalibrationError("rank 1 did not answer")
+
+    def batches() -> Iterator[Tensor]:
+        yield 9 * batch
+        raise kind("no more")
+
+    monkeypatch.setattr(ranks, "several", lambda: True)
+    monkeypatch.setattr(ranks, "_exchange", lost)
+    with pytest.raises(kind, match="no more"):
+        qfx.calibrate(prepared, batches())
+    assert len(told) == (kind is ValueError)
+    after = prepared.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_recorders_merge() -> None:
