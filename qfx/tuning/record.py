@@ -8,6 +8,7 @@ the process twice is not begun again.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from qfx.errors import ConfigError, FormatError
 from qfx.graph import meta
 from qfx.storage.container import replacing
 from qfx.storage.fields import Fields, number, parse_json, render_json
-from qfx.tuning.sensitivity import PlaceNoise
+from qfx.tuning.sensitivity import CANDIDATES, PlaceNoise
 
 _FORMAT, _VERSION = "qfx-tuning", 1
 _MOST_TIMES = 2
@@ -135,14 +136,15 @@ class Record:
         fields.any("baseline")
         for row in fields.records("trials"):
             key, outcome = row.text("plan"), _outcome(row)
+            if (outcome.score is not None and outcome.size is None) or key in self.outcomes:
+                raise FormatError(f"{row.place}: a score of no model, or a second one of a plan")
             if outcome.score is not None:
                 self.outcomes[key] = outcome
         for row in fields.records("sensitivity"):
             int4 = row.number("int4") if row.has("int4") else None
             row.any("int4")
-            self.measured[row.text("site")] = PlaceNoise(
-                row.number("int8"), int4, row.text("observer")
-            )
+            observer = row.choice("observer", ("", *CANDIDATES))
+            self.measured[row.text("site")] = PlaceNoise(row.number("int8"), int4, observer)
             row.close()
         for row in fields.records("begun"):
             key, times = row.text("plan"), row.integer("times", 1)
@@ -177,6 +179,9 @@ def _outcome(fields: Fields) -> TrialOutcome:
     fields.close()
     if score is not None and score != score:
         raise FormatError(f"{fields.place}.score: is no score")
+    times = (made.seconds, made.milliseconds or 0.0)
+    if not all(math.isfinite(each) and each >= 0 for each in times):
+        raise FormatError(f"{fields.place}: a time is infinite, or less than none")
     return made
 
 

@@ -1,6 +1,8 @@
-"""qfx.tune: models in wrappers, data of methods that could do without, and where it is refused."""
+"""qfx.tune: models in wrappers, data where only weights are quantized, what is refused."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ from torch import nn
 
 import qfx
 from qfx.runtime import ranks
+from qfx.tuning.record import Record, TrialOutcome
+from qfx.tuning.sensitivity import PlaceNoise
 from tests.tuning.nets import LABELS, Planted, X, bits_of, net
 
 BATCHES = [torch.randn(64, 16, generator=torch.Generator().manual_seed(i)) for i in range(4)]
@@ -44,3 +48,29 @@ def test_a_rank_of_a_process_group_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_a_state_that_is_no_path() -> None:
     with pytest.raises(qfx.ConfigError, match="state is int"):
         qfx.tune(net(), X, BATCHES, Planted({}), state=3)  # type: ignore[arg-type]
+
+
+GOOD = TrialOutcome(1.0, 8, 2.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("was", "made"),
+    [
+        ('"size":8', '"size":null'),
+        ('"seconds":0.5', '"seconds":"inf"'),
+        ('"milliseconds":2.0', '"milliseconds":-1'),
+        ('"observer":"minmax"', '"observer":"nonsense"'),
+        ('"plan":"other"', '"plan":"one"'),
+    ],
+)
+def test_a_state_that_says_what_no_search_finds(tmp_path: Path, was: str, made: str) -> None:
+    path = tmp_path / "search.json"
+    record = Record(path, "a model", outcomes={"one": GOOD, "other": GOOD})
+    record.measured["first"] = PlaceNoise(0.1, None, "minmax")
+    record.write()
+    assert Record.open(path, "a model").outcomes == record.outcomes
+    text = path.read_text()
+    assert was in text
+    path.write_text(text.replace(was, made))
+    with pytest.raises(qfx.FormatError):
+        Record.open(path, "a model")
