@@ -100,3 +100,19 @@ def test_what_is_written_to_is_no_value_of_the_other() -> None:
     module.forward = forward  # type: ignore[method-assign,assignment]
     gm, _ = qfx.run_passes(module.eval(), [ShareSubexpressions()], X)
     torch.testing.assert_close(gm(X), forward(X))
+
+
+def test_what_is_read_before_a_write_and_after_it_differs() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            before = self.count[1:] * 2
+            self.count.add_(1)
+            return x[:, 1:] * before + self.count[1:] * 2
+
+    expected = [model(X) for model in [Counts().eval()] for _ in range(2)]
+    gm, _ = qfx.run_passes(Counts().eval(), [ShareSubexpressions()], X)
+    assert all(torch.equal(gm(X), each) for each in expected)

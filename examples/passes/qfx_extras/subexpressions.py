@@ -8,7 +8,8 @@ were found alike count as the same, and those of a commutative operation in eith
 in graph order finds all of them, since operands come first.
 
 Left alone: what draws random numbers or acts, modules (they may keep state), what somebody writes
-to in place, and two values that the model both returns, since its caller may write to one of them.
+to in place and what is computed of that, and two values that the model both returns, since its
+caller may write to one of them.
 Folding is for inference: a constant that was made of a parameter does not train.
 """
 
@@ -50,7 +51,7 @@ class ShareSubexpressions(qfx.Pass):
         returned = _through(output.all_input_nodes)
         known: dict[object, fx.Node] = {}
         for node in list(graph.nodes):
-            if node._erased or node in written or not _computes(node):
+            if node._erased or not _computes(node) or _is_told_by_time(node, written):
                 continue
             key = _key(node, rw)
             first = known.get(key)
@@ -83,6 +84,11 @@ class ShareSubexpressions(qfx.Pass):
 def _computes(node: fx.Node) -> bool:
     """Whether all that ``node`` does is to yield a value that its operands decide."""
     return node.op in ("call_function", "call_method", "get_attr") and not qfx.has_effect(node)
+
+
+def _is_told_by_time(node: fx.Node, written: set[fx.Node]) -> bool:
+    """Whether ``node`` reads, or is, what somebody writes to in place: before that, or after."""
+    return bool(written) and not written.isdisjoint(_through((node, *node.all_input_nodes)))
 
 
 def _through(nodes: Iterable[fx.Node]) -> set[fx.Node]:
