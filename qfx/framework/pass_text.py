@@ -46,15 +46,21 @@ def format_value(value: object) -> str:
     return f"<{type(value).__name__}>"
 
 
+_PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|.""", re.DOTALL)
+"""Quoted texts, whatever is in them, and single characters."""
+
+
 def steps(text: str) -> list[str]:
     """The texts of the passes in that of a pipeline: cut at line ends and commas outside braces."""
+    if not isinstance(text, str):
+        raise ConfigError(f"a pipeline is read from text, as str(pipeline) prints it, not {text!r}")
     parts, depth = [""], 0
-    for char in text.replace("\n", ","):
-        depth += (char in "{([") - (char in "])}")
-        if char == "," and depth == 0:
+    for piece in _PIECES.findall(text):
+        depth += (piece in "{([") - (piece in "])}")
+        if piece in ",\n" and depth == 0:
             parts.append("")
         else:
-            parts[-1] += char
+            parts[-1] += piece
     return [part.strip() for part in parts if part.strip()]
 
 

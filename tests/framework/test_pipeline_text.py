@@ -17,6 +17,7 @@ from qfx.framework.pipeline import CALIBRATE
         ("a, b", ["a", "b"]),
         ("a{x=1, y=[2, 3]},b\nc", ["a{x=1, y=[2, 3]}", "b", "c"]),
         (" a ,, ", ["a"]),
+        (r"""a{s='x, }y\'(', t="'{"}, b""", [r"""a{s='x, }y\'(', t="'{"}""", "b"]),
     ],
 )
 def test_texts_are_cut_outside_of_braces(text: str, parts: list[str]) -> None:
@@ -48,3 +49,8 @@ def test_an_order_that_can_not_work_is_told_when_it_is_read() -> None:
         qfx.parse_pipeline("canonicalize, lower, reference")
     with pytest.raises(qfx.ConfigError, match="a pipeline calibrates once"):
         qfx.parse_pipeline("calibrate, calibrate")
+
+
+def test_what_is_no_text_is_told() -> None:
+    with pytest.raises(qfx.ConfigError, match="a pipeline is read from text"):
+        qfx.parse_pipeline(None)  # type: ignore[arg-type]
