@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from qfx.capture.proxy import ValueProxy
 from qfx.graph import meta
+from qfx.graph.working import WorkingGraphModule
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Assignments:
 
     def watch(self, module: nn.Module, path: str) -> None:
         """Remember what the attributes of ``module``, whose forward is entered, are by now."""
+        if isinstance(module, WorkingGraphModule):
+            module.update_code()  # which its first call would do, and that is no step of forward
         if module not in self._before:
             held = {n: (value, _content(value)) for n, value in _attributes(module).items()}
             self._before[module] = path, held

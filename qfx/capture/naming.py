@@ -23,7 +23,7 @@ _OURS = frozenset(
             "copy_to_convert",
             "calibrating",
             "restore_buffers",
-            "_update",
+            "update_code",
         ),
         *("_refuse_moves", "_boxed_call", "_prologue_start", "_made_of"),
         *("_as_seen_around", "_region", "_in_place", "_ways", "_tells_dtype"),

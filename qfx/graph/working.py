@@ -67,22 +67,23 @@ class WorkingGraphModule(fx.GraphModule):
     @property
     def code(self) -> str:
         """The Python code of the graph."""
-        self._update()
+        self.update_code()
         return str(super().code)
 
     def __str__(self) -> str:
-        self._update()  # fx prints the code it keeps
+        self.update_code()  # fx prints the code it keeps
         return super().__str__()
 
     def _deepcopy_init(self) -> Callable[..., None]:
         return partial(WorkingGraphModule.__init__, class_name=type(self).__name__)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._update()  # what is pickled is the code
+        self.update_code()  # what is pickled is the code
         self._tracer_cls = CodeTracer  # what captured the model needs more than code
         return super().__reduce__()
 
-    def _update(self) -> None:
+    def update_code(self) -> None:
+        """Generate the code, if the graph has changed since it was."""
         if vars(type(self))["forward"] is _GENERATED:
             self.recompile()
 

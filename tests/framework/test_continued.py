@@ -88,3 +88,9 @@ def test_a_quantized_model_goes_on_from_its_kernels() -> None:
     torch.testing.assert_close(result(X), quantized(X) + 1)
     with pytest.raises(qfx.ConfigError, match="already at LOWERED before it; leave it out"):
         qfx.run_passes(quantized, [qfx.get_pass("canonicalize")], X)
+
+
+def test_generating_its_code_is_no_step_of_a_model(recwarn: pytest.WarningsRecorder) -> None:
+    gm, _ = qfx.run_passes(Net().eval(), [], X)
+    qfx.prepare(gm, X, method="qat", backend="reference")
+    assert not [str(w.message) for w in recwarn if "forward sets" in str(w.message)]
