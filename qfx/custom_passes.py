@@ -25,6 +25,7 @@ from qfx.framework.registry import get_pass
 from qfx.garbage_collection import patiently
 from qfx.history.history import History
 from qfx.quant.level_checks import QUANTIZATION
+from qfx.verification.contents import KeepsContents
 from qfx.verification.stages import KeepsValues
 
 
@@ -88,7 +89,7 @@ def run_passes(
     if pipeline.end is Level.LOWERED:
         pipeline = pipeline.with_passes_at(Level.LOWERED, ctx.get(Backend).passes)
     history = History()
-    net = [KeepsValues((args, ctx.example_kwargs))] if check else []
+    net = [KeepsContents(), KeepsValues((args, ctx.example_kwargs))] if check else []
     run_pipeline(graph_module, pipeline, ctx, history, [*as_instruments(instruments), *net])
     graph_module.meta[LEVEL] = ctx.level
     return graph_module, history

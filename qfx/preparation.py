@@ -25,6 +25,7 @@ from qfx.report.outcomes import captured_sites, size_bytes
 from qfx.runtime.prepared import RECORDERS, PreparationSettings, PreparedModel
 from qfx.runtime.trained import Start, Trained
 from qfx.training.trainable import trainable
+from qfx.verification.contents import KeepsContents
 from qfx.verification.floats import check_untrained
 
 
@@ -99,7 +100,7 @@ def prepare_graph(
         region=region, extra=request.settings, instruments=request.instruments,
     )  # fmt: skip
     ctx, history = settings.context(graph_module), History()
-    transform(graph_module, before, ctx, history, request.instruments)
+    transform(graph_module, before, ctx, history, (*request.instruments, KeepsContents()))
     settings = replace(
         settings,
         buffers=written_tensors(graph_module, RECORDERS),

@@ -7,12 +7,14 @@ nodes hold the very same objects is the same graph.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import fx, nn
 
 from qfx.graph.clone import shell
 from qfx.graph.lookup import Lookup
+from qfx.graph.state import held_by_calls
 
 
 class Checkpoint:
@@ -33,6 +35,7 @@ class Checkpoint:
         for _, op, target, *_ in self._nodes:
             if op in ("get_attr", "call_module") and target not in self._attributes:
                 self._attributes[str(target)] = lookup.get(str(target))
+        self._held_by_calls = held_by_calls(graph_module)
         self._modules = {
             name: shell(held)
             for name, held in self._attributes.items()
@@ -49,7 +52,10 @@ class Checkpoint:
         if not all(map(_is_as_it_was, graph.nodes, self._nodes)):
             return False
         lookup = Lookup(graph_module)
-        return all(lookup.get(name) is held for name, held in self._attributes.items())
+        if not all(lookup.get(name) is held for name, held in self._attributes.items()):
+            return False
+        now, before = held_by_calls(graph_module), self._held_by_calls
+        return len(now) == len(before) and all(map(operator.is_, now, before))
 
     def arguments(self) -> dict[fx.Node, tuple[Any, Any]]:
         """The arguments of every node as they were."""

@@ -38,6 +38,20 @@ def written_tensors(
     return {name: tensor.clone() for name, tensor in found.items()}
 
 
+def held_by_calls(graph_module: fx.GraphModule) -> list[object]:
+    """What the modules that the graph calls hold: attributes, parts, tensors and hooks.
+
+    The same objects are the same state, but for what is written into tensors.
+    """
+    called = dict.fromkeys(str(n.target) for n in graph_module.graph.nodes if n.op == "call_module")
+    modules = (part for path in called for part in graph_module.get_submodule(path).modules())
+    held: list[object] = []
+    for value in (value for module in modules for value in vars(module).values()):
+        held.append(value)
+        held.extend(value.values() if isinstance(value, dict) else ())
+    return held
+
+
 def written_names(graph: fx.Graph) -> set[str]:
     """The qualified names of what the graph reads as an attribute and may write to."""
     return _names(changing(graph))

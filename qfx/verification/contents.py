@@ -1,16 +1,23 @@
-"""What a pass wrote to the tensors that the graph holds, instead of making new ones.
+"""What a pass wrote to the tensors that the graph reads, instead of making new ones.
 
-Autograd counts writes to a tensor, but for those through ``.data``. A pass that is not ours is not
-trusted to take no such way: what the graph holds is copied before it, and compared after it.
+Others hold them too: the graph that the result is checked against, and that of the last valid
+stage. Autograd counts writes to a tensor, but for those through ``.data``. A pass that is not ours
+is not trusted to take no such way: what the graph reads is copied before it, and compared after it.
+What the graph itself may write to is its state, and not looked at.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from qfx.framework.pass_base import Pass
+from qfx.errors import PassError
+from qfx.framework.checkpoint import Checkpoint
+from qfx.framework.instruments import Instrument
+from qfx.framework.pass_base import Pass, PassContext
+from qfx.graph import meta
 from qfx.graph.lookup import Lookup
+from qfx.graph.state import written_names
 from qfx.history.stage import Stage
 
 _OURS = ("qfx", "qfx_passes")
@@ -26,33 +33,73 @@ def held_values(module: fx.GraphModule) -> dict[str, object]:
     return found
 
 
-class Contents:
-    """The contents of what ``module`` holds, as they are before ``step``."""
+class KeepsContents(Instrument):
+    """Fails at a pass that writes to what the graph reads, and undoes it."""
 
-    def __init__(self, module: fx.GraphModule, step: Pass) -> None:
+    def __init__(self) -> None:
+        self._before: Checkpoint | None = None
         self._copies: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def before_pass(self, step: Pass, ctx: PassContext) -> None:
+        self._before, self._copies = None, {}
         if type(step).__module__.partition(".")[0] in _OURS:
             return
-        for name, value in held_values(module).items():
-            if isinstance(value, Tensor) and value.layout is torch.strided:
-                self._copies[name] = value, value.detach().clone()
+        self._before = Checkpoint(ctx.graph_module)
+        self._copies = _copies(ctx.graph_module)
 
-    def written(self) -> list[str]:
-        """Names of the tensors that hold something else now."""
-        return [
-            name
-            for name, (tensor, copy) in self._copies.items()
-            if not _same(tensor.detach(), copy)
-        ]
+    def after_pass(self, step: Pass, ctx: PassContext, stage: Stage) -> None:
+        before, copies = self._before, self._copies
+        self._before, self._copies = None, {}
+        written = [name for name, (now, copy) in copies.items() if not _same(now.detach(), copy)]
+        if before is None or not written:
+            return
+        for tensor, copy in map(copies.__getitem__, written):
+            _restore(tensor, copy)
+        earlier = before.restore()
+        node, rule = _reader_of(earlier.graph, written), _writer_among(stage)
+        by = f" (rule {rule})" if rule else ""
+        at = "" if node is None else f", which %{meta.where(node)} reads"
+        raise PassError(
+            f"pass {step}{by} wrote to the contents of {', '.join(written)}{at}: they are back as "
+            "they were. Others may hold them: make a new constant, rw.constant(name, tensor), and "
+            "read that.",
+            pass_name=step.name,
+            rule=rule,
+            node=None if node is None else node.name,
+            graph_module=earlier,
+        )
 
-    def restore(self, names: list[str]) -> None:
-        """Give the tensors called ``names`` the contents that they had."""
-        for tensor, copy in map(self._copies.__getitem__, names):
-            with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                tensor.copy_(copy)
+
+def _copies(module: fx.GraphModule) -> dict[str, tuple[Tensor, Tensor]]:
+    """What ``module`` reads and a pass may not write to, by name, each with a copy."""
+    state, lookup = written_names(module.graph), Lookup(module)
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    held = {**{name: lookup.get(name) for name in sorted(read)}, **dict(module.named_parameters())}
+    for path, part in module.named_modules():
+        if _keeps_its_buffers(part):
+            held |= {f"{path}.{n}": b for n, b in part.named_buffers(recurse=False)}
+    return {
+        name: (value, value.detach().clone())
+        for name, value in held.items()
+        if isinstance(value, Tensor) and value.layout is torch.strided and name not in state
+    }
 
 
-def reader_of(graph: fx.Graph, names: list[str]) -> fx.Node | None:
+def _keeps_its_buffers(module: nn.Module) -> bool:
+    """Whether running ``module`` writes to none of its buffers: a layer of PyTorch at inference."""
+    return type(module).__module__.startswith("torch.nn.modules.") and not module.training
+
+
+def _restore(tensor: Tensor, copy: Tensor) -> None:
+    """Give ``tensor`` the contents that it had, and its shape and dtype."""
+    if tensor.shape != copy.shape or tensor.dtype != copy.dtype:
+        tensor.data = copy
+        return
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+        tensor.copy_(copy)
+
+
+def _reader_of(graph: fx.Graph, names: list[str]) -> fx.Node | None:
     """The first operation that reads one of the tensors called ``names``."""
     node: fx.Node
     for node in graph.nodes:
@@ -65,12 +112,15 @@ def reader_of(graph: fx.Graph, names: list[str]) -> fx.Node | None:
     return None
 
 
-def writer_among(stage: Stage) -> str | None:
+def _writer_among(stage: Stage) -> str | None:
     """The rule that wrote: the only one that matched, if it was one."""
     matched = [counted.rule for counted in stage.statistics if counted.matches]
     return matched[0].partition("/")[2] if len(matched) == 1 else None
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    # NaN differs from itself: then what the graph computes is compared, and tells.
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if torch.equal(one, other) or not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.equal(*(each.reshape(-1).view(torch.uint8) for each in (one, other)))  # NaN

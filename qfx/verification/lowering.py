@@ -56,7 +56,7 @@ class Following(Instrument):
         self.all_keep, self.last = True, ""
         self.outcome: Outcome | None = None
         self._expected: Outcome | None = None
-        self._held: dict[str, tuple[int, int]] = {}
+        self._held: dict[str, tuple[int, ...]] = {}
         self._start: Checkpoint | None = None
         self._lowered: Snapshot | None = None
         self._now: Snapshot | None = None

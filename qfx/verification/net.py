@@ -22,6 +22,7 @@ from qfx.quant.reasons import refusal
 from qfx.report.checked import Checked
 from qfx.runtime.prepared import PreparedModel
 from qfx.verification.calls import CallCheck, Fault, check_calls
+from qfx.verification.contents import KeepsContents
 from qfx.verification.floats import check_float
 from qfx.verification.lowering import AfterLowering, BeforeLowering, Following
 from qfx.verification.outputs import (
@@ -71,10 +72,10 @@ class Net:
         Those after it are looked at together, and one by one if they do change something.
         """
         if self._closely:
-            return [AfterLowering(self._batch)]
+            return [KeepsContents(), AfterLowering(self._batch)]
         self._following = Following(self._batch)
         start, self._start = self._start, None  # the graph goes on from there
-        return [BeforeLowering(self._batch, start), self._following]
+        return [KeepsContents(), BeforeLowering(self._batch, start), self._following]
 
     def lower(
         self, reference: fx.GraphModule, lower: LowerFunction, history: History

@@ -19,10 +19,11 @@ from qfx.framework.instruments import Instrument
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
 from qfx.graph import meta
+from qfx.graph.state import held_by_calls
 from qfx.graph.steps import state_kept
 from qfx.history.diff import GraphDiff
 from qfx.history.stage import Stage
-from qfx.verification.contents import Contents, held_values, reader_of, writer_among
+from qfx.verification.contents import held_values
 from qfx.verification.differences import fraction_off
 from qfx.verification.outputs import (
     EIGHT_BITS,
@@ -63,8 +64,7 @@ class NumericCheck(Instrument):
         self._before: Checkpoint | None = None
         self._outcome: Any = None
         self._stage: Stage | None = None
-        self._held: dict[str, tuple[int, int]] = {}
-        self._contents: Contents | None = None
+        self._held: dict[str, tuple[int, ...]] = {}
 
     def on_start(self, ctx: PassContext, stage: Stage) -> None:
         self._batch(ctx)
@@ -78,16 +78,13 @@ class NumericCheck(Instrument):
         if self._outcome is None:  # now: the pass may write to tensors
             self._outcome = outcome(ctx.graph_module, self._batch(ctx))
         self._held = held_by(ctx.graph_module)
-        self._contents = Contents(ctx.graph_module, step)
 
     def after_pass(self, step: Pass, ctx: PassContext, stage: Stage) -> None:
         before, last, expected = self._before, self._stage, self._outcome
-        contents, self._contents = self._contents, None
         self._before, self._stage, self._outcome = None, stage, None
-        if before is None or last is None or contents is None:
+        if before is None or last is None:
             return
-        written = contents.written()
-        kept = not written and held_by(ctx.graph_module) == self._held
+        kept = held_by(ctx.graph_module) == self._held
         if stage.snapshot == last.snapshot and kept:
             self._outcome, self.sqnr[step.name] = expected, math.inf
             return
@@ -98,18 +95,14 @@ class NumericCheck(Instrument):
             return
         found, least = verdict
         off = min(_OFF, 10 ** (-least / 20))
-        if written:
-            contents.restore(written)
-            node, rule = reader_of(ctx.graph_module.graph, written), writer_among(stage)
-        else:
-            node = first_change(before.restore(), ctx.graph_module, self._batch(ctx), off)
-            rule = None if node is None else _rule_of(node, step)
+        node = first_change(before.restore(), ctx.graph_module, self._batch(ctx), off)
+        rule = None if node is None else _rule_of(node, step)
         by = f" (rule {rule})" if rule else ""
         at = "" if node is None else f", first at %{meta.where(node)}"
         raise PassError(
             f"pass {step}{by} changes what the model computes{at}: on the example inputs "
             f"the outputs agree to {found:.1f} dB with those before it, and {why}\n"
-            + _changes(GraphDiff(last.snapshot, stage.snapshot), written),
+            + _changes(GraphDiff(last.snapshot, stage.snapshot)),
             pass_name=step.name,
             rule=rule,
             node=None if node is None else node.name,
@@ -170,13 +163,14 @@ class KeepsValues(NumericCheck):
         )
 
 
-def held_by(module: fx.GraphModule) -> dict[str, tuple[int, int]]:
-    """What identifies the parameters, buffers and constants of ``module``, and their contents.
+def held_by(module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
+    """What identifies what ``module`` holds and the modules that it calls, and tensors' contents.
 
     It tells as long as something else, as a copy of the module, keeps them alive.
     """
     found = held_values(module).items()
-    return {n: (id(value), getattr(value, "_version", 0)) for n, value in found}
+    of_tensors = {n: (id(value), getattr(value, "_version", 0)) for n, value in found}
+    return {**of_tensors, "": tuple(map(id, held_by_calls(module)))}
 
 
 def first_change(
@@ -226,11 +220,11 @@ def _differs(expected: Any, value: Any, off: float) -> bool:
     return expected.is_floating_point() and fraction_off(value, expected) > off
 
 
-def _changes(diff: GraphDiff, written: list[str]) -> str:
-    if written:
+def _changes(diff: GraphDiff) -> str:
+    if not diff:
         return (
-            f"The pass wrote to the contents of {', '.join(written)}, which are back as they were. "
-            "Others may hold them: make a new constant, rw.constant(name, tensor), and read that."
+            "The graph is as it was: the pass changed what modules hold that it calls, such as "
+            "attributes, hooks and buffers."
         )
     shown = diff.to_text().splitlines()
     more = [f"... {len(shown) - _DIFF_LINES} more lines"] if len(shown) > _DIFF_LINES else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -98,6 +99,44 @@ def test_writing_to_weights_is_found_and_undone() -> None:
     assert error.graph_module is not None
     torch.testing.assert_close(error.graph_module(X), expected)
     torch.testing.assert_close(model(X), expected)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_writing_to_weights_is_the_fault_of_the_pass_when_quantizing(keeps: bool) -> None:
+    class Halve(qfx.Pass):
+        name = "halve"
+        keeps_values = keeps
+
+        def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+            ctx.graph_module.get_parameter("conv.weight").data = torch.zeros(8, 3)
+
+    model = Net().eval()
+    pipeline = qfx.pipelines.static().insert_after("canonicalize", Halve())
+    for run in (
+        lambda: qfx.quantize(model, X, backend="reference", pipeline=pipeline),
+        lambda: qfx.run_passes(model, [Halve()], X),
+    ):
+        with pytest.raises(PassError, match=r"pass halve wrote to the contents of conv\.weight"):
+            run()
+
+
+def _hook(conv: nn.Module) -> None:
+    conv.register_forward_hook(lambda module, args, result: result * 2)
+
+
+@pytest.mark.parametrize("change", [_hook, lambda conv: setattr(conv, "padding", (3, 3))])
+def test_what_is_done_to_a_module_that_is_called_is_found(
+    change: Callable[[nn.Module], None],
+) -> None:
+    class Tamper(qfx.Pass):
+        name = "tamper"
+        requires = qfx.Level.CAPTURED
+
+        def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+            change(ctx.graph_module.get_submodule("conv"))
+
+    with pytest.raises(PassError, match="pass tamper changes what the model computes"):
+        qfx.run_passes(Net().eval(), [Tamper()], X)
 
 
 def test_what_is_meant_or_not_checked_passes() -> None:
