@@ -32,4 +32,4 @@ def test_needed_are_integers_scales_zero_points_and_bias(qmodel: qfx.QuantizedMo
 
 def test_packing_is_a_part_of_loading(qmodel: qfx.QuantizedModel, tmp_path: Path) -> None:
     path = qfx.save(qmodel, tmp_path / "m.qfx")
-    assert loading.packing(path) > 0
+    assert min(loading.packing(path)) > 0

@@ -34,6 +34,12 @@ LARGE = 1 << 17
 _GEOMETRY = Geometry([1, 1], [0, 0], [1, 1], 1)
 
 
+def pays(weights: Sequence[Tensor], post: str) -> bool:
+    """Whether linear weights that read one input are multiplied as a convolution."""
+    size = sum(weight.numel() for weight in weights)
+    return size >= LARGE and post in kernels.CONV_POST_OPS[2] and saturates()
+
+
 def pack(
     weights: Sequence[Tensor], x_shape: Sequence[int], x_zero_point: object, post: str = "none"
 ) -> Tensor:
@@ -48,8 +54,7 @@ def pack(
     Returns:
         An opaque tensor, for :func:`multiply` or ``onednn.qlinear_pointwise``.
     """
-    size = sum(weight.numel() for weight in weights)
-    if size < LARGE or post not in kernels.CONV_POST_OPS[2] or not saturates():
+    if not pays(weights, post):
         return packing.pack_joined(weights, x_shape)
     shifted = not isinstance(x_zero_point, int) or x_zero_point != 0
     return packing.pack_as_convolution(weights, prod(x_shape[:-1]), shifted=shifted)

@@ -84,13 +84,17 @@ def _faster_operands(
     """As :func:`_operands`, packed for the kernel that is faster here."""
     qx, x = input_of(site)
     weight, name, zero_point = weight_of(site), str(post.name), x.zero_point
+    if not as_convolutions.pays((weight.integers,), name):
+        return _operands(em, site, shape)
 
     def recipe() -> object:
         return as_convolutions.pack((weight.integers,), shape, zero_point, name)
 
     shifted = zero_point == 0 if isinstance(zero_point, int) else None
-    key = ("multiplied", weight.name, tuple(shape[1:]), name, shifted)
-    return Operands(qx, x.scale, zero_point, em.packed(key, recipe), *weight_qparams(em, weight))
+    packed = em.packed(
+        ("convolution", weight.name, tuple(shape[1:]), shifted), recipe, apart=True
+    )
+    return Operands(qx, x.scale, zero_point, packed, *weight_qparams(em, weight))
 
 
 def _add_linear(
