@@ -91,9 +91,7 @@ def _faster_operands(
         return as_convolutions.pack((weight.integers,), shape, zero_point, name)
 
     shifted = zero_point == 0 if isinstance(zero_point, int) else None
-    packed = em.packed(
-        ("convolution", weight.name, tuple(shape[1:]), shifted), recipe, apart=True
-    )
+    packed = em.packed(("convolution", weight.name, tuple(shape[1:]), shifted), recipe, apart=True)
     return Operands(qx, x.scale, zero_point, packed, *weight_qparams(em, weight))
 
 
