@@ -39,6 +39,8 @@ X = torch.linspace(-1, 1, 100)
         (torch.arange(100), torch.arange(100).clamp(max=97), ""),
         (X.clamp(min=0).log(), X.clamp(min=0).log(), ""),
         ((X, None, 3), (X, None, 3), ""),
+        ((1e4 * X, 0.01 * X), (1e4 * X, 0 * X), "disagrees with the reference: 0"),
+        ((X, 1e-9 * X, 0 * X), (X, -1e-9 * X, 1e-9 * X), ""),  # what rounding makes of nothing
     ],
 )
 def test_what_agrees(wanted: Any, found: Any, why: str) -> None:
