@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.engines import registry
+from qfx.engines import compiling, registry
 from tests.support.engines import (
     Fake,
     Hanging,
@@ -36,7 +36,7 @@ def qmodel(x: Tensor) -> qfx.QuantizedModel:
 def with_fake(monkeypatch: pytest.MonkeyPatch, fake: Fake) -> None:
     known = {"fake": fake, "eager": registry.engines()["eager"]}
     monkeypatch.setattr(registry, "engines", lambda: known)
-    monkeypatch.setattr("qfx.engines.compiling.engines", lambda: known)
+    monkeypatch.setattr(compiling, "engines", lambda: known)
 
 
 @pytest.mark.sweep(first=3)

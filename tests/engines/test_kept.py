@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import qfx
-from qfx.engines import kept, registry
+from qfx.engines import compiling, kept, registry
 from qfx.engines.agreement import compare
 from qfx.engines.base import BuildSettings
 from tests.engines.test_cache import refuse_trials
@@ -32,8 +32,8 @@ def qmodel(x: Tensor) -> qfx.QuantizedModel:
 def known_as(monkeypatch: pytest.MonkeyPatch, made: Fake) -> None:
     """Let ``made`` be the one engine beside eager."""
     known = {"fake": made, "eager": registry.engines()["eager"]}
-    for where in (registry.__name__, "qfx.engines.compiling", kept.__name__):
-        monkeypatch.setattr(f"{where}.engines", lambda: known)
+    for where in (registry, compiling, kept):
+        monkeypatch.setattr(where, "engines", lambda: known)
 
 
 @pytest.fixture
