@@ -112,7 +112,7 @@ def test_constants_that_are_returned_are_the_callers() -> None:
 def test_a_call_that_fails_midway_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Tiring()
     known = {"fake": engine}
-    for where in ("qfx.engines.registry.engines", "qfx.engines.compiling.engines"):
+    for where in ("qfx.engines.compiling.engines", "qfx.engines.registry.engines"):
         monkeypatch.setattr(where, lambda: known)
     model = Adds().eval()
     fast = qfx.compile(model, noise(), engine="fake")
