@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx.framework.pass_base import Pass, PassContext
+from qfx.history.events import NearMiss
 from qfx.quant.recorders import recorder_of
 from qfx.quant.spec import QuantSpec
 from qfx.vocab import bound
@@ -89,6 +90,10 @@ def _correct(
     bias = rw.tensor(old) if isinstance(old, fx.Node) else torch.zeros_like(shift)
     if any(seen.silent for seen in calls.values()):
         shift = torch.where(bias == 0, 0.0, shift)
+    if not shift.isfinite().all():
+        reason = "calibration saw NaN or infinite values in what it reads"
+        ctx.near_misses.append(NearMiss(f"{rw.pass_name}/layer", first.name, reason))
+        return
     if not shift.any():
         return
     hint = bias_name or weight_name.rpartition("weight")[0] + "bias"

@@ -52,6 +52,7 @@ from qfx_passes.weights import QuantizedWeights, quantized_weights
 
 _GAIN = 0.98  # of the error of rounding to the nearest code
 _BLOCK = 128
+_DIGITS = 1e-5  # of sums of products in float32
 _AS_LITTLE = "the nearest codes err as little on other batches"
 _TOO_FEW = "calibration kept too little to choose by and to judge by"
 
@@ -121,7 +122,9 @@ class Gptq(Pass):
 
     def _rounded(self, layer: Layer, moments: Moments, *, ridge: bool) -> Rounding:
         _, mixed, rounded = moments.about(means=layer.bias_is_free)
+        power = moments.about(means=False)[2].diagonal(dim1=1, dim2=2).mean(1)
         damping = self.damping * rounded.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+        damping = damping + _DIGITS * power  # moments about means are no nearer than that
         eye = torch.eye(rounded.shape[1], dtype=rounded.dtype, device=rounded.device)
         damped = rounded + damping.reshape(-1, 1, 1) * eye
         target = layer.weight

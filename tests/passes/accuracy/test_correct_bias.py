@@ -145,3 +145,14 @@ def test_a_value_read_along_two_axes_has_two_means() -> None:
     quantized = qfx.quantize(model, x, backend="reference")
     for exact, result in zip(model(x), quantized(x), strict=True):
         torch.testing.assert_close(result, exact, rtol=0, atol=0.02)
+
+
+def test_means_that_are_not_finite_are_told() -> None:
+    x = torch.full((4, 3), torch.nan)
+    model = nn.Linear(3, 2).eval()
+    made = qfx.quantize(
+        model, torch.ones(4, 3), method="dynamic", backend="reference", calibration_data=[x]
+    )
+    assert made(torch.ones(4, 3)).isfinite().all()
+    reasons = [miss.reason for miss in made.history["correct-bias"].near_misses]
+    assert reasons == ["calibration saw NaN or infinite values in what it reads"]

@@ -137,6 +137,11 @@ def test_one_row_tells_nothing_to_choose_by() -> None:
     assert miss.reason == "calibration kept too little to choose by and to judge by"
 
 
+def test_a_layer_may_read_what_never_varies() -> None:
+    x = torch.linspace(-1, 1, 8).expand(4, 8)
+    assert _linear(x, calibration_data=[x] * 5)(x).isfinite().all()
+
+
 def test_rows_of_one_batch_are_not_judged_by_their_neighbours() -> None:
     """Pairs of rows that are the same: every second row would judge by what was chosen by."""
     made = torch.Generator().manual_seed(1)
