@@ -31,7 +31,7 @@ _OURS = frozenset(
         *("fake_quants", "in_mode_of", "batchnorm_frozen", "schedule"),
         *("freeze_batchnorm", "_freeze_batchnorm"),
         *("parameters_changed", "_changed", "_written", "_writes"),
-        *("samples", "_offer_sample", "_in_order", "ordered_examples"),
+        *("samples", "_offer_sample", "_takes", "_in_order", "ordered_examples"),
     }
 )
 """Attributes of what is made from graph modules."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import torch
 from torch import Tensor, fx, nn
 
+from qfx.capture.arguments import copy_tensors
 from qfx.errors import FormatError
 from qfx.framework.instruments import Instrument
 from qfx.framework.pass_base import PassContext
@@ -21,7 +22,7 @@ from qfx.graph.in_place import hand_on_place
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.meta import Origin
 from qfx.graph.overlap import overwrite
-from qfx.graph.steps import signature_of
+from qfx.graph.steps import Steps, arguments_by_name, signature_of, state_kept
 from qfx.graph.ways import Ways, apply_to_ways, ways_of
 from qfx.graph.working import WorkingGraphModule
 from qfx.quant.channel_mean import ChannelMean
@@ -147,8 +148,28 @@ class PreparedModel(WorkingGraphModule):
 
     def _offer_sample(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Keep what is recorded for passes that measure; training keeps nothing."""
-        if self.training and self.settings.method != "qat" and not self.samples.full:
-            self.samples.offer(*self._in_order(args, kwargs))
+        if not self.training or self.settings.method == "qat" or self.samples.full:
+            return
+        sample = self._in_order(args, kwargs)
+        if self.samples.offer(*sample) or len(self.samples):
+            return
+        fewer = self.samples.first_rows(*sample)  # of a batch that is larger than all the room
+        if fewer is not None and self._takes(fewer):
+            self.samples.offer(*fewer)
+
+    def _takes(self, sample: Sample) -> bool:
+        """Whether the graph runs on a sample; nothing is recorded of it."""
+        modes = {module: module.training for module in self.modules()}
+        self.train(False)
+        try:
+            with state_kept(self):
+                Steps(self, arguments_by_name(self.graph, *copy_tensors(sample))).run_to_end()
+        except Exception:  # a size that the model does not take raises anything
+            return False
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return True
 
     def _in_order(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Sample:
         """The arguments of a call in one order, however they are given."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -67,17 +67,28 @@ class Samples:
             yield Sample(copy_tensors(args), copy_tensors(kwargs))
 
     @torch.no_grad()
-    def offer(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-        """Keep a batch if there is room."""
-        if self.full:
-            return
-        leaves = pytree.tree_leaves((args, dict(kwargs)))
-        # Sparse tensors have no nbytes.
-        size = sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
-        if self._bytes + size > self.room.size:
-            return
+    def offer(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
+        """Keep a batch if there is room, and say whether there was."""
+        size = _size(_tensors(args, kwargs))
+        if self.full or self._bytes + size > self.room.size:
+            return False
         self._bytes += size
         self._kept.append(Sample(copy_tensors(args), copy_tensors(dict(kwargs))))
+        return True
+
+    def first_rows(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Sample | None:
+        """The first rows of a batch that there is room for; None if it is no batch of rows."""
+        tensors = [x for x in _tensors(args, kwargs) if x.dim() > 0]
+        if len({len(x) for x in tensors}) != 1 or any(x.layout != torch.strided for x in tensors):
+            return None
+        rows = (self.room.size - self._bytes) * len(tensors[0]) // max(_size(tensors), 1)
+        if rows < 1:
+            return None
+        return Sample(
+            *pytree.tree_map_only(
+                Tensor, lambda x: x[:rows] if x.dim() > 0 else x, (args, dict(kwargs))
+            )
+        )
 
     def state(self, like: Sample) -> dict[str, Tensor]:
         """Tensors and numbers of all batches that are built as ``like``, by batch and place.
@@ -118,6 +129,15 @@ class Samples:
         ]
         moved._bytes = self._bytes
         return moved
+
+
+def _tensors(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, Tensor)]
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    """Bytes; sparse tensors have no nbytes."""
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def _leaves_of(sample: Sample, like: Sample) -> list[Any]:
