@@ -64,7 +64,9 @@ def bisect(model: nn.Module, qmodel: nn.Module, data: Iterable[object]) -> Bisec
     measured = {part: _MeasuredError(part) for part in pair.parts}
     for batch in pair.batches(data):
         for part, given in pair.given(batch):
-            measured[part].add(given)
+            apart = measured[part].add(given)
+            if not pair.has_regions:
+                pair.note_apart(apart)
     every = [each for each in measured.values() if each.part.captured is not None]
     if not every:
         raise ConfigError("the data reaches no region: give batches on which they are called")
@@ -103,15 +105,15 @@ class _MeasuredError:
         self.names = list(part.points.values())
         self.sums = Sums({n: Error() for n in self.names}, {n: Error() for n in self.names})
 
-    def add(self, given: observation.Batch) -> None:
-        """Run the graph in all of its forms on what it is given."""
+    def add(self, given: observation.Batch) -> str:
+        """Run the graph in all of its forms on what it is given; why outputs are apart, or ""."""
         part, sums = self.part, self.sums
         expected, result = observation.float_values(part.float_graph(given), self.names, given)
         run_against(part.reference, given, part.points, expected, sums.alone, corrected=True)
         run_against(
             self.unrounded, given, self.plain_points, expected, sums.unrounded, corrected=True
         )
-        add_lowered(part.graph, part.reference, given, result, sums)
+        return add_lowered(part.graph, part.reference, given, result, sums)
 
     def known(self) -> dict[str, float]:
         """SQNR of each operation by itself."""

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import ConfigError
 from qfx.history.labels import label
 from qfx.numerics import observation
-from qfx.numerics.measures import Error, cosine, error_of, sqnr
+from qfx.numerics.measures import Error, cosine, sqnr
 from qfx.numerics.parts import ComparedGraph, Pair
 from qfx.runtime.quantized import QuantizedModel
 from qfx.table import table
@@ -119,7 +119,7 @@ def compare(model: nn.Module, qmodel: nn.Module, data: Iterable[object]) -> Comp
             expected, result = part.expected(errors[part], given)
             run_against(part.reference, given, part.points, expected, errors[part])
             if not pair.has_regions:
-                error_of(result, _run(part.graph, given), pair.output)
+                pair.add_output(result, _run(part.graph, given))
     sites = tuple(site for part, found in errors.items() for site in _sites(part, found))
     total = _numbers("output", pair.output)
     return Comparison(sites, total, pair.doubt(total.sqnr))
@@ -153,7 +153,16 @@ def run_against(
         errors[origin].add(expected[origin], value)
         return expected[origin].to(value.dtype) if corrected else value
 
-    return observation.run_watched(reference, batch, measure)
+    try:
+        return observation.run_watched(reference, batch, measure)
+    except RuntimeError as error:
+        raise ConfigError(_NOT_OF_IT + str(error).partition("\n")[0]) from error
+
+
+_NOT_OF_IT = (
+    "a graph of the quantized model does not take what the float model computes: was it made from "
+    "this float model?\n"
+)
 
 
 def _run(qmodel: QuantizedModel, batch: observation.Batch) -> Any:

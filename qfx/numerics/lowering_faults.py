@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.numerics import observation, suspects
-from qfx.numerics.measures import Error, error_of
+from qfx.numerics.measures import Error, added
 from qfx.numerics.sums import Sums
 from qfx.numerics.verdict import Bisection
 from qfx.quant.annotation import kernel_of
@@ -84,8 +84,12 @@ def add_lowered(
     batch: observation.Batch,
     result: object,
     sums: Sums,
-) -> None:
-    """Compare the lowered graph with the reference graph, integers with integers."""
+) -> str:
+    """Compare the lowered graph with the reference graph, integers with integers.
+
+    Returns:
+        Why the outputs can't be compared, or "".
+    """
     explicit = _Explicit()
     meant = observation.run_watched(reference, batch, explicit.keep)
     points = _lowered_points(qmodel.graph)
@@ -99,11 +103,11 @@ def add_lowered(
         sums.lowered[origin] = min(sums.lowered.get(origin, math.inf), error.sqnr)
         return corrected  # so that each operation shows the error that it makes by itself
 
-    error_of(meant, observation.run_watched(qmodel, batch, measure), sums.remaining)
+    added(meant, observation.run_watched(qmodel, batch, measure), sums.remaining)
     actual = observation.run_watched(qmodel, batch, lambda _, value: value)
-    error_of(meant, actual, sums.lowering)
-    error_of(result, meant, sums.reference)
-    error_of(result, actual, sums.output)
+    added(meant, actual, sums.lowering)
+    added(result, meant, sums.reference)
+    return added(result, actual, sums.output)
 
 
 def _lowered_points(graph: fx.Graph) -> dict[fx.Node, str]:

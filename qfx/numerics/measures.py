@@ -106,6 +106,22 @@ def error_of(reference: object, actual: object, total: Error | None = None) -> E
     return error
 
 
+def added(reference: object, actual: object, total: Error) -> str:
+    """Add the error of two nested outputs to ``total``; see :func:`error_of`.
+
+    Returns:
+        Why that can't be where shapes differ, as where data decides them; ``total`` is nan then.
+    """
+    pairs = zip(float_tensors(reference), float_tensors(actual), strict=False)
+    shapes = ((tuple(wide.shape), tuple(other.shape)) for (_, wide), (_, other) in pairs)
+    odd = next((each for each in shapes if each[0] != each[1]), None)
+    if odd is None:
+        error_of(reference, actual, total)
+        return ""
+    total.noise = math.nan
+    return f"can't compare shapes {odd[0]} and {odd[1]}"
+
+
 def sqnr(reference: object, actual: object) -> float:
     """Signal-to-quantization-noise ratio of two nested outputs in dB; see :func:`error_of`."""
     return error_of(reference, actual).sqnr

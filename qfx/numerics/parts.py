@@ -21,7 +21,7 @@ from qfx.capture.regions.recording import RecordedCall, Recording, record
 from qfx.errors import ConfigError
 from qfx.graph.ways import region_of, way_name, ways_of
 from qfx.numerics import observation
-from qfx.numerics.measures import Error, error_of
+from qfx.numerics.measures import Error, added
 from qfx.numerics.observation import Batch
 from qfx.runtime.calibration import batches
 from qfx.runtime.quantized import QuantizedModel
@@ -165,20 +165,28 @@ class Pair:
             return False
         return True
 
+    def add_output(self, result: Any, actual: Any) -> None:
+        """Add the error of an output, or note why it can't be compared."""
+        self.note_apart(added(result, actual, self.output))
+
+    def note_apart(self, why: str) -> None:
+        """Note why outputs can't be compared; "" if they can."""
+        self.apart = self.apart or (why and _APART.format(why=why))
+
     def _compare_outputs(self, result: Any, batch: Batch) -> None:
         args, kwargs = copy_tensors(batch)
         with torch.no_grad():
             actual = self.qmodel(*args, **kwargs)
         try:
-            error_of(result, actual, self.output)
-        except ConfigError as error:
-            self.apart = _APART.format(error=error)
+            self.add_output(result, actual)
+        except ConfigError as error:  # Python makes them, of any structure
+            self.note_apart(str(error))
             self.output.noise = float("nan")
 
 
 _APART = (
-    "The outputs can't be compared, since code between the regions decides by what they compute: "
-    "{error}."
+    "The outputs can't be compared: {why}. Data decides what they are like, or this is not the "
+    "float model that it was made from."
 )
 
 

@@ -103,3 +103,31 @@ def test_models_that_do_not_belong_together(quantized: qfx.QuantizedModel) -> No
         qfx.compare(MODEL, quantized, [torch.randn(2, 5)])
     with pytest.raises(ConfigError, match="no data"):
         qfx.compare(MODEL, quantized, [])
+    wide = Branches()
+    wide.head, wide.again = nn.Linear(16, 10), nn.Linear(10, 10)
+    with pytest.raises(ConfigError, match="made from this float model"):
+        qfx.compare(wide.eval(), quantized, [IMAGES])
+
+
+class Keeps(nn.Module):
+    """Keeps what scores high, as many as the data says, and can be captured whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 40)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.layer(x).flatten()
+        return scores[(1000 * scores).sin() > 0]  # of other scores, surely another number
+
+
+def test_one_graph_of_which_data_decides_the_shape() -> None:
+    torch.manual_seed(0)
+    model, x = Keeps().eval(), torch.randn(64, 8)
+    found = qfx.quantize(model, x)
+    assert isinstance(found, qfx.QuantizedModel)
+    data = [x, 1.1 * x, 0.9 * x]
+    compared, bisected = qfx.compare(model, found, data), qfx.bisect(model, found, data)
+    assert 25 < compared["layer"].sqnr < 80
+    assert all("outputs can't be compared" in str(each) for each in (compared, bisected))
+    assert not bisected.stands_out
