@@ -36,8 +36,7 @@ class LazyTensor(Tensor):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func in _KNOWN:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
+            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
         return cls._computed(func, args, kwargs)
 
     @classmethod

@@ -33,8 +33,8 @@ class ScaleWeight(qfx.Pass):
     name = "scale-weight"
 
     def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
-        with torch.no_grad():
-            ctx.graph_module.get_parameter("conv.weight").mul_(1.001)
+        conv = ctx.graph_module.get_submodule("conv")
+        conv.weight = nn.Parameter(conv.get_parameter("weight") * 1.001)
 
 
 @pytest.mark.parametrize("method", ["static", "qat"])
