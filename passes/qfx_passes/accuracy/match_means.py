@@ -104,6 +104,8 @@ def _matched(
                 streams.give(node, bias=found[node][0])
             else:
                 _stays(node, f"means of other samples would not be nearer (x {gain:.2f})", ctx)
+        if node is layers[-1]:
+            break
         streams.step(node)
     return found
 
