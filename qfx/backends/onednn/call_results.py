@@ -14,11 +14,10 @@ def conv2d_add_result(*args: object) -> Tensor:
     """What a convolution that adds hands out: one of input and residual may have batch 1."""
     *taken, _ = args
     given = ConvAdd(*taken)
-    x, other = given.x, given.other
-    (batch,) = torch.broadcast_shapes(x.shape[:1], other.shape[:1])  # type: ignore[no-untyped-call]
-    shape = (batch, *other.shape[1:])
-    result: Tensor = other.new_empty(shape).contiguous(memory_format=torch.channels_last)
-    return result
+    own, other = conv_shape(given), given.other
+    (batch,) = torch.broadcast_shapes(own[:1], other.shape[:1])  # type: ignore[no-untyped-call]
+    result: Tensor = other.new_empty((batch, *own[1:]))
+    return result.contiguous(memory_format=torch.channels_last)
 
 
 def linear_add_result(*args: object) -> Tensor:
@@ -42,15 +41,19 @@ def conv_result(*args: object) -> Tensor:
     """What ``qconv*_pointwise`` hands out; weights of ``conv1d`` have 4 dims."""
     *taken, _ = args
     given = Conv(*taken)
+    made: Tensor = given.x.new_empty(conv_shape(given), dtype=given.dtype)
+    return as_written(made)
+
+
+def conv_shape(given: Conv | ConvAdd) -> tuple[int, ...]:
+    """The shape of what a convolution computes, before anything is added."""
     kernel = given.weight.shape[-len(given.stride) :]  # 1-d ones are packed as 2-d
     sides = zip(given.stride, given.padding, given.dilation, strict=True)
     spatial = [
         (size + 2 * p - d * (k - 1) - 1) // s + 1
         for size, k, (s, p, d) in zip(given.x.shape[2:], kernel, sides, strict=True)
     ]
-    shape = (given.x.shape[0], given.weight_scale.numel(), *spatial)
-    made: Tensor = given.x.new_empty(shape, dtype=given.dtype)
-    return as_written(made)
+    return (given.x.shape[0], given.weight_scale.numel(), *spatial)
 
 
 def as_written(y: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from qfx.backends.onednn.call_results import (
     as_written,
     conv2d_add_result,
     conv_result,
+    conv_shape,
     linear_add_result,
     linear_result,
 )
@@ -89,7 +90,10 @@ def _add_to_conv2d(*args: Any) -> Tensor:
     given = ConvAdd(*taken)
     if _is_nan(given.x_scale):
         return _all_nan(conv2d_add_result(*args))
-    x, other = given.x, given.other
+    x, other, own = given.x, given.other, conv_shape(given)
+    if other.shape != own:
+        (batch,) = torch.broadcast_shapes(own[:1], other.shape[:1])  # type: ignore[no-untyped-call]
+        x, other = x.expand(batch, *x.shape[1:]), other.expand(batch, *own[1:])
     if lacks_room(x, least):
 
         def run(x: Tensor, rows: list[int]) -> Tensor:
@@ -97,11 +101,9 @@ def _add_to_conv2d(*args: Any) -> Tensor:
             return _add_to_conv2d(*given._replace(x=x, other=roomy), [])
 
         return channels_last(with_room(run, x, least, given.stride, given.x_zero_point))
-    if x.size(0) != other.size(0) or not other.is_contiguous(memory_format=torch.channels_last):
-        batch = max(x.size(0), other.size(0))
-        x, other = (t.expand(batch, *t.shape[1:]) for t in (x, other))
-        given = given._replace(x=x, other=channels_last(other))
-    result: Tensor = _onednn.qconv2d_pointwise.binary(*given)
+    result: Tensor = _onednn.qconv2d_pointwise.binary(
+        *given._replace(x=x, other=channels_last(other))
+    )
     return result
 
 

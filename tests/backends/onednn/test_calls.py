@@ -198,9 +198,22 @@ def add_rows(x: Tensor, residual: Tensor) -> Tensor:
     return calls.linear_add(*head, 0.1, 3, torch.uint8, 0.05, 9, "sum", 1.0, "relu", [], "")
 
 
+def add_images(x: Tensor, residual: Tensor, least: tuple[int, ...] = ()) -> Tensor:
+    head = (x, 0.05, 6, CONV, SCALES, ZERO, kernels.clone_channels_last(residual), None, *GEOMETRY)
+    tail = (0.05, 9, "sum", 1.0, "relu", [], "", list(least))
+    return calls.conv2d_add(*head, 0.1, 3, torch.uint8, *tail)
+
+
+def add_images_with_room(x: Tensor, residual: Tensor) -> Tensor:
+    return add_images(x, residual, (7, 7))
+
+
 @pytest.mark.parametrize(
     ("add", "shape", "smaller"),
     [
+        (add_images, (2, 8, 5, 5), (2, 8, 1, 1)),
+        (add_images, (2, 8, 5, 5), (1, 1, 5, 5)),
+        (add_images_with_room, (2, 8, 5, 5), (2, 8, 1, 1)),
         (add_pixels, (2, 8, 5, 5), (2, 8, 1, 1)),
         (add_pixels, (2, 8, 5, 5), (2, 1, 5, 5)),
         (add_rows, (2, 3, 8), (2, 1, 8)),
@@ -215,10 +228,13 @@ def test_a_residual_of_another_shape_is_spread_over_the_result(
     assert torch.equal(add(x, residual), add(x, residual.expand(shape).contiguous()))
 
 
-@pytest.mark.parametrize(("add", "shape"), [(add_pixels, (2, 8, 5, 5)), (add_rows, (2, 3, 8))])
+@pytest.mark.parametrize(
+    ("add", "shape"),
+    [(add_images, (2, 8, 5, 5)), (add_pixels, (2, 8, 5, 5)), (add_rows, (2, 3, 8))],
+)
 def test_a_residual_that_does_not_fit_is_refused(
     add: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...]
 ) -> None:
-    channels = 1 if add is add_pixels else -1
+    channels = -1 if add is add_rows else 1
     with pytest.raises(RuntimeError, match="expanded size"):
         add(codes(*shape), codes(*shape).narrow(channels, 0, 3).contiguous())
