@@ -9,13 +9,14 @@ is set where it is made (:mod:`qfx.rewrite.values`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import fx
 
 from qfx.errors import VerifyError
 from qfx.graph import meta
 from qfx.graph.inference import Inference, UnknownValue
+from qfx.graph.promised_writes import REFORMING
 from qfx.graph.text import REFERENCE, value_text
 from qfx.history.record import NodeRecord
 from qfx.history.snapshot import Snapshot
@@ -61,7 +62,8 @@ class ValueCheck:
             if node.op.startswith("call_") and self._is_touched(node):
                 self._touched.add(node.name)
                 self._check(node)
-        was = [self._before[n].value for n in self._output.inputs if n in self._before]
+        formed = _formed(self._before.values())
+        was = [formed[n] for n in self._output.inputs if n in formed]
         now = _returned(next(iter(reversed(self._graph.nodes))))
         if not _same(was, now):
             shown = (", ".join(map(_shown, values)) for values in (was, now))
@@ -131,6 +133,17 @@ def _call(record: NodeRecord, records: Mapping[str, NodeRecord]) -> tuple[str, .
 
 def _shown(value: meta.Value) -> str:
     return value_text(value) or "no tensor"
+
+
+def _formed(records: Iterable[NodeRecord]) -> dict[str, meta.Value]:
+    """What each node yields in the end: calls in place may have given a tensor another form."""
+    tensor: dict[str, str] = {}
+    form: dict[str, meta.Value] = {}
+    for record in records:
+        reforms = record.op == "call_method" and record.target in REFORMING
+        tensor[record.name] = tensor[record.inputs[0]] if reforms else record.name
+        form[tensor[record.name]] = record.value
+    return {name: form[of] for name, of in tensor.items()}
 
 
 def _returned(output: fx.Node) -> list[meta.Value]:

@@ -42,6 +42,11 @@ _WRITING_METHODS = frozenset(
     ("__setitem__", "__delitem__", *(f"__{f.__name__}__" for f in _OPERATORS_IN_PLACE))
 )
 
+REFORMING = frozenset(
+    ("squeeze_", "unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_", "detach_")
+)
+"""Methods in place that leave values as they are, and give their tensor another form."""
+
 
 def promised_by(node: fx.Node) -> tuple[fx.Node, ...]:
     """The operands that a known call says it writes to."""

@@ -19,6 +19,7 @@ from typing import TypeAlias
 import torch
 from torch import fx
 
+from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PassContext
@@ -207,5 +208,8 @@ class _Sweep:
             new = rewriter.call_method(call.target, *call.args, origins=(node,), **call.kwargs)
         else:
             new = rewriter.call(call.target, *call.args, origins=(node,), **call.kwargs)
+        written, made = meta.tensor_info(node), meta.tensor_info(new)
+        if written is not None and made is not None and made.dtype != written.dtype:
+            new = rewriter.call(vocab.CAST, new, dtype=written.dtype, origins=(node,))  # x.gt_(0)
         rewriter.replace(node, new)
         return new

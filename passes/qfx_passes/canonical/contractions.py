@@ -1,7 +1,7 @@
 """Products of tensors along named dims, as equations of ``einsum``.
 
 inner(x, y)           ->  ...z,...z->...    the last dims are summed
-dot(x, y), vdot(x, y) ->  a,a->
+dot(x, y), vdot(x, y) ->  a,a->            vdot and vecdot of real numbers
 vecdot(x, y, dim)     ->  abz,abz->ab       of equal shapes
 tensordot(x, y, dims) ->  abz,zc->abc       pairs of dims are summed
 
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from qfx.graph import meta
 from qfx.rewrite.pattern import Mismatch
 from qfx_passes.canonical.argument_values import rank_of
 from qfx_passes.canonical.call_site import CallSite
@@ -35,6 +36,8 @@ def contract(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     ranks = [rank_of(operand) for operand in operands]
     if any(rank is None for rank in ranks) or given.keys() - {"dims", "dim"}:
         return Mismatch("a product of operands of unknown rank, or with more arguments")
+    if equation is _of_rows and any(map(meta.is_complex, operands)):
+        return Mismatch("a product with the conjugate of complex numbers")
     found = equation(*ranks, **given)
     if isinstance(found, Mismatch):
         return found
@@ -82,7 +85,7 @@ def _tensordot(one: int, other: int, dims: Any = 2) -> str | Mismatch:
 _EQUATIONS: dict[Any, tuple[str, Callable[..., str | Mismatch]]] = {
     **dict.fromkeys((torch.inner, "inner"), ("input other", _inner)),
     **dict.fromkeys((torch.dot, "dot"), ("input tensor", _dot)),
-    **dict.fromkeys((torch.vdot, "vdot"), ("input other", _dot)),
+    **dict.fromkeys((torch.vdot, "vdot"), ("input other", _of_rows)),
     torch.linalg.vecdot: ("x y dim", _of_rows),
     torch.tensordot: ("a b dims", _tensordot),
 }

@@ -14,7 +14,7 @@ from torch import fx
 
 from qfx import vocab
 from qfx.graph import meta
-from qfx.graph.promised_writes import flag_position, in_place_operand
+from qfx.graph.promised_writes import REFORMING, flag_position, in_place_operand
 from qfx.torch_private import OVERLOAD
 
 CallTarget: TypeAlias = "str | Callable[..., Any]"
@@ -45,8 +45,6 @@ class Spelling:
     kwargs: dict[str, Any]
     mutates: fx.Node | None = None
 
-
-_METADATA = _words("squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ detach_")
 
 _NO_TWIN = _words("bernoulli_ resize_ set_ data_ requires_grad_ copy_ fill_ zero_")
 
@@ -96,7 +94,7 @@ def functional(call: Spelling) -> Spelling | None:
 
 def changes_form(call: Spelling) -> bool:
     """Whether an operation in place leaves values as they are: it makes a view of its operand."""
-    return name_of(call) in _METADATA
+    return name_of(call) in REFORMING
 
 
 def _holder(call: Spelling) -> Any:

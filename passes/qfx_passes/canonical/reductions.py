@@ -184,6 +184,7 @@ def _norm(site: CallSite, given: NamedArguments) -> Reading:
 
 def _linalg_norm(site: CallSite, given: NamedArguments) -> Reading:
     order, dim = given.pop("ord", None), _dims(given.get("dim"))
+    dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
     of_vectors = isinstance(dim, int) or (dim is None and rank_of(given["input"]) == 1)
     if order is not None and not of_vectors:
         dims = {} if dim is None else {"dim": dim}

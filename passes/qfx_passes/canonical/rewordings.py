@@ -150,6 +150,9 @@ def _differences(site: CallSite, given: NamedArguments) -> Reading:
     rank, dim, times = rank_of(given["input"]), given.get("dim", -1), given.get("n", 1)
     if rank is None or type(dim) is not int or type(times) is not int or times < 1:
         return Mismatch("differences along a dim or so many times as is computed")
+    info = meta.tensor_info(given["input"])
+    if info is None or info.dtype == torch.bool:
+        return Mismatch("differences of truths")
     before = (slice(None),) * (dim % rank)
     rewriter, origins, made = site.rewriter, (site.node,), given["input"]
     for _ in range(times):

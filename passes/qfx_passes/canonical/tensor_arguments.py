@@ -18,7 +18,10 @@ from qfx.vocab import GETITEM, MESHGRID, OpDef, is_op
 from qfx_passes.canonical.argument_values import computed, rank_of
 from qfx_passes.canonical.call_site import Arguments, CallSite
 
-_FLOOR_DIVISIONS = (operator.floordiv, operator.ifloordiv, torch.floor_divide, "floor_divide")
+_FLOOR_DIVISIONS = (
+    *(operator.floordiv, operator.ifloordiv, torch.floor_divide),
+    *("floor_divide", "floor_divide_"),
+)
 
 
 def clamp(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:

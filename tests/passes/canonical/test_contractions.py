@@ -17,6 +17,11 @@ from tests.passes.canonical.canonical_forms import calls, canonical, image, note
 
 _Product = Callable[[Any, Tensor, Tensor], Tensor]
 
+
+def _conjugating(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    return torch.view_as_real(product(torch.complex(x, y), torch.complex(y, x * 2)))
+
+
 PRODUCTS: dict[str, _Product] = {
     "inner": lambda m, x, y: torch.inner(x, y),
     "inner of a vector": lambda m, x, y: y[0, 0].inner(x),
@@ -42,6 +47,8 @@ def test_is_a_product(name: str) -> None:
 LEFT: dict[str, tuple[_Product, str]] = {
     "inner": (lambda m, x, y: torch.inner(x, y.sum()), "an inner product with a number"),
     "vecdot": (lambda m, x, y: torch.linalg.vecdot(x, y[0]), "rows of tensors of other ranks"),
+    "complex vecdot": (lambda m, x, y: _conjugating(torch.linalg.vecdot, x, y), "the conjugate"),
+    "vdot": (lambda m, x, y: _conjugating(torch.vdot, x[0, 0], y[0, 0]), "the conjugate"),
 }
 
 

@@ -66,6 +66,29 @@ def element_of_a_pair(m: object, x: Tensor, y: Tensor) -> Tensor:
     return values * indices
 
 
+def truths_in_numbers(m: object, x: Tensor, y: Tensor) -> Tensor:
+    z = x * 2
+    z.gt_(y)
+    w = y + z
+    w.logical_not_()
+    return z + w
+
+
+def floored(m: object, x: Tensor, y: Tensor) -> Tensor:
+    z = x * 2
+    z.floor_divide_(y.abs() + 0.5)
+    return z + x
+
+
+def handed_out_in_another_form(m: object, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    z = x * 2
+    z.unsqueeze_(0).transpose_(1, 2)
+    z.unsqueeze_(-1)
+    w = x + y
+    w.transpose_(0, 1)
+    return z, w
+
+
 def reshaped(m: object, x: Tensor, y: Tensor) -> Tensor:
     z = x * 2
     z.unsqueeze_(0)
@@ -76,7 +99,7 @@ def reshaped(m: object, x: Tensor, y: Tensor) -> Tensor:
     "function",
     [
         *(augmented, read_through_old_name, unused_result, fill_a_slot, unknown_in_place),
-        *(element_of_a_pair, reshaped),
+        *(element_of_a_pair, reshaped, truths_in_numbers, floored, handed_out_in_another_form),
     ],
 )
 def test_in_place_becomes_functional(function: Callable[..., Any]) -> None:
