@@ -8,7 +8,7 @@ prepares a model and what converts it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Protocol, TypeAlias, TypeGuard
@@ -254,6 +254,3 @@ def _as_step(step: PipelineStep | type[Pass]) -> PipelineStep:
 
 def _backend_name(backend: str | Target) -> str:
     return backend if isinstance(backend, str) else backend.name
-
-
-PipelineFactory: TypeAlias = Callable[..., Pipeline]

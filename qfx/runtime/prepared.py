@@ -151,10 +151,13 @@ class PreparedModel(WorkingGraphModule):
         if not self.training or self.settings.method == "qat" or self.samples.full:
             return
         sample = self._in_order(args, kwargs)
-        if self.samples.offer(*sample) or len(self.samples):
+        if self.samples.offer(*sample) or len(self.samples) or not self.samples.divisible:
             return
         fewer = self.samples.first_rows(*sample)  # of a batch that is larger than all the room
-        if fewer is not None and self._takes(fewer):
+        if fewer is None:
+            return
+        self.samples.divisible = self._takes(fewer)
+        if self.samples.divisible:
             self.samples.offer(*fewer)
 
     def _takes(self, sample: Sample) -> bool:

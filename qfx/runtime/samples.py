@@ -50,6 +50,8 @@ class Samples:
 
     def __init__(self, room: Room = Room()) -> None:  # noqa: B008  (it is a constant)
         self.room = room
+        self.divisible = True
+        """Whether the model may take some rows of a batch; it is asked once."""
         self._kept: list[Sample] = []
         self._bytes = 0
 

@@ -44,4 +44,6 @@ def test_the_first_rows_are_kept() -> None:
 
 
 def test_rows_that_the_model_does_not_take_are_not_kept() -> None:
-    assert not len(_calibrated(rows=40).samples)
+    prepared = _calibrated(rows=40)
+    assert not len(prepared.samples)
+    assert not prepared.samples.divisible  # it is not asked again

@@ -55,10 +55,6 @@ class Streams:
     def __len__(self) -> int:
         return len(self._exact)
 
-    def exact_values(self, node: fx.Node) -> list[Any]:
-        """What a node that was run yields in the model, for each batch."""
-        return [steps.env[node] for steps in self._exact]
-
     def give(self, node: fx.Node, **arguments: Tensor) -> None:
         """Let the rounded model compute a node with other arguments, by name of its parameters."""
         self._given[node] = {**self._given.get(node, {}), **arguments}

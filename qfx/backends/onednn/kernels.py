@@ -53,9 +53,6 @@ LINEAR_POST_OPS: tuple[str, ...] = (
 )
 """The ``post_op_name`` values that ``onednn.qlinear_pointwise`` computes exactly."""
 
-SUM_POST_OPS: tuple[str, ...] = ("none", "relu")
-"""What may follow a residual, in conv2d and linear alike; conv1d and conv3d take no residual."""
-
 POST_OP_NAMES: Mapping[str, str] = {
     "relu": "relu",
     "clamp": "hardtanh",
