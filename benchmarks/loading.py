@@ -26,7 +26,7 @@ import torch
 import qfx
 from benchmarks import models
 from qfx.table import table
-from qfx_passes.lowering import lower
+from qfx_passes.lowering import kernel_calls
 
 
 class Spent(NamedTuple):
@@ -46,7 +46,7 @@ def spent(call: Callable[[], object]) -> Spent:
 def packing(path: Path) -> Spent:
     """What a load spends in the recipes of packed weights."""
     wall = cpu = 0.0
-    original = lower._Lowering.packed
+    original = kernel_calls.KernelCalls.packed
 
     def packed(
         self: Any, key: tuple[object, ...], recipe: Callable[[], object], *, apart: bool = False
@@ -62,11 +62,11 @@ def packing(path: Path) -> Spent:
 
         return original(self, key, timed)
 
-    lower._Lowering.packed = packed  # type: ignore[method-assign]
+    kernel_calls.KernelCalls.packed = packed  # type: ignore[method-assign]
     try:
         qfx.load(path)
     finally:
-        lower._Lowering.packed = original  # type: ignore[method-assign]
+        kernel_calls.KernelCalls.packed = original  # type: ignore[method-assign]
     return Spent(wall, cpu)
 
 

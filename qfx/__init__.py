@@ -32,7 +32,8 @@ with collector_resting():  # a collection would walk all that torch holds: half 
         VerifyError,
     )
     from qfx.framework.levels import Level
-    from qfx.framework.pass_base import Pass, PassContext, PatternPass
+    from qfx.framework.pass_base import Pass, PatternPass
+    from qfx.framework.pass_context import PassContext
     from qfx.framework.pipeline import Pipeline
     from qfx.framework.registry import get_pass, list_passes, parse_pass, parse_pipeline
     from qfx.graph.effects import has_effect, overwrites, shares_memory

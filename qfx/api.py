@@ -29,12 +29,11 @@ from qfx.argument_checks import (
     check_types,
     idle_passes,
 )
-from qfx.backends import for_few_rows, resolve_backend
+from qfx.backends.auto import backend_for
 from qfx.backends.base import Backend
 from qfx.caller_modes import draws_undone, undisturbed
 from qfx.capture.limits import not_kept
 from qfx.capture.regions.choice import graph_or_regions
-from qfx.capture.regions.recording import generates
 from qfx.capture.wrappers import unwrapped
 from qfx.conversion import use_up
 from qfx.framework.continued import resumed
@@ -226,7 +225,7 @@ def prepare(
     check_keywords(model, example_inputs)
     check_device(model)
     chosen = _standard(method, effort) if pipeline is None else pipeline
-    target, told = _target(chosen.reconcile(backend), method, model, asked)
+    target, told = backend_for(model, method, chosen.reconcile(backend), whole=asked == "whole")
     chosen = chosen.with_passes_at(Level.LOWERED, target.passes)
     check_dtype(model, args, kwargs)
     check_calibrates(chosen)
@@ -246,24 +245,6 @@ def prepare(
     for warning in (*not_kept(model, captured, method), *idle_passes(chosen)):
         configuration.warn(warning)
     return prepare_graph(request, captured, model, configuration, args, kwargs)
-
-
-def _target(backend: object, method: str, model: nn.Module, asked: object) -> tuple[Backend, str]:
-    """The backend, and a word on it where "auto" is not what it is for other models.
-
-    A model that generates computes a row at a time, once it has read the prompt.
-    """
-    first = resolve_backend(backend)
-    if backend != "auto" or method != "dynamic" or asked == "whole" or not generates(model):
-        return first, ""
-    chosen = for_few_rows(model)
-    return chosen, "" if chosen is first else _FEW_ROWS.format(chosen=chosen.name, first=first.name)
-
-
-_FEW_ROWS = (
-    "backend='auto' is {chosen} for this model, which generates: where this CPU computes single "
-    "rows, its linear layers are faster than those of {first} (backend={first!r} chooses these)"
-)
 
 
 def _standard(method: str, effort: str) -> Pipeline:

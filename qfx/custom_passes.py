@@ -19,7 +19,8 @@ from qfx.framework.continued import continued, level_of
 from qfx.framework.instruments import Instrument, as_instruments
 from qfx.framework.levels import LEVEL, Level
 from qfx.framework.manager import run_pipeline
-from qfx.framework.pass_base import Pass, PassContext, as_pass, works_as_written
+from qfx.framework.pass_base import Pass, as_pass, works_as_written
+from qfx.framework.pass_context import PassContext
 from qfx.framework.pipeline import Pipeline
 from qfx.framework.registry import get_pass
 from qfx.garbage_collection import patiently

@@ -54,7 +54,7 @@ BACKEND_FLOORS = (
     ("hardware",),
     ("detection",),
     ("quantized",),
-    ("x86", "fbgemm", "qnnpack", "reference", "xnnpack"),
+    ("x86", "fbgemm", "qnnpack", "reference", "xnnpack", "auto"),
 )
 """The same within ``qfx/backends``, but for neighbours: a table and its checks are two of them."""
 

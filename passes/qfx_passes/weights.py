@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qfx.errors import CalibrationError
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.quant.observers.base import require_finite
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.quant.spec import QuantSpec

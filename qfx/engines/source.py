@@ -16,7 +16,7 @@ from qfx.errors import ConfigError
 from qfx.export.onnx.arguments import by_name, of_model
 from qfx.export.onnx.trials import example_arguments
 from qfx.framework.manager import run_pipeline
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.framework.pipeline import Pipeline
 from qfx.framework.registry import get_pass
 from qfx.graph.copying import deep_copied, side_effects_undone

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from qfx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qfx.framework.pass_base import Pass, PassContext
+    from qfx.framework.pass_base import Pass
+    from qfx.framework.pass_context import PassContext
     from qfx.history.stage import Stage
 
 

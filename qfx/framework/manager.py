@@ -20,7 +20,8 @@ from qfx.framework.checkpoint import Checkpoint
 from qfx.framework.instruments import Instrument
 from qfx.framework.level_checks import LevelChecks, check_read
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.framework.pipeline import Marker, Pipeline, PipelineStep
 from qfx.framework.value_check import ValueCheck
 from qfx.graph.verify import Fitting, Interface, verify

@@ -20,7 +20,7 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import ClassVar, NoReturn
 
 from torch import fx
 from typing_extensions import dataclass_transform
@@ -29,119 +29,16 @@ from qfx.errors import ConfigError
 from qfx.framework import pass_text
 from qfx.framework.levels import Level
 from qfx.framework.option_types import check_options
-from qfx.graph.findings import Finding, record
-from qfx.history.events import NearMiss
+from qfx.framework.pass_context import PassContext
 from qfx.rewrite.call_patterns import CallPattern, Module
 from qfx.rewrite.driver import drive
 from qfx.rewrite.pattern import walk
-from qfx.rewrite.rewriter import Rewriter
 from qfx.rewrite.rule import RewriteRule
-from qfx.rewrite.surroundings import Analysis, Surroundings
+from qfx.rewrite.surroundings import Analysis
 from qfx.vocab import OpDef
-
-T = TypeVar("T")
-A = TypeVar("A", bound=Analysis)
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _DECLARATIONS = ("name", "requires", "produces", "preserves", "keeps_values", "parts", "patterns")
-
-
-class PassContext:
-    """What a pass may use besides the graph.
-
-    Attributes:
-        graph_module: the owner of the graph.
-        rewriter: the gate through which the pass mutates the graph; a new one for every pass.
-        example_inputs, example_kwargs: what the model was captured with.
-        region: name of the region that the graph is ("main").
-        near_misses: rules that nearly applied, of all passes so far.
-    """
-
-    def __init__(
-        self,
-        graph_module: fx.GraphModule,
-        *,
-        example_inputs: tuple[object, ...] = (),
-        example_kwargs: dict[str, Any] | None = None,
-        region: str = "main",
-        rewriter: Rewriter | None = None,
-    ) -> None:
-        self.example_inputs = example_inputs
-        self.example_kwargs = dict(example_kwargs or {})
-        self.region = region
-        self.near_misses: list[NearMiss] = []
-        self.level = Level.CAPTURED
-        self._surroundings = Surroundings(graph_module)
-        self.rewriter = rewriter or self.rewriter_of("")
-
-    @property
-    def graph_module(self) -> fx.GraphModule:
-        return self._surroundings.graph_module
-
-    @graph_module.setter
-    def graph_module(self, other: fx.GraphModule) -> None:
-        self._surroundings.graph_module = other
-        self._surroundings.drop_analyses()
-
-    def rewriter_of(
-        self,
-        pass_name: str,
-        *,
-        preserved: tuple[type[Analysis], ...] = (),
-        infers: bool = True,
-    ) -> Rewriter:
-        """A new gate to the graph, for the pass of that name; see :class:`Rewriter`."""
-        around = self._surroundings
-        around.at_work, around.preserved = pass_name, preserved
-        return Rewriter(self.graph_module, pass_name=pass_name, surroundings=around, infers=infers)
-
-    def offer(self, kind: type[T], make: Callable[[], T]) -> None:
-        """Make settings of type ``kind`` when the first pass asks for them and none were put."""
-        self._surroundings.offer(kind, make)
-
-    def put(self, *settings: object) -> PassContext:
-        """Keep settings for passes to :meth:`get` by type; returns self."""
-        for each in settings:
-            self._surroundings.put(each)
-        return self
-
-    def get(self, kind: type[T]) -> T:
-        """The settings of type ``kind``.
-
-        Raises:
-            ConfigError: nobody put any; the message says which argument is missing.
-        """
-        return self._surroundings.get(kind)
-
-    def has(self, kind: type) -> bool:
-        """Whether :meth:`get` would find settings of type ``kind``."""
-        return self._surroundings.has(kind)
-
-    def analysis(self, kind: type[A]) -> A:
-        """What is known of the whole graph as it is now: an :class:`~qfx.rewrite.Analysis`.
-
-        It is computed when first asked for, and dropped when the graph changes.
-        """
-        return self._surroundings.analysis(kind)
-
-    def record(self, node: fx.Node, name: str, value: Finding) -> None:
-        """Write down what a pass found out about ``node``: shown wherever the node is.
-
-        That is: in the IR, drawings, JSON, the report and its page. What replaces the node has it.
-
-        Args:
-            node: any node of the graph.
-            name: letters, digits, ``_ . -``; what stood under it is replaced.
-            value: a text, a flag or a number.
-
-        Raises:
-            ConfigError: it is none of these.
-        """
-        record(node, name, value)
-
-    def drop_analyses(self, *, but: tuple[type[Analysis], ...] = ()) -> None:
-        """Forget what is known of the graph, which somebody may have changed beside the gate."""
-        self._surroundings.drop_analyses(but=but)
 
 
 def _check_declarations(cls: type[Pass]) -> None:

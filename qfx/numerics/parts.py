@@ -23,7 +23,7 @@ from qfx.graph.ways import region_of, way_name, ways_of
 from qfx.numerics import observation
 from qfx.numerics.measures import Error, added
 from qfx.numerics.observation import Batch
-from qfx.runtime.calibration import batches
+from qfx.runtime.batches import batches
 from qfx.runtime.quantized import QuantizedModel
 from qfx.runtime.regions import regions_of
 

@@ -12,8 +12,7 @@ what ``explain`` shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, fx, nn
 
@@ -21,6 +20,7 @@ from qfx.rewrite import call_patterns
 from qfx.rewrite import pattern as p
 from qfx.rewrite.arguments import CallArguments, arguments_of
 from qfx.rewrite.attempt import ArgumentPlace, Attempt, Goals, accepts, label_of, shown_as
+from qfx.rewrite.conditions import check_users, check_where, holds
 from qfx.rewrite.index import PatternIndex
 from qfx.rewrite.pattern import Literal, Mismatch, Pattern
 from qfx.rewrite.rule import Match, RewriteRule
@@ -126,7 +126,7 @@ class Matcher:
     ) -> Sequence[Goals]:
         """Match a pattern that is neither; the goals that remain, nothing on failure."""
         if isinstance(pattern, call_patterns.Condition):
-            return (rest,) if _holds(pattern.call, value, attempt) else ()
+            return (rest,) if holds(pattern.call, value, attempt) else ()
         if isinstance(pattern, p.Seq):
             if isinstance(value, (list, tuple)) and len(value) == len(pattern.items):
                 return (_chain(zip(pattern.items, value, strict=True), rest),)
@@ -152,9 +152,9 @@ class Matcher:
         if pattern.bind is not None and not attempt.bind(pattern.bind, node):
             return ()
         attempt.nodes.append(node)
-        fault = _check_users(pattern, node)
+        fault = check_users(pattern, node)
         if fault is None:
-            fault = _check_where(pattern, node)
+            fault = check_where(pattern, node)
         if fault is not None:
             attempt.fail(fault, near=True)
             return ()
@@ -263,61 +263,3 @@ def _operands(
         position = order[at]
         rest = (pattern.operands[at], operands[position], (pattern, node, position), rest)
     return rest
-
-
-def _check_users(pattern: call_patterns.CallPattern, node: fx.Node) -> Mismatch | None:
-    if pattern.users is None:
-        return None
-    # Every user reads at least once: too many users need no counting of reads.
-    users = len(node.users)
-    reads = users if users > pattern.users else count_reads(node)
-    if reads == pattern.users:
-        return None
-    noun = "user" if pattern.users == 1 else "users"
-    label = label_of(pattern, node)
-    return Mismatch("{0}: expected {1} {2}, has {3}", label, pattern.users, noun, reads, node=node)
-
-
-def _holds(pattern: call_patterns.CallPattern, node: fx.Node, attempt: Attempt) -> bool:
-    """Whether the predicate that asks for the match holds."""
-    so_far = Match(attempt.nodes[0], attempt.nodes, dict(attempt.bindings))
-    where = cast(call_patterns.WhereMatched, pattern.where)
-    fault = _refusal(pattern, node, where(node, so_far))
-    return fault is None or attempt.fail(fault, near=True)
-
-
-def _check_where(pattern: call_patterns.CallPattern, node: fx.Node) -> Mismatch | None:
-    if pattern.where is None or pattern.condition is not None:
-        return None
-    where = cast("Callable[[fx.Node], bool | Mismatch]", pattern.where)
-    return _refusal(pattern, node, where(node))
-
-
-def _refusal(
-    pattern: call_patterns.CallPattern, node: fx.Node, verdict: bool | Mismatch
-) -> Mismatch | None:
-    if isinstance(verdict, Mismatch):
-        return verdict
-    if verdict:
-        return None
-    name = getattr(pattern.where, "__name__", "where").strip("<>_")
-    return Mismatch("{0}: refused by {1}", label_of(pattern, node), name, node=node)
-
-
-def count_reads(node: fx.Node) -> int:
-    """How many arguments of other nodes are ``node``; a user that reads it twice counts twice."""
-    return sum(_reads(user.args, node) + _reads(user.kwargs.values(), node) for user in node.users)
-
-
-def _reads(arguments: Iterable[Literal], node: fx.Node) -> int:
-    reads = 0
-    for each in arguments:
-        if each is node:
-            reads += 1
-        elif isinstance(each, (tuple, list)):
-            reads += _reads(each, node)
-        elif isinstance(each, dict):
-            reads += _reads(each.values(), node)
-        elif isinstance(each, slice):
-            reads += _reads((each.start, each.stop, each.step), node)
-    return reads

@@ -1,9 +1,8 @@
 """Calibration: run data through a prepared model while its observers record.
 
-A batch is a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
-Elements beyond the number of example inputs are labels and are dropped. What the examples set by
-keyword and is no data (a flag, say) need not be in every batch. In a process group each rank runs
-batches of its own (:mod:`qfx.runtime.ranks`).
+What a batch is: :mod:`qfx.runtime.batches`. What the examples set by keyword and is no data (a
+flag, say) need not be in every batch. In a process group each rank runs batches of its own
+(:mod:`qfx.runtime.ranks`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -20,14 +19,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
 from qfx.capture.arguments import copy_tensors
-from qfx.errors import CalibrationError, ConfigError, QfxError, warn
+from qfx.errors import CalibrationError, ConfigError, QfxError
 from qfx.graph.meta import where
 from qfx.quant.observers import Observer
 from qfx.runtime.batch_structure import misfit
+from qfx.runtime.batches import batches, length_of
 from qfx.runtime.dtypes import COMPUTED_IN
 from qfx.runtime.inputs import other_dtypes
 from qfx.runtime.prepared import RECORDERS, PreparedModel
@@ -36,56 +35,6 @@ from qfx.runtime.regions import regions_of
 from qfx.runtime.samples import Progress
 
 _EXAMPLES = "the example inputs"
-
-Batch = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-def batches(data: object, positional: int, *, name: str = "calibration_data") -> Iterator[Batch]:
-    """The batches of ``data`` as (args, kwargs), at most ``positional`` args each.
-
-    Args:
-        data: what the user gave.
-        positional: how many positional arguments the model takes.
-        name: what the user knows the data as.
-
-    Raises:
-        ConfigError: ``data`` is a tensor or no iterable, or a batch is of no known form.
-    """
-    if isinstance(data, Tensor):
-        raise ConfigError(
-            f"{name} is one tensor; it must be an iterable of batches. "
-            f"Write {name}=[tensor] for a single batch."
-        )
-    if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
-        raise ConfigError(
-            f"{name} is {type(data).__name__}; it must be an iterable of batches "
-            "(a list or a DataLoader), each a tensor, a tuple of arguments or a dict of keywords."
-        )
-    warned = False
-    for number, item in enumerate(data):
-        args, kwargs = _batch(item, f"batch {number} of {name}")
-        if len(args) > positional and not kwargs:
-            if not warned:
-                warn(
-                    f"the batches of {name} have {len(args)} elements and the model takes "
-                    f"{positional}: the rest is taken for labels and dropped"
-                )
-            warned = True
-            args = args[:positional]
-        yield args, kwargs
-
-
-def _batch(item: object, which: str) -> Batch:
-    if isinstance(item, (Tensor, PackedSequence)):
-        return (item,), {}
-    if isinstance(item, Mapping):
-        return (), {str(k): v for k, v in item.items()}
-    if isinstance(item, (tuple, list)):
-        return tuple(item), {}
-    raise ConfigError(
-        f"{which} is {type(item).__name__}; it must be a tensor, a tuple or "
-        "list of positional arguments, or a dict of keyword arguments."
-    )
 
 
 @dataclass(frozen=True)
@@ -167,7 +116,7 @@ def run_calibration(
 def _run_all(prepared: Calibrated, data: object, steps: int | None, shown: bool) -> int:
     """Run the batches that this process has, and return how many these were."""
     chosen = itertools.islice(batches(data, _positional(prepared)), steps)
-    total = steps if steps is not None else _length(data)
+    total = steps if steps is not None else length_of(data)
     count = 0
     bar = tqdm(chosen, total=total, desc="calibrating", disable=not shown)
     with prepared.calibrating(), bar:
@@ -239,13 +188,6 @@ def run_example(prepared: Calibrated) -> None:
         return 1
 
     together(prepared.graphs, run)
-
-
-def _length(data: object) -> int | None:
-    try:
-        return len(data)  # type: ignore[arg-type]
-    except TypeError:
-        return None
 
 
 def _run_batch(

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from qfx.capture.arguments import copy_tensors
 from qfx.errors import FormatError
 from qfx.framework.instruments import Instrument
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.in_place import hand_on_place
 from qfx.graph.leaves import copy_hooks

@@ -16,7 +16,7 @@ from qfx.backends.base import Backend
 from qfx.errors import FormatError
 from qfx.framework.levels import Level
 from qfx.framework.manager import apply
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.clone import hide_opaque_values, shell
 from qfx.graph.later_tensors import LaterTensors

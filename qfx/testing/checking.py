@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 from qfx.capture.capture import capture
 from qfx.custom_passes import with_canonicalization
 from qfx.framework.manager import run_pipeline
-from qfx.framework.pass_base import Pass, PassContext, PatternPass
+from qfx.framework.pass_base import Pass, PatternPass
+from qfx.framework.pass_context import PassContext
 from qfx.framework.pipeline import Pipeline
 from qfx.history.history import History
 from qfx.quant.level_checks import QUANTIZATION

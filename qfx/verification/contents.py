@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 from qfx.errors import PassError
 from qfx.framework.checkpoint import Checkpoint
 from qfx.framework.instruments import Instrument
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.lookup import Lookup
 from qfx.graph.state import written_names

@@ -16,7 +16,8 @@ from torch import fx
 from qfx.framework.checkpoint import Checkpoint
 from qfx.framework.instruments import Instrument
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.history.snapshot import Snapshot
 from qfx.history.stage import Stage
 from qfx.verification.outputs import Batch, Outcome, compared, outcome, shaken_outcomes

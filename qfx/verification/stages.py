@@ -17,7 +17,8 @@ from qfx.errors import ConfigError, PassError
 from qfx.framework.checkpoint import Checkpoint
 from qfx.framework.instruments import Instrument
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.state import held_by_calls
 from qfx.graph.steps import state_kept

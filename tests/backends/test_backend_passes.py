@@ -12,7 +12,7 @@ import qfx
 from qfx.backends import Backend, resolve_backend
 from qfx.errors import BackendError
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from tests.cases.flow import randn
 
 

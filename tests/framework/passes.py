@@ -6,7 +6,8 @@ import torch
 from torch import fx, nn
 
 from qfx import vocab
-from qfx.framework.pass_base import Pass, PassContext, PatternPass
+from qfx.framework.pass_base import Pass, PatternPass
+from qfx.framework.pass_context import PassContext
 from qfx.rewrite import Any, Match, Op, Rewriter, rewrite
 
 X = torch.randn(1, 3, 8, 8)

@@ -21,7 +21,8 @@ from qfx.errors import (
 from qfx.framework.level_checks import LevelChecks
 from qfx.framework.levels import Level
 from qfx.framework.manager import run_pipeline
-from qfx.framework.pass_base import Pass, PassContext, PatternPass
+from qfx.framework.pass_base import Pass, PatternPass
+from qfx.framework.pass_context import PassContext
 from qfx.rewrite import Any, Match, Op, Rewriter, rewrite
 from tests.framework.passes import ConvRelu, FuseConvRelu, X, conv_relu, do
 

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 import qfx
 from qfx import QuantSpec
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.quant.qparams import quantize_weight
 from qfx_passes.weights import QuantizedWeights, quantized_weights
 

@@ -24,7 +24,8 @@ from qfx.custom_passes import offer_defaults, run_passes
 from qfx.framework.instruments import Instrument
 from qfx.framework.levels import Level
 from qfx.framework.manager import run_pipeline
-from qfx.framework.pass_base import Pass, PassContext, as_pass
+from qfx.framework.pass_base import Pass, as_pass
+from qfx.framework.pass_context import PassContext
 from qfx.framework.pipeline import Pipeline
 from qfx.framework.registry import get_pass, list_passes, parse_pass
 from qfx.history.history import History

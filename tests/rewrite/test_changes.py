@@ -9,7 +9,8 @@ from torch import fx, nn
 from qfx import vocab
 from qfx.errors import PatternError
 from qfx.framework.manager import run_pipeline
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.clone import copy_graph
 from qfx.history.events import Event

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 import qfx
 from qfx import vocab
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.rewrite import Analysis, Any, Match, Op, Rewriter, rewrite
 
 

@@ -13,7 +13,8 @@ from torch import fx
 
 from qfx.framework import manager
 from qfx.framework.instruments import Instrument
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.history.history import History
 from qfx.history.snapshot import Snapshot
 from qfx.history.stage import Stage

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx import vocab
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from tests.cases.flow import randn, seeded
 
 

@@ -14,7 +14,7 @@ import qfx
 from qfx import vocab
 from qfx.backends import resolve_backend
 from qfx.backends.base import LoweringSite
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.numerics.measures import sqnr
 from tests.support.planted import with_fault
 

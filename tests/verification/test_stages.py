@@ -15,7 +15,7 @@ from qfx import vocab
 from qfx.capture.capture import capture
 from qfx.errors import ConfigError, PassError
 from qfx.framework.manager import run_pipeline
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.verification.outputs import agreement
 from qfx.verification.stages import NumericCheck
 

@@ -23,7 +23,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.history.events import NearMiss
 from qfx.quant.recorders import recorder_of
 from qfx.quant.spec import QuantSpec

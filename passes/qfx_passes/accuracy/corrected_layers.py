@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.quant.annotation import annotation
 from qfx.quant.spec import QuantSpec
 from qfx.vocab import bound, is_op

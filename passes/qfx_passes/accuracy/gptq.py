@@ -31,7 +31,8 @@ from torch import Tensor, fx
 from tqdm import tqdm
 
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
 from qfx.quant.qparams import QParams, quantize_weight

@@ -26,7 +26,8 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph.interpret import thawed
 from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss

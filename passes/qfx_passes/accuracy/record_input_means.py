@@ -14,7 +14,8 @@ from __future__ import annotations
 from torch import fx
 
 from qfx import vocab
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.quant.channel_mean import ChannelMean, Reach
 from qfx.quant.recorders import recorder_of

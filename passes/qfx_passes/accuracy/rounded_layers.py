@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.quant.annotation import annotation
 from qfx.quant.qparams import QParams
 from qfx.quant.recorders import recorder_of

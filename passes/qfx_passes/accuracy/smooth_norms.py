@@ -21,7 +21,8 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotate, annotation

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from qfx.capture.arguments import copy_tensors
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.graph.interpret import thawed
 from qfx.graph.steps import arguments_by_name, state_kept
 from qfx.history.events import NearMiss

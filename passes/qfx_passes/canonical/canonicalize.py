@@ -22,7 +22,8 @@ from torch import fx
 from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.leaves import has_hooks
 from qfx.rewrite.pattern import Mismatch

@@ -19,7 +19,8 @@ from torch.fx.node import map_arg
 from qfx import vocab
 from qfx.capture.dispatched_effects import Witness
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.effects import changing, has_effect, returned_through
 from qfx.graph.interpret import result_of

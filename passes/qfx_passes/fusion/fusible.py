@@ -17,7 +17,7 @@ from qfx.backends.base import Backend
 from qfx.configuration.configuration import Configuration
 from qfx.graph import meta
 from qfx.rewrite import Mismatch, Rewriter
-from qfx.rewrite.matcher import count_reads
+from qfx.rewrite.conditions import count_reads
 from qfx.vocab import Kind, OpDef
 from qfx_passes.fusion.constant_values import ConstantValues
 from qfx_passes.operands import kernel_names

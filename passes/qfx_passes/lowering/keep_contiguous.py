@@ -12,7 +12,8 @@ from torch import fx
 
 from qfx.backends.base import Backend
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 
 _FEWEST_DIMS = 3  # of one or two dims kernels know one layout only

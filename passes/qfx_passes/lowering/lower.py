@@ -14,43 +14,23 @@ What the backend's row declines stays float between dequantize and quantize, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from torch import fx
 
-import torch
-from torch import Tensor, fx
-
-from qfx.backends.base import Backend, KernelRule, LoweringSite, Output
+from qfx.backends.base import Backend, KernelRule, Output
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
-from qfx.graph import meta
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph.effects import has_effect
-from qfx.graph.later_tensors import LaterTensors
-from qfx.graph.macs import macs
-from qfx.quant.annotation import (
-    Annotation,
-    Kernel,
-    annotate,
-    annotation,
-    kernel_of,
-    mark_kernel,
-)
+from qfx.quant.annotation import Annotation, annotate, annotation
 from qfx.quant.meaning import Meaning, set_meaning
 from qfx.quant.qparams import QParams
 from qfx.quant.reasons import refusal
-from qfx.quant.reference_form import Measured, QuantizedWeight, qparams_of, quantized_weight
+from qfx.quant.reference_form import Measured, qparams_of
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
-from qfx.vocab import DEQUANTIZE, QUANTIZE, bound, is_op
-from qfx_passes.lowering.emitted import bias_codes, settle_emitted
-from qfx_passes.operands import (
-    asks_shape,
-    float_operands,
-    operation_name,
-    post_operands,
-    weight_operands,
-)
+from qfx.vocab import DEQUANTIZE, QUANTIZE, is_op
+from qfx_passes.lowering.kernel_calls import Integers, KernelCalls, decline
+from qfx_passes.operands import asks_shape, float_operands, post_operands
 
 
 class Lower(Pass):
@@ -66,22 +46,16 @@ class Lower(Pass):
             _Lowering(graph, backend, ctx.rewriter).run()
 
 
-@dataclass(frozen=True)
-class _Integers:
-    node: fx.Node
-    qparams: QParams | Measured
-
-
 class _Lowering:
-    """The sweep; also the :class:`~qfx.backends.base.Emitter` that rules write through."""
+    """The sweep, and its table."""
 
     def __init__(self, graph: fx.Graph, backend: Backend, rw: Rewriter) -> None:
         self.graph = graph
         self.backend = backend
         self.rw = rw
-        self.stands_for: dict[fx.Node, _Integers] = {}
+        self.stands_for: dict[fx.Node, Integers] = {}
         self.qparams: dict[fx.Node, QParams | Measured] = {}
-        self._packed: dict[tuple[object, ...], str] = {}
+        self.calls = KernelCalls(backend, rw)
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
@@ -106,7 +80,7 @@ class _Lowering:
         integers = node.args[0]
         assert isinstance(integers, fx.Node)
         if integers in self.qparams:
-            self.stands_for[node] = _Integers(integers, self.qparams[integers])
+            self.stands_for[node] = Integers(integers, self.qparams[integers])
 
     def _quantize(self, node: fx.Node) -> None:
         value = node.args[0]
@@ -123,7 +97,7 @@ class _Lowering:
         integers = node
         if self.backend.quantize is not None:
             with self.rw.at(node):
-                integers = self.backend.quantize(self, value, qparams)
+                integers = self.backend.quantize(self.calls, value, qparams)
             set_meaning(integers, Meaning(value.name, node.name, node.name))
             self.rw.replace(node, integers)
         self.qparams[integers] = qparams
@@ -133,7 +107,7 @@ class _Lowering:
         integers = node
         if self.backend.measure is not None:
             with self.rw.at(node):
-                integers, qparams = self.backend.measure(self, value, node)
+                integers, qparams = self.backend.measure(self.calls, value, node)
             set_meaning(integers, Meaning(value.name, node.name, node.name))
             self.rw.replace(node, integers)
         self.qparams[integers] = qparams
@@ -164,7 +138,7 @@ class _Lowering:
                 self.rw.rewire(node, value, self.stands_for[value].node)
 
     def _requantizes(
-        self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]
+        self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, Integers]
     ) -> bool:
         """Whether the result of ``node`` is to have other qparams than some of its inputs."""
         owner = self.rw.graph_module
@@ -172,32 +146,32 @@ class _Lowering:
         given = (known.qparams for known in inputs.values())
         return rule.requantizes and any(qparams != own for own in given for qparams in asked)
 
-    def _share(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]) -> None:
+    def _share(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, Integers]) -> None:
         qparams, *others = (known.qparams for known in inputs.values())
         if any(other != qparams for other in others):
-            self._declined(node, Mismatch("its operands have different qparams"))
+            decline(node, Mismatch("its operands have different qparams"))
             return
         assert isinstance(qparams, QParams)
-        lowered = self._emit(node, rule, inputs, qparams, shares=True)
+        lowered = self.calls.emit(node, rule, inputs, qparams, shares=True)
         if lowered is not None:
-            self.stands_for[node] = _Integers(lowered, qparams)
+            self.stands_for[node] = Integers(lowered, qparams)
             self.qparams[lowered] = qparams
 
     def _float_kernel(
-        self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]
+        self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, Integers]
     ) -> None:
         """Emit a kernel that takes and hands out float; inside, it computes with integers."""
-        lowered = self._emit(node, rule, inputs, None)
+        lowered = self.calls.emit(node, rule, inputs, None)
         if lowered is not None:
             self.rw.replace(node, lowered)
 
-    def _kernel(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, _Integers]) -> None:
+    def _kernel(self, node: fx.Node, rule: KernelRule, inputs: dict[fx.Node, Integers]) -> None:
         queries = [user for user in node.users if asks_shape(user)]
         readers = [user for user in node.users if user not in queries]
         asked = self._asked(readers)
         if asked is not None:
             following, qparams = asked
-            lowered = self._emit(node, rule, inputs, qparams)
+            lowered = self.calls.emit(node, rule, inputs, qparams)
             if lowered is not None:
                 set_meaning(lowered, Meaning(node.name, node.name, following.name))
                 for query in queries:
@@ -205,7 +179,7 @@ class _Lowering:
                 self.rw.replace(following, lowered)
                 self.qparams[lowered] = qparams
             return
-        lowered = self._emit(node, rule, inputs, None)
+        lowered = self.calls.emit(node, rule, inputs, None)
         if lowered is not None:
             self.rw.replace(node, lowered)
 
@@ -216,112 +190,11 @@ class _Lowering:
         qparams = qparams_of(readers[0], self.rw.graph_module)
         return None if isinstance(qparams, Measured) else (readers[0], qparams)
 
-    def _emit(
-        self,
-        node: fx.Node,
-        rule: KernelRule,
-        inputs: dict[fx.Node, _Integers],
-        output: QParams | None,
-        *,
-        shares: bool = False,
-    ) -> fx.Node | None:
-        arguments = bound(node)
-        bias = self._bias(arguments.get("bias")) if rule.weight else None
-        weights = tuple(self._weights(node)) if rule.weight else ()
-        axes = [w.qparams.axis for w in weights if w.qparams.axis is not None]
-        if rule.weight and any(axis != rule.weight.axis for axis in axes):
-            # A kernel would read beyond the scales.
-            self._declined(node, Mismatch("its weight has scales along axis {0}", axes[0]))
-            return None
-        site = LoweringSite(
-            node=node,
-            arguments=arguments,
-            inputs={v: (known.node, known.qparams) for v, known in inputs.items()},
-            output=output,
-            weights=weights,
-            bias=bias,
-        )
-        if rule.bias is not None and bias is not None:
-            codes = bias_codes(site, bias)
-            if isinstance(codes, Mismatch):
-                self._declined(node, codes)
-                return None
-            site = replace(site, bias=codes)
-        with self.rw.at(node), self.rw.deriving(node):
-            try:
-                lowered = rule.emit(self, site) if rule.emit else self._same_op(site)
-                if isinstance(lowered, Mismatch):
-                    self._declined(node, lowered)
-                    return None
-                settle_emitted(self.rw, lowered, site, rule)
-            except Exception:
-                self.rw.blame(rule.kernel, node)
-                raise
-            # Where emit had a choice of kernels, it said which it took.
-            mark_kernel(lowered, kernel_of(lowered) or Kernel(rule.kernel, macs(node)))
-            if output is not None and not shares:
-                lowered = self._within(lowered, output)
-        set_meaning(lowered, Meaning(node.name, node.name, qparams=output))
-        return lowered
-
-    def _weights(self, node: fx.Node) -> Iterator[QuantizedWeight]:
-        for operand in weight_operands(node):
-            assert isinstance(operand, fx.Node)
-            weight = quantized_weight(operand, self.rw.graph_module)
-            if weight is not None:
-                yield weight
-
-    def _bias(self, bias: object) -> Tensor | None:
-        return self.rw.tensor(bias) if isinstance(bias, fx.Node) else None
-
-    def _within(self, codes: fx.Node, qparams: QParams) -> fx.Node:
-        """``codes`` clamped to the bounds of ``qparams``: kernels saturate where the dtype ends."""
-        ends, clamp = torch.iinfo(qparams.dtype), self.backend.clamp
-        bounds = qparams.quant_min, qparams.quant_max
-        if bounds == (ends.min, ends.max) or codes.target is clamp:
-            return codes
-        value = meta.value_of(codes)
-        return self.rw.call(clamp, codes, *bounds, origins=(codes,), value=value)
-
-    def _same_op(self, site: LoweringSite) -> fx.Node:
-        """The operation itself on integers: exact where values only move."""
-        node = site.node
-        assert not isinstance(node.target, str)
-        swap = {v: integers for v, (integers, _) in site.inputs.items()}
-        args: Any = fx.map_arg(node.args, lambda v: swap.get(v, v))
-        kwargs: Any = fx.map_arg(node.kwargs, lambda v: swap.get(v, v))
-        first, _ = next(iter(site.inputs.values()))
-        lowered = self.rw.call(node.target, *args, origins=(node,), **kwargs)
-        value = meta.value_of(first)
-        value = value[0] if isinstance(value, (tuple, list)) else value
-        assert isinstance(value, meta.TensorInfo)
-        self.rw.values.restate(lowered, meta.with_dtype(meta.value_of(node), value.dtype))
-        return lowered
-
-    def _declined(self, node: fx.Node, mismatch: Mismatch) -> None:
-        decision = refusal(
-            "unsupported",
-            detail=f"{operation_name(node)}: {mismatch.reason}",
-            remedy="leave it float",
-        )
-        annotate(node, Annotation(decision))
-
     def _write_dequantize(self, node: fx.Node) -> None:
         known = self.stands_for[node]
         if self.backend.dequantize is None or is_op(known.node, QUANTIZE):
             return
         with self.rw.at(node):
-            value = self.backend.dequantize(self, known.node, known.qparams)
+            value = self.backend.dequantize(self.calls, known.node, known.qparams)
         set_meaning(value, Meaning(node.name, node.name))
         self.rw.replace(node, value)
-
-    # -- what rules use -----------------------------------------------------------------------
-    def packed(
-        self, key: tuple[object, ...], recipe: Callable[[], Any], *, apart: bool = False
-    ) -> fx.Node:
-        """A get_attr of a packed constant, made once per key."""
-        if key not in self._packed:
-            later = self.rw.get(LaterTensors) if apart and self.rw.has(LaterTensors) else None
-            made = recipe() if later is None else later.later(recipe)
-            self._packed[key] = self.rw.attach("packed.weight", made)
-        return self.rw.attribute(self._packed[key])

@@ -30,7 +30,8 @@ from qfx.backends.fitting import (
 from qfx.backends.saturation import HIGHEST_SAFE
 from qfx.configuration.configuration import Configuration, ResolvedQConfig
 from qfx.errors import ConfigError
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.quant.annotation import Annotation, Decision, annotate
 from qfx.quant.groups import Groups, is_fixed, rescaled

@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from qfx.errors import ConfigError
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.quant.annotation import Annotation, Edge, annotation
 from qfx.quant.fake_quant_kinds import make_fake_quant

@@ -26,7 +26,8 @@ from torch import fx
 
 from qfx.backends.base import Backend, Output
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.quant.annotation import Annotation, Edge, annotate, annotation
 from qfx.quant.observers import Observer
 from qfx.quant.recorders import observer_of

@@ -24,7 +24,8 @@ from torch import Tensor, fx
 from qfx import vocab
 from qfx.configuration.configuration import Configuration
 from qfx.errors import ConfigError
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.constants import constant_value
 from qfx.quant.annotation import is_rangeless

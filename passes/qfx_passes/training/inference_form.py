@@ -14,7 +14,8 @@ from torch import fx
 from qfx import vocab
 from qfx.errors import CalibrationError
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.quant.annotation import annotate, annotation
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.qparams import QParams

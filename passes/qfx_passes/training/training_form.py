@@ -25,7 +25,8 @@ from qfx import vocab
 from qfx.configuration.configuration import Configuration
 from qfx.errors import CalibrationError
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.clone import copy_graph
 from qfx.graph.modes import ModeFlag

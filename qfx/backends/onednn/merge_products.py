@@ -22,7 +22,8 @@ from qfx.backends.onednn import as_convolutions, calls, kernels
 from qfx.backends.onednn.arguments import Linear
 from qfx.backends.onednn.memory import QUANTIZING
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.quant.annotation import kernel_of, mark_kernel
 from qfx.quant.meaning import hand_on_meaning

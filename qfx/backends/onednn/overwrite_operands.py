@@ -12,7 +12,8 @@ from torch import fx
 
 from qfx.backends.onednn.memory import QUANTIZING, is_own
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 
 
 class OverwriteOperands(Pass):

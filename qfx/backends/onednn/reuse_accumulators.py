@@ -13,7 +13,8 @@ from torch import fx
 
 from qfx.backends.onednn.memory import ACCUMULATOR, COPIES, COPYING, is_fresh
 from qfx.framework.levels import Level
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 
 
 class ReuseAccumulators(Pass):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.testing import check
 from qfx.testing.checking import run
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN

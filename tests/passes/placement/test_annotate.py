@@ -7,7 +7,8 @@ from torch import Tensor, fx, nn
 
 import qfx
 from qfx.framework.instruments import Instrument
-from qfx.framework.pass_base import Pass, PassContext
+from qfx.framework.pass_base import Pass
+from qfx.framework.pass_context import PassContext
 from qfx.history.stage import Stage
 from qfx.quant.annotation import Annotation, annotation
 from tests.cases.flow import randn, seeded

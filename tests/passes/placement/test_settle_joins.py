@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 import qfx
 from qfx import vocab
 from qfx.backends import resolve_backend
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.quant.annotation import annotation
 from tests.cases.flow import kernels, listing, quantized, randn, seeded, sqnr
 
