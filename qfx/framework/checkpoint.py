@@ -54,8 +54,13 @@ class Checkpoint:
         lookup = Lookup(graph_module)
         if not all(lookup.get(name) is held for name, held in self._attributes.items()):
             return False
+        return not self.tampered_with(graph_module)
+
+    def tampered_with(self, graph_module: fx.GraphModule) -> set[fx.Node]:
+        """The nodes whose modules hold other things than they did, and are called by the names."""
         now, before = held_by_calls(graph_module), self._held_by_calls
-        return len(now) == len(before) and all(map(operator.is_, now, before))
+        other = {p for p, held in now.items() if p in before and not _are_same(held, before[p])}
+        return {n for n in graph_module.graph.nodes if n.op == "call_module" and n.target in other}
 
     def arguments(self) -> dict[fx.Node, tuple[Any, Any]]:
         """The arguments of every node as they were."""
@@ -73,6 +78,10 @@ class Checkpoint:
         restored = fx.GraphModule({**self._attributes, **self._modules}, graph)
         restored.training = self._training
         return restored
+
+
+def _are_same(held: list[object], before: list[object]) -> bool:
+    return len(held) == len(before) and all(map(operator.is_, held, before))
 
 
 def _is_as_it_was(node: fx.Node, before: tuple[Any, ...]) -> bool:

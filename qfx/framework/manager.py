@@ -176,8 +176,10 @@ class _Run:
             self._checks.check(self.graph_module, level)  # the rest, when it was made
             return self._view
         adopt(self.graph_module, checkpoint.arguments, step.name)
-        self.ctx.rewriter.values.settle_all(self.graph_module.graph)
+        values = self.ctx.rewriter.values
+        values.settle_all(self.graph_module.graph)
         verify(self.graph_module, self._fitting)
+        values.configured.update(checkpoint.tampered_with(self.graph_module))
         self._checks.check(self.graph_module, level)
         self.interface.check(self.graph_module.graph)
         if level < Level.CANONICAL:

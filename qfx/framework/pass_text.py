@@ -50,6 +50,10 @@ _PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|.""", re.DOTALL)
 """Quoted texts, whatever is in them, and single characters."""
 
 
+_UNTOLD = re.compile(r"<\w+>")
+"""What :func:`format_value` writes where a value has no text."""
+
+
 def steps(text: str) -> list[str]:
     """The texts of the passes in that of a pipeline: cut at line ends and commas outside braces."""
     if not isinstance(text, str):
@@ -73,7 +77,9 @@ def split(text: str) -> tuple[str, dict[str, ast.expr]]:
     try:
         call = ast.parse(f"f({body})", mode="eval").body
     except SyntaxError as error:
-        raise ConfigError(f"cannot read the options of {text!r}: {error.msg}") from error
+        untold = _UNTOLD.search(body)
+        why = f"{untold[0]} stands for a value that has no text" if untold else error.msg
+        raise ConfigError(f"cannot read the options of {text!r}: {why}") from error
     if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
         raise ConfigError(f"cannot read the options of {text!r}; write option=value, ...")
     return found["name"], {str(k.arg): k.value for k in call.keywords}

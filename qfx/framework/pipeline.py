@@ -42,9 +42,13 @@ CALIBRATE = Marker("calibrate")
 PipelineStep: TypeAlias = "Pass | Marker"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pipeline:
     """Passes in order.
+
+    Two are equal where the same passes, with the same options, run in the same order from the same
+    level. What they were made for is not compared, and not printed: it only says which calls may
+    use them.
 
     Attributes:
         passes: passes (instances, or classes that need no options) and markers.
@@ -71,6 +75,14 @@ class Pipeline:
         if steps.count(CALIBRATE) > 1:
             raise ConfigError("a pipeline calibrates once; remove all but one `calibrate`")
         check_levels(steps, self.start)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Pipeline):
+            return NotImplemented
+        return (self.start, self._whole().passes) == (other.start, other._whole().passes)
+
+    def __hash__(self) -> int:
+        return hash((self.start, *(step.name for step in self._whole().passes)))
 
     def __iter__(self) -> Iterator[PipelineStep]:
         return iter(self.passes)

@@ -19,6 +19,7 @@ from typing import Any
 
 from qfx.errors import ConfigError, QfxWarning
 from qfx.framework import pass_text
+from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, as_pass
 from qfx.framework.pipeline import CALIBRATE, Pipeline
 
@@ -87,22 +88,29 @@ def parse_pass(text: str, find: Callable[[str], type[Pass]] = get_pass) -> Pass:
     return as_pass(kind(**values)) if values else as_pass(kind)
 
 
-def parse_pipeline(text: str, find: Callable[[str], type[Pass]] = get_pass) -> Pipeline:
+def parse_pipeline(
+    text: str,
+    find: Callable[[str], type[Pass]] = get_pass,
+    *,
+    start: Level = Level.CAPTURED,
+) -> Pipeline:
     """The pipeline that prints as ``text``: its steps, separated by commas or line ends.
 
-    ``calibrate`` is the marker where data runs through the model.
+    ``calibrate`` is the marker where data runs through the model. What is read equals what was
+    printed, and fits any backend and method: the call that it is given to brings the passes of its
+    backend that the text does not have.
 
     Args:
         text: the text of each pass, as :func:`parse_pass` reads it.
         find: the class of a pass, by name.
+        start: the level of the graph that it starts from; that of a half, ``half.start``.
 
     Raises:
         ConfigError: a pass can't be read, or their order can't work.
     """
     steps = pass_text.steps(text)
-    return Pipeline(
-        tuple(CALIBRATE if each == CALIBRATE.name else parse_pass(each, find) for each in steps)
-    )
+    read = (CALIBRATE if each == CALIBRATE.name else parse_pass(each, find) for each in steps)
+    return Pipeline(tuple(read), start=start)
 
 
 def _enums(hint: object) -> tuple[type[Enum], ...]:

@@ -73,6 +73,7 @@ def _shell(module: nn.Module | None, made: dict[int, nn.Module | None]) -> nn.Mo
         shell.__dict__.update(module.__dict__)
         for registry in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
             shell.__dict__[registry] = copy.copy(module.__dict__[registry])
+        copy_hooks(module, shell)
         children = module.__dict__["_modules"].items()
         shell.__dict__["_modules"] = {name: _shell(child, made) for name, child in children}
     return made[id(module)]

@@ -38,17 +38,22 @@ def written_tensors(
     return {name: tensor.clone() for name, tensor in found.items()}
 
 
-def held_by_calls(graph_module: fx.GraphModule) -> list[object]:
-    """What the modules that the graph calls hold: attributes, parts, tensors and hooks.
+def held_by_calls(graph_module: fx.GraphModule) -> dict[str, list[object]]:
+    """What each module that the graph calls holds: class, attributes, parts, tensors and hooks.
 
     The same objects are the same state, but for what is written into tensors.
     """
     called = dict.fromkeys(str(n.target) for n in graph_module.graph.nodes if n.op == "call_module")
-    modules = (part for path in called for part in graph_module.get_submodule(path).modules())
+    return {path: _held_by(graph_module.get_submodule(path)) for path in called}
+
+
+def _held_by(module: nn.Module) -> list[object]:
     held: list[object] = []
-    for value in (value for module in modules for value in vars(module).values()):
-        held.append(value)
-        held.extend(value.values() if isinstance(value, dict) else ())
+    for part in module.modules():
+        held.append(type(part))
+        for value in vars(part).values():
+            held.append(value)
+            held.extend(value.values() if isinstance(value, dict) else ())
     return held
 
 

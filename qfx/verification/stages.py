@@ -171,7 +171,8 @@ def held_by(module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
     """
     found = held_values(module).items()
     of_tensors = {n: (id(value), getattr(value, "_version", 0)) for n, value in found}
-    return {**of_tensors, "": tuple(map(id, held_by_calls(module)))}
+    of_calls = {p: tuple(map(id, held)) for p, held in held_by_calls(module).items()}
+    return {**of_tensors, **of_calls}
 
 
 def first_change(

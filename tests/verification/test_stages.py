@@ -124,9 +124,32 @@ def _hook(conv: nn.Module) -> None:
     conv.register_forward_hook(lambda module, args, result: result * 2)
 
 
-@pytest.mark.parametrize("change", [_hook, lambda conv: setattr(conv, "padding", (3, 3))])
-def test_what_is_done_to_a_module_that_is_called_is_found(
-    change: Callable[[nn.Module], None],
+def _become_another(conv: nn.Module) -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 2
+
+    conv.__class__ = Doubled
+
+
+def _quantize(pipeline: qfx.Pipeline) -> None:
+    qfx.quantize(Net().eval(), X, backend="reference", pipeline=pipeline)
+
+
+def _train(pipeline: qfx.Pipeline) -> None:
+    qfx.prepare(Net(), X, method="qat", backend="reference", pipeline=pipeline)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_hook, "pass tamper changes what the model computes, first at %conv"),
+        (_become_another, "pass tamper changes what the model computes, first at %conv"),
+        (lambda conv: setattr(conv, "padding", (3, 3)), r"pass tamper .*%conv .*8,10,10\] and sta"),
+    ],
+)
+def test_what_is_done_to_a_module_that_is_called_is_the_fault_of_who_did_it(
+    change: Callable[[nn.Module], None], told: str
 ) -> None:
     class Tamper(qfx.Pass):
         name = "tamper"
@@ -135,8 +158,17 @@ def test_what_is_done_to_a_module_that_is_called_is_found(
         def run(self, graph: fx.Graph, ctx: PassContext) -> None:
             change(ctx.graph_module.get_submodule("conv"))
 
-    with pytest.raises(PassError, match="pass tamper changes what the model computes"):
-        qfx.run_passes(Net().eval(), [Tamper()], X)
+    for run in (
+        lambda: qfx.run_passes(Net().eval(), [Tamper()], X),
+        lambda: _quantize(qfx.pipelines.static().insert_before("canonicalize", Tamper())),
+        lambda: _train(qfx.pipelines.qat().insert_before("canonicalize", Tamper())),
+    ):
+        with pytest.raises(PassError, match=told) as raised:
+            run()
+        assert (raised.value.pass_name, raised.value.node) == ("tamper", "conv")
+        restored = raised.value.graph_module
+        assert restored is not None
+        torch.testing.assert_close(restored(X), Net()(X))
 
 
 def test_what_is_meant_or_not_checked_passes() -> None:
