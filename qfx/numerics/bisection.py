@@ -1,7 +1,8 @@
 """bisect: the first place where a quantized model departs from the float model, and which pass.
 
 Every operation of the reference graph is run on *float* inputs, so that it shows the error it makes
-by itself and not what it inherits. The culprit is the first whose own error stands out, that is
+by itself and not what it inherits; what biases were moved by to make up for the rounding before
+them is left out. The culprit is the first whose own error stands out, that is
 
 1. it is worse than rounding explains: codes of b bits over a range of up to 17 times the root mean
    square leave ``6 b - 20`` dB or more (28 dB at 8 bits; an even 8-bit model has 35 to 50), and
@@ -35,11 +36,11 @@ from qfx.numerics.measures import Error
 from qfx.numerics.parts import ComparedGraph, Pair
 from qfx.numerics.sums import Sums
 from qfx.numerics.verdict import Bisection
-from qfx.quant.annotation import Annotation, annotation
+from qfx.quant.annotation import Annotation, annotation, made_up_by
 from qfx.quant.spec import QuantSpec
 from qfx.report.merging import addressed
 from qfx.rewrite.rewriter import Rewriter
-from qfx.vocab import is_op
+from qfx.vocab import OpDef, bound, is_op
 
 STANDS_OUT = 10.0
 """By how many dB the error of the culprit exceeds that of the median operation."""
@@ -100,7 +101,9 @@ class _MeasuredError:
 
     def __init__(self, part: ComparedGraph) -> None:
         self.part = part
-        self.unrounded = _without_rounding(part.reference)
+        self.alone = _by_themselves(part.reference)
+        self.points = observation.observation_points(self.alone.graph)
+        self.unrounded = _without_rounding(self.alone)
         self.plain_points = observation.observation_points(self.unrounded.graph)
         self.names = list(part.points.values())
         self.sums = Sums({n: Error() for n in self.names}, {n: Error() for n in self.names})
@@ -109,7 +112,7 @@ class _MeasuredError:
         """Run the graph in all of its forms on what it is given; why outputs are apart, or ""."""
         part, sums = self.part, self.sums
         expected, result = observation.float_values(part.float_graph(given), self.names, given)
-        run_against(part.reference, given, part.points, expected, sums.alone, corrected=True)
+        run_against(self.alone, given, self.points, expected, sums.alone, corrected=True)
         run_against(
             self.unrounded, given, self.plain_points, expected, sums.unrounded, corrected=True
         )
@@ -211,6 +214,29 @@ def _bits_of(spec: QuantSpec) -> float:
         return _MOST_BITS
     low, high = spec.bounds
     return min(_MOST_BITS, math.log2(high - low + 1))
+
+
+def _by_themselves(reference: fx.GraphModule) -> fx.GraphModule:
+    """The reference graph without what biases add to make up for the rounding before them.
+
+    Given what the float model computes, a layer has nothing to make up for.
+    """
+    if not any(map(made_up_by, reference.graph.nodes)):
+        return reference
+    clone = clone_graph_module(reference)
+    rw = Rewriter(clone, pass_name="by-themselves")
+    for node in list(clone.graph.nodes):
+        is_moved = isinstance(node.target, OpDef) and made_up_by(node)
+        bias = bound(node).get("bias") if is_moved else None
+        if not isinstance(bias, fx.Node) or bias.op != "get_attr":
+            continue
+        held = rw.tensor(bias)
+        added = held.new_tensor(made_up_by(node))
+        if added.shape == held.shape:
+            with rw.at(node):
+                rw.rewire(node, bias, rw.constant(str(bias.target), held - added, origins=(bias,)))
+    clone.recompile()
+    return clone
 
 
 def _without_rounding(reference: fx.GraphModule) -> fx.GraphModule:

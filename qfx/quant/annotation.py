@@ -7,7 +7,7 @@ result of a node) that is quantized belongs to a *group*; values of one group sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -102,6 +102,28 @@ def mark_rangeless(node: fx.Node) -> None:
 def is_rangeless(node: fx.Node) -> bool:
     """Whether nothing but zeros was seen of what a QUANTIZE reads."""
     return _RANGELESS in node.meta
+
+
+_MAKES_UP = "qfx.makes_up"
+
+
+def mark_making_up(node: fx.Node, added: Iterable[float]) -> None:
+    """Say by how much more the bias of a layer was moved to make up for what comes before it.
+
+    Args:
+        node: the layer.
+        added: to each channel.
+    """
+    before = made_up_by(node)
+    added = tuple(added)
+    sums = zip(before or (0.0,) * len(added), added, strict=True)
+    node.meta[_MAKES_UP] = tuple(one + other for one, other in sums)
+
+
+def made_up_by(node: fx.Node) -> tuple[float, ...]:
+    """What a bias adds to each channel to make up for the rounding before it; () if nothing."""
+    found: tuple[float, ...] = node.meta.get(_MAKES_UP, ())
+    return found
 
 
 @dataclass(frozen=True)

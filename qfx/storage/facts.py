@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +23,8 @@ from qfx.quant.annotation import (
     annotate,
     annotation,
     is_rangeless,
+    made_up_by,
+    mark_making_up,
     mark_rangeless,
 )
 from qfx.quant.spec import QuantSpec
@@ -62,6 +65,8 @@ class FactWriter:
             written["wrote"] = True
         if is_rangeless(node):
             written["rangeless"] = True
+        if made_up_by(node):
+            written["made_up"] = list(made_up_by(node))
         if meta.CONTIGUOUS in node.meta:
             written["contiguous"] = [bool(flag) for flag in node.meta[meta.CONTIGUOUS]]
         note = annotation(node)
@@ -133,7 +138,7 @@ def write_shape(value: meta.Value) -> Json:
 
 # -- reading -------------------------------------------------------------------------------------
 _USUAL = frozenset(("origins", "rule", "value", "quantized"))
-_SELDOM = frozenset(("note", "alias", "drew", "wrote", "rangeless", "contiguous"))
+_SELDOM = frozenset(("note", "alias", "drew", "wrote", "rangeless", "made_up", "contiguous"))
 FACTS = _USUAL | _SELDOM
 """The keys of what is known of a node."""
 
@@ -149,6 +154,7 @@ class Facts(NamedTuple):
     drew: bool | None = None
     wrote: bool = False
     rangeless: bool = False
+    made_up: tuple[float, ...] = ()
     contiguous: tuple[bool, ...] | None = None
     annotation: Annotation | None = None
 
@@ -170,6 +176,8 @@ class Facts(NamedTuple):
             node.meta[meta.WROTE] = True
         if self.rangeless:
             mark_rangeless(node)
+        if self.made_up:
+            mark_making_up(node, self.made_up)
         if self.contiguous is not None:
             node.meta[meta.CONTIGUOUS] = self.contiguous
         if self.annotation is not None:
@@ -264,8 +272,18 @@ def _with_what_was_seen(facts: Facts, fields: Fields) -> Facts:
         drew=fields.flag("drew") if fields.has("drew") else None,
         wrote=fields.flag("wrote", False),
         rangeless=fields.flag("rangeless", False),
+        made_up=_made_up(fields),
         contiguous=contiguous,
     )
+
+
+def _made_up(fields: Fields) -> tuple[float, ...]:
+    if not fields.has("made_up"):
+        return ()
+    sums = fields.items("made_up")
+    if not all(type(each) is float and isfinite(each) for each in sums):
+        fields.refuse("made_up", "is no list of finite numbers")
+    return tuple(sums)
 
 
 T = TypeVar("T")

@@ -124,6 +124,12 @@ def test_two_nodes_of_one_name_and_no_output(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", [10**19, -(10**19), 10**4000])
+def test_numbers_that_are_none(value: int, data: bytes) -> None:
+    with pytest.raises(qfx.FormatError):
+        load_buffer(told(data, lambda c: node(c, "torch.logcumsumexp").update(made_up=[value])))
+
+
+@pytest.mark.parametrize("value", [10**19, -(10**19), 10**4000])
 def test_integers_without_end(value: int, data: bytes) -> None:
     with pytest.raises(qfx.FormatError):
         load_buffer(told(data, lambda c: node(c, "torch.logcumsumexp")["kwargs"].update(dim=value)))

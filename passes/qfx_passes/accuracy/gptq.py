@@ -182,9 +182,10 @@ def _with_bias(layer: Layer, integers: Tensor, qparams: QParams, moments: Moment
     """Codes, and the bias that makes up for what they are off on average."""
     weight = layer.grouped(qparams.dequantize(integers).double())
     exact, rounded = moments.means()
-    shift = applied(layer.weight, exact) - applied(weight, rounded)
-    bias = layer.bias + shift if layer.bias_is_free else layer.bias
-    return Rounding(integers, qparams, weight, bias)
+    if not layer.bias_is_free:
+        return Rounding(integers, qparams, weight, layer.bias)
+    bias = layer.bias + applied(layer.weight, exact) - applied(weight, rounded)
+    return Rounding(integers, qparams, weight, bias, applied(layer.weight, exact - rounded))
 
 
 def rounded_in_turn(weight: Tensor, moments: Tensor, low: int, high: int) -> Tensor:

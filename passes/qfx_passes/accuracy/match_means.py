@@ -31,7 +31,7 @@ from qfx.framework.pass_context import PassContext
 from qfx.graph.interpret import thawed
 from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
-from qfx.quant.annotation import annotation
+from qfx.quant.annotation import annotation, mark_making_up
 from qfx.runtime.samples import Sample
 from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.accuracy.corrected_layers import corrected_spec, originals
@@ -57,7 +57,9 @@ class MatchMeans(Pass):
             biases = _matched(ctx, samples, layers)
         for node, (bias, gain) in biases.items():
             old = bound(node)["bias"]
-            originals(ctx).biases.setdefault(node, ctx.rewriter.tensor(old).detach())
+            held = ctx.rewriter.tensor(old).detach()
+            originals(ctx).biases.setdefault(node, held)
+            mark_making_up(node, (bias - held).tolist())
             with ctx.rewriter.named(f"error of the means x {gain:.2f}"):
                 replace_parameter(node, old, bias, ctx.rewriter)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx.framework.pass_context import PassContext
-from qfx.quant.annotation import annotation
+from qfx.quant.annotation import annotation, mark_making_up
 from qfx.quant.qparams import QParams
 from qfx.quant.recorders import recorder_of
 from qfx.quant.spec import QuantSpec
@@ -64,6 +64,7 @@ class Rounding:
         qparams: of these.
         weight: (G, O, K) what they stand for.
         bias: (G, O) that goes with them.
+        made_up: (G, O) of the bias, what makes up for the rounding before the layer.
         ratio: the error of the output on other batches, relative to that of the nearest codes.
     """
 
@@ -71,6 +72,7 @@ class Rounding:
     qparams: QParams
     weight: Tensor
     bias: Tensor
+    made_up: Tensor | None = None
     ratio: float = 1.0
 
     @property
@@ -122,6 +124,8 @@ def take(layer: Layer, chosen: Rounding, ctx: PassContext) -> None:
     if not layer.bias_is_free:
         return
     hint = layer.name.rpartition("weight")[0] + "bias"
+    if chosen.made_up is not None:
+        mark_making_up(node, chosen.made_up.flatten().tolist())
     with rw.at(node):
         bias = chosen.bias.flatten().to(layer.original.dtype)
         made = rw.constant(hint, bias, origins=(node,))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import qfx
+from qfx.quant.annotation import made_up_by
 from qfx_passes.accuracy.match_means import MatchMeans
 from tests.cases.flow import randn
 
@@ -71,6 +74,23 @@ def test_means_are_nearer(padded: nn.Module, matched: qfx.QuantizedModel) -> Non
 def test_the_stage_says_what_it_did(matched: qfx.QuantizedModel) -> None:
     rules = {event.rule for event in matched.history["match-means"].events}
     assert any(rule.startswith("match-means/error of the means x 0.") for rule in rules)
+
+
+def _made_up(quantized: nn.Module) -> list[tuple[float, ...]]:
+    assert isinstance(quantized, qfx.QuantizedModel)
+    return [made_up_by(node) for node in quantized.reference.graph.nodes]
+
+
+def test_bisect_does_not_take_it_for_an_error(
+    padded: nn.Module, matched: qfx.QuantizedModel, tmp_path: Path
+) -> None:
+    qfx.save(matched, tmp_path / "model.qfx", history=True)  # as bisect asks for it
+    loaded = qfx.load(tmp_path / "model.qfx")
+    assert any(_made_up(matched))
+    assert _made_up(loaded) == _made_up(matched)
+    plain = qfx.bisect(padded, made(padded, without="match-means"), DATA)
+    for model in (matched, loaded):
+        assert qfx.bisect(padded, model, DATA).sqnr == pytest.approx(plain.sqnr, abs=1e-3)
 
 
 def test_deterministic(padded: nn.Module, matched: qfx.QuantizedModel) -> None:
