@@ -41,6 +41,25 @@ _LEFT_OUT: dict[str, tuple[str, ...]] = {
 }
 """What each effort does without."""
 
+_FROM_CAPTURE_TO_BIASES = (
+    Canonicalize(),
+    FoldConstants(),
+    FuseConvBN(),
+    FusePads(),
+    FusePostOps(),
+    InsertStubs(),
+    Annotate(),
+    PlaceObservers(),
+    RecordInputMeans(),
+    CALIBRATE,
+    SmoothNorms(),
+    SmoothInputs(),
+    SettleJoins(),
+    Gptq(),
+    CorrectBias(),
+)
+"""What static and dynamic quantization start with."""
+
 
 def static(backend: str | Backend | None = None, effort: str = "default") -> Pipeline:
     """Post-training static quantization; without a backend, that of the call."""
@@ -48,21 +67,7 @@ def static(backend: str | Backend | None = None, effort: str = "default") -> Pip
         effort,
         Pipeline(
             (
-                Canonicalize(),
-                FoldConstants(),
-                FuseConvBN(),
-                FusePads(),
-                FusePostOps(),
-                InsertStubs(),
-                Annotate(),
-                PlaceObservers(),
-                RecordInputMeans(),
-                CALIBRATE,
-                SmoothNorms(),
-                SmoothInputs(),
-                SettleJoins(),
-                Gptq(),
-                CorrectBias(),
+                *_FROM_CAPTURE_TO_BIASES,
                 MatchMeans(),
                 Reference(),
                 Lower(),
@@ -110,21 +115,7 @@ def dynamic(backend: str | Backend | None = None, effort: str = "default") -> Pi
         effort,
         Pipeline(
             (
-                Canonicalize(),
-                FoldConstants(),
-                FuseConvBN(),
-                FusePads(),
-                FusePostOps(),
-                InsertStubs(),
-                Annotate(),
-                PlaceObservers(),
-                RecordInputMeans(),
-                CALIBRATE,
-                SmoothNorms(),
-                SmoothInputs(),
-                SettleJoins(),
-                Gptq(),
-                CorrectBias(),
+                *_FROM_CAPTURE_TO_BIASES,
                 Reference(),
                 Lower(),
                 KeepContiguous(),

@@ -1,4 +1,4 @@
-"""The default QConfig of each method, the same table for every backend.
+"""The default QConfig of each method, the same table for every backend; fixed qparams.
 
 =============  ==============================  =====================================
 method         activations                     weights
@@ -22,7 +22,14 @@ from __future__ import annotations
 
 import torch
 
+from qfx.quant.qparams import QParams
 from qfx.quant.spec import QConfig, QuantSpec
+
+PROBABILITY = QParams(1 / 256, 0, torch.uint8, 0, 255)
+SIGNED_UNIT = QParams(2 / 256, 128, torch.uint8, 0, 255)
+
+FIXED = {(0.0, 1.0): PROBABILITY, (-1.0, 1.0): SIGNED_UNIT}
+"""The qparams of results that lie between bounds (:attr:`~qfx.vocab.OpDef.bounds`)."""
 
 
 def defaults(*, reduce_range: bool) -> dict[str, QConfig]:

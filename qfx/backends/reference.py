@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from qfx import vocab
 from qfx.backends.base import (
     METHODS,
@@ -24,23 +22,18 @@ from qfx.backends.base import (
     follows,
     pulls,
 )
-from qfx.backends.defaults import defaults
-from qfx.quant.qparams import QParams
+from qfx.backends.defaults import FIXED, defaults
 from qfx.semantics.post import POST_OPS
 from qfx.vocab import OpDef
-
-_PROBABILITY = QParams(1 / 256, 0, torch.uint8, 0, 255)
-_SIGNED_UNIT = QParams(2 / 256, 128, torch.uint8, 0, 255)
 
 _ACTIVATIONS: tuple[Chain, ...] = tuple(
     (op.name,) for op in vocab.ops() if op.elementwise and op.name in POST_OPS
 )
-_UNIT = (vocab.SIGMOID, vocab.HARDSIGMOID)
 _WITHIN = (
     *(vocab.RELU, vocab.CLAMP, vocab.INTERPOLATE, vocab.MEAN),
     *(*vocab.AVG_POOLS, *vocab.ADAPTIVE_AVG_POOLS),
 )
-"""Whose results lie in [0, 1], and within the range of their input."""
+"""Whose results lie within the range of their input."""
 
 _POST: tuple[Chain, ...] = (*_ACTIVATIONS, ("add",), ("add", "relu"))
 
@@ -104,7 +97,7 @@ def _elementwise() -> tuple[KernelRule, ...]:
     both = ("input", "other")
     relu: tuple[Chain, ...] = (("relu",),)
     single = (
-        *(op for op in _bounded() if op not in (*_UNIT, *_WITHIN, vocab.TANH)),
+        *(op for op in _bounded() if op.bounds is None and op not in _WITHIN),
         *(vocab.PRELU, vocab.LAYER_NORM, vocab.GROUP_NORM, vocab.INSTANCE_NORM),
     )
     return (
@@ -116,12 +109,17 @@ def _elementwise() -> tuple[KernelRule, ...]:
 
 
 def _fixed() -> tuple[KernelRule, ...]:
-    return (
-        *(KernelRule(op, "reference", output=Output.FIXED, fixed=_PROBABILITY) for op in _UNIT),
-        KernelRule(  # what feeds it may hold the -inf of a mask
-            vocab.SOFTMAX, "reference", Demand.FOLLOWS, Output.FIXED, fixed=_PROBABILITY
-        ),
-        KernelRule(vocab.TANH, "reference", output=Output.FIXED, fixed=_SIGNED_UNIT),
+    """What yields values between bounds; what feeds scores of attention may hold -inf."""
+    return tuple(
+        KernelRule(
+            op,
+            "reference",
+            Demand.FOLLOWS if op.reads_scores else Demand.ASKS,
+            Output.FIXED,
+            fixed=FIXED[op.bounds],
+        )
+        for op in vocab.ops()
+        if op.bounds is not None
     )
 
 

@@ -19,9 +19,8 @@ from collections.abc import Callable, Hashable, Iterator
 import torch
 from torch import Tensor
 
-HIGHEST_CODE = 255
 HIGHEST_SAFE = 127
-"""The largest code of an activation, and the largest where sums of two products saturate."""
+"""The largest code of an activation where sums of two products saturate."""
 
 LARGEST = 255.0 * 127.0
 """What one product of the largest codes is."""

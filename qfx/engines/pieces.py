@@ -245,7 +245,7 @@ class _Layout:
         return Partition(ordered, carried, tuple(outside), total)
 
 
-_OF_WEIGHTS = (vocab.DEQUANTIZE, vocab.UNPACK, vocab.WIDEN, vocab.CAST)
+_OF_WEIGHTS = (*vocab.RESTORING, vocab.CAST)
 
 
 def _is_number(node: fx.Node) -> bool:

@@ -217,8 +217,8 @@ def _check_stored(
 ) -> None:
     """A weight of the reference form is a buffer of integers, or of half precision, restored."""
     codes: Any = weight
-    for op in (vocab.DEQUANTIZE, vocab.WIDEN, vocab.UNPACK):
-        codes = codes.args[0] if is_op(codes, op) else codes
+    while is_op(codes, *vocab.RESTORING):
+        codes = codes.args[0]
     if codes is weight or codes.op != "get_attr":
         raise fault(layer, f"has the weight %{weight.name}, which is not stored in few bits")
     *path, name = str(codes.target).split(".")

@@ -91,9 +91,15 @@ SIGMOID = define(
     (torch.sigmoid, torch.sigmoid_, F.sigmoid, torch.special.expit),
     ("sigmoid", "sigmoid_"),
     elementwise=True,
+    bounds=(0.0, 1.0),
 )
 HARDSIGMOID = define(
-    activations.hardsigmoid, Kind.ACTIVATION, (nn.Hardsigmoid,), (F.hardsigmoid,), elementwise=True
+    activations.hardsigmoid,
+    Kind.ACTIVATION,
+    (nn.Hardsigmoid,),
+    (F.hardsigmoid,),
+    elementwise=True,
+    bounds=(0.0, 1.0),
 )
 TANH = define(
     activations.tanh,
@@ -102,6 +108,7 @@ TANH = define(
     (torch.tanh, torch.tanh_, F.tanh),
     ("tanh", "tanh_"),
     elementwise=True,
+    bounds=(-1.0, 1.0),
 )
 MISH = define(activations.mish, Kind.ACTIVATION, (nn.Mish,), (F.mish,), elementwise=True)
 SELU = define(
@@ -156,6 +163,7 @@ SOFTMAX = define(
     (torch.softmax, F.softmax, torch.special.softmax),
     ("softmax",),
     reads_scores=True,
+    bounds=(0.0, 1.0),
 )
 LOG_SOFTMAX = define(
     activations.log_softmax,
@@ -172,7 +180,13 @@ BATCH_NORM = define(
     (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
     (F.batch_norm, torch.batch_norm),
 )
-LAYER_NORM = define(layers.layer_norm, Kind.NORM, (nn.LayerNorm,), (F.layer_norm, torch.layer_norm))
+LAYER_NORM = define(
+    layers.layer_norm,
+    Kind.NORM,
+    (nn.LayerNorm,),
+    (F.layer_norm, torch.layer_norm),
+    normalizes_last=True,
+)
 GROUP_NORM = define(layers.group_norm, Kind.NORM, (nn.GroupNorm,), (F.group_norm, torch.group_norm))
 INSTANCE_NORM = define(
     layers.instance_norm,
@@ -180,7 +194,13 @@ INSTANCE_NORM = define(
     (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     (F.instance_norm, torch.instance_norm),
 )
-RMS_NORM = define(layers.rms_norm, Kind.NORM, (nn.RMSNorm,), (F.rms_norm, torch.rms_norm))
+RMS_NORM = define(
+    layers.rms_norm,
+    Kind.NORM,
+    (nn.RMSNorm,),
+    (F.rms_norm, torch.rms_norm),
+    normalizes_last=True,
+)
 LOCAL_RESPONSE_NORM = define(
     layers.local_response_norm, Kind.NORM, (nn.LocalResponseNorm,), (F.local_response_norm,)
 )

@@ -58,6 +58,8 @@ class OpDef:
         reads_scores: whether it takes scores of attention, into which masks put -inf.
         asks_form: whether it asks of a value what the integers that stand for it tell as well.
         inert: whether it computes nothing in inference: a place that passes know by name.
+        normalizes_last: whether it is a norm over the last dims, with a weight for each element.
+        bounds: between which values its results lie whatever it reads; None if that depends.
     """
 
     name: str
@@ -77,6 +79,8 @@ class OpDef:
     reads_scores: bool = False
     asks_form: bool = False
     inert: bool = False
+    normalizes_last: bool = False
+    bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__name__", self.name.upper())

@@ -11,12 +11,10 @@ from qfx.quant.spec import QuantSpec
 from qfx.vocab import bound, is_op
 from qfx_passes.operands import is_constant
 
-_CORRECTED = (*vocab.CONVOLUTIONS, vocab.LINEAR)
-
 
 def corrected_spec(node: fx.Node) -> QuantSpec | None:
     """The weight spec of an operation whose bias can be corrected."""
-    if not is_op(node, *_CORRECTED) or not is_constant(bound(node)["bias"]):
+    if not is_op(node, *vocab.OUTPUTS_FIRST) or not is_constant(bound(node)["bias"]):
         return None
     note = annotation(node)
     return note.weight if note is not None and note.decision.quantized else None

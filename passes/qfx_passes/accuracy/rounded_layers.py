@@ -17,7 +17,7 @@ from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
 from qfx_passes.accuracy.correct_bias import mean_output_shift
 from qfx_passes.accuracy.corrected_layers import originals
-from qfx_passes.accuracy.second_moments import LAYERS
+from qfx_passes.accuracy.second_moments import UNFOLDED
 from qfx_passes.operands import is_constant
 from qfx_passes.weights import quantized_weights
 
@@ -86,7 +86,7 @@ def layer_of(node: fx.Node, owners: Counter[str], rw: Rewriter) -> Layer | str:
     note = annotation(node)
     if note is None or not note.decision.quantized or note.weight is None:
         return ""
-    if not is_op(node, *LAYERS):
+    if not is_op(node, *UNFOLDED):
         return "its weight is none of a linear layer, or of a convolution of one or two dims"
     arguments, spec = bound(node), note.weight
     weight, bias = arguments["weight"], arguments["bias"]

@@ -22,8 +22,6 @@ from qfx.quant.spec import QuantSpec
 from qfx.vocab import bound, is_op
 from qfx_passes.operands import asks_shape
 
-_READERS = (*vocab.CONVOLUTIONS, vocab.LINEAR)
-
 
 @dataclass
 class ScalableActivation:
@@ -130,7 +128,7 @@ def _calls(observer: fx.Node) -> int:
 
 def _absorbs(reader: fx.Node, read: fx.Node) -> bool:
     """Whether ``reader`` multiplies what it reads by a constant weight, and by nothing else."""
-    if not is_op(reader, *_READERS):
+    if not is_op(reader, *vocab.OUTPUTS_FIRST):
         return False
     arguments = bound(reader)
     weight = arguments["weight"]

@@ -25,7 +25,9 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.vocab import bound, is_op
 
-LAYERS = (vocab.LINEAR, vocab.CONV1D, vocab.CONV2D)
+UNFOLDED = tuple(op for op in vocab.OUTPUTS_FIRST if op.dims in (0, 1, 2))
+"""Layers whose patches are known: F.unfold takes images."""
+
 _COLUMNS = 4096  # of a batch; more positions of the same images tell little
 
 

@@ -15,23 +15,20 @@ from collections import Counter
 from dataclasses import replace
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
-from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotate, annotation
+from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import is_op
 from qfx_passes.accuracy import channel_scales, scalable_activations
-from qfx_passes.accuracy.channel_scales import ALPHAS
 from qfx_passes.accuracy.scalable_activations import ScalableActivation
-from qfx_passes.accuracy.watching import samples_of
+from qfx_passes.accuracy.smoothing import Smoothing
 from qfx_passes.operands import asks_shape
-
-_GAIN = 0.5
 
 
 class SmoothInputs(Pass):
@@ -41,22 +38,7 @@ class SmoothInputs(Pass):
     requires = Level.OBSERVED
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        values = _values(graph)
-        samples, rw = samples_of(ctx) if values else [], ctx.rewriter
-        if not samples:
-            return
-        owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
-        sites = []
-        for value in values:
-            found = scalable_activations.site_of(value, owners)
-            if isinstance(found, ScalableActivation) and not found.others:
-                found.candidates = channel_scales.candidates(found, rw)
-                sites.append(found)
-            elif isinstance(found, ScalableActivation):
-                _stays(value, "others read it, too", ctx)
-        channel_scales.measure(ctx.graph_module, samples, sites, rw)
-        for site in sites:
-            _settle(site, ctx)
+        _SMOOTHING.run(_values(graph), ctx)
 
 
 def _values(graph: fx.Graph) -> list[fx.Node]:
@@ -69,29 +51,27 @@ def _values(graph: fx.Graph) -> list[fx.Node]:
     ]
 
 
-def _stays(value: fx.Node, reason: str, ctx: PassContext) -> None:
-    ctx.near_misses.append(NearMiss(f"{ctx.rewriter.pass_name}/input", value.name, reason))
+def _site(value: fx.Node, owners: Counter[str]) -> ScalableActivation | str:
+    """The value with what reads it, or why it stays; "" where nothing wants it in integers."""
+    found = scalable_activations.site_of(value, owners)
+    if not isinstance(found, ScalableActivation):
+        return ""
+    return "others read it, too" if found.others else found
 
 
-def _settle(site: ScalableActivation, ctx: PassContext) -> None:
-    """Scale a value where that pays."""
-    best, gain = channel_scales.chosen(site)
-    if best == 0 or gain > _GAIN:
-        _stays(site.value, f"no scale halves the error of what reads it (x {gain:.2f})", ctx)
-        return
-    rw, scale, value = ctx.rewriter, site.candidates[best], site.value
-    with rw.named(f"alpha={ALPHAS[best - 1]:g}, error x {gain:.2f}"):
-        with rw.at(value.next):
-            info = meta.tensor_info(value)
-            assert info is not None
-            like = torch.empty((), dtype=info.dtype)
-            factors = channel_scales.along_channels(site.readers[0][0], 1 / scale, like)
-            inverse = rw.constant(f"{value.name}_scale", factors, origins=(value,))
-            made = rw.call(vocab.MUL, value, inverse, origins=(value,), value=meta.value_of(value))
-        for user in [u for u in value.users if u is not made and not asks_shape(u)]:
-            rw.rewire(user, value, made)
-        channel_scales.apply(site, best, rw)
-        _rename(value, made, [reader for reader, _ in site.readers])
+def _divide(site: ScalableActivation, scale: Tensor, rw: Rewriter) -> None:
+    """Let readers read the value times 1 / ``scale``."""
+    value = site.value
+    with rw.at(value.next):
+        info = meta.tensor_info(value)
+        assert info is not None
+        like = torch.empty((), dtype=info.dtype)
+        factors = channel_scales.along_channels(site.readers[0][0], 1 / scale, like)
+        inverse = rw.constant(f"{value.name}_scale", factors, origins=(value,))
+        made = rw.call(vocab.MUL, value, inverse, origins=(value,), value=meta.value_of(value))
+    for user in [u for u in value.users if u is not made and not asks_shape(u)]:
+        rw.rewire(user, value, made)
+    _rename(value, made, [reader for reader, _ in site.readers])
 
 
 def _rename(value: fx.Node, made: fx.Node, readers: list[fx.Node]) -> None:
@@ -104,3 +84,6 @@ def _rename(value: fx.Node, made: fx.Node, readers: list[fx.Node]) -> None:
         if note is not None and value.name in note.reads:
             reads = {made.name if n == value.name else n: edge for n, edge in note.reads.items()}
             annotate(reader, replace(note, reads=reads))
+
+
+_SMOOTHING = Smoothing("input", _site, 0.5, "no scale halves the error of what reads it", _divide)

@@ -24,17 +24,13 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
-from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotate, annotation
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
-from qfx_passes.accuracy import channel_scales, scalable_activations
-from qfx_passes.accuracy.channel_scales import ALPHAS
+from qfx_passes.accuracy import scalable_activations
 from qfx_passes.accuracy.replacing import replace_parameter
 from qfx_passes.accuracy.scalable_activations import ScalableActivation
-from qfx_passes.accuracy.watching import samples_of
-
-_GAIN = 0.9
+from qfx_passes.accuracy.smoothing import Smoothing
 
 
 class SmoothNorms(Pass):
@@ -44,22 +40,8 @@ class SmoothNorms(Pass):
     requires = Level.OBSERVED
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        norms = [n for n in graph.nodes if is_op(n, vocab.LAYER_NORM, vocab.RMS_NORM)]
-        samples, rw = samples_of(ctx) if norms else [], ctx.rewriter
-        if not samples:
-            return
-        owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
-        sites = []
-        for norm in norms:
-            found = _site(norm, owners)
-            if isinstance(found, ScalableActivation):
-                found.candidates = channel_scales.candidates(found, rw)
-                sites.append(found)
-            else:
-                _stays(norm, found, ctx)
-        channel_scales.measure(ctx.graph_module, samples, sites, rw)
-        for site in sites:
-            _settle(site, ctx)
+        norms = [n for n in graph.nodes if is_op(n, *vocab.TRAILING_NORMS)]
+        _SMOOTHING.run(norms, ctx)
 
 
 def _site(norm: fx.Node, owners: Counter[str]) -> ScalableActivation | str:
@@ -86,26 +68,15 @@ def _site(norm: fx.Node, owners: Counter[str]) -> ScalableActivation | str:
     return found
 
 
-def _stays(norm: fx.Node, reason: str, ctx: PassContext) -> None:
-    rule = f"{ctx.rewriter.pass_name}/norm"
-    ctx.near_misses.append(NearMiss(rule, norm.name, reason))
-
-
-def _settle(site: ScalableActivation, ctx: PassContext) -> None:
-    """Scale a norm where that helps."""
-    best, gain = channel_scales.chosen(site)
-    if best == 0 or gain > _GAIN:
-        _stays(site.value, f"no scale lets what reads it err less (x {gain:.2f})", ctx)
-        return
-    rw, scale, norm = ctx.rewriter, site.candidates[best], site.value
-    with rw.named(f"alpha={ALPHAS[best - 1]:g}, error x {gain:.2f}"):
-        for name in ("weight", "bias"):
-            parameter = bound(norm).get(name)
-            if parameter is not None:
-                tensor = rw.tensor(parameter)
-                replace_parameter(norm, parameter, tensor / scale.to(tensor), rw)
-        _restore_for_others(site, scale, rw)
-        channel_scales.apply(site, best, rw)
+def _divide(site: ScalableActivation, scale: Tensor, rw: Rewriter) -> None:
+    """Give the norm the weight and bias that yield its values divided by ``scale``."""
+    norm = site.value
+    for name in ("weight", "bias"):
+        parameter = bound(norm).get(name)
+        if parameter is not None:
+            tensor = rw.tensor(parameter)
+            replace_parameter(norm, parameter, tensor / scale.to(tensor), rw)
+    _restore_for_others(site, scale, rw)
 
 
 def _restore_for_others(site: ScalableActivation, scale: Tensor, rw: Rewriter) -> None:
@@ -123,3 +94,6 @@ def _restore_for_others(site: ScalableActivation, scale: Tensor, rw: Rewriter) -
         if note is not None and norm.name in note.reads:
             reads = {name: edge for name, edge in note.reads.items() if name != norm.name}
             annotate(reader, replace(note, reads=reads))
+
+
+_SMOOTHING = Smoothing("norm", _site, 0.9, "no scale lets what reads it err less", _divide)

@@ -43,7 +43,7 @@ ADAPTERS: dict[OpDef, Adapter] = {
     vocab.CLAMP: tensors.clamp,
     vocab.LINEAR: layers.linear,
     vocab.BATCH_NORM: layers.batch_norm,
-    **dict.fromkeys((vocab.LAYER_NORM, vocab.RMS_NORM), layers.layer_norm),
+    **dict.fromkeys(vocab.TRAILING_NORMS, layers.layer_norm),
     vocab.GROUP_NORM: layers.group_norm,
     vocab.INSTANCE_NORM: layers.instance_norm,
     vocab.RESHAPE: tensors.spread_shape("shape"),

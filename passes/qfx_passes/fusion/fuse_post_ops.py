@@ -25,7 +25,7 @@ from qfx.semantics.post import POST_OPS
 from qfx.vocab import Kind
 from qfx_passes.fusion.fusible import (
     CARRIERS,
-    LAYERS,
+    PRODUCTS,
     PostOp,
     adding_layers,
     as_post_op,
@@ -36,7 +36,7 @@ from qfx_passes.fusion.fusible import (
 )
 
 ACTIVATIONS = tuple(op for op in vocab.ops() if op.kind is Kind.ACTIVATION and op.name in POST_OPS)
-LAYER = Op(LAYERS, bind="layer", users=1)
+LAYER = Op(PRODUCTS, bind="layer", users=1)
 DROPPED = Op(vocab.DROPOUT, LAYER, bind="dropout", users=1)
 
 

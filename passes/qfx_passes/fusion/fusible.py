@@ -24,7 +24,7 @@ from qfx_passes.operands import kernel_names
 from qfx_passes.placement.quantized_region import QuantizedRegion
 
 CARRIERS = tuple(op for op in vocab.ops() if op.takes_post)
-LAYERS = tuple(op for op in CARRIERS if op.kind is Kind.MATMUL)
+PRODUCTS = tuple(op for op in CARRIERS if op.kind is Kind.MATMUL)
 
 PostOp: TypeAlias = "tuple[object, ...]"
 """A name of POST_OPS and its operands."""
@@ -76,7 +76,7 @@ def adding_layers(
 
 
 def _could_add(rw: Rewriter, node: fx.Node) -> bool:
-    is_layer = vocab.is_op(node, *LAYERS) and count_reads(node) == 1
+    is_layer = vocab.is_op(node, *PRODUCTS) and count_reads(node) == 1
     return is_layer and refused(rw, node, ("add",)) is None
 
 

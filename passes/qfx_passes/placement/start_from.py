@@ -139,7 +139,7 @@ def _scaled(
         twin = ours.get(there[node])
         if is_op(node, vocab.MUL) and twin is None and is_constant(bound(node)["other"]):
             scaled.add(there[node])
-        elif is_op(node, vocab.LAYER_NORM, vocab.RMS_NORM) and twin is not None:
+        elif is_op(node, *vocab.TRAILING_NORMS) and twin is not None:
             weight, own = bound(node).get("weight"), bound(twin).get("weight")
             theirs = constant_value(weight, reference) if isinstance(weight, fx.Node) else None
             if theirs is None or not isinstance(own, fx.Node) or not is_constant(own):

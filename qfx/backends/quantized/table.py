@@ -22,6 +22,7 @@ from qfx.backends.base import (
     follows,
     pulls,
 )
+from qfx.backends.defaults import PROBABILITY, SIGNED_UNIT
 from qfx.backends.quantized import dtypes as q
 from qfx.backends.quantized import dynamic, recurrent
 from qfx.backends.quantized import embeddings as quantized_embeddings
@@ -52,11 +53,6 @@ from qfx.backends.quantized.limits import (
 from qfx.backends.stored_weights import emitters as weight_emit
 from qfx.backends.stored_weights import packs
 from qfx.backends.stored_weights.recurrent import restored
-from qfx.quant.qparams import QParams
-
-_PROBABILITY = QParams(1 / 256, 0, torch.uint8, 0, 255)
-_SIGNED_UNIT = QParams(2 / 256, 128, torch.uint8, 0, 255)
-
 
 _OTHER_MOVES = (
     *(vocab.ROLL, vocab.GATHER, vocab.CHANNEL_SHUFFLE),
@@ -193,31 +189,31 @@ def _activations(engine: str) -> tuple[KernelRule, ...]:
             vocab.SIGMOID,
             "quantized.sigmoid",
             output=Output.FIXED,
-            fixed=_PROBABILITY,
+            fixed=PROBABILITY,
             emit=q.with_output(ops.sigmoid.default),
         ),
         KernelRule(
             vocab.HARDSIGMOID,
             "hardsigmoid",
             output=Output.FIXED,
-            fixed=_PROBABILITY,
+            fixed=PROBABILITY,
             supports=all_bits(engine),
-            emit=with_own_qparams(F.hardsigmoid, _PROBABILITY),
+            emit=with_own_qparams(F.hardsigmoid, PROBABILITY),
         ),
         KernelRule(
             vocab.TANH,
             "tanh",
             output=Output.FIXED,
-            fixed=_SIGNED_UNIT,
+            fixed=SIGNED_UNIT,
             supports=all_bits(engine),
-            emit=with_own_qparams(torch.tanh, _SIGNED_UNIT),
+            emit=with_own_qparams(torch.tanh, SIGNED_UNIT),
         ),
         KernelRule(
             vocab.SOFTMAX,
             "quantized.softmax",
             Demand.FOLLOWS,  # what feeds it may hold the -inf of a mask
             output=Output.FIXED,
-            fixed=_PROBABILITY,
+            fixed=PROBABILITY,
             emit=q.with_output(ops.softmax.default, "dim"),
         ),
     )

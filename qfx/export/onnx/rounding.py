@@ -25,7 +25,7 @@ from qfx.export.onnx.forms import (
     rounded_to,
     span,
 )
-from qfx.export.onnx.seen import JOINS, LAYERS, Range, SeenRanges
+from qfx.export.onnx.seen import ANY_CONV, JOINS, Range, SeenRanges
 from qfx.export.onnx.values import Dequantized, Operand
 from qfx.quant.qparams import QParams, choose_numbers
 from qfx.quant.reference_form import qparams_of
@@ -62,7 +62,7 @@ def layer_result(
         to: the codes that the result of these is rounded to.
         seen: what it was seen to yield.
     """
-    if w.form is OnnxForm.EXACT or not is_op(node, *LAYERS) or (not post and to is not None):
+    if w.form is OnnxForm.EXACT or not is_op(node, *ANY_CONV) or (not post and to is not None):
         return made
     if not multiplies_codes(node):
         return made
@@ -103,7 +103,7 @@ def result(
         return made
     if all(is_op(user, vocab.QUANTIZE) for user in node.users):
         return made
-    if is_op(node, *LAYERS):
+    if is_op(node, *ANY_CONV):
         to = codes_after(w, node, seen)
     else:
         to = _codes_of_join(w, node, operands, seen)
@@ -138,7 +138,7 @@ def _codes_for(range: Range) -> QParams:
 # -- where and to what -----------------------------------------------------------------------------
 def _layer_for_joins(node: fx.Node) -> bool:
     """Whether a node is a layer on codes, of which something is made that engines join."""
-    if not is_op(node, *LAYERS) or not multiplies_codes(node):
+    if not is_op(node, *ANY_CONV) or not multiplies_codes(node):
         return False
     return any(is_op(user, *JOINS, *vocab.MAX_POOLS) for user in node.users)
 
@@ -181,8 +181,9 @@ def _codes_of_join(
 
 
 def _range_of_join(node: fx.Node, parts: Sequence[QParams], seen: SeenRanges) -> Range | None:
-    if is_op(node, vocab.SIGMOID, vocab.HARDSIGMOID):
-        return 0.0, 1.0
+    assert isinstance(node.target, vocab.OpDef)
+    if node.target.bounds is not None:
+        return node.target.bounds
     within = seen.results.get(node.name)
     if not is_op(node, vocab.CAT):
         return within

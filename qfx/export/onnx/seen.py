@@ -27,7 +27,7 @@ from qfx.vocab import is_op
 Range: TypeAlias = "tuple[float, float]"
 """Smallest and largest value."""
 
-LAYERS = (*vocab.CONVOLUTIONS, *vocab.TRANSPOSED)
+ANY_CONV = (*vocab.CONVOLUTIONS, *vocab.TRANSPOSED)
 """What engines run in integers only where its result is quantized."""
 
 JOINS = (vocab.CAT, vocab.MUL, vocab.ADD, vocab.SIGMOID, vocab.HARDSIGMOID, *vocab.AVG_POOLS)
@@ -95,7 +95,7 @@ class _Watch(NamedInterpreter):
         return {node: self._least[alike] for node, alike in self._codes.items()}
 
     def run_node(self, n: fx.Node) -> Any:
-        if is_op(n, *LAYERS):
+        if is_op(n, *ANY_CONV):
             made = self._layer(n)
         else:
             made = super().run_node(n)

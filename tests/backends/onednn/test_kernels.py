@@ -18,14 +18,14 @@ ZERO = torch.zeros(1, dtype=torch.int32)
 SCALES = (0.0187, 0.25, 1.0 / 3)
 
 
-def codes(*shape: int, seed: int = 0, highest: int = saturation.HIGHEST_CODE) -> Tensor:
+def codes(*shape: int, seed: int = 0, highest: int = 255) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, highest + 1, shape, dtype=torch.uint8, generator=generator)
 
 
 def activations(*shape: int) -> Tensor:
     """Codes that layers with weights add up exactly on this machine: 7 bits, or 8 of them."""
-    safe = saturation.HIGHEST_SAFE if onednn_saturation.saturates() else saturation.HIGHEST_CODE
+    safe = saturation.HIGHEST_SAFE if onednn_saturation.saturates() else 255
     return codes(*shape, highest=safe)
 
 
