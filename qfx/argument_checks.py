@@ -16,6 +16,7 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PatternPass, works_as_written
 from qfx.framework.pipeline import CALIBRATE, Pipeline
 from qfx.graph.copying import check_told_apart
+from qfx.private_attributes import schema_of
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
 from qfx.runtime.regions import regions_of
@@ -173,7 +174,7 @@ def is_exported(model: nn.Module) -> TypeGuard[fx.GraphModule]:
 
 def _check_exported(model: fx.GraphModule) -> None:
     for node in model.graph.nodes:
-        names = [a.name for a in getattr(getattr(node.target, "_schema", None), "arguments", ())]
+        names = [a.name for a in getattr(schema_of(node.target), "arguments", ())]
         given = dict(zip(names, node.args, strict=False)) | node.kwargs
         if True in (given.get("training"), given.get("train")):
             raise ConfigError(

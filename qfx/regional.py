@@ -23,6 +23,7 @@ from qfx.graph.opaque_macs import called_macs, macs_of_run
 from qfx.graph.ways import Ways, form_of, region_of, way_name, ways_of
 from qfx.history.merging import merged_history
 from qfx.preparation import PrepareRequest, prepare_graph
+from qfx.private_attributes import parameters_held, tensors_held
 from qfx.quant.reasons import refusal
 from qfx.report.merging import merged_report
 from qfx.report.outcomes import size_bytes
@@ -122,7 +123,7 @@ def _tied(model: nn.Module, graphs: Mapping[str, PreparedModel]) -> dict[Tensor,
                 continue
             first = found.setdefault(original, parameter)
             owner, _, leaf = name.rpartition(".")
-            graph.get_submodule(owner)._parameters[leaf] = cast(nn.Parameter, first)
+            parameters_held(graph.get_submodule(owner))[leaf] = cast(nn.Parameter, first)
     return found
 
 
@@ -273,7 +274,6 @@ def _size_outside(model: nn.Module, plan: RegionPlan) -> int:
     """Bytes of the parameters and buffers of what is in no region."""
     inside = {m for r in plan.regions for m in model.get_submodule(r.path).modules()}
     outside = (m for m in model.modules() if m not in inside)
-    tensors = (
-        t for m in outside for t in (*m._parameters.values(), *m._buffers.values()) if t is not None
-    )
+    held = (t for m in outside for of in tensors_held(m) for t in of.values())
+    tensors = (t for t in held if t is not None)
     return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     ("errors", "stubs", "table", "library", "caller_modes", "garbage_collection"),
-    ("torch_private",),
+    ("torch_private", "private_attributes"),
     ("semantics",),
     ("vocab",),
     ("graph",),

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import qfx
 from qfx.capture.capture import capture
 from qfx.graph.copying import buffers_restored, side_effects_undone
+from qfx.private_attributes import OVERRIDDEN
 from qfx.torch_private import (
     BATCH_NORMS,
     DETECT_CAUSAL,
@@ -221,12 +222,30 @@ def test_one_buffer_that_cannot_be_restored_does_not_keep_the_others() -> None:
 
 
 # -- in one place --------------------------------------------------------------------------------
+PLACES = ("torch_private.py", "private_attributes.py")
+LINEAR = fx.symbolic_trace(nn.Linear(1, 1))
+OBJECTS = (
+    *(LINEAR, LINEAR.graph, next(iter(LINEAR.graph.nodes)), fx.Tracer(), fx.Interpreter(LINEAR)),
+    *(nn.LSTM(1, 1), nn.parallel.DistributedDataParallel, torch.zeros(1), nn.Parameter),
+    *(torch.ops.aten.relu, torch.ops.aten.relu.default, torch.dtype, torch.device, torch.Size),
+)
+"""Of each kind of object of PyTorch that qfx has to do with."""
+
+ATTRIBUTES = {
+    name
+    for each in OBJECTS
+    for name in dir(each)
+    if name.startswith("_") and not name.startswith("__")
+} - set(OVERRIDDEN)
+"""Their private attributes, whatever they are called on."""
+
+
 def private_names(path: Path) -> Iterator[str]:
     """Private names that are reached from torch's modules, and imports of private modules."""
     for node in nodes(path):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr[1] != "_":
             owner = ast.unparse(node.value)
-            if owner.partition(".")[0] in ("torch", "F", "nn", "fx"):
+            if owner.partition(".")[0] in ("torch", "F", "nn", "fx", "aten"):
                 yield f"{owner}.{node.attr}"
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
             parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
@@ -234,10 +253,51 @@ def private_names(path: Path) -> Iterator[str]:
                 yield f"{node.module}: {', '.join(alias.name for alias in node.names)}"
 
 
+def private_attributes(path: Path) -> Iterator[str]:
+    """Private attributes of torch's objects: read, written, or named in a string."""
+    own = {
+        node.attr
+        for node in nodes(path)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    own |= {node.name for node in nodes(path) if isinstance(node, ast.FunctionDef)}
+    for node in nodes(path):
+        if isinstance(node, ast.Constant) and node.value in ATTRIBUTES - own:
+            yield repr(node.value)
+        if not isinstance(node, ast.Attribute) or node.attr not in ATTRIBUTES:
+            continue
+        if ast.unparse(node.value) != "self" or node.attr not in own:
+            yield ast.unparse(node)
+
+
+KNOWN = {"torch.utils: _pytree"}
+
+
 def test_private_names_of_pytorch_are_looked_up_in_one_place() -> None:
     for path in SOURCES:
-        known = {"torch.utils: _pytree"}
-        assert path.name == "torch_private.py" or set(private_names(path)) <= known, path
+        assert path.name in PLACES or set(private_names(path)) <= KNOWN, path
+
+
+def test_private_attributes_of_pytorch_are_reached_in_one_place() -> None:
+    found = {p: sorted(private_attributes(p)) for p in SOURCES if p.name not in PLACES}
+    assert {str(path): names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Tensor._make_wrapper_subclass(kind, shape)",
+        "module._parameters[name] = value",
+        "self._buffers",
+        "getattr(node, '_erased', False)",
+        "kind._schema.name",
+        "super()._replicate_for_data_parallel()",
+    ],
+)
+def test_a_private_attribute_is_seen(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "planted.py"
+    path.write_text(line)
+    assert len(list(private_attributes(path))) == 1
 
 
 @pytest.mark.parametrize("operator", [torch.ops.aten.add.Tensor, torch.ops.aten.relu.default])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qfx.errors import CalibrationError
 from qfx.framework.pass_context import PassContext
+from qfx.private_attributes import version_of
 from qfx.quant.observers.base import require_finite
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.quant.spec import QuantSpec
@@ -33,10 +34,10 @@ class QuantizedWeights:
         key = id(weight), spec
         if key in self._done:
             known, version, integers, qparams = self._done[key]
-            if known is weight and version == weight._version:
+            if known is weight and version == version_of(weight):
                 return integers, qparams
         integers, qparams = _quantize(name, weight, spec)
-        self._done[key] = weight, weight._version, integers, qparams
+        self._done[key] = weight, version_of(weight), integers, qparams
         return integers, qparams
 
     def put(self, name: str, weight: Tensor, spec: QuantSpec, qparams: QParams) -> None:
@@ -46,11 +47,11 @@ class QuantizedWeights:
         except CalibrationError as error:
             raise CalibrationError(f"{name}: {error}") from error
         integers = qparams.quantize(weight.detach())
-        self._done[id(weight), spec] = weight, weight._version, integers, qparams
+        self._done[id(weight), spec] = weight, version_of(weight), integers, qparams
 
     def choose(self, weight: Tensor, spec: QuantSpec, integers: Tensor, qparams: QParams) -> None:
         """Let ``weight`` have codes that were found elsewhere."""
-        self._done[id(weight), spec] = weight, weight._version, integers, qparams
+        self._done[id(weight), spec] = weight, version_of(weight), integers, qparams
 
 
 def _quantize(name: str, weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:

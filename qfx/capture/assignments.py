@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from qfx.capture.proxy import ValueProxy
 from qfx.graph import meta
 from qfx.graph.working import WorkingGraphModule
+from qfx.private_attributes import OF_TENSORS, buffers_held, parameters_held, unsaved_buffers
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ _REGISTRIES = frozenset(vars(nn.Module()))
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     own = {name: value for name, value in vars(module).items() if name not in _REGISTRIES}
-    return {**own, **module._buffers, **module._parameters}
+    return {**own, **buffers_held(module), **parameters_held(module)}
 
 
 def _content(value: object) -> list[Any]:
@@ -149,9 +150,9 @@ def kept_tensors(model: nn.Module) -> Iterator[str]:
     Plain attributes, lists and dicts of them, and buffers that are not saved.
     """
     for path, module in model.named_modules():
-        plain = {n: v for n, v in vars(module).items() if n not in ("_parameters", "_buffers")}
+        plain = {n: v for n, v in vars(module).items() if n not in OF_TENSORS}
         names = [name for name, value in plain.items() if _holds_tensor(value)]
-        for name in (*names, *sorted(module._non_persistent_buffers_set & module._buffers.keys())):
+        for name in (*names, *sorted(unsaved_buffers(module) & buffers_held(module).keys())):
             yield f"{path}.{name}" if path else name
 
 

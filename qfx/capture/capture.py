@@ -27,6 +27,7 @@ from qfx.graph.copying import (
 from qfx.graph.leaves import LeafPolicy, copy_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.working import WorkingGraphModule
+from qfx.private_attributes import buffers_held, unsaved_buffers
 
 ASSIGNED = "qfx.assigned"
 """Key of ``graph_module.meta``: qualified names of the attributes that forward sets."""
@@ -165,8 +166,8 @@ def _graph_module(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule
         if original is module:
             continue
         module.training = original.training
-        unsaved = original._non_persistent_buffers_set & module._buffers.keys()
-        module._non_persistent_buffers_set.update(unsaved)
+        unsaved = unsaved_buffers(original) & buffers_held(module).keys()
+        unsaved_buffers(module).update(unsaved)
     for node in graph.nodes:
         if node.op == "get_attr" and meta.value_of(node) is None:  # a tensor that is no parameter
             meta.set_value(node, meta.describe(attrgetter(str(node.target))(graph_module)))

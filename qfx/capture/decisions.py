@@ -24,6 +24,7 @@ from qfx.capture.provenance import is_plain
 from qfx.capture.proxy import ValueProxy
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph import meta, source
+from qfx.private_attributes import is_erased
 
 _CONVERSIONS = frozenset(("int", "float"))
 
@@ -192,7 +193,7 @@ class DecidingTracer(fx.Tracer):
 
     def _fix_ranks(self) -> None:
         """Guard the ranks of the inputs, which decide all ranks; once."""
-        if self._ranks_guard is not None and not self._ranks_guard._erased:
+        if self._ranks_guard is not None and not is_erased(self._ranks_guard):
             return
         for name, proxy in self.inputs:
             assert isinstance(proxy.example, torch.Tensor)
@@ -206,7 +207,7 @@ class DecidingTracer(fx.Tracer):
 
     def fix_dtypes(self) -> None:
         """Guard the dtypes of the inputs, which decide all dtypes; once."""
-        if self._dtypes_guard is not None and not self._dtypes_guard._erased:
+        if self._dtypes_guard is not None and not is_erased(self._dtypes_guard):
             return
         for name, proxy in self.inputs:
             dtype = self.call(getattr, proxy, "dtype")

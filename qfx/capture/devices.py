@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qfx.private_attributes import is_erased
+
 if TYPE_CHECKING:
     from qfx.capture.evaluation import EvaluatingTracer
     from qfx.capture.proxy import ValueProxy
@@ -59,7 +61,7 @@ class DeviceType(str):
         if type(other) is not str or tracer.is_done or tracer.user_frame(frame) is not frame:
             return
         known = tracer.asked_devices.get((self.device.example, other))
-        if known is not None and not known._erased:
+        if known is not None and not is_erased(known):
             return
         asked = _of_an_argument(tracer, self.device)
         equal = tracer.call(operator.eq, tracer.call(getattr, asked, "type"), other)

@@ -16,6 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from qfx.graph.effects import is_random_operation
+from qfx.private_attributes import schema_of, version_of
 from qfx.torch_private import DispatchMode
 
 
@@ -99,7 +100,7 @@ class _Watched:
         self._memory = {address for t in self._tensors for address in _address(t)}
 
     def see(self, func: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
-        if self._wrote or not func._schema.is_mutable:
+        if self._wrote or not schema_of(func).is_mutable:
             return
         written = pytree.tree_leaves(list(_written(func, args, kwargs)))
         addresses = (a for t in written if isinstance(t, torch.Tensor) for a in _address(t))
@@ -110,11 +111,11 @@ class _Watched:
         return DispatchedEffects(self.drew, self._wrote or self._counters() != self._versions)
 
     def _counters(self) -> list[int]:
-        return [0 if tensor.is_inference() else tensor._version for tensor in self._tensors]
+        return [version_of(tensor) for tensor in self._tensors]
 
 
 def _written(func: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-    for position, argument in enumerate(func._schema.arguments):
+    for position, argument in enumerate(schema_of(func).arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         if argument.name in kwargs:
@@ -141,7 +142,7 @@ def _moved_statistics(
 @cache
 def _statistics(func: Any) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
     """Positions and names of the running statistics of a norm, and of what asks to move them."""
-    names = [argument.name for argument in func._schema.arguments]
+    names = [argument.name for argument in schema_of(func).arguments]
     if "running_mean" not in names or _RATES.isdisjoint(names):
         return (), ()
 

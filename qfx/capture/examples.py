@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from qfx.capture.proxy import ValueProxy
 from qfx.graph.layouts import are_equal, dense
+from qfx.private_attributes import tensors_held
 
 
 def _words(text: str) -> frozenset[str]:
@@ -147,7 +148,7 @@ def attribute_of(root: nn.Module, name: str) -> Any:
     """The parameter, buffer or attribute ``name`` of ``root``, unseen by a tracer."""
     path, _, attribute = name.rpartition(".")
     module = root.get_submodule(path)
-    for registry in (module._parameters, module._buffers):
+    for registry in tensors_held(module):
         if attribute in registry:
             return registry[attribute]
     return getattr(module, attribute)

@@ -13,6 +13,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from qfx.private_attributes import (
+    OF_GRAPH_MODULES,
+    buffers_held,
+    modules_held,
+    parameters_held,
+    unsaved_buffers,
+)
+
 _OURS = frozenset(
     {
         *("called", "_reference", "_rounded", "_lowering"),
@@ -25,7 +33,7 @@ _OURS = frozenset(
             "restore_buffers",
             "update_code",
         ),
-        *("_refuse_moves", "_boxed_call", "_prologue_start", "_made_of"),
+        *("_refuse_moves", *OF_GRAPH_MODULES, "_made_of"),
         *("_as_seen_around", "_region", "_in_place", "_ways", "_tells_dtype"),
         *("alone", "_answer", "was_calibrated"),
         *("fake_quants", "in_mode_of", "batchnorm_frozen", "schedule"),
@@ -55,9 +63,10 @@ def rename_reserved(root: nn.Module, graph: fx.Graph) -> None:
         _rename_keys(registry, renamed)
     for name in [n for n in renamed if isinstance(vars(root).get(n), torch.Tensor)]:
         vars(root)[renamed[name]] = vars(root).pop(name)  # a tensor that is no buffer
-    root._non_persistent_buffers_set = {
-        renamed.get(name, name) for name in root._non_persistent_buffers_set
-    }
+    unsaved = unsaved_buffers(root)
+    for name in unsaved & renamed.keys():
+        unsaved.remove(name)
+        unsaved.add(renamed[name])
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
             first, dot, rest = str(node.target).partition(".")
@@ -65,7 +74,7 @@ def rename_reserved(root: nn.Module, graph: fx.Graph) -> None:
 
 
 def _registries(root: nn.Module) -> tuple[dict[str, Any], ...]:
-    return root._modules, root._parameters, root._buffers
+    return modules_held(root), parameters_held(root), buffers_held(root)
 
 
 def _has(root: nn.Module, name: str) -> bool:

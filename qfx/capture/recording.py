@@ -28,6 +28,7 @@ from qfx.errors import CaptureError
 from qfx.graph import meta, source
 from qfx.graph.containers import is_numpy_scalar, is_record
 from qfx.graph.scripted import Scripted
+from qfx.private_attributes import is_erased
 from qfx.torch_private import ASSERT
 
 _DTYPES: dict[type, torch.dtype] = {
@@ -274,7 +275,7 @@ class RecordingTracer(EvaluatingTracer):
             node.meta.pop("is_wrapped", None)  # fx would wrap the function for good
         attributes = [p.node for p in self._attribute_proxies.values()]
         for node in (*reversed(self._optional), *attributes):
-            if not node.users and not node._erased:
+            if not node.users and not is_erased(node):
                 self.graph.erase_node(node)
 
 

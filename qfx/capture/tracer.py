@@ -33,6 +33,7 @@ from qfx.graph import meta
 from qfx.graph.containers import is_record, is_size, is_special, parts
 from qfx.graph.leaves import LeafPolicy, take_recorders
 from qfx.graph.scripted import scripts_recorded
+from qfx.private_attributes import is_erased, look_for_wrapped
 
 
 class CaptureTracer(RecordingTracer):
@@ -79,7 +80,7 @@ class CaptureTracer(RecordingTracer):
             autowrap_modules=(math,),
             autowrap_functions=FACTORIES,
         )
-        self._autowrap_search.append(torch)
+        look_for_wrapped(self, torch)
         self._leaves = leaves
         self._keep_untraceable = keep_untraceable
         self._recorders: dict[nn.Module, list[Callable[..., object]]] = {}
@@ -234,8 +235,8 @@ class CaptureTracer(RecordingTracer):
             if node is last:
                 break
             self.graph.erase_node(node)
-        self._guarded = {(n, kind) for n, kind in self._guarded if not n._erased}
-        alive = {n for n, p in self._attribute_proxies.items() if not p.node._erased}
+        self._guarded = {(n, kind) for n, kind in self._guarded if not is_erased(n)}
+        alive = {n for n, p in self._attribute_proxies.items() if not is_erased(p.node)}
         self._attribute_proxies = {n: self._attribute_proxies[n] for n in alive}
 
     def path_of_module(self, mod: nn.Module) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from qfx.engines.base import BuildSettings, Built, CannotRun, EngineProgram, PieceEngine
 from qfx.engines.pieces import Partition, Piece, copy_into, partition
 from qfx.export.problems import Problem, opaque_modules
+from qfx.private_attributes import code_of
 
 MOST_BUILDS = 8
 """For how many shapes that need one a piece keeps a program of its own."""
@@ -277,7 +278,7 @@ def _outer(
             )
     (output,) = reference.graph.find_nodes(op="output")
     copy_into(graph, output, now, plan.carried)
-    graph.set_codegen(copy.deepcopy(reference.graph._codegen))
+    graph.set_codegen(copy.deepcopy(code_of(reference.graph)))
     held = (str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module"))
     root: dict[str, Any] = {name: attrgetter(name)(reference) for name in held if name not in calls}
     return fx.GraphModule(root | calls, graph)

@@ -16,6 +16,7 @@ from torch import fx
 
 from qfx.graph import meta
 from qfx.graph.inference import Inference
+from qfx.private_attributes import is_erased
 
 
 def adopt(
@@ -57,7 +58,7 @@ def _replaced(node: fx.Node, before: Mapping[fx.Node, object]) -> Iterable[fx.No
             continue
         was, now = _flat(before[reader]), _flat((reader.args, reader.kwargs))
         if len(was) == len(now):
-            yield from (w for w, n in zip(was, now, strict=True) if n is node and w._erased)
+            yield from (w for w, n in zip(was, now, strict=True) if n is node and is_erased(w))
 
 
 def _flat(arguments: Any) -> list[fx.Node]:

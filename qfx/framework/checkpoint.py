@@ -15,6 +15,7 @@ from torch import fx, nn
 from qfx.graph.clone import shell
 from qfx.graph.lookup import Lookup
 from qfx.graph.state import held_by_calls
+from qfx.private_attributes import code_of
 
 
 class Checkpoint:
@@ -26,7 +27,7 @@ class Checkpoint:
     def __init__(self, graph_module: fx.GraphModule) -> None:
         graph = self._graph = graph_module.graph
         self._training = graph_module.training
-        self._codegen = graph._codegen
+        self._codegen = code_of(graph)
         self._nodes = [
             (n, n.op, n.target, n.args, n.kwargs, n.name, n.type, dict(n.meta)) for n in graph.nodes
         ]

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import PatternError
 from qfx.graph.lookup import Lookup
 from qfx.graph.unread_modules import take_away
+from qfx.private_attributes import buffers_held, modules_held, parameters_held
 
 _MISSING = object()
 
@@ -108,7 +109,7 @@ def is_taken(owner: nn.Module, name: str) -> bool:
 
 def _has(owner: nn.Module, name: str) -> bool:
     """Whether a module has an attribute of its own; one in the place of another has more."""
-    registries = (owner.__dict__, owner._parameters, owner._buffers, owner._modules)
+    registries = (owner.__dict__, parameters_held(owner), buffers_held(owner), modules_held(owner))
     return any(name in registry for registry in registries)
 
 
@@ -142,10 +143,10 @@ def _unused(
     if id(module) in visited or id(module) in called:
         return
     visited.add(id(module))
-    for name, held in (*module._parameters.items(), *module._buffers.items()):
+    for name, held in (*parameters_held(module).items(), *buffers_held(module).items()):
         if held is not None and (id(module), name) not in used:
             yield module, name
-    for name, child in module._modules.items():
+    for name, child in modules_held(module).items():
         if (id(module), name) not in used:
             yield module, name
         elif child is not None:

@@ -15,6 +15,17 @@ from torch import Tensor, fx, nn
 
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.working import WorkingGraphModule
+from qfx.private_attributes import (
+    MODULES,
+    OF_TENSORS,
+    REGISTRIES,
+    UNSAVED,
+    buffers_held,
+    code_of,
+    modules_held,
+    tracer_of,
+    unsaved_buffers,
+)
 
 _Held = TypeVar("_Held")
 
@@ -41,13 +52,13 @@ def clone_graph_module(
     memo = {} if memo is None else memo
     if deep:
         memo.update((id(value), value) for _, _, value in opaque_values(graph_module))
-    for registry in ("_parameters", "_buffers", "_modules"):
+    for registry in REGISTRIES:
         held = graph_module.__dict__[registry]
         root.__dict__[registry] = deep_copy(held, memo) if deep else held
     if apart:
         root = shell(root)
     for owner, name, value in opaque_values(graph_module):
-        if owner is graph_module and name not in graph_module._buffers:
+        if owner is graph_module and name not in buffers_held(graph_module):
             root.__dict__[name] = value
     root.training = graph_module.training
     clone = WorkingGraphModule(root, graph)
@@ -71,11 +82,11 @@ def _shell(module: nn.Module | None, made: dict[int, nn.Module | None]) -> nn.Mo
     if id(module) not in made:
         shell = made[id(module)] = type(module).__new__(type(module))
         shell.__dict__.update(module.__dict__)
-        for registry in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+        for registry in (*OF_TENSORS, UNSAVED):
             shell.__dict__[registry] = copy.copy(module.__dict__[registry])
         copy_hooks(module, shell)
-        children = module.__dict__["_modules"].items()
-        shell.__dict__["_modules"] = {name: _shell(child, made) for name, child in children}
+        children = {n: _shell(child, made) for n, child in modules_held(module).items()}
+        shell.__dict__[MODULES] = children
     return made[id(module)]
 
 
@@ -98,9 +109,9 @@ def deep_copy(value: _Held, memo: dict[int, Any]) -> _Held:
 
 def copy_graph(graph: fx.Graph) -> fx.Graph:
     """``copy.deepcopy(graph)``, in half the time."""
-    copied = fx.Graph(tracer_cls=graph._tracer_cls)
+    copied = fx.Graph(tracer_cls=tracer_of(graph))
     copy_nodes(graph, copied)
-    copied.set_codegen(copy.deepcopy(graph._codegen))
+    copied.set_codegen(copy.deepcopy(code_of(graph)))
     return copied
 
 
@@ -135,13 +146,13 @@ def hide_opaque_values(module: nn.Module) -> None:
     """Keep packed weights out of ``state_dict``."""
     for owner, name, value in list(opaque_values(module)):
         if isinstance(value, Tensor):
-            owner._non_persistent_buffers_set.add(name)
+            unsaved_buffers(owner).add(name)
 
 
 def opaque_values(module: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
     """Each (owner, attribute, value) of a packed weight."""
     for owner in module.modules():
-        for name, buffer in owner._buffers.items():
+        for name, buffer in buffers_held(owner).items():
             if buffer is not None and is_opaque(buffer):
                 yield owner, name, buffer
         for name, value in vars(owner).items():

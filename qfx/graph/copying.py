@@ -23,6 +23,7 @@ from qfx.graph.clone import deep_copy
 from qfx.graph.containers import is_size
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.overlap import overwrite, version
+from qfx.private_attributes import buffers_held, forward_pre_hooks, modules_held
 
 
 class Holder(nn.Module):
@@ -60,7 +61,7 @@ def check_model(model: nn.Module) -> None:
             f"parameter {lazy[0]!r} is not initialized yet (a lazy module). "
             "What to do: run the model once before."
         )
-    if model.training and any(map(_makes_weights, model._forward_pre_hooks.values())):
+    if model.training and any(map(_makes_weights, forward_pre_hooks(model).values())):
         raise CaptureError(
             "a hook of the model itself computes its weights (weight norm, spectral norm or "
             "pruning), and the model is in training mode. What to do: make the hook permanent "
@@ -92,7 +93,7 @@ def check_told_apart(model: nn.Module) -> None:
                 f" and finds the parameters of the first alone. {advice}"
             )
         if name == where:  # else it was met by another name
-            children = reversed(module._modules.items())
+            children = reversed(modules_held(module).items())
             waiting += [(f"{path}.{n}".lstrip("."), m) for n, m in children if m is not None]
 
 
@@ -178,7 +179,7 @@ def computed_weights(model: nn.Module) -> list[str]:
         path or "the model itself"
         for path, module in model.named_modules()
         if parametrize.is_parametrized(module)
-        or any(map(_makes_weights, module._forward_pre_hooks.values()))
+        or any(map(_makes_weights, forward_pre_hooks(module).values()))
     ]
 
 
@@ -190,10 +191,10 @@ def _bake_weights(module: nn.Module) -> None:
     """Replace weight norm, spectral norm, pruning and the like by the weight that they yield."""
     if parametrize.is_parametrized(module):
         _bake_parametrizations(module)
-    for key, hook in list(module._forward_pre_hooks.items()):
+    for key, hook in list(forward_pre_hooks(module).items()):
         if _makes_weights(hook):
             hook.remove(module)
-            del module._forward_pre_hooks[key]
+            del forward_pre_hooks(module)[key]
 
 
 def _bake_parametrizations(module: nn.Module) -> None:
@@ -270,14 +271,14 @@ def buffers_restored(root: nn.Module) -> Iterator[None]:
     """Statistics that the run of the examples moves are put back."""
     with ExitStack() as undo:
         for module in root.modules():
-            for name, buffer in module._buffers.items():
+            for name, buffer in buffers_held(module).items():
                 if buffer is not None:
                     undo.callback(_restore, module, name, buffer, buffer.clone())
         yield
 
 
 def _restore(module: nn.Module, name: str, buffer: torch.Tensor, before: torch.Tensor) -> None:
-    module._buffers[name] = buffer
+    buffers_held(module)[name] = buffer
     overwrite(buffer, before)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import CaptureError
 from qfx.graph.ways import WAYS, ways_of
+from qfx.private_attributes import buffers_held, modules_held, parameters_held
 
 READS = "_reads"
 """Key of ``vars(module)`` where a module that is inside says how its attributes are read."""
@@ -48,7 +49,7 @@ def place_of(module: nn.Module) -> ReplacedModule:
         return handed_on
     own = {k: v for k, v in vars(module).items() if k not in _OF_MODULES}
     parts = {k for k, v in own.items() if _holds_parts(v)}
-    held = (module._parameters, module._buffers, module._modules)
+    held = (parameters_held(module), buffers_held(module), modules_held(module))
     return ReplacedModule(
         type(module),
         {k: v for k, v in own.items() if k not in parts},
@@ -132,8 +133,8 @@ def _set_attribute(self: nn.Module, name: str, value: Any) -> None:
     is_known = name in place.parts or name in place.attributes
     if (
         not is_known
-        or name in self._parameters
-        or name in self._buffers
+        or name in parameters_held(self)
+        or name in buffers_held(self)
         or _is_same(self, name, value)
     ):
         nn.Module.__setattr__(self, name, value)

@@ -28,6 +28,7 @@ from qfx.graph.leaves import clear_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.lookup import Lookup
 from qfx.graph.shape_rules import told
+from qfx.private_attributes import buffers_held, parameters_held
 from qfx.torch_private import OVERLOAD, PACKET, holds_scale
 from qfx.vocab import OpDef
 
@@ -305,7 +306,7 @@ def _valueless_module(module: nn.Module) -> nn.Module:
     """A copy of ``module`` on the meta device."""
     memo: dict[int, Any] = {}
     for each in module.modules():
-        for held in (vars(each), each._parameters, each._buffers):
+        for held in (vars(each), parameters_held(each), buffers_held(each)):
             tensors = (value for value in held.values() if isinstance(value, torch.Tensor))
             memo.update((id(tensor), _without_values(tensor)) for tensor in tensors)
     return copy.deepcopy(module, memo)

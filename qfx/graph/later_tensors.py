@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from typing_extensions import Self
 
 from qfx.graph import meta
+from qfx.private_attributes import buffers_held
 
 
 class LaterTensors:
@@ -56,10 +57,10 @@ class LaterTensors:
             Exception: whatever computing one raised.
         """
         made: dict[str, Tensor] = {}
-        for name, held in graph_module._buffers.items():
+        for name, held in buffers_held(graph_module).items():
             if id(held) in self._ahead:
                 made[name] = self._ahead[id(held)][1].result()
-        graph_module._buffers.update(made)
+        buffers_held(graph_module).update(made)
         for node in graph_module.graph.nodes:
             if node.op == "get_attr" and node.target in made:
                 meta.set_value(node, meta.describe(made[str(node.target)]))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from qfx.private_attributes import wrapper
+
 _KNOWN = frozenset(
     {
         *(getattr(Tensor, n).__get__ for n in ("dtype", "device", "shape", "ndim", "layout")),
@@ -66,8 +68,6 @@ def lazily(like: Tensor, make: Callable[[], Tensor], device: torch.device) -> Te
         make: yields the values.
         device: where they will be.
     """
-    found: LazyTensor = Tensor._make_wrapper_subclass(
-        LazyTensor, like.shape, strides=like.stride(), dtype=like.dtype, device=device
-    )
+    found: LazyTensor = wrapper(LazyTensor, like, device)
     found._make = make
     return found

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from qfx.graph.source import torch_class, type_name
+from qfx.private_attributes import forward_hooks
 from qfx.stubs import is_stub
 from qfx.torch_private import HOOK_STATE, HOOKS
 
@@ -52,7 +53,7 @@ def take_recorders(module: nn.Module) -> list[Callable[..., object]]:
     Libraries install them on the first call and leave them there. What they record belongs to what
     the model's Python does, which capture takes once.
     """
-    hooks = module._forward_hooks
+    hooks = forward_hooks(module)
     found = {key: hook for key, hook in hooks.items() if _records_only(hook)}
     for key in found:
         del hooks[key]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from qfx.private_attributes import buffers_held, modules_held, parameters_held
+
 
 class Lookup:
     """Looks up attributes of ``root`` by qualified name, as long as no module is replaced.
@@ -32,7 +34,7 @@ class Lookup:
 def _attribute(owner: object, name: str) -> object:
     """As getattr, but past ``nn.Module.__getattr__`` where that is all it takes."""
     if isinstance(owner, nn.Module):
-        for registry in (owner._modules, owner._parameters, owner._buffers):
+        for registry in (modules_held(owner), parameters_held(owner), buffers_held(owner)):
             if name in registry:
                 return registry[name]
     return getattr(owner, name, None)

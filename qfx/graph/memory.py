@@ -11,6 +11,7 @@ from qfx.graph.aliases import Aliases
 from qfx.graph.effects import overwrites
 from qfx.graph.lookup import Lookup
 from qfx.graph.overlap import memory_of
+from qfx.private_attributes import is_erased
 
 
 class Memory:
@@ -44,7 +45,7 @@ class Memory:
 
     def any_writer(self, value: fx.Node) -> fx.Node | None:
         """The first call that may write to the memory of ``value``, before or after it is read."""
-        return next((n for n in self._aliases.fact(value) if not n._erased), None)
+        return next((n for n in self._aliases.fact(value) if not is_erased(n)), None)
 
     def owners_of_views(self) -> list[fx.Node]:
         """The results, of operations, whose memory others are views of and something overwrites."""
@@ -96,7 +97,7 @@ class Memory:
         for node in writers[bisect_right(writers, behind) :]:
             if before is not None and not node < before:
                 return None
-            if not node._erased and node not in but:
+            if not is_erased(node) and node not in but:
                 return node
         return None
 

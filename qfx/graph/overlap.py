@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qfx.private_attributes import version_of
+
 
 def overlaps_itself(tensor: Tensor) -> bool:
     """Whether two elements of ``tensor`` may lie at one address."""
@@ -43,4 +45,4 @@ def memory_of(tensor: Tensor) -> int:
 
 def version(tensor: Tensor) -> int:
     """How often ``tensor``, or what it shares memory with, was written to."""
-    return 0 if tensor.is_inference() else int(tensor._version)
+    return version_of(tensor)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import fx, nn
 
 from qfx.graph.known_calls import is_known, module_of
+from qfx.private_attributes import schema_of
 from qfx.torch_private import DROPOUTS, OVERLOAD, PACKET
 from qfx.vocab import OpDef
 
@@ -63,7 +64,7 @@ def promised_by(node: fx.Node) -> tuple[fx.Node, ...]:
 
 def _written_by_schema(node: fx.Node, overloads: Iterable[Any]) -> Iterator[fx.Node]:
     for overload in overloads:
-        for position, argument in enumerate(overload._schema.arguments):
+        for position, argument in enumerate(schema_of(overload).arguments):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue
             if argument.name in node.kwargs:
@@ -116,7 +117,7 @@ def overloads_of(packet: Any) -> list[Any]:
 
 def _is_aten_in_place(overload: Any) -> bool:
     """Whether an operation works on its first operand, and hands that out."""
-    return bool(overload.namespace == "aten" and overload._schema.name.endswith("_"))
+    return bool(overload.namespace == "aten" and schema_of(overload).name.endswith("_"))
 
 
 def _nodes_in(argument: Any) -> list[fx.Node]:

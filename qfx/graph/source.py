@@ -106,7 +106,7 @@ _SHORT_MODULES = {
 def qualified_name(target: object) -> str:
     """A readable name of a function: "torch.add", "operator.add", "torch.nn.functional.relu"."""
     if isinstance(target, OVERLOAD):
-        return str(target._overloadpacket)
+        return str(target.overloadpacket)
     name = str(getattr(target, "__name__", target))
     module = getattr(target, "__module__", None)
     if module is None:

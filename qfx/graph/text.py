@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from qfx.graph.meta import TensorInfo, Value
+from qfx.private_attributes import modules_held
 from qfx.torch_private import OVERLOAD, PACKET
 from qfx.vocab import OpDef
 
@@ -162,5 +163,5 @@ def module_type(root: nn.Module, path: str) -> str:
     """Class name of the submodule at ``path``, "?" when there is none."""
     module: nn.Module | None = root
     for part in path.split("."):
-        module = getattr(module, "_modules", {}).get(part)
+        module = None if module is None else modules_held(module).get(part)
     return "?" if module is None else type(module).__name__

@@ -11,6 +11,16 @@ import copy
 import torch
 from torch import fx, nn
 
+from qfx.private_attributes import (
+    OF_TENSORS,
+    buffers_held,
+    flat_weight_names,
+    gather_flat_weights,
+    modules_held,
+    parameters_held,
+    tensors_held,
+)
+
 _TREATMENT = (
     *("train", "to", "requires_grad_", "zero_grad", "state_dict", "load_state_dict"),
     *("named_parameters", "named_buffers", "named_modules", "named_children"),
@@ -35,17 +45,17 @@ def take_after(shell: nn.Module, original: nn.Module) -> None:
     for name, value in vars(original).items():
         if name not in shell.__dict__ and _is_plain(value):
             shell.__dict__[name] = value if isinstance(value, _PLAIN) else copy.deepcopy(value)
-    for registry in ("_parameters", "_buffers"):
+    for registry in OF_TENSORS:
         for name in getattr(original, registry).keys() - vars(shell).keys():
             getattr(shell, registry).setdefault(name, None)
     if isinstance(shell, nn.RNNBase):
-        shell._init_flat_weights()
+        gather_flat_weights(shell)
     _settle_text(shell)
 
 
 def take_away(owner: nn.Module, name: str) -> None:
     """Take a parameter, buffer or submodule from a module that nobody calls."""
-    registries = (owner._parameters, owner._buffers)
+    registries = tensors_held(owner)
     of_tensors = [registry for registry in registries if name in registry]
     delattr(owner, name)
     if not _can_lack(owner, type(owner), owner):
@@ -71,7 +81,7 @@ def _can_lack(shell: nn.Module, kind: type[nn.Module], original: nn.Module) -> b
     """
     if issubclass(kind, (fx.GraphModule, torch.jit.ScriptModule)) or hasattr(kind, "__deepcopy__"):
         return False
-    held = (*shell._parameters, *shell._buffers, *shell._modules)
+    held = (*parameters_held(shell), *buffers_held(shell), *modules_held(shell))
     if any(hasattr(kind, name) for name in held):  # a property, as parametrized layers have
         return False
     if not _has_all_weights(shell, original) and any(
@@ -85,7 +95,7 @@ def _has_all_weights(shell: nn.Module, original: nn.Module) -> bool:
     """Whether ``original`` is a recurrent layer, of which ``shell`` lacks nothing."""
     if not isinstance(original, nn.RNNBase):
         return False
-    return all(shell._parameters.get(name) is not None for name in original._flat_weights_names)
+    return all(parameters_held(shell).get(name) is not None for name in flat_weight_names(original))
 
 
 def _is_torchs(method: object) -> bool:

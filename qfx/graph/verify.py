@@ -21,6 +21,7 @@ from qfx.graph import meta
 from qfx.graph.attributes import orphans
 from qfx.graph.lookup import Lookup
 from qfx.graph.text import target_name
+from qfx.private_attributes import is_erased
 from qfx.torch_private import OVERLOAD, schema_arguments
 from qfx.vocab import OpDef, bound_plainly
 
@@ -153,7 +154,7 @@ class _VerifyWalk:
     def _check_operand(self, operand: fx.Node, node: fx.Node) -> None:
         if operand in self.seen and node in operand.users:
             return
-        if operand._erased:
+        if is_erased(operand):
             raise _fault(node, f"reads %{operand.name}, which has been erased (a dangling node)")
         if operand.graph is not self.graph:
             raise _fault(node, f"reads %{operand.name}, which belongs to another graph")

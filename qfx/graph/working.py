@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph.unread_modules import take_after
+from qfx.private_attributes import set_tracer
 
 _Self = TypeVar("_Self", bound="WorkingGraphModule")
 
@@ -79,7 +80,7 @@ class WorkingGraphModule(fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.update_code()  # what is pickled is the code
-        self._tracer_cls = CodeTracer  # what captured the model needs more than code
+        set_tracer(self, CodeTracer)  # what captured the model needs more than code
         return super().__reduce__()
 
     def update_code(self) -> None:

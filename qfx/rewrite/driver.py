@@ -25,6 +25,7 @@ from qfx.graph import meta
 from qfx.graph.effects import overwrites
 from qfx.graph.memory import Memory
 from qfx.history.events import NearMiss, RuleStatistics
+from qfx.private_attributes import is_erased
 from qfx.rewrite.matcher import Matcher
 from qfx.rewrite.pattern import Mismatch, target_name
 from qfx.rewrite.replacement import Replacement
@@ -99,7 +100,7 @@ class _Driver:
         before = self.rewrites
         worklist = _Worklist(self.rewriter.graph.nodes)
         while (node := worklist.pop()) is not None:
-            while not node._erased and self._rewrite_at(node):
+            while not is_erased(node) and self._rewrite_at(node):
                 self._requeue(worklist)
         return self.rewrites > before
 
@@ -142,7 +143,8 @@ class _Driver:
         kept = [
             (name, node, why)
             for (name, node), why in misses.items()
-            if not node._erased and meta.rule_of(node) != self._name(name)  # not at its own results
+            # not at its own results
+            if not is_erased(node) and meta.rule_of(node) != self._name(name)
         ]
         found = [
             NearMiss(self._name(name), node.name, why.reason, meta.source(node))
@@ -177,10 +179,10 @@ class _Driver:
                     f"rule {rule.name} returned {type(result).__name__} at {meta.where(root)}; "
                     'a rule returns the node that replaces the root, or Mismatch("why not")'
                 )
-            if result._erased or result.graph is not rewriter.graph:
+            if is_erased(result) or result.graph is not rewriter.graph:
                 raise PatternError(
                     f"rule {rule.name} returned %{result.name} at {meta.where(root)}, which "
-                    f"{'has been erased' if result._erased else 'belongs to another graph'}; "
+                    f"{'has been erased' if is_erased(result) else 'belongs to another graph'}; "
                     "return a node that `rw.call` made, or one that the match reads"
                 )
             if result is root:
@@ -197,10 +199,10 @@ class _Driver:
             if late is not None:
                 rewriter.rollback()
                 return late
-            if not root._erased:
+            if not is_erased(root):
                 rewriter.replace(root, result)
             for node in rewriter.touched:
-                if not node._erased:
+                if not is_erased(node):
                     self._learn(node)
         self.rewrites += 1
         try:
@@ -219,13 +221,13 @@ class _Driver:
                 f"{meta.where(match.root)}. Let it return a Mismatch when there is nothing to gain."
             )
         for node in self.rewriter.touched:
-            if not node._erased and node not in self.generation:
+            if not is_erased(node) and node not in self.generation:
                 self.generation[node] = oldest
         self.generation[match.root] = oldest  # it stays where what replaces it reads it
 
     def _requeue(self, worklist: _Worklist) -> None:
         """Queue what the last rewrite may have enabled, to the depth of the rules."""
-        layer = dict.fromkeys(n for n in self.rewriter.touched if not n._erased)
+        layer = dict.fromkeys(n for n in self.rewriter.touched if not is_erased(n))
         seen = set(layer)
         for _ in range(max(self.matcher.depth, 1)):
             below: dict[fx.Node, None] = {}

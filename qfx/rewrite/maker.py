@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import PatternError
 from qfx.graph import meta
+from qfx.private_attributes import is_erased
 from qfx.rewrite.books import Books
 from qfx.rewrite.making import check_call, inherit, joined_name, without_defaults
 from qfx.rewrite.values import UNSET
@@ -171,7 +172,7 @@ class Maker(Books):
 
     def _insertion_point(self) -> fx.Node:
         if self._point is not None:
-            if self._point._erased:
+            if is_erased(self._point):
                 raise PatternError(
                     f"{self._point.name}, before which nodes are to be made, is erased; make new "
                     "nodes before you replace or erase the old one"

@@ -19,6 +19,7 @@ from qfx.errors import PatternError
 from qfx.graph import meta
 from qfx.graph.clone import copy_nodes
 from qfx.graph.effects import has_effect
+from qfx.private_attributes import is_erased
 from qfx.rewrite.maker import Maker
 from qfx.rewrite.making import inherit, without_defaults
 from qfx.rewrite.rebuilding import changes, look_of
@@ -126,7 +127,7 @@ class Rewriter(Maker):
             self._surroundings.changed(reader)
         namesake = self._named_after.get(new)
         self._erase_dead(old, force=True)
-        if namesake is old and old._erased:
+        if namesake is old and is_erased(old):
             new.name = old.name
         else:
             for reader in readers:
@@ -141,7 +142,7 @@ class Rewriter(Maker):
 
     def erase(self, node: fx.Node) -> None:
         """Erase ``node``, which nothing may read, and its inputs if that leaves them dead."""
-        if node._erased:
+        if is_erased(node):
             return
         if node.users:
             readers = ", ".join(f"%{u.name}" for u in node.users)
@@ -246,7 +247,7 @@ class Rewriter(Maker):
         stack = [(node, force)]
         while stack:
             node, forced = stack.pop()
-            if node._erased or node.users or not (forced or self._may_vanish(node)):
+            if is_erased(node) or node.users or not (forced or self._may_vanish(node)):
                 continue
             if node.op in ("placeholder", "output"):
                 continue

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from qfx.graph.attributes import Attributes, is_taken
 from qfx.graph.effects import changing
 from qfx.graph.lookup import Lookup
+from qfx.private_attributes import tensors_held, unsaved_buffers
 
 
 def flatten_constants(graph_module: fx.GraphModule) -> None:
@@ -33,7 +34,7 @@ def flatten_constants(graph_module: fx.GraphModule) -> None:
 
 def pin_constants(graph_module: fx.GraphModule) -> None:
     """Keep the root's tensors in its ``__dict__``, too; to be repeated when they are replaced."""
-    for registry in (graph_module._parameters, graph_module._buffers):
+    for registry in tensors_held(graph_module):
         graph_module.__dict__.update({k: v for k, v in registry.items() if v is not None})
 
 
@@ -49,7 +50,7 @@ def share_constants(graph_module: fx.GraphModule, other: fx.GraphModule) -> None
     known = [] if _writes(graph_module) or _writes(other) else list(theirs.values())
     matrices = [tensor for tensor in known if tensor.dim() > 1]
     for path, module in graph_module.named_modules():
-        for registry in (module._parameters, module._buffers):
+        for registry in tensors_held(module):
             for name, mine in list(registry.items()):
                 if mine is None:
                     continue
@@ -82,7 +83,7 @@ def _move(graph_module: fx.GraphModule, target: str, lookup: Lookup) -> str:
     if isinstance(value, nn.Parameter):
         graph_module.register_parameter(name, value)
     elif isinstance(value, Tensor):
-        persistent = attribute not in owner._non_persistent_buffers_set
+        persistent = attribute not in unsaved_buffers(owner)
         graph_module.register_buffer(name, value, persistent=persistent)
     else:
         setattr(graph_module, name, value)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qfx.graph.in_place import READS
 from qfx.graph.lazy import lazily
+from qfx.private_attributes import FLAT_WEIGHTS, flat_weight_names, tensors_held
 from qfx.runtime.held import Restored
 from qfx.runtime.likeness import Constants, standing_for
 from qfx.runtime.quantized import QuantizedModel
@@ -31,7 +32,7 @@ def over_codes(module: nn.Module, graphs: Sequence[QuantizedModel]) -> tuple[nn.
     made: dict[int, Restored | Tensor] = {}
     for path, owner in list(module.named_modules()):
         held: dict[str, Restored] = {}
-        for registry in (owner._parameters, owner._buffers):
+        for registry in tensors_held(owner):
             for name, tensor in list(registry.items()):
                 if tensor is None:
                     continue
@@ -62,8 +63,8 @@ def hold(owner: nn.Module, held: dict[str, Restored]) -> None:
     body: dict[str, Any] = {name: property(_restored(name)) for name in held}
     body["_apply"] = _apply
     if isinstance(owner, nn.RNNBase):
-        del vars(owner)["_flat_weights"]
-        body["_flat_weights"] = property(_flat_weights, lambda self, flat: None)
+        del vars(owner)[FLAT_WEIGHTS]
+        body[FLAT_WEIGHTS] = property(_flat_weights, lambda self, flat: None)
     owner.__class__ = type(kind.__name__, (kind,), body)
 
 
@@ -76,7 +77,7 @@ def weights_held(module: nn.Module) -> Iterator[tuple[str, Restored]]:
 
 def _flat_weights(self: nn.RNNBase) -> list[Tensor]:
     """What a recurrent layer keeps in a list and puts together anew in every call."""
-    return [getattr(self, name) for name in self._flat_weights_names]
+    return [getattr(self, name) for name in flat_weight_names(self)]
 
 
 def _read(owner: nn.Module, name: str) -> Any:

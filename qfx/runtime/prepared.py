@@ -25,6 +25,7 @@ from qfx.graph.overlap import overwrite
 from qfx.graph.steps import Steps, arguments_by_name, signature_of, state_kept
 from qfx.graph.ways import Ways, apply_to_ways, ways_of
 from qfx.graph.working import WorkingGraphModule
+from qfx.private_attributes import version_of
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.level_checks import QUANTIZATION
 from qfx.quant.observers import Observer
@@ -225,7 +226,7 @@ class PreparedModel(WorkingGraphModule):
     def _writes(self) -> int:
         """How often others than forward wrote to parameters; only differences mean something."""
         own = self.settings.buffers
-        return sum(p._version for name, p in self.named_parameters() if name not in own)
+        return sum(version_of(p) for name, p in self.named_parameters() if name not in own)
 
     def train(self, mode: bool = True) -> PreparedModel:
         """Record what runs through, or stop."""

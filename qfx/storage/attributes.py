@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,6 +16,13 @@ from qfx.errors import FormatError
 from qfx.graph.attributes import is_taken
 from qfx.graph.lookup import Lookup
 from qfx.graph.source import type_name
+from qfx.private_attributes import (
+    buffers_held,
+    modules_held,
+    parameters_held,
+    registry_of,
+    unsaved_buffers,
+)
 from qfx.storage.fields import Fields, Json
 from qfx.storage.modules import ModuleKind, named_tensors, read_kind, write_kind
 from qfx.storage.names import check_path, within
@@ -50,8 +56,8 @@ def write_attributes(
 
 def _in_order(module: nn.Module, prefix: str, whole: set[str]) -> Iterator[str]:
     """The names of tensors and of modules that are taken whole, as ``state_dict`` has them."""
-    yield from (prefix + name for name in (*module._parameters, *module._buffers))
-    for name, child in module._modules.items():
+    yield from (prefix + name for name in (*parameters_held(module), *buffers_held(module)))
+    for name, child in modules_held(module).items():
         if prefix + name in whole:
             yield prefix + name
         elif child is not None:
@@ -60,7 +66,7 @@ def _in_order(module: nn.Module, prefix: str, whole: set[str]) -> Iterator[str]:
 
 def _is_kept_out(root: nn.Module, name: str) -> bool:
     path, _, last = name.rpartition(".")
-    return last in root.get_submodule(path)._non_persistent_buffers_set
+    return last in unsaved_buffers(root.get_submodule(path))
 
 
 def _write_tensor(name: str, value: object, kept_out: bool, store: TensorStore) -> Json:
@@ -189,7 +195,7 @@ def _register(
     *path, last = name.split(".")
     owner = root
     for atom in path:
-        child = owner._modules.get(atom)
+        child = modules_held(owner).get(atom)
         if child is None:
             child = nn.Module()
             _add(owner, atom, child, name)
@@ -256,7 +262,7 @@ def _put(module: nn.Module, name: str, tensor: Tensor, own: Tensor, *, taken: bo
         return
     path, _, last = name.rpartition(".")
     owner = module.get_submodule(path)
-    registry: dict[str, Any] = owner._parameters if last in owner._parameters else owner._buffers
+    registry = registry_of(owner, last)
     if isinstance(registry[last], nn.Parameter) is not isinstance(tensor, nn.Parameter):
         raise FormatError(f"{name!r} of {type(module).__name__} is another kind of tensor")
     registry[last] = tensor

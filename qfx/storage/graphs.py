@@ -18,6 +18,7 @@ from torch.fx.graph import CodeGen
 from qfx.capture.signature import KeywordOnlyFrom
 from qfx.errors import FormatError
 from qfx.graph import meta
+from qfx.private_attributes import code_of
 from qfx.storage import limits
 from qfx.storage.attributes import AttributeRecord, HeldRecords, ModuleRecord
 from qfx.storage.facts import FACTS, FactReader, Facts, FactWriter
@@ -50,7 +51,7 @@ def write_graph(graph: fx.Graph, facts: FactWriter, store: TensorStore) -> dict[
         FormatError: a node that a file can't say; the message names it.
     """
     written: dict[str, Json] = {"nodes": [_write_node(n, facts, store) for n in graph.nodes]}
-    codegen = graph._codegen
+    codegen = code_of(graph)
     if isinstance(codegen, KeywordOnlyFrom):
         written["keyword_only"] = codegen.first
     elif type(codegen) is not CodeGen:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import FormatError
 from qfx.graph.source import type_name
 from qfx.graph.ways import ways_of
+from qfx.private_attributes import tensors_held
 from qfx.report.sites import QuantizationReport, Site
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
@@ -54,10 +55,10 @@ def tensors_outside(
 ) -> Iterator[tuple[str, dict[str, Tensor | None], str]]:
     """Name, registry and name in the registry of each tensor that is in no region."""
     for path, module in outside(model, graphs):
-        for registry in (module._parameters, module._buffers):
+        for registry in tensors_held(module):
             for leaf, tensor in registry.items():
                 if tensor is not None:
-                    yield f"{path}.{leaf}".lstrip("."), registry, leaf  # type: ignore[misc]
+                    yield f"{path}.{leaf}".lstrip("."), registry, leaf
 
 
 # -- writing -------------------------------------------------------------------------------------

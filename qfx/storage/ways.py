@@ -18,6 +18,7 @@ from qfx.errors import FormatError
 from qfx.graph import meta
 from qfx.graph.copying import copy_of, deep_copied
 from qfx.graph.ways import MOST_WAYS, CallForm, Ways
+from qfx.private_attributes import gather_flat_weights, tensors_held
 from qfx.runtime.held import HeldWeight, Restored, Stacked, held_by, restores
 from qfx.runtime.inside import hold, weights_held
 from qfx.runtime.quantized import QuantizedModel
@@ -34,7 +35,7 @@ _NAMES = {kind: name for name, kind in _TYPES.items()}
 def registered(module: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, Any], str]]:
     """Name, owner, registry and name there of each tensor of a module, by all of its names."""
     for path, owner in module.named_modules(remove_duplicate=False):
-        for registry in (owner._parameters, owner._buffers):
+        for registry in tensors_held(owner):
             for leaf, tensor in list(registry.items()):
                 if tensor is not None:
                     yield f"{path}.{leaf}".lstrip("."), owner, registry, leaf
@@ -235,7 +236,7 @@ def build_inside(
         hold(owner, weights)
     for owner in copied.modules():
         if isinstance(owner, nn.RNNBase) and owner not in held:
-            owner._init_flat_weights()
+            gather_flat_weights(owner)
     for path, owner in copied.named_modules():
         owner.training = path in record.training
     return copied

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from qfx.private_attributes import buffers_held, takes_uneven_inputs
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.learned_fake_quant import LearnedFakeQuantize
 from qfx.quant.observers.base import Observer, is_empty
@@ -39,7 +40,7 @@ def is_distributed() -> bool:
     if not (dist.is_available() and dist.is_initialized()) or torch.compiler.is_compiling():
         return False
     ddp = active_ddp()
-    uneven = ddp is not None and ddp._join_config.enable  # other ranks may be done already
+    uneven = takes_uneven_inputs(ddp)  # other ranks may be done already
     return ddp is not None and not uneven and dist.get_world_size() > 1
 
 
@@ -79,7 +80,7 @@ def agree(model: nn.Module) -> None:
 
 def _moving_statistics(norm: nn.Module) -> list[_Known]:
     """Mean and variance of a batch-norm that is in training and has them."""
-    found = [norm._buffers.get(name) for name in ("running_mean", "running_var")]
+    found = [buffers_held(norm).get(name) for name in ("running_mean", "running_var")]
     return [(t, t.isfinite()) for t in found if t is not None and norm.training]
 
 

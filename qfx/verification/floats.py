@@ -14,6 +14,7 @@ from qfx.errors import CaptureError, PassError
 from qfx.framework.manager import transform
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.state import writes_to_inputs, written_tensors
+from qfx.private_attributes import registry_of
 from qfx.runtime.prepared import PreparedModel
 from qfx.verification.outputs import (
     Batch,
@@ -155,8 +156,7 @@ def _with_tensors_of(captured: fx.GraphModule, prepared: PreparedModel) -> fx.Gr
     for name in own:
         path, _, leaf = name.rpartition(".")
         owner = clone.get_submodule(path)
-        held: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
-        held[leaf] = trained[name]
+        registry_of(owner, leaf)[leaf] = trained[name]
     return clone
 
 

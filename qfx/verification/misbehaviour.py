@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from qfx.graph.effects import is_given_element
 from qfx.graph.steps import Steps
+from qfx.private_attributes import version_of
 from qfx.verification.allowances import relative_error
 from qfx.verification.differences import fraction_off
 from qfx.vocab import DEVICE, DIM, SIZE, is_op
@@ -34,12 +35,12 @@ def versions(steps: Steps, node: fx.Node) -> list[ReadTensor]:
     """The tensors that ``node`` is about to read."""
     values = {read: steps.env.get(read) for read in node.all_input_nodes}
     tensors = [(n, v) for n, v in values.items() if isinstance(v, Tensor) and not v.is_inference()]
-    return [ReadTensor(read, tensor, tensor._version) for read, tensor in tensors]
+    return [ReadTensor(read, tensor, version_of(tensor)) for read, tensor in tensors]
 
 
 def written(node: fx.Node, held: ReadTensor) -> bool:
     """Whether ``node`` wrote to a value whose numbers others read later on, or the caller has."""
-    if held.tensor._version == held.version:
+    if version_of(held.tensor) == held.version:
         return False
     if held.read.op == "placeholder" or is_given_element(held.read):
         return True

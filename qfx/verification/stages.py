@@ -24,6 +24,7 @@ from qfx.graph.state import held_by_calls
 from qfx.graph.steps import state_kept
 from qfx.history.diff import GraphDiff
 from qfx.history.stage import Stage
+from qfx.private_attributes import version_of
 from qfx.verification.contents import held_values
 from qfx.verification.differences import fraction_off
 from qfx.verification.outputs import (
@@ -170,7 +171,7 @@ def held_by(module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
     It tells as long as something else, as a copy of the module, keeps them alive.
     """
     found = held_values(module).items()
-    of_tensors = {n: (id(value), getattr(value, "_version", 0)) for n, value in found}
+    of_tensors = {n: (id(value), version_of(value)) for n, value in found}
     of_calls = {p: tuple(map(id, held)) for p, held in held_by_calls(module).items()}
     return {**of_tensors, **of_calls}
 

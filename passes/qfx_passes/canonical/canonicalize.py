@@ -26,6 +26,7 @@ from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.leaves import has_hooks
+from qfx.private_attributes import is_erased
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import OpDef
@@ -130,7 +131,7 @@ class _Sweep:
         self._given_back = GivenBack(rewriter)
 
     def visit(self, node: fx.Node) -> None:
-        if node._erased:  # the parts of attention replace its readers too
+        if is_erased(node):  # the parts of attention replace its readers too
             return
         self._read_results_of_mutations(node)
         if node.op == "output":

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from qfx.graph import meta
 from qfx.graph.modes import ModeFlag
+from qfx.private_attributes import is_erased
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.canonical.attention_parts import AttentionParts
@@ -109,7 +110,7 @@ def _replace(node: fx.Node, parts: AttentionParts) -> fx.Node:
         part = pair[index]
         assert part is not None
         rewriter.replace(reader, part)
-    if node._erased:
+    if is_erased(node):
         return pair[0]
     for reader in list(node.users):
         if reader.target is len:

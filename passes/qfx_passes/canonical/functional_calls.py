@@ -15,6 +15,7 @@ from torch import fx
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.promised_writes import REFORMING, flag_position, in_place_operand
+from qfx.private_attributes import overload_name, schema_of
 from qfx.torch_private import OVERLOAD
 
 CallTarget: TypeAlias = "str | Callable[..., Any]"
@@ -82,7 +83,7 @@ def functional(call: Spelling) -> Spelling | None:
         return _without_flag(call)
     if isinstance(call.target, OVERLOAD):
         packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
-        overload = getattr(packet, call.target._overloadname, None)
+        overload = getattr(packet, overload_name(call.target), None)
         return None if overload is None else replace(call, target=overload)
     holder = _holder(call)
     twin = getattr(holder, name.removesuffix("_"), None)
@@ -118,5 +119,5 @@ def _without_flag(call: Spelling) -> Spelling | None:
 def name_of(call: Spelling) -> str:
     """The name of the function or method that ``call`` calls."""
     if isinstance(call.target, OVERLOAD):
-        return str(call.target._schema.name.rpartition("::")[2])
+        return str(schema_of(call.target).name.rpartition("::")[2])
     return call.target if isinstance(call.target, str) else getattr(call.target, "__name__", "")

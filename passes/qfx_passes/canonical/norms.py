@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor, fx, nn
 
 from qfx.graph.source import torch_class
+from qfx.private_attributes import buffers_held
 from qfx.torch_private import BATCH_NORMS
 
 
@@ -41,5 +42,5 @@ def norms_of(graph: fx.Graph) -> Norms:
             continue
         module = root.get_submodule(str(node.target))
         if isinstance(module, BATCH_NORMS) and torch_class(module) is not None:
-            counters[str(node.target)] = module._buffers["num_batches_tracked"]
+            counters[str(node.target)] = buffers_held(module)["num_batches_tracked"]
     return Norms(counters)

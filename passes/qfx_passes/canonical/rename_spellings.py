@@ -19,6 +19,7 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.private_attributes import buffers_held, parameters_held
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
 from qfx_passes.canonical import recurrent
@@ -272,8 +273,8 @@ def _attributes(op: OpDef, module: nn.Module) -> Arguments:
     arguments: Arguments = {}
     for name in (*op.signature.parameters, *_ALSO_READ.get(op, ())):
         canonical = name if name in op.signature.parameters else _SYNONYMS.get(name, name)
-        if name in module._parameters or name in module._buffers:
-            tensor = module._parameters.get(name, module._buffers.get(name))
+        if name in parameters_held(module) or name in buffers_held(module):
+            tensor = parameters_held(module).get(name, buffers_held(module).get(name))
             arguments[canonical] = None if tensor is None else HeldName(name)
         elif name != "input" and hasattr(module, name):
             arguments[canonical] = getattr(module, name)

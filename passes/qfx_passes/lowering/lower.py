@@ -21,6 +21,7 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
 from qfx.graph.effects import has_effect
+from qfx.private_attributes import is_erased
 from qfx.quant.annotation import Annotation, annotate, annotation
 from qfx.quant.meaning import Meaning, set_meaning
 from qfx.quant.qparams import QParams
@@ -59,7 +60,7 @@ class _Lowering:
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
-            if node._erased:
+            if is_erased(node):
                 continue
             if is_op(node, QUANTIZE):
                 self._quantize(node)

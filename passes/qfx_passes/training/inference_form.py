@@ -16,6 +16,7 @@ from qfx.errors import CalibrationError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
+from qfx.private_attributes import is_erased
 from qfx.quant.annotation import annotate, annotation
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.qparams import QParams
@@ -89,7 +90,7 @@ def _forget(dropout: fx.Node, rw: Rewriter) -> None:
             rw.replace(reader, source)
         elif observer_of(source) is not None:
             rw.rewire(reader, dropout, source.args[0])  # type: ignore[arg-type]
-    if dropout._erased:
+    if is_erased(dropout):
         return
     for reader in dropout.users:
         note = annotation(reader)

@@ -30,6 +30,7 @@ from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.clone import copy_graph
 from qfx.graph.modes import ModeFlag
+from qfx.private_attributes import is_erased
 from qfx.quant.annotation import annotation
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.fake_quant_kinds import make_weight_fake_quant
@@ -93,7 +94,7 @@ class _Form:
         self.kept_still: list[fx.Node] = []  # what does in training what it does in inference
 
     def visit(self, node: fx.Node) -> None:
-        if node._erased:
+        if is_erased(node):
             return
         with self.rw.at(node):
             if is_op(node, vocab.DROPOUT):

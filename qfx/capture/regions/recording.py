@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from qfx.capture.arguments import copy_tensors
 from qfx.graph.copying import deep_copied, side_effects_undone
 from qfx.graph.ways import CallForm, form_of
+from qfx.private_attributes import version_of
 
 MOST_KEPT = 5
 """Calls of a module that are kept of each form, beside the largest."""
@@ -184,7 +185,7 @@ class _Copies:
         if tensor.is_inference():  # nobody counts what is written to it
             with torch.inference_mode(False):
                 return tensor.clone()
-        key = (id(tensor), tensor._version)
+        key = (id(tensor), version_of(tensor))
         if key not in self._made:
             self._made[key] = (tensor, tensor.detach().clone())
         return self._made[key][1]

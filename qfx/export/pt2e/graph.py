@@ -23,6 +23,7 @@ from qfx.graph import meta
 from qfx.graph.clone import copy_graph
 from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.working import WorkingGraphModule
+from qfx.private_attributes import REGISTRIES
 from qfx.vocab import bound, is_op
 
 
@@ -55,7 +56,7 @@ class ProgramModule(nn.Module):
     ) -> None:
         super().__init__()
         written = WorkingGraphModule(_attributes(reference), _copy(reference.graph), "Program")
-        for name in ("_parameters", "_buffers", "_modules"):  # where torch.export puts stand-ins
+        for name in REGISTRIES:  # where torch.export puts stand-ins
             self.__dict__[name] = written.__dict__[name]
         self.training = False
         signature = inspect.signature(reference.forward)

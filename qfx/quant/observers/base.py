@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import CalibrationError, ConfigError
+from qfx.private_attributes import buffers_held
 from qfx.quant.observers.variants import variant
 from qfx.quant.qparams import QParams, choose_qparams, scale_and_zero_point
 from qfx.semantics.layout import dense_view
@@ -267,7 +268,7 @@ class Observer(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, *args: object, **kwargs: object
     ) -> None:
         """Take the shapes of the incoming state: per-channel buffers are empty before data."""
-        for name, buffer in self._buffers.items():
+        for name, buffer in buffers_held(self).items():
             incoming = state_dict.get(prefix + name)
             if buffer is not None and incoming is not None and incoming.shape != buffer.shape:
                 setattr(self, name, buffer.new_empty(incoming.shape))
