@@ -17,9 +17,10 @@ from qfx.history.history import History
 from qfx.history.record import NodeRecord, digest_of
 from qfx.history.snapshot import Snapshot
 from qfx.history.stage import Stage
-from qfx.storage.facts import FactWriter, Numbered, read_shape, write_shape
+from qfx.storage.facts import FactWriter, Numbered
 from qfx.storage.fields import Fields, Json
 from qfx.storage.findings import read_findings, write_findings
+from qfx.storage.shapes import read_shape, write_shape
 
 _OPS = ("placeholder", "get_attr", "call_module", "call_method", "call_function", "output")
 
