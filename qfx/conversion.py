@@ -5,9 +5,10 @@ passes up to the reference form -> lower, compare every call -> report -> Quanti
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from torch import fx
+from torch import Tensor, fx
 
 from qfx.errors import CoverageError, warn
 from qfx.framework.levels import Level
@@ -17,7 +18,7 @@ from qfx.framework.pipeline import Pipeline
 from qfx.garbage_collection import patiently
 from qfx.graph.clone import clone_graph_module
 from qfx.history.history import History
-from qfx.report.outcomes import build_report
+from qfx.report.outcomes import build_report, checksum
 from qfx.report.sites import QuantizationReport
 from qfx.runtime.constants import share_constants
 from qfx.runtime.prepared import PreparedModel
@@ -53,6 +54,7 @@ def use_up(
     to_reference, to_lowered = _at_reference(settings.rest)
     if net is not None:
         net.check_float(prepared)
+    made_of = checksum(_parameters(prepared))
     instruments = (*settings.instruments, *(net.instruments() if net else ()))
     transform(prepared, to_reference, ctx, history, instruments)
     reference = clone_graph_module(prepared, take=True)
@@ -79,6 +81,7 @@ def use_up(
         warnings=settings.configuration.warnings,
         checked=net.checked() if net else None,
         saturates=settings.backend.saturates,
+        made_of=made_of,
     )
     if not empty:
         check_result(report, min_coverage)
@@ -91,6 +94,15 @@ def use_up(
             settings.backend, tuple(step for step in to_lowered if isinstance(step, Pass))
         ),
     )
+
+
+def _parameters(prepared: PreparedModel) -> Iterator[Tensor]:
+    """Those of the float model as it was captured, as training left them."""
+    captured, trained = prepared.settings.captured, dict[str, Tensor]()
+    if prepared.settings.method == "qat":
+        trained = dict(prepared.named_parameters(remove_duplicate=False))
+    for name, parameter in captured.named_parameters() if captured is not None else ():
+        yield trained.get(name, parameter)
 
 
 def _samples(prepared: PreparedModel) -> Samples:

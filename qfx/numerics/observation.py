@@ -232,6 +232,16 @@ _ALIKE, _APART = 15.0, 6.0
 """From which ratio on, in dB, outputs agree at all, and up to which they have little in common."""
 
 
+def doubt_of_weights(report: QuantizationReport, other: QuantizationReport) -> str:
+    """A question, where two quantized models were made of float models of other weights."""
+    if not (report.made_of and other.made_of) or report.made_of == other.made_of:
+        return ""
+    return (
+        "The two were made of float models with other weights, so not all that differs is due to "
+        "quantization. Was one of them trained in between, or made from another checkpoint?"
+    )
+
+
 def doubt(report: QuantizationReport, output: float) -> str:
     """A question, where an output at ``output`` dB is nothing like what it was at conversion."""
     checked = report.checked

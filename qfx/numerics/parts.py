@@ -139,9 +139,13 @@ class Pair:
                     yield part, (call.args, call.kwargs)
 
     def doubt(self, output: float) -> str:
-        """A question, where an output at ``output`` dB is nothing like it was at conversion."""
+        """What to ask the user where the two hardly belong together.
+
+        Two quantized models may be made of other weights. Of a float model the output tells, at
+        ``output`` dB, where that is nothing like it was at conversion.
+        """
         if isinstance(self.model, QuantizedModel):
-            return ""
+            return observation.doubt_of_weights(self.model.report, self.parts[0].graph.report)
         report: Any = self.qmodel.report
         return self.apart or observation.doubt(report, output)
 

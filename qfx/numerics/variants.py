@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.graph.text import dtype_text
-from qfx.numerics.observation import reference_of
+from qfx.numerics.observation import doubt_of_weights, reference_of
 from qfx.quant.qparams import QParams
 from qfx.quant.reference_form import Measured, QuantizedWeight, qparams_of, quantized_weight
 from qfx.runtime.quantized import QuantizedModel
@@ -54,9 +54,11 @@ class Variants:
 
     Attributes:
         sites: inputs that are quantized, and all sites, in graph order.
+        doubt: a question to the user where they were made of other weights; mostly "".
     """
 
     sites: tuple[SiteVariant, ...]
+    doubt: str = ""
 
     @property
     def changed(self) -> tuple[SiteVariant, ...]:
@@ -68,7 +70,9 @@ class Variants:
 
     def __str__(self) -> str:
         alike = len(self.sites) - len(self.changed)
-        told = f"{alike} of {len(self.sites)} sites are alike"
+        told = "\n".join(
+            (f"{alike} of {len(self.sites)} sites are alike", *filter(None, (self.doubt,)))
+        )
         if not self.changed:
             return told
         rows = [
@@ -110,7 +114,7 @@ def variants(a: QuantizedModel, b: QuantizedModel) -> Variants:
                 _weight_texts(*weights),
             )
         )
-    return Variants(tuple(found))
+    return Variants(tuple(found), doubt_of_weights(a.report, b.report))
 
 
 class _Qparams:

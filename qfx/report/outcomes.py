@@ -7,9 +7,11 @@ graph says which kernel runs each of them, or carries the decision to leave it f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from zlib import crc32
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
@@ -43,6 +45,7 @@ def build_report(
     warnings: Sequence[str] = (),
     checked: Checked | None = None,
     saturates: bool = False,
+    made_of: str = "",
 ) -> QuantizationReport:
     """Derive the report of a conversion from its captured sites, reference and lowered graphs.
 
@@ -62,6 +65,7 @@ def build_report(
         checked=checked,
         saturates=saturates,
         history=history,
+        made_of=made_of,
     )
 
 
@@ -178,6 +182,21 @@ def _is_site(node: fx.Node) -> bool:
     if not node.op.startswith("call_") or makes_container(node):
         return False
     return meta.is_float_value(node) and bool(meta.origins(node))
+
+
+def checksum(parameters: Iterable[Tensor]) -> str:
+    """Tells parameters from others: by the sums of their bits, taken as integers."""
+    distinct = {id(p): p.detach() for p in parameters if p.layout is torch.strided}
+    sums = sorted((p.numel(), _sum_of_bits(p)) for p in distinct.values())
+    return f"{crc32(repr(sums).encode()):08x}" if sums else ""
+
+
+def _sum_of_bits(tensor: Tensor) -> int:
+    """Integers that wrap around, so that the order in which they are added makes no difference."""
+    return int(tensor.view(_INTEGERS[tensor.element_size()]).sum())
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def size_bytes(module: nn.Module) -> int:

@@ -96,6 +96,7 @@ class QuantizationReport:
         saturates: whether kernels add up products of 8-bit codes wrongly on this machine, so that
             activations keep to 7 bits.
         history: the stages that led to it, for :meth:`explain`.
+        made_of: a checksum of the float model's parameters; "" where they are not known.
     """
 
     sites: tuple[Site, ...]
@@ -106,6 +107,7 @@ class QuantizationReport:
     checked: Checked | None = None
     saturates: bool = False
     history: History | None = field(default=None, compare=False, repr=False)
+    made_of: str = ""
 
     @property
     def counts(self) -> dict[str, int]:

@@ -25,6 +25,8 @@ def write_report(report: QuantizationReport, facts: FactWriter) -> dict[str, Jso
         "warnings": list(report.warnings),
         "saturates": report.saturates,
     }
+    if report.made_of:
+        written["made_of"] = report.made_of
     if report.coverage is not None:
         written["coverage"] = report.coverage
     if report.checked is not None:
@@ -81,6 +83,7 @@ def read_report(fields: Fields, facts: FactReader) -> QuantizationReport:
         fields.texts("warnings"),
         checked,
         fields.flag("saturates"),
+        made_of=fields.text("made_of", ""),
     )
     fields.close()
     return report

@@ -61,9 +61,38 @@ def test_codes_that_differ_are_counted() -> None:
         qfx.quantize(net.eval(), X, backend="reference", method="weight_only")
         for net in (Net(), changed)
     )
-    (site,) = qfx.variants(mine, theirs).changed
+    found = qfx.variants(mine, theirs)
+    assert str(found).endswith(found.doubt)
+    (site,) = found.changed
     assert site.label == "last"
     assert site.weight[1].endswith("1 of 16 codes differ")
+
+
+def test_other_weights_are_told_however_little_they_differ(quantized: qfx.QuantizedModel) -> None:
+    nudged = Net()
+    with torch.no_grad():
+        nudged.second.weight[3, 1] *= 1.01
+    theirs, again = (
+        qfx.quantize(net.eval(), X, backend="reference", method="weight_only")
+        for net in (nudged, Net())
+    )
+    for found in (qfx.compare(quantized, theirs, [X]), qfx.variants(quantized, theirs)):
+        assert found.doubt.startswith("The two were made of float models with other weights")
+        assert found.doubt in str(found)
+    for found in (qfx.compare(quantized, again, [X]), qfx.variants(quantized, again)):
+        assert found.doubt == ""
+
+
+def test_training_makes_other_weights() -> None:
+    prepared = qfx.prepare(Net(), X, method="qat", backend="reference")
+    qfx.calibrate(prepared, [X])
+    mine = qfx.convert(prepared)
+    with torch.no_grad():
+        prepared.get_parameter("first.bias").add_(0.5)
+    theirs = qfx.convert(prepared)
+    plain = qfx.quantize(Net().eval(), X, backend="reference", effort="fast")
+    assert "trained in between" in qfx.compare(mine, theirs, [X]).doubt
+    assert plain.report.made_of == mine.report.made_of != ""
 
 
 def test_strangers_are_refused(quantized: qfx.QuantizedModel) -> None:
