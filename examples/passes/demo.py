@@ -83,11 +83,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind, step in CASES:
         gm, history = qfx.run_passes(kind().eval(), [step], torch.randn(4, 16))
         difference = history.diff(step.name)
-        print(difference.to_text() if difference else history[-1])
-        if isinstance(step, SplitStages):
+        print(difference.to_text())
+        is_split = isinstance(step, SplitStages)
+        if is_split:
             print(stage_table(gm), end="\n\n")
         drawings = {
-            step.name: history[-1].snapshot.to_dot(),
+            step.name: history[-1].snapshot.to_dot(frames="stage" if is_split else None),
             f"{step.name}-diff": difference.to_dot(),
         }
         for name, drawing in drawings.items():

@@ -44,6 +44,8 @@ class GraphDiff:
         changed: names, in ``after``, of nodes that do something else, or are called otherwise.
         moved: names, in ``after``, of nodes that stand elsewhere in the order; parameters aside.
         renamed: for each node of ``after`` that had another name, that name.
+        noted: names, in ``after``, of nodes of which passes have recorded something else. That is
+            no difference of the graphs; it is shown where there is no other.
     """
 
     def __init__(
@@ -68,6 +70,10 @@ class GraphDiff:
             if r.name in pairs and _differs(pairs[r.name], r, pairs, stands_for)
         )
         self.moved = () if same else _moved(before, after, pairs)
+        old = {r.name: r for r in before} if same else pairs
+        self.noted = tuple(
+            r.name for r in after if r.name in old and old[r.name].findings != r.findings
+        )
 
     @cached_property
     def replaced(self) -> dict[str, str]:
@@ -106,9 +112,11 @@ class GraphDiff:
         return f"<GraphDiff {self.summary()}>"
 
     def summary(self) -> str:
-        """``-2 +1 nodes, 1 changed, 1 moved``; ``no difference``. Parameters count apart."""
+        """``-2 +1 nodes, 1 changed, 1 moved``, or ``no difference``. Parameters count apart."""
         if not self:
-            return "no difference"
+            return "no difference" + (
+                f", findings of {len(self.noted)} nodes" if self.noted else ""
+            )
         removed = _parameters(self.before, self.removed)
         added = _parameters(self.after, self.added)
         parts = [f"-{len(self.removed) - removed} +{len(self.added) - added} nodes"]
@@ -128,7 +136,7 @@ class GraphDiff:
         )
 
     def to_dot(self, *, context: int | None = 2) -> graphviz.Digraph:
-        """A coloured drawing: added green, removed red, changed amber, moved blue.
+        """A coloured drawing: added green, removed red, changed amber, moved blue, noted violet.
 
         Args:
             context: how many edges away from a difference to draw; None draws everything.

@@ -13,6 +13,7 @@ from html import escape
 
 import graphviz
 
+from qfx.errors import ConfigError
 from qfx.graph.findings import findings_text
 from qfx.history import listing
 from qfx.history.kinds import Look, is_integer, look
@@ -28,19 +29,23 @@ _FRAMES = ("#f7f8fa", "#ffffff")
 _INTEGER_EDGE, _FLOAT_EDGE = "#2f9e66", "#8a919c"
 
 
-def draw_snapshot(view: Snapshot) -> graphviz.Digraph:
-    """All nodes but parameters, framed by module, with a legend of the colours in use."""
+def draw_snapshot(view: Snapshot, frames: str | None = None) -> graphviz.Digraph:
+    """All nodes but parameters, framed by module, with a legend of the colours in use.
+
+    With ``frames`` those are framed together of which passes recorded the same under that name.
+    """
     shown = drawn(view)
     attributes = listing.attribute_paths(view)
     values = {r.name: r.value for r in view}
     looks = {r.name: look(r, values) for r in shown}
-    frames, paths = _Frame(""), _containers(shown)
+    frame = _Frame("")
+    paths = _containers(shown) if frames is None else _recorded(shown, frames)
     for record in shown:
         kind = looks[record.name]
         attrs = box(record, attributes, fill=kind.fill, text=kind.text)
-        frames.place(record.name, paths[record.name], attrs)
+        frame.place(record.name, paths[record.name], attrs)
     graph = canvas(len(shown))
-    frames.draw(graph)
+    frame.draw(graph, least=2 if frames is None else 1)
     sources = {r.name for r in shown if r.op != "placeholder" and looks.keys().isdisjoint(r.inputs)}
     for record in shown:
         for name in record.inputs:
@@ -65,8 +70,9 @@ def canvas(size: int) -> graphviz.Digraph:
     graph = graphviz.Digraph(
         "qfx",
         graph_attr={
-            "rankdir": "TB", "nodesep": "0.25", "ranksep": "0.35", "fontname": _FONT,
-            "fontsize": "11", "labelloc": "t", "labeljust": "l", "bgcolor": "white", **large,
+            "rankdir": "TB", "newrank": "true", "nodesep": "0.25", "ranksep": "0.35",
+            "fontname": _FONT, "fontsize": "11", "labelloc": "t", "labeljust": "l",
+            "bgcolor": "white", **large,
         },
         node_attr={
             "shape": "box", "style": "filled,rounded", "fontname": _FONT, "fontsize": "11",
@@ -100,12 +106,13 @@ def box(
 
 
 def _label(record: NodeRecord, note: str) -> str:
-    title = {"placeholder": record.name, "output": "output"}.get(record.op, record.target)
+    named = {"placeholder": record.name, "output": "output", "get_attr": f"@{record.path}"}
+    title = named.get(record.op, record.target)
     lines = [f"<B>{escape(_short(title))}</B>"]
-    settings = _short(", ".join(_settings(record.args))) if record.op != "output" else ""
-    named = "" if record.op in ("placeholder", "output") else f"%{record.name}"
+    settings = "" if record.op == "output" else _short(", ".join(_settings(record.args)))
+    name = "" if record.op in ("placeholder", "output") else f"%{record.name}"
     found = findings_text(record.findings)
-    small = [settings, "  ".join(t for t in (named, record.type_text) if t), found, note]
+    small = [settings, "  ".join(t for t in (name, record.type_text) if t), found, note]
     lines += [f'<FONT POINT-SIZE="9">{escape(_short(t, 60))}</FONT>' for t in small if t]
     return f"<{'<BR/>'.join(lines)}>"
 
@@ -173,13 +180,19 @@ class _Frame:
             frame.size += 1
         frame.boxes.append((name, attributes))
 
-    def draw(self, graph: graphviz.Digraph, depth: int = 0) -> None:
-        """Draw what is inside; frames around a single node, or around all of ours, are left out."""
+    def draw(self, graph: graphviz.Digraph, depth: int = 0, *, least: int) -> None:
+        """Draw what is inside; frames of less than ``least``, or around all of ours, are left out.
+
+        Args:
+            graph: to draw in.
+            depth: how many frames this one is in.
+            least: how many nodes a frame has at least.
+        """
         for name, attributes in self.boxes:
             graph.node(name, **attributes)
         for inner in self.frames.values():
-            if inner.size < 2 or inner.size == self.size:
-                inner.draw(graph, depth)
+            if inner.size < least or inner.size == self.size:
+                inner.draw(graph, depth, least=least)
                 continue
             with graph.subgraph(name=f"cluster_{inner.path}") as cluster:
                 cluster.attr(
@@ -187,7 +200,7 @@ class _Frame:
                     color="#d5d9e0", fillcolor=_FRAMES[depth % 2], fontcolor="#6b7280",
                     fontsize="10", tooltip=inner.path,
                 )  # fmt: skip
-                inner.draw(cluster, depth + 1)
+                inner.draw(cluster, depth + 1, least=least)
 
 
 def _containers(records: Iterable[NodeRecord]) -> dict[str, list[str]]:
@@ -208,6 +221,16 @@ def _containers(records: Iterable[NodeRecord]) -> dict[str, list[str]]:
         leaf = record.origins[0].type_name.rpartition(".")[2][:1].isupper()
         found[record.name] = parts[:-1] if leaf else parts
     return found
+
+
+def _recorded(records: Iterable[NodeRecord], name: str) -> dict[str, list[str]]:
+    """For each node the frame of those with the same finding; none where it has no such."""
+    found = {r.name: dict(r.findings) for r in records}
+    if not any(name in each for each in found.values()):
+        raise ConfigError(
+            f"no pass recorded {name!r} of a node here; ctx.record(node, {name!r}, ...)"
+        )
+    return {n: [f"{name}={each[name]}"] if name in each else [] for n, each in found.items()}
 
 
 def _relative(path: str, outer: str) -> str:

@@ -1,9 +1,10 @@
-"""A drawing of a difference: added green, removed red, changed amber, moved blue."""
+"""A drawing of a difference: added green, removed red, changed amber, moved blue, noted violet."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from itertools import pairwise
 
 import graphviz
 
@@ -19,6 +20,7 @@ _COLORS = {
     "removed": ("#fbd0cd", "#d0453b"),
     "changed": ("#ffe3a3", "#c98a00"),
     "moved": ("#cfe2fb", "#3f7fd0"),
+    "noted": ("#e6defa", "#7d5fc4"),
     "unchanged": ("#f2f3f5", "#a3a9b3"),
 }
 _MOST_ARROWS = 40
@@ -37,9 +39,10 @@ def draw_diff(diff: GraphDiff, context: int | None) -> graphviz.Digraph:
     near = set(nodes) if context is None else _near(nodes, edges, context)
     graph = dot.canvas(len(near))
     paths = listing.attribute_paths(diff.before), listing.attribute_paths(diff.after)
+    places = _places(diff)
     for key, (status, record) in nodes.items():
         if key in near:
-            graph.node(key, **_box(diff, status, record, paths))
+            graph.node(key, **_box(diff, status, record, paths, places.get(key, "")))
     sources = nodes.keys() - {stop for _, stop in edges} - _inputs(nodes)
     for (start, stop), status in edges.items():
         if start in near and stop in near:
@@ -67,6 +70,7 @@ def _gone(name: str) -> str:
 def _nodes(diff: GraphDiff) -> _Nodes:
     """Status and record of every box, by its id, in the merged order of both graphs."""
     status = {
+        **dict.fromkeys(() if diff else diff.noted, "noted"),
         **dict.fromkeys(diff.moved, "moved"),
         **dict.fromkeys(diff.changed, "changed"),
         **dict.fromkeys(diff.added, "added"),
@@ -75,13 +79,19 @@ def _nodes(diff: GraphDiff) -> _Nodes:
     found: _Nodes = {}
     for entry in merge(diff):
         record = entry.record
-        if record.op == "get_attr":
+        if record.op == "get_attr" and not _was_computed(diff, record):
             continue
         if entry.mark != "-":
             found[record.name] = (status.get(record.name, "unchanged"), record)
         elif record.name in removed:
             found[_gone(record.name)] = ("removed", record)
     return found
+
+
+def _was_computed(diff: GraphDiff, record: NodeRecord) -> bool:
+    """Whether a parameter or constant has the place of what was a call."""
+    old = diff.was(record.name)
+    return old is not None and old.op != "get_attr"
 
 
 def _edges(diff: GraphDiff, nodes: Mapping[str, object]) -> _Edges:
@@ -117,7 +127,9 @@ def _near(nodes: _Nodes, edges: _Edges, distance: int) -> set[str]:
             if other not in steps:
                 steps[other] = steps[key] + 1
                 queue.append(other)
-    return set(steps)
+    # What stands between boxes takes no more room than the ellipses in its place.
+    between = {k for k, others in neighbours.items() if all(o in steps for o in others)}
+    return {*steps, *between}
 
 
 def _box(
@@ -125,13 +137,21 @@ def _box(
     status: str,
     record: NodeRecord,
     paths: tuple[Mapping[str, str], Mapping[str, str]],
+    note: str,
 ) -> dict[str, str]:
     fill, line = _COLORS[status]
     was = diff.was(record.name) if status == "changed" else None
-    note = "" if was is None else _was(was, record, *paths)
+    note = note if was is None else _was(was, record, *paths)
     attributes = paths[0] if status == "removed" else paths[1]
     style = "filled,rounded,dashed" if status == "removed" else "filled,rounded"
     return {**dot.box(record, attributes, fill=fill, note=note), "color": line, "style": style}
+
+
+def _places(diff: GraphDiff) -> dict[str, str]:
+    """Where each moved node stands now, which edges don't tell."""
+    calls = [r.name for r in diff.after if r.op != "get_attr"]
+    moved = set(diff.moved)
+    return {b: f"now right after %{a}" for a, b in pairwise(calls) if b in moved}
 
 
 def _was(

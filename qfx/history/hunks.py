@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DiffLine:
-    """A node as a diff shows it: ``-`` removed, ``+`` added, ``>`` moved, " " unchanged.
+    """A node as a diff shows it: ``-`` removed, ``+`` added, ``>`` moved, ``*`` noted, " " not.
 
     A changed node is two entries, ``-`` as it was and ``+`` as it is.
     """
@@ -28,6 +28,7 @@ class DiffLine:
 def merge(diff: GraphDiff) -> list[DiffLine]:
     """Both graphs in the order of ``after``; what was replaced stands right before its heir."""
     changed, added, moved = set(diff.changed), set(diff.added), set(diff.moved)
+    marks = {**dict.fromkeys(() if diff else diff.noted, "*"), **dict.fromkeys(moved, ">")}
     place = {r.name: i for i, r in enumerate(diff.before)}
     gone_names = set(diff.removed)
     removed = [r for r in diff.before if r.name in gone_names]
@@ -45,7 +46,7 @@ def merge(diff: GraphDiff) -> list[DiffLine]:
             while orphans and place[orphans[0].name] < limit:
                 merged.append(DiffLine("-", orphans.popleft()))
         if record.name not in changed and record.name not in added:
-            merged.append(DiffLine(">" if record.name in moved else " ", record))
+            merged.append(DiffLine(marks.get(record.name, " "), record))
             continue
         if old is not None and old.path != record.path:
             shown.update((id(old), id(record)))  # a parameter retargeted: its readers don't tell

@@ -140,11 +140,18 @@ class Snapshot:
                 graph.add_edge(name, record.name, key=position)
         return graph
 
-    def to_dot(self) -> graphviz.Digraph:
-        """A drawing: boxes coloured by kind, framed by module; green edges carry integers."""
+    def to_dot(self, *, frames: str | None = None) -> graphviz.Digraph:
+        """A drawing: boxes coloured by kind, framed by module; green edges carry integers.
+
+        Args:
+            frames: what passes recorded of nodes under this name frames them in place of modules.
+
+        Raises:
+            ConfigError: no pass recorded anything under that name.
+        """
         from qfx.history import dot
 
-        return dot.draw_snapshot(self)
+        return dot.draw_snapshot(self, frames)
 
 
 def snapshot(

@@ -67,4 +67,6 @@ def test_the_demo_draws_and_tells(
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{step.name}{kind}.dot" for _, step in demo.CASES for kind in ("", "-diff")
     }
-    assert "stage=2" in (tmp_path / "split-stages.dot").read_text()
+    assert "cluster_stage=2" in (tmp_path / "split-stages.dot").read_text()
+    for _, step in demo.CASES:  # no empty picture
+        assert "%" in (tmp_path / f"{step.name}-diff.dot").read_text()

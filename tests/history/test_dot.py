@@ -9,7 +9,8 @@ import torch
 from torch import fx, nn
 
 from qfx import vocab
-from qfx.graph import meta
+from qfx.errors import ConfigError
+from qfx.graph import findings, meta
 from qfx.graph.meta import Origin, TensorInfo
 from qfx.history.diff import diff
 from qfx.history.kinds import Look, look
@@ -139,3 +140,66 @@ def test_diff_drawing_says_what_a_changed_node_was() -> None:
     assert "was add" not in source  # it reads another operand, which the edges show
     assert "2 changed" not in source
     assert "3 changed" in source
+
+
+def test_diff_drawing_says_where_what_moved_stands_now() -> None:
+    def build(*order: str) -> fx.GraphModule:
+        b = Builder()
+        x = b.input("x")
+        made = {name: b.call(vocab.RELU, x, name=name) for name in order}
+        return b.done(b.call(vocab.CAT, [made[n] for n in sorted(made)], name="d"))
+
+    source = diff(build("a", "b", "c"), build("b", "c", "a")).to_dot().source
+    assert "now right after %c<" in source
+    assert source.count("now right after") == 1
+
+
+def test_diff_drawing_has_boxes_for_constants_that_were_calls_and_for_what_stands_between() -> None:
+    def build(folded: bool) -> fx.GraphModule:
+        b = Builder()
+        x = b.input("x")
+        weight = b.weight("w")
+        made = weight if folded else b.call(vocab.EXP, weight, name="made")
+        if folded:
+            made = b.graph.get_attr("w")
+            made.name = "made"
+            meta.set_origins(made, [Origin("made", "made", "", "torch.op")])
+        y = b.call(vocab.MUL, x, made, name="y")
+        between = b.call(vocab.TANH, x, name="between")
+        return b.done(b.call(vocab.ADD, y, between, name="z"))
+
+    changed = diff(build(folded=False), build(folded=True))
+    assert "made" in changed.changed
+    source = changed.to_dot(context=2).source
+    assert "<B>@w</B>" in source
+    assert "was exp<" in source
+    assert "between [" in changed.to_dot(context=2).source
+    assert "…" not in source
+
+
+def test_findings_frame_nodes_and_are_drawn_where_nothing_else_differs() -> None:
+    def build(stages: dict[str, int]) -> fx.GraphModule:
+        b = Builder()
+        y = b.input("x")
+        for name in ("a", "b", "c"):
+            y = b.call(vocab.RELU, y, name=name, path="all")
+        made = b.done(y)
+        for node in made.graph.nodes:
+            if node.name in stages:
+                findings.record(node, "stage", stages[node.name])
+        return made
+
+    plain, staged = build({}), build({"a": 0, "b": 0, "c": 1})
+    view = snapshot(staged)
+    assert re.findall(r"subgraph (\S+)", view.to_dot().source) == ["cluster_all"]
+    framed = view.to_dot(frames="stage").source
+    assert re.findall(r'subgraph "(\S+)"', framed) == ["cluster_stage=0", "cluster_stage=1"]
+    with pytest.raises(ConfigError, match="no pass recorded 'stages' of a node here"):
+        view.to_dot(frames="stages")
+    noted = diff(plain, staged)
+    assert not noted
+    assert noted.noted == ("a", "b", "c")
+    assert noted.summary() == "no difference, findings of 3 nodes"
+    assert re.findall(r"^\* %(\w)", noted.to_text(), re.MULTILINE) == ["a", "b", "c"]
+    assert ">noted<" in noted.to_dot().source
+    assert diff(staged, staged).summary() == "no difference"
