@@ -11,20 +11,22 @@ well (ERQ, Zhong et al. 2024, arXiv:2407.06794): with C = E[x x'^T] it is
 
     W' = argmin E |W x - W' x'|^2 + l |W' - W|^2 = W (C + l I) (H + l I)^-1
 
-Moments are about the means, and the bias is given what is off on average. Layers are taken in the
-order of the graph, each on what those before it have come to. Rounding to the nearest code, the
-same without the ridge step, and both are held against each other on batches that none of them has
-seen; a layer for which the first does as well, on either half of these, stays as it is.
+What columns have come to is then made better one code and one scale at a time
+(:mod:`qfx_passes.accuracy.code_descent`); it starts from the scales that the spec's observer finds.
 
-Only codes are chosen: scales are those that the spec's observer finds in the weight that is to be
-rounded.
+Moments are about the means, and the bias is given what is off on average. Layers are taken in the
+order of the graph, each on what those before it have come to. Rounding to the nearest code, and all
+the above with and without the ridge step, each l, and the last step, are held against each other on
+batches that none of them has seen; a layer for which the first does as well, on either half of
+these, stays as it is. What does best is done again by all batches.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -38,6 +40,7 @@ from qfx.history.events import NearMiss
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.runtime.samples import Progress, Room
 from qfx.vocab import bound
+from qfx_passes.accuracy.code_descent import ScaledCodes, descend
 from qfx_passes.accuracy.corrected_layers import originals
 from qfx_passes.accuracy.rounded_layers import (
     Layer,
@@ -63,14 +66,16 @@ class Gptq(Pass):
     """Choose the codes of weights by what their layers yield.
 
     Attributes:
-        damping: l, and what is added to the diagonal of H, relative to its mean.
+        dampings: l, and what is added to the diagonal of H, relative to its mean: those to try.
+        sweeps: at most so many over the codes and scales of a layer; 0 leaves them as they come.
     """
 
     name = "gptq"
     requires = Level.OBSERVED
     keeps_values = False
     room = Room(batches=64, size=2**26)
-    damping: float = 0.01
+    dampings: tuple[float, ...] = (0.01, 0.1, 1.0)
+    sweeps: int = 4
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         samples = samples_of(ctx)
@@ -106,39 +111,71 @@ class Gptq(Pass):
         fit, judges = _moments(layer, streams)
         nearest = _nearest(layer, weights)
         base = _errors(layer, nearest, judges)
-        best, least = nearest, base
-        for ridge in (False, True) if fit.count and (base > 0).all() else ():
-            made = self._rounded(layer, fit, ridge=ridge)
+        least, way = base, None
+        for each in self._ways() if fit.count and (base > 0).all() else ():
+            made = _rounded(layer, fit, each)
             errors = _errors(layer, made, judges)
             if errors.sum() < least.sum() and (errors <= base).all():
-                best, least = made, errors
-        if best is nearest or least.sum() > _GAIN * base.sum():
+                least, way = errors, each
+        if way is not None and self.sweeps:
+            swept = way._replace(sweeps=self.sweeps)
+            errors = _errors(layer, _rounded(layer, fit, swept), judges)
+            if errors.sum() < least.sum() and (errors <= base).all():
+                least, way = errors, swept
+        if way is None or least.sum() > _GAIN * base.sum():
             streams.give(layer.node, weight=layer.shaped(nearest.weight), bias=nearest.flat_bias)
             reason = _AS_LITTLE if fit.count else _TOO_FEW
             ctx.near_misses.append(NearMiss(self.name, layer.node.name, reason))
             return None
+        for judge in judges:
+            fit.join(judge)
+        best = _rounded(layer, fit, way)
         streams.give(layer.node, weight=layer.shaped(best.weight), bias=best.flat_bias)
         best.ratio = float(least.sum() / base.sum())
         return best
 
-    def _rounded(self, layer: Layer, moments: Moments, *, ridge: bool) -> Rounding:
-        _, mixed, rounded = moments.about(means=layer.bias_is_free)
-        power = moments.about(means=False)[2].diagonal(dim1=1, dim2=2).mean(1)
-        damping = self.damping * rounded.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-        damping = damping + _DIGITS * power  # moments about means are no nearer than that
-        eye = torch.eye(rounded.shape[1], dtype=rounded.dtype, device=rounded.device)
-        damped = rounded + damping.reshape(-1, 1, 1) * eye
-        target = layer.weight
-        if ridge:
-            wanted = layer.weight @ (mixed + damping.reshape(-1, 1, 1) * eye)
-            target = torch.linalg.solve(damped, wanted.mT).mT
-        integers, qparams = quantize_weight(layer.shaped(target), layer.spec)
-        unit = qparams.dequantize(torch.ones_like(integers)).double()
-        codes = rounded_in_turn(
-            target / layer.grouped(unit), damped, qparams.quant_min, qparams.quant_max
-        )
-        integers = layer.shaped(codes).to(integers.dtype)
-        return _with_bias(layer, integers, qparams, moments)
+    def _ways(self) -> list[_Way]:
+        return [_Way(ridge, damping) for damping in self.dampings for ridge in (False, True)]
+
+
+class _Way(NamedTuple):
+    """How codes are chosen."""
+
+    ridge: bool
+    damping: float
+    sweeps: int = 0
+
+
+def _rounded(layer: Layer, moments: Moments, way: _Way) -> Rounding:
+    _, mixed, rounded = moments.about(means=layer.bias_is_free)
+    power = moments.about(means=False)[2].diagonal(dim1=1, dim2=2).mean(1)
+    damping = way.damping * rounded.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+    damping = damping + _DIGITS * power  # moments about means are no nearer than that
+    eye = damping.reshape(-1, 1, 1) * torch.eye(
+        rounded.shape[1], dtype=rounded.dtype, device=rounded.device
+    )
+    damped, target = rounded + eye, layer.weight
+    if way.ridge:
+        target = torch.linalg.solve(damped, (layer.weight @ (mixed + eye)).mT).mT
+    integers, qparams = quantize_weight(layer.shaped(target), layer.spec)
+    unit = layer.grouped(qparams.dequantize(torch.ones_like(integers)).double())
+    codes = rounded_in_turn(target / unit, damped, qparams.quant_min, qparams.quant_max)
+    if way.sweeps:
+        codes, qparams = _descended(layer, ScaledCodes(codes, unit), qparams, target, damped, way)
+    return _with_bias(layer, layer.shaped(codes).to(integers.dtype), qparams, moments)
+
+
+def _descended(
+    layer: Layer, start: ScaledCodes, qparams: QParams, target: Tensor, damped: Tensor, way: _Way
+) -> tuple[Tensor, QParams]:
+    """Better codes, and scales where each output has its own."""
+    bounds, scale = (qparams.quant_min, qparams.quant_max), qparams.scale
+    if not isinstance(scale, Tensor) or qparams.axis != 0 or layer.spec.power_of_two:
+        made = descend(start, target, damped, *bounds, sweeps=way.sweeps, moves_scales=False)
+        return made.codes, qparams
+    start = ScaledCodes(start.codes, scale.double().reshape(*start.codes.shape[:2], -1))
+    made = descend(start, target, damped, *bounds, sweeps=way.sweeps)
+    return made.codes, replace(qparams, scale=made.scales.reshape(scale.shape).to(scale.dtype))
 
 
 def _moments(layer: Layer, streams: Streams) -> tuple[Moments, list[Moments]]:

@@ -102,10 +102,14 @@ class Moments:
         self.mixed += x @ rounded.mT
         self.rounded += rounded @ rounded.mT
 
-    def joined(self, other: Moments) -> Moments:
-        """Those of both."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Moments(*(one + two for one, two in pairs))
+    def join(self, other: Moments) -> None:
+        """Add those of other positions."""
+        self.count += other.count
+        self.mean += other.mean
+        self.mean_rounded += other.mean_rounded
+        self.exact += other.exact
+        self.mixed += other.mixed
+        self.rounded += other.rounded
 
     def about(self, *, means: bool) -> tuple[Tensor, Tensor, Tensor]:
         """S, C and H: about the means, or about zero."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from qfx_passes.accuracy.gptq import rounded_in_turn
+from qfx_passes.accuracy.gptq import Gptq, rounded_in_turn
 from qfx_passes.accuracy.second_moments import Moments
 
 FOUR = qfx.QConfig(
@@ -68,6 +68,18 @@ def noise(model: nn.Module) -> float:
 
 def test_errs_less_on_data_that_it_has_not_seen(high: qfx.QuantizedModel) -> None:
     assert noise(high) < 0.9 * noise(made())
+
+
+def _scales(quantized: qfx.QuantizedModel) -> list[Tensor]:
+    return [b for n, b in quantized.reference.named_buffers() if n.endswith("weight_scale")]
+
+
+def test_sweeps_over_codes_and_scales_are_an_option(high: qfx.QuantizedModel) -> None:
+    pipeline = qfx.pipelines.static(effort="high")
+    plain = made(pipeline=pipeline.replace("gptq", Gptq(sweeps=0)))
+    assert noise(high) < noise(plain)
+    pairs = zip(_scales(plain), _scales(high), strict=True)
+    assert not all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_tells_what_it_did(high: qfx.QuantizedModel) -> None:
