@@ -5,29 +5,28 @@
 What makes x absorbs 1 / s, so that the channels of x / s have ranges that are alike, which a
 rounding that is the same for all of them wants. In return the columns of W grow apart. How much of
 one to take for the other is measured: ``s = peak(x)^a / peak(W)^(1 - a)`` for several a (Xiao et
-al. 2022, arXiv:2211.10438, section 4), each put through the operations that read x, on batches that
-calibration kept.
+al. 2022, arXiv:2211.10438, section 4), each put through the operations that read x, on rows of the
+batches that calibration kept (:mod:`qfx_passes.accuracy.kept_rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
 
 from qfx.quant.annotation import annotation
 from qfx.quant.observers import Observer
-from qfx.quant.qparams import quantize_weight
+from qfx.quant.qparams import QParams, choose_qparams, quantize_weight
 from qfx.quant.recorders import observer_of
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
-from qfx.runtime.samples import Sample
 from qfx.vocab import bound
+from qfx_passes.accuracy.kept_rows import KeptBatch, KeptRows
 from qfx_passes.accuracy.output_errors import OutputErrors
 from qfx_passes.accuracy.replacing import replace_observer, replace_parameter
 from qfx_passes.accuracy.scalable_activations import ScalableActivation
-from qfx_passes.accuracy.watching import WatchedCall, Watcher, watch
 
 ALPHAS = (0.5, 0.75, 0.9)
 _DOUBT = 128  # values of a channel that say half of what there is to know of its peak
@@ -47,16 +46,12 @@ def column_peaks(site: ScalableActivation, rw: Rewriter) -> Tensor:
     """(C,) largest magnitude of the weights that read each channel."""
     found = torch.zeros_like(site.recorder.peak)
     for reader, _ in site.readers:
-        columns = by_channel(reader, rw.tensor(bound(reader)["weight"]).detach())
-        found = torch.maximum(found, columns.abs().amax((1, 2)).float())
+        weight = rw.tensor(bound(reader)["weight"]).detach()
+        groups = bound(reader).get("groups", 1)
+        taps = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+        ends = torch.maximum(taps.amax((1, 3)), -taps.amin((1, 3)))
+        found = torch.maximum(found, ends.flatten().float())
     return found
-
-
-def by_channel(reader: fx.Node, weight: Tensor) -> Tensor:
-    """(C, out / groups, taps) the weights that read each channel."""
-    groups = bound(reader).get("groups", 1)
-    taps = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    return taps.transpose(1, 2).reshape(groups * weight.shape[1], -1, taps.shape[-1])
 
 
 def scaled_weight(reader: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
@@ -73,81 +68,88 @@ def along_channels(reader: fx.Node, scale: Tensor, value: Tensor) -> Tensor:
     return scale.to(value.dtype).reshape(-1, *(1,) * behind)
 
 
-def measure(
-    graph_module: fx.GraphModule,
-    samples: Sequence[Sample],
-    sites: Sequence[ScalableActivation],
-    rw: Rewriter,
-) -> None:
+@torch.no_grad()
+def measure(sites: Sequence[ScalableActivation], kept: KeptRows, rw: Rewriter) -> None:
     """Put the candidates of every site through what reads it, rounded as they would be.
 
-    First the range of each is found, over all batches.
+    First the range of each is found: of the extremes of all rows, and the rows that were kept.
     """
-    if not sites:
-        return
     for site in sites:
-        _start(site)
-    observing = {site.value: _observing(site) for site in sites if site.measured is None}
-    for sample in samples if observing else ():
-        watch(graph_module, sample, observing)
-    weights = {
-        reader: [
-            _rounded_weight(scaled_weight(reader, rw.tensor(bound(reader)["weight"]), c), reader)
-            for c in site.candidates
-        ]
-        for site in sites
-        for reader, _ in site.readers
-    }
-    for sample in samples:
-        looks: dict[fx.Node, Watcher] = {}
-        for site in sites:
-            for reader, read in site.readers:
-                looks[reader] = _look(site, read, weights[reader])
-        watch(graph_module, sample, looks)
+        _start(site, rw)
+        batches = kept.of(site)
+        for batch in batches:
+            _observe(site, batch)
+        qparams = [] if site.measured else [observer.qparams() for observer in site.ranges]
+        weights = {reader: _rounded_weights(site, reader, kept, rw) for reader, _ in site.readers}
+        for batch in batches:
+            if batch.positions:
+                _try(site, batch, qparams, weights)
 
 
-def _rounded_weight(weight: Tensor, reader: fx.Node) -> Tensor:
-    integers, qparams = quantize_weight(weight, weight_spec(reader))
-    return qparams.dequantize(integers, weight.dtype)
-
-
-def _start(site: ScalableActivation) -> None:
+def _start(site: ScalableActivation, rw: Rewriter) -> None:
+    site.candidates = candidates(site, rw)
     site.errors = torch.zeros(2, 2, len(site.candidates), dtype=torch.float64)
+    site.tops = [0.0 for _ in site.candidates]
     if site.measured is not None:
         return
     old = observer_of(site.observers[0])
     assert isinstance(old, Observer)
     others = (type(old)(old.spec).to(old.batches.device) for _ in site.candidates[1:])
     site.ranges = [old, *others]
-    site.tops = [0.0 for _ in site.candidates]
 
 
-def _observing(site: ScalableActivation) -> Watcher:
-    def look(call: WatchedCall) -> None:
-        if not call.result.numel():
-            return
-        for i, scale in enumerate(site.candidates):
-            scaled = call.result.detach() / along_channels(site.readers[0][0], scale, call.result)
-            site.tops[i] = max(site.tops[i], float(scaled.abs().amax()))
-            if i > 0:
-                site.ranges[i].observe(scaled)
+def _observe(site: ScalableActivation, batch: KeptBatch) -> None:
+    """Let observers of candidates see the rows of a batch, and its extremes."""
+    if site.measured is not None:
+        return
+    reader = site.readers[0][0]
+    for i, scale in enumerate(site.candidates):
+        ends = torch.stack(_ends(batch, scale))
+        site.tops[i] = max(site.tops[i], float(ends.abs().amax()))
+        if i > 0:
+            scaled = batch.rows / along_channels(reader, scale, batch.rows)
+            site.ranges[i].observe(torch.cat([scaled.flatten(), ends]))
 
-    return look
+
+def _ends(batch: KeptBatch, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value of a batch, over a scale."""
+    scale = scale.to(batch.low.dtype)
+    return (batch.low / scale).amin(), (batch.high / scale).amax()
 
 
-def _look(site: ScalableActivation, read: fx.Node, weights: Sequence[Tensor]) -> Watcher:
-    def look(call: WatchedCall) -> None:
-        value, weight = call.value(read), bound(call.node)["weight"]
-        if not value.numel():
-            return
-        error = OutputErrors(call.node, call.result)
-        for i, (scale, rounded) in enumerate(zip(site.candidates, weights, strict=True)):
-            scaled = value / along_channels(call.node, scale, value)
-            restored = call.with_values({read: site.rounded(i, scaled), weight: rounded})
-            halves = error.halves(restored)
+def _rounded_weights(
+    site: ScalableActivation, reader: fx.Node, kept: KeptRows, rw: Rewriter
+) -> list[Tensor]:
+    """The weight of a reader with each candidate, of the channels that were kept."""
+    weight, channels = rw.tensor(bound(reader)["weight"]).detach(), kept.channels[reader]
+    weight, found = weight if channels is None else weight[channels], []
+    for scale in site.candidates:
+        integers, qparams = quantize_weight(
+            scaled_weight(reader, weight, scale), weight_spec(reader)
+        )
+        found.append(qparams.dequantize(integers, weight.dtype))
+    return found
+
+
+def _try(
+    site: ScalableActivation,
+    batch: KeptBatch,
+    qparams: Sequence[QParams],
+    weights: Mapping[fx.Node, Sequence[Tensor]],
+) -> None:
+    """Add up how far outputs are off with each candidate, on one batch."""
+    errors = {reader: OutputErrors(call.op, call.result) for reader, call in batch.calls.items()}
+    for i, scale in enumerate(site.candidates):
+        scaled = batch.rows / along_channels(site.readers[0][0], scale, batch.rows)
+        steps = (
+            qparams[i]
+            if site.measured is None
+            else choose_qparams(*_ends(batch, scale), site.measured)
+        )
+        rounded = steps.dequantize(steps.quantize(scaled), scaled.dtype)
+        for reader, call in batch.calls.items():
+            halves = errors[reader].halves(call.again(rounded, weights[reader][i]))
             site.errors[:, :, i] += halves.to(site.errors.device)
-
-    return look
 
 
 def chosen(site: ScalableActivation) -> tuple[int, float]:

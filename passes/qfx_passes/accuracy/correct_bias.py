@@ -84,9 +84,10 @@ def _correct(
     weight = rw.tensor(arguments["weight"])
     weight_name, bias_name, groups, spec = layer
     integers, qparams = weights.get(weight_name, weight, spec)
-    error = qparams.dequantize(integers).double() - weight.double()
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    error = qparams.dequantize(integers, wide).sub_(weight.detach())
     mean = torch.stack([seen.mean for seen in calls.values()]).double().mean(0)
-    shift = mean_output_shift(error, mean, groups)
+    shift = mean_output_shift(error, mean.to(error.dtype), groups).double()
     old = arguments["bias"]
     bias = rw.tensor(old) if isinstance(old, fx.Node) else torch.zeros_like(shift)
     if any(seen.silent for seen in calls.values()):

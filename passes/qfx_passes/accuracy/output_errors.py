@@ -12,7 +12,7 @@ neither measure is to be bought by the other. Channels that hardly vary count by
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from qfx.vocab import OpDef
 
@@ -24,16 +24,15 @@ class OutputErrors:
     """Of one call: how far other results are off.
 
     Args:
-        node: the call.
+        op: what is called.
         result: what it yields.
     """
 
-    def __init__(self, node: fx.Node, result: Tensor) -> None:
-        axis = node.target.channel_axis if isinstance(node.target, OpDef) else None
+    def __init__(self, op: OpDef, result: Tensor) -> None:
+        axis = op.channel_axis
         self.axis = -1 if axis is None or result.dim() < -axis else axis
-        self.result = result.float()
-        rows = self._rows(self.result)
-        power = (rows - rows.mean(1, keepdim=True)).square().sum(1)
+        self.result = self._rows(result.float())
+        power = (self.result - self.result.mean(0)).square_().sum(0)
         self.power = power + _LEAST * power.mean() + _TINY
         self.whole = self.result.square().sum() + _TINY
 
@@ -42,15 +41,13 @@ class OutputErrors:
 
         Of the even rows, and of the odd ones: the error, and the root of ``whole`` alone.
         """
-        errors = self._rows((other.float() - self.result).square_())
-        return torch.stack([self._of(errors[:, ::2]), self._of(errors[:, 1::2])]).double()
-
-    def _of(self, errors: Tensor) -> Tensor:
-        sums = errors.sum(1)
-        whole = sums.sum() / self.whole
-        return torch.stack([(sums / self.power).mean() * whole, whole]).sqrt()
+        errors = (self._rows(other.float()) - self.result).square_()
+        sums = torch.stack([errors[::2].sum(0), errors[1::2].sum(0)])
+        whole = sums.sum(1) / self.whole
+        return torch.stack([(sums / self.power).mean(1) * whole, whole], 1).sqrt_().double()
 
     def _rows(self, x: Tensor) -> Tensor:
-        if x.dim() == 0:
-            return x.reshape(1, 1)
-        return x.movedim(self.axis, 0).flatten(1) if x.dim() > 1 else x.unsqueeze(0)
+        """(rows, channels)."""
+        return (
+            x.movedim(self.axis, -1).reshape(-1, x.shape[self.axis]) if x.dim() else x.reshape(1, 1)
+        )

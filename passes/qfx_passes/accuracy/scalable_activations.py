@@ -6,7 +6,8 @@ range is measured when the model runs has none before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +17,6 @@ from qfx import vocab
 from qfx.quant.annotation import annotation
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
-from qfx.quant.qparams import choose_qparams
 from qfx.quant.recorders import observer_of, recorder_of
 from qfx.quant.spec import QuantSpec
 from qfx.vocab import bound, is_op
@@ -52,13 +52,30 @@ class ScalableActivation:
     tops: list[float] = field(default_factory=list)
     errors: Tensor = field(default_factory=lambda: torch.zeros(2, 2, 0))
 
-    def rounded(self, number: int, scaled: Tensor) -> Tensor:
-        """``scaled``, the value with a candidate, as integer operations read it."""
-        if self.measured is None:
-            qparams = self.ranges[number].qparams()
-        else:
-            qparams = choose_qparams(*torch.aminmax(scaled), self.measured)
-        return qparams.dequantize(qparams.quantize(scaled), scaled.dtype)
+
+def behind_gelus(graph: fx.Graph) -> list[fx.Node]:
+    """Values that have gone through an activation with channels far larger than others, in order.
+
+    Those that a convolution computes with its activation are no such.
+    """
+    return [
+        node
+        for node in graph.nodes
+        if is_op(node, vocab.GELU)
+        or (is_op(node, vocab.LINEAR) and any(p[0] == "gelu" for p in bound(node)["post"]))
+    ]
+
+
+def owners_in(graph: fx.Graph) -> Counter[str]:
+    """How many nodes read each parameter, and call each module, by name."""
+    named = ("get_attr", "call_module")
+    return Counter(str(node.target) for node in graph.nodes if node.op in named)
+
+
+def sites_of(values: Iterable[fx.Node], owners: Mapping[str, int]) -> list[ScalableActivation]:
+    """Those of ``values`` whose channels may be scaled; ``owners`` is of :func:`owners_in`."""
+    found = (site_of(value, owners) for value in values)
+    return [site for site in found if isinstance(site, ScalableActivation)]
 
 
 def site_of(value: fx.Node, owners: Mapping[str, int]) -> ScalableActivation | str:
@@ -66,12 +83,12 @@ def site_of(value: fx.Node, owners: Mapping[str, int]) -> ScalableActivation | s
 
     Args:
         value: what an operation yields.
-        owners: how many nodes read each parameter, by name.
+        owners: of :func:`owners_in`.
     """
     observers = [user for user in value.users if observer_of(user) is not None]
     if any(not isinstance(observer_of(o), Observer) for o in observers):
         return "it is rounded in training"
-    if any(_calls(o) > 1 for o in observers):
+    if any(owners[str(o.target)] > 1 for o in observers):
         return "it shares its range with other values"
     recorders: dict[str, ChannelMean] = {}
     readers: list[tuple[fx.Node, fx.Node]] = []
@@ -120,10 +137,6 @@ def _specs(
 def _reads_rounded(reader: fx.Node, value: fx.Node) -> bool:
     note = annotation(reader)
     return note is not None and value.name in note.reads
-
-
-def _calls(observer: fx.Node) -> int:
-    return sum(n.target == observer.target for n in observer.graph.nodes if n.op == "call_module")
 
 
 def _absorbs(reader: fx.Node, read: fx.Node) -> bool:

@@ -24,8 +24,8 @@ from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.quant.annotation import annotate, annotation
 from qfx.rewrite.rewriter import Rewriter
-from qfx.vocab import is_op
 from qfx_passes.accuracy import channel_scales, scalable_activations
+from qfx_passes.accuracy.kept_rows import KeptRows
 from qfx_passes.accuracy.scalable_activations import ScalableActivation
 from qfx_passes.accuracy.smoothing import Smoothing
 from qfx_passes.operands import asks_shape
@@ -38,17 +38,8 @@ class SmoothInputs(Pass):
     requires = Level.OBSERVED
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        _SMOOTHING.run(_values(graph), ctx)
-
-
-def _values(graph: fx.Graph) -> list[fx.Node]:
-    """What linear layers read that has gone through an activation, in order."""
-    return [
-        node
-        for node in graph.nodes
-        if is_op(node, vocab.GELU)
-        or (is_op(node, vocab.LINEAR) and any(p[0] == "gelu" for p in vocab.bound(node)["post"]))
-    ]
+        _SMOOTHING.run(scalable_activations.behind_gelus(graph), ctx)
+        ctx.put(KeptRows())  # nobody asks again
 
 
 def _site(value: fx.Node, owners: Counter[str]) -> ScalableActivation | str:

@@ -41,7 +41,7 @@ class SmoothNorms(Pass):
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         norms = [n for n in graph.nodes if is_op(n, *vocab.TRAILING_NORMS)]
-        _SMOOTHING.run(norms, ctx)
+        _SMOOTHING.run(norms, ctx, ahead=scalable_activations.behind_gelus(graph))
 
 
 def _site(norm: fx.Node, owners: Counter[str]) -> ScalableActivation | str:

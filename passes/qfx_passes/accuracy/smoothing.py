@@ -14,8 +14,9 @@ from torch import Tensor, fx
 from qfx.framework.pass_context import PassContext
 from qfx.history.events import NearMiss
 from qfx.rewrite.rewriter import Rewriter
-from qfx_passes.accuracy import channel_scales
+from qfx_passes.accuracy import channel_scales, scalable_activations
 from qfx_passes.accuracy.channel_scales import ALPHAS
+from qfx_passes.accuracy.kept_rows import kept_rows
 from qfx_passes.accuracy.scalable_activations import ScalableActivation
 from qfx_passes.accuracy.watching import samples_of
 
@@ -27,7 +28,7 @@ class Smoothing:
     Attributes:
         rule: what its rewrites are called.
         site_of: the value with what reads it, or why it stays as it is; "" if that goes without
-            saying. It is given how many nodes read each parameter.
+            saying. It is given what :func:`~scalable_activations.owners_in` counts.
         most: what the error may be, relative to that without scales, for one to be taken.
         refusal: why none is, where it is more.
         divide: lets a value be divided by scales.
@@ -39,21 +40,27 @@ class Smoothing:
     refusal: str
     divide: Callable[[ScalableActivation, Tensor, Rewriter], None]
 
-    def run(self, values: Sequence[fx.Node], ctx: PassContext) -> None:
-        """Scale those of ``values`` where that helps."""
-        samples, rw = samples_of(ctx) if values else [], ctx.rewriter
+    def run(
+        self, values: Sequence[fx.Node], ctx: PassContext, ahead: Sequence[fx.Node] = ()
+    ) -> None:
+        """Scale those of ``values`` where that helps.
+
+        ``ahead`` are values of a later pass, of which rows are kept, too, once the graph runs.
+        """
+        samples = samples_of(ctx) if values else []
         if not samples:
             return
-        owners = Counter(str(n.target) for n in rw.graph.nodes if n.op == "get_attr")
+        owners = scalable_activations.owners_in(ctx.rewriter.graph)
         sites = []
         for value in values:
             found = self.site_of(value, owners)
             if isinstance(found, ScalableActivation):
-                found.candidates = channel_scales.candidates(found, rw)
                 sites.append(found)
             elif found:
                 self._stays(value, found, ctx)
-        channel_scales.measure(ctx.graph_module, samples, sites, rw)
+        later = scalable_activations.sites_of(ahead, owners)
+        kept = kept_rows(ctx, samples, sites, [site for site in later if not site.others])
+        channel_scales.measure(sites, kept, ctx.rewriter)
         for site in sites:
             self._settle(site, ctx)
 

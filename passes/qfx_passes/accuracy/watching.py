@@ -1,15 +1,14 @@
 """Runs the float graph on batches that calibration kept, and lets passes look at its calls.
 
-Observers hand on what they get. A pass sees what a call reads and what it yields, and may compute
-it again from other values: so it measures what rounding does to an output.
+Observers hand on what they get. A pass sees what a call is given and what it yields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
 from qfx.capture.arguments import copy_tensors
 from qfx.framework.pass_context import PassContext
@@ -18,7 +17,7 @@ from qfx.graph.steps import arguments_by_name, state_kept
 from qfx.history.events import NearMiss
 from qfx.runtime.samples import Sample, Samples
 from qfx.verification.outputs import FloatSteps
-from qfx.vocab import OpDef
+from qfx.vocab import bound
 
 
 class WatchedCall:
@@ -34,18 +33,10 @@ class WatchedCall:
         self.result = result
         self._values = values
 
-    def value(self, node: fx.Node) -> Any:
-        """What an input of the call is."""
-        return self._values[node]
-
-    def with_values(self, others: Mapping[fx.Node, Tensor]) -> Any:
-        """What the call, of a canonical operation, yields if some of its inputs are others."""
-        assert isinstance(self.node.target, OpDef)
-        args, kwargs = fx.map_arg(
-            (self.node.args, dict(self.node.kwargs)),
-            lambda n: others[n] if n in others else self._values[n],
-        )
-        return self.node.target(*thawed(args), **thawed(kwargs))
+    def arguments(self) -> dict[str, Any]:
+        """What the call, of a canonical operation, was given, by name of its parameters."""
+        given = fx.map_arg(bound(self.node), lambda read: self._values[read])
+        return {name: thawed(value) for name, value in given.items()}
 
 
 Watcher = Callable[[WatchedCall], None]
@@ -62,11 +53,17 @@ def samples_of(ctx: PassContext) -> list[Sample]:
     return found
 
 
-def watch(graph_module: fx.GraphModule, sample: Sample, looks: Mapping[fx.Node, Watcher]) -> None:
-    """Run a batch through the graph, and hand each call of ``looks`` to its function."""
+def watch(
+    graph_module: fx.GraphModule, sample: Sample, looks: Mapping[fx.Node, Sequence[Watcher]]
+) -> None:
+    """Run a batch through the graph, and hand each call of ``looks`` to its functions.
+
+    What is behind the last one is not run.
+    """
+    last = [node for node in graph_module.graph.nodes if node in looks][-1]
     with state_kept(graph_module):
         given = arguments_by_name(graph_module.graph, *sample)
-        _Watcher(graph_module, copy_tensors(given), looks).run_to_end()
+        _Watcher(graph_module, copy_tensors(given), looks).run_to(last)
 
 
 class _Watcher(FloatSteps):
@@ -74,7 +71,7 @@ class _Watcher(FloatSteps):
         self,
         graph_module: fx.GraphModule,
         arguments: Mapping[str, object],
-        looks: Mapping[fx.Node, Watcher],
+        looks: Mapping[fx.Node, Sequence[Watcher]],
     ) -> None:
         super().__init__(graph_module, arguments)
         self._looks = looks
@@ -82,6 +79,6 @@ class _Watcher(FloatSteps):
     def run_node(self, n: fx.Node) -> Any:
         """As always, and looked at."""
         result = super().run_node(n)
-        if n in self._looks:
-            self._looks[n](WatchedCall(n, result, self.env))
+        for look in self._looks.get(n, ()):
+            look(WatchedCall(n, result, self.env))
         return result
