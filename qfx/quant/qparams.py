@@ -120,6 +120,18 @@ class QParams:
             group_size=self.group_size,
         )
 
+    def rounded(self, input: Tensor) -> Tensor:
+        """The floats that the integers of ``input`` stand for, bit for bit, without integers."""
+        return ops.fake_quantize(
+            input,
+            self.scale,
+            self.zero_point,
+            quant_min=self.quant_min,
+            quant_max=self.quant_max,
+            axis=self.axis,
+            group_size=self.group_size,
+        )
+
     def _numbers(self) -> tuple[object, ...]:
         return (
             self.scale.tolist() if isinstance(self.scale, Tensor) else self.scale,

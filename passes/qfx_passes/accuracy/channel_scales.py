@@ -146,7 +146,7 @@ def _try(
             if site.measured is None
             else choose_qparams(*_ends(batch, scale), site.measured)
         )
-        rounded = steps.dequantize(steps.quantize(scaled), scaled.dtype)
+        rounded = steps.rounded(scaled)
         for reader, call in batch.calls.items():
             halves = errors[reader].halves(call.again(rounded, weights[reader][i]))
             site.errors[:, :, i] += halves.to(site.errors.device)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.framework.pass_base import PassContext
+from qfx.framework.pass_context import PassContext
 from qfx.quant.annotation import annotation
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.samples import Sample

@@ -28,7 +28,6 @@ from qfx import vocab
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
-from qfx.graph.interpret import thawed
 from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotation, mark_making_up
@@ -100,11 +99,11 @@ def _matched(
             streams.give(node, weight=weight)
         if node in wanted and weight is not None:
             bias = ctx.rewriter.tensor(bound(node)["bias"]).detach()
-            by, gain = _correction(_shifts(node, weight, streams, ctx))
+            by, gain = _correction(_shifts(node, streams))
             by = torch.where(bias == 0, 0.0, by)
             if gain < 1 and by.any():
                 found[node] = (bias.double() + by).to(bias.dtype), gain
-                streams.give(node, bias=found[node][0])
+                streams.shift(node, by)
             else:
                 _stays(node, f"means of other samples would not be nearer (x {gain:.2f})", ctx)
         if node is layers[-1]:
@@ -113,24 +112,13 @@ def _matched(
     return found
 
 
-def _shifts(layer: fx.Node, weight: Tensor, streams: Streams, ctx: PassContext) -> Tensor:
+def _shifts(layer: fx.Node, streams: Streams) -> Tensor:
     """(N, C) by how much each sample's means of channels are too small, before post-ops."""
     assert isinstance(layer.target, OpDef)
-    arguments, axis, rw = {**bound(layer), "post": ()}, layer.target.channel_axis, ctx.rewriter
+    axis = layer.target.channel_axis
     assert axis is not None
-    read = arguments["input"]
-    bias = rw.tensor(arguments["bias"])
-    exact: dict[str, Tensor | None] = {"weight": rw.tensor(arguments["weight"]), "bias": bias}
-    if layer in originals(ctx).biases:
-        exact["bias"] = originals(ctx).biases[layer]
-    plain = {n: thawed(v) for n, v in arguments.items() if n not in ("input", "weight", "bias")}
-    return torch.cat(
-        [
-            _means(layer.target(input=x, **exact, **plain), axis)
-            - _means(layer.target(input=rounded, weight=weight, bias=bias, **plain), axis)
-            for x, rounded in streams.values(read)
-        ]
-    )
+    pairs = streams.products(layer)
+    return torch.cat([_means(exact, axis) - _means(rounded, axis) for exact, rounded in pairs])
 
 
 def _correction(shifts: Tensor) -> tuple[Tensor, float]:
@@ -145,10 +133,8 @@ def _correction(shifts: Tensor) -> tuple[Tensor, float]:
 
 def _means(y: Tensor, axis: int) -> Tensor:
     """(N, C) float64 means of the channels of each sample."""
-    last = y.double().movedim(axis, -1)
-    if last.dim() == 1:
-        return last.unsqueeze(0)
-    return last.flatten(1, -2).mean(1) if last.dim() > 2 else last
+    batched = y if y.dim() > -axis else y.unsqueeze(0)
+    return batched.flatten(2).float().mean(2).double()
 
 
 def _counted(shifts: Tensor) -> Tensor:

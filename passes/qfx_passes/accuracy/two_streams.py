@@ -20,6 +20,7 @@ from qfx.graph.steps import arguments_by_name
 from qfx.quant.observers import Observer
 from qfx.quant.qparams import QParams
 from qfx.runtime.samples import Sample
+from qfx.semantics.post import apply_post
 from qfx.verification.outputs import FloatSteps
 from qfx.vocab import bound
 
@@ -59,6 +60,19 @@ class Streams:
         """Let the rounded model compute a node with other arguments, by name of its parameters."""
         self._given[node] = {**self._given.get(node, {}), **arguments}
 
+    def products(self, layer: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the next node, a layer, yields before its post-ops, for each batch: exact, rounded.
+
+        Stepping over it goes on from there.
+        """
+        for exact, rounded in zip(self._exact, self._rounded, strict=True):
+            yield exact.product(layer), rounded.product(layer)
+
+    def shift(self, layer: fx.Node, by: Tensor) -> None:
+        """Add (C,) numbers to the channels of what :meth:`products` gave of the rounded model."""
+        for steps in self._rounded:
+            steps.shift(layer, by)
+
     def values(self, node: fx.Node) -> Iterator[tuple[Any, Any]]:
         """What a node that was run yields, for each batch: as the model has it, and rounded."""
         for exact, rounded in zip(self._exact, self._rounded, strict=True):
@@ -91,13 +105,29 @@ class _Steps(FloatSteps):
     ) -> None:
         super().__init__(graph_module, arguments)
         self._given = given
+        self._products: dict[fx.Node, Tensor] = {}
+
+    def product(self, layer: fx.Node) -> Tensor:
+        """What a layer yields before its post-ops."""
+        found = self._products[layer] = self._called(layer, {**bound(layer), "post": ()})
+        return found
+
+    def shift(self, layer: fx.Node, by: Tensor) -> None:
+        """Add numbers to the channels of a product."""
+        product, axis = self._products[layer], layer.target.channel_axis  # type: ignore[union-attr]
+        product += by.to(product).reshape(-1, *(1,) * (-1 - axis))
 
     def run_node(self, n: fx.Node) -> Any:
-        """As always, or with the arguments that were given."""
-        if n not in self._given:
-            return super().run_node(n)
-        arguments = fx.map_arg(bound(n), lambda read: self.env[read])
-        return n.target(**{**thawed(dict(arguments)), **self._given[n]})  # type: ignore[operator]
+        """As always, or with the arguments that were given, or from the product on."""
+        if n in self._products:
+            post = fx.map_arg(bound(n)["post"], lambda read: self.env[read])
+            return apply_post(self._products.pop(n), thawed(post))
+        return self._called(n, bound(n)) if n in self._given else super().run_node(n)
+
+    def _called(self, n: fx.Node, arguments: dict[str, Any]) -> Any:
+        """What a node yields for arguments of the graph, and those that were given."""
+        found = thawed(dict(fx.map_arg(arguments, lambda read: self.env[read])))
+        return n.target(**{**found, **self._given.get(n, {})})  # type: ignore[operator]
 
 
 class _RoundedSteps(_Steps):
@@ -121,7 +151,7 @@ class _RoundedSteps(_Steps):
             return super().call_module(target, args, kwargs)
         qparams = self._qparams.get(str(target)) or module.qparams()
         self._qparams[str(target)] = qparams
-        return qparams.dequantize(qparams.quantize(value), value.dtype)
+        return qparams.rounded(value)
 
 
 def _fitting(graph: fx.Graph) -> int:
