@@ -39,6 +39,7 @@ from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.runtime.samples import Progress, Room
+from qfx.verification.outputs import RECORDERS
 from qfx.vocab import bound
 from qfx_passes.accuracy.code_descent import ScaledCodes, descend
 from qfx_passes.accuracy.corrected_layers import originals
@@ -86,7 +87,7 @@ class Gptq(Pass):
         found: list[tuple[Layer, Rounding]] = []
         done = originals(ctx)
         shown = (ctx.get(Progress) if ctx.has(Progress) else Progress(None)).is_shown
-        with state_kept(ctx.graph_module):
+        with state_kept(ctx.graph_module, RECORDERS):
             streams = Streams(ctx.graph_module, samples, done.arguments())
             for node in tqdm(graph.nodes, desc=self.name, disable=not shown):
                 layer = layer_of(node, owners, rw)

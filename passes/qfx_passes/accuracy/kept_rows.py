@@ -27,11 +27,11 @@ from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.accuracy.scalable_activations import ScalableActivation
 from qfx_passes.accuracy.watching import WatchedCall, Watcher, watch
 
-MOST_ROWS = 512  # of a value, of all batches
+MOST_ROWS = 256  # of a value, of all batches
 MOST_BYTES = 2**27  # of all values
-FEWEST_ROWS = 64
-MOST_CHANNELS = 256  # of a linear layer, or up to twice as many
-_POSITIONS = 8  # so many of an image, which are alike, for a row
+FEWEST_ROWS = 32
+MOST_CHANNELS = 128  # of a linear layer, or up to twice as many
+_POSITIONS = 16  # so many of an image, which are alike, for a row
 
 
 class KeptCall(NamedTuple):
@@ -139,8 +139,7 @@ class KeptRows:
             looks[site.value].append(self._looking(site, most, len(samples)))
             for reader, _ in site.readers:
                 looks[reader].append(self._reading(site, reader, rw))
-        for sample in samples:
-            watch(graph_module, sample, looks)
+        watch(graph_module, samples, looks)
 
     def _looking(self, site: ScalableActivation, most: int, batches: int) -> Watcher:
         axis, kept = site.readers[0][0].target.channel_axis, self._batches[site.value]  # type: ignore[union-attr]
@@ -209,5 +208,5 @@ def _some_channels(reader: fx.Node, weight: Tensor) -> Tensor | None:
     every = weight.shape[0] // MOST_CHANNELS
     if every < 2 or not is_op(reader, vocab.LINEAR) or note.weight.channel_axis != 0:
         return None
-    size = torch.linalg.vector_norm(weight.float(), dim=1)
+    size: Tensor = torch.linalg.vector_norm(weight.float(), dim=1)
     return size.argsort(descending=True, stable=True)[::every]

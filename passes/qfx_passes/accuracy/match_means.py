@@ -32,6 +32,7 @@ from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotation, mark_making_up
 from qfx.runtime.samples import Sample
+from qfx.verification.outputs import RECORDERS
 from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.accuracy.corrected_layers import corrected_spec, originals
 from qfx_passes.accuracy.replacing import replace_parameter
@@ -52,7 +53,7 @@ class MatchMeans(Pass):
         samples = samples_of(ctx) if layers else []
         if not samples:
             return
-        with state_kept(ctx.graph_module):
+        with state_kept(ctx.graph_module, RECORDERS):
             biases = _matched(ctx, samples, layers)
         for node, (bias, gain) in biases.items():
             old = bound(node)["bias"]

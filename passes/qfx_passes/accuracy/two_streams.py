@@ -44,7 +44,7 @@ class Streams:
         exact: Mapping[fx.Node, Mapping[str, Tensor | None]] | None = None,
     ) -> None:
         self._given: dict[fx.Node, Mapping[str, Tensor | None]] = {}
-        self._exact: list[FloatSteps] = []
+        self._exact: list[_Steps] = []
         self._rounded: list[_RoundedSteps] = []
         qparams: dict[str, QParams] = {}
         for sample in samples[: _fitting(graph_module.graph)]:
@@ -109,8 +109,9 @@ class _Steps(FloatSteps):
 
     def product(self, layer: fx.Node) -> Tensor:
         """What a layer yields before its post-ops."""
-        found = self._products[layer] = self._called(layer, {**bound(layer), "post": ()})
-        return found
+        product: Tensor = self._called(layer, {**bound(layer), "post": ()})
+        self._products[layer] = product
+        return product
 
     def shift(self, layer: fx.Node, by: Tensor) -> None:
         """Add numbers to the channels of a product."""

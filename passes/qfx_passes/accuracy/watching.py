@@ -16,7 +16,7 @@ from qfx.graph.interpret import thawed
 from qfx.graph.steps import arguments_by_name, state_kept
 from qfx.history.events import NearMiss
 from qfx.runtime.samples import Sample, Samples
-from qfx.verification.outputs import FloatSteps
+from qfx.verification.outputs import RECORDERS, FloatSteps
 from qfx.vocab import bound
 
 
@@ -54,16 +54,19 @@ def samples_of(ctx: PassContext) -> list[Sample]:
 
 
 def watch(
-    graph_module: fx.GraphModule, sample: Sample, looks: Mapping[fx.Node, Sequence[Watcher]]
+    graph_module: fx.GraphModule,
+    samples: Sequence[Sample],
+    looks: Mapping[fx.Node, Sequence[Watcher]],
 ) -> None:
-    """Run a batch through the graph, and hand each call of ``looks`` to its functions.
+    """Run batches through the graph, and hand each call of ``looks`` to its functions.
 
     What is behind the last one is not run.
     """
     last = [node for node in graph_module.graph.nodes if node in looks][-1]
-    with state_kept(graph_module):
-        given = arguments_by_name(graph_module.graph, *sample)
-        _Watcher(graph_module, copy_tensors(given), looks).run_to(last)
+    with state_kept(graph_module, RECORDERS):
+        for sample in samples:
+            given = arguments_by_name(graph_module.graph, *sample)
+            _Watcher(graph_module, copy_tensors(given), looks).run_to(last)
 
 
 class _Watcher(FloatSteps):
