@@ -191,6 +191,8 @@ class _Sweep:
         if made is None:
             with self._rewriter.named("functionalize"):
                 made = self._as_call(node, call)
+        if made is written:
+            return  # as detach_ does: it changes nothing that counts here
         if node in self._mutations.reforming:
             self._given_back.reformed(written, made, in_place)
         elif node in self._mutations.seen_by_caller:

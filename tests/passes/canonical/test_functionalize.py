@@ -89,6 +89,13 @@ def handed_out_in_another_form(m: object, x: Tensor, y: Tensor) -> tuple[Tensor,
     return z, w
 
 
+def detached(m: object, x: Tensor, y: Tensor) -> Tensor:
+    z = x * 2
+    z.detach_()
+    z += y
+    return z + x.detach_()
+
+
 def reshaped(m: object, x: Tensor, y: Tensor) -> Tensor:
     z = x * 2
     z.unsqueeze_(0)
@@ -99,7 +106,8 @@ def reshaped(m: object, x: Tensor, y: Tensor) -> Tensor:
     "function",
     [
         *(augmented, read_through_old_name, unused_result, fill_a_slot, unknown_in_place),
-        *(element_of_a_pair, reshaped, truths_in_numbers, floored, handed_out_in_another_form),
+        *(element_of_a_pair, reshaped, detached, truths_in_numbers, floored),
+        handed_out_in_another_form,
     ],
 )
 def test_in_place_becomes_functional(function: Callable[..., Any]) -> None:
