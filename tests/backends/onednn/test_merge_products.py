@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from qfx import vocab
 from qfx.backends.onednn import calls, kernels
 from qfx.numerics.measures import sqnr
 from tests.cases.flow import quantized, randn, run, seeded, targets
+from tests.passes.stages import change
 
 
 class Parallel(nn.Module):
@@ -189,3 +191,19 @@ def test_merged_layers_compile_and_export() -> None:
         exported = torch.export.export(qmodel, (x,)).module()(x)
     assert torch.equal(compiled, expected)
     assert torch.equal(exported, expected)
+
+
+AFTER = """\
+- layers_0 : f32[5,8] = linear(%x_8, %x_9, %x_10, packed.weight)
+- layers_1 : f32[5,8] = linear(%x_8, %x_9, %x_10, packed.weight_1)
++ layers_0_1 : f32[5,16] = linear(%x_8, %x_9, %x_10, packed.weight_2)
++ layers_0 : f32[5,8] = narrow(%layers_0_1, dim=-1, start=0, length=8)
++ layers_1 : f32[5,8] = narrow(%layers_0_1, dim=-1, start=8, length=8)
+"""
+
+
+def test_the_graph_before_and_after() -> None:
+    model = seeded(lambda: Parallel(lambda one, other: one * other, (8, 8)))
+    shown = change(dynamic(model, randn(5, 8)).history, "merge-products")
+    brief = re.sub(r"(?<=^[-+] )%", "", shown, flags=re.M).replace("qfx.backends.onednn.calls.", "")
+    assert re.sub(r"@(packed\.weight\w*), .*(?=\)$)", r"\1", brief, flags=re.M) == AFTER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,7 @@ from qfx.backends.onednn import kernels
 from qfx.backends.onednn.dynamic import quantize_dynamic
 from qfx.numerics.measures import sqnr
 from tests.cases.flow import randn, run, seeded
+from tests.passes.stages import change
 
 Use = Callable[[nn.ModuleList, Tensor], Tensor]
 
@@ -153,3 +155,16 @@ def test_the_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
         assert torch.equal(kernels.quantize(x.clone(), 0.1, 7, overwrite=True), expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+AFTER = """\
+- %softmax_7 : (u8[2,3,8], _, _) = quantize_dynamic(%softmax, 0, N, False, False)
++ %softmax_7 : (u8[2,3,8], _, _) = quantize_dynamic(%softmax, 0, N, False, False, overwrite=True)
+"""
+
+
+def test_the_graph_before_and_after() -> None:
+    model = seeded(lambda: Layers(lambda layers, x: layers[0](torch.softmax(x, -1))))
+    stages = qfx.quantize(model, randn(2, 3, 8), method="dynamic", backend="x86").history
+    shown = re.sub("127|255", "N", change(stages, "overwrite-operands"))
+    assert shown.replace("qfx.backends.onednn.dynamic.", "") == AFTER

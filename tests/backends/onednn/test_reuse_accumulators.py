@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import qfx
 from tests.cases.flow import randn, seeded, sqnr
+from tests.passes.stages import change
 
 X = randn(2, 4, 8, 8)
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -101,3 +103,18 @@ def test_batches_that_broadcast_only_later(model: nn.Module, shape: tuple[int, .
         expected = model(*pair)
         assert qmodel(*pair).shape == expected.shape
         assert sqnr(expected, qmodel(*pair)) > 15
+
+
+AFTER = """\
+- %conv_add_1 : f32[2,4,8,8] = clone_channels_last(%linear_6)
+- %conv_add : f32[2,4,8,8] = conv2d_add(%linear_5, %conv_add_1)
++ %conv_add : f32[2,4,8,8] = conv2d_add(%linear_5, %linear_6)
+"""
+
+
+def test_the_graph_before_and_after() -> None:
+    model = seeded(lambda: Residual(linear_result, 3))
+    stages = qfx.quantize(model, X, backend="x86").history
+    shown = re.sub(r"qfx\.backends\.onednn\.\w+\.", "", change(stages, "reuse-accumulators"))
+    read = re.sub(r"conv2d_add\((%\w+), .*(%\w+), @conv\.bias.*", r"conv2d_add(\1, \2)", shown)
+    assert read == AFTER

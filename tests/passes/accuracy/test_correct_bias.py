@@ -11,6 +11,7 @@ import qfx
 from qfx import vocab
 from qfx.quant.channel_mean import ChannelMean
 from qfx_passes.accuracy.correct_bias import mean_output_shift
+from tests.passes.stages import change
 
 
 @torch.no_grad()
@@ -156,3 +157,17 @@ def test_means_that_are_not_finite_are_told() -> None:
     assert made(torch.ones(4, 3)).isfinite().all()
     reasons = [miss.reason for miss in made.history["correct-bias"].near_misses]
     assert reasons == ["calibration saw NaN or infinite values in what it reads"]
+
+
+AFTER = """\
+- %input_mean : f32[2,3,6,6] = ChannelMean[@input_mean](%observer_0)
+- %_0 : f32[2,4,4,4] = conv2d(%input_mean, @0.weight, @0.bias)
++ %_0 : f32[2,4,4,4] = conv2d(%observer_0, @0.weight, @0.bias_1)
+"""
+
+
+def test_the_graph_before_and_after() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
+    stages = qfx.quantize(model, torch.rand(2, 3, 6, 6), backend="reference").history
+    assert change(stages, "correct-bias").replace("observer_1", "observer_0") == AFTER

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import qfx
 from qfx_passes.accuracy.gptq import Gptq, rounded_in_turn
 from qfx_passes.accuracy.second_moments import Moments
+from tests.passes.stages import change
 
 FOUR = qfx.QConfig(
     qfx.QuantSpec(torch.uint8, observer="histogram"),
@@ -253,3 +254,17 @@ def test_is_idempotent(high: qfx.QuantizedModel) -> None:
     pipeline = qfx.pipelines.static(effort="high")
     twice = made(pipeline=pipeline.insert_after("gptq", qfx.get_pass("gptq")))
     assert torch.equal(twice(batch(7)), high(batch(7)))
+
+
+AFTER = """\
+- %input_mean_4 : f32[8,8] = ChannelMean[@input_mean_4](%observer_2)
+- %head : f32[8,4] = linear(%input_mean_4, @head.weight, @head.bias)
++ %head : f32[8,4] = linear(%observer_2, @head.weight, @head.bias_1)
+"""
+
+
+def test_the_graph_before_and_after(high: qfx.QuantizedModel) -> None:
+    """Codes are chosen beside the graph; it gets the biases that go with them."""
+    shown = change(high.history, "gptq")
+    assert shown.endswith(AFTER)
+    assert shown.count("\n- ") == shown.count("ChannelMean") * 2 - 1

@@ -12,6 +12,7 @@ import qfx
 from qfx.quant.annotation import made_up_by
 from qfx_passes.accuracy.match_means import MatchMeans
 from tests.cases.flow import randn
+from tests.passes.stages import change
 
 DATA = [randn(8, 3, 6, 6, seed=i).abs() for i in range(8)]
 CRUDE = qfx.QConfig(  # 2 bits, so that clipping and rounding shift means
@@ -135,3 +136,16 @@ def test_linear_layers_stay() -> None:
     stage = made(model, data).history["match-means"]
     assert not stage.events
     assert not stage.near_misses
+
+
+AFTER = """\
+- %first_relu : f32[8,8,6,6] = conv2d+relu(%observer_1, @first.weight, @first.bias_1)
++ %first_relu : f32[8,8,6,6] = conv2d+relu(%observer_1, @first.weight, @first.bias_1_1)
+- %second : f32[8,8,6,6] = conv2d(%observer_0, @second.weight, @second.bias_1)
++ %second : f32[8,8,6,6] = conv2d(%observer_0, @second.weight, @second.bias_1_1)
+"""
+
+
+def test_the_graph_before_and_after(matched: qfx.QuantizedModel) -> None:
+    shown = change(matched.history, "match-means")
+    assert shown.replace(", padding=(2, 2)", "") == AFTER

@@ -11,6 +11,7 @@ import qfx
 from qfx.numerics.measures import sqnr
 from qfx.quant.channel_mean import ChannelMean
 from tests.cases.flow import randn
+from tests.passes.stages import change
 
 DATA = [randn(4, 5, 32, seed=i) for i in range(4)]
 
@@ -163,3 +164,24 @@ def test_a_second_time_changes_nothing(block: nn.Module) -> None:
     pipeline = qfx.Pipeline((*passes[:at], *again, *passes[at:]), method="static")
     stages = [s for s in made(block, pipeline=pipeline).history if s.name.startswith("smooth-")]
     assert [bool(stage.events) for stage in stages] == [True, True, False, False]
+
+
+AFTER = """\
+- %norm : f32[4,5,32] = layer_norm(%x_1, @norm.weight, @norm.bias, normalized_shape=(32,))
+- %observer_0 : f32[4,5,32] = HistogramObserver[@observer_0](%norm)
+- %input_mean : f32[4,5,32] = ChannelMean[@input_mean](%observer_0)
+- %up_gelu : f32[4,5,48] = linear+gelu(%input_mean, @up.weight, @up.bias, gelu='none')
++ %norm : f32[4,5,32] = layer_norm(%x_1, @norm.weight_1, @norm.bias_1, normalized_shape=(32,))
++ %norm_2 : f32[4,5,32] = mul(%norm, @norm_scale)
++ %observer_0_1 : f32[4,5,32] = HistogramObserver[@observer_0_1](%norm)
++ %input_mean : f32[4,5,32] = ChannelMean[@input_mean](%observer_0_1)
++ %up_gelu : f32[4,5,48] = linear+gelu(%input_mean, @up.weight_1, @up.bias, gelu='none')
+- %gate : f32[4,5,48] = linear(%input_mean, @gate.weight, @gate.bias)
++ %gate : f32[4,5,48] = linear(%input_mean, @gate.weight_1, @gate.bias)
+- %add : f32[4,5,32] = add(%norm, %mul)
++ %add : f32[4,5,32] = add(%norm_2, %mul)
+"""
+
+
+def test_the_graph_before_and_after(smoothed: qfx.QuantizedModel) -> None:
+    assert change(smoothed.history, "smooth-norms") == AFTER

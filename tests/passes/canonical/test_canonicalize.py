@@ -14,7 +14,9 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.testing.checking import run
 from qfx_passes.canonical.canonicalize import Canonicalize
+from tests.cases.flow import seeded
 from tests.passes.canonical.canonical_forms import Lambda, X, calls, canonical, image, notes
+from tests.passes.stages import Net, change
 
 
 def test_a_module_with_hooks_stays() -> None:
@@ -106,3 +108,19 @@ def test_what_a_family_knew_is_float_without_it() -> None:
     made = qfx.quantize(model, image(2, 5, 8), pipeline=pipeline)
     (site,) = [s for s in made.report.sites if s.op == "MultiheadAttention"]
     assert (site.decision, site.reason) == ("float", "opaque-module")
+
+
+AFTER = """\
+- %conv : f32[2,4,4,4] = Conv2d[@conv](%x)
+- %relu : f32[2,4,4,4] = torch.relu(%conv)
+- %mean : f32[2,4] = .mean(%relu, (2, 3))
+- %fc : f32[2,2] = Linear[@fc](%mean)
++ %conv : f32[2,4,4,4] = conv2d(%x, @conv.weight, @conv.bias)
++ %relu : f32[2,4,4,4] = relu(%conv)
++ %mean : f32[2,4] = mean(%relu, dim=(2, 3))
++ %fc : f32[2,2] = linear(%mean, @fc.weight, @fc.bias)
+"""
+
+
+def test_the_graph_before_and_after() -> None:
+    assert change(canonical(seeded(Net), image(2, 3, 6, 6)).history, "canonicalize") == AFTER

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qfx import vocab
 from qfx.testing.checking import Result, check
 from qfx_passes.canonical.fold_constants import FoldConstants
+from tests.passes.stages import change
 
 
 def image(*shape: int) -> Tensor:
@@ -124,3 +125,15 @@ def test_views_of_what_is_returned_are_views_of_a_copy() -> None:
     torch.testing.assert_close(module(image(2, 3)), wanted)
     again = check(FoldConstants(), module, image(2, 3))
     assert len(again.graph_module.graph.nodes) == len(module.graph.nodes)
+
+
+AFTER = """\
+- %mul : f32[2,3] = mul(@table, 2)
+- %add : f32[2,3] = add(%x, %mul)
++ %add : f32[2,3] = add(%x, @mul)
+"""
+
+
+def test_the_graph_before_and_after() -> None:
+    result = folded(lambda m, x: x + m.table * 2, image(2, 3), image(2, 3))
+    assert change(result.history, "fold-constants") == AFTER

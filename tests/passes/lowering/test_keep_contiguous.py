@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import qfx
 from tests.cases.flow import randn, seeded, targets
+from tests.passes.stages import change
 
 
 class Two(nn.Module):
@@ -66,3 +67,16 @@ def test_a_model_that_returns_channels_last_keeps_it() -> None:
     qmodel = qfx.quantize(model, x, backend="x86")
     assert qmodel(x).is_contiguous(memory_format=torch.channels_last)
     assert "contiguous" not in targets(qmodel)
+
+
+AFTER = """\
+- return ({'y': %conv, 'last': %permute}, [%conv, %x], %getitem)
++ %conv_2 : f32[2,8,6,6] = .contiguous(%conv)
++ return ({'y': %conv_2, 'last': %permute}, [%conv_2, %x], %getitem)
+"""
+
+
+@pytest.mark.skipif("x86" not in qfx.backends.available(), reason="no x86")
+def test_the_graph_before_and_after() -> None:
+    stages = qfx.quantize(seeded(Two), randn(2, 4, 8, 8), backend="x86").history
+    assert change(stages, "keep-contiguous") == AFTER

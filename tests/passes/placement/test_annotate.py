@@ -12,7 +12,7 @@ from qfx.framework.pass_context import PassContext
 from qfx.history.stage import Stage
 from qfx.quant.annotation import Annotation, annotation
 from tests.cases.flow import randn, seeded
-from tests.passes.stages import Net, X
+from tests.passes.stages import Net, X, quantized, text
 
 
 class Notes(Instrument):
@@ -75,3 +75,8 @@ def test_near_misses_say_why() -> None:
         ("ones", "float", "makes-numbers"),
         ("add", "quantized", ""),
     ]
+
+
+def test_nothing_is_inserted() -> None:
+    stages = quantized().history
+    assert text(stages, "annotate") == text(stages, "insert-stubs")

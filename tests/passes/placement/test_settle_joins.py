@@ -15,6 +15,7 @@ from qfx.backends import resolve_backend
 from qfx.framework.pass_context import PassContext
 from qfx.quant.annotation import annotation
 from tests.cases.flow import kernels, listing, quantized, randn, seeded, sqnr
+from tests.passes.stages import change
 
 X = randn(2, 3, 8, 8)
 
@@ -221,3 +222,19 @@ def test_operands_that_do_not_share_stay_float_where_they_must() -> None:
     (site,) = (s for s in qmodel.report.sites if s.op == "stack")
     assert (site.decision, site.reason) == ("float", "unsupported")
     assert "its operands have different qparams" in site.message
+
+
+AFTER = """\
+- %observer_1 : f32[2,4,8,8] = HistogramObserver[@observer_1](%first)
++ %observer_1 : f32[2,4,8,8] = HistogramObserver[@observer_0](%first)
+- %observer_3 : f32[2,4,4,4] = HistogramObserver[@observer_1](%max_pool2d)
++ %observer_3 : f32[2,4,4,4] = HistogramObserver[@observer_0](%max_pool2d)
+"""
+
+
+@pytest.mark.skipif("fbgemm" not in qfx.backends.available(), reason="no fbgemm")
+@pytest.mark.parametrize(("gain", "after"), [(1.0, AFTER), (10.0, "")])
+def test_the_graph_before_and_after(gain: float, after: str) -> None:
+    """Values that are ten times as large are kept apart."""
+    stages = qfx.quantize(seeded(lambda: Beside(gain)), X, backend="fbgemm").history
+    assert change(stages, "settle-joins") == after

@@ -9,7 +9,7 @@ from torch import nn
 import qfx
 from qfx.quant.fake_quant import FakeQuantize
 from tests.cases.flow import seeded
-from tests.passes.stages import Net, X, quantized, text
+from tests.passes.stages import Net, Normed, X, change, quantized, text
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +45,17 @@ def test_another_model_has_nothing_to_give(calibrated: qfx.QuantizedModel) -> No
     other = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()))
     with pytest.raises(qfx.ConfigError, match="qparams_from has no quantized value in common"):
         prepared(other, calibrated)
+
+
+SHIFTED = """\
+- %conv_bn_1 : f32[4] = fold_bias(BN, eps=1e-05)
++ %conv_bn_1 : f32[4] = fold_bias(BN, None, @bn.bias_shift, eps=1e-05)
+"""
+
+
+def test_the_bias_of_a_fold_is_moved() -> None:
+    start = qfx.quantize(seeded(Normed), X, backend="reference")
+    taken = prepared(seeded(Normed), start)
+    shown = change(taken.history, "start-from")
+    folded = "@bn.running_mean, @bn.running_var, @bn.weight, @bn.bias"
+    assert shown.replace(folded, "BN") == SHIFTED

@@ -1,4 +1,4 @@
-"""How large the parts of the house may be, counted: ``pytest tests/test_sizes.py -s`` prints it."""
+"""How large the parts of the house may be; ``pytest tests/test_lengths.py -s`` prints the counts."""
 
 from __future__ import annotations
 
