@@ -1,4 +1,4 @@
-"""How large the parts of the house may be; ``pytest tests/test_lengths.py -s`` prints the counts."""
+"""How large the parts of the house may be; with ``-s`` the counts are printed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ def is_pass(statement: ast.stmt) -> bool:
     return not bases.isdisjoint({"Pass", "PatternPass"}) and "name" in names
 
 
-def pass_files() -> dict[str, int]:
-    """The lines of each file of qfx_passes that defines a pass; what it uses stands in others."""
-    found = (p for p in SOURCES if "qfx_passes" in p.parts and any(map(is_pass, tree(p).body)))
-    return {path.stem: lines(path) for path in found}
+def pass_files() -> list[Path]:
+    """The files that define a pass; what it uses stands in others."""
+    return [path for path in SOURCES if any(map(is_pass, tree(path).body))]
 
 
 def rules() -> dict[str, int]:
@@ -61,11 +60,16 @@ def test_test_files() -> None:
 
 
 def test_files_of_passes() -> None:
-    counts = pass_files()
+    counts = {path.stem: lines(path) for path in pass_files() if "qfx_passes" in path.parts}
     middle = median(counts.values())
     print(f"\n{len(counts)} files of passes, median {middle:g}, longest {longest(counts)}")
     assert {"fuse_conv_bn", "annotate", "lower", "canonicalize"} < counts.keys()
     assert middle <= MEDIAN_PASS_FILE
+
+
+def test_each_pass_has_a_test_file_named_like_it() -> None:
+    tested = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert [path.stem for path in pass_files() if f"test_{path.stem}" not in tested] == []
 
 
 def test_rules() -> None:
