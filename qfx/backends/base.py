@@ -134,6 +134,8 @@ class KernelRule:
         activations: what codes it reads and hands out; None: what the backend does.
         bias: torch.int32 where the kernel adds codes of scale (input scale * weight scale), one of
             which per output channel is ``site.bias``; None where it adds floats.
+        layout: in which memory format the kernel reads its operands, e.g. torch.channels_last, into
+            which they are brought where they lie otherwise; None takes any.
         method: what it serves: activations quantized with known qparams ("static"), measured at
             run time ("dynamic"), or not at all ("weight_only"); see :data:`METHODS`.
 
@@ -155,6 +157,7 @@ class KernelRule:
     method: str = "static"
     activations: Scheme | None = None
     bias: torch.dtype | None = None
+    layout: torch.memory_format | None = None
 
     def __post_init__(self) -> None:
         check_rule(self)

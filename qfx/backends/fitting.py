@@ -8,7 +8,7 @@ reference form takes any.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,7 @@ from torch import fx
 
 from qfx.backends.base import Backend, KernelRule, WeightRule
 from qfx.backends.saturation import HIGHEST_SAFE
+from qfx.backends.table_checks import LAYOUTS
 from qfx.graph import meta
 from qfx.quant.observers.registry import per_tensor_twin
 from qfx.quant.spec import QConfig, QuantSpec
@@ -184,6 +185,17 @@ def settled_weight(spec: QuantSpec, rule: WeightRule) -> QuantSpec:
             spec, per_channel=False, axis=None, group_size=None, observer=twin, offset=None
         )
     return spec if spec.axis is not None else replace(spec, axis=rule.axis)
+
+
+def unlaid(node: fx.Node, operands: Iterable[fx.Node], row: KernelRule) -> Mismatch | None:
+    """Why an operand of ``node`` can't lie in memory as the kernel reads it, or None."""
+    dims = None if row.layout is None else LAYOUTS[row.layout]
+    for operand in operands if dims is not None else ():
+        info = meta.tensor_info(operand)
+        if info is not None and len(info.shape) != dims:
+            text = "its kernel reads {0}, of {1} dims, and an operand is {2}"
+            return Mismatch(text, row.layout, dims, list(info.shape))
+    return None
 
 
 def too_flat(node: fx.Node) -> Mismatch | None:

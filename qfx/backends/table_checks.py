@@ -6,7 +6,7 @@ never quantized, a post-op that does not exist never fused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 METHODS = ("static", "dynamic", "weight_only")
 """Every way to quantize an operation after training."""
+
+LAYOUTS: Mapping[torch.memory_format, int | None] = {
+    torch.contiguous_format: None,
+    torch.channels_last: 4,
+    torch.channels_last_3d: 5,
+}
+"""The memory formats that kernels may ask for, and how many dims tensors have that lie so."""
 
 
 def check_rule(rule: KernelRule) -> None:
@@ -50,6 +57,7 @@ def _faults(rule: KernelRule) -> Iterator[str]:
     yield from _faults_of_post(rule)
     yield from _faults_of_method(rule)
     yield from _faults_of_codes(rule)
+    yield from _faults_of_layout(rule)
     if (rule.fixed is not None) != (getattr(rule.output, "name", "") == "FIXED"):
         yield "fixed goes with output=Output.FIXED, and only with that"
     if rule.fixed is not None and not isinstance(rule.fixed, QParams):
@@ -102,6 +110,13 @@ def _faults_of_codes(rule: KernelRule) -> Iterator[str]:
         yield f"bias is {rule.bias!r}; give torch.int32, or None for kernels that add floats"
     if rule.bias is not None and (rule.weight is None or rule.method != "static"):
         yield "integer biases go with a weight and known qparams: method='static'"
+
+
+def _faults_of_layout(rule: KernelRule) -> Iterator[str]:
+    if rule.layout is not None and rule.layout not in LAYOUTS:
+        yield f"layout is {rule.layout!r}; choose of {', '.join(map(str, LAYOUTS))}, or None"
+    if rule.layout is not None and rule.emit is None:
+        yield "layout goes with an emit: the reference form reads tensors as they lie"
 
 
 def check_backend(backend: Backend) -> None:
@@ -159,6 +174,21 @@ def _unfit_defaults(backend: Backend) -> Iterator[str]:
             refusal = scheme.refusal(spec) if scheme is not None and spec is not None else ""
             if refusal:
                 yield f"the default QConfig for static does not fit {rule.op.name}: {refusal}"
+    yield from _needless_channels(backend)
+
+
+def _needless_channels(backend: Backend) -> Iterator[str]:
+    """Default weight scales per channel, of which no row takes any."""
+    for method in METHODS:
+        rows = [r for r in backend.rules if r.method == method and r.weight is not None]
+        qconfig = backend.defaults.get(method)
+        asks = qconfig is not None and qconfig.weight is not None and qconfig.weight.per_channel
+        if asks and rows and not any(r.weight is not None and r.weight.per_channel for r in rows):
+            yield (
+                f"the default QConfig for {method} has a weight scale per channel, and "
+                f"{rows[0].kernel!r} takes one per tensor: set per_channel=False there, or "
+                "WeightRule(per_channel=True)"
+            )
 
 
 def _is_named(step: object) -> bool:

@@ -139,6 +139,87 @@ def test_a_reference_form_has_its_schemes_too() -> None:
         qfx.quantize(Net().eval(), X, backend=table, qconfig=wrong)
 
 
+PER_CHANNEL = qfx.QuantSpec(torch.int8, symmetric=True, power_of_two=True, per_channel=True)
+
+
+def test_a_scale_per_channel_becomes_one_per_tensor_and_that_is_told() -> None:
+    asked = qfx.QConfig(activation=GOOD, weight=PER_CHANNEL)
+    told = "npu.linear takes one weight scale per tensor, so per_channel of the QConfig given"
+    with pytest.warns(qfx.QfxWarning, match=told):
+        qmodel = qfx.quantize(Net().eval(), X, backend=npu(), qconfig=asked)
+    assert any(told in warning for warning in qmodel.report.warnings)
+    (site,) = qfx.variants(qmodel, qmodel).sites[1:]
+    assert " scale " in site.weight[0]  # one
+    mapping = qfx.QConfigMapping().set_module_name("fc", asked)
+    with pytest.warns(qfx.QfxWarning, match=r"fc .*: npu.linear takes one weight scale .*'fc'"):
+        qfx.quantize(Net().eval(), X, backend=npu(), qconfig=mapping)
+
+
+def test_the_defaults_of_a_backend_are_no_reason_to_warn() -> None:
+    """Some of its kernels take a scale per channel, and this one does not."""
+    wide = replace(ROW, op=vocab.CONV2D, kernel="npu.conv", weight=WeightRule())
+    backend = Backend(
+        "npu", (ROW, wide), {"static": qfx.QConfig(activation=GOOD, weight=PER_CHANNEL)},
+        quantize, dequantize, activations=INT8, weights=INT8,
+    )  # fmt: skip
+    assert qfx.quantize(Net().eval(), X, backend=backend).report.coverage == 1.0
+
+
+def test_activations_per_channel_are_a_reason() -> None:
+    asked = qfx.QConfig(activation=PER_CHANNEL, weight=GOOD)
+    with (
+        pytest.warns(qfx.QfxWarning, match="activations are quantized per tensor"),
+        pytest.raises(qfx.CoverageError, match="config-unfit"),
+    ):
+        qfx.quantize(Net().eval(), X, backend=npu(), qconfig=asked)
+
+
+# -- layouts --------------------------------------------------------------------------------------
+def npu_conv(x: Tensor, weight: Tensor, shift: float) -> Tensor:
+    """A kernel that reads pixels, channels innermost, and hands out rows."""
+    if x.device.type != "meta":
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        assert not x.is_contiguous()
+    total = torch.nn.functional.conv2d(x.double(), weight.double())
+    return torch.round(total * shift).clamp(-128, 127).to(torch.int8).contiguous()
+
+
+def emit_conv(e: Emitter, site: LoweringSite) -> fx.Node:
+    ((codes, qparams),), weight = site.inputs.values(), site.weight
+    assert weight is not None
+    assert site.output is not None
+    shift = float(qparams.scale * weight.qparams.scale / site.output.scale)
+    return e.rw.call(npu_conv, codes, e.rw.constant("npu.weight", weight.integers), shift)
+
+
+CONV = KernelRule(
+    vocab.CONV2D, "npu.conv", weight=WeightRule(per_channel=False), emit=emit_conv,
+    layout=torch.channels_last,
+)  # fmt: skip
+
+
+def test_operands_are_brought_into_the_layout_that_a_kernel_reads() -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 2, 1, bias=False))
+    image = torch.randn(2, 3, 6, 6)
+    qmodel = qfx.quantize(nn.Sequential(*layers).eval(), image, backend=npu(CONV))
+    assert [site.kernel for site in qmodel.report.sites] == ["npu.conv", "npu.conv"]
+    assert "kernel-failed-check" not in str(qmodel.report)
+    step = 1.01 * float(next(iter(reversed(qmodel.reference.graph.nodes))).args[0].args[1])
+    for given in (image, image.contiguous(memory_format=torch.channels_last)):
+        torch.testing.assert_close(qmodel(given), qmodel.reference(given), rtol=0, atol=step)
+
+
+def test_an_operand_without_that_layout_is_a_reason() -> None:
+    unbatched = torch.randn(3, 6, 6)
+    reads = r"kernel reads torch.channels_last, of 4 dims, and an operand is \[3, 6, 6\]"
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False)).eval()
+    row = replace(CONV, weight=None, emit=lambda e, site: None)
+    for backend, reason in ((npu(row), reads), (npu(CONV), "no batch dimension")):
+        with pytest.raises(qfx.CoverageError, match=reason):
+            qfx.quantize(model, unbatched, backend=backend)
+
+
 def test_a_bias_beyond_the_accumulator_is_a_reason() -> None:
     model = Net().eval()
     with torch.no_grad():
@@ -186,6 +267,12 @@ def test_an_emit_that_raises_is_told_with_its_row_and_node() -> None:
         (lambda: replace(ROW, bias=torch.int8), "give torch.int32, or None"),
         (lambda: replace(ROW, method="dynamic"), "integer biases go with a weight and known"),
         (lambda: replace(ROW, activations=torch.int8), "activations is .*; give a Scheme"),
+        (lambda: replace(ROW, layout="NHWC"), "layout is 'NHWC'; choose of torch"),
+        (lambda: replace(CONV, emit=None), "layout goes with an emit"),
+        (
+            lambda: npu(defaults={"static": qfx.QConfig(activation=GOOD, weight=PER_CHANNEL)}),
+            "has a weight scale per channel, and 'npu.linear' takes one per tensor",
+        ),
         (
             lambda: npu(defaults={"static": qfx.get_default_qconfig("reference", "static")}),
             "the default QConfig for static does not fit linear: codes are int8, not uint8",

@@ -72,6 +72,7 @@ class KernelCalls:
             output: qparams of the result; None for float.
             shares: whether these are the input's, whose values only move.
         """
+        inputs = self._laid_out(node, rule, inputs)
         arguments = bound(node)
         bias = self._bias(arguments.get("bias")) if rule.weight else None
         weights = tuple(self._weights(node)) if rule.weight else ()
@@ -110,6 +111,23 @@ class KernelCalls:
                 lowered = self._within(lowered, output)
         set_meaning(lowered, Meaning(node.name, node.name, qparams=output))
         return lowered
+
+    def _laid_out(
+        self, node: fx.Node, rule: KernelRule, inputs: Mapping[fx.Node, Integers]
+    ) -> Mapping[fx.Node, Integers]:
+        """``inputs`` in the memory format in which the kernel reads them."""
+        if rule.layout is None:
+            return inputs
+        found = {}
+        for value, known in inputs.items():
+            info = meta.value_of(known.node)
+            with self.rw.at(node):
+                laid = self.rw.call_method(
+                    "contiguous", known.node, memory_format=rule.layout,
+                    origins=(known.node,), value=info,
+                )  # fmt: skip
+            found[value] = replace(known, node=laid)
+        return found
 
     def _weights(self, node: fx.Node) -> Iterator[QuantizedWeight]:
         for operand in weight_operands(node):

@@ -254,11 +254,15 @@ class _Annotator:
             return None
         assert choice.qconfig is not None
         assert choice.qconfig.weight is not None
-        spec = settled_weight(choice.qconfig.weight, rule.weight)
-        if choice.specific and spec.per_channel != choice.qconfig.weight.per_channel:
+        asked = choice.qconfig.weight
+        spec = settled_weight(asked, rule.weight)
+        default = self.backend.defaults.get(choice.qconfig.method)
+        is_meant = choice.specific or default is None or asked != default.weight
+        if is_meant and spec.per_channel != asked.per_channel:
+            at = f"{meta.where(node)}: " if choice.specific else ""
             self.configuration.warn(
-                f"{meta.where(node)}: {rule.kernel} takes one weight scale per tensor, so "
-                f"per_channel of {choice.rule} has no effect"
+                f"{at}{rule.kernel} takes one weight scale per tensor, so per_channel of "
+                f"{choice.rule} has no effect"
             )
         return spec
 

@@ -22,6 +22,7 @@ from qfx.backends.fitting import (
     overflows,
     too_flat,
     unfit,
+    unlaid,
 )
 from qfx.backends.probing.slow_geometries import TooSlow
 from qfx.backends.saturation import HIGHEST_SAFE
@@ -179,7 +180,9 @@ class Eligibility:
         for value in (node, *float_operands(node, rule.operands)):
             if value in self.filled and qconfig.method == "static":
                 return refusal("filled", detail=meta.where(self.filled[value]))
-        mismatch = rule.supports(node) if rule.supports else None
+        mismatch = unlaid(node, float_operands(node, rule.operands), rule)
+        if mismatch is None and rule.supports is not None:
+            mismatch = rule.supports(node)
         if mismatch is not None:
             code = "slow-kernel" if isinstance(mismatch, TooSlow) else "unsupported"
             return refusal(code, detail=mismatch.reason, remedy="leave it float")
