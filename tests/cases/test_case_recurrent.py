@@ -18,6 +18,7 @@ from qfx.backends import resolve_backend
 from qfx.backends.onednn import recurrent as x86_recurrent
 from qfx.backends.onednn import recurrent_calls
 from qfx.backends.onednn import recurrent_emitters as x86_recurrent_emit
+from qfx.backends.onednn.as_convolutions import is_convolution
 from qfx.graph.macs import macs
 from tests.cases.flow import Branches, randn, run, seeded, sqnr, targets, tensors
 from tests.cases.recurrent import (
@@ -227,13 +228,18 @@ def test_weights_per_tensor(backend: str) -> None:
 def test_directions_are_packed_as_one_for_small_batches(
     monkeypatch: pytest.MonkeyPatch, kind: str, batch: int, saturates: bool
 ) -> None:
-    """Either form runs any batch; one pays where the CPU has instructions for products."""
+    """Either form runs any batch; where products saturate, it is a convolution of two groups."""
     monkeypatch.setattr(x86_recurrent_emit, "saturates", lambda: saturates)
     layer = seeded(lambda: LAYERS[kind](8, 16, 2, bidirectional=True))
+    most = 4 * layer.weight_hh_l0.numel()
+    monkeypatch.setattr(x86_recurrent_emit, "GROUPED_PRODUCTS", most)
     qmodel = dynamic(layer, randn(5, batch, 8))
     (call,) = (n for n in qmodel.graph.nodes if n.target is recurrent_calls.sequence)
     recurrent = {part.target for part in call.args[3][3 :: x86_recurrent.PARTS]}
-    assert len(recurrent) == (2 if batch == 2 and not saturates else 4)
+    assert len(recurrent) == (2 if batch == 2 else 4)
+    if batch == 2:
+        packed = [qmodel.get_buffer(name) for name in recurrent]
+        assert all(is_convolution(each) == saturates for each in packed)
     for other in (1, 2, 20):
         check(layer, qmodel, randn(3, other, 8))
 

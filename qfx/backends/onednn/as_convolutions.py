@@ -31,7 +31,7 @@ from qfx.backends.onednn.saturation import saturates
 LARGE = 1 << 17
 """Elements of a weight from where on it pays."""
 
-_GEOMETRY = Geometry([1, 1], [0, 0], [1, 1], 1)
+POINTWISE = Geometry([1, 1], [0, 0], [1, 1], 1)
 
 
 def pays(weights: Sequence[Tensor], post: str) -> bool:
@@ -77,7 +77,7 @@ def multiply(given: Linear) -> Tensor:
         plain: Tensor = torch.ops.onednn.qlinear_pointwise.default(*given)
         return plain
     head, tail = given._replace(x=_image(given.x))[:7], given[7:]
-    y = torch.ops.onednn.qconv2d_pointwise.default(*Conv(*head, *_GEOMETRY, *tail))
+    y = torch.ops.onednn.qconv2d_pointwise.default(*Conv(*head, *POINTWISE, *tail))
     rows: Tensor = y.permute(0, 2, 3, 1)
     return rows.reshape(*given.x.shape[:-1], rows.shape[-1])
 

@@ -27,10 +27,9 @@ class Cell:
     gates_per_unit = 1
 
     def __init__(self, gates: Tensor, hx: State | None, bias: Tensor) -> None:
-        length, ways, batch, width = gates.shape
-        self.size = width // self.gates_per_unit
+        self.size = gates.shape[-1] // self.gates_per_unit
         self.h = None if hx is None else hx[0]
-        self.hidden = gates.new_empty(length, ways, batch, self.size)
+        self.hidden = torch.empty_like(gates[..., : self.size])  # its dims in the same order
         self.rows = self.hidden.unbind(0)
 
     def step(self, t: int) -> None:

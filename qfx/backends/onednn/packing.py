@@ -91,22 +91,25 @@ def pack_joined(weights: Sequence[Tensor], x_shape: Sequence[int]) -> Tensor:
     return _once(weights, "linear", pack)
 
 
-def pack_as_convolution(weights: Sequence[Tensor], rows: int, *, shifted: bool) -> Tensor:
+def pack_as_convolution(
+    weights: Sequence[Tensor], rows: int, *, shifted: bool, groups: int = 1
+) -> Tensor:
     """As :func:`pack_joined`, as the weight of a 1x1 convolution whose pixels are rows.
 
     Args:
         weights: int8, (out, in) each.
         rows: of a typical input.
         shifted: whether the input has a zero point; see :func:`pack_conv`.
+        groups: into so many equal parts outputs fall, each of which has inputs of its own.
     """
 
     def pack(whole: Tensor) -> Tensor:
         ones = torch.ones(whole.shape[0], dtype=torch.float32)
-        geometry = [1, 1], [0, 0], [1, 1], 1
-        shape = [1, whole.shape[1], 1, max(1, rows)]
+        geometry = [1, 1], [0, 0], [1, 1], groups
+        shape = [1, groups * whole.shape[1], 1, max(1, rows)]
         return pack_conv(whole[:, :, None, None], ones, 1.0, int(shifted), *geometry, shape)
 
-    return _once(weights, f"convolution, {shifted}", pack)
+    return _once(weights, f"convolution, {shifted}, {groups}", pack)
 
 
 def _once(weights: Sequence[Tensor], how: str, pack: Callable[[Tensor], Tensor]) -> Tensor:

@@ -14,7 +14,9 @@ Two directions are multiplied in one call for small batches: the hidden states o
 weights of both, of which the products of one with the other's are thrown away. The weights are read
 once all the same, and reading them is what takes the time; at batch 32 it does not pay any more,
 nor on CPUs without VNNI. There every product is a 1x1 convolution
-(:mod:`~qfx.backends.onednn.as_convolutions`), which takes a quarter of the time for one row.
+(:mod:`~qfx.backends.onednn.as_convolutions`), which takes a quarter of the time for one row, and
+that of two directions a convolution of two groups, which throws nothing away: its pixels are the
+sequences of a batch, so that states and gates of both directions lie side by side.
 
 Where no initial state is given, it is zero, and so is its product in the first step.
 """
@@ -30,7 +32,13 @@ import torch
 from torch import Tensor
 
 from qfx.backends.onednn.arguments import Linear, LinearAdd
-from qfx.backends.onednn.as_convolutions import add_in_place, multiply, widths
+from qfx.backends.onednn.as_convolutions import (
+    POINTWISE,
+    add_in_place,
+    is_convolution,
+    multiply,
+    widths,
+)
 from qfx.backends.onednn.cells import CELLS, State
 from qfx.backends.onednn.dynamic import quantize_dynamic
 from qfx.quant.qparams import choose_numbers
@@ -67,11 +75,13 @@ def _steps(
     kind: str, gates: Tensor, parts: Sequence[Sequence[Tensor]], hx: State | None, codes: CodeBounds
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All hidden states (length, directions, batch, hidden), and the final states."""
+    if _is_grouped(parts):
+        gates, hx = _beside(gates), hx and [_beside(state) for state in hx]
     cell = CELLS[kind](gates, hx, _new_bias(parts))
-    add = _adder(gates, parts)
+    add = _adder(gates, parts, codes)
     for t in range(gates.shape[0]):
         if cell.h is not None and cell.h.numel():
-            add(t, *_measured(cell.h, codes))
+            add(t, cell.h)
         cell.step(t)
     return cell.hidden, cell.last()
 
@@ -118,35 +128,75 @@ def _first(state: State, size: int) -> State:
 Weight: TypeAlias = "tuple[Tensor, Tensor, Tensor]"
 """Packed, its scales and zero points."""
 
-Adder: TypeAlias = "Callable[[int, Tensor, float, int], None]"
-"""Adds the hidden part of step t, given codes (directions, batch, hidden) and their qparams."""
+Adder: TypeAlias = "Callable[[int, Tensor], None]"
+"""Adds the hidden part of step t, given the hidden states (directions, batch, hidden)."""
 
 
-def _adder(gates: Tensor, parts: Sequence[Sequence[Tensor]]) -> Adder:
+def _is_joint(parts: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether the weights of both directions are packed as one."""
+    of_input, of_hidden = (widths(parts[0][i])[1] for i in (0, 3))
+    return of_input != of_hidden
+
+
+def _is_grouped(parts: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether they are packed as a convolution of two groups."""
+    return _is_joint(parts) and is_convolution(parts[0][3])
+
+
+def _beside(values: Tensor) -> Tensor:
+    """(..., directions, batch, n), those of a sequence side by side in memory."""
+    return values.transpose(-3, -2).contiguous().transpose(-3, -2)
+
+
+def _adder(gates: Tensor, parts: Sequence[Sequence[Tensor]], codes: CodeBounds) -> Adder:
     """What adds to ``gates`` with weights packed by direction, or with those of both as one."""
-    joint = widths(parts[0][3])[1] != gates.shape[-1]
-    return _joint_adder(gates, parts[0]) if joint else _separate_adder(gates, parts)
+    if not gates.numel():
+        return lambda t, h: None
+    if _is_grouped(parts):
+        return _grouped_adder(gates, parts[0], codes)
+    if _is_joint(parts):
+        return _joint_adder(gates, parts[0], codes)
+    return _separate_adder(gates, parts, codes)
 
 
-def _joint_adder(gates: Tensor, part: Sequence[Tensor]) -> Adder:
+def _grouped_adder(gates: Tensor, part: Sequence[Tensor], codes: CodeBounds) -> Adder:
+    """As few calls as possible: weights push the interpreter out of the cache in every step."""
+    _, ways, batch, width = gates.shape
+    images = gates.transpose(1, 2).view(-1, 1, 1, batch, ways * width)
+    steps = images.permute(0, 1, 4, 2, 3).unbind(0)
+    weight, tail = (part[3], part[4], part[6]), (None, *POINTWISE._replace(groups=ways), *_IN_PLACE)
+    pixel = ways * widths(part[3])[0]
+    size, strides = (1, pixel, 1, batch), (pixel * batch, 1, pixel * batch, pixel)
+    convolve = torch.ops.onednn.qconv2d_pointwise.binary
+
+    def add(t: int, h: Tensor) -> None:
+        image = h.as_strided(size, strides)
+        convolve(*_measured(image, codes), *weight, steps[t], *tail)
+
+    return add
+
+
+def _joint_adder(gates: Tensor, part: Sequence[Tensor], codes: CodeBounds) -> Adder:
     packed, steps = (part[3], part[4], part[6]), gates.unbind(0)
     _, ways, batch, width = gates.shape
     # Row (direction, batch) of the product, and of it the columns of that direction:
     size, strides = (ways, batch, width), ((batch * ways + 1) * width, ways * width, 1)
 
-    def add(t: int, codes: Tensor, scale: float, zero_point: int) -> None:
-        y = _product(codes.flatten(0, 1), scale, zero_point, packed)
+    def add(t: int, h: Tensor) -> None:
+        read, scale, zero_point = _measured(h, codes)
+        y = _product(read.flatten(0, 1), scale, zero_point, packed)
         steps[t].add_(y.as_strided(size, strides))
 
     return add
 
 
-def _separate_adder(gates: Tensor, parts: Sequence[Sequence[Tensor]]) -> Adder:
+def _separate_adder(gates: Tensor, parts: Sequence[Sequence[Tensor]], codes: CodeBounds) -> Adder:
     packed = [(p[3], p[4], p[6]) for p in parts]
     rows = [step.unbind(0) for step in gates.unbind(0)]
 
-    def add(t: int, codes: Tensor, scale: float, zero_point: int) -> None:
-        for own, each, row in zip(packed, codes.unbind(0), rows[t], strict=True):
+    def add(t: int, h: Tensor) -> None:
+        read, scale, zero_point = _measured(h, codes)
+        for own, each, row in zip(packed, read.unbind(0), rows[t], strict=True):
             add_in_place(LinearAdd(each, scale, zero_point, *own, row, None, *_IN_PLACE))
 
     return add
