@@ -26,6 +26,7 @@ from qfx.runtime.samples import Sample
 from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.accuracy.scalable_activations import ScalableActivation
 from qfx_passes.accuracy.watching import WatchedCall, Watcher, watch
+from qfx_passes.operands import is_constant
 
 MOST_ROWS = 256  # of a value, of all batches
 MOST_BYTES = 2**27  # of all values
@@ -92,6 +93,16 @@ class KeptBatch:
             made = made._replace(result=made.again(self.rows, weight))
         self.calls[call.node] = made
 
+    def take_over(self, others: Sequence[KeptBatch]) -> None:
+        """Hold the rows of other batches as well; they are of what linear layers read."""
+        every = [self, *others]
+        self.rows = torch.cat([batch.rows for batch in every])
+        self.low = torch.stack([batch.low for batch in every]).amin(0)
+        self.high = torch.stack([batch.high for batch in every]).amax(0)
+        self.calls = {
+            reader: _joined([batch.calls[reader] for batch in every]) for reader in self.calls
+        }
+
     def _part(self, value: Any, outputs: int, channels: Tensor | None) -> Any:
         if isinstance(value, (tuple, list)):
             return type(value)(self._part(each, outputs, channels) for each in value)
@@ -140,6 +151,11 @@ class KeptRows:
             for reader, _ in site.readers:
                 looks[reader].append(self._reading(site, reader, rw))
         watch(graph_module, samples, looks)
+        for site in sites:
+            kept = self.of(site)
+            if kept and _may_be_joined(site):
+                kept[0].take_over(kept[1:])
+                del kept[1:]
 
     def _looking(self, site: ScalableActivation, most: int, batches: int) -> Watcher:
         axis, kept = site.readers[0][0].target.channel_axis, self._batches[site.value]  # type: ignore[union-attr]
@@ -183,6 +199,28 @@ def kept_rows(
     if wanted:
         kept.keep(ctx.graph_module, samples, [*wanted, *ahead], ctx.rewriter)
     return kept
+
+
+def _may_be_joined(site: ScalableActivation) -> bool:
+    """Whether batches of rows are rounded alike, and nothing differs from one to the next."""
+    return site.measured is None and all(
+        is_op(reader, vocab.LINEAR) and is_constant(bound(reader)["bias"])
+        for reader, _ in site.readers
+    )
+
+
+def _joined(calls: Sequence[KeptCall]) -> KeptCall:
+    op, arguments, _ = calls[0]
+    joined = {name: _joined_values([call.arguments[name] for call in calls]) for name in arguments}
+    return KeptCall(op, joined, torch.cat([call.result for call in calls]))
+
+
+def _joined_values(values: Sequence[Any]) -> Any:
+    """Arguments of calls as one of a call of all their rows."""
+    first = values[0]
+    if isinstance(first, (tuple, list)):
+        return type(first)(map(_joined_values, zip(*values, strict=True)))
+    return torch.cat(list(values)) if isinstance(first, Tensor) and first.dim() > 1 else first
 
 
 def _extremes(value: Tensor, axis: int) -> tuple[Tensor, Tensor]:

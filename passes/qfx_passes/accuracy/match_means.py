@@ -100,7 +100,11 @@ def _matched(
             streams.give(node, weight=weight)
         if node in wanted and weight is not None:
             bias = ctx.rewriter.tensor(bound(node)["bias"]).detach()
-            by, gain = _correction(_shifts(node, streams))
+            shifts = _shifts(node, streams)
+            if len(shifts) < 2:
+                _stays(node, "one sample tells nothing of others, here and behind", ctx)
+                break
+            by, gain = _correction(shifts)
             by = torch.where(bias == 0, 0.0, by)
             if gain < 1 and by.any():
                 found[node] = (bias.double() + by).to(bias.dtype), gain
@@ -124,7 +128,7 @@ def _shifts(layer: fx.Node, streams: Streams) -> Tensor:
 
 def _correction(shifts: Tensor) -> tuple[Tensor, float]:
     """What to add to the bias, and the error that is left of means of samples not chosen by."""
-    if len(shifts) < 2 or not shifts.isfinite().all():
+    if not shifts.isfinite().all():
         return torch.zeros_like(shifts[0]), 1.0
     judging = shifts[1::2].mean(0)
     before = float(judging.square().sum())

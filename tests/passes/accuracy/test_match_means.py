@@ -104,7 +104,7 @@ def _reasons(quantized: qfx.QuantizedModel) -> list[str]:
 
 def test_one_sample_tells_nothing(padded: nn.Module) -> None:
     reasons = _reasons(made(padded, [DATA[0][:1]]))
-    assert reasons == ["means of other samples would not be nearer (x 1.00)"] * 2
+    assert reasons == ["one sample tells nothing of others, here and behind"]
 
 
 def test_shared_biases_stay() -> None:
