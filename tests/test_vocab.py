@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 
 import pytest
@@ -9,6 +10,10 @@ from torch import fx
 
 from qfx import vocab
 from qfx.vocab import OpDef, bound
+from tests.support.sources import SOURCES, nodes
+
+SPELLINGS = ("adapters", "rename_spellings")
+"""Tables of canonicalize: how the arguments of each operation are read."""
 
 
 def call(op: OpDef, *args: object, **kwargs: object) -> fx.Node:
@@ -41,3 +46,17 @@ def test_keywords_and_defaults() -> None:
     arguments = bound(call(vocab.LINEAR, 1, weight=2))
     assert (arguments["input"], arguments["weight"], arguments["bias"]) == (1, 2, None)
     assert inspect.Parameter.empty not in arguments.values()
+
+
+def test_passes_keep_no_groups_of_operations() -> None:
+    """What operations have in common is a trait, or a group that the vocabulary tells by it."""
+    kept = {}
+    for path in SOURCES:
+        if "qfx_passes" not in path.parts or path.stem in SPELLINGS:
+            continue
+        for node in nodes(path):
+            written = node.elts if isinstance(node, (ast.Tuple, ast.List, ast.Set)) else ()
+            names = [each for each in map(ast.unparse, written) if each.startswith("vocab.")]
+            if sum(name.isupper() for name in (n.removeprefix("vocab.") for n in names)) > 1:
+                kept[f"{path.name}:{node.lineno}"] = names
+    assert kept == {}

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from qfx.quant.observers.distribution import Histogram, expected_error, spaced
+from qfx.quant.qparams import scale_and_zero_point
 from qfx.semantics import affine as ops
 
 if TYPE_CHECKING:
@@ -52,14 +53,7 @@ def best_range(histogram: Histogram, spec: QuantSpec) -> tuple[float, float]:
     low = torch.cat([low.new_tensor([whole[0]]), low])
     high = torch.cat([high.new_tensor([whole[1]]), high])
     quant_min, quant_max = spec.bounds
-    scale, zero_point = ops.choose_qparams(
-        low,
-        high,
-        quant_min=quant_min,
-        quant_max=quant_max,
-        symmetric=spec.symmetric,
-        power_of_two=spec.power_of_two,
-    )
+    scale, zero_point = scale_and_zero_point(low, high, spec)
     errors = expected_error(histogram, scale, zero_point, quant_min, quant_max)
     best = int(errors.argmin())
     if float(errors[best]) >= _GAIN * float(errors[0]):
@@ -82,14 +76,7 @@ def _power_of_two_candidates(histogram: Histogram, spec: QuantSpec) -> tuple[Ten
     """The ranges whose scales are powers of two: half the whole range's, a quarter, and so on."""
     quant_min, quant_max = spec.bounds
     low, high = (torch.tensor(end, dtype=torch.float64) for end in histogram.whole)
-    largest, _ = ops.choose_qparams(
-        low,
-        high,
-        quant_min=quant_min,
-        quant_max=quant_max,
-        symmetric=spec.symmetric,
-        power_of_two=True,
-    )
+    largest, _ = scale_and_zero_point(low, high, spec)
     scale = (largest.double() * 0.5 ** torch.arange(_HALVINGS + 1)).clamp(min=ops.MIN_SCALE)
     if spec.symmetric:
         limit = scale * ops.half_steps(quant_min, quant_max)

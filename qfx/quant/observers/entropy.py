@@ -29,7 +29,7 @@ from torch import Tensor
 from qfx.quant.observers.distribution import Histogram, spaced
 from qfx.quant.observers.histogram import HistogramObserver
 from qfx.quant.observers.registry import register_observer
-from qfx.semantics import affine as ops
+from qfx.quant.qparams import scale_and_zero_point
 
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
@@ -106,14 +106,7 @@ def _without_spike(histogram: Histogram) -> Tensor:
 def _codes(values: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> Tensor:
     """(K, F) codes of F values under K ranges, counted from 0."""
     quant_min, quant_max = spec.bounds
-    scale, zero_point = ops.choose_qparams(
-        low,
-        high,
-        quant_min=quant_min,
-        quant_max=quant_max,
-        symmetric=spec.symmetric,
-        power_of_two=spec.power_of_two,
-    )
+    scale, zero_point = scale_and_zero_point(low, high, spec)
     steps = (values / scale.double().unsqueeze(1)).add_(zero_point.unsqueeze(1)).round_()
     return steps.clamp_(quant_min, quant_max).sub_(quant_min).long()
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qfx.quant.observers.per_channel import PerChannelMinMaxObserver
 from qfx.quant.observers.registry import register_observer
+from qfx.quant.qparams import scale_and_zero_point
 from qfx.semantics import affine as ops
 
 if TYPE_CHECKING:
@@ -105,16 +106,7 @@ class _Search:
     def _try(self, lows: Tensor, highs: Tensor) -> None:
         """Try K shares of the best ranges."""
         low, high = self._shares(lows, self.low), self._shares(highs, self.high)
-        quant_min, quant_max = self.spec.bounds
-        scale, zero_point = ops.choose_qparams(
-            low,
-            high,
-            quant_min=quant_min,
-            quant_max=quant_max,
-            symmetric=self.spec.symmetric,
-            power_of_two=self.spec.power_of_two,
-            offset=bool(self.spec.offset),
-        )
+        scale, zero_point = scale_and_zero_point(low, high, self.spec)
         for candidate in zip(low, high, scale, zero_point, strict=True):
             self._keep_better(*candidate)
 
