@@ -52,6 +52,10 @@ BY_DRAW = "qfx.by_draw"
 BY_LAYOUT = "qfx.by_layout"
 """Key of ``graph_module.meta``: where forward decides by the layout of a tensor ("file:line")."""
 
+BY_WEIGHTS = "qfx.by_weights"
+"""Key of ``graph_module.meta``: whether forward decides by the values of parameters or buffers, so
+that the graph holds for these values."""
+
 
 def capture(
     model: nn.Module,
@@ -109,13 +113,14 @@ def capture(
             keep_expected = keep_expected and is_same
         elif not isinstance(expected, Exception):
             _check_left(model, left, traced)
-    graph_module = _graph_module(traced.root, traced.graph, type(model).__name__)
+    graph_module = graph_module_of(traced.root, traced.graph, type(model).__name__)
     graph_module.meta[ASSIGNED] = traced.assigned
     graph_module.meta[FILLED] = traced.filled
     graph_module.meta[DECIDED_BY_MODE] = traced.decided
     graph_module.meta[BY_STATE] = traced.by_state
     graph_module.meta[BY_DRAW] = tuple(traced.by_draw)
     graph_module.meta[BY_LAYOUT] = tuple(traced.by_layout)
+    graph_module.meta[BY_WEIGHTS] = traced.by_weights
     if keep_expected and not isinstance(expected, Exception):
         graph_module.meta[EXPECTED] = expected
     return graph_module
@@ -157,7 +162,8 @@ _UNSEEN_CHANGE = (
 
 
 # -- results -------------------------------------------------------------------------------------
-def _graph_module(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
+def graph_module_of(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
+    """The graph over the parts of the copy that was traced."""
     rename_reserved(root, graph)
     graph_module = WorkingGraphModule(root, graph, name)
     copy_hooks(root, graph_module)  # what is hooked to the model itself runs around the graph

@@ -54,6 +54,7 @@ class DecidingTracer(fx.Tracer):
         by_draw: what draws random numbers in Python, where, and whether evenly between bounds.
         asked_devices: the nodes that compare the type of a device with a text.
         converting: globals of the modules that make numbers of Python from proxies.
+        by_weights: whether it decides by the values of parameters, buffers and other constants.
         is_done: whether tracing is over, so that proxies are good for nothing any more.
     """
 
@@ -74,6 +75,7 @@ class DecidingTracer(fx.Tracer):
         self.by_draw: dict[str, bool] = {}
         self.asked_devices: dict[tuple[torch.device, str], fx.Node] = {}
         self.converting: dict[int, dict[str, Any]] = {}
+        self.by_weights = False
         self.is_done = False
 
     def call(self, function: Callable[..., object], *args: object) -> Any:
@@ -169,6 +171,7 @@ class DecidingTracer(fx.Tracer):
         where: str = "",
     ) -> None:
         if not proxy.from_input:
+            self.by_weights = True
             return
         if proxy.from_layout:
             self._note_layout(frame, where, isinstance(expected, bool))

@@ -66,6 +66,7 @@ class Traced(NamedTuple):
     by_state: tuple[str, ...]
     by_layout: Mapping[str, bool]
     by_draw: Mapping[str, bool]
+    by_weights: bool
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,7 @@ def _trace(task: Task, tracer: CaptureTracer) -> Traced:
         tuple(tracer.by_state),
         tracer.by_layout,
         tracer.by_draw,
+        tracer.by_weights,
     )
 
 

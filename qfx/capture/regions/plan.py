@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from qfx.capture.regions.recording import RecordedCall, Recording, record
-from qfx.capture.regions.several import CapturedWay, captured_ways, first_line
+from qfx.capture.regions.several import CapturedWay, Capturing, first_line
 from qfx.capture.regions.trial import faults
 from qfx.capture.regions.unreached import spare_calls
 from qfx.capture.tracing import OPAQUE_ROOTS
@@ -57,6 +57,11 @@ class PlannedRegion:
         """Its graphs under names of their own."""
         for at, way in enumerate(self.ways):
             yield way_name(self.path, at), way
+
+    def place_origins(self) -> None:
+        """Let the origins of what was captured of it name modules of the whole."""
+        for way in self.ways:
+            place_origins(way.captured, self.path, self.module)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,10 @@ def plan(
             break
         odd = faults(model, args, kwargs, recording.result, found.regions)
         if not odd:
-            return found if wanted or modes else planner.with_spare(found)
+            found = found if wanted or modes else planner.with_spare(found)
+            for region in (*found.regions, *found.spare):
+                region.place_origins()
+            return found
         planner.refuse(odd)
     if isinstance(whole, CaptureError) and not wanted:
         raise whole
@@ -147,7 +155,7 @@ class _Planner:
     def __init__(self, model: nn.Module, recording: Recording, modes: bool, why: str) -> None:
         self.model = model
         self.recording = recording
-        self.modes = modes
+        self.capturing = Capturing(modes=modes)
         self.refused = {"": why}
         self._made: dict[str, PlannedRegion] = {}
 
@@ -174,7 +182,7 @@ class _Planner:
         made = []
         for left in found.left:
             calls = spare_calls(left.module) if left.why == _NOT_CALLED else None
-            ways = calls and captured_ways(left.module, calls, modes=self.modes)
+            ways = calls and self.capturing.ways(left.module, calls)
             if ways and not isinstance(ways, str):
                 made.append(self._placed(left.path, left.module, ways, 0, ""))
         return replace(found, spare=tuple(made))
@@ -244,7 +252,7 @@ class _Planner:
 
     def _captured(self, path: str, module: nn.Module, around: str) -> PlannedRegion | str:
         calls = self.recording.calls[path]
-        ways = captured_ways(module, calls, modes=self.modes)
+        ways = self.capturing.ways(module, calls)
         if isinstance(ways, str):
             return ways
         return self._placed(path, module, ways, calls.count, around)
@@ -252,8 +260,6 @@ class _Planner:
     def _placed(
         self, path: str, module: nn.Module, ways: tuple[CapturedWay, ...], calls: int, around: str
     ) -> PlannedRegion:
-        for way in ways:
-            place_origins(way.captured, path, module)
         return PlannedRegion(path, module, ways, calls, (around, self.refused[around]))
 
     def _call(self, path: str) -> RecordedCall | None:

@@ -8,13 +8,15 @@ them all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import fx, nn
 
-from qfx.capture.capture import ASSIGNED, FILLED, capture
+from qfx.capture.capture import ASSIGNED, EXPECTED, FILLED, capture
 from qfx.capture.regions.recording import Calls, RecordedCall
-from qfx.capture.regions.trial import disagreement, has_way_out
+from qfx.capture.regions.sharing import Key, likeness, put_over
+from qfx.capture.regions.trial import disagreement, has_way_out, outcome
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph.ways import MOST_WAYS, CallForm
 
@@ -33,25 +35,54 @@ class CapturedWay(NamedTuple):
     captured: fx.GraphModule
 
 
-def captured_ways(module: nn.Module, calls: Calls, *, modes: bool) -> tuple[CapturedWay, ...] | str:
-    """Graphs of ``module`` that hold its calls between them, or why there are none.
+class Capturing:
+    """Captures modules, and those that are alike once.
 
     Args:
-        module: never mutated.
-        calls: as recorded; there is one.
-        modes: as for :func:`qfx.capture.capture.capture`; then there is one graph only.
+        modes: as for :func:`qfx.capture.capture.capture`; then there is one graph of each module.
     """
+
+    def __init__(self, *, modes: bool) -> None:
+        self.modes = modes
+        self._known: dict[Key, tuple[CapturedWay, ...]] = {}
+
+    def ways(self, module: nn.Module, calls: Calls) -> tuple[CapturedWay, ...] | str:
+        """Graphs of ``module`` that hold its calls between them, or why there are none.
+
+        Args:
+            module: never mutated.
+            calls: as recorded; there is one.
+        """
+        key = None if self.modes else likeness(module, calls)
+        known = () if key is None else self._known.get(key, ())
+        found = _ways(module, calls, known, modes=self.modes) if known else ""
+        if isinstance(found, str):
+            found = _ways(module, calls, (), modes=self.modes)
+        if key is not None and not isinstance(found, str):
+            self._known.setdefault(key, found)
+        return found
+
+
+def _ways(
+    module: nn.Module, calls: Calls, like: Sequence[CapturedWay], *, modes: bool
+) -> tuple[CapturedWay, ...] | str:
+    """Graphs of ``module``: those of a module that is alike, or captured."""
     ways: list[CapturedWay] = []
     waiting, why = calls.kept, ""
     while waiting:
         call = max(waiting, key=lambda each: each.size)
-        captured = _captured(module, call, modes)
+        shared = like[len(ways)].captured if len(ways) < len(like) else None
+        put = shared and put_over(shared, module)
+        captured = put or _captured(module, call, modes)
         if isinstance(captured, str):
             return captured
         taken: dict[CallForm, int] = {}
         refused: list[RecordedCall] = []
         for each in (call, *(other for other in waiting if other is not call)):
-            odd = disagreement(captured, module, each)
+            theirs = outcome(module, each)
+            if each is call and put and shared and EXPECTED in shared.meta:
+                captured.meta[EXPECTED] = theirs.result
+            odd = disagreement(captured, theirs, each)
             if odd is None:
                 taken[each.form] = calls.forms[each.form]
             elif odd.refuses:

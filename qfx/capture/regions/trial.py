@@ -45,19 +45,32 @@ class Disagreement(NamedTuple):
     refuses: bool = False
 
 
+class CallOutcome:
+    """What a call yields, what it leaves of its arguments, and which it returns parts of."""
+
+    def __init__(self, result: Any, arguments: Any) -> None:
+        self.result, self.arguments = result, arguments
+        given = {_memory(t): i for i, t in enumerate(_tensors(arguments))}
+        self.shared = [given.get(_memory(t)) for t in _tensors(result)]
+
+
+def outcome(module: nn.Module, call: RecordedCall) -> CallOutcome:
+    """What a call of a copy of ``module`` comes to."""
+    with side_effects_undone(module):
+        return _run(deep_copied(module), call)
+
+
 def disagreement(
-    captured: fx.GraphModule, module: nn.Module, call: RecordedCall
+    captured: fx.GraphModule, theirs: CallOutcome, call: RecordedCall
 ) -> Disagreement | None:
-    """How the graph of ``module`` differs from it in ``call``; None if it does not."""
-    copied = deep_copied(module)
-    with side_effects_undone(module), buffers_restored(captured), buffers_restored(copied):
-        theirs = _run(copied, call)
+    """How a graph differs in ``call`` from its module, of which ``theirs`` is; None if not."""
+    with side_effects_undone(captured), buffers_restored(captured):
         try:
             ours = _run(_quietly(captured), call)
         except Exception as error:
             said = str(error).partition("\n")[0]
             return Disagreement(f"in another of its calls: {said}", refuses=True)
-    found = _difference(ours, theirs)
+        found = _difference(ours, theirs)
     return Disagreement(found) if found else None
 
 
@@ -69,18 +82,9 @@ def has_way_out(captured: fx.GraphModule) -> bool:
     return not any(node.op in ("placeholder", "get_attr") for node in changing(captured.graph))
 
 
-class _CallOutcome:
-    """What a call yields, what it leaves of its arguments, and which it returns parts of."""
-
-    def __init__(self, result: Any, arguments: Any) -> None:
-        self.result, self.arguments = result, arguments
-        given = {_memory(t): i for i, t in enumerate(_tensors(arguments))}
-        self.shared = [given.get(_memory(t)) for t in _tensors(result)]
-
-
-def _run(module: Callable[..., Any], call: RecordedCall) -> _CallOutcome:
+def _run(module: Callable[..., Any], call: RecordedCall) -> CallOutcome:
     args, kwargs = copy_tensors((call.args, call.kwargs))
-    return _CallOutcome(module(*args, **kwargs), (args, kwargs))
+    return CallOutcome(module(*args, **kwargs), (args, kwargs))
 
 
 def _quietly(captured: fx.GraphModule) -> Callable[..., Any]:
@@ -88,7 +92,7 @@ def _quietly(captured: fx.GraphModule) -> Callable[..., Any]:
     return partial(nn.Module.__call__, captured)
 
 
-def _difference(ours: _CallOutcome, theirs: _CallOutcome) -> str:
+def _difference(ours: CallOutcome, theirs: CallOutcome) -> str:
     if not alike(ours.result, theirs.result):
         return _OTHER_VALUES
     if not alike(ours.arguments, theirs.arguments):
