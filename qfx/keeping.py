@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
 from qfx.backends.base import Backend
 from qfx.engines.compiled import CompiledModel
 from qfx.engines.kept import describe, quantized_of, revived
+from qfx.engines.kept_regions import (
+    compiled_regions,
+    describe_regions,
+    quantized_regions,
+    revived_regions,
+)
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
+from qfx.runtime.regions import regions_of
 from qfx.storage import files
 from qfx.training.schedule import QATSchedule
 
@@ -44,6 +52,17 @@ def save(
         FormatError: it holds what no file can hold, with the node and line.
         OSError: no file can be written there.
     """
+    regions = compiled_regions(model)
+    if regions is not None:
+        kept_regions, said = quantized_regions(regions), describe_regions(regions)
+        return files.write(
+            model,
+            path,
+            history=history,
+            schedule=schedule,
+            compiled=said,
+            regions=kept_regions,
+        )
     if not isinstance(model, CompiledModel):
         return files.write(model, path, history=history, schedule=schedule, compiled=None)
     kept, said = quantized_of(model), describe(model)
@@ -98,5 +117,10 @@ def load(
     )
     if loaded.file.compiled is None:
         return loaded.model
+    said, source = loaded.file.compiled, loaded.file.source
+    regions = regions_of(loaded.model)
+    if regions is not None:
+        made = revived_regions(loaded.model, regions, said, source, path)
+        return cast(CompiledModel, made)  # as qfx.compile calls it
     assert isinstance(loaded.model, QuantizedModel)
-    return revived(loaded.model, loaded.file.compiled, loaded.file.source, path)
+    return revived(loaded.model, said, source, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -45,23 +45,32 @@ def compile_regions(
         )
     calls = record(model, args, kwargs).calls
     made: dict[nn.Module, CompiledModel] = {}
-    graphs: dict[str, nn.Module] = {}
-    for name, region in regions.items():
-        if region_of(name) != name:
-            graphs[name] = region  # runs in eager, where the first graph of its region refuses
-            continue
+    for name, region in first_graphs(regions):
         given = _first(calls[name].kept, ways_of(region))
         if given is None:
             raise ConfigError(
                 f"region {name!r} is not called on the example inputs: give some that reach it"
             )
         bound = inspect.signature(region.forward).bind(*given.args, **given.kwargs)
-        graphs[name] = made[region] = compile_one(region, bound.arguments)
+        made[region] = compile_one(region, bound.arguments)
+    return compiled_in_place(model, regions, made)
+
+
+def first_graphs(regions: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Of each region the graph that is compiled; others run in eager, where that one refuses."""
+    yield from ((name, graph) for name, graph in regions.items() if region_of(name) == name)
+
+
+def compiled_in_place(
+    model: nn.Module, regions: Regions[Any], made: Mapping[nn.Module, CompiledModel]
+) -> nn.Module:
+    """A copy of ``model`` whose regions are what was ``made`` of them."""
     for region, compiled in made.items():
         ways = ways_of(region)
         if ways is not None:
             vars(compiled)[WAYS] = copy.deepcopy(ways, {id(each): each for each in ways.others})
-    return with_regions(model, made, Regions(graphs, around))
+    graphs = {name: made.get(region, region) for name, region in regions.items()}
+    return with_regions(model, made, Regions(graphs, regions.surroundings))
 
 
 def _first(calls: Sequence[RecordedCall], ways: Ways[Any] | None) -> RecordedCall | None:

@@ -51,15 +51,19 @@ Describe: TypeAlias = Callable[[TensorStore], Json]
 @on_cpu()
 @patiently
 def write(
-    model: QuantizedModel | PreparedModel,
+    model: nn.Module,
     path: str | os.PathLike[str],
     *,
     history: bool,
     schedule: QATSchedule | None,
     compiled: Describe | None,
+    regions: Regions[QuantizedModel] | None = None,
 ) -> Path:
-    """:func:`qfx.save`; ``compiled`` says how a quantized model was compiled."""
-    regions = regions_of(model)
+    """:func:`qfx.save`; ``compiled`` says how a quantized model was compiled.
+
+    ``regions`` are those that a compiled model has in the place of its own.
+    """
+    regions = regions_of(model) if regions is None else regions
     parts = (model,) if regions is None else tuple(regions.values())
     _check_parts(parts, history=history, schedule=schedule)
     target = Path(path)

@@ -69,10 +69,16 @@ def open_buffer(buffer: Any, types: Types, *, verify: bool) -> Opened:
     source = TensorSource.read(container, fields.record("tensors"), verify=verify)
     record = _READERS[kind](fields.record("model"), types, source)
     compiled = fields.record("compiled") if fields.has("compiled") else None
-    if compiled is not None and kind != "quantized":
+    if compiled is not None and not _is_quantized(record):
         fields.refuse("compiled", "is no quantized model's")
     fields.close()
     return Opened(record, source, _histories(container, record, lenient=lenient), compiled)
+
+
+def _is_quantized(record: QuantizedRecord | PreparedRecord | RegionsRecord) -> bool:
+    if isinstance(record, RegionsRecord):
+        return isinstance(record.regions[0].model, QuantizedRecord)
+    return isinstance(record, QuantizedRecord)
 
 
 def _histories(

@@ -48,17 +48,22 @@ def write_ways(ways: Ways[Any], store: TensorStore) -> Json:
     Raises:
         FormatError: an attribute of the module was set, which no file tells.
     """
-    if ways.outdated:
-        raise FormatError(
-            f"its attribute {ways.outdated!r} was set since it was made, and a file holds the "
-            "region as it was made. Quantize the model with that attribute set"
-        )
+    check_as_made(ways)
     # Calls with instances of classes of the user's are tried anew.
     forms: list[Json] = [[_write_form(f), at] for f, at in ways.forms.items() if _is_told(f)]
     written: dict[str, Json] = {"forms": forms}
     if ways.inside is not None:
         written["inside"] = _write_inside(ways.inside, store)
     return written
+
+
+def check_as_made(ways: Ways[Any]) -> None:
+    """FormatError where an attribute of the module was set, which no file tells."""
+    if ways.outdated:
+        raise FormatError(
+            f"its attribute {ways.outdated!r} was set since it was made, and a file holds the "
+            "region as it was made. Quantize the model with that attribute set"
+        )
 
 
 def _is_told(form: Any) -> bool:
