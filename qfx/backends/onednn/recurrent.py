@@ -41,6 +41,7 @@ from qfx.backends.onednn.as_convolutions import (
 )
 from qfx.backends.onednn.cells import CELLS, State
 from qfx.backends.onednn.dynamic import quantize_dynamic
+from qfx.errors import ConfigError
 from qfx.quant.qparams import choose_numbers
 from qfx.semantics.recurrent import check
 from qfx.semantics.recurrent_steps import reversed_rows
@@ -165,7 +166,13 @@ def _grouped_adder(gates: Tensor, part: Sequence[Tensor], codes: CodeBounds) -> 
     images = gates.transpose(1, 2).view(-1, 1, 1, batch, ways * width)
     steps = images.permute(0, 1, 4, 2, 3).unbind(0)
     weight, tail = (part[3], part[4], part[6]), (None, *POINTWISE._replace(groups=ways), *_IN_PLACE)
-    pixel = ways * widths(part[3])[0]
+    inputs, outputs = widths(part[3])
+    if outputs != ways * width:
+        raise ConfigError(  # the kernel would write beyond the gates
+            f"a recurrent layer has {width} gates of its input and {outputs // ways} of its hidden "
+            "states; give both the same number"
+        )
+    pixel = ways * inputs
     size, strides = (1, pixel, 1, batch), (pixel * batch, 1, pixel * batch, pixel)
     convolve = torch.ops.onednn.qconv2d_pointwise.binary
 

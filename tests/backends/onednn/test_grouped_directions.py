@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
+import qfx
 from qfx.backends.onednn import recurrent, recurrent_calls, recurrent_emitters
 from qfx.backends.onednn.as_convolutions import is_convolution
 from tests.cases.flow import randn, seeded, tensors
@@ -74,3 +75,18 @@ def test_directions_stay_apart_where_it_does_not_pay(
     monkeypatch.setattr(recurrent_emitters, "GROUPED_PRODUCTS", most)
     layer = seeded(lambda: nn.LSTM(8, units, bidirectional=True))
     assert _grouped(dynamic(layer, randn(2, batch, 8))) == [False]
+
+
+def test_gates_that_do_not_fit_each_other_are_refused() -> None:
+    """The kernel looks at no shape, and would write beyond."""
+    layer = seeded(lambda: nn.GRU(8, 16, bidirectional=True))
+    qmodel = dynamic(layer, randn(2, 1, 8))
+    (call,) = (n for n in qmodel.graph.nodes if n.target is recurrent_calls.sequence)
+    parts = [qmodel.get_buffer(part.target) for part in call.args[3]]
+    other = dynamic(seeded(lambda: nn.GRU(8, 24, bidirectional=True)), randn(2, 1, 8))
+    (call,) = (n for n in other.graph.nodes if n.target is recurrent_calls.sequence)
+    larger = [other.get_buffer(part.target) for part in call.args[3]]
+    forged = [*parts[:3], *larger[3:5], *parts[5:]]
+    x = torch.zeros(2, 1, 8, dtype=torch.uint8)
+    with pytest.raises(qfx.ConfigError, match="gates"):
+        recurrent.run_layers(x, 0.1, 0, forged, [], "gru", 1, 0, 127, False)
