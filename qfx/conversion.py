@@ -18,6 +18,7 @@ from qfx.framework.pipeline import Pipeline
 from qfx.garbage_collection import patiently
 from qfx.graph.clone import clone_graph_module
 from qfx.history.history import History
+from qfx.quant.successors import HeirsOfKernels
 from qfx.report.outcomes import build_report, checksum
 from qfx.report.sites import QuantizationReport
 from qfx.runtime.constants import share_constants
@@ -63,7 +64,8 @@ def use_up(
 
     def lower(graph_module: fx.GraphModule, stages: History) -> None:
         ctx.graph_module = graph_module
-        instruments = (*settings.instruments, *(net.instruments() if net else ()))
+        checks = net.instruments() if net else ()
+        instruments = (HeirsOfKernels(), *settings.instruments, *checks)
         transform(graph_module, to_lowered, ctx, stages, instruments)
 
     if net is not None:

@@ -28,9 +28,14 @@ from qfx.history.hunks import text_of
 from qfx.history.record import NodeRecord
 from qfx.history.snapshot import Snapshot, snapshot
 from qfx.history.stage import Stage
+from qfx.history.weights import OtherTensor, other_tensors
 
 if TYPE_CHECKING:
     import graphviz
+
+
+_MOST_WEIGHTS = 20
+"""How many of the weights that differ are listed."""
 
 
 class GraphDiff:
@@ -46,11 +51,18 @@ class GraphDiff:
         renamed: for each node of ``after`` that had another name, that name.
         noted: names, in ``after``, of nodes of which passes have recorded something else. That is
             no difference of the graphs; it is shown where there is no other.
+        weights: parameters and buffers of one name whose shapes or contents differ, where two live
+            models are compared: snapshots hold no tensors.
     """
 
     def __init__(
-        self, before: Snapshot, after: Snapshot, labels: tuple[str, str] = ("before", "after")
+        self,
+        before: Snapshot,
+        after: Snapshot,
+        labels: tuple[str, str] = ("before", "after"),
+        weights: tuple[OtherTensor, ...] = (),
     ) -> None:
+        self.weights = weights
         self.before = before
         self.after = after
         self.labels = labels
@@ -103,7 +115,7 @@ class GraphDiff:
         return found
 
     def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.changed or self.moved)
+        return bool(self.added or self.removed or self.changed or self.moved or self.weights)
 
     def __str__(self) -> str:
         return self.to_text()
@@ -123,6 +135,7 @@ class GraphDiff:
         parts += [f"-{removed} +{added} parameters"] if removed or added else []
         parts += [f"{len(self.changed)} changed"] if self.changed else []
         parts += [f"{len(self.moved)} moved"] if self.moved else []
+        parts += [f"{len(self.weights)} weights differ"] if self.weights else []
         return ", ".join(parts)
 
     def was(self, name: str) -> NodeRecord | None:
@@ -131,9 +144,11 @@ class GraphDiff:
 
     def to_text(self, *, context: int = 2) -> str:
         """What differs, with ``context`` unchanged lines around it; deterministic."""
-        return f"# {self.labels[0]} -> {self.labels[1]}   {self.summary()}\n" + text_of(
-            self, context
-        )
+        head = f"# {self.labels[0]} -> {self.labels[1]}   {self.summary()}\n"
+        weights = "".join(f"# @{name}: {how}\n" for name, how in self.weights[:_MOST_WEIGHTS])
+        more = len(self.weights) - _MOST_WEIGHTS
+        weights += f"# ... {more} more (diff.weights)\n" if more > 0 else ""
+        return head + weights + text_of(self, context)
 
     def to_dot(self, *, context: int | None = 2) -> graphviz.Digraph:
         """A coloured drawing: added green, removed red, changed amber, moved blue, noted violet.
@@ -151,12 +166,16 @@ def diff(a: Snapshot | Stage | fx.GraphModule, b: Snapshot | Stage | fx.GraphMod
 
     Args:
         a: a live graph, a snapshot of one, or a stage of a history.
-        b: likewise, of the same model or of another.
+        b: likewise, of the same model or of another. Of two live graphs what they hold is compared
+            as well.
     """
+    weights: tuple[OtherTensor, ...] = ()
+    if isinstance(a, fx.GraphModule) and isinstance(b, fx.GraphModule):
+        weights = tuple(other_tensors(a, b))
     a, b = (x.snapshot if isinstance(x, Stage) else x for x in (a, b))
     before = a if isinstance(a, Snapshot) else snapshot(a)
     after = b if isinstance(b, Snapshot) else snapshot(b, region=before.region, previous=before)
-    return GraphDiff(before, after)
+    return GraphDiff(before, after, weights=weights)
 
 
 def _parameters(view: Snapshot, names: tuple[str, ...]) -> int:

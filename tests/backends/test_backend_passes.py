@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 import qfx
+from qfx import vocab
 from qfx.backends import Backend, resolve_backend
 from qfx.errors import BackendError
 from qfx.framework.levels import Level
 from qfx.framework.pass_context import PassContext
+from tests.backends.test_schemes import Net, X, npu, npu_linear
 from tests.cases.flow import randn
 
 
@@ -103,3 +105,64 @@ def test_a_pipeline_is_edited_at_one_of_them() -> None:
     backend = with_passes("x86", Looks())
     pipeline = qfx.pipelines.static(backend=backend).insert_after("looks", Follows())
     assert stages(backend, pipeline) == ["lower", "looks", "follows", "keep-contiguous"]
+
+
+# -- passes that replace kernels ------------------------------------------------------------------
+def faster(x: Tensor, weight: Tensor, bias: Tensor | None, shift: float) -> Tensor:
+    return npu_linear(x, weight, bias, shift)
+
+
+def wrong(x: Tensor, weight: Tensor, bias: Tensor | None, shift: float) -> Tensor:
+    return npu_linear(x, weight, bias, 2 * shift)
+
+
+class Swap(qfx.Pass):
+    """Calls another kernel, which it makes with plain fx or through the rewriter."""
+
+    name = "swap"
+    requires = Level.LOWERED
+    by: str = "faster"
+    plain: bool = False
+
+    def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        kernel = {"faster": faster, "wrong": wrong}[self.by]
+        for node in [n for n in graph.nodes if n.target is npu_linear]:
+            if self.plain:
+                with graph.inserting_before(node):
+                    made = graph.call_function(kernel, node.args)
+                node.replace_all_uses_with(made)
+                graph.erase_node(node)
+                continue
+            with ctx.rewriter.at(node):
+                ctx.rewriter.replace(node, ctx.rewriter.call(kernel, *node.args))
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_replaces_a_kernel_is_reported_and_checked_as_that_kernel(plain: bool) -> None:
+    qmodel = qfx.quantize(Net().eval(), X, backend=npu(passes=(Swap(plain=plain),)))
+    assert any(node.target is faster for node in qmodel.graph.nodes)
+    (site,) = qmodel.report.sites
+    assert (site.kernel, site.macs, qmodel.report.coverage) == ("npu.linear", 96, 1.0)
+    assert site.step in {node.name for node in qmodel.graph.nodes if node.target is faster}
+    assert qmodel.report.checked is not None
+    assert qmodel.report.checked.calls == 1
+    with pytest.raises(qfx.PassError, match=r"pass swap.* changes what the model computes"):
+        qfx.quantize(Net().eval(), X, backend=npu(passes=(Swap(by="wrong", plain=plain),)))
+
+
+def test_what_computes_in_float_where_a_kernel_was_is_not_called_a_kernel() -> None:
+    class Undo(Looks):
+        name = "undo"
+
+        def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+            (codes,) = (n for n in graph.nodes if n.target is npu_linear)
+            (value,) = codes.users
+            rw, fc = ctx.rewriter, Net().fc
+            with rw.at(value):
+                held = [rw.constant("float.w", t.detach()) for t in (fc.weight, fc.bias)]
+                x = graph.find_nodes(op="placeholder")[0]
+                rw.replace(value, rw.call(vocab.LINEAR, x, *held, origins=(codes,)))
+            rw.erase(codes)
+
+    with pytest.raises(qfx.CoverageError, match="nothing was quantized"):
+        qfx.quantize(Net().eval(), X, backend=npu(passes=(Undo(),)), check=False)

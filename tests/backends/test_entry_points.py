@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -93,3 +95,31 @@ def test_an_unknown_name_suggests_it(install: Callable[..., None]) -> None:
     install(acme="acme")
     with pytest.raises(qfx.BackendError, match="did you mean 'acme'"):
         qfx.quantize(seeded(lambda: nn.Linear(4, 3)), X, backend="acmee")
+
+
+ACME = """
+from dataclasses import replace
+from qfx.backends import reference
+
+def backend():
+    return replace(reference.backend(), name="acme-npu")
+"""
+
+
+def test_a_distribution_on_the_path_brings_its_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "acme_npu-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-npu\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[qfx.backends]\nacme-npu = acme_npu:backend\n")
+    (tmp_path / "acme_npu.py").write_text(ACME)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "acme_npu", raising=False)
+    module.installed.cache_clear()
+    try:
+        assert qfx.backends.available()[-1] == "acme-npu"
+        made = qfx.quantize(seeded(lambda: nn.Linear(4, 3)), X, backend="acme-npu")
+    finally:
+        module.installed.cache_clear()
+    assert made.report.backend == "acme-npu"

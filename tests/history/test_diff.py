@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
@@ -281,3 +281,25 @@ def test_replacement_is_the_next_heir_in_the_flow() -> None:
 
     found = diff(build(vocab.TANH), build(vocab.SIGMOID))
     assert found.replaced == {"tanh_first": "sigmoid_first", "tanh_second": "sigmoid_second"}
+
+
+def test_live_models_are_compared_by_what_they_hold() -> None:
+    def built(*weights: Tensor) -> fx.GraphModule:
+        graph = fx.Graph()
+        x = graph.placeholder("x")
+        for name in "ab":
+            x = graph.call_function(torch.mul, (x, graph.get_attr(name)))
+        graph.output(x)
+        return fx.GraphModule(
+            {n: nn.Parameter(w) for n, w in zip("ab", weights, strict=True)}, graph
+        )
+
+    plain, nan = torch.tensor([1.0, 2.0]), torch.tensor([float("nan"), 0.0])
+    one = built(plain, nan)
+    assert not diff(one, built(plain.clone(), nan.clone()))
+    found = diff(one, built(torch.tensor([1.0, 3.0]), torch.zeros(1, 2)))
+    assert found
+    assert found.weights == (("a", "1 of 2 values"), ("b", "f32[2] -> f32[1,2]"))
+    assert found.summary().endswith("2 weights differ")
+    assert "\n# @a: 1 of 2 values\n# @b: f32[2] -> f32[1,2]\n" in found.to_text()
+    assert not diff(snapshot(one), snapshot(built(plain + 1, nan)))  # these hold no tensors
