@@ -1,6 +1,7 @@
 """What quantizing costs: seconds by step and pass, and memory, against the size of the graph.
 
     python -m benchmarks.cost [--sizes 1000 10000 100000] [--peer-limit 1000] [--json FILE]
+    python -m benchmarks.cost --graphs --models resnet50 vit_b_16 --engines qfx-fast qfx
 
 Subjects are generated chains of ``--sizes`` operations (residual Linears, conv + batch-norm +
 relu) and torchvision models; each is quantized in a fresh process. Memory is the peak of resident
@@ -20,6 +21,7 @@ from typing import Any
 
 from benchmarks import graphs
 from benchmarks.coordinator import Worker, WorkerError, say
+from benchmarks.cost_worker import COSTS
 from qfx.table import markdown
 
 STEPS = ("prepare", "calibrate", "convert")
@@ -48,26 +50,25 @@ def total(cost: dict[str, Any]) -> float:
 
 def plan(options: argparse.Namespace) -> list[tuple[str, str]]:
     """(subject, engine) in the order they are run."""
-    pairs = []
-    for kind in options.graphs:
-        for size in options.sizes:
-            pairs.append((f"{kind}:{size}", "qfx"))
-            if size <= options.peer_limit:
-                pairs.append((f"{kind}:{size}", "torch.ao"))
-    for model in options.models:
-        pairs += [(model, "qfx"), (model, "torch.ao")]
-    return pairs
+    sized = [(f"{kind}:{size}", size) for kind in options.graphs for size in options.sizes]
+    subjects = [*sized, *((model, 0) for model in options.models)]
+    return [
+        (subject, engine)
+        for subject, size in subjects
+        for engine in options.engines
+        if engine != "torch.ao" or size <= options.peer_limit
+    ]
 
 
 def steps_report(costs: Costs) -> str:
     """A row a (subject, engine): seconds by step, memory, microseconds a captured node."""
-    header = ["seconds", *STEPS, "total", "peak MB", "us/node"]
+    header = ["seconds", *STEPS, "total", "of CPU", "peak MB", "us/node"]
     return markdown(header, [_row(name, cost) for name, cost in costs.items()])
 
 
 def passes_report(costs: Costs) -> str:
     """A row a pass, a column a subject: seconds in qfx's passes."""
-    ours = {n.split()[0]: c["passes"] for n, c in costs.items() if "passes" in c}
+    ours = {n.removesuffix(" qfx"): c["passes"] for n, c in costs.items() if "passes" in c}
     names = list(dict.fromkeys(name for passes in ours.values() for name in passes))
     rows = [[name, *(_seconds(passes.get(name)) for passes in ours.values())] for name in names]
     return markdown(["seconds by pass", *ours], rows)
@@ -97,12 +98,13 @@ def _run(command: Sequence[str]) -> dict[str, Any]:
 
 def _row(name: str, cost: dict[str, Any]) -> list[str]:
     if "error" in cost:
-        return [name, "failed", "", "", "", "", ""]
+        return [name, "failed", *[""] * 6]
     steps = [_seconds(cost["steps"][step]) for step in STEPS]
     megabytes = (cost["peak_bytes"] - cost["base_bytes"]) / 1e6
     nodes = cost.get("nodes")
     each = f"{1e6 * total(cost) / nodes:.0f}" if nodes else ""
-    return [name, *steps, _seconds(total(cost)), f"{megabytes:.0f}", each]
+    cpu = _seconds(cost["cpu_seconds"])
+    return [name, *steps, _seconds(total(cost)), cpu, f"{megabytes:.0f}", each]
 
 
 def _seconds(value: float | None) -> str:
@@ -119,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--graphs", nargs="*", default=kinds, choices=kinds)
     parser.add_argument("--sizes", nargs="+", type=int, default=[1_000, 10_000, 100_000])
     parser.add_argument("--models", nargs="*", default=["resnet50"], metavar="MODEL")
+    parser.add_argument("--engines", nargs="+", default=["qfx", "torch.ao"], choices=list(COSTS))
     parser.add_argument(
         "--peer-limit", type=int, default=1_000, help="most operations for torch.ao"
     )

@@ -1,8 +1,9 @@
 """Quantize one subject once, in a process of its own: seconds by step, peak memory.
 
-Answers one JSON object: ``steps`` (prepare, calibrate, convert), ``passes`` (qfx only: seconds by
-pass), ``nodes`` of the captured graph (qfx only), ``base_bytes`` and ``peak_bytes`` of resident
-memory before and after.
+Answers one JSON object: ``steps`` (prepare, calibrate, convert), ``cpu_seconds`` of all of them on
+all cores, which tell more than ``steps`` where others use the machine, ``passes`` (qfx: seconds by
+pass), ``nodes`` of the captured graph (qfx), ``base_bytes`` and ``peak_bytes`` of resident memory
+before and after.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -28,13 +30,18 @@ Steps = dict[str, float]
 
 
 def qfx_cost(
-    model: nn.Module, example: Tensor, data: Sequence[Tensor], backend: str
+    model: nn.Module,
+    example: Tensor,
+    data: Sequence[Tensor],
+    backend: str,
+    effort: str = "default",
 ) -> dict[str, Any]:
     """``qfx.quantize`` in its three steps, and the passes as the history timed them."""
     import qfx
 
     steps: Steps = {}
-    prepared = _timed(steps, "prepare", lambda: qfx.prepare(model, example, backend=backend))
+    options: dict[str, Any] = {"backend": backend, "effort": effort}
+    prepared = _timed(steps, "prepare", lambda: qfx.prepare(model, example, **options))
     _timed(steps, "calibrate", lambda: qfx.calibrate(prepared, data, progress=False))
     quantized = _timed(steps, "convert", lambda: qfx.convert(prepared))
     passes = {stage.name: stage.seconds for stage in quantized.history}
@@ -63,7 +70,12 @@ def torch_ao_cost(
     return {"steps": steps}
 
 
-COSTS = {"qfx": qfx_cost, "torch.ao": torch_ao_cost}
+COSTS: dict[str, Callable[[nn.Module, Tensor, Sequence[Tensor], str], dict[str, Any]]] = {
+    "qfx": qfx_cost,
+    "qfx-fast": partial(qfx_cost, effort="fast"),
+    "qfx-high": partial(qfx_cost, effort="high"),
+    "torch.ao": torch_ao_cost,
+}
 
 
 def main() -> None:
@@ -78,7 +90,9 @@ def main() -> None:
     with protocol_stream() as replies, torch.no_grad():
         model, example, data = _subject(arguments.subject)
         base = peak_bytes()
+        began = time.process_time()
         cost = COSTS[arguments.engine](model, example, data, arguments.backend)
+        cost["cpu_seconds"] = time.process_time() - began
         reply(replies, {**cost, "base_bytes": base, "peak_bytes": peak_bytes()})
 
 

@@ -107,13 +107,20 @@ def test_cost_plan_runs_the_peer_only_where_feasible() -> None:
     ]
 
 
+def test_cost_of_efforts_beside_each_other() -> None:
+    options = cost._parser().parse_args(
+        ["--graphs", "--models", "toy", "--engines", "qfx-fast", "qfx"]
+    )
+    assert cost.plan(options) == [("toy", "qfx-fast"), ("toy", "qfx")]
+
+
 def test_cost_tables() -> None:
     steps = {"prepare": 1.0, "calibrate": 0.5, "convert": 0.5}
-    memory = {"base_bytes": 1e6, "peak_bytes": 3e6}
+    memory = {"base_bytes": 1e6, "peak_bytes": 3e6, "cpu_seconds": 3.5}
     ours = {"steps": steps, "passes": {"fuse": 0.25}, "nodes": 1000, **memory}
     costs = {"conv:1000 qfx": ours, "conv:1000 torch.ao": {"steps": steps, **memory}}
     rows = [[c.strip() for c in r.split("|")] for r in cost.steps_report(costs).splitlines()]
-    assert rows[2][1:-1] == ["conv:1000 qfx", "1.00", "0.500", "0.500", "2.00", "2", "2000"]
+    assert rows[2][1:-1] == ["conv:1000 qfx", "1.00", "0.500", "0.500", "2.00", "3.50", "2", "2000"]
     assert rows[3][-2] == ""
     assert cost.passes_report(costs).splitlines()[-1].split() == ["|", "fuse", "|", "0.250", "|"]
 
