@@ -150,3 +150,8 @@ def test_contributing_shows_every_room() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     missing = [name for floor in FLOORS[:-1] for name in floor if f"`{name}" not in text]
     assert missing == []
+
+
+def test_each_room_has_tests_of_its_name() -> None:
+    rooms = {path.parent.name for path in ROOT.glob("qfx/*/__init__.py")}
+    assert rooms - {path.parent.name for path in ROOT.glob("tests/*/test_*.py")} == set()
