@@ -18,7 +18,10 @@ from tests.support.sources import tree
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
-    ("errors", "stubs", "table", "library", "caller_modes", "garbage_collection"),
+    (
+        *("errors", "stubs", "table", "library"),
+        *("caller_modes", "garbage_collection", "thread_switching"),
+    ),
     ("torch_private", "private_attributes"),
     ("semantics",),
     ("vocab",),

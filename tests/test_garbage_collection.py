@@ -32,3 +32,22 @@ def test_stays_off_where_it_was_off() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_what_was_made_meanwhile_is_not_walked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: 0)  # of the tests, all is frozen
+    with collector_resting():
+        made = [[0] for _ in range(3)]
+    try:
+        assert not any(young is made for young in gc.get_objects(generation=0))
+        assert any(old is made for old in gc.get_objects(generation=2))
+    finally:
+        gc.freeze()  # again, as conftest.py did
+
+
+def test_what_a_caller_froze_stays_frozen() -> None:
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    with collector_resting():
+        pass
+    assert gc.get_freeze_count() > frozen - 1000

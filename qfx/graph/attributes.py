@@ -13,7 +13,12 @@ from torch import Tensor, fx, nn
 from qfx.errors import PatternError
 from qfx.graph.lookup import Lookup
 from qfx.graph.unread_modules import take_away
-from qfx.private_attributes import buffers_held, modules_held, parameters_held
+from qfx.private_attributes import (
+    buffers_held,
+    modules_held,
+    parameters_held,
+    unsaved_buffers,
+)
 
 _MISSING = object()
 
@@ -55,7 +60,7 @@ class Attributes:
         """Register a value that is no parameter of the model; returns its qualified name."""
         owner, prefix, name = self._free(hint)
         if isinstance(value, Tensor):
-            owner.register_buffer(name, value, persistent=False)
+            register_tensor(owner, name, value, persistent=False)
         else:
             setattr(owner, name, value)
         return prefix + name
@@ -98,6 +103,16 @@ class Attributes:
         if _has(owner, name):
             delattr(owner, name)
         return owner, prefix, name
+
+
+def register_tensor(owner: nn.Module, name: str, value: Tensor, *, persistent: bool = True) -> None:
+    """Register a tensor under a name that is free; ``register_buffer`` asks at length if it is."""
+    if isinstance(value, nn.Parameter):
+        parameters_held(owner)[name] = value
+        return
+    buffers_held(owner)[name] = value
+    if not persistent:
+        unsaved_buffers(owner).add(name)
 
 
 def is_taken(owner: nn.Module, name: str) -> bool:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
-
 from torch import Tensor, fx
 
 from qfx.graph.interpret import result_of
+from qfx.graph.lookup import attribute_of
 from qfx.vocab import OpDef
 
 
 def constant_value(node: fx.Node, owner: fx.GraphModule) -> Tensor | None:
     """What a node computes from constants of ``owner`` alone; None if it reads anything else."""
     if node.op == "get_attr":
-        found: Tensor = attrgetter(str(node.target))(owner)
+        found: Tensor = attribute_of(owner, str(node.target))
         return found
     if not isinstance(node.target, OpDef):
         return None

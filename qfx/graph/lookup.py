@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from qfx.private_attributes import buffers_held, modules_held, parameters_held
+
+_ABSENT = object()
 
 
 class Lookup:
@@ -31,10 +35,29 @@ class Lookup:
         return self._owners[path]
 
 
+def attribute_of(root: object, name: str) -> Any:
+    """What a qualified name refers to, as ``operator.attrgetter`` finds it, but at less length.
+
+    Raises:
+        AttributeError: there is nothing of that name.
+    """
+    found = root
+    for atom in name.split("."):
+        held = _registered(found, atom)
+        found = getattr(found, atom) if held is _ABSENT else held
+    return found
+
+
 def _attribute(owner: object, name: str) -> object:
-    """As getattr, but past ``nn.Module.__getattr__`` where that is all it takes."""
+    held = _registered(owner, name)
+    return getattr(owner, name, None) if held is _ABSENT else held
+
+
+def _registered(owner: object, name: str) -> object:
+    """What a module holds, past ``nn.Module.__getattr__`` where that is all it takes."""
     if isinstance(owner, nn.Module):
-        for registry in (modules_held(owner), parameters_held(owner), buffers_held(owner)):
+        for registry in (buffers_held(owner), modules_held(owner), parameters_held(owner)):
             if name in registry:
-                return registry[name]
-    return getattr(owner, name, None)
+                found: object = registry[name]
+                return found
+    return _ABSENT

@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from qfx import vocab
 from qfx.graph.unread_modules import take_after
-from qfx.private_attributes import set_tracer
+from qfx.private_attributes import REGISTRIES, UNSAVED, set_tracer
 
 _Self = TypeVar("_Self", bound="WorkingGraphModule")
 
@@ -48,6 +48,19 @@ class WorkingGraphModule(fx.GraphModule):
         type(self).__qualname__ = class_name
         if isinstance(root, nn.Module):
             _keep_classes(self, root)
+
+    @classmethod
+    def over(cls: type[_Self], root: nn.Module, graph: fx.Graph) -> _Self:
+        """One that takes over what ``root`` holds, which is what ``graph`` reads and calls.
+
+        ``root`` is used up. fx, given it, would look up and register name by name.
+        """
+        made = cls(nn.Module(), fx.Graph())
+        for registry in (*REGISTRIES, UNSAVED):
+            made.__dict__[registry] = root.__dict__[registry]
+        made.training = root.training
+        made.graph = graph
+        return made
 
     @property
     def graph(self) -> fx.Graph:

@@ -13,7 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.graph.attributes import Attributes, is_taken
+from qfx.graph.attributes import Attributes, is_taken, register_tensor
 from qfx.graph.effects import changing
 from qfx.graph.lookup import Lookup
 from qfx.private_attributes import tensors_held, unsaved_buffers
@@ -80,11 +80,9 @@ def _move(graph_module: fx.GraphModule, target: str, lookup: Lookup) -> str:
     owner, value = lookup.get(path), lookup.get(target)
     assert isinstance(owner, nn.Module)
     name = _free(graph_module, target.replace(".", "_"))
-    if isinstance(value, nn.Parameter):
-        graph_module.register_parameter(name, value)
-    elif isinstance(value, Tensor):
+    if isinstance(value, Tensor):
         persistent = attribute not in unsaved_buffers(owner)
-        graph_module.register_buffer(name, value, persistent=persistent)
+        register_tensor(graph_module, name, value, persistent=persistent)
     else:
         setattr(graph_module, name, value)
     return name

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import FormatError
-from qfx.graph.attributes import is_taken
+from qfx.graph.attributes import is_taken, register_tensor
 from qfx.graph.lookup import Lookup
 from qfx.graph.source import type_name
 from qfx.private_attributes import (
@@ -208,10 +208,8 @@ def _add(
 ) -> None:
     if is_taken(owner, atom):
         raise FormatError(f"the name {name!r} is taken")
-    if isinstance(value, nn.Parameter):
-        owner.register_parameter(atom, value)
-    elif isinstance(value, Tensor):
-        owner.register_buffer(atom, value, persistent=persistent)
+    if isinstance(value, Tensor):
+        register_tensor(owner, atom, value, persistent=persistent)
     else:
         owner.add_module(atom, value)
 

@@ -27,6 +27,7 @@ from qfx.runtime.quantized import QuantizedModel
 from qfx.runtime.regions import Regions, regions_of
 from qfx.storage.assembly import build_regions, missing_modules, needs_model
 from qfx.storage.attributes import ModuleRecord, lacking
+from qfx.storage.checksums import Checksums
 from qfx.storage.container import write_container
 from qfx.storage.documents import HISTORY, MODEL, pack
 from qfx.storage.fields import Json
@@ -40,6 +41,7 @@ from qfx.storage.regions import FEATURE as REGIONS
 from qfx.storage.regions import RegionsRecord, write_regions
 from qfx.storage.targets import Types
 from qfx.storage.tensors import TensorStore
+from qfx.thread_switching import quick_switching
 from qfx.training.schedule import QATSchedule
 
 Describe: TypeAlias = Callable[[TensorStore], Json]
@@ -204,7 +206,18 @@ def _loaded(
     *,
     verify: bool,
 ) -> Loaded:
-    opened = open_buffer(buffer, types, verify=verify)
+    with quick_switching(), Checksums() as checksums:
+        opened = open_buffer(buffer, types, checksums if verify else None)
+        return Loaded(_made(opened, backend, given, model), opened)
+
+
+def _made(
+    opened: Opened,
+    backend: str | Backend | None,
+    given: Mapping[str, nn.Module],
+    model: nn.Module | None,
+) -> QuantizedModel | PreparedModel:
+    """What a file holds, unless that needs more than was given."""
     record = opened.record
     if not isinstance(record, RegionsRecord):
         missing = lacking(record.held, given)
@@ -215,7 +228,7 @@ def _loaded(
     if missing:
         raise FormatError(_lacks(missing))
     try:
-        return Loaded(_built(opened, backend, given, model), opened)
+        return _built(opened, backend, given, model)
     except (FormatError, BackendError):
         raise
     except Exception as error:  # whatever passes, kernels and PyTorch say to what a file says

@@ -10,6 +10,7 @@ from typing import Any
 from qfx.errors import FormatError
 from qfx.history.history import History
 from qfx.history.stage import Stage
+from qfx.storage.checksums import Checksums
 from qfx.storage.container import Container
 from qfx.storage.documents import HISTORY, MODEL, tensor_name, unpack
 from qfx.storage.fields import Fields
@@ -53,7 +54,7 @@ class Opened:
     compiled: Fields | None
 
 
-def open_buffer(buffer: Any, types: Types, *, verify: bool) -> Opened:
+def open_buffer(buffer: Any, types: Types, checksums: Checksums | None) -> Opened:
     """Check all that a file says, and make nothing of it yet."""
     container = Container(buffer)
     lenient = _check_version(container.metadata)
@@ -66,7 +67,7 @@ def open_buffer(buffer: Any, types: Types, *, verify: bool) -> Opened:
         )
     fields.text("qfx"), fields.text("torch")
     kind = fields.choice("kind", _READERS)
-    source = TensorSource.read(container, fields.record("tensors"), verify=verify)
+    source = TensorSource.read(container, fields.record("tensors"), checksums)
     record = _READERS[kind](fields.record("model"), types, source)
     compiled = fields.record("compiled") if fields.has("compiled") else None
     if compiled is not None and not _is_quantized(record):

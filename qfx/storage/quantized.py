@@ -149,7 +149,7 @@ def build_quantized(
     check_geometry(graph, source)
     check_saturation(backend, graph, saturated=record.saturates)
     root = make_root(record.held, source, given)
-    lowered = WorkingGraphModule(shell(root), graph)
+    lowered = WorkingGraphModule.over(shell(root), graph)
     check_reads_as_told(lowered)
     check_level(lowered, Level.REFERENCE)
     reference = LaterReference(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qfx.errors import FormatError
 from qfx.graph.clone import is_opaque
 from qfx.storage import container, limits
+from qfx.storage.checksums import Checksums
 from qfx.storage.container import Container
 from qfx.storage.fields import Fields, Json
 
@@ -113,7 +114,7 @@ class TensorSource:
     Args:
         container: the file.
         described: what the model says of each.
-        verify: compare checksums, for which all bytes are read.
+        checksums: computes those to compare, for which all bytes are read; None compares none.
 
     Attributes:
         parameters: those that were made of tensors of the file; one with two names is one.
@@ -121,7 +122,7 @@ class TensorSource:
 
     container: Container
     described: dict[str, tuple[int, tuple[int, ...]]]
-    verify: bool
+    checksums: Checksums | None
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     _made: dict[str, Tensor] = field(default_factory=dict)
     _packed: int = 0
@@ -136,7 +137,9 @@ class TensorSource:
         return name in self._made
 
     @classmethod
-    def read(cls, container: Container, fields: Fields, *, verify: bool) -> TensorSource:
+    def read(
+        cls, container: Container, fields: Fields, checksums: Checksums | None
+    ) -> TensorSource:
         """What ``fields`` say of the tensors of ``container``."""
         described = {}
         for name in fields.names():
@@ -147,7 +150,9 @@ class TensorSource:
                 record.refuse("order", "is no order of the dims")
             described[name] = (record.integer("crc32", 0, 0xFFFFFFFF), order)
             record.close()
-        return cls(container, described, verify)
+        if checksums is not None:
+            checksums.start(container, described)
+        return cls(container, described, checksums)
 
     def find(self, name: str) -> Tensor:
         """The tensor of a name; FormatError if there is none, or it is damaged."""
@@ -159,7 +164,7 @@ class TensorSource:
         if name not in self.described:
             raise FormatError(f"the model reads a tensor {name[:200]!r}, which the file has not")
         crc, order = self.described[name]
-        if self.verify and self.container.checksum(name) != crc:
+        if self.checksums is not None and self.checksums.of(self.container, name) != crc:
             raise FormatError(f"tensor {name!r} is damaged: its checksum is another")
         tensor = self.container.tensor(name)
         if not order:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from qfx.graph.lookup import Lookup
+from qfx.graph.lookup import Lookup, attribute_of
 
 
 class Model(nn.Module):
@@ -39,3 +40,10 @@ def test_every_step_counts_as_used() -> None:
     lookup.get("layers.0.weight")
     steps = {(id(MODEL), "layers"), (id(MODEL.layers), "0"), (id(MODEL.layers[0]), "weight")}
     assert lookup.used == steps
+
+
+def test_a_single_name_is_looked_up_as_attrgetter_does() -> None:
+    assert attribute_of(MODEL, "layers.0.weight") is MODEL.layers[0].weight
+    assert attribute_of(MODEL, "table") is MODEL.table
+    with pytest.raises(AttributeError, match="'Linear' object has no attribute 'absent'"):
+        attribute_of(MODEL, "layers.0.absent")

@@ -156,3 +156,16 @@ def test_clone_copies_names_order_and_meta() -> None:
     assert all(a is not b and a.meta is not b.meta for a, b in pairs)
     assert [b.meta["number"] for _, b in pairs] == [[0], [1], [2]]
     clone.graph.lint()
+
+
+def test_one_that_takes_over_a_root_holds_what_that_held() -> None:
+    root, graph = nn.Module(), fx.Graph()
+    root.register_buffer("held", torch.arange(2.0), persistent=False)
+    root.child = nn.ReLU()
+    graph.output(graph.call_module("child", (graph.get_attr("held"),)))
+    made = WorkingGraphModule.over(root.eval(), graph)
+    assert made().tolist() == [0.0, 1.0]
+    assert made.child is root.child
+    assert graph.owning_module is made
+    assert not made.training
+    assert not made.state_dict()

@@ -92,7 +92,7 @@ class Ending:
 
 def pack(call: ConvCall, codes: Tensor, scales: Tensor, x: tuple[float, int], shape: Sizes) -> Any:
     """The packed weight of a call, for an input of ``shape`` and its scale and zero point."""
-    scales, (x_scale, x_zero_point) = scales.float().reshape(-1), x
+    x_scale, x_zero_point = x
     return packing.pack_conv(codes, scales, x_scale, x_zero_point, *call.geometry, shape)
 
 

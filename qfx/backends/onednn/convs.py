@@ -164,11 +164,10 @@ def _operands(
     part, weight = form.parts[index], weight_of(site)
     _, x = input_of(site)
     numbers = _packing_numbers(x)
-    shape = tuple(shape_of(qx))
+    shape, scales = tuple(shape_of(qx)), _scale_values(site, part)
 
     def packed() -> object:
-        codes = part.weight(weight.integers)
-        return pack(part.call, codes, _scale_values(site, part), numbers, shape)
+        return pack(part.call, part.weight(weight.integers), scales, numbers, shape)
 
     key = ("conv", form.name, index, weight.name, part.call, shape[1:], numbers[1] == 0)
     constants = (em.packed(key, packed, apart=True), *_scales(em, site, part, key))

@@ -70,9 +70,10 @@ def _operands(em: Emitter, site: LoweringSite, shape: list[int]) -> Operands:
     """What a linear kernel reads, for an input of ``shape`` (..., in)."""
     qx, x = input_of(site)
     weight = weight_of(site)
+    matrix = weight.integers.flatten(1)
 
     def recipe() -> object:
-        return packing.pack_linear(weight.integers.flatten(1), shape)
+        return packing.pack_linear(matrix, shape)
 
     packed = em.packed(("linear", weight.name, tuple(shape[1:])), recipe, apart=True)
     return Operands(qx, x.scale, x.zero_point, packed, *weight_qparams(em, weight))

@@ -56,7 +56,7 @@ def pack_conv(
     shape = [batch, *x_shape[1:]]
     packed: Tensor = _onednn.qconv_prepack(
         weight.contiguous(),
-        w_scales.float(),
+        w_scales,
         x_scale,
         x_zero_point,
         list(stride),

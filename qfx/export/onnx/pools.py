@@ -163,10 +163,11 @@ def interpolate(
         raise CannotWrite(f"interpolation with mode={mode!r}", "Use a mode that Resize has.")
     kind, place = _MODES[mode]
     dims = w.info(input).rank - 2
-    scales, sizes, axes = None, None, None
+    scales, sizes = None, None
     if size is not None:
         whole = (size,) * dims if isinstance(size, (int, Number)) else tuple(size)
-        sizes, axes = w.vector(whole), tuple(range(2, dims + 2))
+        # Of all dims: ONNX Runtime loses sizes of some where it turns a Resize to channels last.
+        sizes = w.vector((*(w.size(input, d) for d in (0, 1)), *whole))
     elif recompute_scale_factor:
         raise CannotWrite("recompute_scale_factor", "Give the size of the result.")
     else:
@@ -179,7 +180,6 @@ def interpolate(
         None,
         scales,
         sizes,
-        axes=axes,
         mode=kind,
         coordinate_transformation_mode="align_corners" if align_corners else place,
         nearest_mode=("floor" if mode == "nearest" else "round_prefer_ceil")
