@@ -41,6 +41,8 @@ _SUMS: dict[Any, tuple[str, str, str]] = {
 
 def expand_product(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     """The product that the call computes; None if it is none, a Mismatch if it can't be."""
+    if site.node.op == "call_module":  # whatever its owner calls it: ``self.inner``, ``self.dot``
+        return None
     product = _Products(site).expand(site.node, call)
     if product is None:
         product = contract(site, call)

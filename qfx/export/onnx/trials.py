@@ -23,6 +23,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from qfx import vocab
+from qfx.errors import FormatError
 from qfx.export.onnx import model
 from qfx.export.onnx.arguments import feeds
 from qfx.export.onnx.check import compare, open_session, run
@@ -57,6 +58,7 @@ class FormTrial:
         sqnr: against the reference graph, in dB.
         loss: how many dB further from the model with unrounded activations than the model itself.
         ms: the least time of a run, all forms in turns.
+        refused: why ONNX Runtime does not load it, if it does not; the rest means nothing then.
     """
 
     form: str
@@ -64,8 +66,11 @@ class FormTrial:
     sqnr: float
     loss: float
     ms: float
+    refused: str = ""
 
     def __str__(self) -> str:
+        if self.refused:
+            return f"  {self.form}: {self.refused}"
         return (
             f"  {self.form}: {self.integer_kernels} integer kernels, {self.sqnr:.1f} dB "
             f"({-self.loss:+.1f} dB against unrounded activations), {self.ms:.2f} ms"
@@ -78,10 +83,11 @@ def best(trials: Sequence[FormTrial]) -> OnnxForm:
     The integer form pays where more of it runs in integers, the full integer form where it is
     faster, too: not all that engines do with integers is.
     """
-    if not trials:
+    ran = [each for each in trials if not each.refused]
+    if not ran:
         return OnnxForm.EXACT
-    plain = chosen = trials[0]
-    for each in trials[1:]:
+    plain = chosen = ran[0]
+    for each in ran[1:]:
         more = each.integer_kernels > chosen.integer_kernels
         pays = OnnxForm(each.form) is OnnxForm.INTEGER or each.ms < FASTER * chosen.ms
         if more and pays and _agrees(each, plain):
@@ -102,24 +108,33 @@ def try_each(
     """Run each form on inputs by name, or on random ones."""
     reference = qmodel.reference
     given = example_arguments(reference) if arguments is None else arguments
-    opened = [_session(written) for written in forms.values()]
-    checks = [compare(qmodel, session, given, kernels) for session, kernels in opened]
+    opened = {form: _session(written) for form, written in forms.items()}
+    ran = {form: each for form, each in opened.items() if not isinstance(each, FormatError)}
+    checks = [compare(qmodel, session, given, kernels) for session, kernels in ran.values()]
     tensors = feeds(reference, given)
-    calls = [partial(run, session, tensors) for session, _ in opened]
+    calls = [partial(run, session, tensors) for session, _ in ran.values()]
     unrounded, own = _against_unrounded(reference, given)
     losses = [own - _sqnr(unrounded, call()) for call in calls]
-    rows = zip(forms, checks, losses, _least_ms(calls), strict=True)
-    return tuple(
-        FormTrial(form.value, check.integer_kernels, check.sqnr, loss, ms)
+    rows = zip(ran, checks, losses, _least_ms(calls), strict=True)
+    trials = {
+        form: FormTrial(form.value, check.integer_kernels, check.sqnr, loss, ms)
         for form, check, loss, ms in rows
-    )
+    }
+    for form, refused in opened.items():
+        if isinstance(refused, FormatError):
+            trials[form] = FormTrial(form.value, 0, -math.inf, math.inf, math.inf, str(refused))
+    return tuple(trials[form] for form in forms)
 
 
-def _session(written: ir.Model) -> tuple[Any, dict[str, int]]:
+def _session(written: ir.Model) -> tuple[Any, dict[str, int]] | FormatError:
+    """A session, and what its optimized graph has; or why ONNX Runtime opens none."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "trial.onnx"
         model.save(written, path)
-        return open_session(str(path))
+        try:
+            return open_session(str(path))
+        except FormatError as error:  # of its optimizers, which see another graph in each form
+            return error
 
 
 def _least_ms(calls: Sequence[Callable[[], object]]) -> list[float]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.export.onnx import forms
+from qfx.export.onnx import forms, trials
+from qfx.export.onnx.check import open_session
 from qfx.export.onnx.seen import see
 from tests.support.onnx import Exported, quantized, written
 from tools.networks import classifier
@@ -121,6 +123,48 @@ def test_resnet18_runs_in_integers(tmp_path: Path) -> None:
     assert check.own is not None
     assert check.sqnr > check.own - 6  # of images this small the model makes 32 dB itself
     assert file.inputs["x"] == ("batch", 3, "height", "width")
+
+
+class Pyramid(nn.Module):
+    """What a feature pyramid does: features twice as small are enlarged, and added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU())
+        self.down, self.inner = nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.Conv2d(16, 16, 1)
+        self.top, self.head = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.body(x)
+        coarse = self.top(torch.relu(self.down(fine)))
+        fine = self.inner(fine)
+        enlarged = nn.functional.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
+        made: Tensor = self.head(fine + enlarged)
+        return made
+
+
+def test_enlarging_to_sizes_that_are_free_runs_in_integers(x: Tensor) -> None:
+    """ONNX Runtime refused the sizes of a Resize that told those of some dims."""
+    pyramid = written(quantized(Pyramid(), x), x, form="integer")
+    assert pyramid.file.inputs["x"] == ("batch", 3, "height", "width")
+    assert pyramid.check.integers["QLinearConv"] == 5
+    assert pyramid.check.sqnr > 35
+
+
+def test_a_form_that_does_not_load_is_left_out(
+    qmodel: qfx.QuantizedModel, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(path: str) -> tuple[Any, dict[str, int]]:
+        session, kernels = open_session(path)
+        if kernels.get("QLinearAdd"):
+            raise qfx.FormatError("ONNX Runtime can't load it")
+        return session, kernels
+
+    monkeypatch.setattr(trials, "open_session", refuses)
+    exported = written(qmodel, x)
+    assert exported.file.form == "exact"
+    assert "integer: ONNX Runtime can't load it" in str(exported.file)
 
 
 def test_unknown_form(qmodel: qfx.QuantizedModel, x: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 import torch
 from torch import nn
@@ -54,6 +56,13 @@ def test_more_integers_that_pay(trials: tuple[FormTrial, ...], expected: OnnxFor
 )
 def test_what_does_not(integer: FormTrial, full: FormTrial, expected: OnnxForm) -> None:
     assert best((EXACT, integer, full)) is expected
+
+
+def test_what_does_not_load_is_not_taken() -> None:
+    refused = FormTrial("full_integer", 0, -inf, inf, inf, "ONNX Runtime can't load it")
+    assert best((EXACT, INTEGER, refused)) is OnnxForm.INTEGER
+    assert best((refused,)) is OnnxForm.EXACT
+    assert str(refused) == "  full_integer: ONNX Runtime can't load it"
 
 
 def test_unrounded_is_what_the_model_stands_for() -> None:

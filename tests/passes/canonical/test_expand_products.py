@@ -224,3 +224,20 @@ return %einsum
 def test_before_and_after() -> None:
     model = Lambda(lambda m, x: torch.einsum("ij,kj->ik", x, x))
     check_family("expand-products", model, image(2, 3), BEFORE, AFTER, LEFT_OUT)
+
+
+@pytest.mark.parametrize("name", ["inner", "dot", "vdot", "addmm", "baddbmm", "addmv", "matmul"])
+def test_a_module_that_is_called_like_a_product_is_what_it_is(name: str) -> None:
+    class Owner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module(name, nn.Conv2d(3, 4, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = getattr(self, name)(x)
+            return made
+
+    x = torch.randn(1, 3, 4, 4)
+    qmodel = qfx.quantize(Owner().eval(), x, backend="reference")
+    (site,) = qmodel.report.sites
+    assert (site.node, site.decision) == (name, "quantized")
