@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from torch import fx, nn
 
 from qfx.errors import PatternError
-from qfx.rewrite.pattern import Mismatch, Pattern, as_pattern, same_literal, target_name
+from qfx.rewrite.pattern import Any, Mismatch, Pattern, as_pattern, same_literal, target_name
 from qfx.rewrite.possible import check_possible
 from qfx.vocab import OpDef
 
@@ -36,6 +36,7 @@ class CallPattern(Pattern):
     """
 
     may_swap = False
+    users: int | None
 
     def __init__(
         self,
@@ -49,12 +50,17 @@ class CallPattern(Pattern):
     ) -> None:
         if not targets:
             raise PatternError("a pattern needs a target")
-        if users is not None and users < 0:
-            raise PatternError(f"users must be 0 or more, got {users}")
+        if users is not None and (type(users) is not int or users < 0):
+            raise PatternError(f"users must be a number, 0 or more, got {users!r}")
+        if where is not None and not callable(where):
+            raise PatternError(f"where is {where!r}; give a predicate: where=lambda node: ...")
         self.targets = targets
         self.operands = tuple(as_pattern(o) for o in operands)
         self.reach = len(self.operands)
         self.attributes = {name: as_pattern(a) for name, a in attributes.items()}
+        for child in self.children():
+            if isinstance(child, CallPattern) and child.users == 0:
+                raise PatternError(f"{child} is read by {targets[0]!r}: users=0 never holds of it")
         if bind is not None and not isinstance(bind, str):
             raise PatternError(f"bind={bind!r} is no name")
         self.bind, self.users, self.where = bind, users, where
@@ -140,12 +146,19 @@ class Op(CallPattern):
                 raise PatternError(f"{each!r} is no operation, function or method name")
         super().__init__(targets, operands, attributes, bind=bind, users=users, where=where)
         ops = [target for target in targets if isinstance(target, OpDef)]
-        if len(ops) == len(targets):
-            check_possible(ops, self.operands, self.attributes, _OPTIONS)
         self.commutative = commutative
         self.may_swap = any(op.commutative for op in ops) if commutative is None else commutative
+        if len(ops) == len(targets):
+            check_possible(ops, self._orders(), self.attributes, _OPTIONS)
         if self.may_swap and self.operands:
             self.reach = max(self.reach, 2)
+
+    def _orders(self) -> list[tuple[Pattern, ...]]:
+        """The operands in each order in which they may stand."""
+        if not (self.may_swap and self.operands):
+            return [self.operands]
+        first, second, *others = (*self.operands, Any()) if self.reach < 2 else self.operands
+        return [self.operands, (second, first, *others)]
 
     def swaps(self, node: fx.Node) -> bool:
         if self.commutative is not None:

@@ -27,7 +27,7 @@ from typing import TypeAlias
 from torch import Tensor, fx
 
 from qfx.errors import PatternError
-from qfx.rewrite.possible import excludes, excludes_list
+from qfx.rewrite.possible import excludes, excludes_kinds, excludes_list, excludes_tensors
 from qfx.vocab import OpDef
 
 Literal: TypeAlias = typing.Any
@@ -139,6 +139,9 @@ class Attr(Pattern):
     def __post_init__(self) -> None:
         _check_bind(self.bind, "Attr")
 
+    def excludes(self, annotation: str) -> str:
+        return excludes_tensors(annotation)
+
     def __str__(self) -> str:
         return "a parameter or constant"
 
@@ -167,7 +170,10 @@ class Const(Pattern):
         )
 
     def excludes(self, annotation: str) -> str:
-        return excludes(annotation, self.value) if self.exact else ""
+        kinds = self.value if isinstance(self.value, tuple) else (self.value,)
+        if self.exact or not (callable(self.value) or all(isinstance(k, type) for k in kinds)):
+            return excludes(annotation, self.value)
+        return excludes_kinds(annotation, [k for k in kinds if isinstance(k, type)], str(self))
 
     def accepts(self, literal: Literal) -> bool:
         """Whether ``literal`` (not a node) matches."""

@@ -40,11 +40,18 @@ class Expected(Protocol):
 
 def check_possible(
     ops: Sequence[OpDef],
-    operands: Sequence[Expected],
+    orders: Sequence[Sequence[Expected]],
     attributes: Mapping[str, Expected],
     options: Sequence[str],
 ) -> None:
-    """PatternError if no call of any of ``ops`` can have these operands and attributes."""
+    """PatternError if no call of any of ``ops`` can match.
+
+    Args:
+        ops: what is called.
+        orders: the operands, in each order in which they may stand.
+        attributes: by name.
+        options: what else may be said by keyword.
+    """
     known = {name for op in ops for name in op.signature.parameters}
     for name in attributes:
         if name not in known:
@@ -54,7 +61,7 @@ def check_possible(
                 f"{_named(ops)} has no attribute {name!r}{hint} Its attributes are "
                 f"{', '.join(sorted(known))}, and Op takes {', '.join(options)}."
             )
-    faults = [_fault(op, operands, attributes) for op in ops]
+    faults = [_fault(op, operands, attributes) for op in ops for operands in orders]
     if all(faults):
         raise PatternError(faults[0])
 
@@ -103,6 +110,37 @@ def excludes_list(annotation: str) -> str:
     ):
         return ""
     return f"is {annotation}, and never a list"
+
+
+def excludes_tensors(annotation: str) -> str:
+    """Why a parameter is never a tensor of the model; "" if it may be."""
+    kinds = annotation.split(" | ")
+    if any(kind == "Tensor" or kind.startswith(_SEQUENCES) for kind in kinds):
+        return ""
+    if any(map(_holds_anything, kinds)):
+        return ""
+    return f"is {annotation}, and never a parameter or constant"
+
+
+def excludes_kinds(annotation: str, wanted: Sequence[type], shown: str) -> str:
+    """Why a parameter never holds a literal of the types ``wanted``; "" if it may.
+
+    With none ``wanted`` it may be of any: what a predicate accepts.
+    """
+    for kind in annotation.split(" | "):
+        if _holds_anything(kind) or kind.startswith(_SEQUENCES):
+            return ""
+        held = (type(None),) if kind == "None" else _LITERALS[kind]
+        if held and not wanted:
+            return ""
+        if any(_may_be(want, each) for want in wanted for each in held):
+            return ""
+    return f"is {annotation}, which is never {shown}"
+
+
+def _may_be(wanted: type, held: type) -> bool:
+    """Whether a value of a parameter that holds ``held`` may be ``wanted``: a bool is no number."""
+    return wanted is held or (bool not in (wanted, held) and issubclass(held, wanted))
 
 
 def _holds(kind: str, value: object) -> bool:

@@ -36,6 +36,13 @@ def pattern(drawn: random.Random, depth: int) -> Pattern:
 
 
 def call(drawn: random.Random, depth: int) -> Op:
+    try:
+        return any_call(drawn, depth)
+    except qfx.PatternError:  # it could not match anything
+        return call(drawn, depth)
+
+
+def any_call(drawn: random.Random, depth: int) -> Op:
     op = drawn.choice(OPS)
     count = min(drawn.choice((0, 1, 2, 2)), 1 if op.elementwise else 2)
     options = drawn.choice(({}, {}, {}, {"users": 1}, {"where": lambda node: False}))

@@ -276,7 +276,19 @@ def test_mismatch_formats_when_read() -> None:
         (lambda: Op(nn.Conv2d, Any()), "write Module(Conv2d, ...)"),
         (lambda: Op(3), "3 is no operation"),
         (lambda: Op(()), "needs a target"),
-        (lambda: Op(vocab.RELU, users=-1), "users must be 0 or more"),
+        (lambda: Op(vocab.RELU, users=-1), "users must be a number, 0 or more, got -1"),
+        (lambda: Op(vocab.RELU, users="1"), "users must be a number, 0 or more, got '1'"),
+        (lambda: Op(vocab.RELU, where="x"), "where is 'x'; give a predicate"),
+        (lambda: Op(vocab.RELU, Op(vocab.TANH, users=0)), "users=0 never holds of it"),
+        (lambda: Op(vocab.RELU, Const(3.0)), "input of relu is a tensor, which never equals 3.0"),
+        (lambda: Op(vocab.RELU, Const(float)), "input of relu is Tensor, which is never float"),
+        (lambda: Op(vocab.RELU, Const(callable)), "input of relu is Tensor, which is never calla"),
+        (lambda: Op(vocab.MEAN, keepdim=Const(int)), "keepdim of mean is bool, which is never int"),
+        (
+            lambda: Op(vocab.SOFTMAX, dim=Const(float)),
+            "dim of softmax is int, which is never float",
+        ),
+        (lambda: Op(vocab.SOFTMAX, dim=Attr()), "dim of softmax is int, and never a parameter"),
         (lambda: Module(vocab.RELU), "is no nn.Module type"),
         (lambda: OneOf(Any()), "two alternatives"),
         (lambda: RewriteRule(Const(3), lambda m, rw: m.root, "r"), "cannot be the root"),
@@ -318,3 +330,23 @@ def test_a_mistyped_keyword_is_no_attribute() -> None:
     ):
         Op(vocab.RELU, zzz=1)
     Op("view", Any("x"), shape=(1,))  # what is no canonical operation may take anything
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Op(vocab.MUL, Any(), Const(float)),
+        lambda: Op(vocab.MUL, 2.0, Any()),  # it may stand on either side
+        lambda: Op(vocab.MUL, 2.0),
+        lambda: Op(vocab.MUL, Any(), Const((int, float))),
+        lambda: Op(vocab.MUL, Any(), Const(lambda v: v > 0)),
+        lambda: Op(vocab.MUL, Any(), Attr("scale")),
+        lambda: Op(vocab.CLAMP, Any(), min=Const(int), max=Const(object)),
+        lambda: Op(vocab.LINEAR, Any(), Any(), bias=Const(type(None))),
+        lambda: Op(vocab.MEAN, keepdim=Const(bool)),
+        lambda: Op(vocab.CONV2D, stride=Const(tuple)),
+        lambda: Op(vocab.SOFTMAX, dim=Op(vocab.SIZE)),
+    ],
+)
+def test_patterns_that_may_match_are_taken(make) -> None:
+    assert make()
