@@ -11,6 +11,7 @@ from qfx_passes.accuracy.match_means import MatchMeans
 from qfx_passes.accuracy.record_input_means import RecordInputMeans
 from qfx_passes.accuracy.smooth_inputs import SmoothInputs
 from qfx_passes.accuracy.smooth_norms import SmoothNorms
+from qfx_passes.accuracy.widen_weights import WidenWeights
 from qfx_passes.canonical.canonicalize import Canonicalize
 from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
@@ -43,6 +44,7 @@ BUILTIN = (
     SmoothNorms,
     SmoothInputs,
     SettleJoins,
+    WidenWeights,
     Gptq,
     CorrectBias,
     MatchMeans,

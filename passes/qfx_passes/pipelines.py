@@ -13,6 +13,7 @@ from qfx_passes.accuracy.match_means import MatchMeans
 from qfx_passes.accuracy.record_input_means import RecordInputMeans
 from qfx_passes.accuracy.smooth_inputs import SmoothInputs
 from qfx_passes.accuracy.smooth_norms import SmoothNorms
+from qfx_passes.accuracy.widen_weights import WidenWeights
 from qfx_passes.canonical.canonicalize import Canonicalize
 from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
@@ -29,7 +30,7 @@ from qfx_passes.placement.start_from import StartFrom
 from qfx_passes.training.inference_form import InferenceForm
 from qfx_passes.training.training_form import TrainingForm
 
-_BEYOND_DEFAULT = ("gptq",)
+_BEYOND_DEFAULT = ("widen-weights", "gptq")
 _LEFT_OUT: dict[str, tuple[str, ...]] = {
     "fast": (
         *("record-input-means", "smooth-norms", "smooth-inputs", "correct-bias"),
@@ -55,6 +56,7 @@ _FROM_CAPTURE_TO_BIASES = (
     SmoothNorms(),
     SmoothInputs(),
     SettleJoins(),
+    WidenWeights(),
     Gptq(),
     CorrectBias(),
 )

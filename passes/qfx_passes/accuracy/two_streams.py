@@ -49,7 +49,7 @@ class Streams:
         qparams: dict[str, QParams] = {}
         for sample in samples[: _fitting(graph_module.graph)]:
             arguments = arguments_by_name(graph_module.graph, *sample)
-            self._exact.append(_Steps(graph_module, copy_tensors(arguments), exact or {}))
+            self._exact.append(SteppedModel(graph_module, copy_tensors(arguments), exact or {}))
             steps = _RoundedSteps(graph_module, copy_tensors(arguments), self._given, qparams)
             self._rounded.append(steps)
 
@@ -94,7 +94,7 @@ class Streams:
             steps.step(node)
 
 
-class _Steps(FloatSteps):
+class SteppedModel(FloatSteps):
     """Runs a graph, layers with the arguments given."""
 
     def __init__(
@@ -131,7 +131,7 @@ class _Steps(FloatSteps):
         return n.target(**{**found, **self._given.get(n, {})})  # type: ignore[operator]
 
 
-class _RoundedSteps(_Steps):
+class _RoundedSteps(SteppedModel):
     """Runs a graph with what observers saw rounded, too."""
 
     def __init__(

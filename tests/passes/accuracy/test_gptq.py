@@ -100,7 +100,7 @@ def test_is_the_same_every_time(high: qfx.QuantizedModel) -> None:
 
 def test_has_a_switch() -> None:
     pipeline = qfx.pipelines.static(effort="high")
-    for name in [p.name for p in pipeline.passes if p.name in ("gptq", "learn-rounding")]:
+    for name in [p.name for p in pipeline.passes if p.name in ("gptq", "widen-weights")]:
         pipeline = pipeline.without(name)
     assert torch.equal(made(pipeline=pipeline)(batch(7)), made()(batch(7)))
 
