@@ -54,26 +54,36 @@ class Ours:
 
     def quantized(self, model: nn.Module, batches: Sequence[Sample]) -> qfx.QuantizedModel:
         """What qfx makes of the model, with 8 bits whatever the CPU."""
-        dynamic = self.options.get("method") == "dynamic"
-        options = {
-            "qconfig": self._qconfig(dynamic), "calibration_data": batches, **self.options
-        }  # fmt: skip
+        options = {"qconfig": self._qconfig(), "calibration_data": batches, **self.options}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return qfx.quantize(
                 model, batches[0], backend=_x86(), check=False, progress=False, **options
             )
 
-    def _qconfig(self, dynamic: bool) -> qfx.QConfig:
+    def _qconfig(self) -> qfx.QConfig:
+        method = self.options.get("method")
+        if method == "weight_only":
+            return _in_groups(self.weight_bits)
         top = 2 ** (self.weight_bits - 1) - 1
         observer = "per_channel_minmax" if self.weight_bits == 8 else "per_channel_mse"
         weight = qfx.QuantSpec(
             torch.int8, symmetric=True, per_channel=True, quant_min=-top, quant_max=top,
             observer=observer,
         )  # fmt: skip
-        if dynamic:
+        if method == "dynamic":
             return qfx.QConfig(qfx.QuantSpec(torch.uint8, dynamic=True), weight)
         return qfx.QConfig(qfx.QuantSpec(torch.uint8, observer="histogram"), weight)
+
+
+def _in_groups(bits: int) -> qfx.QConfig:
+    """Weights alone, in groups of 32; rows of tables in 8 bits."""
+    half = 2 ** (bits - 1)
+    weight = qfx.QuantSpec(
+        torch.int8, symmetric=True, per_channel=True, group_size=32, quant_min=-half,
+        quant_max=half - 1, observer="per_channel_mse",
+    )  # fmt: skip
+    return qfx.QConfig(weight=weight, rows=qfx.QuantSpec(torch.uint8, per_channel=True))
 
 
 def _x86() -> qfx.Backend:
@@ -164,6 +174,10 @@ QUANTIZERS: dict[str, Quantizer] = {
     "qfx-w4": Quantizer("qfx, weights of 4 bits", Ours(weight_bits=4)),
     "qfx-w4-high": Quantizer(
         "qfx, weights of 4 bits, effort high", Ours(weight_bits=4, options={"effort": "high"})
+    ),
+    "qfx-weights-high": Quantizer(
+        "qfx, 4 bits weight-only in groups, effort high",
+        Ours(weight_bits=4, options={"method": "weight_only", "effort": "high"}),
     ),
     "nncf": Quantizer("NNCF", _nncf(advanced=False), _NNCF),
     "nncf-advanced": Quantizer("NNCF, full bias correction", _nncf(advanced=True), _NNCF),
