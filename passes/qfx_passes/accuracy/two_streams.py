@@ -44,7 +44,7 @@ class Streams:
         exact: Mapping[fx.Node, Mapping[str, Tensor | None]] | None = None,
     ) -> None:
         self._given: dict[fx.Node, Mapping[str, Tensor | None]] = {}
-        self._exact: list[_Steps] = []
+        self._exact: list[SteppedModel] = []
         self._rounded: list[_RoundedSteps] = []
         qparams: dict[str, QParams] = {}
         for sample in samples[: _fitting(graph_module.graph)]:

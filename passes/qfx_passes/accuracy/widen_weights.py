@@ -41,6 +41,8 @@ from qfx_passes.weights import quantized_weights
 _FEW = 16
 """Codes of four bits."""
 _WIDEST = 127
+_BATCHES = 2
+"""To measure on: the model is run on each as often as there are such layers."""
 _WORTH = 2.0
 """How much larger its part of the error than its part of the bits has to be."""
 
@@ -64,7 +66,7 @@ class WidenWeights(Pass):
         if not samples:
             return
         with state_kept(ctx.graph_module):
-            _measure(narrow, samples[: len(samples) // 2 or 1], ctx)
+            _measure(narrow, samples[:_BATCHES], ctx)
         all_bits, all_errors = sum(n.bits for n in narrow), sum(n.error for n in narrow)
         room = self.share * all_bits
         for each in sorted(narrow, key=lambda n: n.error / n.added, reverse=True):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import qfx
 from qfx_passes.accuracy.widen_weights import WidenWeights
 from tests.cases.flow import randn
+from tests.passes.stages import change
 
 FOUR = qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True, quant_min=-7, quant_max=7)
 STATIC = qfx.QConfig(qfx.QuantSpec(torch.uint8), FOUR)
@@ -100,3 +101,14 @@ def test_weights_that_are_only_stored_keep_their_size(net: nn.Module) -> None:
     pipeline = qfx.pipelines.dynamic().insert_before("correct-bias", WidenWeights())
     stored = made(net, method="dynamic", qconfig=qfx.QConfig(weight=FOUR), pipeline=pipeline)
     assert not _wide(stored)
+
+
+AFTER = """\
+- %first : f32[4,8,8,8] = conv2d(%input_mean, @first.weight, @first.bias)
++ %first : f32[4,8,8,8] = conv2d(%input_mean, @first.weight, @first.bias)
+"""
+
+
+def test_the_graph_before_and_after(widened: qfx.QuantizedModel) -> None:
+    """The graph computes the same; how the weight is to be rounded is noted on the layer."""
+    assert change(widened.history, "widen-weights") == AFTER
