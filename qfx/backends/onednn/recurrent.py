@@ -76,7 +76,7 @@ def _steps(
     kind: str, gates: Tensor, parts: Sequence[Sequence[Tensor]], hx: State | None, codes: CodeBounds
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All hidden states (length, directions, batch, hidden), and the final states."""
-    if _is_grouped(parts):
+    if _is_grouped(gates, parts):
         gates, hx = _beside(gates), hx and [_beside(state) for state in hx]
     cell = CELLS[kind](gates, hx, _new_bias(parts))
     add = _adder(gates, parts, codes)
@@ -135,13 +135,19 @@ Adder: TypeAlias = "Callable[[int, Tensor], None]"
 
 def _is_joint(parts: Sequence[Sequence[Tensor]]) -> bool:
     """Whether the weights of both directions are packed as one."""
-    of_input, of_hidden = (widths(parts[0][i])[1] for i in (0, 3))
-    return of_input != of_hidden
+    return widths(parts[0][0])[1] != widths(parts[0][3])[1]
 
 
-def _is_grouped(parts: Sequence[Sequence[Tensor]]) -> bool:
-    """Whether they are packed as a convolution of two groups."""
-    return _is_joint(parts) and is_convolution(parts[0][3])
+_FEW_GATES = 1 << 15
+"""So many gates of a step a convolution adds faster than a call besides: it copies what it adds."""
+
+
+def _is_grouped(gates: Tensor, parts: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether one convolution adds to all directions, each of which is a group of it."""
+    if not is_convolution(parts[0][3]):
+        return False
+    _, ways, batch, width = gates.shape
+    return batch * width <= _FEW_GATES if ways == 1 else _is_joint(parts)
 
 
 def _beside(values: Tensor) -> Tensor:
@@ -153,7 +159,7 @@ def _adder(gates: Tensor, parts: Sequence[Sequence[Tensor]], codes: CodeBounds) 
     """What adds to ``gates`` with weights packed by direction, or with those of both as one."""
     if not gates.numel():
         return lambda t, h: None
-    if _is_grouped(parts):
+    if _is_grouped(gates, parts):
         return _grouped_adder(gates, parts[0], codes)
     if _is_joint(parts):
         return _joint_adder(gates, parts[0], codes)

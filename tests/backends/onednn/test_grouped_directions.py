@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import qfx
-from qfx.backends.onednn import recurrent, recurrent_calls, recurrent_emitters
+from qfx.backends.onednn import as_convolutions, recurrent, recurrent_calls, recurrent_emitters
 from qfx.backends.onednn.as_convolutions import is_convolution
 from tests.cases.flow import randn, seeded, tensors
 from tests.cases.recurrent import LAYERS, dynamic, state_of
@@ -49,6 +49,17 @@ def test_the_numbers_are_those_of_a_product_a_direction(
     assert (_grouped(grouped), _grouped(apart)) == ([True, True], [False, False])
     for args in calls:
         pairs = zip(tensors(grouped(*args)), tensors(apart(*args)), strict=True)
+        assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_one_direction_is_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(as_convolutions, "saturates", lambda: True)
+    layer = seeded(lambda: nn.LSTM(8, 192))  # large enough for a convolution
+    qmodel = dynamic(layer, randn(3, 1, 8))
+    grouped = [tensors(qmodel(randn(3, batch, 8))) for batch in (1, 3)]
+    monkeypatch.setattr(recurrent, "_FEW_GATES", 0)
+    for batch, made in zip((1, 3), grouped, strict=True):
+        pairs = zip(made, tensors(qmodel(randn(3, batch, 8))), strict=True)
         assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
 
