@@ -21,6 +21,13 @@ from qfx.capture.capture import BY_DRAW, BY_WEIGHTS, EXPECTED, graph_module_of
 from qfx.capture.tracing import OPAQUE_ROOTS
 from qfx.graph.clone import copy_graph
 from qfx.graph.copying import Holder, copy_of
+from qfx.private_attributes import (
+    REGISTRIES,
+    modules_held,
+    parameters_held,
+    tensors_held,
+    unsaved_buffers,
+)
 
 if TYPE_CHECKING:
     from qfx.capture.regions.recording import Calls, RecordedCall
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
 Key: TypeAlias = Hashable
 
 _PLAIN = (bool, int, str, type(None), torch.dtype, torch.device, enum.Enum)
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
 _OF_MODULES = frozenset(vars(nn.Module()))
 
 
@@ -56,20 +62,20 @@ def _of_module(module: nn.Module, numbers: dict[int, int]) -> Key:
     own = tuple((k, _of_value(v)) for k, v in held.items() if k not in _OF_MODULES)
     tensors = tuple(
         (name, None if tensor is None else _of_tensor(tensor, numbers))
-        for registry in (module._parameters, module._buffers)
+        for registry in tensors_held(module)
         for name, tensor in registry.items()
     )
     children = tuple(
         (name, None if child is None else _of_module(child, numbers))
-        for name, child in module._modules.items()
+        for name, child in modules_held(module).items()
     )
-    unsaved = frozenset(module._non_persistent_buffers_set)
-    return type(module), module.training, own, tensors, len(module._parameters), unsaved, children
+    count, unsaved = len(parameters_held(module)), frozenset(unsaved_buffers(module))
+    return type(module), module.training, own, tensors, count, unsaved, children
 
 
 def _hooks(held: dict[str, object]) -> Iterator[object]:
     """What is hooked to a module."""
-    names = (n for n in _OF_MODULES if n not in _REGISTRIES)
+    names = (n for n in _OF_MODULES if n not in REGISTRIES)
     yield from (held[n] for n in names if isinstance(held.get(n), dict) and held[n])
 
 
