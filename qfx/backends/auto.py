@@ -6,7 +6,7 @@ from torch import nn
 
 from qfx.backends import for_few_rows, resolve_backend
 from qfx.backends.base import Backend
-from qfx.capture.regions.recording import generates
+from qfx.capture.regions.recording import generates_with_cache
 
 _FEW_ROWS = (
     "backend='auto' is {chosen} for this model, which generates: where this CPU computes single "
@@ -19,7 +19,7 @@ def backend_for(
 ) -> tuple[Backend, str]:
     """The backend, and a word on it where "auto" is not what it is for other models.
 
-    A model that generates computes a row at a time, once it has read the prompt.
+    A model that generates with a cache computes a row at a time, once it has read the prompt.
 
     Args:
         model: what is quantized.
@@ -28,7 +28,7 @@ def backend_for(
         whole: whether the model is captured whole, and not only what it calls to generate.
     """
     first = resolve_backend(backend)
-    if backend != "auto" or method != "dynamic" or whole or not generates(model):
+    if backend != "auto" or method != "dynamic" or whole or not generates_with_cache(model):
         return first, ""
     chosen = for_few_rows(model)
     return chosen, "" if chosen is first else _FEW_ROWS.format(chosen=chosen.name, first=first.name)

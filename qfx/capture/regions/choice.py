@@ -17,7 +17,7 @@ from qfx.graph.copying import inference_copy
 
 _AS_ASKED = "regions= names these parts"
 _GENERATES = (
-    "it generates: generate() calls it with a cache, and a graph would leave that method behind "
+    "it generates: generate() calls it again and again, and a graph would leave that method behind "
     '(regions="whole" captures its forward alone)'
 )
 

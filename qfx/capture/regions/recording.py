@@ -9,6 +9,7 @@ otherwise when it does.
 from __future__ import annotations
 
 import enum
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -30,6 +31,8 @@ MOST_FORMS = 8
 
 _TOKENS = 3
 """What is generated: from the prompt, and from one token and then two in a cache."""
+
+_COUNT = "max_new_tokens"
 
 _PLAIN = (Tensor, int, float, complex, bool, str, type(None), torch.dtype, torch.device, enum.Enum)
 _CONTAINERS = (tuple, list, dict)
@@ -130,7 +133,18 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 def generates(model: nn.Module) -> bool:
-    """Whether ``model`` has a ``generate`` that calls it, as models of transformers say."""
+    """Whether ``model`` has a ``generate`` that calls it.
+
+    Models of transformers say so; of others, one that is asked for a number of new tokens.
+    """
+    if hasattr(model, "can_generate"):
+        return generates_with_cache(model)
+    generate = getattr(model, "generate", None)
+    return inspect.ismethod(generate) and _COUNT in inspect.signature(generate).parameters
+
+
+def generates_with_cache(model: nn.Module) -> bool:
+    """Whether ``model`` generates as those of transformers do, a row at a time."""
     asked, generate = (getattr(model, name, None) for name in ("can_generate", "generate"))
     try:
         return callable(asked) and callable(generate) and asked() is True
@@ -142,10 +156,11 @@ def _generate(root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     """Let ``root`` generate from the example inputs; why it does not, if it raises on these."""
     generate: Any = root.generate
     prompt = {k: v for k, v in kwargs.items() if isinstance(v, Tensor) and not _is_target(k)}
+    how: dict[str, Any] = {_COUNT: _TOKENS}
+    if hasattr(root, "can_generate"):
+        how["do_sample"] = False
     try:
-        generate(
-            *copy_tensors(args), **copy_tensors(prompt), max_new_tokens=_TOKENS, do_sample=False
-        )
+        generate(*copy_tensors(args), **copy_tensors(prompt), **how)
     except Exception as error:  # what it takes is the user's affair; calls so far are kept
         return _UNHEARD.format(error=f"{type(error).__name__}: {error}".partition("\n")[0])
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -67,6 +68,23 @@ class Promises(nn.Module):
         return True
 
 
-def test_models_that_do_not_generate_are_not_asked_to() -> None:
-    assert not generates(Otherwise())
-    assert not generates(Promises())
+class Makes(nn.Module):
+    """Has a method of that name that makes something else of other arguments."""
+
+    def generate(self, latent: Tensor) -> Tensor:
+        return latent
+
+
+class Denies(nn.Module):
+    """Could, and says that it does not."""
+
+    def can_generate(self) -> bool:
+        return False
+
+    def generate(self, ids: Tensor, max_new_tokens: int) -> Tensor:
+        return ids
+
+
+@pytest.mark.parametrize("kind", [Otherwise, Promises, Makes, Denies])
+def test_models_that_do_not_generate_are_not_asked_to(kind: type[nn.Module]) -> None:
+    assert not generates(kind())
