@@ -17,6 +17,9 @@ from qfx.semantics import affine
 Params = QParams | tuple[Tensor | float, Tensor | int]
 """Qparams of a tensor: whole, or the scale and the zero point of codes of any value."""
 
+_NO_RECIPROCAL = 2.0**-128
+"""The largest scale whose reciprocal is infinite in float32."""
+
 P = ParamSpec("P")
 
 
@@ -57,7 +60,22 @@ def result(y: Tensor, out: Params | None, dtype: torch.dtype, *, relu: bool = Fa
     y = y.relu() if relu else y
     if out is None:
         return y.to(torch.float32)
-    return qparams(out, dtype, "out_qparams").quantize(y)
+    return codes_of(y, qparams(out, dtype, "out_qparams"))
+
+
+def codes_of(values: Tensor, params: QParams) -> Tensor:
+    """The codes of float values; ConfigError for a scale whose reciprocal is no float32."""
+    smallest = float(torch.as_tensor(params.scale).min()) if _has_numbers(params.scale) else 1.0
+    if smallest <= _NO_RECIPROCAL:
+        raise ConfigError(
+            f"a scale of {smallest:.6g} is too small to quantize with: what values are multiplied "
+            f"by, 1 / scale, is beyond float32 for scales up to 2**-128 ({_NO_RECIPROCAL:.6g})"
+        )
+    return params.quantize(values)
+
+
+def _has_numbers(scale: Tensor | float) -> bool:
+    return not isinstance(scale, Tensor) or scale.numel() > 0
 
 
 def check_codes(codes: object, name: str) -> None:

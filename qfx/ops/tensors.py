@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ConfigError
-from qfx.ops.operands import Params, check_codes, check_dtype, check_floats, fitting, qparams
+from qfx.ops.operands import (
+    Params,
+    check_codes,
+    check_dtype,
+    check_floats,
+    codes_of,
+    fitting,
+    qparams,
+)
 from qfx.quant.qparams import QParams
 from qfx.semantics import affine
 
@@ -45,11 +53,12 @@ def quantize(
     check_floats(input)
     if isinstance(scale, QParams):
         _check_alone(zero_point, dtype, quant_min, quant_max, axis, group_size)
-        return fitting(input, scale).quantize(input)
+        return codes_of(input, fitting(input, scale))
     codes = torch.uint8 if dtype is None else dtype
     check_dtype(codes)
     pair = _pair(scale, zero_point)
-    return _fitting(input, pair, codes, axis, group_size, (quant_min, quant_max)).quantize(input)
+    params = _fitting(input, pair, codes, axis, group_size, (quant_min, quant_max))
+    return codes_of(input, params)
 
 
 def dequantize(

@@ -279,3 +279,23 @@ def test_mistakes_are_named(name: str) -> None:
     call, message = MISTAKES[name]
     with pytest.raises(qfx.ConfigError, match=message):
         call()
+
+
+@pytest.mark.parametrize("scale", [2.0**-128, 2.0**-149])
+def test_a_scale_without_a_reciprocal_is_refused(scale: float) -> None:
+    """It was PyTorch's own error, and per channel code 0 for what is 0.0."""
+    x = torch.tensor([[-1.0, 0.0, 2.0]])
+    said = r"a scale of .* is too small to quantize with"
+    with pytest.raises(qfx.ConfigError, match=said):
+        ops.quantize(x, scale, 3)
+    with pytest.raises(qfx.ConfigError, match=said):
+        ops.quantize_per_channel(x, torch.tensor([scale]), torch.tensor([3]), axis=0)
+    codes = torch.tensor([1, 2], dtype=torch.uint8)
+    with pytest.raises(qfx.ConfigError, match=said):
+        ops.add(codes, (1.0, 0), codes, (1.0, 0), (scale, 0))
+
+
+def test_the_smallest_scale_with_one() -> None:
+    scale = 2.0**-127
+    codes = ops.quantize(torch.tensor([0.0, scale, -1.0, 1.0]), scale, 3)
+    assert codes.tolist() == [3, 4, 0, 255]
