@@ -7,7 +7,7 @@ float model takes one and rounding takes any.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, fx
@@ -26,6 +26,9 @@ class Rounded(NamedTuple):
     name: str
     captured: meta.Value
     dtypes: tuple[torch.dtype, ...]
+
+
+_Shaped = tuple[str, Tensor, meta.TensorInfo]
 
 
 def rounded_inputs(graph: fx.Graph) -> tuple[Rounded, ...]:
@@ -100,7 +103,8 @@ def explain_failure(
     odd = [text for name, value, known in inputs for text in _odd_dtypes(name, value, known)]
     if odd:
         raise ConfigError(_other_dtypes(odd)) from error
-    odd = [text for name, value, known in inputs for text in _odd_shapes(name, value, known)]
+    shaped = [each for each in inputs if _are_tensors(each)]
+    odd = [text for each in shaped for text in _odd_shapes(*each)] or _odd_batches(shaped)
     if odd:
         raise ConfigError(
             f"the quantized model was called with {'; '.join(odd)}, and failed{_reason(error)}\n"
@@ -163,11 +167,26 @@ def _dtypes(captured: meta.Value) -> set[torch.dtype]:
     return {info.dtype for info in leaves if isinstance(info, meta.TensorInfo)}
 
 
-def _odd_shapes(name: str, value: object, captured: meta.Value) -> Iterator[str]:
-    if not isinstance(value, Tensor) or not isinstance(captured, meta.TensorInfo):
-        return
+def _are_tensors(given: tuple[str, object, meta.Value]) -> TypeGuard[_Shaped]:
+    _, value, captured = given
+    return isinstance(value, Tensor) and isinstance(captured, meta.TensorInfo)
+
+
+def _odd_shapes(name: str, value: Tensor, captured: meta.TensorInfo) -> Iterator[str]:
     if value.dim() != len(captured.shape) or tuple(value.shape[1:]) != captured.shape[1:]:
-        yield f"{name} of shape {list(value.shape)}, and was made for {list(captured.shape)}"
+        yield _shapes(name, value, captured)
+
+
+def _odd_batches(shaped: list[_Shaped]) -> list[str]:
+    """The inputs whose batch sizes differ, where all were captured with one."""
+    batches = {(tuple(v.shape[:1]), tuple(known.shape[:1])) for _, v, known in shaped}
+    if len(batches) < 2 or len({known for _, known in batches}) > 1:
+        return []
+    return [_shapes(*each) for each in shaped]
+
+
+def _shapes(name: str, value: Tensor, captured: meta.TensorInfo) -> str:
+    return f"{name} of shape {list(value.shape)}, and was made for {list(captured.shape)}"
 
 
 def _names(dtypes: set[torch.dtype]) -> str:

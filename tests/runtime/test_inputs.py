@@ -67,3 +67,24 @@ def test_pickling_says_so_when_saving(backend: str) -> None:
             torch.save(model, io.BytesIO())
         with pytest.raises(qfx.FormatError, match=said):
             pickle.dumps(model)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + other
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack", "reference"])
+def test_inputs_of_two_batch_sizes_are_named_where_they_do_not_broadcast(backend: str) -> None:
+    model = seeded(Residual)
+    qmodel = qfx.quantize(model, (X, X), backend=backend, effort="fast")
+    small = X[..., :8, :8]
+    wanted = model(small, small[:1])
+    assert (qmodel(small, small[:1]) - wanted).abs().max() < 0.05 * wanted.abs().max()
+    said = r"x of shape \[2, 3, 16, 16\].*; other of shape \[3, 3, 16, 16\].*2.*3"
+    with pytest.raises(qfx.ConfigError, match=said):
+        qmodel(X, randn(3, 3, 16, 16))
