@@ -75,7 +75,8 @@ class Residual(nn.Module):
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        return self.conv(x) + other
+        convolved: torch.Tensor = self.conv(x)
+        return convolved + other
 
 
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack", "reference"])
