@@ -91,20 +91,52 @@ def _shell(module: nn.Module | None, made: dict[int, nn.Module | None]) -> nn.Mo
 
 
 def deep_copy(value: _Held, memo: dict[int, Any]) -> _Held:
-    """``copy.deepcopy(value, memo)``, whose parameters are leaves in TorchScript's modules, too.
+    """``copy.deepcopy(value, memo)`` of modules that have run, TorchScript's among them.
 
-    Those are copied by operations, of which autograd would keep a record.
+    What a module computed and keeps, say in a buffer that it wrote in training, hangs on autograd's
+    record of it: deepcopy refuses such tensors, and a copy has no part in that record.
+    Parameters of TorchScript's modules are copied by operations, and are leaves here all the same.
+
+    Args:
+        value: a module, or a dict of modules or tensors.
+        memo: as for ``__deepcopy__``.
     """
+    modules = list(_modules_in(value, memo))
+    for tensor in _tensors_in((value, [vars(module) for module in modules])):
+        if not tensor.is_leaf and id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().clone()
     with torch.no_grad():
         copied = copy.deepcopy(value, memo)
-    roots = value.values() if isinstance(value, dict) else (value,)
-    modules = (m for root in roots if isinstance(root, nn.Module) for m in root.modules())
     for module in modules:
         made = memo.get(id(module)) if isinstance(module, torch.jit.ScriptModule) else None
         if made is not None:
             for ours, theirs in zip(made.parameters(), module.parameters(), strict=True):
                 ours.requires_grad_(theirs.requires_grad)
     return copied
+
+
+def _modules_in(value: object, memo: Mapping[int, Any]) -> Iterator[nn.Module]:
+    """The modules that a copy of ``value`` copies: not those that ``memo`` has something for."""
+    waiting = list(value.values()) if isinstance(value, dict) else [value]
+    met = set(memo)
+    while waiting:
+        module = waiting.pop()
+        if isinstance(module, nn.Module) and id(module) not in met:
+            met.add(id(module))
+            waiting += module.children()
+            yield module
+
+
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    """The tensors that a module keeps, in lists and dicts too: caches of its last call, say."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
 
 
 def copy_graph(graph: fx.Graph) -> fx.Graph:

@@ -132,9 +132,6 @@ def deep_copied(
     inner = {id(m) for module in replaced for m in module.modules()}
     for module in (m for m in model.modules() if id(m) not in inner):
         memo.update((id(held), OrderedDict()) for held in vars(module).values() if _is_bare(held))
-        for value in _tensors_in(vars(module)):
-            if not value.is_leaf:
-                memo[id(value)] = value.detach().clone()  # deepcopy refuses these
     try:
         return deep_copy(model, memo)
     except Exception as error:
@@ -148,18 +145,6 @@ def deep_copied(
 def _is_bare(held: object) -> bool:
     """Whether something is an empty dict as modules hold a dozen: deepcopy takes long for these."""
     return type(held) is OrderedDict and not held and not vars(held)
-
-
-def _tensors_in(value: object) -> Iterator[torch.Tensor]:
-    """The tensors that a module keeps, in lists and dicts too: caches of its last call, say."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_in(item)
 
 
 def inference_copy(model: nn.Module) -> nn.Module:

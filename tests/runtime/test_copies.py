@@ -62,3 +62,42 @@ def test_pass_errors_can_be_pickled() -> None:
     assert type(loaded) is qfx.PassError
     assert (str(loaded), loaded.pass_name) == (str(raised.value), "breaks")
     assert loaded.graph_module is None
+
+
+@torch.fx.wrap
+def averaged(kept: torch.Tensor, seen: torch.Tensor) -> None:
+    kept.lerp_(seen.mean(0), 0.5)
+
+
+class Remembers(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.body, self.head, self.how = nn.Linear(4, 8), nn.Linear(8, 2), how
+        self.register_buffer("kept", torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(x)
+        if self.how == "copy":
+            self.kept.copy_(y[0])
+        if self.how == "setitem":
+            self.kept[:4] = y[0, :4]
+        if self.how == "wrapped":
+            averaged(self.kept, y)
+        return self.head(y.relu())
+
+
+@pytest.mark.parametrize("how", ["copy", "setitem", "wrapped"])
+def test_models_that_kept_what_they_computed_in_training(how: str) -> None:
+    """Such buffers hang on autograd's record, and torch's deepcopy refuses them."""
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    prepared = qfx.prepare(Remembers(how).train(), x, method="qat", backend="reference").train()
+    prepared(x).sum().backward()
+    kept = dict(prepared.named_buffers())["kept"]
+    assert not kept.is_leaf
+    assert kept.any()
+    copied = copy.deepcopy(prepared)
+    assert torch.equal(dict(copied.named_buffers())["kept"], kept)
+    assert not kept.is_leaf  # the original is as it was
+    copied(x).sum().backward()
+    expected = prepared.eval()(x)
+    assert torch.equal(qfx.convert(prepared)(x), expected)
