@@ -49,6 +49,11 @@ def available() -> tuple[str, ...]:
     return tuple(name for name in _names() if name not in TARGETS and not _lacks(name))
 
 
+def _recommended() -> str:
+    """What "auto" stands for: the first of ours that this machine has; all have the last."""
+    return next(name for name in NAMES if not _lacks(name))
+
+
 def _names() -> tuple[str, ...]:
     """Every backend, whether this machine can run it or not."""
     return (*NAMES, *TARGETS, *installed((*NAMES, *TARGETS)))
@@ -91,7 +96,7 @@ def detect() -> Detected:
     from qfx.backends.detection import Detected
     from qfx.backends.hardware import hardware
 
-    return Detected(available()[0], hardware())
+    return Detected(_recommended(), hardware())
 
 
 def candidates() -> tuple[DetectedBackend, ...]:
@@ -114,7 +119,7 @@ def resolve_backend(backend: object) -> Backend:
     """
     if isinstance(backend, Backend):
         return backend
-    name = available()[0] if backend == "auto" else backend
+    name = _recommended() if backend == "auto" else backend
     names = NAMES if name in NAMES else _names()  # what is installed is looked for if need be
     if not isinstance(name, str) or name not in names:
         close = difflib.get_close_matches(str(name), names, n=1)
@@ -122,8 +127,8 @@ def resolve_backend(backend: object) -> Backend:
         raise BackendError(
             f"unknown backend {name!r}{hint} Choose 'auto' or one of: {', '.join(map(repr, names))}"
         )
-    if name not in TARGETS and name not in available():
-        lacks = _lacks(name)
+    lacks = "" if name in TARGETS else _lacks(name)
+    if lacks:
         needs_it = f"needs {lacks}; this machine lacks that"
         of_package = f"does not run on this machine; its package says: {lacks}"
         raise BackendError(

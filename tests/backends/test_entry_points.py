@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 import qfx
-from qfx.backends import NAMES, reference
+from qfx.backends import NAMES, reference, resolve_backend
 from qfx.backends import entry_points as module
 from tests.cases.flow import randn, seeded
 
@@ -21,6 +21,11 @@ X = randn(3, 4)
 
 def acme() -> qfx.Backend:
     return replace(reference.backend(), name="acme")
+
+
+def derived() -> qfx.Backend:
+    """Made of one that is asked for by name, as most will be."""
+    return replace(resolve_backend("auto"), name="derived")
 
 
 def elsewhere() -> qfx.Backend:
@@ -62,6 +67,12 @@ def test_it_is_named_like_one_of_ours(attribute: str, install: Callable[..., Non
     assert "Quantized for acme" in str(made.report)
     assert made.report.coverage == 1.0
     assert qfx.get_default_qconfig("acme") == qfx.get_default_qconfig("reference")
+
+
+def test_it_may_be_made_of_one_of_ours(install: Callable[..., None]) -> None:
+    install(derived="derived")
+    assert qfx.backends.available()[-1] == "derived"
+    assert resolve_backend("derived").rules == resolve_backend("auto").rules
 
 
 def test_a_machine_that_lacks_it_is_told_so(install: Callable[..., None]) -> None:
