@@ -149,7 +149,7 @@ def _onnx(op: OpDef) -> str:
     """What a file is written with, and what it can't say."""
     row = EMITTERS.get(op)
     if row is None:
-        return ""
+        return "" if op.kind is Kind.PARAMETER else _written((), "all of it")
     return _written(row.operators, row.limits)
 
 

@@ -21,7 +21,7 @@ from qfx.export.onnx.forms import OnnxForm, post_ops
 from qfx.export.onnx.quantization import known_bounds
 from qfx.export.onnx.seen import SeenRanges
 from qfx.export.onnx.sizes import Shapes, input_value
-from qfx.export.onnx.table import EMITTERS
+from qfx.export.onnx.table import row_of
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
 from qfx.export.onnx.writer import Writer
 from qfx.export.problems import CannotWrite, Problem, problem
@@ -152,9 +152,7 @@ class _GraphWriter:
     def _operation(
         self, node: fx.Node, op: vocab.OpDef, args: tuple[object, ...], kwargs: dict[str, Any]
     ) -> Any:
-        emitter = EMITTERS.get(op)
-        if emitter is None:
-            raise CannotWrite(f"{op.name}, which belongs to training", "Convert the model first.")
+        emitter = row_of(op)
         given = _bound_arguments(op, args, kwargs)
         post: Post = given.pop("post", ())
         varied = given.pop("values", ()) if op.kind is vocab.Kind.QUERY else ()
@@ -175,7 +173,7 @@ class _GraphWriter:
             self.w.tell(made, self.w.results)
         if operands:
             attributes = {"alpha": 1}
-        return EMITTERS[op].write(self.w, made, *operands, **attributes)
+        return row_of(op).write(self.w, made, *operands, **attributes)
 
     # -- inputs and outputs -----------------------------------------------------------------------
     def _input(self, node: fx.Node) -> Any:

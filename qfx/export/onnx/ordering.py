@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qfx.export.onnx import shapes
 from qfx.export.onnx.values import Number, Operand
@@ -86,9 +86,3 @@ def scatter_add(w: Writer, input: Operand, index: Operand, src: Operand, *, dim:
 
 def outer(w: Writer, input: Operand, other: Operand) -> ir.Value:
     return w.op("Mul", w.op("Unsqueeze", input, w.vector([1])), other)
-
-
-def unwritten(w: Writer, *_: object, **__: Any) -> ir.Value:
-    """Refuse what ONNX has no operator for."""
-    name = "this" if w.node is None else w.node.name
-    raise CannotWrite(f"{name}, which can't be written to ONNX", "Compute it outside of the model.")

@@ -30,6 +30,7 @@ from qfx.export.onnx import (
     recurrent,
     shapes,
 )
+from qfx.export.problems import CannotWrite
 from qfx.semantics import shapes as semantics
 from qfx.vocab import OpDef
 
@@ -52,22 +53,6 @@ class OnnxEmitter:
 def _row(write: Callable[..., object], operators: str = "", limits: str = "") -> OnnxEmitter:
     return OnnxEmitter(write, tuple(operators.split()), limits)
 
-
-UNWRITTEN = (
-    *(vocab.CUMPROD, vocab.HISTC, vocab.SEARCHSORTED, vocab.BUCKETIZE, vocab.MATRIX_NORM),
-    *(vocab.CDIST, vocab.INV, vocab.DET, vocab.SOLVE, vocab.QR, vocab.SVD),
-    *(vocab.CROSS_ENTROPY, vocab.NLL_LOSS, vocab.MSE_LOSS, vocab.L1_LOSS, vocab.SMOOTH_L1_LOSS),
-    *(vocab.HUBER_LOSS, vocab.BINARY_CROSS_ENTROPY, vocab.BINARY_CROSS_ENTROPY_WITH_LOGITS),
-    *(vocab.KL_DIV, vocab.COSINE_SIMILARITY, vocab.MARGIN_RANKING_LOSS),
-    *(vocab.COSINE_EMBEDDING_LOSS, vocab.HINGE_EMBEDDING_LOSS, vocab.SOFT_MARGIN_LOSS),
-    *(vocab.MULTI_MARGIN_LOSS, vocab.MULTILABEL_MARGIN_LOSS, vocab.MULTILABEL_SOFT_MARGIN_LOSS),
-    *(vocab.TRIPLET_MARGIN_LOSS, vocab.POISSON_NLL_LOSS, vocab.GAUSSIAN_NLL_LOSS, vocab.CTC_LOSS),
-    *(vocab.PINV, vocab.CHOLESKY, vocab.EIGH, vocab.SLOGDET, vocab.MEDIAN, vocab.QUANTILE),
-    *(vocab.ERFINV, vocab.SINC, vocab.LGAMMA, vocab.DIGAMMA, vocab.ATAN2, vocab.COPYSIGN),
-    *(vocab.LOGADDEXP2, vocab.DIAG_EMBED, vocab.AFFINE_GRID, *vocab.MAX_UNPOOLS),
-    *(vocab.INDEX_ADD, vocab.INDEX_COPY, vocab.INDEX_FILL, vocab.MASKED_SCATTER),
-)
-"""What is not written: losses, linear algebra, and what ONNX has no operator for."""
 
 _CONV = _row(layers.conv, "Conv ConvInteger")
 _TRANSPOSED = _row(layers.conv_transpose, "ConvTranspose")
@@ -211,7 +196,6 @@ EMITTERS: Mapping[OpDef, OnnxEmitter] = {
     vocab.STD: _row(norms.variance(root=True), "ReduceMean Sub Mul Sqrt", "sizes that are free"),
     vocab.VECTOR_NORM: _row(norms.vector_norm, "ReduceL2 ReduceL1 ReduceMax", "other orders"),
     vocab.CUMSUM: _row(elementwise.cumsum, "CumSum"),
-    **dict.fromkeys(UNWRITTEN, _row(ordering.unwritten, "", "all of it")),
     # order
     vocab.SORT: _row(ordering.sort, "TopK"),
     vocab.SORT_VALUES: _row(ordering.sort_values, "TopK"),
@@ -283,4 +267,15 @@ EMITTERS: Mapping[OpDef, OnnxEmitter] = {
     vocab.PART: _row(parameters.computed(semantics.part)),
     vocab.ARRANGE: _row(parameters.computed(semantics.arrange)),
 }
-"""Every operation of inference; what belongs to training (Kind.PARAMETER) is gone by then."""
+"""What has no row is not written: losses, linear algebra, and what ONNX has no operator for."""
+
+
+def row_of(op: OpDef) -> OnnxEmitter:
+    """The row of ``op``; CannotWrite if it has none."""
+    if op in EMITTERS:
+        return EMITTERS[op]
+    if op.kind is vocab.Kind.PARAMETER:
+        raise CannotWrite(f"{op.name}, which belongs to training", "Convert the model first.")
+    raise CannotWrite(
+        f"{op.name}, which can't be written to ONNX", "Compute it outside of the model."
+    )
