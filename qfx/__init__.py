@@ -61,6 +61,7 @@ with collector_resting():  # a collection would walk all that torch holds: half 
     )
     from qfx.stubs import DeQuantStub, QuantStub
     from qfx.training.schedule import QATSchedule, freeze_batchnorm, freeze_observers
+    from qfx.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from qfx import engines
@@ -78,8 +79,6 @@ if TYPE_CHECKING:
     from qfx.runtime.prepared import PreparedModel
     from qfx.runtime.quantized import QuantizedModel
     from qfx.tuning.tune import tune
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Analysis",

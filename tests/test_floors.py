@@ -1,6 +1,7 @@
 """The rooms of the house stand on floors: each imports what is below it, never what is above.
 
-Every import statement at module level counts, those for type checkers too, and what they lead to.
+Every import statement counts: at module level, for type checkers, and in functions, which don't
+hide an arrow up; and what those at module level lead to.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
-from tests.support.sources import tree
+from tests.support.sources import nodes, tree
 
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     (
-        *("errors", "stubs", "table", "library"),
+        *("errors", "stubs", "table", "library", "version"),
         *("caller_modes", "garbage_collection", "thread_switching"),
     ),
     ("torch_private", "private_attributes"),
@@ -74,10 +75,12 @@ def sources() -> dict[str, Path]:
     return found
 
 
-def imported(statement: ast.stmt) -> Iterator[str]:
+def imported(statement: ast.AST) -> Iterator[str]:
     if isinstance(statement, ast.Import):
         yield from (alias.name for alias in statement.names)
-    if isinstance(statement, ast.ImportFrom) and statement.module:
+    if isinstance(statement, ast.ImportFrom):
+        assert statement.module, "a relative import, which is not followed here"
+        assert not statement.level
         for alias in statement.names:
             name = f"{statement.module}.{alias.name}"
             yield name if name in sources() else statement.module
@@ -94,9 +97,9 @@ def statements(body: ast.AST) -> Iterator[ast.stmt]:
 
 
 @cache
-def imports(module: str) -> frozenset[str]:
-    """The modules of the house that ``module`` imports."""
-    found = statements(tree(sources()[module]))
+def imports(module: str, *, anywhere: bool = False) -> frozenset[str]:
+    """The modules of the house that ``module`` imports, in functions too with ``anywhere``."""
+    found = nodes(sources()[module]) if anywhere else statements(tree(sources()[module]))
     names = {name for statement in found for name in imported(statement)}
     return frozenset(names & sources().keys())
 
@@ -114,7 +117,9 @@ def upward(floors: tuple[tuple[str, ...], ...], within: str = "") -> list[str]:
     level = {name: height for height, floor in enumerate(floors) for name in floor}
     wrong = []
     for module in filter(lambda name: name.startswith(within), sorted(sources())):
-        for other in filter(lambda name: name.startswith(within), sorted(imports(module))):
+        for other in filter(
+            lambda name: name.startswith(within), sorted(imports(module, anywhere=True))
+        ):
             here, there = room(module, depth), room(other, depth)
             if here != there and level[there] >= level[here] + neighbours:
                 wrong.append(f"{module} imports {other}")
@@ -142,11 +147,18 @@ def test_no_room_leads_to_itself_by_way_of_others() -> None:
 
 
 def test_an_arrow_up_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def planted(module: str) -> frozenset[str]:
+    def planted(module: str, *, anywhere: bool) -> frozenset[str]:
         return frozenset({"qfx.report.sites"} if module == "qfx.graph.meta" else ())
 
     monkeypatch.setattr(f"{__name__}.imports", planted)
     assert upward(FLOORS) == ["qfx.graph.meta imports qfx.report.sites"]
+
+
+def test_an_import_in_a_function_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "meta.py"
+    path.write_text("def f():\n    from qfx import api\n")
+    monkeypatch.setitem(sources(), "qfx.graph.planted", path)
+    assert upward(FLOORS) == ["qfx.graph.planted imports qfx.api"]
 
 
 def test_contributing_shows_every_room() -> None:

@@ -38,6 +38,7 @@ from qfx.engines.trials import EngineTrial
 from qfx.export.onnx.forms import OnnxForm
 from qfx.export.problems import Problem
 from qfx.graph import meta
+from qfx.version import __version__
 
 SWITCH = "QFX_CACHE_DIR"
 _OFF = ("off", "0", "no", "false")
@@ -216,8 +217,6 @@ def _prune(base: Path) -> None:
 def _digest(
     source: Source, engines: Sequence[Engine], settings: BuildSettings, *, dynamic: bool
 ) -> str:
-    from qfx import __version__
-
     hashed = hashlib.sha256()
     given = [(each.name, each.lacks() or each.version()) for each in engines]
     lowered = getattr(source.model, "backend", "")

@@ -12,6 +12,7 @@ import torch
 
 from qfx.backends.hardware import hardware
 from qfx.engines.base import Engine
+from qfx.version import __version__
 
 
 @cache
@@ -30,8 +31,6 @@ def _described() -> str:
 
 def built_with(engine: Engine, threads: int) -> dict[str, str]:
     """All on which it depends what is fastest, as texts by name."""
-    from qfx import __version__
-
     return {
         "CPU": cpu(),
         "qfx": __version__,

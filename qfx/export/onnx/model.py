@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qfx.export.onnx.graph import WrittenGraph
 from qfx.export.onnx.packages import require
+from qfx.version import __version__
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -22,8 +23,6 @@ _LARGEST_FILE = 2**31 - 2**20
 def model_of(written: WrittenGraph, backend: str, form: str) -> ir.Model:
     """The graph as a model, without what nothing reads."""
     onnx_ir = require("onnx_ir")
-    from qfx import __version__
-
     graph = onnx_ir.Graph(
         written.inputs,
         written.outputs,
