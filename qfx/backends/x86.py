@@ -20,10 +20,9 @@ from qfx.backends.base import (
     pulls,
 )
 from qfx.backends.defaults import defaults
-from qfx.backends.onednn import boundaries as x86_moves
+from qfx.backends.onednn import boundaries, kernels
 from qfx.backends.onednn import convs as x86_convs
 from qfx.backends.onednn import dynamic as x86_dynamic
-from qfx.backends.onednn import kernels
 from qfx.backends.onednn import linear as x86_linear
 from qfx.backends.onednn import recurrent_emitters as x86_recurrent_emit
 from qfx.backends.onednn.merge_products import MergeProducts
@@ -49,8 +48,8 @@ def backend() -> Backend:
         "x86",
         (*_layers(), *_recurrent(), *weight_emit.lookups(), *_shared()),
         defaults(reduce_range=narrow),
-        quantize=x86_moves.quantize,
-        dequantize=x86_moves.dequantize,
+        quantize=boundaries.quantize,
+        dequantize=boundaries.dequantize,
         measure=x86_dynamic.measure,
         probe=_probe,
         passes=(MergeProducts(), ReuseAccumulators(), OverwriteOperands()),
@@ -126,14 +125,14 @@ def _shared() -> tuple[KernelRule, ...]:
         pulls(
             vocab.MAX_POOL1D,
             "uint8 max_pool2d",
-            x86_moves.max_pool1d,
-            supports=x86_moves.plain_pool,
+            boundaries.max_pool1d,
+            supports=boundaries.plain_pool,
         ),
         pulls(
             vocab.MAX_POOL2D,
             "uint8 max_pool2d",
-            x86_moves.max_pool2d,
-            supports=x86_moves.plain_pool,
+            boundaries.max_pool2d,
+            supports=boundaries.plain_pool,
         ),
-        pulls(vocab.PAD, "uint8 pad", x86_moves.pad, supports=x86_moves.zero_pad),
+        pulls(vocab.PAD, "uint8 pad", boundaries.pad, supports=boundaries.zero_pad),
     )

@@ -30,10 +30,10 @@ from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.graph.clone import clone_graph_module
 from qfx.numerics import observation, suspects
+from qfx.numerics.compared_graphs import ComparedGraph, Pair
 from qfx.numerics.comparison import run_against
 from qfx.numerics.lowering_faults import ROUNDING_PASS, add_lowered, lowering_fault, site_of
 from qfx.numerics.measures import Error
-from qfx.numerics.parts import ComparedGraph, Pair
 from qfx.numerics.sums import Sums
 from qfx.numerics.verdict import Bisection
 from qfx.quant.annotation import Annotation, annotation, made_up_by

@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from qfx.errors import ConfigError
 from qfx.history.labels import label
 from qfx.numerics import observation
+from qfx.numerics.compared_graphs import ComparedGraph, Pair
 from qfx.numerics.measures import Error, cosine, sqnr
-from qfx.numerics.parts import ComparedGraph, Pair
 from qfx.runtime.quantized import QuantizedModel
 from qfx.table import table
 

@@ -40,11 +40,11 @@ from qfx_passes.canonical.functional_calls import Spelling, as_functional, chang
 from qfx_passes.canonical.functionalize import Mutations
 from qfx_passes.canonical.give_back import GivenBack
 from qfx_passes.canonical.markers import canonical_marker
-from qfx_passes.canonical.moves import canonical_move
 from qfx_passes.canonical.name_overwritten import name_changed_values
 from qfx_passes.canonical.norms import norms_of
 from qfx_passes.canonical.overloads import as_called
 from qfx_passes.canonical.pin_layouts import pin_layouts
+from qfx_passes.canonical.rearrangements import canonical_rearrangement
 from qfx_passes.canonical.reductions import canonical_reduction
 from qfx_passes.canonical.rename_spellings import rename_spelling
 from qfx_passes.canonical.rewordings import reword
@@ -61,7 +61,7 @@ FAMILIES: dict[str, Family] = {
     "sizes": canonical_size,  # shape, ndim, len, arithmetic of numbers
     "expand-attention": expand_attention,  # multi-head attention, into its projections
     "expand-products": expand_product,  # einsum, addmm, matmul with a constant
-    "moves": canonical_move,  # movedim, hstack, tile, view_as
+    "rearrangements": canonical_rearrangement,  # movedim, hstack, tile, view_as
     "reductions": canonical_reduction,  # max, norm, var, sort
     "rewordings": reword,  # clamp by tensors, addcmul, diag, cross
     "rename-spellings": rename_spelling,  # all that the vocabulary lists

@@ -142,4 +142,4 @@ return %movedim
 
 def test_before_and_after() -> None:
     model = Lambda(lambda m, x: x.movedim(0, 1))
-    check_family("moves", model, image(2, 3), BEFORE, AFTER, LEFT_OUT)
+    check_family("rearrangements", model, image(2, 3), BEFORE, AFTER, LEFT_OUT)

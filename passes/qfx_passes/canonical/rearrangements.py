@@ -38,7 +38,7 @@ _Given: TypeAlias = "dict[str, Any]"
 _Reader: TypeAlias = "Callable[[CallSite, _Given], fx.Node | Mismatch]"
 
 
-def canonical_move(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
+def canonical_rearrangement(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     """The operation that the call is, with the dims that it has."""
     if call.kind == "call_module":
         if site.kind is not nn.Softmax2d:
