@@ -35,7 +35,7 @@ _OURS = frozenset(
         ),
         *("_refuse_moves", *OF_GRAPH_MODULES, "_made_of"),
         *("_as_seen_around", "_region", "_in_place", "_ways", "_tells_dtype"),
-        *("alone", "_answer", "was_calibrated"),
+        *("alone", "over", "_answer", "was_calibrated"),
         *("fake_quants", "in_mode_of", "batchnorm_frozen", "schedule"),
         *("freeze_batchnorm", "_freeze_batchnorm"),
         *("parameters_changed", "_changed", "_written", "_writes"),
