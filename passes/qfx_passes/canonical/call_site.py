@@ -12,6 +12,7 @@ from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.source import torch_class
 from qfx.rewrite.rewriter import Rewriter
+from qfx.rewrite.values import UNSET
 from qfx.vocab import OpDef
 
 Arguments: TypeAlias = "dict[str, Any]"
@@ -67,7 +68,11 @@ class CallSite:
         return source
 
     def becomes(self, op: OpDef, arguments: Arguments) -> fx.Node:
-        """Let ``op`` take its place: operands by position, attributes by keyword."""
+        """Let ``op`` take its place, which yields what the call has yielded."""
+        return self.through(self.call(op, arguments, value=meta.value_of(self.node)))
+
+    def call(self, op: OpDef, arguments: Arguments, *, value: meta.Value = UNSET) -> fx.Node:
+        """A call of ``op`` in front of it: operands by position, attributes by keyword."""
         operands: list[Any] = []
         defaults: list[Any] = []
         attributes: dict[str, Any] = {}
@@ -81,10 +86,9 @@ class CallSite:
         while operands and operands[-1] is None and defaults[-1] is None:  # not x[None]
             operands.pop()
             defaults.pop()
-        if "value" not in op.signature.parameters:  # capture has seen what it yields
-            attributes["value"] = meta.value_of(self.node)
-        new = self.rewriter.call(op, *operands, origins=(self.node,), **attributes)
-        return self.through(new)
+        if "value" not in op.signature.parameters:
+            attributes["value"] = value
+        return self.rewriter.call(op, *operands, origins=(self.node,), **attributes)
 
     def _read(self, value: object) -> Any:
         """``value``, with what the module holds read from it."""

@@ -42,6 +42,7 @@ from qfx_passes.canonical.give_back import GivenBack
 from qfx_passes.canonical.markers import canonical_marker
 from qfx_passes.canonical.name_overwritten import name_changed_values
 from qfx_passes.canonical.norms import norms_of
+from qfx_passes.canonical.output_sizes import canonical_output_size
 from qfx_passes.canonical.overloads import as_called
 from qfx_passes.canonical.pin_layouts import pin_layouts
 from qfx_passes.canonical.rearrangements import canonical_rearrangement
@@ -64,6 +65,7 @@ FAMILIES: dict[str, Family] = {
     "rearrangements": canonical_rearrangement,  # movedim, hstack, tile, view_as
     "reductions": canonical_reduction,  # max, norm, var, sort
     "rewordings": reword,  # clamp by tensors, addcmul, diag, cross
+    "output-sizes": canonical_output_size,  # transposed convolutions that are told theirs
     "rename-spellings": rename_spelling,  # all that the vocabulary lists
 }
 """By the name under which the history shows what they did, as rules of the pass."""

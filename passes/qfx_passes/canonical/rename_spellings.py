@@ -9,7 +9,7 @@ Mismatch and stays as it was written.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -157,14 +157,14 @@ _EXPECTED: dict[str, tuple[Any, ...]] = {
 
 def rename_spelling(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None:
     """The operation that the vocabulary knows the call as."""
-    op = _op_of_module(site) if call.kind == "call_module" else _op_of(call)
+    op = op_of_module(site) if call.kind == "call_module" else _op_of(call)
     if op is None:
         return None
     module = site.module
     arguments = (
         bind(call.target, op, call.args, call.kwargs)
         if module is None
-        else read_module(op, module, site.node)
+        else read_module(op, module, site.node.args, site.node.kwargs)
     )
     if isinstance(arguments, Mismatch):
         return arguments
@@ -173,7 +173,8 @@ def rename_spelling(site: CallSite, call: Spelling) -> fx.Node | Mismatch | None
     return site.becomes(op, arguments) if failed is None else failed
 
 
-def _op_of_module(site: CallSite) -> OpDef | None:
+def op_of_module(site: CallSite) -> OpDef | None:
+    """The operation that the module at hand is, if it is one of PyTorch's."""
     bases = () if site.kind is None else site.kind.__mro__
     return next((MODULES[base] for base in bases if base in MODULES), None)
 
@@ -254,11 +255,13 @@ def _is(value: object, expected: object) -> bool:
     return value is expected or (type(value) is type(expected) and bool(value == expected))
 
 
-def read_module(op: OpDef, module: nn.Module, node: fx.Node) -> Arguments | Mismatch:
-    """The arguments that ``module`` stands for, its parameters as names to be read later."""
+def read_module(
+    op: OpDef, module: nn.Module, args: Sequence[object], kwargs: Mapping[str, object]
+) -> Arguments | Mismatch:
+    """The arguments that a call of ``module`` has, its parameters as names to be read later."""
     forward = inspect.signature(type(module).forward)
     try:
-        given = forward.bind(module, *node.args, **node.kwargs).arguments
+        given = forward.bind(module, *args, **kwargs).arguments
     except TypeError:
         return Mismatch("the call does not fit {0}", type(module).__name__)
     operands = _renamed(op, {n: v for n, v in given.items() if n != "self"})
