@@ -48,12 +48,31 @@ def _telling_lines(filename: str) -> frozenset[int]:
         tree = ast.parse("".join(linecache.getlines(filename)))
     except SyntaxError:
         return frozenset()
-    return frozenset(
-        line
-        for node in ast.walk(tree)
-        if isinstance(node, ast.stmt) and _tells(node)
-        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    )
+    nodes = list(ast.walk(tree))
+    telling = [node for node in nodes if isinstance(node, ast.stmt) and _tells(node)]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    written = [each for function in functions for each in _only_told(function)]
+    return frozenset(line for node in (*telling, *written) for line in _lines(node))
+
+
+def _lines(node: ast.stmt) -> range:
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def _only_told(function: ast.FunctionDef) -> list[ast.stmt]:
+    """The assignments to names that nothing but statements that show text reads."""
+    shown = [n for n in ast.walk(function) if isinstance(n, (ast.Raise, ast.Expr)) and _tells(n)]
+    told = {id(name) for statement in shown for name in ast.walk(statement)}
+    names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+    read = {n.id for n in names if isinstance(n.ctx, ast.Load)}
+    elsewhere = {n.id for n in names if isinstance(n.ctx, ast.Load) and id(n) not in told}
+    return [
+        node
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        and all(isinstance(each, ast.Name) for each in node.targets)
+        and {each.id for each in node.targets if isinstance(each, ast.Name)} <= read - elsewhere
+    ]
 
 
 def _tells(statement: ast.stmt) -> bool:

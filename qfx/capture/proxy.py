@@ -38,6 +38,9 @@ _FIXED = frozenset(
 """What is true of ordinary tensors, whichever they are."""
 
 
+_OF_NUMPY = {f.__name__: f for f in (math.sqrt, math.exp, math.log, math.log2, math.log10)}
+"""Functions of numpy that yield of a number what Python's yield."""
+
 _OF_GRADIENTS = frozenset(("is_leaf", "requires_grad"))
 
 
@@ -108,7 +111,7 @@ class ValueProxy(_Classed, Arithmetic, fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if self.node.target is math.prod and not hasattr(self.example, name):
+        if self.node.target in (math.prod, *_OF_NUMPY.values()) and not hasattr(self.example, name):
             return self._of_numpy(name)
         value = getattr(self.example, name)
         if isinstance(self.example, torch.device):
@@ -129,16 +132,28 @@ class ValueProxy(_Classed, Arithmetic, fx.Proxy):
         return bool(self.tracer.decide(self, bool, "a branch"))
 
     def __int__(self) -> int:
+        if self._is_shown(sys._getframe(1)):
+            return int(self.example)
         self.tracer.note_conversion(sys._getframe(1))
         return int(self.tracer.decide(self, int, "int()"))
 
     def __float__(self) -> float:
+        if self._is_shown(sys._getframe(1)):
+            return float(self.example)
         self.tracer.note_conversion(sys._getframe(1))
         return float(self.tracer.decide(self, float, "float()"))
 
     def __index__(self) -> int:
         operator.index(self.example)  # raises what Python does
+        if self._is_shown(sys._getframe(1)):
+            return int(self.example)
         return self.tracer.decide_unless_call(self, sys._getframe(1))
+
+    def _is_shown(self, caller: FrameType) -> bool:
+        """Whether ``"%d" % x`` asks for the number, in a text that is only shown."""
+        is_number = isinstance(self.example, (int, float)) and not self.from_data
+        is_part = is_number and _instruction(caller).startswith("BINARY")
+        return is_part and tells_people(caller, self.tracer.entry)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         import numpy  # which asks for this, and need not be installed
@@ -152,6 +167,13 @@ class ValueProxy(_Classed, Arithmetic, fx.Proxy):
         if function is numpy.prod and not kwargs and len(args) == 1 and _holds_sizes(self.example):
             return self.tracer.call(math.prod, self)
         return numpy.ndarray.__array_function__(numpy.empty(0), function, (), args, kwargs)
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        of_number = _OF_NUMPY.get(function.__name__) if method == "__call__" else None
+        if of_number is not None and not options and type(self.example) in (int, float):
+            return self.tracer.call(of_number, *inputs)
+        arrays = [each.__array__() if type(each) is ValueProxy else each for each in inputs]
+        return getattr(function, method)(*arrays, **options)
 
     def _of_numpy(self, name: str) -> Any:
         """What a product has that a number of Python lacks: to the model it may be one of numpy."""

@@ -38,6 +38,11 @@ def is_tensor(value: object) -> bool:
     return is_instance(value, torch.Tensor)
 
 
+def is_callable(value: object, /) -> bool:
+    """``callable``, that sees what a proxy stands for: proxies themselves can be called."""
+    return callable(value.example if _symbolic(value, object) else value)  # type: ignore[attr-defined]
+
+
 def length(value: Any, /) -> Any:
     """``len``, which of a tensor is a size like any other."""
     return value.tracer.call(len, value) if _symbolic(value, torch.Tensor) else len(value)
@@ -143,6 +148,7 @@ class _TypeOfNumbers(type, metaclass=_StandingType):
 
 
 EVERYWHERE: Mapping[str, Any] = {
+    "callable": is_callable,
     "isinstance": is_instance,
     "len": length,
     "max": _picking(max),

@@ -36,6 +36,9 @@ SYMBOLIC: dict[str, Of] = {
     "prod of size()": lambda x: np.prod(x.size()),
     "prod, int": lambda x: int(np.prod(x.shape[2:])) + 1,
     "prod, item": lambda x: np.prod(x.shape[1:]).item(),
+    "log of a product": lambda x: 1 + np.log(np.prod(x.shape[2:])),
+    "sqrt of a size": lambda x: np.sqrt(x.shape[1] * x.shape[2]),
+    "sqrt, int": lambda x: int(np.sqrt(x.shape[-1])) * 2,
     "prod, sqrt": lambda x: float(np.prod(x.shape[2:])) ** 0.5,
 }
 
@@ -51,7 +54,10 @@ GUARDED: dict[str, Of] = {
     "sqrt": lambda x: np.sqrt(x.shape[2:])[1],
     "prod, astype": lambda x: np.prod(x.shape[2:]).astype(np.float32),
     "prod of a list": lambda x: np.prod([x.shape[2], x.shape[3]]),
-    "log of a product": lambda x: 1 + np.log(np.prod(x.shape[2:])),
+    "sqrt, astype": lambda x: np.sqrt(x.shape[2]).astype(np.float32),
+    "a number of numpy first": lambda x: np.float64(2) * np.sqrt(x.shape[2]),
+    "floor": lambda x: np.floor(x.shape[2] / 3),
+    "maximum": lambda x: np.maximum(x.shape[2], 17),
     "flip": lambda x: float(np.flip(x.shape)[0]),
     "from_numpy": lambda x: torch.from_numpy(np.array(x.shape)).sum(),
     "zeros": lambda x: torch.from_numpy(np.zeros(x.shape[2:])).numel(),

@@ -32,6 +32,7 @@ QUESTIONS: dict[str, Callable[[Tensor], object]] = {
     "type of a size": lambda y: type(y.shape[0]) is int and type(y.shape) is torch.Size,
     "class": lambda y: y.__class__ is Tensor,
     "class name": lambda y: y.__class__.__name__ == "Tensor",
+    "callable": lambda y: not callable(y) and not callable(y.shape) and callable(y.mean),
     "isinstance": lambda y: isinstance(y, Tensor) and isinstance(y.shape[0], (str, int)),
     "singledispatch": lambda y: kind_of(y) == 3,
     "key": lambda y: {Tensor: True}.get(type(y), False),
