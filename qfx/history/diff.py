@@ -16,7 +16,7 @@ A node that merely reads its operand's replacement (``flatten`` above) has not c
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from qfx.history.hunks import text_of
 from qfx.history.record import NodeRecord
 from qfx.history.snapshot import Snapshot, snapshot
 from qfx.history.stage import Stage
-from qfx.history.weights import OtherTensor, other_tensors
+from qfx.history.weights import OtherTensor, constants_in_place, meaning_of, other_tensors
 
 if TYPE_CHECKING:
     import graphviz
@@ -51,8 +51,9 @@ class GraphDiff:
         renamed: for each node of ``after`` that had another name, that name.
         noted: names, in ``after``, of nodes of which passes have recorded something else. That is
             no difference of the graphs; it is shown where there is no other.
-        weights: parameters and buffers of one name whose shapes or contents differ, where two live
-            models are compared: snapshots hold no tensors.
+        weights: parameters and buffers of one name, or read in one place, whose shapes or contents
+            differ, where two live models are compared: snapshots hold no tensors. What kernels of
+            quantized models have packed is compared as their reference graphs hold it.
     """
 
     def __init__(
@@ -60,9 +61,8 @@ class GraphDiff:
         before: Snapshot,
         after: Snapshot,
         labels: tuple[str, str] = ("before", "after"),
-        weights: tuple[OtherTensor, ...] = (),
     ) -> None:
-        self.weights = weights
+        self.weights: tuple[OtherTensor, ...] = ()
         self.before = before
         self.after = after
         self.labels = labels
@@ -138,6 +138,10 @@ class GraphDiff:
         parts += [f"{len(self.weights)} weights differ"] if self.weights else []
         return ", ".join(parts)
 
+    def constants(self) -> Iterator[tuple[str, str]]:
+        """Qualified names, before and after, of what operations read that are in both graphs."""
+        return constants_in_place(self.before, self.after, self._pairs)
+
     def was(self, name: str) -> NodeRecord | None:
         """The node of ``before`` that the node ``name`` of ``after`` was, None for an added one."""
         return self._pairs.get(name)
@@ -169,13 +173,35 @@ def diff(a: Snapshot | Stage | fx.GraphModule, b: Snapshot | Stage | fx.GraphMod
         b: likewise, of the same model or of another. Of two live graphs what they hold is compared
             as well.
     """
-    weights: tuple[OtherTensor, ...] = ()
+    before = _view(a)
+    found = GraphDiff(before, _view(b, before))
     if isinstance(a, fx.GraphModule) and isinstance(b, fx.GraphModule):
-        weights = tuple(other_tensors(a, b))
-    a, b = (x.snapshot if isinstance(x, Stage) else x for x in (a, b))
-    before = a if isinstance(a, Snapshot) else snapshot(a)
-    after = b if isinstance(b, Snapshot) else snapshot(b, region=before.region, previous=before)
-    return GraphDiff(before, after, weights=weights)
+        found.weights = _other_weights(a, b, found)
+    return found
+
+
+def _view(given: Snapshot | Stage | fx.GraphModule, before: Snapshot | None = None) -> Snapshot:
+    """A snapshot of what was given, in the same region as ``before``."""
+    if isinstance(given, Stage):
+        return given.snapshot
+    if isinstance(given, Snapshot):
+        return given
+    if before is None:
+        return snapshot(given)
+    return snapshot(given, region=before.region, previous=before)
+
+
+def _other_weights(
+    a: fx.GraphModule, b: fx.GraphModule, found: GraphDiff
+) -> tuple[OtherTensor, ...]:
+    """What differs of what two models hold, and of what they mean where that is packed."""
+    weights = list(other_tensors(a, b, found.constants()))
+    meant = meaning_of(a), meaning_of(b)
+    if meant == (a, b):
+        return tuple(weights)
+    told = {other.name for other in weights}
+    shown = diff(*meant).weights
+    return (*weights, *(other for other in shown if other.name.replace(".", "_") not in told))
 
 
 def _parameters(view: Snapshot, names: tuple[str, ...]) -> int:

@@ -93,22 +93,25 @@ def quantized_values(
         return values, qmodel(*args, **kwargs)
 
 
-def reference_of(qmodel: nn.Module) -> fx.GraphModule:
+def reference_of(qmodel: nn.Module, what: str) -> fx.GraphModule:
     """The explicit q/dq graph of a quantized model; ConfigError if it is none, or of several."""
-    return quantized_graph(qmodel).reference
+    return quantized_graph(qmodel, what).reference
 
 
-def quantized_graph(model: nn.Module) -> QuantizedModel:
-    """``model``, which is one quantized graph; ConfigError if it is none, or has several."""
+def quantized_graph(model: nn.Module, what: str = "the second argument") -> QuantizedModel:
+    """``model``, which is one quantized graph; ConfigError if it is none, or has several.
+
+    Args:
+        model: what a user gave.
+        what: how to call that in the error.
+    """
     if regions_of(model) is not None:
         raise ConfigError(
             "this model has several regions, which are looked at one by one here: give "
             "qmodel.regions[name]"
         )
     if not isinstance(model, QuantizedModel):
-        raise ConfigError(
-            f"the second argument must be what qfx.quantize returned, not {type(model).__name__}"
-        )
+        raise ConfigError(f"{what} must be what qfx.quantize returned, not {type(model).__name__}")
     return model
 
 

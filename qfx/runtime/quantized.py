@@ -27,6 +27,7 @@ from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.source import is_outside
 from qfx.graph.ways import apply_to_ways, ways_of
 from qfx.graph.working import WorkingGraphModule
+from qfx.history.weights import meaning_of
 from qfx.report.text import covered
 from qfx.runtime.constants import flatten_constants, pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
@@ -299,3 +300,8 @@ class QuantizedModel(WorkingGraphModule):
             f"A model lowered for {self.backend} runs on the CPU and cannot be moved to {wanted}. "
             "Quantize with backend='reference' for other devices, or move the float model first."
         )
+
+
+@meaning_of.register
+def _(module: QuantizedModel) -> fx.GraphModule:
+    return module.reference

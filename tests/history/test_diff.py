@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+import qfx
 from qfx import vocab
 from qfx.graph import meta
 from qfx.graph.meta import TensorInfo
@@ -303,3 +304,30 @@ def test_live_models_are_compared_by_what_they_hold() -> None:
     assert found.summary().endswith("2 weights differ")
     assert "\n# @a: 1 of 2 values\n# @b: f32[2] -> f32[1,2]\n" in found.to_text()
     assert not diff(snapshot(one), snapshot(built(plain + 1, nan)))  # these hold no tensors
+
+
+def test_constants_read_in_one_place_are_compared_whatever_they_are_called() -> None:
+    def built(name: str, value: Tensor) -> fx.GraphModule:
+        graph = fx.Graph()
+        graph.output(graph.call_function(torch.mul, (graph.placeholder("x"), graph.get_attr(name))))
+        return fx.GraphModule({name: nn.Parameter(value)}, graph)
+
+    one = built("bias", torch.ones(2))
+    found = diff(one, built("bias_1", torch.tensor([1.0, 3.0])))
+    assert found.weights == (("bias -> bias_1", "1 of 2 values"),)
+    assert diff(one, built("bias_1", torch.ones(2))).weights == ()
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "reference"])
+def test_what_kernels_have_packed_is_compared(backend: str) -> None:
+    """Weights whose every row has the values of before in another order: all scales are alike."""
+    torch.manual_seed(0)
+    layer, x = nn.Sequential(nn.Linear(4, 4)).eval(), torch.randn(4, 4)
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        other[0].weight.copy_(layer[0].weight.flip(1))
+    mine, theirs = (qfx.quantize(net, x, backend=backend, effort="fast") for net in (layer, other))
+    (weight,) = diff(mine, theirs).weights
+    assert weight.name.replace(".", "_") == "0_weight_q"
+    assert weight.how.endswith(" of 16 values")
+    assert not diff(mine, copy.deepcopy(mine))

@@ -49,7 +49,8 @@ def test_what_is_float_in_one_and_other_scales_are_told(quantized: qfx.Quantized
     before, after = (float(text.split()[3]) for text in found["x (input)"].result)
     assert after == pytest.approx(2 * before, rel=1e-4)
     text = str(qfx.variants(quantized, other))
-    assert text.splitlines()[0].split() == ["site", "decision", "runs", "as", "result", "weight"]
+    heads = ["site", "decision", "runs", "as", "result", "weight", "constants"]
+    assert text.splitlines()[0].split() == heads
     assert "quantized -> float" in text
 
 
@@ -99,3 +100,32 @@ def test_strangers_are_refused(quantized: qfx.QuantizedModel) -> None:
     stranger = qfx.quantize(nn.Linear(4, 4).eval(), X, backend="reference")
     with pytest.raises(qfx.ConfigError, match="were not made from the same float model: only one"):
         qfx.variants(quantized, stranger)
+
+
+def test_constants_in_float_are_compared(quantized: qfx.QuantizedModel) -> None:
+    """Biases, which a calibrated conversion corrects, and whatever a float site reads."""
+    corrected = qfx.quantize(Net().eval(), X, backend="reference")
+    found = {site.label: site for site in qfx.variants(quantized, corrected).changed}
+    assert found["first"].constants[0] == "bias [8]"
+    assert "of 8 values differ, by " in found["first"].constants[1]
+    moved = Net()
+    with torch.no_grad():
+        moved.last.bias[1] += 5
+        moved.first.weight[0] *= 2
+    mapping = qfx.get_default_qconfig_mapping("reference", "weight_only")
+    mapping = mapping.set_module_name("first", None)
+    mine, theirs = (
+        qfx.quantize(net.eval(), X, backend="reference", method="weight_only", qconfig=mapping)
+        for net in (Net(), moved)
+    )
+    first, last = qfx.variants(mine, theirs).changed
+    told = "weight [8, 4], 4 of 32 values differ, by "
+    assert first.constants[1].startswith(told)
+    assert last.constants == ("bias [2]", "bias [2], 1 of 2 values differ, by 5 at most")
+
+
+def test_the_argument_that_is_no_quantized_model_is_told(quantized: qfx.QuantizedModel) -> None:
+    with pytest.raises(qfx.ConfigError, match=r"the first argument must be what .* not Net"):
+        qfx.variants(Net(), quantized)  # type: ignore[arg-type]
+    with pytest.raises(qfx.ConfigError, match=r"the second argument must be what .* not Net"):
+        qfx.variants(quantized, Net())  # type: ignore[arg-type]
