@@ -31,6 +31,10 @@ OVERRIDDEN = ("_apply", "_load_from_state_dict", "_save_to_state_dict")
 """Methods of modules that classes override to have a say in what becomes of their tensors."""
 
 
+COMPILED = "_orig_mod"
+"""Where what torch.compile makes of a module holds it."""
+
+
 # -- modules -------------------------------------------------------------------------------------
 def parameters_held(module: nn.Module) -> dict[str, nn.Parameter | None]:
     """The parameters that a module holds itself, by name, to be read and written."""
@@ -40,6 +44,12 @@ def parameters_held(module: nn.Module) -> dict[str, nn.Parameter | None]:
 def buffers_held(module: nn.Module) -> dict[str, Tensor | None]:
     """The buffers that a module holds itself, by name, to be read and written."""
     return module._buffers
+
+
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """The module that torch.compile was given to make this one; None of any other."""
+    found = getattr(module, COMPILED, None)
+    return found if isinstance(found, nn.Module) else None
 
 
 def tensors_held(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

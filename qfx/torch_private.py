@@ -70,6 +70,14 @@ def capabilities() -> Mapping[str, object]:
     return find("torch.cpu.get_capabilities", instead=dict)()  # type: ignore[no-any-return]
 
 
+def multiplies_halves() -> bool:
+    """Whether the CPU has instructions that multiply matrices of halves, as far as PyTorch tells.
+
+    It is looked up when it is asked for, as a process may be told otherwise.
+    """
+    return bool(find("torch.cpu._is_amx_fp16_supported", instead=bool)())
+
+
 def load_decomposed() -> bool:
     """Have PyTorch register the operators of ``torch.ops.quantized_decomposed``, if it has them.
 
@@ -128,6 +136,18 @@ ASSERT = find("torch._assert")
 
 PACKERS = (find("torch._pack_padded_sequence"), find("torch._pad_packed_sequence"))
 """What packing sequences of several lengths, and unpacking them, ends in."""
+
+TRILINEAR = find("torch.ops.aten._trilinear")
+"""The operator that bilinear layers end in."""
+
+INT8_PRODUCT = find("torch._weight_int8pack_mm")
+"""(input, weight, scales): a float product with integer weights, a scale a row."""
+
+INT4_PRODUCT = find("torch._weight_int4pack_mm_for_cpu")
+"""(input, packed, group size, scales and zeros): the same with packed weights in groups."""
+
+PACK_INT4 = find("torch._convert_weight_to_int4pack_for_cpu")
+"""(codes, inner tiles): what that takes."""
 
 GROUPED_PRODUCTS = tuple(
     found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import random
+import re
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 import qfx
 from qfx.capture.capture import capture
 from qfx.graph.copying import buffers_restored, side_effects_undone
-from qfx.private_attributes import OVERRIDDEN
+from qfx.private_attributes import COMPILED, OVERRIDDEN, compiled_from
 from qfx.torch_private import (
     BATCH_NORMS,
     DETECT_CAUSAL,
@@ -236,13 +237,16 @@ ATTRIBUTES = {
     for each in OBJECTS
     for name in dir(each)
     if name.startswith("_") and not name.startswith("__")
-} - set(OVERRIDDEN)
+} | {COMPILED}
+ATTRIBUTES -= set(OVERRIDDEN)
 """Their private attributes, whatever they are called on."""
 
 
 def private_names(path: Path) -> Iterator[str]:
-    """Private names that are reached from torch's modules, and imports of private modules."""
+    """Private names of torch's modules: reached, looked up by their paths, or imported."""
     for node in nodes(path):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("find", "lacking"):
+            yield from re.findall(r"torch[.\w]*\._[a-z]\w*", ast.unparse(node))
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr[1] != "_":
             owner = ast.unparse(node.value)
             if owner.partition(".")[0] in ("torch", "F", "nn", "fx", "aten"):
@@ -281,6 +285,20 @@ def test_private_names_of_pytorch_are_looked_up_in_one_place() -> None:
 def test_private_attributes_of_pytorch_are_reached_in_one_place() -> None:
     found = {p: sorted(private_attributes(p)) for p in SOURCES if p.name not in PLACES}
     assert {str(path): names for path, names in found.items() if names} == {}
+
+
+def test_a_private_path_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "planted.py"
+    path.write_text('f = find("torch.ops.aten._nope"); g = find("torch.ops.aten.nope.default")')
+    assert list(private_names(path)) == ["torch.ops.aten._nope"]
+
+
+@pytest.mark.slow  # loads the compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_compiled_tells_of_what() -> None:
+    module = nn.Linear(1, 1)
+    assert compiled_from(torch.compile(module)) is module
+    assert compiled_from(module) is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from qfx.private_attributes import compiled_from
+
 _COMPILED = (
     "the model was under torch.compile, and is quantized without: compile the result, by "
     "qfx.compile or torch.compile"
@@ -22,8 +24,8 @@ def unwrapped(
     notes: list[str] = []
     found: Any = model
     while True:
-        inner = getattr(found, "_orig_mod", None) if isinstance(found, nn.Module) else None
-        if isinstance(inner, nn.Module):
+        inner = compiled_from(found) if isinstance(found, nn.Module) else None
+        if inner is not None:
             found, note = inner, _COMPILED
         elif isinstance(found, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             found, note = found.module, _PARALLEL.format(kind=type(found).__name__)

@@ -23,7 +23,13 @@ from qfx.graph.clone import deep_copy
 from qfx.graph.containers import is_size
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.overlap import overwrite, version
-from qfx.private_attributes import buffers_held, forward_pre_hooks, modules_held
+from qfx.private_attributes import (
+    COMPILED,
+    buffers_held,
+    compiled_from,
+    forward_pre_hooks,
+    modules_held,
+)
 
 
 class Holder(nn.Module):
@@ -46,9 +52,9 @@ def check_model(model: nn.Module) -> None:
             "left to trace. What to do: pass the nn.Module that it was made from; to one that is "
             "built anew, load_state_dict(model.state_dict()) gives the weights of a saved file."
         )
-    if hasattr(model, "_orig_mod"):
+    if compiled_from(model) is not None:
         raise CaptureError(
-            "the model is wrapped by torch.compile. What to do: pass model._orig_mod, and "
+            f"the model is wrapped by torch.compile. What to do: pass model.{COMPILED}, and "
             "compile the result."
         )
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

@@ -27,7 +27,13 @@ from qfx.graph.copying import deep_copied, side_effects_undone
 from qfx.graph.inference import Inference, UnknownValue
 from qfx.graph.known_calls import makes_numbers
 from qfx.graph.macs import macs
-from qfx.torch_private import GROUPED_PRODUCT, GROUPED_PRODUCTS, PACKERS, DispatchMode, find
+from qfx.torch_private import (
+    GROUPED_PRODUCT,
+    GROUPED_PRODUCTS,
+    PACKERS,
+    TRILINEAR,
+    DispatchMode,
+)
 from qfx.vocab import OpDef
 
 _KNOWN = ("aten", "prim", "prims", "prim_ops")
@@ -187,7 +193,7 @@ class _OwnOperatorsOnly(DispatchMode):  # type: ignore[misc]
 def _counted() -> Iterator[FlopCounterMode]:
     aten = torch.ops.aten
     more = {
-        find("torch.ops.aten._trilinear"): _trilinear_flops,
+        TRILINEAR: _trilinear_flops,
         aten.addbmm: lambda _, first, second, **__: 2 * prod(first) * second[-1],
         aten.addmv: lambda _, matrix, __, **___: 2 * prod(matrix),
         aten.mv: lambda matrix, _, **__: 2 * prod(matrix),

@@ -28,16 +28,13 @@ from qfx.backends.packing_engine import engine
 from qfx.library import define
 from qfx.quant.reference_form import QuantizedWeight
 from qfx.semantics.post import Post, apply_post
-from qfx.torch_private import find
+from qfx.torch_private import INT4_PRODUCT, INT8_PRODUCT, PACK_INT4, find, multiplies_halves
 
 GROUP_SIZES = (32, 64, 128, 256)
 """What ``_weight_int4pack_mm_for_cpu`` takes; output channels come in sixteens."""
 
 _CHANNELS = 16
 
-_int8 = find("torch._weight_int8pack_mm")
-_int4 = find("torch._weight_int4pack_mm_for_cpu")
-_pack_4bit = find("torch._convert_weight_to_int4pack_for_cpu")
 _onednn_fp16 = find("torch.ops.onednn.linear_dynamic_fp16.default")
 _pack_onednn_fp16 = find("torch.ops.onednn.linear_prepack_fp16.default")
 _fbgemm_fp16 = find("torch.ops.quantized.linear_dynamic_fp16.default")
@@ -107,7 +104,7 @@ def linear_int8(
     input: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, *, post: Post = ()
 ) -> Tensor:
     """``torch._weight_int8pack_mm`` on input (..., in)."""
-    y: Tensor = _int8(input.reshape(-1, input.shape[-1]), codes, scale)
+    y: Tensor = INT8_PRODUCT(input.reshape(-1, input.shape[-1]), codes, scale)
     return _shaped(input, y, bias, post)
 
 
@@ -130,7 +127,7 @@ def _pack_int4(form: LinearGeometry) -> tuple[object, ...]:
     scale = torch.as_tensor(weight.qparams.scale)
     middle = 0 if weight.integers.dtype == torch.int8 else 8
     zero = (middle - torch.as_tensor(weight.qparams.zero_point).float()) * scale
-    packed = _pack_4bit(_from_zero(weight.integers), 1)
+    packed = PACK_INT4(_from_zero(weight.integers), 1)
     numbers = torch.stack((scale, zero), dim=-1).transpose(0, 1).contiguous()
     return packed, weight.qparams.group_size, numbers
 
@@ -146,7 +143,7 @@ def linear_int4(
 ) -> Tensor:
     """``torch._weight_int4pack_mm_for_cpu`` on input (..., in)."""
     flat = input.reshape(-1, input.shape[-1])
-    y: Tensor = _int4(flat, packed, group_size, numbers)
+    y: Tensor = INT4_PRODUCT(flat, packed, group_size, numbers)
     return _shaped(input, y, bias, post)
 
 
@@ -197,8 +194,7 @@ def _never(form: LinearGeometry) -> bool:
 
 
 def _multiplies_halves(form: LinearGeometry) -> bool:
-    asks = getattr(torch.cpu, "_is_amx_fp16_supported", None)
-    return asks is not None and bool(asks())
+    return multiplies_halves()
 
 
 def _is_large(form: LinearGeometry) -> bool:
