@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from torch import fx, nn
 
 from qfx.errors import PatternError
-from qfx.rewrite.pattern import Any, Mismatch, Pattern, as_pattern, same_literal, target_name
+from qfx.rewrite.pattern import Any, Mismatch, Pattern, as_pattern, same_literal, sought_name
 from qfx.rewrite.possible import check_possible
 from qfx.vocab import OpDef
 
@@ -64,7 +64,7 @@ class CallPattern(Pattern):
         if bind is not None and not isinstance(bind, str):
             raise PatternError(f"bind={bind!r} is no name")
         self.bind, self.users, self.where = bind, users, where
-        self.expected = " or ".join(target_name(target) for target in targets)
+        self.expected = " or ".join(sought_name(target) for target in targets)
         self.condition = Condition(self) if where is not None and _asks_match(where) else None
 
     def roots(self) -> Iterator[object]:

@@ -27,7 +27,7 @@ from qfx.graph.memory import Memory
 from qfx.history.events import NearMiss, RuleStatistics
 from qfx.private_attributes import is_erased
 from qfx.rewrite.matcher import Matcher
-from qfx.rewrite.pattern import Mismatch, target_name
+from qfx.rewrite.pattern import Mismatch, sought_name
 from qfx.rewrite.replacement import Replacement
 from qfx.rewrite.rewriter import Rewriter
 from qfx.rewrite.rule import Match, RewriteRule
@@ -264,7 +264,7 @@ def drive(rules: Sequence[RewriteRule], rewriter: Rewriter) -> list[NearMiss]:
 def _idle(rule: RewriteRule) -> str:
     """Why a rule was never tried."""
     roots = list(rule.pattern.roots())
-    wanted = " or ".join(target_name(root) for root in roots)
+    wanted = " or ".join(sought_name(root) for root in roots)
     if not all(isinstance(root, OpDef) for root in roots):
         return f"nothing in the graph is {wanted}"
     return (

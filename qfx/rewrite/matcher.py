@@ -215,7 +215,7 @@ class Matcher:
 
     def _named(self, node: fx.Node) -> str:
         key = self.key(node)
-        return p.target_name(key) if node.op.startswith("call_") else node.op
+        return p.sought_name(key) if node.op.startswith("call_") else node.op
 
 
 def _attributes(

@@ -100,7 +100,7 @@ def as_pattern(value: object) -> Pattern:
         return Any() if value is Any else Attr()
     if isinstance(value, OpDef) or (isinstance(value, type) and issubclass(value, Pattern)):
         written = f"Op({value.name}, ...)" if isinstance(value, OpDef) else f"{value.__name__}(...)"
-        raise PatternError(f"{target_name(value)} alone is no pattern; write {written}")
+        raise PatternError(f"{sought_name(value)} alone is no pattern; write {written}")
     if isinstance(value, (list, tuple)) and any(isinstance(v, Pattern) for v in value):
         return Seq(tuple(as_pattern(v) for v in value))
     return Const(value, exact=True)
@@ -240,7 +240,7 @@ def same_literal(a: Literal, b: Literal) -> bool:
     return bool(a == b)
 
 
-def target_name(target: object) -> str:
+def sought_name(target: object) -> str:
     """Name of a target for messages: ``conv2d``, ``.relu()``, ``ReLU``."""
     if isinstance(target, OpDef):
         return target.name
