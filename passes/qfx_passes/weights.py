@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qfx.errors import CalibrationError
+from qfx.errors import CalibrationError, ConfigError
 from qfx.framework.pass_context import PassContext
 from qfx.private_attributes import version_of
 from qfx.quant.observers.base import require_finite
@@ -57,8 +57,8 @@ class QuantizedWeights:
 def _quantize(name: str, weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:
     try:
         return quantize_weight(weight, spec)
-    except CalibrationError as error:
-        raise CalibrationError(f"{name}: {error}") from error
+    except (CalibrationError, ConfigError) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def quantized_weights(ctx: PassContext) -> QuantizedWeights:

@@ -65,7 +65,7 @@ class LearnedFakeQuantize(FakeQuantize):
         """Choose where the scale starts, once, and again where it is lost."""
         if x.numel() == 0:
             return
-        unknown = is_empty(*self.observer.range()).all()
+        unknown = is_empty(*self.observer.extent()).all()
         self.observer.track(x)
         self._count_rangeless()
         self._initialized = torch.compiler.is_compiling() or self.observer.seen

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 
 from qfx.errors import ConfigError
-from qfx.quant.observers import registry
+from qfx.quant.observers import guarding, registry
 from qfx.quant.observers.base import Observer
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)
@@ -106,7 +106,7 @@ class QuantSpec:
 
     def make_observer(self) -> Observer:
         """A new observer for a tensor quantized this way."""
-        return self.observer_class(self)
+        return guarding.made(self.observer_class, self)
 
     def to_dict(self) -> dict[str, Json]:
         """Plain JSON types, only what differs from the defaults; see :meth:`from_dict`."""
@@ -237,6 +237,7 @@ class QuantSpec:
         object.__setattr__(self, "observer", registry.name_or_class(chosen))
         chosen.check_methods()
         chosen.check(self)
+        guarding.check_options(chosen)
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -35,6 +35,7 @@ from qfx.runtime.regions import regions_of
 from qfx.runtime.samples import Progress
 
 _EXAMPLES = "the example inputs"
+_E = TypeVar("_E", bound=QfxError)
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,11 @@ def _run_batch(
     except CalibrationError as error:
         if _odd_dtypes(prepared, args, kwargs):
             raise _unfit(prepared, args, kwargs, which, "") from error
-        raise CalibrationError(f"{which}: {_site(prepared, error)}{error}") from error
-    except ConfigError as error:  # of a guard
+        raise _at(_site(prepared, error), CalibrationError, which, error) from error
+    except ConfigError as error:  # of an observer, or of a guard
+        site = _site(prepared, error)
+        if site is not None:
+            raise _at(site, ConfigError, which, error) from error
         if number is None:
             raise
         raise _unfit(prepared, args, kwargs, which, f"{error}\n") from error
@@ -246,17 +250,25 @@ def _check_structure(
         raise ConfigError(f"{which} does not fit the model: {difference}")
 
 
-def _site(prepared: Calibrated, error: CalibrationError) -> str:
+def _site(prepared: Calibrated, error: QfxError) -> fx.Node | None:
     """Where the observer that raised stands: the traceback knows which one it was."""
     frames = traceback.walk_tb(error.__traceback__)
     raised = [o for frame, _ in frames if isinstance(o := frame.f_locals.get("self"), Observer)]
     for graph in prepared.graphs if raised else ():
         names = {name for name, module in graph.named_modules() if module is raised[0]}
-        nodes = (n for n in graph.graph.nodes if n.op == "call_module" and n.target in names)
-        node = next(nodes, None)
-        if node is not None:
-            return f"at {where(node)}: "
-    return ""
+        node: fx.Node
+        for node in graph.graph.nodes:
+            if node.op == "call_module" and node.target in names:
+                return node
+    return None
+
+
+def _at(site: fx.Node | None, kind: type[_E], which: str, error: QfxError) -> _E:
+    """The error of an observer, with the batch that it was shown, and where it stands."""
+    place = "" if site is None else f"at {where(site)}: "
+    told = kind(f"{which}: {place}{error}")
+    told.node = None if site is None else site.name
+    return told
 
 
 def _describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

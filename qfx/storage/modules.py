@@ -24,6 +24,7 @@ from qfx.quant.channel_mean import ChannelMean, Reach
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.learned_fake_quant import LearnedFakeQuantize
 from qfx.quant.observers.base import Observer
+from qfx.quant.observers.guarding import unwritten
 from qfx.quant.spec import QuantSpec
 from qfx.quant.weight_fake_quant import WeightFakeQuantize
 from qfx.storage.fields import Fields, Json
@@ -167,6 +168,12 @@ def _own_arguments(own: _Own, module: nn.Module) -> dict[str, Json]:
     spec = told.get("spec")
     if isinstance(module, Observer) and type(module) is not module.spec.observer_class:
         raise FormatError(f"{module} is not the observer that its spec names")
+    lost = unwritten(module) if isinstance(module, Observer) else ()
+    if lost:
+        raise FormatError(
+            f"{module} keeps {', '.join(lost)} in plain attributes, which would be lost: let its "
+            "__init__ call self.register_buffer(name, tensor) for what record() changes"
+        )
     if isinstance(spec, QuantSpec):
         try:
             spec.to_dict()

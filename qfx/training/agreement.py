@@ -55,7 +55,7 @@ def agree(model: nn.Module) -> None:
         if isinstance(module, BATCH_NORMS):
             averaged += _moving_statistics(module)
         elif isinstance(module, LearnedFakeQuantize):
-            started = ~is_empty(*module.observer.range()).all()
+            started = ~is_empty(*module.observer.extent()).all()
             first += [(module.scale, started), (module.zero_point, started)]
             least += _extremes(module.observer)
         elif isinstance(module, FakeQuantize) and module.moved:

@@ -27,6 +27,7 @@ from qfx_passes.accuracy.kept_rows import KeptBatch, KeptRows
 from qfx_passes.accuracy.output_errors import OutputErrors
 from qfx_passes.accuracy.replacing import replace_observer, replace_parameter
 from qfx_passes.accuracy.scalable_activations import ScalableActivation
+from qfx_passes.placement.calibrated import qparams_of
 
 ALPHAS = (0.5, 0.75, 0.9)
 _DOUBT = 128  # values of a channel that say half of what there is to know of its peak
@@ -79,7 +80,8 @@ def measure(sites: Sequence[ScalableActivation], kept: KeptRows, rw: Rewriter) -
         batches = kept.of(site)
         for batch in batches:
             _observe(site, batch)
-        qparams = [] if site.measured else [observer.qparams() for observer in site.ranges]
+        ranges = [] if site.measured else site.ranges
+        qparams = [qparams_of(site.observers[0], observer) for observer in ranges]
         weights = {reader: _rounded_weights(site, reader, kept, rw) for reader, _ in site.readers}
         for batch in batches:
             if batch.positions:

@@ -19,10 +19,12 @@ from qfx.graph.interpret import thawed
 from qfx.graph.steps import arguments_by_name
 from qfx.quant.observers import Observer
 from qfx.quant.qparams import QParams
+from qfx.quant.recorders import observer_of
 from qfx.runtime.samples import Sample
 from qfx.semantics.post import apply_post
 from qfx.verification.outputs import FloatSteps
 from qfx.vocab import bound
+from qfx_passes.placement.calibrated import qparams_of
 
 MOST_BYTES = 2**30
 
@@ -144,15 +146,16 @@ class _RoundedSteps(SteppedModel):
         super().__init__(graph_module, arguments, given)
         self._qparams = qparams
 
-    def call_module(self, target: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
-        """What a module yields; an observer yields what it is given, rounded."""
-        module = self.fetch_attr(str(target))
-        value = args[0] if args else None
-        if not isinstance(module, Observer) or not module.seen or not isinstance(value, Tensor):
-            return super().call_module(target, args, kwargs)
-        qparams = self._qparams.get(str(target)) or module.qparams()
-        self._qparams[str(target)] = qparams
-        return qparams.rounded(value)
+    def run_node(self, n: fx.Node) -> Any:
+        """What a node yields; an observer yields what it is given, rounded."""
+        observer = observer_of(n)
+        if not isinstance(observer, Observer) or not observer.seen:
+            return super().run_node(n)
+        value = self.env[n.all_input_nodes[0]]
+        name = str(n.target)
+        if name not in self._qparams:
+            self._qparams[name] = qparams_of(n, observer)
+        return self._qparams[name].rounded(value)
 
 
 def _fitting(graph: fx.Graph) -> int:

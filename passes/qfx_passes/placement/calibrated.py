@@ -35,7 +35,9 @@ def qparams_of(node: fx.Node, observer: Observer | FakeQuantize) -> QParams:
     try:
         return observer.qparams()
     except CalibrationError as error:
-        raise CalibrationError(f"{meta.where(node)}: {error}") from error
+        told = CalibrationError(f"{meta.where(node)}: {error}")
+        told.node = node.name
+        raise told from error
 
 
 def warn_of_zeros(graph: fx.Graph, configuration: Configuration) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from qfx.errors import CalibrationError, ConfigError
 from qfx.private_attributes import buffers_held
+from qfx.quant.observers import guarding
 from qfx.quant.observers.variants import variant
 from qfx.quant.qparams import QParams, choose_qparams, scale_and_zero_point
 from qfx.semantics.layout import dense_view
@@ -97,6 +98,7 @@ class Observer(nn.Module):
         Raises:
             CalibrationError: ``x`` is not floating point, or holds NaN or infinite values; then
                 nothing of it is recorded.
+            ConfigError: recording failed, or wrote to ``x``.
         """
         self.failed = True
         if not x.is_floating_point():
@@ -104,7 +106,7 @@ class Observer(nn.Module):
                 f"only floating-point tensors have a range to observe, not {x.dtype}"
             )
         if x.numel() > 0:
-            self.record(x.detach().float())
+            guarding.record(self, x.detach().float())
             self.batches.add_(1)
         self.failed = False
 
@@ -127,19 +129,19 @@ class Observer(nn.Module):
 
     def scale_and_zero_point(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point for what was seen, as tensors: 0-dim, (C,) or (C, G)."""
-        return scale_and_zero_point(*self.range(), self.spec)
+        return scale_and_zero_point(*guarding.ends(self), self.spec)
 
     def qparams(self) -> QParams:
         """Quantization parameters for what was seen.
 
         Raises:
-            CalibrationError: nothing was seen, or the range is inverted, NaN, or no two tensors.
+            CalibrationError: nothing was seen, or the range is none: inverted, not finite.
         """
         if not self.seen:
             raise CalibrationError(
                 "the observer has seen no data; run calibration data through the prepared model"
             )
-        return choose_qparams(*self._checked_range(), self.spec)
+        return choose_qparams(*guarding.checked_ends(self), self.spec)
 
     @torch.no_grad()
     def merge(self: _Self, other: _Self) -> None:
@@ -199,21 +201,6 @@ class Observer(nn.Module):
         origin: type[Observer] = cls.__dict__.get("_made_from", cls)
         return origin, cls.__dict__.get("_given", ())
 
-    def _checked_range(self) -> tuple[Tensor, Tensor]:
-        """The range, which a class of somebody's own may get wrong: inverted, NaN, no tensors."""
-        found = self.range()
-        name = type(self).__name__
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise CalibrationError(f"{name}.range() gave {found!r}, not (smallest, largest)")
-        low, high = (torch.as_tensor(end) for end in found)
-        if bool((low <= high).all()):
-            return low, high
-        pairs = zip(low.flatten().tolist(), high.flatten().tolist(), strict=False)
-        bad = next((a, b) for a, b in pairs if not a <= b)
-        raise CalibrationError(
-            f"{name}.range() gave {bad[0]:g} as smallest and {bad[1]:g} as largest value"
-        )
-
     @classmethod
     def check_methods(cls) -> None:
         """Refuse a class that lacks what observing takes.
@@ -245,7 +232,7 @@ class Observer(nn.Module):
             )
 
     def record(self, x: Tensor) -> None:
-        """Remember a non-empty float32 tensor."""
+        """Remember a non-empty float32 tensor, which is not to be written to."""
         raise NotImplementedError
 
     def blanks(self) -> dict[str, Tensor]:
@@ -253,12 +240,12 @@ class Observer(nn.Module):
         return self._fresh()
 
     def range(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest value to represent."""
+        """Smallest and largest value to represent: 0-dim or numbers, (C,) per channel."""
         raise NotImplementedError
 
     def extent(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest value seen; no wider than zero where :meth:`range` is not."""
-        return self.range()
+        return guarding.ends(self)
 
     def absorb(self: _Self, other: _Self) -> None:
         """Merge the state of ``other``, which has seen data."""
