@@ -91,7 +91,7 @@ class Shapes:
     def _take(self, free: tuple[FreeSize, ...]) -> bool:
         """Run with other sizes; whether that went well."""
         sizes = {place: f.other for f in free for place in f.places}
-        inputs = {n: _resized(n.name, v, sizes) for n, v in self._inputs.items()}
+        inputs = {n: _resized(_written(n), v, sizes) for n, v in self._inputs.items()}
         try:
             self._other = _run(self._module, inputs)
         except Exception as error:  # whatever the model raises for inputs that it does not take
@@ -104,7 +104,9 @@ class Shapes:
         """Every dim of every input."""
         for node, value in self._inputs.items():
             for index, tensor in enumerate(_leaves(value)):
-                yield from (((node.name, index, dim), tensor) for dim in range(len(tensor.shape)))
+                yield from (
+                    ((_written(node), index, dim), tensor) for dim in range(len(tensor.shape))
+                )
 
 
 def input_value(node: fx.Node) -> Any:
@@ -115,6 +117,11 @@ def input_value(node: fx.Node) -> Any:
 
 def _leaves(value: object) -> list[TensorInfo]:
     return [leaf for leaf in pytree.tree_leaves(value, is_leaf=_is_info) if _is_info(leaf)]
+
+
+def _written(node: fx.Node) -> str:
+    """What a model calls an input; a node's own name may differ."""
+    return str(node.target).lstrip("*")
 
 
 def _is_info(value: object) -> bool:
@@ -173,7 +180,7 @@ def _described(value: object) -> Any:
 
 def _run(graph_module: fx.GraphModule, inputs: Mapping[fx.Node, object]) -> dict[fx.Node, Any]:
     given = {
-        str(node.target).lstrip("*"): pytree.tree_map(_empty, value, is_leaf=_is_info)
+        _written(node): pytree.tree_map(_empty, value, is_leaf=_is_info)
         for node, value in inputs.items()
     }
     recorder = _Recorder(graph_module, given)

@@ -95,6 +95,15 @@ def test_names_of_free_sizes(qmodel: qfx.QuantizedModel, tmp_path: Path) -> None
     assert fixed.inputs["x"] == (2, 3, 8, 8)
 
 
+def test_sizes_are_named_by_the_inputs_as_the_model_calls_them(tmp_path: Path) -> None:
+    """``input``, as in nn.Sequential, is a builtin, and the node has another name."""
+    qmodel = qfx.quantize(nn.Sequential(nn.Linear(8, 4)).eval(), torch.ones(2, 8), check=False)
+    file = qfx.export_onnx(qmodel, tmp_path / "m.onnx", dynamic_shapes={"input": {0: "n"}})
+    assert file.inputs == {"input": ("n", 8)}
+    with pytest.raises(qfx.ConfigError, match=r"the inputs are input$"):
+        qfx.export_onnx(qmodel, tmp_path / "m.onnx", dynamic_shapes={"input_1": {0: "n"}})
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
@@ -173,6 +182,7 @@ def test_sizes_that_onnx_must_know_are_fixed(x: Tensor) -> None:
 class Named(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.output, self.logits = nn.Linear(4, 4), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
