@@ -114,6 +114,13 @@ def reversed_rows(sizes: Sequence[int], device: torch.device | None = None) -> T
         sizes: how many rows each step has, never more than the step before.
         device: of the result.
     """
+    if all(size == sizes[0] for size in sizes):  # torch.export can't trace what is below
+        return (
+            torch.arange(len(sizes) * sizes[0], device=device)
+            .view(len(sizes), -1)
+            .flip(0)
+            .flatten()
+        )
     steps = torch.tensor(sizes)
     starts = steps.cumsum(0) - steps
     time = torch.arange(len(sizes)).repeat_interleave(steps)

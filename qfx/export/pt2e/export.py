@@ -90,5 +90,6 @@ def _failure(trace: Trace, error: Exception) -> str:
     return (
         f"torch.export can't trace the model{at}: {type(error).__name__}: {error}\n"
         "What to do: give example_inputs as the model takes them, leave sizes out of "
-        "dynamic_shapes that can't differ, or export the part of the model around it."
+        "dynamic_shapes that can't differ, tell torch.export of classes that the model takes or "
+        "returns (torch.export.register_dataclass), or export the part of the model around it."
     )
