@@ -84,6 +84,16 @@ def test_export_calls_the_same_kernels(method: str, backend: str) -> None:
         assert all(torch.equal(made(x), qmodel(x)) for x in inputs(method))
 
 
+def test_convolutions_of_three_dims_are_exported_too() -> None:
+    """PyTorch can't tell what oneDNN's own operator for them yields."""
+    qmodel = qfx.quantize(nn.Sequential(nn.Conv3d(2, 4, 3)).eval(), g(2, 2, 4, 4, 4), backend="x86")
+    program = torch.export.export(qmodel, (g(2, 2, 4, 4, 4),), dynamic_shapes=FREE).module()
+    assert [site.kernel for site in qmodel.report.sites] == ["onednn.qconv3d"]
+    with torch.no_grad():
+        x = g(5, 2, 4, 4, 4, seed=1)
+        assert torch.equal(program(x), qmodel(x))
+
+
 def test_packed_weights_are_what_pytorch_saves_no_program_with() -> None:
     """Why files, AOTInductor and C++ take the reference form; docs/deploy.md says so."""
     qmodel = quantized("static", "x86")

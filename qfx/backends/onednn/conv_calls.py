@@ -116,7 +116,8 @@ def write(
         known: whether the qparams of the input are numbers.
     """  # fmt: skip
     args = Conv.of(read, bias, call.geometry, result, post)
-    if known and not call.least and call.dims > 1:  # onednn's conv1d gives empty batches four dims
+    # onednn's conv1d gives empty batches four dims; PyTorch can't tell what its conv3d yields
+    if known and not call.least and call.dims == 2:
         return getattr(torch.ops.onednn, f"qconv{call.dims}d_pointwise").default, args
     return calls.conv(call.dims), (*args, call.least)
 

@@ -48,7 +48,6 @@ COPYING = frozenset(
     (
         *_FRESH,
         _ops.qconv1d_pointwise.default,
-        _ops.qconv3d_pointwise.default,
         *(calls.conv1d, calls.conv3d),
         kernels.dequantize,
         kernels.max_pool2d,
