@@ -65,6 +65,8 @@ def write(
 
     ``regions`` are those that a compiled model has in the place of its own.
     """
+    if schedule is not None and not isinstance(schedule, QATSchedule):
+        raise ConfigError(f"schedule is {type(schedule).__name__}; give a qfx.QATSchedule or None")
     regions = regions_of(model) if regions is None else regions
     parts = (model,) if regions is None else tuple(regions.values())
     _check_parts(parts, history=history, schedule=schedule)

@@ -184,6 +184,8 @@ def test_a_schedule_of_another_model_is_refused(tmp_path: Path) -> None:
     one, other = (qfx.prepare(net().train(), X, method="qat") for _ in range(2))
     with pytest.raises(qfx.ConfigError, match="another model"):
         qfx.save(one, tmp_path / "m.qfx", schedule=qfx.QATSchedule(other))
+    with pytest.raises(qfx.ConfigError, match=r"schedule is int; give a qfx\.QATSchedule"):
+        qfx.save(one, tmp_path / "m.qfx", schedule=3)  # type: ignore[arg-type]
 
 
 def test_float_models_are_not_for_save(tmp_path: Path) -> None:
