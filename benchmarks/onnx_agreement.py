@@ -1,6 +1,7 @@
 """ONNX files as ONNX Runtime and OpenVINO run them, against the models that they are of; and why.
 
     python -m benchmarks.onnx_agreement [vgg16_bn swin_t fpn ...] [--backend x86] [--form exact]
+    python -m benchmarks.onnx_agreement --methods static dynamic weight_only [minilm bert lstm fpn]
 
 For each model: the SQNR of each engine against the reference graph; that of the reference against
 itself if each number that it rounds is moved to the next float, up or down ("itself"); and, with
@@ -9,6 +10,9 @@ off, at how many more than a step ("1 / more"), and the largest share of codes. 
 step off in a small share of codes, of a model that is no nearer to itself, does what the model
 does: the rest is what the model's depth makes of sums in another order ("depth"). In the integer
 form, what is rounded more is a difference, too ("rounding").
+
+With ``--methods`` each model is quantized in each way, and its file (form "auto" unless another is
+asked for) stands beside that of ONNX Runtime's own quantizer: which kernels run in integers.
 """
 
 from __future__ import annotations
@@ -19,60 +23,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import qfx
-from benchmarks import models
+from benchmarks import models, onnx_methods
+from benchmarks.onnx_engines import build, onnx_runtime, openvino
 from qfx.export.onnx import model as onnx_model
-from qfx.export.onnx.check import open_session, run
+from qfx.export.onnx.export import FORMS
 from qfx.export.onnx.site_checks import SiteCheck, given_codes, moved_by_an_ulp
 from qfx.numerics.measures import sqnr
 from qfx.table import markdown
-from tools import networks
 
 NAMES = (*models.CLASSIFIERS, "swin_t", "fpn")
+HEADER = ("model, form", "engine", "dB", "itself", "1 / more", "% of codes", "below 35: why")
 AGREES, NEAR, FEW = 35.0, 3.0, 0.01
 """From how many dB on a file agrees; how near to what the model makes of itself; a small share."""
 
 Engine = Callable[[Path, Sequence[Tensor]], "dict[str, Tensor]"]
-
-
-def build(name: str) -> nn.Module:
-    """A model of the list, or a detection backbone."""
-    if name != "fpn":
-        return models.build(name)
-    detection = networks.import_torchvision().models.detection.backbone_utils
-    torch.manual_seed(0)
-    made: nn.Module = detection.resnet_fpn_backbone(
-        backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d
-    )
-    networks.randomise(made, seed=0)
-    return made.eval()
-
-
-def onnx_runtime(path: Path, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The outputs of a file, by name, as ONNX Runtime makes them."""
-    session, _ = open_session(str(path))
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, run(session, tensors), strict=True))
-
-
-def openvino(path: Path, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The outputs of a file, by name, as OpenVINO makes them."""
-    import openvino as ov
-
-    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    core = ov.Core()
-    compiled = core.compile_model(core.read_model(path), "CPU", hints)
-    made = compiled([tensor.numpy() for tensor in tensors])
-    return {
-        name: torch.from_numpy(made[output].copy())
-        for output in compiled.outputs
-        for name in output.get_names()
-    }
-
-
 ENGINES: Mapping[str, Engine] = {"ONNX Runtime": onnx_runtime, "OpenVINO": openvino}
 
 
@@ -118,15 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("models", nargs="*", default=list(NAMES), metavar="MODEL")
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--methods", nargs="+", choices=onnx_methods.METHODS)
     parser.add_argument("--backend", default="x86")
-    parser.add_argument("--form", default="exact")
+    parser.add_argument("--form", choices=FORMS, help='"exact"; with --methods "auto"')
     options = parser.parse_args(arguments)
-    header = ["model, form", "engine", "dB", "itself", "1 / more", "% of codes", "below 35: why"]
     found: list[list[str]] = []
-    for name in options.models:
-        found += rows(name, options.backend, options.form)
+    for name in options.models or (onnx_methods.NAMES if options.methods else NAMES):
+        found += _rows_of(name, options)
+        header = onnx_methods.HEADER if options.methods else HEADER
         print(markdown(header, found) + "\n", flush=True)
+
+
+def _rows_of(name: str, options: argparse.Namespace) -> Iterator[list[str]]:
+    if options.methods:
+        form = options.form or "auto"
+        return onnx_methods.rows(name, options.methods, options.backend, form)
+    return rows(name, options.backend, options.form or "exact")
 
 
 if __name__ == "__main__":
