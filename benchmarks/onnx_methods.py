@@ -199,7 +199,9 @@ def _reader(path: Path, tensors: Sequence[Tensor]) -> object:
 
     session, _ = open_session(str(path))
     names = [given.name for given in session.get_inputs()]
-    feeds = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+    feeds: dict[str, object] = {
+        name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)
+    }
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         """Yields it, then nothing."""
