@@ -23,7 +23,7 @@ from qfx.storage.prepared import build_prepared
 from qfx.storage.prepared_records import PreparedRecord
 from qfx.storage.quantized import build_quantized
 from qfx.storage.regions import RegionsRecord, outside, tensors_outside
-from qfx.storage.tensors import TensorSource
+from qfx.storage.tensors import TensorSource, give_values
 from qfx.storage.ways import build_inside
 from qfx.training.schedule import QATSchedule
 
@@ -194,8 +194,7 @@ def _restore(
         if stored in shared:
             registry[leaf] = _shared(stored, source, is_parameter=isinstance(ours, nn.Parameter))
             continue
-        with torch.no_grad():
-            ours.copy_(tensor)
+        give_values(name, ours, tensor)
         if isinstance(ours, nn.Parameter) and ours.is_floating_point():
             ours.requires_grad_(name not in record.frozen)
     for path, module in outside(result, graphs):

@@ -26,7 +26,7 @@ from qfx.private_attributes import (
 from qfx.storage.fields import Fields, Json
 from qfx.storage.modules import ModuleKind, named_tensors, read_kind, write_kind
 from qfx.storage.names import check_path, within
-from qfx.storage.tensors import TensorSource, TensorStore
+from qfx.storage.tensors import TensorSource, TensorStore, give_values
 
 
 # -- writing -------------------------------------------------------------------------------------
@@ -255,8 +255,7 @@ def _fits(stored: torch.dtype, own: torch.dtype, kind: ModuleKind) -> bool:
 def _put(module: nn.Module, name: str, tensor: Tensor, own: Tensor, *, taken: bool) -> None:
     """Give a module a tensor of the file; one whose code is not ours gets values alone."""
     if not taken:
-        with torch.no_grad():
-            own.copy_(tensor)
+        give_values(name, own, tensor)
         return
     path, _, last = name.rpartition(".")
     owner = module.get_submodule(path)

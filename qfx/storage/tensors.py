@@ -171,3 +171,18 @@ class TensorSource:
             return tensor
         inverse = sorted(range(len(order)), key=order.__getitem__)
         return tensor.permute(order).contiguous().permute(inverse)
+
+
+def give_values(name: str, own: Tensor, values: Tensor) -> None:
+    """Copy values of a file into a tensor of a module that was handed in.
+
+    Raises:
+        FormatError: the tensor has no memory.
+    """
+    if own.is_meta:
+        raise FormatError(
+            f"{name!r} of what was handed in has no memory: it is on the meta device. What to do: "
+            "hand in module.to_empty(device='cpu'); its values come from the file"
+        )
+    with torch.no_grad():
+        own.copy_(values)

@@ -226,6 +226,15 @@ def test_the_model_must_be_given_and_be_alike(path: Path, quantized: Any) -> Non
         qfx.load(path, model=quantized)
 
 
+def test_a_model_without_memory_is_refused_and_an_empty_one_is_not(
+    path: Path, quantized: Any
+) -> None:
+    with pytest.raises(qfx.FormatError, match=r"on the meta device.*to_empty\(device='cpu'\)"):
+        qfx.load(path, model=decides().to("meta"))
+    model = decides().to("meta").to_empty(device="cpu")
+    assert torch.equal(qfx.load(path, model=model)(X), quantized(X))
+
+
 def _copied(content: Any, **changes: str) -> Any:
     return {**json.loads(json.dumps(content)), **changes}
 
