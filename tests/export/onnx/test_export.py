@@ -154,7 +154,7 @@ def test_every_site_that_onnx_cannot_say_is_named(tmp_path: Path) -> None:
     assert pool.module_path == "pool"
     assert "from 4 to 3" in pool.message
     assert pool.remedy == "Pool to a size that divides the input's."
-    assert det.message == "linalg_det, which can't be written to ONNX"
+    assert det.message == "det, which can't be written to ONNX"
     assert all("test_export.py" in each.source and each.remedy for each in (pool, det))
     assert not (tmp_path / "m.onnx").exists()
 
