@@ -119,7 +119,8 @@ class Op(CallPattern):
             stands in front of it in the pattern, and its own operands. It returns a bool or a
             :class:`Mismatch`.
         commutative: whether the first two operands may be swapped; by default known for ADD, MUL.
-        attributes: patterns or literals for parameters by name.
+        attributes: patterns or literals for parameters by name. What is left out, as operands that
+            are, may be anything: a stride, groups, fused post-ops (``post=()`` asks for none).
 
     Raises:
         PatternError: the pattern is malformed, or no call of the operation can match it.

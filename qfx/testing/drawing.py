@@ -6,16 +6,26 @@ What a step overwrites in place is nobody else's.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from qfx.testing.programs import INPUT_SHAPE, Program, Shape, Statement
 
 
-def generate(seed: int, max_steps: int = 8) -> Program:
-    """A program of at most so many steps; the same for the same seed."""
+def generate(
+    seed: int, max_steps: int = 8, phrases: Mapping[str, str] = MappingProxyType({})
+) -> Program:
+    """A program of at most so many steps; the same for the same seed.
+
+    Args:
+        seed: what is drawn from.
+        max_steps: operations, at most.
+        phrases: text to write now and then, by what to call it: ``{0} + torch.tanh({1})`` of values
+            of one shape, which its result has as well.
+    """
     drawn = random.Random(seed)
-    builder = _Builder(drawn)
+    builder = _Builder(drawn, phrases)
     for _ in range(drawn.randint(1, max_steps)):
         builder.step()
     last = len(builder.shapes) - 1
@@ -90,6 +100,10 @@ _SHAPES: dict[str, tuple[str, Callable[[Shape], Shape]]] = {
 _KINDS = ("layer", "layer", "relu", "relu", "norm", "elementwise", "binary", "shape", "cat")
 
 
+_SHARE_OF_PHRASES = 0.3
+"""Of the steps, where phrases are given."""
+
+
 class _LayerCall(NamedTuple):
     name: str
     shape: Shape
@@ -99,8 +113,9 @@ class _LayerCall(NamedTuple):
 class _Builder:
     """Draws steps; knows the shape of each value, and which nobody else reads."""
 
-    def __init__(self, drawn: random.Random) -> None:
+    def __init__(self, drawn: random.Random, phrases: Mapping[str, str]) -> None:
         self.drawn = drawn
+        self.phrases = phrases
         self.shapes: list[Shape] = [INPUT_SHAPE]
         self.owned: set[int] = set()  # fresh memory that nothing has read yet
         self.steps: list[Statement] = []
@@ -109,6 +124,9 @@ class _Builder:
 
     def step(self) -> None:
         """Draw one more step."""
+        if self.phrases and self.drawn.random() < _SHARE_OF_PHRASES:
+            self._phrase()
+            return
         getattr(self, f"_{self.drawn.choice(_KINDS)}")()
 
     def _pick(self, fits: Callable[[Shape], bool] = lambda shape: True) -> int:
@@ -185,6 +203,15 @@ class _Builder:
     def _elementwise(self) -> None:
         at, kind = self._pick(), self.drawn.choice(tuple(_ELEMENTWISE))
         self._emit(kind, _ELEMENTWISE[kind], (at,), self.shapes[at], fresh=False)
+
+    def _phrase(self) -> None:
+        kind = self.drawn.choice(tuple(self.phrases))
+        text = self.phrases[kind]
+        first = self._pick()
+        values = [first]
+        while f"{{{len(values)}}}" in text:
+            values.append(self._pick(lambda shape: shape == self.shapes[first]))
+        self._emit(kind, text, values, self.shapes[first], fresh=False)
 
     def _binary(self) -> None:
         a = self._pick()

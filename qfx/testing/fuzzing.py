@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from qfx.custom_passes import run_passes
-from qfx.errors import QfxError
-from qfx.framework.pass_base import Pass, as_pass
+from qfx.errors import QfxError, warn
+from qfx.framework.pass_base import Pass, PatternPass, as_pass
 from qfx.framework.registry import list_passes
 from qfx.history.history import History
 from qfx.testing.checking import assert_unchanged
 from qfx.testing.drawing import generate
+from qfx.testing.phrases import phrases_of
 from qfx.testing.programs import Program
 
 _MOST_TRIALS = 200
@@ -42,16 +43,18 @@ class Fuzzed:
 
     Attributes:
         programs: how many models there were.
-        fired: how often each rule of the passes made or removed nodes; a rule that is missing was
-            never tried on anything that it applies to.
+        fired: how often each rule of the passes made or removed nodes.
+        idle: the rules that never did: nothing is known of what they make.
     """
 
     programs: int = 0
     fired: Counter[str] = field(default_factory=Counter)
+    idle: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rules = ", ".join(f"{rule} x{n}" for rule, n in self.fired.most_common())
-        return f"{self.programs} models; rules fired: {rules or 'none'}"
+        idle = f"; never: {', '.join(self.idle)}" if self.idle else ""
+        return f"{self.programs} models; rules fired: {rules or 'none'}{idle}"
 
 
 def fuzz(
@@ -59,16 +62,20 @@ def fuzz(
     seeds: Iterable[int] = range(100),
     *,
     max_steps: int = 8,
-    make: Callable[[int, int], Program] = generate,
+    make: Callable[[int, int], Program] | None = None,
     watch: Callable[[History], None] | None = None,
 ) -> Fuzzed:
     """Run passes over a generated model for each seed.
+
+    Layers, activations, sums, norms, pooling and rearrangements follow each other at random; what
+    rules of arithmetic apply to is written in between, as their patterns tell. Where no rule of the
+    passes fired at all, nothing was tested, and a QfxWarning says so.
 
     Args:
         passes: one pass, or several in order; canonicalization comes first where they need it.
         seeds: of the models; the same seed makes the same model.
         max_steps: operations of a model, at most.
-        make: makes a model of a seed and that number.
+        make: makes a model of a seed and that number, of its own kind.
         watch: looks at the history of each run; what it raises is a failure of the model.
 
     Returns:
@@ -80,6 +87,7 @@ def fuzz(
     """
     given = [passes] if isinstance(passes, (Pass, type)) else passes
     steps = [as_pass(step) for step in given]
+    phrases = phrases_of(steps)
     result = Fuzzed()
 
     def failure(program: Program) -> Exception | None:
@@ -95,13 +103,26 @@ def fuzz(
         return None
 
     for seed in seeds:
-        program = make(seed, max_steps)
+        program = generate(seed, max_steps, phrases) if make is None else make(seed, max_steps)
         error = failure(program)
         if error is not None:
             program, error = _shrunk(program, error, failure)
             raise FuzzError(program, error, _script(program, steps))
         result.programs += 1
+    result.idle = tuple(name for name in _rules_of(steps) if name not in result.fired)
+    if result.idle and not result.fired:
+        warn(
+            f"fuzz tested nothing: in {result.programs} models nothing was found that "
+            f"{', '.join(result.idle)} applies to. What to do: more seeds, or make=, a function of "
+            "seed and max_steps that makes models with what its pattern matches (a "
+            "qfx.testing.Program), or qfx.testing.check on a model of yours"
+        )
     return result
+
+
+def _rules_of(steps: Sequence[Pass]) -> list[str]:
+    patterned = [step for step in steps if isinstance(step, PatternPass)]
+    return [f"{step.name}/{rule.name}" for step in patterned for rule in step.patterns]
 
 
 def _try(steps: Sequence[Pass], program: Program) -> History:

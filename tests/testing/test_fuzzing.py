@@ -12,6 +12,7 @@ import qfx
 from qfx import vocab
 from qfx.history.history import History
 from qfx.testing import FuzzError, fuzz, generate
+from qfx.testing.phrases import phrases_of
 
 
 @qfx.rewrite(qfx.Op(vocab.SIGMOID, qfx.Any("x")))
@@ -104,3 +105,57 @@ def test_some_programs_share_modules() -> None:
         return len(set(named)) < len(named)
 
     assert any(map(shares, range(200)))
+
+
+def rules(*given: qfx.Op) -> qfx.Pass:
+    """A pass with a rule for each pattern, named by its number, that never does anything."""
+
+    def refuse(match: qfx.Match, rw: qfx.Rewriter) -> qfx.Mismatch:
+        return qfx.Mismatch("never")
+
+    class Rules(qfx.PatternPass):
+        name = "rules"
+        patterns = tuple(qfx.rewrite(p, name=str(n))(refuse) for n, p in enumerate(given))
+
+    return Rules()
+
+
+def test_models_hold_what_the_rules_apply_to() -> None:
+    @qfx.rewrite(qfx.Op(vocab.SUB, qfx.Op(vocab.ERF, qfx.Any("x"), users=1), qfx.Any("y")))
+    def odd(match: qfx.Match, rw: qfx.Rewriter) -> fx.Node:
+        return rw.call(vocab.NEG, rw.call(vocab.SUB, match["y"], rw.call(vocab.ERF, match["x"])))
+
+    class Odd(qfx.PatternPass):
+        name = "odd"
+        patterns = (odd,)
+
+    assert fuzz(Odd, seeds=range(6)).fired["odd/odd"] > 0
+
+
+def test_phrases_are_told_of_arithmetic_alone() -> None:
+    x = qfx.Any("x")
+    told = phrases_of(
+        [
+            rules(
+                qfx.Op(vocab.MUL, x, qfx.Op(vocab.SIGMOID, x)),
+                qfx.Op(vocab.GELU, qfx.OneOf(qfx.Op(vocab.ADD), x), approximate="tanh"),
+                qfx.Op(vocab.ADD, x, 1.5, alpha=qfx.Any("alpha")),
+                qfx.Op(vocab.CONV2D, x, qfx.Attr("w")),
+                qfx.Op(vocab.ADD, x, qfx.Attr("w")),
+                qfx.Op(vocab.ELU, x, alpha=qfx.Const(float)),
+                qfx.Op("relu", x),
+            )
+        ]
+    )
+    assert list(told.values()) == [
+        "torch.mul({0}, torch.sigmoid({0}))",
+        "F.gelu(torch.add({0}, {1}), approximate='tanh')",
+        "torch.add({0}, 1.5)",
+    ]
+
+
+def test_who_tested_nothing_is_told() -> None:
+    with pytest.warns(qfx.QfxWarning, match=r"fuzz tested nothing: in 1 models .* rules/0 applies"):
+        found = fuzz(rules(qfx.Op(vocab.CONV3D, qfx.Any("x"), qfx.Any("w"))), seeds=range(1))
+    assert found.idle == ("rules/0",)
+    assert str(found) == "1 models; rules fired: none; never: rules/0"
