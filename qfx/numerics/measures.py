@@ -68,9 +68,8 @@ class Error:
             return math.nan
         if self.noise == 0:
             return math.inf
-        if self.signal == 0:
-            return -math.inf
-        return 10 * math.log10(self.signal / self.noise)
+        ratio = self.signal / self.noise
+        return 10 * math.log10(ratio) if ratio else -math.inf  # 0 beside infinite noise, too
 
     @property
     def cosine(self) -> float:

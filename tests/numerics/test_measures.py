@@ -41,6 +41,7 @@ def test_zeros() -> None:
     zeros = torch.zeros(3)
     assert sqnr(zeros, zeros) == math.inf
     assert sqnr(zeros, torch.ones(3)) == -math.inf
+    assert sqnr(torch.ones(3), torch.full((3,), -math.inf)) == -math.inf
     assert cosine(zeros, zeros) == 1.0
     assert cosine(zeros, torch.ones(3)) == 0.0
 

@@ -121,6 +121,57 @@ def test_operations_become_those_of_the_vocabulary() -> None:
     torch.testing.assert_close(made(X), seeded(Residual)(X))
 
 
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.up, self.deep = nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 8, 3, 4, groups=8)
+        self.norm, self.head = nn.LayerNorm(64), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.deep(self.up(self.bn(self.conv(x)).relu()))
+        scored: Tensor = self.head(self.norm(y.flatten(2)))
+        return scored
+
+
+def test_decomposed_programs() -> None:
+    """``run_decompositions`` leaves aten.convolution and norms that yield their statistics."""
+    model = seeded(Layers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, (X,)).run_decompositions()
+        made, _ = qfx.run_passes(program.module(), [Canonicalize()], X)
+        qmodel = qfx.quantize(program, X, backend="reference", min_coverage=1.0)
+    calls = [n.target for n in made.graph.nodes if n.op == "call_function"]
+    layers = [op for op in calls if op in (*vocab.LAYERS, vocab.BATCH_NORM, vocab.LAYER_NORM)]
+    assert layers == [
+        *(vocab.CONV2D, vocab.BATCH_NORM, vocab.CONV_TRANSPOSE2D, vocab.CONV2D, vocab.LAYER_NORM),
+        vocab.LINEAR,
+    ]
+    torch.testing.assert_close(made(X), model(X))
+    assert "batch_norm(" not in str(qmodel.reference.code)  # folded
+    assert sqnr(model(X), qmodel(X)) > 20
+
+
+class Statistics(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, mean, _ = torch.native_layer_norm(x, (16,), None, None, 1e-5)
+        return self.linear(y) + mean
+
+
+def test_a_norm_whose_statistics_are_read_stays_as_written() -> None:
+    model = seeded(Statistics)
+    qmodel = qfx.quantize(exported(model), X, backend="reference")
+    assert [s.op for s in qmodel.report.sites if s.reason == "unknown-form"] == [
+        "native_layer_norm"
+    ]
+    assert sqnr(model(X), qmodel(X)) > 25
+
+
 class Cumulates(nn.Module):
     def __init__(self) -> None:
         super().__init__()

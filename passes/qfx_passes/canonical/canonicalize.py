@@ -46,6 +46,7 @@ from qfx_passes.canonical.output_sizes import canonical_output_size
 from qfx_passes.canonical.overloads import as_called
 from qfx_passes.canonical.pin_layouts import pin_layouts
 from qfx_passes.canonical.rearrangements import canonical_rearrangement
+from qfx_passes.canonical.recompose import recompose
 from qfx_passes.canonical.reductions import canonical_reduction
 from qfx_passes.canonical.rename_spellings import rename_spelling
 from qfx_passes.canonical.rewordings import reword
@@ -65,6 +66,7 @@ FAMILIES: dict[str, Family] = {
     "rearrangements": canonical_rearrangement,  # movedim, hstack, tile, view_as
     "reductions": canonical_reduction,  # max, norm, var, sort
     "rewordings": reword,  # clamp by tensors, addcmul, diag, cross
+    "recompose": recompose,  # layers that an exported program holds in parts
     "output-sizes": canonical_output_size,  # transposed convolutions that are told theirs
     "rename-spellings": rename_spelling,  # all that the vocabulary lists
 }
