@@ -20,7 +20,9 @@ from qfx import vocab
 from qfx.backends.schemes import Scheme
 from qfx.backends.table_checks import METHODS as METHODS
 from qfx.backends.table_checks import check_backend, check_rule
+from qfx.errors import BackendError, QfxError
 from qfx.framework.pass_base import Pass
+from qfx.graph.meta import where
 from qfx.quant.qparams import QParams
 from qfx.quant.reference_form import Measured, QuantizedWeight
 from qfx.quant.spec import QConfig
@@ -161,6 +163,32 @@ class KernelRule:
 
     def __post_init__(self) -> None:
         check_rule(self)
+
+    def refusal(self, node: fx.Node) -> Mismatch | None:
+        """What ``supports`` says of a node.
+
+        Raises:
+            BackendError: it raised, or said neither a Mismatch nor None.
+        """
+        if self.supports is None:
+            return None
+        row = f"supports= of the row {self.kernel!r} of {self.op.name}"
+        try:
+            said: object = self.supports(node)
+        except QfxError:
+            raise
+        except Exception as error:
+            fault = BackendError(f"{row} raised {type(error).__name__}: {error}, at {where(node)}")
+            fault.node = node.name
+            raise fault from error
+        if said is None or isinstance(said, Mismatch):
+            return said
+        fault = BackendError(
+            f"{row} gave {said!r} at {where(node)}; return None where the kernel takes the node, "
+            'and qfx.Mismatch("why not") where it does not'
+        )
+        fault.node = node.name
+        raise fault
 
     def for_methods(self, emits: Mapping[str, Emit | None]) -> tuple[KernelRule, ...]:
         """A row for each method in ``emits``, alike but for what writes the call."""

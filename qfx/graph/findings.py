@@ -31,15 +31,23 @@ def record(node: fx.Node, name: str, value: Finding) -> None:
     if not isinstance(node, fx.Node):
         raise ConfigError(f"what is recorded is recorded of a node of the graph, not of {node!r}")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} is no name for what is recorded of %{node.name}: use letters, digits, _ . -"
+        raise _at(
+            node,
+            f"{name!r} is no name for what is recorded of %{node.name}: use letters, digits, _ . -",
         )
     if not isinstance(value, (str, bool, int, float)):
-        raise ConfigError(
+        raise _at(
+            node,
             f"{name} of %{node.name} is a {type(value).__name__}; record a text, a flag or a "
-            "number (of a tensor, its .item())"
+            "number (of a tensor, its .item())",
         )
     node.meta[_KEY] = {**node.meta.get(_KEY, {}), name: value}
+
+
+def _at(node: fx.Node, text: str) -> ConfigError:
+    error = ConfigError(text)
+    error.node = node.name
+    return error
 
 
 def findings(node: fx.Node) -> Findings:

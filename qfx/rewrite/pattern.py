@@ -19,9 +19,12 @@ name twice must find the same node, or an equal literal.
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from string import Formatter
 from typing import TypeAlias
 
 from torch import Tensor, fx
@@ -44,11 +47,17 @@ class Mismatch:
         text: a :meth:`str.format` template, e.g. ``"groups is {0}"``.
         args: what fills it. A node shows as its name.
         node: the node at fault, when it is not the root of the match.
+
+    Raises:
+        PatternError: ``args`` do not fill the text.
     """
 
     __slots__ = ("_args", "_text", "node")
 
     def __init__(self, text: str, *args: object, node: fx.Node | None = None) -> None:
+        fault = _unfilled(text, len(args)) if args else ""
+        if fault:
+            raise PatternError(f"Mismatch({text!r}, ...) can't be shown: {fault}")
         self._text, self._args, self.node = text, args, node
 
     @property
@@ -64,6 +73,19 @@ class Mismatch:
 
     def __repr__(self) -> str:
         return f"Mismatch({self.reason!r})"
+
+
+@lru_cache(maxsize=1024)
+def _unfilled(text: str, count: int) -> str:
+    """Why so many arguments do not fill a template; "" if they do."""
+    try:
+        fields = [name for _, name, _, _ in Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        return f"{error}; write {{{{ and }}}} for braces"
+    places = [re.split(r"[.\[]", name)[0] for name in fields]
+    numbers = [i if place == "" else place for i, place in enumerate(places)]
+    wrong = [n for n in numbers if not str(n).isdigit() or int(n) >= count]
+    return f"{{{wrong[0]}}} is none of its {count} argument(s), from {{0}} on" if wrong else ""
 
 
 class Pattern:

@@ -59,9 +59,11 @@ class KeepsContents(Instrument):
         earlier = before.restore()
         node, rule = _reader_of(earlier.graph, written), _writer_among(stage)
         by = f" (rule {rule})" if rule else ""
-        at = "" if node is None else f", which %{meta.where(node)} reads"
+        at = (
+            "" if node is None else f"; %{meta.where(node)} reads {', '.join(_read(node, written))}"
+        )
         raise PassError(
-            f"pass {step}{by} wrote to the contents of {', '.join(written)}{at}: they are back as "
+            f"pass {step}{by} wrote to the contents of {', '.join(written)}{at}. They are back as "
             "they were. Others may hold them: make a new constant, rw.constant(name, tensor), and "
             "read that.",
             pass_name=step.name,
@@ -104,13 +106,19 @@ def _reader_of(graph: fx.Graph, names: list[str]) -> fx.Node | None:
     """The first operation that reads one of the tensors called ``names``."""
     node: fx.Node
     for node in graph.nodes:
-        if node.op == "call_module" and any(n.startswith(f"{node.target}.") for n in names):
-            return node
-        if any(
-            operand.op == "get_attr" and operand.target in names for operand in node.all_input_nodes
-        ):
+        if _read(node, names):
             return node
     return None
+
+
+def _read(node: fx.Node, names: list[str]) -> list[str]:
+    """Those of the tensors called ``names`` that a node reads, or the module that it calls."""
+    if node.op == "call_module":
+        held = [name for name in names if name.startswith(f"{node.target}.")]
+        if held:
+            return held
+    operands = {str(o.target) for o in node.all_input_nodes if o.op == "get_attr"}
+    return [name for name in names if name in operands]
 
 
 def _writer_among(stage: Stage) -> str | None:

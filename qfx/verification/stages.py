@@ -97,8 +97,9 @@ class NumericCheck(Instrument):
             return
         found, least = verdict
         off = min(_OFF, 10 ** (-least / 20))
-        node = first_change(before.restore(), ctx.graph_module, self._batch(ctx), off)
-        rule = None if node is None else _rule_of(node, step)
+        earlier = before.restore()
+        node = first_change(earlier, ctx.graph_module, self._batch(ctx), off)
+        rule, node = _culprit(node, step, stage, earlier.graph)
         by = f" (rule {rule})" if rule else ""
         at = "" if node is None else f", first at %{meta.where(node)}"
         raise PassError(
@@ -206,10 +207,22 @@ def first_change(
     return None
 
 
-def _rule_of(node: fx.Node, step: Pass) -> str | None:
-    """The rule of ``step`` that made ``node``, if it did."""
-    maker, _, rule = meta.rule_of(node).partition("/")
-    return rule or None if maker == step.name else None
+def _culprit(
+    node: fx.Node | None, step: Pass, stage: Stage, earlier: fx.Graph
+) -> tuple[str | None, fx.Node | None]:
+    """The rule at fault, and the node: what it made, or else what it removed for something else.
+
+    ``node`` is the first that yields something else, or None where only what is returned does.
+    """
+    maker, _, rule = ("" if node is None else meta.rule_of(node)).partition("/")
+    if maker == step.name and rule:
+        return rule, node
+    events = [e for e in stage.events if e.removed and (node is None or node.name in e.changed)]
+    rules = {event.rule.partition("/")[2] for event in events}
+    if len(rules) != 1:
+        return None, node
+    gone = events[0].removed[0]
+    return rules.pop() or None, next((n for n in earlier.nodes if n.name == gone), node)
 
 
 def _kept(value: object) -> Any:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
 
-from qfx import BackendError, vocab
+import qfx
+from qfx import BackendError, Mismatch, PassError, vocab
 from qfx.backends import NAMES, available, resolve_backend
 from qfx.backends.base import Backend, Emitter, KernelRule, LoweringSite, Output, WeightRule
 from qfx.quant.qparams import QParams
@@ -65,6 +66,10 @@ TABLES: dict[str, tuple[tuple[KernelRule, ...], dict[str, Any], str]] = {
     "emit without quantize": ((ROW,), {}, "the row of conv2d has an emit, which needs quantize"),
     "half": ((ROW,), {"quantize": quantize}, "give both quantize and dequantize"),
     "no emit": ((FORM,), BOTH, "the row of conv2d has no emit for its method 'static'"),
+    "no weight": (
+        (KernelRule(vocab.LINEAR, "mine.linear"),), {},
+        "the row of linear has no weight=, so its weight would stay float",
+    ),
     "defaults": ((FORM,), {"defaults": {"statics": None}}, "defaults for 'statics'"),
 }  # fmt: skip
 
@@ -75,6 +80,52 @@ def test_tables_that_cannot_be_meant(name: str) -> None:
     with pytest.raises(BackendError, match=r"Backend\('mine'\)") as raised:
         Backend(**{"name": "mine", "rules": rules, "defaults": {}, **options})
     assert message in str(raised.value)
+
+
+LINEAR = nn.Linear(8, 8).eval()
+X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+
+
+def _looks(node: fx.Node) -> Mismatch:
+    return Mismatch(node.kwargs["nosuch"])
+
+
+@pytest.mark.parametrize(
+    ("supports", "said"),
+    [
+        (lambda node: True, "gave True at linear.*; return None where the kernel takes"),
+        (lambda node: "no", "gave 'no' at linear"),
+        (_looks, "raised KeyError: 'nosuch', at linear"),
+    ],
+)
+def test_what_supports_gets_wrong_names_row_and_node(supports: Any, said: str) -> None:
+    row = KernelRule(vocab.LINEAR, "mine.linear", weight=WeightRule(), supports=supports)
+    mine = Backend("mine", (row,), resolve_backend("reference").defaults)
+    wanted = f"supports= of the row 'mine.linear' of linear {said}"
+    with pytest.raises(BackendError, match=wanted) as raised:
+        qfx.quantize(LINEAR, X, backend=mine)
+    assert raised.value.node == "linear"
+
+
+def _raising(em: Emitter, value: fx.Node, qparams: Any) -> fx.Node:
+    raise KeyError("z")
+
+
+@pytest.mark.parametrize("hook", ["quantize", "dequantize"])
+def test_what_boundaries_get_wrong_names_hook_backend_and_node(hook: str) -> None:
+    reads = KernelRule(vocab.RELU, "mine.relu", output=Output.SHARED)
+    x86 = resolve_backend("x86")
+
+    def run(write: Any) -> qfx.QuantizedModel:
+        hooks = {"quantize": x86.quantize, "dequantize": x86.dequantize, hook: write}
+        mine = Backend("mine", (reads,), x86.defaults, **hooks)
+        return qfx.quantize(nn.ReLU().eval(), X, backend=mine)
+
+    with pytest.raises(BackendError, match=rf"{hook}= of Backend\('mine'\) gave None") as given:
+        run(lambda em, value, qparams: None)
+    with pytest.raises(PassError, match=rf"mine.{hook} at %.*raised KeyError") as raised:
+        run(_raising)
+    assert given.value.node == raised.value.node is not None
 
 
 def test_rows_that_are_meant() -> None:

@@ -133,8 +133,9 @@ def test_what_cannot_be_recorded(name: str, value: object, message: str) -> None
             ctx.record(relu, given, value)
 
     given = name
-    with pytest.raises(qfx.ConfigError, match=message):
+    with pytest.raises(qfx.ConfigError, match=message) as raised:
         qfx.run_passes(nn.ReLU(), [Record()], X)
+    assert raised.value.node == "relu"
 
 
 def test_it_is_recorded_of_a_node_not_of_a_name() -> None:

@@ -350,3 +350,14 @@ def test_a_mistyped_keyword_is_no_attribute() -> None:
 )
 def test_patterns_that_may_match_are_taken(make) -> None:
     assert make()
+
+
+@pytest.mark.parametrize("text", ["{0} {1}", "{} {}", "{name}", "a {"])
+def test_a_mismatch_that_cannot_be_shown_fails_where_it_is_made(text: str) -> None:
+    with pytest.raises(PatternError, match=r"Mismatch\(.*can't be shown"):
+        Mismatch(text, 1)
+
+
+def test_braces_without_arguments_are_text() -> None:
+    assert Mismatch("is in {'a': 1}").reason == "is in {'a': 1}"
+    assert Mismatch("{0:.1f} of {{x}}, {1[0]}", 1, (2,)).reason == "1.0 of {x}, 2"

@@ -16,6 +16,7 @@ from qfx.capture.capture import capture
 from qfx.errors import ConfigError, PassError
 from qfx.framework.manager import run_pipeline
 from qfx.framework.pass_context import PassContext
+from qfx.rewrite import RewriteRule
 from qfx.verification.outputs import agreement
 from qfx.verification.stages import NumericCheck
 
@@ -78,6 +79,32 @@ def test_the_rule_is_named() -> None:
     assert "pass silu (rule relu_is_silu) changes" in str(raised.value)
 
 
+@qfx.rewrite(qfx.Op(vocab.RELU, qfx.Any("x"), bind="r"))
+def dropped(match: qfx.Match, rw: qfx.Rewriter) -> fx.Node:
+    found: fx.Node = match["x"]
+    return found
+
+
+@qfx.rewrite(qfx.Op(vocab.RELU, qfx.Any("x"), bind="r"))
+def zeros(match: qfx.Match, rw: qfx.Rewriter) -> fx.Node:
+    info = qfx.tensor_info(match["r"])
+    assert info is not None
+    return rw.constant("zeros", torch.zeros(info.shape))
+
+
+@pytest.mark.parametrize("rule", [dropped, zeros], ids=["what-it-reads", "a-constant"])
+@pytest.mark.parametrize("last", [False, True])
+def test_the_rule_is_named_where_it_made_no_call(rule: RewriteRule, last: bool) -> None:
+    class Replace(qfx.PatternPass):
+        name = "replace"
+        patterns = (rule,)
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), *([] if last else [nn.Linear(3, 2)]))
+    with pytest.raises(PassError, match=rf"\(rule {rule.name}\) changes .* first at %_1") as raised:
+        qfx.run_passes(model.eval(), [Replace()], X.new_tensor([[1.0, -2.0, 3.0]]))
+    assert (raised.value.rule, raised.value.node) == (rule.name, "_1")
+
+
 @qfx.rewrite(qfx.Op(vocab.CONV2D, qfx.Any("x"), qfx.Attr("w"), bias=qfx.Any("b")))
 def scale(match: qfx.Match, rw: qfx.Rewriter) -> qfx.Mismatch:
     rw.tensor(match["w"]).data.mul_(2)  # autograd does not count it
@@ -92,7 +119,9 @@ class Scale(qfx.PatternPass):
 def test_writing_to_weights_is_found_and_undone() -> None:
     model = Net().eval()
     expected = model(X)
-    with pytest.raises(PassError, match=r"wrote to the contents of conv\.weight") as raised:
+    with pytest.raises(
+        PassError, match=r"contents of conv\.weight; %.* reads conv\.weight\."
+    ) as raised:
         qfx.run_passes(model, [Scale()], X)
     error = raised.value
     assert (error.pass_name, error.rule, error.node) == ("scale", "scale", "conv")

@@ -14,9 +14,12 @@ What the backend's row declines stays float between dequantize and quantize, wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import fx
 
 from qfx.backends.base import Backend, KernelRule, Output
+from qfx.errors import BackendError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
@@ -97,8 +100,7 @@ class _Lowering:
             return
         integers = node
         if self.backend.quantize is not None:
-            with self.rw.at(node):
-                integers = self.backend.quantize(self.calls, value, qparams)
+            integers = self._written("quantize", node, value, qparams)
             set_meaning(integers, Meaning(value.name, node.name, node.name))
             self.rw.replace(node, integers)
         self.qparams[integers] = qparams
@@ -191,11 +193,27 @@ class _Lowering:
         qparams = qparams_of(readers[0], self.rw.graph_module)
         return None if isinstance(qparams, Measured) else (readers[0], qparams)
 
+    def _written(self, hook: str, node: fx.Node, *given: object) -> fx.Node:
+        """The call that ``quantize`` or ``dequantize`` of the backend writes in front of a node."""
+        write: Callable[..., object] = getattr(self.backend, hook)
+        with self.rw.at(node):
+            try:
+                made = write(self.calls, *given)
+            except Exception:
+                self.rw.blame(f"{self.backend.name}.{hook}", node)
+                raise
+        if isinstance(made, fx.Node):
+            return made
+        self.rw.blame(f"{self.backend.name}.{hook}", node)
+        raise BackendError(
+            f"{hook}= of Backend({self.backend.name!r}) gave {made!r}; return the node of the call "
+            "that it writes, e.rw.call(...)"
+        )
+
     def _write_dequantize(self, node: fx.Node) -> None:
         known = self.stands_for[node]
         if self.backend.dequantize is None or is_op(known.node, QUANTIZE):
             return
-        with self.rw.at(node):
-            value = self.backend.dequantize(self.calls, known.node, known.qparams)
+        value = self._written("dequantize", node, known.node, known.qparams)
         set_meaning(value, Meaning(node.name, node.name))
         self.rw.replace(node, value)

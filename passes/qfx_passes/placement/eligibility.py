@@ -181,8 +181,8 @@ class Eligibility:
             if value in self.filled and qconfig.method == "static":
                 return refusal("filled", detail=meta.where(self.filled[value]))
         mismatch = unlaid(node, float_operands(node, rule.operands), rule)
-        if mismatch is None and rule.supports is not None:
-            mismatch = rule.supports(node)
+        if mismatch is None:
+            mismatch = rule.refusal(node)
         if mismatch is not None:
             code = "slow-kernel" if isinstance(mismatch, TooSlow) else "unsupported"
             return refusal(code, detail=mismatch.reason, remedy="leave it float")
