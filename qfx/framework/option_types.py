@@ -31,8 +31,15 @@ def check_options(step: Any) -> None:
         if not fits(value, hint):
             raise ConfigError(
                 f"pass {step.name or type(step).__name__}: the option {field.name} is "
-                f"{text_of(hint)}, not {value!r}"
+                f"{text_of(hint)}, not {value!r}{_instead(value, hint)}"
             )
+
+
+def _instead(value: object, hint: object) -> str:
+    """What to write, where it is clear."""
+    tuples = (tuple(value) if isinstance(value, list) else (value,)), (value,)
+    meant = next((each for each in tuples if fits(each, hint)), None)
+    return "" if meant is None else f"; write {meant!r}"
 
 
 def hints_of(kind: type) -> Mapping[str, object]:

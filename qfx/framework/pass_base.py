@@ -95,9 +95,16 @@ def _let_be_decorated(cls: type[Pass]) -> None:
 def _check_what_is_made(cls: type[Pass]) -> None:
     """Let options be checked where a pass is made."""
     init = cls.__init__
+    taken = inspect.signature(init)
 
     @wraps(init)
     def checked(self: Pass, *args: object, **kwargs: object) -> None:
+        try:
+            taken.bind(self, *args, **kwargs)
+        except TypeError as error:
+            has = ", ".join(list(taken.parameters)[1:]) or "none"
+            name = self.name or type(self).__name__
+            raise ConfigError(f"pass {name}: {error}; its options are: {has}") from None
         init(self, *args, **kwargs)
         check_options(self)
 

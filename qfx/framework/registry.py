@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from enum import Enum
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeGuard
 
 from qfx.errors import ConfigError, QfxWarning
 from qfx.framework import pass_text
@@ -40,6 +40,7 @@ def get_pass(name: str) -> type[Pass]:
     found = _installed()
     if name in found:
         return found[name]
+    _explain_entry(name)
     near = get_close_matches(name, found, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(sorted(found))}"
     raise ConfigError(f"no pass called {name!r} is installed; {hint}")
@@ -145,11 +146,37 @@ def _load(entry: EntryPoint) -> Iterator[tuple[type[Pass], str]]:
     except Exception as error:
         _warn(f"{origin} of group {GROUP} fails to load: {type(error).__name__}: {error}")
         return
-    for kind in loaded if isinstance(loaded, (tuple, list)) else (loaded,):
-        if isinstance(kind, type) and issubclass(kind, Pass) and kind.name:
+    for kind in _kinds(loaded):
+        if _is_pass(kind):
             yield kind, origin
         else:
             _warn(f"{origin} of group {GROUP} is no pass: {kind!r}")
+
+
+def _explain_entry(name: str) -> None:
+    """ConfigError where an entry point is called so, and no pass that it yields is."""
+    for entry in (e for e in entry_points(group=GROUP) if e.name == name):
+        shown = f"entry point {entry.name} = {entry.value}"
+        try:
+            names = ", ".join(repr(kind.name) for kind in _kinds(entry.load()) if _is_pass(kind))
+        except Exception as error:
+            raise ConfigError(
+                f"pass {name!r} is installed, and can't be used: {shown} of group {GROUP} fails to "
+                f"load: {type(error).__name__}: {error}"
+            ) from error
+        if names:
+            raise ConfigError(
+                f"no pass is called {name!r}: {shown} of group {GROUP} yields {names}. A pass goes "
+                "by the name of its class"
+            )
+
+
+def _kinds(loaded: object) -> tuple[object, ...]:
+    return tuple(loaded) if isinstance(loaded, (tuple, list)) else (loaded,)
+
+
+def _is_pass(kind: object) -> TypeGuard[type[Pass]]:
+    return isinstance(kind, type) and issubclass(kind, Pass) and bool(kind.name)
 
 
 def _warn(message: str) -> None:

@@ -26,12 +26,12 @@ from qfx.graph.effects import overwrites
 from qfx.graph.memory import Memory
 from qfx.history.events import NearMiss, RuleStatistics
 from qfx.private_attributes import is_erased
+from qfx.rewrite.idle import idle
 from qfx.rewrite.matcher import Matcher
-from qfx.rewrite.pattern import Mismatch, sought_name
+from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.replacement import Replacement
 from qfx.rewrite.rewriter import Rewriter
 from qfx.rewrite.rule import Match, RewriteRule
-from qfx.vocab import OpDef
 
 _HUB = 32
 _SLACK = 100
@@ -150,7 +150,8 @@ class _Driver:
             NearMiss(self._name(name), node.name, why.reason, meta.source(node))
             for name, node, why in sorted(kept, key=lambda each: each[1])
         ]
-        return found + [NearMiss(self._name(r.name), "", _idle(r)) for r in self.matcher.untried()]
+        untried = ((self._name(rule.name), rule) for rule in self.matcher.untried())
+        return [*found, *idle(untried, self.rewriter.graph_module)]
 
     def _first_tries(self) -> dict[tuple[str, fx.Node], Mismatch]:
         """Where rules that came near nothing were first tried, and why not."""
@@ -259,15 +260,3 @@ def drive(rules: Sequence[RewriteRule], rewriter: Rewriter) -> list[NearMiss]:
     driver = _Driver(rules, rewriter)
     driver.run()
     return driver.misses()
-
-
-def _idle(rule: RewriteRule) -> str:
-    """Why a rule was never tried."""
-    roots = list(rule.pattern.roots())
-    wanted = " or ".join(sought_name(root) for root in roots)
-    if not all(isinstance(root, OpDef) for root in roots):
-        return f"nothing in the graph is {wanted}"
-    return (
-        f"nothing in the graph is {wanted}: canonical operations come with the pass canonicalize, "
-        "and lower replaces them by kernels"
-    )

@@ -52,6 +52,12 @@ def test_round_trip(text: str) -> None:
         ({"count": "3"}, "the option count is int, not '3'"),
         ({"ratio": "x"}, "the option ratio is float, not 'x'"),
         ({"sizes": (1, "2")}, "the option sizes is tuple.int, ..... not"),
+        ({"sizes": [1, 2]}, r"the option sizes is tuple.int, ...., not .1, 2.; write .1, 2."),
+        ({"sizes": 3}, r"the option sizes is tuple.int, ...., not 3; write .3,."),
+        (
+            {"size": 3},
+            "got an unexpected keyword argument .size.; its options are: flag, count",
+        ),
         ({"pair": ("a",)}, "the option pair is tuple"),
         ({"side": "LEFT"}, "the option side is Side, not 'LEFT'"),
         ({"mode": "warp"}, "the option mode is typing.Literal"),

@@ -1,5 +1,6 @@
 import dataclasses
 import sys
+import warnings
 from enum import Enum
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -182,7 +183,7 @@ def test_ambiguous_name() -> None:
         ((Canon(), Fuse(), Observe(), Fuse()), "pass fuse .* FUSED, and observe has .* OBSERVED"),
         ((Canon(), Written()), "pass written .* CAPTURED, and canon has already .*before canon"),
         ((Canon(), CALIBRATE, CALIBRATE), "calibrates once"),
-        ((Needy,), "pass needy needs options"),
+        ((Needy,), "pass needy: missing a required argument: "),
         (("fuse",), "expected a pass, got 'fuse'"),
     ],
 )
@@ -316,3 +317,23 @@ def test_faulty_plugins_are_warned_of(
 
 class Impostor(Pass):
     name = "canonicalize"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("no_such_module:Pass", "'bad' is installed, and .* fails to load: ModuleNotFoundError"),
+        (f"{__name__}:Named", "no pass is called 'bad': .*:Named .* yields 'well-named'"),
+    ],
+)
+def test_an_entry_point_without_a_pass_of_its_name_says_why(
+    value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry("bad", value)])
+    warnings.simplefilter("ignore", QfxWarning)  # until the test ends
+    with pytest.raises(ConfigError, match=message):
+        registry.get_pass("bad")
+
+
+class Named(Pass):
+    name = "well-named"

@@ -2,10 +2,11 @@ import time
 
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
 
 from qfx import vocab
 from qfx.errors import PatternError
+from qfx.graph import meta
 from qfx.rewrite import Any, Match, Mismatch, Op, Rewriter, drive, rewrite
 from tests.rewrite.graphs import GraphBuilder, text
 
@@ -280,7 +281,25 @@ def test_a_rule_that_nothing_could_match_says_so() -> None:
     written = rewrite(Op("tanh", Any("x")), "written")(lambda m, rw: m["x"])
     misses = drive((before_canonicalize, written), Rewriter(gm, pass_name="mine"))
     assert [str(m) for m in misses] == [
-        "mine/my-rule: nothing in the graph is conv2d: canonical operations come with the pass "
-        "canonicalize, and lower replaces them by kernels",
+        "mine/my-rule: nothing in the graph is conv2d",
         "mine/written: nothing in the graph is .tanh()",
+    ]
+
+
+def test_where_a_spelling_of_it_stands_as_written_that_is_told() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    calls = (graph.call_function(torch.mul, (x, x)), graph.call_method("tanh", (x,)))
+    graph.output(calls)
+    meta.set_note(calls[0], "it writes to what others read")
+    ops = (vocab.MUL, vocab.TANH, vocab.ADD)
+    rules = tuple(rewrite(Op(op, Any("x")), op.name)(lambda m, rw: m["x"]) for op in ops)
+    misses = drive(rules, Rewriter(fx.GraphModule(nn.Module(), graph), pass_name="mine"))
+    assert [str(m) for m in misses] == [
+        "mine/mul at %mul: nothing in the graph is mul; torch.mul stands here as it was written: "
+        "it writes to what others read",
+        "mine/tanh at %tanh: nothing in the graph is tanh; .tanh() stands here as it was written, "
+        "and the pass canonicalize may make it canonical",
+        "mine/add: nothing in the graph is add: canonical operations come with the pass "
+        "canonicalize, and lower replaces them by kernels",
     ]
