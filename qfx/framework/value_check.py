@@ -94,10 +94,10 @@ class ValueCheck:
         (value,) = found
         said = self._values.expected.get(node, meta.value_of(node))
         if not _same(value, said):
-            raise VerifyError(
+            raise self._error(
+                node,
                 f"%{meta.where(node)} yields {_shown(value)} and stands where {_shown(said)} was; "
                 "what reads it expects that",
-                node=node.name,
             )
 
     def _found(self, node: fx.Node) -> tuple[meta.Value] | None:
@@ -114,11 +114,23 @@ class ValueCheck:
             return None
         given = ", ".join(_shown(meta.value_of(n)) for n in node.all_input_nodes)
         first = str(refusal).partition("\n")[0]
-        raise VerifyError(
-            f"%{meta.where(node)} can't run on what it reads ({given}): "
-            f"{type(refusal).__name__}: {first}",
-            node=node.name,
-        ) from refusal
+        text = f"can't run on what it reads ({given}): {type(refusal).__name__}: {first}"
+        raise self._error(node, f"%{meta.where(node)} {text}") from refusal
+
+    def _error(self, node: fx.Node, text: str) -> VerifyError:
+        """The error of ``node`` or, if it was there before, of a new call that it reads."""
+        new = (
+            operand
+            for operand in node.all_input_nodes
+            if operand.op.startswith("call_") and operand.name not in self._before
+        )
+        own = node.name not in self._before or node in self._values.expected
+        put = None if own else next(new, None)
+        if put is None:
+            return VerifyError(text, node=node.name)
+        return VerifyError(
+            f"{text}. The pass made %{meta.where(put)}, which it reads", node=put.name
+        )
 
 
 def _call(record: NodeRecord, records: Mapping[str, NodeRecord]) -> tuple[str, ...]:

@@ -233,6 +233,24 @@ def test_what_cannot_run_is_named(make: str) -> None:
     assert e.value.pass_name == "plain"
 
 
+@pytest.mark.parametrize("method", ["t", "double"])
+def test_what_stands_in_by_plain_fx_is_named_not_its_reader(method: str) -> None:
+    class Plain(qfx.Pass):
+        name = "plain"
+
+        def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
+            node = next(n for n in graph.nodes if n.target is vocab.RELU)
+            with graph.inserting_before(node):
+                made = graph.call_method(method, (node.args[0],))
+            node.replace_all_uses_with(made)
+            graph.erase_node(node)
+
+    model = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    with pytest.raises(qfx.PassError, match=rf"The pass made %{method} .*, which it reads") as e:
+        qfx.run_passes(model, [Plain()], torch.ones(4, 5))
+    assert e.value.node == method
+
+
 def test_what_needs_values_is_let_through() -> None:
     def by_value(x: Tensor) -> Tensor:
         return x if float(x.sum()) > 0 else x.relu()
