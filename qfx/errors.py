@@ -48,6 +48,11 @@ class CaptureError(QfxError):
 class ConfigError(QfxError, ValueError):
     """An argument, option or configuration is wrong or contradicts another."""
 
+    def __init__(self, *args: object, pass_name: str | None = None) -> None:
+        super().__init__(*args)
+        if pass_name is not None:
+            self.pass_name = pass_name
+
 
 class PatternError(QfxError):
     """A pattern or rewrite rule is malformed, or does not terminate."""

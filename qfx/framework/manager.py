@@ -23,6 +23,7 @@ from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
 from qfx.framework.pipeline import Marker, Pipeline, PipelineStep
+from qfx.framework.plain_fx import refused_node
 from qfx.framework.value_check import ValueCheck
 from qfx.graph.verify import Fitting, Interface, verify
 from qfx.graph.working import WorkingGraphModule
@@ -203,7 +204,8 @@ class _Run:
     def _failure(self, step: Pass, checkpoint: Checkpoint, error: Exception) -> PassError:
         """Say what broke where, and what the pass had done by then."""
         rewriter = self.ctx.rewriter
-        known = error.node if isinstance(error, VerifyError | PatternError) else None
+        named = error.node if isinstance(error, VerifyError | PatternError) else None
+        known = named or refused_node(error)
         node = known if isinstance(error, VerifyError) else rewriter.node or known
         rule = _rule_of(rewriter.rule or self._maker(node))
         last = self.history[-1]

@@ -31,7 +31,8 @@ def check_options(step: Any) -> None:
         if not fits(value, hint):
             raise ConfigError(
                 f"pass {step.name or type(step).__name__}: the option {field.name} is "
-                f"{text_of(hint)}, not {value!r}{_instead(value, hint)}"
+                f"{text_of(hint)}, not {value!r}{_instead(value, hint)}",
+                pass_name=step.name or None,
             )
 
 

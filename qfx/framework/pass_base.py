@@ -104,7 +104,8 @@ def _check_what_is_made(cls: type[Pass]) -> None:
         except TypeError as error:
             has = ", ".join(list(taken.parameters)[1:]) or "none"
             name = self.name or type(self).__name__
-            raise ConfigError(f"pass {name}: {error}; its options are: {has}") from None
+            message = f"pass {name}: {error}; its options are: {has}"
+            raise ConfigError(message, pass_name=self.name or None) from None
         init(self, *args, **kwargs)
         check_options(self)
 

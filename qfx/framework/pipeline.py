@@ -216,14 +216,16 @@ def check_levels(steps: tuple[PipelineStep, ...], start: Level) -> Level:
         if isinstance(step, Marker):
             continue
         if step.requires is not None and level < step.requires:
-            raise ConfigError(_too_early(step, level, steps[position + 1 :]))
+            early = _too_early(step, level, steps[position + 1 :])
+            raise ConfigError(early, pass_name=step.name)
         if _too_late(step, level):
             wanted = step.produces if step.produces is not None else step.requires
             by = f"{reached_by} has" if reached_by else "it is"
             remedy = f"put {step.name} before {reached_by}" if reached_by else "leave it out"
             raise ConfigError(
                 f"pass {step.name} works on the way to level {wanted}, and {by} already "
-                f"{'taken the graph to' if reached_by else 'at'} {level} before it; {remedy}"
+                f"{'taken the graph to' if reached_by else 'at'} {level} before it; {remedy}",
+                pass_name=step.name,
             )
         if step.produces is not None and step.produces > level:
             level, reached_by = step.produces, step.name

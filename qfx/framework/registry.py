@@ -81,7 +81,8 @@ def parse_pass(text: str, find: Callable[[str], type[Pass]] = get_pass) -> Pass:
     unknown = [option for option in options if option not in known]
     if unknown:
         has = ", ".join(known) or "none"
-        raise ConfigError(f"pass {name} has no option {unknown[0]!r}; its options are: {has}")
+        message = f"pass {name} has no option {unknown[0]!r}; its options are: {has}"
+        raise ConfigError(message, pass_name=name)
     values: dict[str, Any] = {
         option: pass_text.parse_value(node, _enums(fields.get(option)))
         for option, node in options.items()
@@ -162,7 +163,8 @@ def _explain_entry(name: str) -> None:
         except Exception as error:
             raise ConfigError(
                 f"pass {name!r} is installed, and can't be used: {shown} of group {GROUP} fails to "
-                f"load: {type(error).__name__}: {error}"
+                f"load: {type(error).__name__}: {error}",
+                pass_name=name,
             ) from error
         if names:
             raise ConfigError(

@@ -49,7 +49,12 @@ def _refusal(pattern: CallPattern, node: fx.Node, verdict: bool | Mismatch) -> M
     if verdict:
         return None
     name = getattr(pattern.where, "__name__", "where").strip("<>_")
-    return Mismatch("{0}: refused by {1}", label_of(pattern, node), name, node=node)
+    label = label_of(pattern, node)
+    if verdict is False:
+        return Mismatch("{0}: refused by {1}", label, name, node=node)
+    return Mismatch(
+        "{0}: refused by {1}, which returned {2}", label, name, repr(verdict), node=node
+    )
 
 
 def count_reads(node: fx.Node) -> int:

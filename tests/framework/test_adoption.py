@@ -117,3 +117,16 @@ def test_what_cannot_be_inferred_stays_unknown_and_its_readers_float() -> None:
     assert (last.decision, last.reason) == ("float", "unsupported")
     assert "shape of what it reads is unknown" in last.message
     assert report.sites[0].decision == "quantized"
+
+
+def test_a_node_that_plain_fx_would_not_erase_is_named() -> None:
+    class Erase(qfx.Pass):
+        name = "erase"
+
+        def run(self, graph: fx.Graph, ctx: qfx.PassContext) -> None:
+            graph.erase_node(next(n for n in graph.nodes if n.op == "call_function"))
+
+    model = nn.Sequential(nn.ReLU(), nn.Tanh()).eval()
+    with pytest.raises(qfx.PassError, match=r"pass erase \(at %_0\) raised RuntimeError") as found:
+        qfx.run_passes(model, [Erase()], torch.ones(2))
+    assert found.value.node == "_0"

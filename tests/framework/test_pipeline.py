@@ -193,8 +193,9 @@ def test_misordered_pipelines_fail_when_built(passes: tuple, message: str) -> No
 
 
 def test_edit_that_breaks_the_order_fails() -> None:
-    with pytest.raises(ConfigError, match="observe needs a graph at level FUSED"):
+    with pytest.raises(ConfigError, match="observe needs a graph at level FUSED") as found:
         BASE.without("fuse")
+    assert found.value.pass_name == "observe"
 
 
 def test_fits_again_at_the_same_level() -> None:

@@ -81,6 +81,14 @@ def test_a_predicate_of_the_node_alone_is_asked_before_operands() -> None:
     assert reasons(never) == [f"{name}: refused by lambda" for name in ("mul", "mul_1", "mul_2")]
 
 
+def test_a_predicate_that_returns_nothing_is_told() -> None:
+    @qfx.rewrite(qfx.Op(vocab.RELU, qfx.Any, where=lambda node: None))  # type: ignore[arg-type,return-value]
+    def never(match: qfx.Match, rw: qfx.Rewriter) -> qfx.Mismatch:
+        return qfx.Mismatch("not reached")
+
+    assert set(reasons(never)) == {"relu: refused by lambda, which returned None"}
+
+
 @qfx.rewrite(qfx.Op(vocab.RELU, qfx.Any("x")))
 def to_clamp(match: qfx.Match, rw: qfx.Rewriter) -> fx.Node:
     return rw.call(vocab.CLAMP, match["x"], min=0.0)
