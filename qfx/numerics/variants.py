@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 from torch import Tensor, fx
@@ -157,7 +158,8 @@ class _Held:
             elif operand.op == "get_attr":
                 value = attribute_of(self.owner, str(operand.target))
                 known = self.constants.setdefault(captured, {})
-                known[argument if argument not in known else f"{argument}_{len(known)}"] = value
+                again = (f"{argument}_{n}" for n in count(1))
+                known[next(n for n in chain((argument,), again) if n not in known)] = value
 
 
 def _operands(node: fx.Node) -> Iterator[tuple[str, fx.Node]]:
