@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,6 +127,13 @@ def test_what_boundaries_get_wrong_names_hook_backend_and_node(hook: str) -> Non
     with pytest.raises(PassError, match=rf"mine.{hook} at %.*raised KeyError") as raised:
         run(_raising)
     assert given.value.node == raised.value.node is not None
+
+
+def test_a_measure_that_gives_no_pair_is_named() -> None:
+    mine = replace(resolve_backend("x86"), name="mine", measure=lambda em, value, node: None)
+    with pytest.raises(BackendError, match=r"measure= of Backend\('mine'\) gave None") as raised:
+        qfx.quantize(LINEAR, X, backend=mine, method="dynamic")
+    assert raised.value.node is not None
 
 
 def test_rows_that_are_meant() -> None:

@@ -15,6 +15,7 @@ What the backend's row declines stays float between dequantize and quantize, wit
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import fx
 
@@ -109,8 +110,9 @@ class _Lowering:
         """Quantize ``value`` with what it measures, unless kernels do that themselves."""
         integers = node
         if self.backend.measure is not None:
-            with self.rw.at(node):
-                integers, qparams = self.backend.measure(self.calls, value, node)
+            wanted = "the node of the codes and their Measured"
+            made: Any = self._called("measure", node, (value, node), _is_measured, wanted)
+            integers, qparams = made
             set_meaning(integers, Meaning(value.name, node.name, node.name))
             self.rw.replace(node, integers)
         self.qparams[integers] = qparams
@@ -195,20 +197,32 @@ class _Lowering:
 
     def _written(self, hook: str, node: fx.Node, *given: object) -> fx.Node:
         """The call that ``quantize`` or ``dequantize`` of the backend writes in front of a node."""
+        wanted = "the node of the call that it writes, e.rw.call(...)"
+        made = self._called(hook, node, given, lambda made: isinstance(made, fx.Node), wanted)
+        assert isinstance(made, fx.Node)
+        return made
+
+    def _called(
+        self,
+        hook: str,
+        node: fx.Node,
+        given: tuple[object, ...],
+        is_right: Callable[[object], bool],
+        wanted: str,
+    ) -> object:
+        """What a hook of the backend gives; errors name it, and the node that it is called for."""
         write: Callable[..., object] = getattr(self.backend, hook)
         with self.rw.at(node):
             try:
                 made = write(self.calls, *given)
+                if not is_right(made):
+                    raise BackendError(
+                        f"{hook}= of Backend({self.backend.name!r}) gave {made!r}; return {wanted}"
+                    )
             except Exception:
                 self.rw.blame(f"{self.backend.name}.{hook}", node)
                 raise
-        if isinstance(made, fx.Node):
-            return made
-        self.rw.blame(f"{self.backend.name}.{hook}", node)
-        raise BackendError(
-            f"{hook}= of Backend({self.backend.name!r}) gave {made!r}; return the node of the call "
-            "that it writes, e.rw.call(...)"
-        )
+        return made
 
     def _write_dequantize(self, node: fx.Node) -> None:
         known = self.stands_for[node]
@@ -217,3 +231,10 @@ class _Lowering:
         value = self._written("dequantize", node, known.node, known.qparams)
         set_meaning(value, Meaning(node.name, node.name))
         self.rw.replace(node, value)
+
+
+def _is_measured(made: object) -> bool:
+    """Whether a hook gave codes, and what they mean."""
+    if not isinstance(made, tuple) or len(made) != 2:
+        return False
+    return isinstance(made[0], fx.Node) and isinstance(made[1], Measured)
