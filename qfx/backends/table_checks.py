@@ -156,12 +156,6 @@ def _faults_of_table(backend: Backend) -> Iterator[str]:
             yield f"the row of {rule.op.name} has an emit, which needs quantize and dequantize"
         if backend.quantize is not None and _lacks_emit(rule):
             yield f"the row of {rule.op.name} has no emit for its method {rule.method!r}"
-        weighs = rule.op.layer or "weights" in rule.op.signature.parameters
-        if weighs and rule.weight is None and rule.emit is None:
-            yield (
-                f"the row of {rule.op.name} has no weight=, so its weight would stay float: give "
-                "weight=WeightRule(...)"
-            )
 
 
 def _unfit_defaults(backend: Backend) -> Iterator[str]:

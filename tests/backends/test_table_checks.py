@@ -67,10 +67,6 @@ TABLES: dict[str, tuple[tuple[KernelRule, ...], dict[str, Any], str]] = {
     "emit without quantize": ((ROW,), {}, "the row of conv2d has an emit, which needs quantize"),
     "half": ((ROW,), {"quantize": quantize}, "give both quantize and dequantize"),
     "no emit": ((FORM,), BOTH, "the row of conv2d has no emit for its method 'static'"),
-    "no weight": (
-        (KernelRule(vocab.LINEAR, "mine.linear"),), {},
-        "the row of linear has no weight=, so its weight would stay float",
-    ),
     "defaults": ((FORM,), {"defaults": {"statics": None}}, "defaults for 'statics'"),
 }  # fmt: skip
 
@@ -85,6 +81,14 @@ def test_tables_that_cannot_be_meant(name: str) -> None:
 
 LINEAR = nn.Linear(8, 8).eval()
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_layer_is_not_quantized_by_a_row_that_leaves_its_weight_float() -> None:
+    row = KernelRule(vocab.LINEAR, "mine.linear")  # fine for a pass that fuses, and nothing else
+    mine = Backend("mine", (row,), resolve_backend("reference").defaults)
+    with pytest.raises(BackendError, match=r"'mine\.linear' of linear has no weight=") as raised:
+        qfx.quantize(LINEAR, X, backend=mine)
+    assert raised.value.node == "linear"
 
 
 def _looks(node: fx.Node) -> Mismatch:

@@ -35,11 +35,11 @@ X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     ("module", "call", "work"),
     [
         (nn.Bilinear(4, 4, 5), lambda m, x: m(x, x), 2 * 3 * 5 * 4 * 4),
-        (nn.ConvTranspose1d(3, 5, 3, 2), lambda m, x: m(x, output_size=[9]), 2 * 4 * 3 * 5 * 3),
+        (nn.ConvTranspose1d(3, 5, 3, 2), lambda m, x: m(x[0], output_size=[9]), 4 * 3 * 5 * 3),
         (
             nn.ConvTranspose1d(3, 5, 3, 2),
-            lambda m, x: m(x, output_size=[x.shape[-1] * 2 + 1]),
-            2 * 4 * 3 * 5 * 3,
+            lambda m, x: m(x[0], output_size=[x.shape[-1] * 2 + 1]),
+            4 * 3 * 5 * 3,
         ),
         (nn.RNN(4, 6), lambda m, x: m(x)[0], 2 * 3 * 6 * (4 + 6)),
         (nn.GRU(4, 6, 2), lambda m, x: m(input=x)[0], 2 * 3 * 3 * 6 * (4 + 6 + 6 + 6)),

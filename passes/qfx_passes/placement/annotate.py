@@ -29,7 +29,7 @@ from qfx.backends.fitting import (
 )
 from qfx.backends.saturation import HIGHEST_SAFE
 from qfx.configuration.configuration import Configuration, ResolvedQConfig
-from qfx.errors import ConfigError
+from qfx.errors import BackendError, ConfigError
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
@@ -251,6 +251,7 @@ class _Annotator:
         self, node: fx.Node, rule: KernelRule, choice: ResolvedQConfig
     ) -> QuantSpec | None:
         if rule.weight is None:
+            _check_needs_none(node, rule)
             return None
         assert choice.qconfig is not None
         assert choice.qconfig.weight is not None
@@ -271,6 +272,17 @@ class _Annotator:
             return self.refused[node]
         rule, _ = self.rules[node]
         return refusal("float-is-free" if rule.demand is Demand.PULLS else "float-inputs")
+
+
+def _check_needs_none(node: fx.Node, rule: KernelRule) -> None:
+    """BackendError if ``rule`` would leave the weight of a layer float, and call it quantized."""
+    if rule.emit is None and (rule.op.layer or "weights" in rule.op.signature.parameters):
+        error = BackendError(
+            f"{meta.where(node)}: the row {rule.kernel!r} of {rule.op.name} has no weight=, so the "
+            "layer's weight would stay float: give weight=WeightRule(...)"
+        )
+        error.node = node.name
+        raise error
 
 
 def _masks_scores(node: fx.Node) -> bool:
