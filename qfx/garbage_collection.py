@@ -38,12 +38,4 @@ def collector_resting() -> Iterator[None]:
     try:
         yield
     finally:
-        _leave_young_ones()
         gc.enable()
-
-
-def _leave_young_ones() -> None:
-    """Count all objects among the old ones, so that what was just made isn't walked at once."""
-    if not gc.get_freeze_count():  # what a caller froze is to stay frozen
-        gc.freeze()
-        gc.unfreeze()
