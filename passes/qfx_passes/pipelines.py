@@ -42,7 +42,7 @@ _LEFT_OUT: dict[str, tuple[str, ...]] = {
 }
 """What each effort does without."""
 
-_FROM_CAPTURE_TO_BIASES = (
+_FROM_CAPTURE_TO_OBSERVERS = (
     Canonicalize(),
     FoldConstants(),
     FuseConvBN(),
@@ -51,6 +51,11 @@ _FROM_CAPTURE_TO_BIASES = (
     InsertStubs(),
     Annotate(),
     PlaceObservers(),
+)
+"""What every method that is not trained starts with."""
+
+_FROM_CAPTURE_TO_BIASES = (
+    *_FROM_CAPTURE_TO_OBSERVERS,
     RecordInputMeans(),
     CALIBRATE,
     SmoothNorms(),
@@ -134,14 +139,7 @@ def weight_only(backend: str | Backend | None = None, effort: str = "default") -
         effort,
         Pipeline(
             (
-                Canonicalize(),
-                FoldConstants(),
-                FuseConvBN(),
-                FusePads(),
-                FusePostOps(),
-                InsertStubs(),
-                Annotate(),
-                PlaceObservers(),
+                *_FROM_CAPTURE_TO_OBSERVERS,
                 CALIBRATE,
                 SettleJoins(),
                 Gptq(),

@@ -71,7 +71,8 @@ class WidenWeights(Pass):
         room = self.share * all_bits
         for each in sorted(narrow, key=lambda n: n.error / n.added, reverse=True):
             part = each.error / all_errors if all_errors else 0.0
-            if each.added > room or part < _WORTH * each.bits / all_bits:
+            pays = part >= _WORTH * each.bits / all_bits  # not where an error is no finite number
+            if each.added > room or not pays:
                 told = f"{part:.1%} of the error, {each.bits / all_bits:.1%} of the bits"
                 ctx.near_misses.append(NearMiss(self.name, each.node.name, told))
                 continue
