@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, TypeAlias
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from qfx.engines.base import BuildSettings, Built, CannotRun, EngineProgram, PieceEngine
 from qfx.engines.pieces import Partition, Piece, copy_into, partition
@@ -32,7 +32,7 @@ _MOST_SHAPES = 4096
 _ROUNDS = 8
 
 
-class Runner(nn.Module):
+class Runner:
     """Runs a piece: it stands in the graph that puts the pieces together.
 
     Attributes:
@@ -47,7 +47,6 @@ class Runner(nn.Module):
         agrees: Agrees,
         programs: Programs,
     ) -> None:
-        super().__init__()
         self.piece = piece
         self._engine, self._settings, self._agrees = engine, settings, agrees
         self._lock = threading.Lock()

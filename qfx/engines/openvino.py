@@ -1,7 +1,7 @@
 """OpenVINO's CPU plugin.
 
 A request works for one call at a time; each compiled model keeps as many as calls ran at once.
-Inputs are read, and outputs written, where PyTorch holds them.
+Large inputs are read, and large outputs written, where PyTorch holds them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from qfx.engines.packages import lacking, module, version_of
 from qfx.engines.pieces import Piece
 from qfx.export.onnx.forms import OnnxForm
 from qfx.export.problems import Problem
+
+_Shapes: TypeAlias = "tuple[torch.Size, ...]"
+_Outputs: TypeAlias = "list[tuple[torch.Size, torch.dtype]]"
 
 
 class OpenVINO(PieceEngine):
@@ -81,20 +84,14 @@ def _core() -> Any:
 class OpenVINOProgram:
     """A compiled model, and its idle requests.
 
-    Large outputs are written where they are handed out, small ones are copied, which takes less
-    than telling the request. A request does one or the other: what it was told stays in it.
-
     Attributes:
         compiled: OpenVINO's compiled model.
     """
 
     def __init__(self, compiled: Any) -> None:
         self.compiled = compiled
-        self._tensor = module("openvino").Tensor
-        self._copying: list[Any] = []
-        self._writing: list[Any] = []
-        self._large: dict[tuple[torch.Size, ...], list[tuple[torch.Size, torch.dtype]]] = {}
-        self._outputs = range(len(compiled.outputs))
+        self._idle: list[_Request] = []
+        self._outputs: dict[_Shapes, _Outputs] = {}
 
     def exported(self) -> bytes:
         """The compiled model as OpenVINO writes it."""
@@ -102,51 +99,101 @@ class OpenVINOProgram:
         return bytes(blob.getvalue())
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        arrays = [array_of(given) for given in inputs]  # held here: tensors over them do not
-        large = self._large and self._large.get(tuple([given.shape for given in inputs]))
-        if large:
-            return self._written(arrays, large)
-        request = self._request(self._copying)
-        self._infer(request, arrays)
-        views = [request.get_output_tensor(index).data for index in self._outputs]
-        made = [torch.from_numpy(view.copy()) for view in views]
-        if sum(view.nbytes for view in views) > _SMALL:
-            if len(self._large) >= _MOST_SHAPES:
-                self._large.clear()
-            key = tuple([given.shape for given in inputs])
-            self._large[key] = [(result.shape, result.dtype) for result in made]
-        self._copying.append(request)
-        return made
-
-    def _written(
-        self, arrays: list[Any], outputs: list[tuple[torch.Size, torch.dtype]]
-    ) -> Sequence[Tensor]:
-        """The outputs, in memory that the request is told to write to."""
-        request = self._request(self._writing)
-        made = [torch.empty(shape, dtype=dtype) for shape, dtype in outputs]
-        for index, result in enumerate(made):
-            request.set_output_tensor(index, self._tensor(result.numpy(), shared_memory=True))
-        self._infer(request, arrays)
-        self._writing.append(request)
-        return made
-
-    def _request(self, idle: list[Any]) -> Any:
+        shapes = tuple([given.shape for given in inputs])
+        outputs = self._outputs.get(shapes)
+        if outputs is None:
+            return self._first(shapes, inputs)
         try:
-            return idle.pop()  # not asked first: other threads take from it, too
+            request = self._idle.pop()  # not asked first: other threads take from it, too
         except IndexError:
-            return self.compiled.create_infer_request()
+            request = _Request(self.compiled)
+        if request.shapes != shapes:
+            request.tell(shapes, inputs, outputs)
+        made = request.run(inputs)
+        self._idle.append(request)
+        return made
 
-    def _infer(self, request: Any, arrays: list[Any]) -> None:
-        if len(arrays) == 1:
-            request.infer(self._tensor(arrays[0], shared_memory=True), share_outputs=True)
-            return
+    def _first(self, shapes: _Shapes, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The first call with these shapes, which tells those of the outputs."""
+        request = self.compiled.create_infer_request()
+        arrays = [array_of(given) for given in inputs]  # held here: tensors over them do not
         for index, array in enumerate(arrays):
-            request.set_input_tensor(index, self._tensor(array, shared_memory=True))
-        request.infer({}, share_outputs=True)
+            request.set_input_tensor(index, _over(array))
+        request.infer(share_outputs=True)
+        views = [tensor.data for tensor in request.output_tensors]
+        made = [torch.from_numpy(view.copy()) for view in views]
+        if len(self._outputs) >= _MOST_SHAPES:
+            self._outputs.clear()
+        self._outputs[shapes] = [(result.shape, result.dtype) for result in made]
+        return made
+
+
+class _Request:
+    """A request, and the memory that it was told to read and to write.
+
+    Small tensors have memory of their own, which they are copied to and from: that takes less than
+    telling a request. Large ones are read and written where PyTorch holds them, and it is told so
+    in each call.
+
+    Attributes:
+        shapes: of the inputs that it was told of.
+    """
+
+    def __init__(self, compiled: Any) -> None:
+        self.shapes: _Shapes | None = None
+        self._request = compiled.create_infer_request()
+        self._read: list[Any] = []  # of each input its memory; None: the caller's
+        self._written: list[Any] | None = None  # of the outputs; None: made anew for each call
+        self._outputs: _Outputs = []
+
+    def tell(self, shapes: _Shapes, inputs: Sequence[Tensor], outputs: _Outputs) -> None:
+        """Prepare for calls with these shapes."""
+        self._read = [_memory(x.shape, x.dtype) if x.nbytes <= _SMALL else None for x in inputs]
+        for index, array in enumerate(self._read):
+            if array is not None:
+                self._request.set_input_tensor(index, _over(array))
+        size = sum(shape.numel() * dtype.itemsize for shape, dtype in outputs)
+        self._written = [_memory(*output) for output in outputs] if size <= _SMALL else None
+        for index, array in enumerate(self._written or ()):
+            self._request.set_output_tensor(index, _over(array))
+        self._outputs = outputs
+        self.shapes = shapes
+
+    def run(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The outputs, in memory of the caller's."""
+        arrays = [array_of(given) for given in inputs]  # held here: tensors over them do not
+        for index, array in enumerate(arrays):
+            own = self._read[index]
+            if own is None:
+                self._request.set_input_tensor(index, _over(array))
+            else:
+                own[...] = array
+        if self._written is not None:
+            self._request.infer(share_outputs=True)
+            return [torch.from_numpy(array.copy()) for array in self._written]
+        made = [torch.empty(shape, dtype=dtype) for shape, dtype in self._outputs]
+        for index, result in enumerate(made):
+            self._request.set_output_tensor(index, _over(result.numpy()))
+        self._request.infer(share_outputs=True)
+        return made
+
+
+def _memory(shape: torch.Size, dtype: torch.dtype) -> Any:
+    return torch.empty(shape, dtype=dtype).numpy()
+
+
+def _over(array: Any) -> Any:
+    """OpenVINO's tensor over the memory of an array, which it does not hold."""
+    return _tensor_type()(array, shared_memory=True)
+
+
+@cache
+def _tensor_type() -> Any:
+    return module("openvino").Tensor
 
 
 _SMALL = 2**16
-"""Bytes of outputs that are rather copied."""
+"""Bytes of an input, or of all outputs, that are rather copied."""
 
 _MOST_SHAPES = 4096
 

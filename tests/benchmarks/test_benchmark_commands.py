@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import accuracy, cost, latency, parts, recurrent, throughput, training, weights
+from benchmarks import (
+    accuracy,
+    cost,
+    latency,
+    overhead,
+    parts,
+    recurrent,
+    throughput,
+    training,
+    weights,
+)
 from benchmarks.accuracy import Result
 from benchmarks.coordinator import Timing
 from benchmarks.engines import ENGINES, Engine
@@ -199,3 +210,27 @@ def test_throughput_tells_of_a_caller_that_fails() -> None:
 
     with pytest.raises(AssertionError, match="a caller failed: another result"):
         throughput.rate(lambda: call, callers=1, seconds=0.05)
+
+
+def test_overhead_is_beyond_the_engine() -> None:
+    seconds = {"fast": [12e-6, 15e-6, 14e-6], "by hand": [5e-6, 6e-6, 8e-6]}
+    cells = ["12.0", "14.0", "5.0", "6.0", "7.0", "8.0"]
+    assert overhead.row("acme", 1, seconds) == ["acme, 1 x 16", *cells]
+
+
+def test_overhead_counts_as_many_calls_of_each() -> None:
+    calls: list[str] = []
+    made = {name: partial(calls.append, name) for name in ("fast", "by hand")}
+    assert [len(each) for each in overhead.measure(made, overhead.TURN + 1).values()] == [200, 200]
+    assert calls.count("fast") == calls.count("by hand") == 220
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_overhead_runs_the_engine_on_the_same_memory(engine: str) -> None:
+    fast, x = overhead.compiled(engine, 2, 1)
+    made = fast(x)
+    wanted = made.clone()
+    call = overhead.by_hand(fast, x, made.zero_())
+    call()
+    assert torch.equal(made, wanted)

@@ -143,6 +143,35 @@ def test_signature_and_structure(engine: str) -> None:
     assert fast(x, words)["pair"][1][0] is words
 
 
+class Scaled(nn.Module):
+    """Codes of each pixel, which are as large as the image, and of all of it; a small input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.relu(self.conv(x)) * scale
+        return y, self.head(y.mean((2, 3)))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_small_and_large_calls_in_turns(engine: str) -> None:
+    x, scale = noise(1, 3, 8, 8), torch.tensor([1.5])
+    qmodel = qfx.quantize(Scaled().eval(), (x, scale), progress=False)
+    fast = qfx.compile(qmodel, (x, scale), engine=engine, threads=1)
+    sizes = (8, 60, 12, 120)  # a request copies tensors of some of these, and is told of others
+    given = [(noise(1, 3, s, s, seed=s + n), scale + n) for n in range(2) for s in sizes]
+    alone = [tuple(y.clone() for y in fast(*each)) for each in given]
+    with ThreadPoolExecutor(4) as pool:
+        kept = list(pool.map(lambda each: fast(*each), given * 8))
+    for made, wanted in zip(kept, alone * 8, strict=True):
+        assert all(map(torch.equal, made, wanted))
+    for each, made in zip(given, alone, strict=True):
+        assert compare(qmodel.reference(*each), made).sqnr > 30
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_float_models(engine: str) -> None:
     model, x = Residuals().eval(), noise(2, 3, 12, 12)
