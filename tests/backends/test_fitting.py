@@ -146,7 +146,8 @@ def test_kernels_take_powers_of_two(net: Net, x: Tensor) -> None:
     qconfig = replace(POWER_OF_TWO, activation=whole)
     qmodel = qfx.quantize(net, x, backend="x86", qconfig=qconfig)
     assert qmodel.report.coverage == 1.0
-    torch.testing.assert_close(qmodel(x), qmodel.reference(x))
+    # A sigmoid that the kernel computes may fall on the other side of a tie.
+    assert measures.sqnr(qmodel.reference(x), qmodel(x)) > 55
 
 
 def test_4_bit_weights_without_groups_run_on_int8_kernels(net: Net, x: Tensor) -> None:

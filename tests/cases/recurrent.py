@@ -17,8 +17,9 @@ BACKENDS = ("x86", "fbgemm", "qnnpack", "reference")
 LAYERS: dict[str, type[nn.Module]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
-AGREE = 45.0
-"""Decibels between the kernels and the reference form: the same codes, but for ties."""
+AGREE = 43.0
+"""Decibels between the kernels and the reference form: the same codes, but for ties; and where small
+layers run in float on int8 weights, what rounding their inputs to 8 bits makes in the reference."""
 
 
 class Wrapped(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.backends import resolve_backend, saturation, x86
+from qfx.backends import fbgemm, resolve_backend, saturation, x86
 from qfx.backends.onednn import saturation as onednn_saturation
 from qfx.backends.quantized import saturation as quantized_saturation
 from qfx.backends.quantized.saturation import Layers
@@ -205,12 +205,14 @@ WEIGHT = qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True)
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("name", ["x86", "fbgemm"])
-def test_eight_bits_that_are_asked_for_become_seven(name: str, dynamic: bool) -> None:
-    backend = replace(resolve_backend(name), saturates=True)
+def test_eight_bits_that_are_asked_for_become_seven(
+    name: str, dynamic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized_saturation, "saturates", lambda engine, layers: True)
+    monkeypatch.setattr(x86, "saturates", lambda: True)
+    backend = {"x86": x86, "fbgemm": fbgemm}[name].backend()
     activation = qfx.QuantSpec(torch.uint8, dynamic=dynamic)
     model, x = loud(nn.Linear(64, 64)), bright(16, 64)
-    if name == "fbgemm" and dynamic:
-        backend = replace(backend, defaults=resolve_backend("fbgemm").defaults)
     with pytest.warns(qfx.QfxWarning, match="saturate in the kernels"):
         qmodel = qfx.quantize(
             model, x, backend=backend, qconfig=qfx.QConfig(activation, WEIGHT),

@@ -106,9 +106,9 @@ def test_batches_that_broadcast_only_later(model: nn.Module, shape: tuple[int, .
 
 
 AFTER = """\
-- %conv_add_1 : f32[2,4,8,8] = clone_channels_last(%linear_6)
-- %conv_add : f32[2,4,8,8] = conv2d_add(%linear_5, %conv_add_1)
-+ %conv_add : f32[2,4,8,8] = conv2d_add(%linear_5, %linear_6)
+- %conv_add_1 : f32[2,4,8,8] = clone_channels_last(%floats)
+- %conv_add : f32[2,4,8,8] = conv2d_add(%codes, %conv_add_1)
++ %conv_add : f32[2,4,8,8] = conv2d_add(%codes, %floats)
 """
 
 
@@ -117,4 +117,5 @@ def test_the_graph_before_and_after() -> None:
     stages = qfx.quantize(model, X, backend="x86").history
     shown = re.sub(r"qfx\.backends\.onednn\.\w+\.", "", change(stages, "reuse-accumulators"))
     read = re.sub(r"conv2d_add\((%\w+), .*(%\w+), @conv\.bias.*", r"conv2d_add(\1, \2)", shown)
-    assert read == AFTER
+    codes, floats = re.findall(r"%linear_\d+", read.splitlines()[-1])  # a clamp more for 7 bits
+    assert read.replace(codes, "%codes").replace(floats, "%floats") == AFTER

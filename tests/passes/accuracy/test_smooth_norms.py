@@ -25,7 +25,7 @@ class Block(nn.Module):
         self.up, self.gate, self.down = nn.Linear(32, 48), nn.Linear(32, 48), nn.Linear(48, 32)
         with torch.no_grad():
             self.norm.weight[::8] = 40.0
-            self.up.weight[::12] *= 30.0
+            self.up.weight[::12] *= 40.0
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
