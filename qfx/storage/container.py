@@ -265,7 +265,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))
     name = target.with_name(f".{target.name[:_MOST_OF_NAME]}.{uuid.uuid4().hex}")
     # Made with the permissions that the umask leaves; to ask for it would be to change it.
-    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:  # of the file that was asked for, as far as users are concerned
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             with suppress(FileNotFoundError):

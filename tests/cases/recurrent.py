@@ -18,8 +18,8 @@ LAYERS: dict[str, type[nn.Module]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.
 
 
 AGREE = 43.0
-"""Decibels between the kernels and the reference form: the same codes, but for ties; and where small
-layers run in float on int8 weights, what rounding their inputs to 8 bits makes in the reference."""
+"""Decibels between the kernels and the reference form: the same codes, but for ties; and where
+small layers run in float on int8 weights, what rounding inputs to 8 bits makes in the reference."""
 
 
 class Wrapped(nn.Module):

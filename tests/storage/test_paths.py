@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,20 @@ def test_what_is_no_file_is_not_replaced(qmodel: qfx.QuantizedModel, tmp_path: P
     with pytest.raises(OSError, match="a device or pipe"):
         qfx.save(qmodel, pipe)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_folder_that_may_not_be_written_to(qmodel: qfx.QuantizedModel) -> None:
+    folder, user = Path(tempfile.mkdtemp()), os.geteuid()
+    folder.chmod(0o555)
+    try:
+        if user == 0:  # who may write anywhere
+            os.seteuid(65534)
+        with pytest.raises(PermissionError) as raised:
+            qfx.save(qmodel, folder / "m.qfx")
+    finally:
+        os.seteuid(user)
+        folder.rmdir()
+    assert raised.value.filename == str(folder / "m.qfx")
 
 
 def test_long_names(qmodel: qfx.QuantizedModel, tmp_path: Path) -> None:
