@@ -5,7 +5,7 @@ passes up to the reference form -> lower, compare every call -> report -> Quanti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from torch import Tensor, fx
@@ -26,6 +26,7 @@ from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import Lowering, QuantizedModel
 from qfx.runtime.samples import Samples
 from qfx.verification.net import Net
+from qfx_passes.lowering.keep_float import keep_float
 
 
 @patiently
@@ -62,17 +63,18 @@ def use_up(
     if like is not None:
         share_constants(reference, like)
 
-    def lower(graph_module: fx.GraphModule, stages: History) -> None:
+    def lower(graph_module: fx.GraphModule, stages: History, put_back: Mapping[str, str]) -> None:
         ctx.graph_module = graph_module
         checks = net.instruments() if net else ()
         instruments = (HeirsOfKernels(), *settings.instruments, *checks)
-        transform(graph_module, to_lowered, ctx, stages, instruments)
+        passes = (*keep_float(put_back), *to_lowered.passes)
+        transform(graph_module, replace(to_lowered, passes=passes), ctx, stages, instruments)
 
     if net is not None:
         lowered, history = net.lower(reference, lower, history)
     else:
         lowered = clone_graph_module(reference)
-        lower(lowered, history)
+        lower(lowered, history, {})
     report = build_report(
         settings.sites,
         reference,

@@ -154,7 +154,7 @@ def test_history() -> None:
     names = [stage.name for stage in history]
     assert names[0] == "capture"
     follow = ["lower", "merge-products", "reuse-accumulators", "overwrite-operands"]
-    assert names[-5:] == [*follow, "keep-contiguous"]
+    assert names[-6:] == [*follow, "keep-contiguous", "flatten-constants"]
     assert names.index("fuse-conv-bn") < names.index("annotate") < names.index("reference")
     assert [stage.index for stage in history] == list(range(len(history)))
 

@@ -17,7 +17,9 @@ from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
 from qfx_passes.fusion.fuse_pads import FusePads
 from qfx_passes.fusion.fuse_post_ops import FusePostOps
+from qfx_passes.lowering.flatten_constants import FlattenConstants
 from qfx_passes.lowering.keep_contiguous import KeepContiguous
+from qfx_passes.lowering.keep_float import KeepFloat
 from qfx_passes.lowering.lower import Lower
 from qfx_passes.placement.annotate import Annotate
 from qfx_passes.placement.insert_stubs import InsertStubs
@@ -49,11 +51,13 @@ BUILTIN = (
     CorrectBias,
     MatchMeans,
     Reference,
+    KeepFloat,
     Lower,
     MergeProducts,
     ReuseAccumulators,
     OverwriteOperands,
     KeepContiguous,
+    FlattenConstants,
 )
 """Every pass of qfx; registered under the entry-point group ``qfx.passes``."""
 

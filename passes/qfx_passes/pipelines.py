@@ -19,6 +19,7 @@ from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
 from qfx_passes.fusion.fuse_pads import FusePads
 from qfx_passes.fusion.fuse_post_ops import FusePostOps
+from qfx_passes.lowering.flatten_constants import FlattenConstants
 from qfx_passes.lowering.keep_contiguous import KeepContiguous
 from qfx_passes.lowering.lower import Lower
 from qfx_passes.placement.annotate import Annotate
@@ -79,6 +80,7 @@ def static(backend: str | Backend | None = None, effort: str = "default") -> Pip
                 Reference(),
                 Lower(),
                 KeepContiguous(),
+                FlattenConstants(),
             ),
             backend=backend,
             method="static",
@@ -106,6 +108,7 @@ def qat(backend: str | Backend | None = None) -> Pipeline:
                 Reference(),
                 Lower(),
                 KeepContiguous(),
+                FlattenConstants(),
             ),
             backend=backend,
             method="qat",
@@ -126,6 +129,7 @@ def dynamic(backend: str | Backend | None = None, effort: str = "default") -> Pi
                 Reference(),
                 Lower(),
                 KeepContiguous(),
+                FlattenConstants(),
             ),
             backend=backend,
             method="dynamic",
@@ -146,6 +150,7 @@ def weight_only(backend: str | Backend | None = None, effort: str = "default") -
                 Reference(),
                 Lower(),
                 KeepContiguous(),
+                FlattenConstants(),
             ),
             backend=backend,
             method="weight_only",

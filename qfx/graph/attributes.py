@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from torch import Tensor, fx, nn
 
 from qfx.errors import PatternError
-from qfx.graph.lookup import Lookup
+from qfx.graph.lookup import Lookup, attribute_of
 from qfx.graph.unread_modules import take_away
 from qfx.private_attributes import (
     buffers_held,
@@ -70,6 +70,24 @@ class Attributes:
         owner, prefix, name = self._free(hint)
         owner.add_module(name, module)
         return prefix + name
+
+    def rename(self, name: str, wanted: str) -> str:
+        """Register what ``name`` refers to at the root, too; returns its name there.
+
+        That is ``wanted``, with underscores behind it where it is taken. It is the same object, and
+        is part of ``state_dict`` if it was.
+        """
+        path, _, last = name.rpartition(".")
+        owner = attribute_of(self._root, path) if path else self._root
+        value = attribute_of(owner, last)
+        while is_taken(self._root, wanted):
+            wanted += "_"
+        if isinstance(value, Tensor):
+            persistent = last not in unsaved_buffers(owner)
+            register_tensor(self._root, wanted, value, persistent=persistent)
+        else:
+            setattr(self._root, wanted, value)
+        return wanted
 
     def drop_orphans(self) -> None:
         """Delete every parameter, buffer and submodule that no node uses.

@@ -51,16 +51,17 @@ class LaterTensors:
         return stand_in
 
     def settle(self, graph_module: fx.GraphModule) -> None:
-        """Put the tensors where something stands for them at the root of ``graph_module``.
+        """Put the tensors where something stands for them in ``graph_module``.
 
         Raises:
             Exception: whatever computing one raised.
         """
         made: dict[str, Tensor] = {}
-        for name, held in buffers_held(graph_module).items():
-            if id(held) in self._ahead:
-                made[name] = self._ahead[id(held)][1].result()
-        buffers_held(graph_module).update(made)
+        for path, module in graph_module.named_modules():
+            for name, held in list(buffers_held(module).items()):
+                if id(held) in self._ahead:
+                    tensor = buffers_held(module)[name] = self._ahead[id(held)][1].result()
+                    made[f"{path}.{name}".lstrip(".")] = tensor
         for node in graph_module.graph.nodes:
             if node.op == "get_attr" and node.target in made:
                 meta.set_value(node, meta.describe(made[str(node.target)]))

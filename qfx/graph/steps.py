@@ -137,11 +137,15 @@ class Steps(NamedInterpreter):
         return result
 
     def written(self) -> dict[str, Tensor]:
-        """The tensors that the graph reads and has changed by now, by name."""
+        """The tensors that the graph reads and has changed by now, by name.
+
+        Their order is that of their names, wherever these are cut by dots: so it stays when a pass
+        gives each a name at the root.
+        """
         return {
-            name: value
-            for name, value in sorted(self._copies.items())
-            if not are_equal(value, self._first[name])
+            name: self._copies[name]
+            for name in sorted(self._copies, key=_flat)
+            if not are_equal(self._copies[name], self._first[name])
         }
 
     def changed(self, given: Mapping[str, object]) -> dict[str, Any]:
@@ -156,6 +160,10 @@ class Steps(NamedInterpreter):
         self._left[node] -= 1
         if self._left[node] <= 0:
             self.env.pop(node, None)
+
+
+def _flat(name: str) -> tuple[str, int]:
+    return name.replace(".", "_"), name.count(".")
 
 
 def _is_unchanged(value: object, before: object) -> bool:

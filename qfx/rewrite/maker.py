@@ -117,6 +117,16 @@ class Maker(Books):
         """
         return self._attributes.add_opaque(name_hint, value)
 
+    def rename(self, name: str, wanted: str) -> str:
+        """Hold what is called ``name`` at the root as ``wanted``; a taken name gets underscores.
+
+        Nodes that read it are to be retargeted: the old name goes with the last of them.
+
+        Returns:
+            Its name there, for ``retarget``.
+        """
+        return self._attributes.rename(name, wanted)
+
     def attribute(self, name: str, *, origins: Sequence[fx.Node] = ()) -> fx.Node:
         """A node that reads the parameter, buffer or attribute called ``name``."""
         value = meta.describe(self._attributes.get(name))

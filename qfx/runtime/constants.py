@@ -1,9 +1,7 @@
-"""Constants of a model that runs, one attribute lookup away.
+"""Constants of a model that runs, one attribute lookup away, and shared with those they equal.
 
-Reading ``self.layer1.conv.weight_scale`` in generated code costs a Python-level ``__getattr__`` per
-dot, which on small layers is a tenth of the time. Here every constant that a graph reads is given a
-name of its own at the root, and is kept in the instance's ``__dict__`` besides its registry, where
-Python finds it at once.
+The pass ``flatten-constants`` gives every constant that a graph reads a name at the root. There it
+is kept in the instance's ``__dict__`` besides its registry, where Python finds it at once.
 """
 
 from __future__ import annotations
@@ -11,25 +9,10 @@ from __future__ import annotations
 from itertools import chain
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from qfx.graph.attributes import Attributes, is_taken, register_tensor
 from qfx.graph.effects import changing
-from qfx.graph.lookup import Lookup
-from qfx.private_attributes import tensors_held, unsaved_buffers
-
-
-def flatten_constants(graph_module: fx.GraphModule) -> None:
-    """Move what ``get_attr`` nodes read to the root of ``graph_module``, in place."""
-    lookup, names = Lookup(graph_module), dict[str, str]()
-    for node in graph_module.graph.nodes:
-        if node.op != "get_attr":
-            continue
-        target = str(node.target)
-        if target not in names:
-            names[target] = _move(graph_module, target, lookup)
-        node.target = names[target]
-    Attributes(graph_module).drop_orphans()
+from qfx.private_attributes import tensors_held
 
 
 def pin_constants(graph_module: fx.GraphModule) -> None:
@@ -70,25 +53,3 @@ def hold_the_same(one: Tensor | None, other: Tensor | None) -> bool:
         return False
     alike = (one.dtype, one.shape, one.device) == (other.dtype, other.shape, other.device)
     return alike and type(one) is type(other) and torch.equal(one, other)
-
-
-def _move(graph_module: fx.GraphModule, target: str, lookup: Lookup) -> str:
-    """Register what ``target`` names at the root; the new name."""
-    path, _, attribute = target.rpartition(".")
-    if not path:
-        return target
-    owner, value = lookup.get(path), lookup.get(target)
-    assert isinstance(owner, nn.Module)
-    name = _free(graph_module, target.replace(".", "_"))
-    if isinstance(value, Tensor):
-        persistent = attribute not in unsaved_buffers(owner)
-        register_tensor(graph_module, name, value, persistent=persistent)
-    else:
-        setattr(graph_module, name, value)
-    return name
-
-
-def _free(graph_module: fx.GraphModule, name: str) -> str:
-    while is_taken(graph_module, name):
-        name += "_"
-    return name

@@ -29,7 +29,7 @@ from qfx.graph.ways import apply_to_ways, ways_of
 from qfx.graph.working import WorkingGraphModule
 from qfx.history.weights import meaning_of
 from qfx.report.text import covered
-from qfx.runtime.constants import flatten_constants, pin_constants
+from qfx.runtime.constants import pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
 from qfx.runtime.inputs import Rounded, explain_failure, refuse_dtypes, rounded_inputs
 from qfx.runtime.own_code import with_own_code
@@ -115,7 +115,6 @@ class QuantizedModel(WorkingGraphModule):
         history: History,
         lowering: Lowering,
     ) -> None:
-        flatten_constants(lowered)
         super().__init__(lowered, lowered.graph, "QuantizedModel")
         self.meta[LEVEL] = Level.LOWERED
         copy_hooks(lowered, self)

@@ -9,6 +9,7 @@ from qfx.errors import ConfigError, FormatError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.registry import builtin_pass, is_builtin, parse_pass
+from qfx_passes.lowering.flatten_constants import FlattenConstants
 
 _MOST = 10_000
 """Characters of a pass."""
@@ -46,12 +47,27 @@ def read_passes(texts: Sequence[str], backend: Backend, made_for: str) -> tuple[
 
 
 def read_lowering(texts: Sequence[str], backend: Backend, made_for: str) -> tuple[Pass, ...]:
-    """The passes of those texts, which all work on kernels."""
-    passes = read_passes(texts, backend, made_for)
+    """The passes of those texts, which all work on the reference form or on kernels."""
+    passes = with_flat_constants(read_passes(texts, backend, made_for), Level.REFERENCE)
     for step in passes:
-        if Level.LOWERED not in (step.requires, step.produces):
+        if not _works_on_kernels(step):
             raise FormatError(f"pass {step} does not lower models, and a file would have it do so")
     return passes
+
+
+def with_flat_constants(passes: tuple[Pass, ...], start: Level) -> tuple[Pass, ...]:
+    """``passes`` from ``start`` on, which end with ``flatten-constants`` if they quantize.
+
+    Files that were written before there was this pass do not name it.
+    """
+    end = max((start, *(step.produces for step in passes if step.produces is not None)))
+    known = any(isinstance(step, FlattenConstants) for step in passes)
+    return passes if known or end < Level.REFERENCE else (*passes, FlattenConstants())
+
+
+def _works_on_kernels(step: Pass) -> bool:
+    """Whether a pass works on the reference form, or on what that is lowered to."""
+    return step.produces is Level.LOWERED or (step.requires or Level.CAPTURED) >= Level.REFERENCE
 
 
 def _parsed(text: str) -> Pass:

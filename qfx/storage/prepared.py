@@ -33,7 +33,7 @@ from qfx.storage.geometry import check_reads_as_told
 from qfx.storage.graphs import build_graph, write_graph
 from qfx.storage.hardware import backend_for, check_saturation
 from qfx.storage.memory import check_memory
-from qfx.storage.passes import read_passes, write_passes
+from qfx.storage.passes import read_passes, with_flat_constants, write_passes
 from qfx.storage.prepared_records import Examples, PreparedRecord, TrainedRecord
 from qfx.storage.shells import restore_shells, write_shells
 from qfx.storage.tensors import TensorSource, TensorStore
@@ -142,7 +142,7 @@ def build_prepared(
     history = _at_present(history, graph_module, region)
     check_saturation(backend, graph_module.graph, saturated=record.saturates)
     trained = _trained(record.trained, graph_module)
-    rest = read_passes(record.rest, backend, record.backend)
+    rest = with_flat_constants(read_passes(record.rest, backend, record.backend), record.level)
     settings = PreparationSettings(
         method=record.method,
         backend=backend,

@@ -23,7 +23,7 @@ from qfx.graph.later_tensors import LaterTensors
 from qfx.graph.leaves import has_hooks
 from qfx.graph.working import WorkingGraphModule
 from qfx.history.history import History
-from qfx.quant.annotation import Annotation, Decision, annotate, annotation
+from qfx.quant.annotation import Decision, annotation
 from qfx.quant.level_checks import QUANTIZATION
 from qfx.report.sites import QuantizationReport
 from qfx.runtime.constants import pin_constants
@@ -46,8 +46,7 @@ from qfx.storage.passes import read_lowering, write_passes
 from qfx.storage.reports import read_report, write_report
 from qfx.storage.targets import Types
 from qfx.storage.tensors import TensorSource, TensorStore
-
-_PUT_BACK = "kernel-failed-check"
+from qfx_passes.lowering.keep_float import REASON, keep_float
 
 
 # -- writing -------------------------------------------------------------------------------------
@@ -84,7 +83,7 @@ def write_quantized(model: QuantizedModel, store: TensorStore) -> dict[str, Json
 def _put_back(model: QuantizedModel) -> dict[str, Decision]:
     """The operations that stay float because their kernel was wrong, by node."""
     notes = ((node.name, annotation(node)) for node in model.graph.nodes)
-    return {n: a.decision for n, a in notes if a is not None and a.decision.reason == _PUT_BACK}
+    return {n: a.decision for n, a in notes if a is not None and a.decision.reason == REASON}
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -158,14 +157,12 @@ def build_quantized(
     report = replace(record.report, history=history)
     if backend.name != record.backend:
         report = _of_reference(report, graph)
-    for node in lowered.graph.nodes:
-        if node.name in record.put_back:
-            annotate(node, Annotation(record.put_back[node.name]))
+    put_back = {name: decision.message for name, decision in record.put_back.items()}
     passes = read_lowering(record.lowering, backend, record.backend)
     ctx = PassContext(lowered)
     with LaterTensors() as later:
         ctx.put(backend, QUANTIZATION, later)
-        apply(lowered, passes, ctx)
+        apply(lowered, (*keep_float(put_back), *passes), ctx)
         made = QuantizedModel(
             lowered, reference, report=report, history=history, lowering=Lowering(backend, passes)
         )

@@ -6,7 +6,7 @@ lower -> compare every call -> put back what fails -> lower again ... -> compare
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, fx
@@ -17,7 +17,7 @@ from qfx.framework.instruments import Instrument
 from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
 from qfx.history.history import History
-from qfx.quant.annotation import Annotation, annotate, annotation
+from qfx.quant.annotation import annotation
 from qfx.quant.reasons import refusal
 from qfx.report.checked import Checked
 from qfx.runtime.prepared import PreparedModel
@@ -35,7 +35,7 @@ from qfx.verification.outputs import (
     outputs,
 )
 
-LowerFunction = Callable[[fx.GraphModule, History], None]
+LowerFunction = Callable[[fx.GraphModule, History, Mapping[str, str]], None]
 
 
 class Net:
@@ -84,7 +84,8 @@ class Net:
 
         Args:
             reference: the reference form; stays as it is.
-            lower: runs the passes of lowering on a graph, in place, and adds their stages.
+            lower: runs the passes of lowering on a graph, in place, and adds their stages; what is
+                named, each with the reason, stays float.
             history: up to the reference form; stays as it is.
 
         Returns:
@@ -95,8 +96,7 @@ class Net:
         """
         while True:
             stages, graph_module = History(history), clone_graph_module(reference, apart=True)
-            _put_back(graph_module, self._put_back)
-            lower(graph_module, stages)
+            lower(graph_module, stages, self._put_back)
             self._calls = check_calls(reference, graph_module, self._batch)
             self._check_following(reference, graph_module, lower, history)
             faults = self._calls.faults
@@ -120,8 +120,7 @@ class Net:
         if self._following.keep_values(lowered):
             return
         self._closely, again = True, clone_graph_module(reference, apart=True)
-        _put_back(again, self._put_back)
-        lower(again, History(history))  # raises at the one at fault
+        lower(again, History(history), self._put_back)  # raises at the one at fault
         self._closely = False
         if self._following.all_keep:
             raise PassError(
@@ -185,28 +184,22 @@ class Net:
         return pytree.tree_map_only(Tensor, lambda t: t.to(self._device), value)
 
 
-def _put_back(graph_module: fx.GraphModule, put_back: dict[str, str]) -> None:
-    """Decide that the operations stay float."""
-    for node in graph_module.graph.nodes:
-        if node.name in put_back:
-            detail = put_back[node.name]
-            annotate(
-                node, Annotation(refusal("kernel-failed-check", op=_named(node), detail=detail))
-            )
-
-
 def _named(node: fx.Node) -> str:
     return str(getattr(node.target, "name", node.target))
 
 
 def _curable(reference: fx.GraphModule, faults: list[Fault]) -> dict[str, str]:
-    """The faults of quantized operations, by operation."""
-    notes = {n.name: annotation(n) for n in reference.graph.nodes}
+    """The quantized operations that are at fault, and why each stays float."""
+    nodes = {node.name: node for node in reference.graph.nodes}
     found: dict[str, str] = {}
     for fault in faults:
-        note = notes.get(fault.operation)
-        if note is not None and note.decision.quantized:
-            found.setdefault(fault.operation, f"{fault.kernel}: {fault.detail}")
+        node = nodes.get(fault.operation)
+        note = None if node is None else annotation(node)
+        if node is None or note is None or not note.decision.quantized:
+            continue
+        detail = f"{fault.kernel}: {fault.detail}"
+        why = refusal("kernel-failed-check", op=_named(node), detail=detail)
+        found.setdefault(fault.operation, why.message)
     return found
 
 

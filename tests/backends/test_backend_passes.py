@@ -17,6 +17,9 @@ from qfx.framework.pass_context import PassContext
 from tests.backends.test_schemes import Net, X, npu, npu_linear
 from tests.cases.flow import randn
 
+ENDS = ("keep-contiguous", "flatten-constants")
+"""What ends every pipeline."""
+
 
 class Looks(qfx.Pass):
     """Does nothing, after lowering."""
@@ -50,12 +53,12 @@ def with_passes(name: str, *passes: qfx.Pass) -> Backend:
 @pytest.mark.parametrize("name", ["fbgemm", "reference", "x86"])
 def test_they_run_right_after_lowering(name: str) -> None:
     backend = with_passes(name, Looks(), Follows())
-    assert stages(backend) == ["lower", "looks", "follows", "keep-contiguous"]
+    assert stages(backend) == ["lower", "looks", "follows", *ENDS]
 
 
 @pytest.mark.parametrize("name", ["fbgemm", "reference", "x86"])
 def test_none_are_needed(name: str) -> None:
-    assert stages(with_passes(name)) == ["lower", "keep-contiguous"]
+    assert stages(with_passes(name)) == ["lower", *ENDS]
 
 
 def test_passes_of_the_user_come_after_those_of_the_backend() -> None:
@@ -65,7 +68,12 @@ def test_passes_of_the_user_come_after_those_of_the_backend() -> None:
 
 def test_a_pipeline_that_names_one_says_where_it_runs() -> None:
     pipeline = qfx.pipelines.static().insert_after("keep-contiguous", Looks())
-    assert stages(with_passes("x86", Looks()), pipeline) == ["lower", "keep-contiguous", "looks"]
+    assert stages(with_passes("x86", Looks()), pipeline) == [
+        "lower",
+        "keep-contiguous",
+        "looks",
+        "flatten-constants",
+    ]
 
 
 def test_a_pipeline_that_does_not_lower_has_none() -> None:
@@ -90,7 +98,7 @@ def test_anything_else_is_refused(wrong: object) -> None:
 def test_they_are_printed_where_they_will_run() -> None:
     backend = with_passes("x86", Looks(), Follows())
     lines = str(qfx.pipelines.static(backend=backend)).splitlines()
-    assert lines[lines.index("lower") :] == ["lower", "looks", "follows", "keep-contiguous"]
+    assert lines[lines.index("lower") :] == ["lower", "looks", "follows", *ENDS]
     assert "looks" not in str(qfx.pipelines.static())
 
 
@@ -98,13 +106,13 @@ def test_one_that_is_left_out_stays_out() -> None:
     backend = with_passes("x86", Looks(), Follows())
     pipeline = qfx.pipelines.static(backend=backend).without("looks")
     assert "looks" not in str(pipeline)
-    assert stages(backend, pipeline) == ["lower", "follows", "keep-contiguous"]
+    assert stages(backend, pipeline) == ["lower", "follows", *ENDS]
 
 
 def test_a_pipeline_is_edited_at_one_of_them() -> None:
     backend = with_passes("x86", Looks())
     pipeline = qfx.pipelines.static(backend=backend).insert_after("looks", Follows())
-    assert stages(backend, pipeline) == ["lower", "looks", "follows", "keep-contiguous"]
+    assert stages(backend, pipeline) == ["lower", "looks", "follows", *ENDS]
 
 
 # -- passes that replace kernels ------------------------------------------------------------------

@@ -153,7 +153,6 @@ EXCEPTIONS = {
     "qfx.graph.clone": "copies graphs, which nobody holds yet",
     "qfx.graph.copying": "rebuilds modules that can't be copied",
     "qfx.graph.in_place": "gives a module a parameter that tells dtypes, and that no node reads",
-    "qfx.runtime.constants": "gives tensors names at the root; what reads them is retargeted",
     "qfx.storage.attributes": "makes the modules of a file, which no graph reads yet",
     "qfx.storage.graphs": "makes the graph of a file, which nobody holds yet",
     "qfx_passes.canonical.norms": "gives a module back its counter, which no node reads",

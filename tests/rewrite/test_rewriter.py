@@ -111,6 +111,20 @@ def test_constants_never_overwrite() -> None:
     assert meta.value_of(nested) == meta.TensorInfo((3,), torch.float32)
 
 
+def test_what_is_renamed_is_the_same_object() -> None:
+    b = GraphBuilder()
+    part = b.owner.part = nn.Linear(4, 4)  # type: ignore[assignment]
+    deep, taken = b._known(b.graph.get_attr("part.bias")), b.attr("part_bias", torch.zeros(4))
+    gm = b.done(b.mul(deep, taken))
+    rw = Rewriter(gm, pass_name="p")
+    rw.retarget(deep, rw.rename("part.bias", "part_bias"))
+    rw.finish()
+    assert (deep.target, taken.target) == ("part_bias_", "part_bias")
+    assert gm.part_bias_ is part.bias
+    assert [name for name, _ in gm.named_parameters()] == ["part_bias", "part_bias_"]
+    assert rw.events == [Event("p", (), (), "model.py:7", (deep.name,))]
+
+
 def test_modules_and_objects() -> None:
     b = GraphBuilder()
     x = b.input()

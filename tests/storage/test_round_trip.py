@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import qfx
+from qfx.storage.files import load_buffer
+from tests.storage.test_hostile import told
 from tests.support.nets import seeded
 
 CASES = (
@@ -105,6 +107,34 @@ def test_the_field_s_own_reader_reads_it(saved: dict[tuple[str, str], Any]) -> N
     with safetensors.safe_open(path, "pt") as file:
         assert file.metadata()["format"] == "qfx"
         assert set(dict(qmodel.reference.named_buffers())) < set(file.keys())
+
+
+def names(model: qfx.QuantizedModel) -> list[str]:
+    with pytest.warns(qfx.QfxWarning, match="state_dict"):
+        return list(model.state_dict())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_of_before_flatten_constants_is_read_as_it_was(
+    case: tuple[str, str], saved: dict[tuple[str, str], Any]
+) -> None:
+    qmodel, path, _ = saved[case]
+    older = told(path.read_bytes(), lambda content: content["model"]["lowering"].pop())
+    loaded = load_buffer(older)
+    assert isinstance(loaded, qfx.QuantizedModel)
+    assert torch.equal(loaded(X), qmodel(X))
+    assert names(loaded) == names(qmodel)
+    assert qfx.snapshot(loaded).to_json() == qfx.snapshot(qmodel).to_json()
+
+
+def test_a_prepared_model_of_before_flatten_constants_is_read_as_it_was(tmp_path: Path) -> None:
+    prepared = qfx.prepare(small(), X)
+    qfx.calibrate(prepared, [X])
+    path = qfx.save(prepared, tmp_path / "m.qfx")
+    older = told(path.read_bytes(), lambda content: content["model"]["rest"].pop())
+    now, before = (qfx.convert(load_buffer(data)) for data in (bytearray(path.read_bytes()), older))
+    assert names(before) == names(now)
+    assert torch.equal(before(X), now(X))
 
 
 def test_the_original_may_be_overwritten_while_it_is_mapped(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def quantized(*steps: qfx.Pass, after: str) -> qfx.QuantizedModel:
 
 
 @pytest.mark.parametrize("maker", ["theirs", "qfx_passes.lowering"])
-@pytest.mark.parametrize("after", ["reference", "lower", "keep-contiguous"])
+@pytest.mark.parametrize("after", ["reference", "lower", "keep-contiguous", "flatten-constants"])
 def test_who_changes_values_is_named(
     after: str, maker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
