@@ -28,6 +28,21 @@ def derived() -> qfx.Backend:
     return replace(resolve_backend("auto"), name="derived")
 
 
+def of_what_there_is() -> qfx.Backend:
+    """Looks at what there is, and asks for one that does not exist."""
+    seen.append(qfx.backends.available())
+    with pytest.raises(qfx.BackendError, match="unknown backend 'nobody'"):
+        resolve_backend("nobody")
+    return replace(reference.backend(), name="looks")
+
+
+def of_another() -> qfx.Backend:
+    return replace(resolve_backend("acme"), name="other")
+
+
+seen: list[tuple[str, ...]] = []
+
+
 def elsewhere() -> qfx.Backend:
     raise qfx.BackendError("the acme coprocessor, firmware 7 or newer")
 
@@ -73,6 +88,20 @@ def test_it_may_be_made_of_one_of_ours(install: Callable[..., None]) -> None:
     install(derived="derived")
     assert qfx.backends.available()[-1] == "derived"
     assert resolve_backend("derived").rules == resolve_backend("auto").rules
+
+
+def test_it_may_ask_what_there_is(install: Callable[..., None]) -> None:
+    install(looks="of_what_there_is", acme="acme", zeta="elsewhere")
+    seen.clear()
+    there = qfx.backends.available()
+    assert there[-2:] == ("acme", "looks")
+    assert seen == [there[:-1]]  # itself aside, and once
+    assert qfx.backends.available() == there
+
+
+def test_it_may_be_made_of_another_package_s(install: Callable[..., None]) -> None:
+    install(other="of_another", acme="acme")
+    assert resolve_backend("other").rules == resolve_backend("acme").rules
 
 
 def test_a_machine_that_lacks_it_is_told_so(install: Callable[..., None]) -> None:
