@@ -23,7 +23,7 @@ FLOORS = (
         *("errors", "stubs", "table", "library", "version"),
         *("caller_modes", "garbage_collection", "thread_switching"),
     ),
-    ("torch_private", "private_attributes"),
+    ("torch_private", "private_attributes", "plug_ins"),
     ("semantics",),
     ("vocab",),
     ("graph",),

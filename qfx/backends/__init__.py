@@ -26,7 +26,7 @@ from qfx.backends.base import (
     follows,
     pulls,
 )
-from qfx.backends.entry_points import at_hand
+from qfx.backends.entry_points import INSTALLED
 from qfx.backends.schemes import Scheme
 from qfx.errors import BackendError
 from qfx.torch_private import QUANTIZED_DTYPES, lacking
@@ -56,7 +56,7 @@ def _recommended() -> str:
 
 def _names() -> tuple[str, ...]:
     """Every backend, whether this machine can run it or not."""
-    return (*NAMES, *TARGETS, *at_hand((*NAMES, *TARGETS)))
+    return (*NAMES, *TARGETS, *INSTALLED.by_name((*NAMES, *TARGETS)))
 
 
 def needs(name: str) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def _needs(name: str) -> Iterator[tuple[str, bool]]:
 def _lacks(name: str) -> str:
     """What this machine lacks for a backend, in words, or ""."""
     if name not in (*NAMES, *TARGETS):
-        return at_hand((*NAMES, *TARGETS))[name].lacks
+        return INSTALLED.by_name((*NAMES, *TARGETS))[name].lacks
     return next((text for text, there in _needs(name) if not there), "")
 
 
@@ -166,7 +166,7 @@ def others_with(op: object, but: str, method: str = "static") -> tuple[str, ...]
 def _load(name: str) -> Backend:
     if name in (*NAMES, *TARGETS):
         return _own(name)
-    found = at_hand((*NAMES, *TARGETS))[name].backend
+    found = INSTALLED.by_name((*NAMES, *TARGETS))[name].made
     assert found is not None, name  # it is available
     return found
 

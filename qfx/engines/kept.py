@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from qfx.caller_modes import undisturbed
 from qfx.engines.admission import Guards
@@ -32,8 +31,9 @@ from qfx.export.onnx.forms import OnnxForm
 from qfx.runtime.quantized import QuantizedModel
 from qfx.storage.fields import Fields, Json, number
 from qfx.storage.files import Describe
+from qfx.storage.prepared import write_examples
 from qfx.storage.tensors import TensorSource, TensorStore
-from qfx.storage.values import ValueReader, write_value
+from qfx.storage.values import ValueReader
 
 _MOST_THREADS, _MOST_ENGINES = 1024, 100
 _NUMBERS = ("median_ms", "least_ms", "build_seconds", "macs_inside")
@@ -74,20 +74,10 @@ def describe(fast: CompiledModel) -> Describe:
             "dynamic": request.dynamic,
             "float_dtype": str(request.float_dtype).removeprefix("torch."),
             "trials": [_row(trial) for trial in choice.trials],
-            "examples": None if examples is None else _written(examples, store),
+            "examples": None if examples is None else write_examples(examples, store),
         }
 
     return said
-
-
-def _written(examples: object, store: TensorStore) -> Json:
-    def keep(tensor: Tensor) -> str:
-        return store.keep(tensor, "examples.input")
-
-    try:
-        return write_value(examples, keep)
-    except FormatError as error:
-        raise FormatError(f"the example inputs can't be written: {error}") from None
 
 
 def _row(trial: EngineTrial) -> dict[str, Json]:

@@ -6,40 +6,32 @@ acme = "acme_qfx:Acme"
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
 
 from qfx.engines.base import Engine
 from qfx.engines.eager import Eager
 from qfx.engines.inductor import Inductor
 from qfx.engines.onnxruntime import OnnxRuntime
 from qfx.engines.openvino import OpenVINO
-from qfx.errors import ConfigError, warn
+from qfx.errors import ConfigError
+from qfx.plug_ins import PlugIns
 
-GROUP = "qfx.engines"
 _OWN = (OpenVINO, OnnxRuntime, Inductor, Eager)
+
+INSTALLED = PlugIns("qfx.engines", Engine, "engine")  # type: ignore[type-abstract]
+"""Those of other packages."""
 
 
 @cache
+def _own() -> Mapping[str, Engine]:
+    return {kind.name: kind() for kind in _OWN}
+
+
 def engines() -> dict[str, Engine]:
     """Every engine by name, whether or not it can be used here."""
-    found: dict[str, Engine] = {kind.name: kind() for kind in _OWN}
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
-        origin = f"entry point {entry.name} = {entry.value} of group {GROUP}"
-        if entry.name in found:
-            warn(f"{origin} is ignored: the name is taken")
-            continue
-        try:
-            loaded = entry.load()
-            engine = loaded if isinstance(loaded, Engine) else loaded()
-        except Exception as error:
-            warn(f"{origin} fails to load: {type(error).__name__}: {error}")
-            continue
-        if isinstance(engine, Engine) and engine.name == entry.name:
-            found[entry.name] = engine
-        else:
-            warn(f"{origin} gives {engine!r}, no engine called {entry.name!r}")
-    return found
+    found = INSTALLED.by_name(_own())
+    return {**_own(), **{n: each.made for n, each in found.items() if each.made is not None}}
 
 
 def available() -> tuple[str, ...]:

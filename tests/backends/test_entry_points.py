@@ -12,8 +12,9 @@ import pytest
 from torch import nn
 
 import qfx
+from qfx import plug_ins
 from qfx.backends import NAMES, reference, resolve_backend
-from qfx.backends import entry_points as module
+from qfx.backends.entry_points import INSTALLED
 from tests.cases.flow import randn, seeded
 
 X = randn(3, 4)
@@ -63,14 +64,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
     def declare(**entries: str) -> None:
         found = [
-            EntryPoint(name, f"{__name__}:{attribute}", module.GROUP)
+            EntryPoint(name, f"{__name__}:{attribute}", "qfx.backends")
             for name, attribute in entries.items()
         ]
-        monkeypatch.setattr(module, "entry_points", lambda group: found)
-        module.installed.cache_clear()
+        monkeypatch.setattr(plug_ins, "entry_points", lambda group: found)
+        INSTALLED.forget()
 
     yield declare
-    module.installed.cache_clear()
+    INSTALLED.forget()
 
 
 @pytest.mark.parametrize("attribute", ["acme", "READY"])
@@ -156,10 +157,10 @@ def test_a_distribution_on_the_path_brings_its_backend(
     (tmp_path / "acme_npu.py").write_text(ACME)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "acme_npu", raising=False)
-    module.installed.cache_clear()
+    INSTALLED.forget()
     try:
         assert qfx.backends.available()[-1] == "acme-npu"
         made = qfx.quantize(seeded(lambda: nn.Linear(4, 3)), X, backend="acme-npu")
     finally:
-        module.installed.cache_clear()
+        INSTALLED.forget()
     assert made.report.backend == "acme-npu"

@@ -8,20 +8,21 @@ from importlib.metadata import EntryPoint
 import pytest
 
 import qfx
+from qfx import plug_ins
 from qfx.engines import registry
 from tests.support.engines import Fake
 
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    registry.engines.cache_clear()
+    registry.INSTALLED.forget()
     yield
-    registry.engines.cache_clear()
+    registry.INSTALLED.forget()
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
-    found = [EntryPoint(name, value, registry.GROUP) for name, value in values.items()]
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+    found = [EntryPoint(name, value, "qfx.engines") for name, value in values.items()]
+    monkeypatch.setattr(plug_ins, "entry_points", lambda group: found)
 
 
 def test_our_own() -> None:
@@ -34,6 +35,17 @@ def test_one_of_another_package(monkeypatch: pytest.MonkeyPatch, fresh: None) ->
     install(monkeypatch, fake="tests.support.engines:Fake")
     assert "fake" in qfx.engines.available()
     assert isinstance(registry.named("fake"), Fake)
+
+
+def asks() -> Fake:
+    """Makes an engine, and looks at what there is."""
+    assert "eager" in qfx.engines.available()
+    return Fake()
+
+
+def test_one_may_ask_what_there_is(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    install(monkeypatch, fake=f"{__name__}:asks")
+    assert qfx.engines.available()[-1] == "fake"
 
 
 @pytest.mark.parametrize(
