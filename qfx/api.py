@@ -65,7 +65,7 @@ _IS_STATIC = (
 @draws_undone()
 def quantize(
     model: nn.Module | ExportedProgram,
-    example_inputs: Any,
+    example_inputs: object,
     *,
     method: str = "static",
     calibration_data: Iterable[Any] | None = None,
@@ -183,7 +183,7 @@ def _calibrate_once(subject: Calibrated, data: Iterable[Any] | None, progress: b
 @patiently
 def prepare(
     model: nn.Module | ExportedProgram,
-    example_inputs: Any,
+    example_inputs: object,
     *,
     method: str = "static",
     qconfig: QConfig | QConfigMapping | None = None,

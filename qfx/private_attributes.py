@@ -94,7 +94,7 @@ def gather_flat_weights(layer: nn.RNNBase) -> None:
     layer._init_flat_weights()
 
 
-def takes_uneven_inputs(ddp: Any) -> bool:
+def takes_uneven_inputs(ddp: object) -> bool:
     """Whether ranks of a DistributedDataParallel may be done before others."""
     return bool(getattr(getattr(ddp, "_join_config", None), "enable", False))
 
@@ -142,7 +142,7 @@ def look_for_wrapped(tracer: fx.Tracer, module: ModuleType) -> None:
 
 
 # -- operators -----------------------------------------------------------------------------------
-def schema_of(operator: Any) -> Any:
+def schema_of(operator: object) -> Any:
     """The schema of an operator of ``torch.ops``; None of what is none."""
     return getattr(operator, "_schema", None)
 

@@ -88,7 +88,7 @@ def load_decomposed() -> bool:
     return not lacking(["torch.ops.quantized_decomposed.quantize_per_tensor.default"])
 
 
-def schema_arguments(operator: Any) -> Sequence[Any] | None:
+def schema_arguments(operator: object) -> Sequence[Any] | None:
     """The arguments in the schema of an operator of ``torch.ops``; None where it can't be told."""
     schema = getattr(operator, "_schema", None)
     return None if schema is None else schema.arguments

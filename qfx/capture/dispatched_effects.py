@@ -99,7 +99,7 @@ class _Watched:
         self._versions = self._counters()
         self._memory = {address for t in self._tensors for address in _address(t)}
 
-    def see(self, func: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
+    def see(self, func: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
         if self._wrote or not schema_of(func).is_mutable:
             return
         written = pytree.tree_leaves(list(_written(func, args, kwargs)))
@@ -114,7 +114,7 @@ class _Watched:
         return [version_of(tensor) for tensor in self._tensors]
 
 
-def _written(func: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+def _written(func: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
     for position, argument in enumerate(schema_of(func).arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
@@ -140,7 +140,7 @@ def _moved_statistics(
 
 
 @cache
-def _statistics(func: Any) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
+def _statistics(func: object) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
     """Positions and names of the running statistics of a norm, and of what asks to move them."""
     names = [argument.name for argument in schema_of(func).arguments]
     if "running_mean" not in names or _RATES.isdisjoint(names):

@@ -40,7 +40,7 @@ def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*[_key(value) for value in args], *[(n, _key(v)) for n, v in kwargs.items()])
 
 
-def _key(value: Any) -> Any:
+def _key(value: object) -> Any:
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.device
     if isinstance(value, _PLAIN):
@@ -97,7 +97,7 @@ class Guards:
                     )
 
 
-def _pairs(given: Any, known: Any) -> list[tuple[Tensor, TensorInfo]]:
+def _pairs(given: object, known: object) -> list[tuple[Tensor, TensorInfo]]:
     """Tensors beside what they were captured as."""
     if isinstance(known, TensorInfo):
         if not isinstance(given, Tensor):
@@ -116,7 +116,7 @@ def _pairs(given: Any, known: Any) -> list[tuple[Tensor, TensorInfo]]:
     ]
 
 
-def _without_memory(value: Any) -> Any:
+def _without_memory(value: object) -> Any:
     if not isinstance(value, Tensor):
         return value
     return torch.empty(value.shape, dtype=value.dtype, device="meta")

@@ -58,7 +58,7 @@ class Agreement:
     wrong: str = ""
 
 
-def compare(wanted: Any, found: Any) -> Agreement:
+def compare(wanted: object, found: object) -> Agreement:
     """Hold results against those of the reference graph."""
     ours, form = pytree.tree_flatten(wanted)
     theirs, other = pytree.tree_flatten(found)
@@ -92,13 +92,13 @@ def _wrong(what: str) -> Agreement:
     return Agreement(math.nan, math.nan, what)
 
 
-def _of(value: Any) -> str:
+def _of(value: object) -> str:
     return (
         f"{value.dtype}{list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     )
 
 
-def floor(reference: fx.GraphModule, arguments: Mapping[str, Any], wanted: Any) -> float:
+def floor(reference: fx.GraphModule, arguments: Mapping[str, Any], wanted: object) -> float:
     """The ratio in dB that moved results leave of the reference."""
     with torch.no_grad():
         moved = _Moved(reference, arguments).run()

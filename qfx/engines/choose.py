@@ -252,7 +252,7 @@ class Choosing:
             raise CannotRun("writes to its inputs")
         return made
 
-    def _against(self, candidate: Candidate, made: Any) -> str:
+    def _against(self, candidate: Candidate, made: object) -> str:
         """Why results don't agree; what they are held against is computed where it matters."""
         found = candidate.found
         if not reason_against(found, AGREES):
@@ -269,7 +269,7 @@ class Choosing:
             return ""
         return reason
 
-    def _loss(self, found: Agreement, made: Any) -> float:
+    def _loss(self, found: Agreement, made: object) -> float:
         """How many dB further from what unrounded activations yield than the reference is."""
         if found.wrong:
             return math.inf
@@ -307,7 +307,7 @@ def _prefer(chosen: Candidate, fixed: Candidate) -> None:
         runner.prefer(other)
 
 
-def _are_equal(given: Any, other: Any) -> bool:
+def _are_equal(given: object, other: object) -> bool:
     """Whether the tensors among arguments hold the same numbers."""
     pairs = zip(pytree.tree_leaves(given), pytree.tree_leaves(other), strict=True)
     tensors = ((a, b) for a, b in pairs if isinstance(a, Tensor))

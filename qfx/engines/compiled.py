@@ -95,7 +95,7 @@ class CompiledModel(nn.Module):
     def _run(
         self,
         route: Callable[..., Any],
-        key: Any,
+        key: object,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> Any:
@@ -109,7 +109,7 @@ class CompiledModel(nn.Module):
                 overwrite(tensor, value)  # eager begins anew with what was given
             return self._without(key, args, kwargs, error)
 
-    def _first(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _first(self, key: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call of a kind that was not seen before."""
         if not self.request.dynamic and not self._is_as_examples(args, kwargs):
             raise ConfigError(
@@ -141,7 +141,7 @@ class CompiledModel(nn.Module):
     @torch.no_grad()
     def _without(
         self,
-        key: Any,
+        key: object,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         error: Exception,
@@ -217,7 +217,7 @@ def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     return f"({', '.join(named)})"
 
 
-def _shape(value: Any) -> str:
+def _shape(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     if isinstance(value, (tuple, list)):

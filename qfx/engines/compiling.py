@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ from qfx.runtime.samples import Progress
 @torch.random.fork_rng(devices=[])
 def compile(
     model: nn.Module,
-    example_inputs: Any = None,
+    example_inputs: object = None,
     *,
     engine: str | Sequence[str] = "auto",
     threads: int | None = None,
@@ -90,7 +90,7 @@ def compile_as(
     request: CompileRequest,
     wanted: Sequence[Engine],
     model: nn.Module,
-    example_inputs: Any,
+    example_inputs: object,
     known: Known | None = None,
     *,
     progress: bool | None = None,

@@ -182,7 +182,7 @@ def _memory(shape: torch.Size, dtype: torch.dtype) -> Any:
     return torch.empty(shape, dtype=dtype).numpy()
 
 
-def _over(array: Any) -> Any:
+def _over(array: object) -> Any:
     """OpenVINO's tensor over the memory of an array, which it does not hold."""
     return _tensor_type()(array, shared_memory=True)
 

@@ -138,7 +138,7 @@ def _made_up(reference: fx.GraphModule) -> dict[str, Any]:
     return example_arguments(reference)
 
 
-def call_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments."""
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)

@@ -53,7 +53,7 @@ def hints_of(kind: type) -> Mapping[str, object]:
     return _hints[kind]
 
 
-def fits(value: object, hint: Any) -> bool:
+def fits(value: object, hint: object) -> bool:
     """Whether ``value`` is of the type that an annotation says."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is None or hint is type(None):

@@ -123,7 +123,7 @@ def _watch(
     module.register_forward_hook(after)
 
 
-def _copied(leaf: Any) -> Any:
+def _copied(leaf: object) -> Any:
     return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
 
 

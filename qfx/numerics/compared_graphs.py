@@ -169,7 +169,7 @@ class Pair:
             return False
         return True
 
-    def add_output(self, result: Any, actual: Any) -> None:
+    def add_output(self, result: object, actual: object) -> None:
         """Add the error of an output, or note why it can't be compared."""
         self.note_apart(added(result, actual, self.output))
 
@@ -177,7 +177,7 @@ class Pair:
         """Note why outputs can't be compared; "" if they can."""
         self.apart = self.apart or (why and _APART.format(why=why))
 
-    def _compare_outputs(self, result: Any, batch: Batch) -> None:
+    def _compare_outputs(self, result: object, batch: Batch) -> None:
         args, kwargs = copy_tensors(batch)
         with torch.no_grad():
             actual = self.qmodel(*args, **kwargs)

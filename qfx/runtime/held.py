@@ -110,7 +110,7 @@ Restored: TypeAlias = "HeldWeight | Stacked"
 """A weight that is restored when it is read."""
 
 
-def _value(operand: Any) -> Any:
+def _value(operand: object) -> Any:
     return operand.value() if isinstance(operand, Stored) else operand
 
 
@@ -120,7 +120,7 @@ def _device(stored: Stored | Tensor) -> torch.device:
     return stored.device
 
 
-def _converted(value: Any, convert: Callable[[Tensor], Tensor]) -> Any:
+def _converted(value: object, convert: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Stored):
         return value.converted(convert)
     return convert(value) if isinstance(value, Tensor) else value

@@ -282,7 +282,7 @@ def _at(table: list[T], number: object, place: str) -> T:
     return table[number]
 
 
-def _origin(value: Any, place: str) -> meta.Origin:
+def _origin(value: object, place: str) -> meta.Origin:
     if type(value) is not list or len(value) != 4 or not all(type(v) is str for v in value):
         raise FormatError(f"{place}.origins holds something that is no operation")
     return meta.Origin(*value)

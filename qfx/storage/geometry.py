@@ -119,7 +119,7 @@ def _numbers(node: fx.Node, arguments: dict[str, Any]) -> dict[str, list[int]]:
     return {name: _expanded(node, value, dims, least) for name, (value, least) in given.items()}
 
 
-def _expanded(node: fx.Node, value: Any, dims: int, least: int) -> list[int]:
+def _expanded(node: fx.Node, value: object, dims: int, least: int) -> list[int]:
     """A number per dim; none for what is said in a word, as padding may be."""
     if isinstance(value, str):
         return []

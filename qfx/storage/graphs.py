@@ -203,14 +203,14 @@ def _check_arguments(
             raise FormatError(f"{place}: {target.name}: {error}") from None
 
 
-def refs_in(value: Any) -> list[str]:
+def refs_in(value: object) -> list[str]:
     """The nodes that an argument reads, by name."""
     found: list[str] = []
     mapped(value, lambda ref: found.append(ref.name))
     return found
 
 
-def mapped(value: Any, of: Callable[[Ref], Any]) -> Any:
+def mapped(value: object, of: Callable[[Ref], Any]) -> Any:
     """A value with what ``of`` makes of each reference."""
     if isinstance(value, Ref):
         return of(value)

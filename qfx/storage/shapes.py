@@ -25,7 +25,7 @@ def write_shape(value: meta.Value) -> Json:
     return None
 
 
-def read_shape(value: Any, place: str, depth: int = 0) -> meta.Value:
+def read_shape(value: object, place: str, depth: int = 0) -> meta.Value:
     """What :func:`write_shape` wrote."""
     if value is None:
         return None
@@ -49,5 +49,5 @@ def read_shape(value: Any, place: str, depth: int = 0) -> meta.Value:
     return {key: read(item) for key, item in items}
 
 
-def _is_pair(item: Any) -> bool:
+def _is_pair(item: object) -> bool:
     return type(item) is list and len(item) == 2 and type(item[0]) is str

@@ -75,7 +75,7 @@ def write_target(node: fx.Node) -> Json:
     return name
 
 
-def _write_maker(node: fx.Node, kind: type, factory: Any, *, elements: bool) -> Json:
+def _write_maker(node: fx.Node, kind: type, factory: object, *, elements: bool) -> Json:
     made: dict[str, Json] = {"make": _NAMES.get(kind) or type_name(kind)}
     if elements:
         made["elements"] = True

@@ -54,7 +54,7 @@ class Ref:
 
 
 # -- writing -------------------------------------------------------------------------------------
-def write_value(value: Any, keep: KeepTensor | None = None) -> Json:
+def write_value(value: object, keep: KeepTensor | None = None) -> Json:
     """A value as JSON.
 
     Args:
@@ -81,13 +81,13 @@ def write_value(value: Any, keep: KeepTensor | None = None) -> Json:
     return _write_object(value, keep)
 
 
-def _checked(value: Any) -> Any:
+def _checked(value: object) -> Any:
     if type(value) is int and not limits.INTEGERS[0] <= value <= limits.INTEGERS[1]:
         raise FormatError(f"an integer of more than 64 bits can't be written: {str(value)[:40]}")
     return value
 
 
-def _write_object(value: Any, keep: KeepTensor | None) -> Json:
+def _write_object(value: object, keep: KeepTensor | None) -> Json:
     if isinstance(value, fx.Node):
         return {"node": value.name}
     if isinstance(value, slice):
@@ -174,48 +174,48 @@ class ValueReader:
             raise FormatError(f"{place} holds a {name[:40]!r}, which this version does not know")
         return reader(inner, place, depth + 1)
 
-    def _items(self, value: Any, place: str, depth: int) -> list[Any]:
+    def _items(self, value: object, place: str, depth: int) -> list[Any]:
         return [self.read(item, place, depth) for item in _array(value, place)]
 
-    def _list(self, value: Any, place: str, depth: int) -> list[Any]:
+    def _list(self, value: object, place: str, depth: int) -> list[Any]:
         return self._items(value, place, depth)
 
-    def _dict(self, value: Any, place: str, depth: int) -> dict[Any, Any]:
+    def _dict(self, value: object, place: str, depth: int) -> dict[Any, Any]:
         pairs = [self.read(pair, place, depth) for pair in _array(value, place)]
         for pair in pairs:
             if type(pair) is not tuple or len(pair) != 2 or not isinstance(pair[0], _KEYS):
                 raise FormatError(f"{place} holds a dict whose entries are no pairs")
         return dict(pairs)
 
-    def _ref(self, value: Any, place: str, depth: int) -> Ref:
+    def _ref(self, value: object, place: str, depth: int) -> Ref:
         if self._node is None or type(value) is not str or not self._node(value):
             raise FormatError(f"{place} reads {str(value)[:80]!r}, which no earlier node is called")
         return Ref(value)
 
-    def _slice(self, value: Any, place: str, depth: int) -> slice:
+    def _slice(self, value: object, place: str, depth: int) -> slice:
         ends = self._items(value, place, depth)
         if len(ends) != 3:
             raise FormatError(f"{place} holds a slice of {len(ends)} numbers")
         return slice(*ends)
 
-    def _range(self, value: Any, place: str, depth: int) -> range:
+    def _range(self, value: object, place: str, depth: int) -> range:
         numbers = _integers(value, place)
         if len(numbers) != 3 or not numbers[2]:
             raise FormatError(f"{place} holds no range")
         return range(*numbers)
 
-    def _complex(self, value: Any, place: str, depth: int) -> complex:
+    def _complex(self, value: object, place: str, depth: int) -> complex:
         parts = self._items(value, place, depth)
         if len(parts) != 2 or not all(type(part) in (int, float) for part in parts):
             raise FormatError(f"{place} holds no complex number")
         return complex(*parts)
 
-    def _tensor(self, value: Any, place: str, depth: int) -> Tensor:
+    def _tensor(self, value: object, place: str, depth: int) -> Tensor:
         if self._find is None or type(value) is not str:
             raise FormatError(f"{place} holds a tensor where none may stand")
         return self._find(value)
 
-    def _qparams(self, value: Any, place: str, depth: int) -> QParams:
+    def _qparams(self, value: object, place: str, depth: int) -> QParams:
         parts = self._items(value, place, depth)
         if len(parts) != 7:
             raise FormatError(f"{place} holds no qparams")
@@ -228,7 +228,7 @@ class ValueReader:
 _KEYS = (str, int, float, bool, type(None))
 
 
-def read_spec(value: Any, place: str) -> QuantSpec:
+def read_spec(value: object, place: str) -> QuantSpec:
     """What ``QuantSpec.to_dict`` wrote."""
     said = as_mapping(value, place)
     _word(said.get("dtype"), DTYPE_NAMES, place)
@@ -241,7 +241,7 @@ def read_spec(value: Any, place: str) -> QuantSpec:
         raise FormatError(f"{place}: {error}") from None
 
 
-def _check_options(observer: Any, place: str) -> None:
+def _check_options(observer: object, place: str) -> None:
     """FormatError for options that would take memory of their own."""
     options = observer.get("options") if isinstance(observer, dict) else None
     values = options.values() if isinstance(options, dict) else ()
@@ -259,20 +259,20 @@ def _integer(value: int, place: str) -> int:
     return value
 
 
-def _array(value: Any, place: str) -> list[Any]:
+def _array(value: object, place: str) -> list[Any]:
     if type(value) is not list:
         raise FormatError(f"{place} holds something else where a list should stand")
     return value
 
 
-def _integers(value: Any, place: str) -> list[int]:
+def _integers(value: object, place: str) -> list[int]:
     values = _array(value, place)
     if not all(type(each) is int for each in values):
         raise FormatError(f"{place} holds something else where integers should stand")
     return [_integer(each, place) for each in values]
 
 
-def _word(value: Any, known: dict[str, Any], place: str) -> Any:
+def _word(value: object, known: dict[str, Any], place: str) -> Any:
     if type(value) is not str or value not in known:
         raise FormatError(f"{place} holds {str(value)[:40]!r}, which is none of the known words")
     return known[value]

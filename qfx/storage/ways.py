@@ -66,7 +66,7 @@ def check_as_made(ways: Ways[Any]) -> None:
         )
 
 
-def _is_told(form: Any) -> bool:
+def _is_told(form: object) -> bool:
     """Whether a file can tell a form of calls."""
     if isinstance(form, tuple):
         return all(map(_is_told, form))

@@ -59,7 +59,7 @@ class Result:
 def run(
     passes: Pass | Sequence[Pass],
     model: nn.Module,
-    inputs: Any = None,
+    inputs: object = None,
     *,
     settings: Sequence[object] = (),
 ) -> Result:
@@ -83,7 +83,7 @@ def run(
 def check(
     passes: Pass | Sequence[Pass],
     model: nn.Module,
-    inputs: Any = None,
+    inputs: object = None,
     *,
     before: str | None = None,
     after: str | None = None,
@@ -184,7 +184,7 @@ def _check_text(actual: str, expected: str, keyword: str, path: str, line: int) 
     )
 
 
-def _as_args(inputs: Any) -> tuple[Any, ...]:
+def _as_args(inputs: object) -> tuple[Any, ...]:
     if inputs is None:
         return (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
     return inputs if isinstance(inputs, tuple) else (inputs,)

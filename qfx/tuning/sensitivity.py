@@ -131,7 +131,7 @@ class Meter:
         args, kwargs = copy_tensors(self.first)
         return self.subject.model(*args, **kwargs)
 
-    def _distance(self, found: Any) -> float:
+    def _distance(self, found: object) -> float:
         """Noise over signal; infinite where results can't be held against each other."""
         try:
             error = error_of(self.expected, found)

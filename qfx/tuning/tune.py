@@ -41,7 +41,7 @@ _UNSCORED = (
 
 def tune(
     model: nn.Module | ExportedProgram,
-    example_inputs: Any,
+    example_inputs: object,
     calibration_data: Iterable[Any] | None,
     evaluate: Evaluate,
     *,

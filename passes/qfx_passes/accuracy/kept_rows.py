@@ -103,7 +103,7 @@ class KeptBatch:
             reader: _joined([batch.calls[reader] for batch in every]) for reader in self.calls
         }
 
-    def _part(self, value: Any, outputs: int, channels: Tensor | None) -> Any:
+    def _part(self, value: object, outputs: int, channels: Tensor | None) -> Any:
         if isinstance(value, (tuple, list)):
             return type(value)(self._part(each, outputs, channels) for each in value)
         if not isinstance(value, Tensor):

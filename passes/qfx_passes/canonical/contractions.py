@@ -65,7 +65,7 @@ def _dot(one: int, other: int) -> str:
     return "a,a->"
 
 
-def _of_rows(one: int, other: int, dim: Any = -1) -> str | Mismatch:
+def _of_rows(one: int, other: int, dim: object = -1) -> str | Mismatch:
     if one != other or type(dim) is not int:
         return Mismatch("rows of tensors of other ranks, or along a dim that is computed")
     indices = string.ascii_letters[:one]

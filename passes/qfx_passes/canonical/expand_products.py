@@ -103,7 +103,7 @@ class _Products:
             return _made(self._rewriter, node, vocab.SUM, product, dim=0)
         return product
 
-    def _scaled(self, value: fx.Node, factor: Any, node: fx.Node) -> fx.Node:
+    def _scaled(self, value: fx.Node, factor: object, node: fx.Node) -> fx.Node:
         return value if factor == 1 else _made(self._rewriter, node, vocab.MUL, value, factor)
 
     def _transposed(self, matrix: object, node: fx.Node) -> fx.Node | None:

@@ -195,7 +195,7 @@ def _linalg_norm(site: CallSite, given: NamedArguments) -> Reading:
     return _norm(site, {**given, "p": order})
 
 
-def _dims(dim: Any) -> Any:
+def _dims(dim: object) -> Any:
     """No dims named are all dims."""
     dims = tuple(dim) if isinstance(dim, (tuple, list)) else dim
     return None if dims == () else dims

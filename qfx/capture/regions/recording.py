@@ -193,7 +193,7 @@ class _Copies:
     def __init__(self) -> None:
         self._made: dict[_Key, tuple[Tensor, Tensor]] = {}  # the original is kept, for its id
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: object) -> Any:
         return pytree.tree_map_only(Tensor, self._copy, value)
 
     def _copy(self, tensor: Tensor) -> Tensor:

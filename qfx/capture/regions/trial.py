@@ -48,7 +48,7 @@ class Disagreement(NamedTuple):
 class CallOutcome:
     """What a call yields, what it leaves of its arguments, and which it returns parts of."""
 
-    def __init__(self, result: Any, arguments: Any) -> None:
+    def __init__(self, result: object, arguments: object) -> None:
         self.result, self.arguments = result, arguments
         given = {_memory(t): i for i, t in enumerate(_tensors(arguments))}
         self.shared = [given.get(_memory(t)) for t in _tensors(result)]
@@ -104,7 +104,7 @@ def _difference(ours: CallOutcome, theirs: CallOutcome) -> str:
     return _SHARED_MEMORY if any(views) or ours.shared != theirs.shared else ""
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def _tensors(value: object) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
@@ -118,7 +118,7 @@ def faults(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    expected: Any,
+    expected: object,
     regions: Sequence[PlannedRegion],
 ) -> dict[str, str]:
     """Which regions do not fit into the model, and why; empty if all do.
@@ -151,7 +151,7 @@ def faults(
 
 
 def _repeats(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], expected: Any
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], expected: object
 ) -> bool:
     """Whether the model, run again, yields the same."""
     root = deep_copied(model)

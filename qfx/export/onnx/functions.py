@@ -125,7 +125,7 @@ def full(
 
 
 # -- picks and casts -------------------------------------------------------------------------------
-def to(w: Writer, input: Operand, *wanted: Any, dtype: Any = None, **_: object) -> Operand:
+def to(w: Writer, input: Operand, *wanted: Any, dtype: object = None, **_: object) -> Operand:
     """Another dtype; devices are the engine's business."""
     for each in (*wanted, dtype):
         if isinstance(each, torch.dtype):

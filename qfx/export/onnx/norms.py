@@ -121,7 +121,7 @@ _NORMS: dict[float, tuple[str, ...]] = {
 }
 
 
-def vector_norm(w: Writer, input: Operand, *, ord: float, dim: Any, keepdim: bool) -> ir.Value:
+def vector_norm(w: Writer, input: Operand, *, ord: float, dim: object, keepdim: bool) -> ir.Value:
     if ord not in _NORMS:
         raise CannotWrite(f"norms of order {ord}", "Use 1, 2 or infinity.")
     *first, reduce = _NORMS[ord]

@@ -134,7 +134,7 @@ def split(
     return _split(w, input, dim)
 
 
-def tensor_split(w: Writer, input: Operand, *, sections: Any, dim: int) -> tuple[ir.Value, ...]:
+def tensor_split(w: Writer, input: Operand, *, sections: object, dim: int) -> tuple[ir.Value, ...]:
     return _split(w, input, dim)
 
 

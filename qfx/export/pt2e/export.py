@@ -21,7 +21,7 @@ from qfx.runtime.quantized import QuantizedModel
 
 def export_pt2e(
     qmodel: QuantizedModel,
-    example_inputs: Any,
+    example_inputs: object,
     dynamic_shapes: dict[str, Any] | tuple[Any, ...] | list[Any] | None = None,
 ) -> torch.export.ExportedProgram:
     """Write a quantized model as a program of ``torch.export``.
@@ -72,7 +72,7 @@ def _drop_own_lines(exported: torch.export.ExportedProgram) -> None:
             node.meta.pop("stack_trace", None)
 
 
-def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     if isinstance(example_inputs, Tensor):

@@ -144,6 +144,6 @@ def _alike(scale: Tensor | float, zero_point: Tensor | int) -> tuple[Any, Any]:
     return scale, zero_point
 
 
-def _tensor(made: Any) -> Tensor:
+def _tensor(made: object) -> Tensor:
     assert isinstance(made, Tensor)
     return made
