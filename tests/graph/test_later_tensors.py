@@ -13,28 +13,53 @@ from qfx.graph import meta
 from qfx.graph.later_tensors import LaterTensors
 
 
-def reads(value: Tensor) -> fx.GraphModule:
-    """A graph module that hands out ``value``."""
+def reads(*values: Tensor) -> fx.GraphModule:
+    """A graph module that hands out ``values``, or the only one."""
     root, graph = nn.Module(), fx.Graph()
-    root.register_buffer("held", value)
-    graph.output(graph.get_attr("held"))
+    for i, value in enumerate(values):
+        root.register_buffer(f"held{i}", value)
+    read = tuple(graph.get_attr(f"held{i}") for i in range(len(values)))
+    graph.output(read if len(read) > 1 else read[0])
     return fx.GraphModule(root, graph)
 
 
 def test_what_was_computed_elsewhere_takes_the_place_of_its_stand_in() -> None:
-    where = []
+    where, begun = [], threading.Event()
 
     def made() -> Tensor:
         where.append(threading.current_thread())
+        begun.set()
         return torch.arange(3)
 
     with LaterTensors() as later:
         graph_module = reads(later.later(made))
+        assert begun.wait(60)
         later.settle(graph_module)
     (node, _) = graph_module.graph.nodes
     assert meta.value_of(node) == meta.TensorInfo((3,), torch.int64)
     assert graph_module().tolist() == [0, 1, 2]
     assert where != [threading.current_thread()]
+
+
+def test_who_waits_computes_what_the_thread_has_not_begun_with() -> None:
+    where, begun, done = [], threading.Event(), threading.Event()
+
+    def first() -> Tensor:
+        begun.set()
+        assert done.wait(60)
+        return torch.arange(3)
+
+    def second() -> Tensor:
+        where.append(threading.current_thread())
+        done.set()
+        return torch.arange(2)
+
+    with LaterTensors() as later:
+        graph_module = reads(later.later(first), later.later(second))
+        assert begun.wait(60)
+        later.settle(graph_module)
+    assert [each.tolist() for each in graph_module()] == [[0, 1, 2], [0, 1]]
+    assert where == [threading.current_thread()]
 
 
 def test_what_computing_raises_is_raised_where_it_is_wanted() -> None:
