@@ -68,6 +68,15 @@ def modules_held(module: nn.Module) -> dict[str, nn.Module | None]:
     return module._modules
 
 
+def held_by(module: nn.Module, name: str, default: object = None) -> object:
+    """What a module itself holds under a name, as a buffer, a module or a parameter."""
+    if name in module._buffers:
+        return module._buffers[name]
+    if name in module._modules:
+        return module._modules[name]
+    return module._parameters.get(name, default)
+
+
 def unsaved_buffers(module: nn.Module) -> set[str]:
     """The names of the buffers that ``state_dict`` leaves out, to be read and written."""
     return module._non_persistent_buffers_set

@@ -18,6 +18,7 @@ from qfx.private_attributes import (
     forward_hooks,
     forward_pre_hooks,
     gather_flat_weights,
+    held_by,
     is_erased,
     modules_held,
     overload_name,
@@ -58,6 +59,9 @@ def test_what_a_module_holds(module: nn.Module) -> None:
     assert modules_held(module) == {"0": norm}
     assert unsaved_buffers(module) == {"seen"}
     assert tensors_held(norm) == (parameters_held(norm), buffers_held(norm))
+    names = ("running_var", "weight", "training")
+    assert [held_by(norm, name, 0) for name in names] == [norm.running_var, norm.weight, 0]
+    assert held_by(module, "0") is norm
     assert registry_of(norm, "bias") is parameters_held(norm)
     assert registry_of(norm, "running_var") is buffers_held(norm)
 

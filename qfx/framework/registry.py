@@ -8,18 +8,18 @@ calls: what is installed is what the interpreter's metadata says now.
 from __future__ import annotations
 
 import inspect
-import typing
 import warnings
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from enum import Enum
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, get_args
 
 from qfx.errors import ConfigError, QfxWarning
 from qfx.framework import pass_text
 from qfx.framework.levels import Level
+from qfx.framework.option_types import hints_of
 from qfx.framework.pass_base import Pass, as_pass
 from qfx.framework.pipeline import CALIBRATE, Pipeline
 
@@ -76,7 +76,7 @@ def parse_pass(text: str, find: Callable[[str], type[Pass]] = get_pass) -> Pass:
     """
     name, options = pass_text.split(text)
     kind = find(name)
-    fields = typing.get_type_hints(kind)
+    hints = hints_of(kind) if options else {}
     known = tuple(inspect.signature(kind).parameters)
     unknown = [option for option in options if option not in known]
     if unknown:
@@ -84,7 +84,7 @@ def parse_pass(text: str, find: Callable[[str], type[Pass]] = get_pass) -> Pass:
         message = f"pass {name} has no option {unknown[0]!r}; its options are: {has}"
         raise ConfigError(message, pass_name=name)
     values: dict[str, Any] = {
-        option: pass_text.parse_value(node, _enums(fields.get(option)))
+        option: pass_text.parse_value(node, _enums(hints.get(option)))
         for option, node in options.items()
     }
     return as_pass(kind(**values)) if values else as_pass(kind)
@@ -119,7 +119,7 @@ def _enums(hint: object) -> tuple[type[Enum], ...]:
     """The enums in a type annotation."""
     if isinstance(hint, type) and issubclass(hint, Enum):
         return (hint,)
-    return tuple(enum for part in typing.get_args(hint) for enum in _enums(part))
+    return tuple(enum for part in get_args(hint) for enum in _enums(part))
 
 
 def _installed() -> dict[str, type[Pass]]:

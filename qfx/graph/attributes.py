@@ -15,6 +15,7 @@ from qfx.graph.lookup import Lookup, attribute_of
 from qfx.graph.unread_modules import take_away
 from qfx.private_attributes import (
     buffers_held,
+    held_by,
     modules_held,
     parameters_held,
     unsaved_buffers,
@@ -142,8 +143,7 @@ def is_taken(owner: nn.Module, name: str) -> bool:
 
 def _has(owner: nn.Module, name: str) -> bool:
     """Whether a module has an attribute of its own; one in the place of another has more."""
-    registries = (owner.__dict__, parameters_held(owner), buffers_held(owner), modules_held(owner))
-    return any(name in registry for registry in registries)
+    return name in owner.__dict__ or held_by(owner, name, _MISSING) is not _MISSING
 
 
 def _is_free(owner: nn.Module, name: str) -> bool:

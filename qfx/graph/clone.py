@@ -83,7 +83,7 @@ def _shell(module: nn.Module | None, made: dict[int, nn.Module | None]) -> nn.Mo
         shell = made[id(module)] = type(module).__new__(type(module))
         shell.__dict__.update(module.__dict__)
         for registry in (*OF_TENSORS, UNSAVED):
-            shell.__dict__[registry] = copy.copy(module.__dict__[registry])
+            shell.__dict__[registry] = module.__dict__[registry].copy()
         copy_hooks(module, shell)
         children = {n: _shell(child, made) for n, child in modules_held(module).items()}
         shell.__dict__[MODULES] = children

@@ -7,7 +7,6 @@ once and lose them. What is hooked to the model itself is hooked to its graph.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -34,7 +33,8 @@ _TRACED_PACKAGES = ("torch.nn.utils.", "torch.nn.parallel.")
 def copy_hooks(source: nn.Module, target: nn.Module) -> None:
     """Hook to ``target`` itself what is hooked to ``source`` itself."""
     for name in HOOK_STATE:
-        target.__dict__[name] = copy.copy(source.__dict__[name])
+        held = source.__dict__[name]
+        target.__dict__[name] = held.copy() if isinstance(held, dict) else held
 
 
 def clear_hooks(module: nn.Module) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from qfx.private_attributes import buffers_held, modules_held, parameters_held
+from qfx.private_attributes import held_by
 
 _ABSENT = object()
 
@@ -25,14 +25,11 @@ class Lookup:
     def get(self, name: str) -> object:
         """What ``name`` refers to, or None."""
         path, _, last = name.rpartition(".")
-        owner = self._owner(path)
-        self.used.add((id(owner), last))
-        return _attribute(owner, last)
-
-    def _owner(self, path: str) -> object:
         if path not in self._owners:
             self._owners[path] = self.get(path)
-        return self._owners[path]
+        owner = self._owners[path]
+        self.used.add((id(owner), last))
+        return _attribute(owner, last)
 
 
 def attribute_of(root: object, name: str) -> Any:
@@ -43,21 +40,12 @@ def attribute_of(root: object, name: str) -> Any:
     """
     found = root
     for atom in name.split("."):
-        held = _registered(found, atom)
+        # Past nn.Module.__getattr__ where that is all it takes.
+        held = held_by(found, atom, _ABSENT) if isinstance(found, nn.Module) else _ABSENT
         found = getattr(found, atom) if held is _ABSENT else held
     return found
 
 
 def _attribute(owner: object, name: str) -> object:
-    held = _registered(owner, name)
+    held = held_by(owner, name, _ABSENT) if isinstance(owner, nn.Module) else _ABSENT
     return getattr(owner, name, None) if held is _ABSENT else held
-
-
-def _registered(owner: object, name: str) -> object:
-    """What a module holds, past ``nn.Module.__getattr__`` where that is all it takes."""
-    if isinstance(owner, nn.Module):
-        for registry in (buffers_held(owner), modules_held(owner), parameters_held(owner)):
-            if name in registry:
-                found: object = registry[name]
-                return found
-    return _ABSENT

@@ -99,7 +99,8 @@ def origins(node: fx.Node) -> tuple[Origin, ...]:
 
 def set_origins(node: fx.Node, sources: Iterable[Origin]) -> None:
     """Set the provenance of ``node``; duplicates are dropped, order kept."""
-    node.meta[ORIGINS] = tuple(dict.fromkeys(sources))
+    found = tuple(sources)
+    node.meta[ORIGINS] = found if len(found) < 2 else tuple(dict.fromkeys(found))
 
 
 def value_of(node: fx.Node) -> Value:

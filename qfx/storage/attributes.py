@@ -23,7 +23,7 @@ from qfx.private_attributes import (
     registry_of,
     unsaved_buffers,
 )
-from qfx.storage.fields import Fields, Json
+from qfx.storage.fields import Columns, Fields, Json
 from qfx.storage.modules import ModuleKind, named_tensors, read_kind, write_kind
 from qfx.storage.names import check_path, within
 from qfx.storage.tensors import TensorSource, TensorStore, give_values
@@ -147,17 +147,12 @@ def read_attributes(records: Iterable[Fields]) -> HeldRecords:
     return tuple(_read_module(r) if r.has("path") else _read_tensor(r) for r in records)
 
 
+_TENSOR = Columns(name=str, tensor=str | None, parameter=False, frozen=False, kept_out=False)
+
+
 def _read_tensor(fields: Fields) -> AttributeRecord:
-    name = check_path(fields.text("name"))
-    record = AttributeRecord(
-        name,
-        fields.text("tensor", name),
-        fields.flag("parameter", False),
-        fields.flag("frozen", False),
-        fields.flag("kept_out", False),
-    )
-    fields.close()
-    return record
+    name, tensor, *flags = fields.columns(_TENSOR)
+    return AttributeRecord(check_path(name), name if tensor is None else tensor, *flags)
 
 
 def _read_module(fields: Fields) -> ModuleRecord:

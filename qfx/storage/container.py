@@ -26,7 +26,7 @@ from torch import Tensor
 
 from qfx.errors import FormatError
 from qfx.storage import limits
-from qfx.storage.fields import Fields, parse_json, render_json
+from qfx.storage.fields import Columns, Fields, parse_json, render_json, sizes
 
 DTYPES = {
     "BOOL": torch.bool,
@@ -49,7 +49,6 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _METADATA = "__metadata__"
 _LENGTH = 8
 _ALIGNED = 64
-_FARTHEST = 2**63 - 1
 _MOST_OF_NAME = 100  # characters of a name that another is made of
 
 
@@ -164,19 +163,20 @@ def _metadata(fields: Fields) -> dict[str, str]:
     return {name: held.text(name) for name in held.names()}
 
 
+_ENTRY = Columns(dtype=str, shape=list, data_offsets=list)
+
+
 def _entry(fields: Fields, start: int, size: int) -> TensorEntry:
-    dtype = fields.choice("dtype", DTYPES)
-    shape = fields.sizes("shape")
-    offsets = fields.integers("data_offsets", 0, _FARTHEST)
-    fields.close()
-    if len(offsets) != 2 or offsets[0] > offsets[1]:
+    dtype, shape, offsets = fields.columns(_ENTRY)
+    fields.chosen("dtype", dtype, DTYPES)
+    shape = sizes(shape, fields.place)
+    if [type(offset) for offset in offsets] != [int, int] or not 0 <= offsets[0] <= offsets[1]:
         raise FormatError(f"{fields.place}: {offsets} are no offsets")
-    if start + offsets[1] > size:
+    begin, end = start + offsets[0], start + offsets[1]
+    if end > size:
         raise FormatError(
-            f"the file is cut off: it has {size} bytes, and {fields.place} ends at "
-            f"{start + offsets[1]}"
+            f"the file is cut off: it has {size} bytes, and {fields.place} ends at {end}"
         )
-    begin, end = (start + offset for offset in offsets)
     if prod(shape) * DTYPES[dtype].itemsize != end - begin:
         raise FormatError(f"{fields.place}: {dtype} of shape {shape} has no {end - begin} bytes")
     return TensorEntry(dtype, shape, begin, end)

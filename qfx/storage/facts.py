@@ -6,10 +6,9 @@ rules, specs, decisions.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from math import isfinite
-from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 
 from torch import fx
@@ -28,7 +27,7 @@ from qfx.quant.annotation import (
     mark_rangeless,
 )
 from qfx.quant.spec import QuantSpec
-from qfx.storage.fields import Fields, Json, as_mapping
+from qfx.storage.fields import ABSENT, Columns, Fields, Json
 from qfx.storage.shapes import read_shape, write_shape
 from qfx.storage.values import read_spec
 
@@ -124,10 +123,14 @@ def write_decision(decision: Decision) -> Json:
 
 
 # -- reading -------------------------------------------------------------------------------------
-_USUAL = frozenset(("origins", "rule", "value", "quantized"))
+_USUAL = Columns(origins=[], rule=int | None, value=object, quantized=dict | None)
 _SELDOM = frozenset(("note", "alias", "drew", "wrote", "rangeless", "made_up", "contiguous"))
-FACTS = _USUAL | _SELDOM
+FACTS = _USUAL.names | _SELDOM
 """The keys of what is known of a node."""
+
+_ANNOTATION = Columns(
+    decision=int, reads=dict | None, output=list | None, weight=int | None, rule=int | None
+)
 
 
 class Facts(NamedTuple):
@@ -205,31 +208,23 @@ class Numbered:
 class FactReader(Numbered):
     """Reads what :class:`FactWriter` wrote."""
 
-    def read(self, fields: Fields, said: Mapping[str, Any]) -> Facts:
-        """What is said of a node, whose other keys somebody else reads.
-
-        Args:
-            fields: the node.
-            said: the same, as it is.
-        """
+    def read(self, fields: Fields) -> Facts:
+        """What is said of a node, whose other keys somebody else reads."""
         place = fields.place
-        origins, rule, quantized = said.get("origins"), said.get("rule"), said.get("quantized")
-        if type(origins) not in (list, NoneType):
-            fields.refuse("origins", "is no list")
+        origins, rule, value, quantized = fields.some(_USUAL)
         plain = Facts(
             tuple([self.origin(n, place) for n in origins]) if origins else (),
             "" if rule is None else self.rule(rule, place),
-            (read_shape(said["value"], place),) if "value" in said else (),
+            () if value is ABSENT else (read_shape(value, place),),
             annotation=None if quantized is None else self._annotation(fields.record("quantized")),
         )
-        return plain if _SELDOM.isdisjoint(said) else _with_what_was_seen(plain, fields)
+        return plain if fields.lacks(_SELDOM) else _with_what_was_seen(plain, fields)
 
     def _annotation(self, fields: Fields) -> Annotation:
-        said = fields.plain(_OF_ANNOTATION)
-        reads, output, weight, rule = map(said.get, ("reads", "output", "weight", "rule"))
-        edges = () if reads is None else as_mapping(reads, fields.place).items()
+        decision, reads, output, weight, rule = fields.columns(_ANNOTATION)
+        edges = reads.items() if reads else ()
         return Annotation(
-            self.decision(said.get("decision"), fields.place),
+            self.decision(decision, fields.place),
             {name: self._edge(edge, fields.place) for name, edge in edges},
             None if output is None else self._edge(output, fields.place),
             None if weight is None else self.spec(weight, fields.place),
@@ -240,9 +235,6 @@ class FactReader(Numbered):
         if type(value) is not list or len(value) != 2 or type(value[0]) is not int:
             raise FormatError(f"{place} is no group and spec")
         return Edge(value[0], self.spec(value[1], place))
-
-
-_OF_ANNOTATION = frozenset(("decision", "reads", "output", "weight", "rule"))
 
 
 def _with_what_was_seen(facts: Facts, fields: Fields) -> Facts:

@@ -10,7 +10,8 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from types import UnionType
+from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar, get_args
 
 from qfx.errors import FormatError
 from qfx.storage import limits
@@ -73,6 +74,49 @@ _CAREFUL = json.JSONDecoder(
 )
 
 
+ABSENT: Any = object()
+"""Stands for what is not there, where null may be."""
+
+_WORDS: Mapping[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "an integer",
+    list: "a list",
+    dict: "an object",
+}
+"""What is said of what should stand somewhere."""
+
+
+class _Column(NamedTuple):
+    name: str
+    default: object
+    kinds: tuple[type, ...]
+
+
+class Columns:
+    """What stands under the keys of objects that a file has thousands of.
+
+    Args:
+        besides: keys that somebody else reads.
+        columns: by key the type of what must be there, or such a type ``| None``; what stands for
+            it where it is absent, and is of its type; or ``object``, of whatever is there.
+    """
+
+    def __init__(self, *besides: str, **columns: object) -> None:
+        self.names = frozenset((*besides, *columns))
+        self.columns = tuple(_column(name, said) for name, said in columns.items())
+
+
+def _column(name: str, said: object) -> _Column:
+    if said is object:
+        return _Column(name, ABSENT, ())
+    if isinstance(said, UnionType):
+        return _Column(name, None, get_args(said))
+    if isinstance(said, type):
+        return _Column(name, None, (said,))
+    return _Column(name, said, (type(said),))
+
+
 class Fields:
     """An object of a file.
 
@@ -98,22 +142,43 @@ class Fields:
         """Whether the key is there, and is not null."""
         return self._values.get(name) is not None
 
+    def lacks(self, names: frozenset[str]) -> bool:
+        """Whether none of those keys is there."""
+        return names.isdisjoint(self._values)
+
     def any(self, name: str) -> object:
         """Whatever stands there; None if nothing does."""
         self._read.add(name)
         return self._values.get(name)
 
+    def columns(self, wanted: Columns) -> list[Any]:
+        """What stands under each key of ``wanted``; FormatError for any other key."""
+        if not wanted.names.issuperset(self._values):
+            self._read |= wanted.names
+            self.close()
+        return self.some(wanted)
+
+    def some(self, wanted: Columns) -> list[Any]:
+        """What stands under each key of ``wanted``, among others."""
+        found = []
+        for name, default, kinds in wanted.columns:
+            value = self._values.get(name, default)
+            if kinds and type(value) not in kinds:
+                value = self._of(kinds[0], name, default)  # null, or refused
+            found.append(value)
+        return found
+
     def text(self, name: str, default: str | None = None) -> str:
-        return self._of(str, "text", name, default)
+        return self._of(str, name, default)
 
     def flag(self, name: str, default: bool | None = None) -> bool:
-        return self._of(bool, "true or false", name, default)
+        return self._of(bool, name, default)
 
     def integer(
         self, name: str, low: int = 0, high: int = limits.INTEGERS[1], default: int | None = None
     ) -> int:
         """An integer within bounds, inclusive."""
-        value = self._of(int, "an integer", name, default)
+        value = self._of(int, name, default)
         if not low <= value <= high:
             self.refuse(name, f"{value} is not within {low} and {high}")
         return value
@@ -131,7 +196,10 @@ class Fields:
 
     def choice(self, name: str, known: Iterable[str], default: str | None = None) -> str:
         """One of some words."""
-        value = self.text(name, default)
+        return self.chosen(name, self.text(name, default), known)
+
+    def chosen(self, name: str, value: str, known: Iterable[str]) -> str:
+        """A text that stands under a key, which is one of some words."""
         if value not in known:
             self.refuse(name, f"{value[:80]!r} is none of {', '.join(sorted(known))[:400]}")
         return value
@@ -174,12 +242,6 @@ class Fields:
         """The sizes of a tensor."""
         return sizes(self.items(name), f"{self.place}.{name}")
 
-    def plain(self, known: frozenset[str]) -> Mapping[str, Any]:
-        """All there is, as it is, for readers in a hurry; FormatError for a key not ``known``."""
-        self._read = set(known)
-        self.close()
-        return self._values
-
     def close(self) -> None:
         """FormatError for a key that nobody asked for."""
         unknown = () if self._lenient else self._values.keys() - self._read
@@ -201,12 +263,12 @@ class Fields:
         except (ValueError, TypeError, RuntimeError, KeyError, ArithmeticError) as error:
             raise FormatError(f"{self.place}: {error}") from error
 
-    def _of(self, kind: type[T], name_of_kind: str, name: str, default: T | None) -> T:
+    def _of(self, kind: type[T], name: str, default: T | None) -> T:
         value = self.any(name)
         if value is None and default is not None:
             return default
         if type(value) is not kind:
-            self.refuse(name, f"is {_kind(value)} where {name_of_kind} should stand")
+            self.refuse(name, f"is {_kind(value)} where {_WORDS[kind]} should stand")
         return value
 
 

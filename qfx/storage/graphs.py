@@ -22,7 +22,7 @@ from qfx.private_attributes import code_of
 from qfx.storage import limits
 from qfx.storage.attributes import AttributeRecord, HeldRecords, ModuleRecord
 from qfx.storage.facts import FACTS, FactReader, Facts, FactWriter
-from qfx.storage.fields import Fields, Json, as_mapping
+from qfx.storage.fields import ABSENT, Columns, Fields, Json
 from qfx.storage.names import check_identifier, check_input, check_node, check_path, within
 from qfx.storage.targets import Types, check_call, read_function, read_method, write_target
 from qfx.storage.tensors import TensorStore
@@ -145,40 +145,46 @@ def read_graph(fields: Fields, facts: FactReader, types: Types, find: FindTensor
     return GraphRecord(nodes, keyword_only)
 
 
-_KEYS = FACTS.union(("name", "op", "target", "args", "kwargs"))
+_NODE = Columns(*FACTS, name=str, op=str, target=object, args=[], kwargs=dict | None)
 
 
 def _read_node(fields: Fields, facts: FactReader, types: Types, reader: ValueReader) -> StoredNode:
-    said = fields.plain(_KEYS)
-    name = check_node(fields.text("name"), fields.place)
-    op = _OPS[fields.choice("op", _OPS)]
-    place = f"{fields.place} ({name})"
-    args = tuple([reader.read(arg, place) for arg in fields.items("args")])
-    kwargs = {}
-    if said.get("kwargs") is not None:
-        for key, value in as_mapping(said["kwargs"], place).items():
-            kwargs[check_identifier(key, place)] = reader.read(value, place)
-    target = _read_target(fields, name, op, types, place)
-    _check_arguments(op, target, args, kwargs, place)
-    return StoredNode(name, op, target, args, kwargs, facts.read(fields, said))
+    name, op, target, args, kwargs = fields.columns(_NODE)
+    place = f"{fields.place} ({check_node(name, fields.place)})"
+    op = _OPS[fields.chosen("op", op, _OPS)]
+    args = tuple([reader.read(arg, place) for arg in args])
+    read = {}
+    if kwargs:
+        for key, value in kwargs.items():
+            read[check_identifier(key, place)] = reader.read(value, place)
+    target = _read_target(target, name, op, types, place)
+    _check_arguments(op, target, args, read, place)
+    return StoredNode(name, op, target, args, read, facts.read(fields))
 
 
-def _read_target(fields: Fields, name: str, op: str, types: Types, place: str) -> Any:
+def _read_target(target: object, name: str, op: str, types: Types, place: str) -> Any:
+    is_absent = target is ABSENT or target is None
     if op == "output":
-        if fields.has("target"):
+        if not is_absent:
             raise FormatError(f"{place} is the output, and calls something")
         return "output"
     if op == "placeholder":
-        target = fields.text("target", name)
-        check_input(target.lstrip("*"), place)
-        if target.count("*") > 2 or target.lstrip("*") != target[target.count("*") :]:
-            raise FormatError(f"{place}: {target[:80]!r} is no input")
-        return target
+        return _read_input(name if is_absent else target, place)
     if op == "call_function":
-        return read_function(fields.any("target"), types, place)
+        return read_function(target, types, place)
     if op == "call_method":
-        return read_method(fields.any("target"), place)
-    return check_path(fields.text("target"))
+        return read_method(target, place)
+    if type(target) is not str:
+        raise FormatError(f"{place} reads or calls what is named by no text")
+    return check_path(target)
+
+
+def _read_input(target: object, place: str) -> str:
+    if type(target) is not str:
+        raise FormatError(f"{place} is an input whose name is no text")
+    if len(target) - len(check_input(target.lstrip("*"), place)) > len("**"):
+        raise FormatError(f"{place}: {target[:80]!r} is no input")
+    return target
 
 
 def _check_arguments(

@@ -16,7 +16,8 @@ from qfx.errors import FormatError
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _MOST = 1000
-_UNSAFE = set("\"'\\")
+_ATOM = r"""(?!__)[^."'\\]+"""
+_PATH = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
 _MEANS_THE_MODEL = frozenset(("self", "torch"))
 _MEANS_SOMETHING = _MEANS_THE_MODEL.union(
     dir(builtins), ("device", "inf", "nan", "NoneType", "fx_pytree", "pytree", "math", "operator")
@@ -49,10 +50,9 @@ def check_input(name: str, place: str) -> str:
 
 def check_path(name: str) -> str:
     """A qualified name of an attribute: atoms between dots."""
-    atoms = name.split(".")
-    if atoms[0] in reserved():
+    if name.partition(".")[0] in reserved():
         raise FormatError(f"{name[:80]!r} is a name that graph modules have for themselves")
-    if len(name) > _MOST or not all(map(_is_atom, atoms)):
+    if len(name) > _MOST or not name.isprintable() or not _PATH.fullmatch(name) or _changes(name):
         raise FormatError(
             f"{name[:80]!r} can't name an attribute in a file: no quotes, backslashes, line breaks "
             "or names like __this__"
@@ -68,9 +68,6 @@ def within(name: str, paths: Container[str]) -> str:
     return name[: max(at, 0)]
 
 
-def _is_atom(atom: str) -> bool:
-    if not atom or not atom.isprintable() or not _UNSAFE.isdisjoint(atom):
-        return False
-    if unicodedata.normalize("NFKC", atom) != atom:
-        return False  # Python reads an identifier as its normal form, which may be any other
-    return not atom.startswith("__")
+def _changes(name: str) -> bool:
+    """Whether Python reads a name as another: as its normal form, which may be any."""
+    return not (name.isascii() or unicodedata.is_normalized("NFKC", name))

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from qfx.quant.annotation import Decision
 from qfx.report.checked import Checked
 from qfx.report.sites import QuantizationReport, Site
+from qfx.storage import limits
 from qfx.storage.facts import FactReader, FactWriter
-from qfx.storage.fields import Fields, Json, number
+from qfx.storage.fields import Columns, Fields, Json, number
 from qfx.storage.findings import read_findings, write_findings
 
 _METHODS = ("", "static", "dynamic", "weight_only")
@@ -95,15 +96,34 @@ def read_sites(fields: Fields, facts: FactReader) -> tuple[Site, ...]:
     return tuple(_read_site(each, facts, kernels) for each in fields.records("sites"))
 
 
+_SITE = Columns(
+    site=list,
+    decision=int,
+    kernel=int | None,
+    macs=0,
+    step="",
+    region="main",
+    unknown_macs=False,
+    method="",
+    rule=int | None,
+    findings=[],
+)
+
+
 def _read_site(fields: Fields, facts: FactReader, kernels: Sequence[str]) -> Site:
-    said = fields.texts("site")
-    if len(said) != 4:
+    said, number, kernel, macs, step, region, unknown, method, rule, findings = fields.columns(
+        _SITE
+    )
+    place = fields.place
+    if [type(each) for each in said] != [str] * 4:
         fields.refuse("site", "is no node, module, line and operation")
-    decision = facts.decision(fields.any("decision"), f"{fields.place}.decision")
-    kernel = fields.integer("kernel", 0, len(kernels) - 1) if fields.has("kernel") else None
-    fields.any("kernel")
+    if kernel is not None and not 0 <= kernel < len(kernels):
+        fields.refuse("kernel", f"{kernel} is the number of none")
+    if not 0 <= macs <= limits.INTEGERS[1]:
+        fields.refuse("macs", "are beyond 64 bits")
+    decision = facts.decision(number, place)
     node, module_path, source, op = said
-    site = Site(
+    return Site(
         node,
         module_path,
         source,
@@ -113,17 +133,14 @@ def _read_site(fields: Fields, facts: FactReader, kernels: Sequence[str]) -> Sit
         decision.reason,
         decision.message,
         decision.remedy,
-        fields.integer("macs", default=0),
-        fields.text("step", ""),
-        fields.text("region", "main"),
-        fields.flag("unknown_macs", False),
-        fields.choice("method", _METHODS, ""),
-        facts.rule(fields.any("rule"), fields.place) if fields.has("rule") else "",
-        dict(read_findings([fields.any("findings")], fields.place)),
+        macs,
+        step,
+        region,
+        unknown,
+        fields.chosen("method", method, _METHODS),
+        "" if rule is None else facts.rule(rule, place),
+        dict(read_findings([findings], place)),
     )
-    fields.any("rule")
-    fields.close()
-    return site
 
 
 def _read_checked(fields: Fields) -> Checked:

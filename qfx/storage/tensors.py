@@ -16,7 +16,7 @@ from qfx.graph.clone import is_opaque
 from qfx.storage import container, limits
 from qfx.storage.checksums import Checksums
 from qfx.storage.container import Container
-from qfx.storage.fields import Fields, Json
+from qfx.storage.fields import Columns, Fields, Json
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,9 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size()
 
 
+_DESCRIBED = Columns(crc32=int, order=[])
+
+
 @dataclass
 class TensorSource:
     """What a file holds; each tensor is checked, and made once.
@@ -144,12 +147,14 @@ class TensorSource:
         described = {}
         for name in fields.names():
             record = fields.record(name)
+            crc, order = record.columns(_DESCRIBED)
+            if not 0 <= crc <= 0xFFFFFFFF:
+                record.refuse("crc32", f"{crc} is no checksum of 32 bits")
             dims = len(container.entries[name].shape) if name in container.entries else 0
-            order = tuple(record.integers("order", 0, max(0, dims - 1)))
-            if order and sorted(order) != list(range(dims)):
+            ordered = all(type(dim) is int for dim in order) and sorted(order) == [*range(dims)]
+            if order and not ordered:
                 record.refuse("order", "is no order of the dims")
-            described[name] = (record.integer("crc32", 0, 0xFFFFFFFF), order)
-            record.close()
+            described[name] = (crc, tuple(order))
         if checksums is not None:
             checksums.start(container, described)
         return cls(container, described, checksums)

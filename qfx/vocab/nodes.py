@@ -41,7 +41,7 @@ def bound_plainly(
     arguments = defaults.copy()
     arguments.update(zip(names, args, strict=False))
     if kwargs:
-        if any(name in kwargs for name in names[:count]):
+        if not kwargs.keys().isdisjoint(names[:count]):
             return None
         arguments.update(kwargs)
     if len(arguments) > len(defaults) or not required[count] <= kwargs.keys():
