@@ -134,3 +134,94 @@ def test_masked_before_a_pool(backend: str) -> None:
     quantized = qfx.quantize(model, inputs, backend=backend)
     with torch.no_grad():
         assert sqnr(model(*inputs), quantized(*inputs)) > 30
+
+
+LEAST = torch.finfo(torch.float32).min
+MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "where, of a number": lambda y, m: torch.where(m, y, torch.finfo(y.dtype).min),
+    "where, of a tensor": lambda y, m: torch.where(m, y, torch.tensor(-math.inf)),
+    "method where": lambda y, m: y.where(m, y.new_tensor(-math.inf)),
+    "added": lambda y, m: y + torch.zeros_like(y).masked_fill(~m, -math.inf),
+    "1 - mask": lambda y, m: y + (1.0 - m.float()) * -1e9,
+    "mask - 1": lambda y, m: y * m + (m.float() - 1) * 1e30,
+    "whole numbers": lambda y, m: y + (1.0 - m.long()) * LEAST,
+    "alpha": lambda y, m: torch.add(y, (~m).float(), alpha=-1e9),
+    "subtracted": lambda y, m: y - (~m) * 1e9,
+    "logarithm": lambda y, m: y + m.float().log(),
+    "scaled, moved": lambda y, m: -(-y.masked_fill(~m, -1e9) * 2 + 1),
+    "scattered": lambda y, m: y.masked_scatter(~m.expand_as(y), torch.full_like(y, -math.inf)),
+    "nan": lambda y, m: torch.where(m, y, torch.tensor(math.nan)).nan_to_num(nan=-1e9),
+}
+
+
+class MaskedMaximum(nn.Module):
+    """A maximum over the words that there are, as classifiers of texts take it."""
+
+    def __init__(self, mask: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.mask = mask
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        return self.last(self.mask(self.first(x), there[..., None]).amax(1))
+
+
+WORDS = randn(2, 6, 8), torch.arange(6).expand(2, 6) < torch.tensor([[4], [6]])
+MORE = randn(3, 9, 8), torch.arange(9).expand(3, 9) < torch.tensor([[1], [9], [5]])
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", MASKS)
+def test_however_it_is_masked(name: str, backend: str) -> None:
+    model = seeded(MaskedMaximum, MASKS[name])
+    quantized = qfx.quantize(model, WORDS, backend=backend, calibration_data=[WORDS, MORE])
+    assert quantized.report.coverage == 1.0
+    with torch.no_grad():
+        for inputs in (WORDS, MORE):
+            assert sqnr(model(*inputs), quantized(*inputs)) > 30
+
+
+@pytest.mark.parametrize("name", ["where, of a tensor", "1 - mask", "mask - 1"])
+def test_however_it_is_masked_in_training(name: str) -> None:
+    model = seeded(MaskedMaximum, MASKS[name])
+    prepared = qfx.prepare(model, WORDS, method="qat").train()
+    prepared(*WORDS).square().mean().backward()
+    assert torch.isfinite(prepared.get_parameter("first.weight").grad).all()
+    quantized = qfx.convert(prepared.eval())
+    with torch.no_grad():
+        assert sqnr(model(*WORDS), quantized(*WORDS)) > 25
+
+
+@pytest.mark.parametrize("fill", [-math.inf, -1e9])
+def test_a_mask_that_is_a_buffer(fill: float) -> None:
+    class Causal(MaskedMaximum):
+        def __init__(self) -> None:
+            super().__init__(torch.add)
+            self.register_buffer("until", torch.triu(torch.full((16, 16), fill), 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            n = x.shape[1]
+            return self.last((self.first(x)[:, None] + self.until[:n, :n, None]).amax(2))
+
+    model = seeded(Causal)
+    for backend in ("x86", "fbgemm"):
+        data = [WORDS[0], MORE[0]]
+        quantized = qfx.quantize(model, data[0], backend=backend, calibration_data=data)
+        (site,) = [s for s in quantized.report.sites if s.node == "add"]
+        assert site.reason in ("filled", "no-kernel")
+        with torch.no_grad():
+            assert sqnr(model(MORE[0]), quantized(MORE[0])) > 25
+
+
+def test_large_values_are_none_of_a_mask() -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last((self.first(x) * 2e4).relu() / 2e4)
+
+    made = qfx.quantize(seeded(Large), WORDS[0], backend="fbgemm")
+    assert not [s for s in made.report.sites if s.reason == "filled"]
