@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from qfx.capture import arguments
 from qfx.capture.examples import alike
+from qfx.capture.gradients import hold_back
 from qfx.capture.naming import rename_reserved
 from qfx.capture.tracing import Task, Traced, rightly_traced, with_unseen_draws
 from qfx.errors import CaptureError
@@ -51,6 +52,10 @@ BY_DRAW = "qfx.by_draw"
 
 BY_LAYOUT = "qfx.by_layout"
 """Key of ``graph_module.meta``: where forward decides by the layout of a tensor ("file:line")."""
+
+PASSED = "qfx.passed"
+"""Key of ``graph_module.meta`` of a graph that may be trained: where forward holds gradients back,
+and the graph does not ("file:line")."""
 
 BY_WEIGHTS = "qfx.by_weights"
 """Key of ``graph_module.meta``: whether forward decides by the values of parameters or buffers, so
@@ -114,6 +119,8 @@ def capture(
         elif not isinstance(expected, Exception):
             _check_left(model, left, traced)
     graph_module = graph_module_of(traced.root, traced.graph, type(model).__name__)
+    if modes:
+        graph_module.meta[PASSED] = hold_back(graph_module, traced.blocks)
     graph_module.meta[ASSIGNED] = traced.assigned
     graph_module.meta[FILLED] = traced.filled
     graph_module.meta[DECIDED_BY_MODE] = traced.decided

@@ -51,6 +51,7 @@ class DecidingTracer(fx.Tracer):
         inputs: the tensors among the arguments, whose ranks decide all ranks.
         by_layout: where the model decides by layouts ("file:line"), and whether it only branches.
         by_state: what it asks of how it is run, and where.
+        askers: the code that asks for that, or for the training flag.
         by_draw: what draws random numbers in Python, where, and whether evenly between bounds.
         asked_devices: the nodes that compare the type of a device with a text.
         converting: globals of the modules that make numbers of Python from proxies.
@@ -72,6 +73,7 @@ class DecidingTracer(fx.Tracer):
         self._ranks_guard: fx.Node | None = None
         self.by_layout: dict[str, bool] = {}
         self.by_state: dict[str, None] = {}
+        self.askers: set[CodeType] = set()
         self.by_draw: dict[str, bool] = {}
         self.asked_devices: dict[tuple[torch.device, str], fx.Node] = {}
         self.converting: dict[int, dict[str, Any]] = {}
@@ -107,6 +109,7 @@ class DecidingTracer(fx.Tracer):
         if self.user_frame(frame) is not frame:
             return answer
         self.by_state.setdefault(f"{what} at {source.location(frame)}")
+        self.askers.add(frame.f_code)
         return answer != self.contrary
 
     def draws(self, frame: FrameType, what: str, even: bool) -> None:

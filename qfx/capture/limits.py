@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 from torch import fx, nn
 
-from qfx.capture.capture import ASSIGNED, BY_DRAW, BY_LAYOUT, BY_STATE, DECIDED_BY_MODE, FILLED
+from qfx.capture.capture import (
+    ASSIGNED,
+    BY_DRAW,
+    BY_LAYOUT,
+    BY_STATE,
+    DECIDED_BY_MODE,
+    FILLED,
+    PASSED,
+)
 from qfx.graph.copying import computed_weights
 
 _ASSIGNS = (
@@ -26,6 +34,10 @@ _DECIDES = (
     "forward decides by its training flag at {lines}, and a graph holds one way only: training "
     "goes the way of inference there. Dropout and batch-norm modules, and functions that are "
     "handed training=self.training, do follow the mode"
+)
+_PASSED = (
+    "forward holds gradients back at {lines}, and training does not, since it does so by its "
+    "training flag, by gradients, or for a write in place. Hand on x.detach() there instead"
 )
 _BY_STATE = (
     "forward asks {lines}, and computes something else by the answer; a graph holds one way only, "
@@ -52,6 +64,8 @@ def not_kept(model: nn.Module, captured: fx.GraphModule, method: str) -> Iterato
         yield _FILLS.format(names=", ".join(captured.meta[FILLED]))
     if method == "qat" and computed_weights(model):
         yield _BAKED.format(names=", ".join(computed_weights(model)))
+    if captured.meta.get(PASSED):
+        yield _PASSED.format(lines=", ".join(captured.meta[PASSED]))
     if captured.meta[BY_STATE]:
         yield _BY_STATE.format(lines=", ".join(captured.meta[BY_STATE]))
     if captured.meta[BY_DRAW]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _FIXED = frozenset(
     {
         *("is_nested", "is_sparse", "is_quantized", "is_meta", "is_mkldnn", "is_leaf", "layout"),
-        *("requires_grad", "grad", "grad_fn", "names"),
+        *("requires_grad", "grad", "names"),
     }
 )
 """What is true of ordinary tensors, whichever they are."""
@@ -116,6 +116,8 @@ class ValueProxy(_Classed, Arithmetic, fx.Proxy):
         value = getattr(self.example, name)
         if isinstance(self.example, torch.device):
             return DeviceType(self) if name == "type" and self.from_input else value
+        if name == "grad_fn":
+            return object() if self.tracer.state(False, sys._getframe(1), ".grad_fn") else None
         if name in _FIXED:
             asked = name in _OF_GRADIENTS
             return self.tracer.state(value, sys._getframe(1), f".{name}") if asked else value

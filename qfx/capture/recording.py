@@ -18,6 +18,7 @@ from qfx.capture.data_sizes import DataSizes, DecidedByDataError
 from qfx.capture.devices import DeviceType
 from qfx.capture.evaluation import EvaluatingTracer
 from qfx.capture.examples import constant_size, proxies_in
+from qfx.capture.gradients import GradientBlocks
 from qfx.capture.library_functions import (
     REPLACEMENTS,
     TRANSPARENT,
@@ -47,6 +48,9 @@ class RecordingTracer(EvaluatingTracer):
     Args:
         data_sizes: allow guards on sizes that data decides.
         options: as evaluating.
+
+    Attributes:
+        blocks: those of ``torch.no_grad()`` and the like that the model is in.
     """
 
     def __init__(self, *, data_sizes: bool, **options: Any) -> None:
@@ -57,6 +61,7 @@ class RecordingTracer(EvaluatingTracer):
         self._attribute_proxies: dict[str, ValueProxy] = {}
         self._optional: list[fx.Node] = []
         self._containers: dict[int, fx.Node] = {}
+        self.blocks = GradientBlocks(self.user_frame, self._is_foreign, self.askers)
 
     # -- attributes ------------------------------------------------------------------------------
     def getattr(
@@ -132,6 +137,7 @@ class RecordingTracer(EvaluatingTracer):
         self.settle()
         node = self.graph.create_node(kind, target, args, kwargs, name)
         meta.set_origins(node, (self._origin(node),))
+        self.blocks.note(node)
         if self._data_sizes is not None and self._data_sizes.are_guarded(node):
             is_branch = isinstance(node.kwargs["expected"], bool)
             where = self._location() or node.name

@@ -107,6 +107,7 @@ class CaptureTracer(RecordingTracer):
             patches.enter_context(draws_recorded(self._draw))
             patches.enter_context(methods_recorded(self._method))
             patches.enter_context(scripts_recorded(self._scripted))
+            patches.enter_context(self.blocks)
             patches.enter_context(self._draws)
             patches.enter_context(self._seen_through)
             self._seen_through.replace(self._draws.replaced)

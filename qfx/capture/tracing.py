@@ -16,6 +16,7 @@ from qfx.capture.data_sizes import DecidedByDataError
 from qfx.capture.decisions import place
 from qfx.capture.draws import ENDS
 from qfx.capture.examples import alike
+from qfx.capture.gradients import GradientBlocks
 from qfx.capture.signature import keep_keyword_only
 from qfx.capture.tracer import CaptureTracer
 from qfx.errors import CaptureError, ConfigError
@@ -53,7 +54,8 @@ class Traced(NamedTuple):
     """The copy that was traced, its graph, what it yields for the examples, and leaves of them,
     what forward sets.
 
-    And where it asks for its training flag, and what else it decides by that no guard holds.
+    And where it asks for its training flag, what else it decides by that no guard holds, and what
+    it computes where gradients are held back.
     """
 
     root: nn.Module
@@ -67,6 +69,7 @@ class Traced(NamedTuple):
     by_layout: Mapping[str, bool]
     by_draw: Mapping[str, bool]
     by_weights: bool
+    blocks: GradientBlocks
 
 
 @dataclass(frozen=True)
@@ -197,9 +200,11 @@ def _trace(task: Task, tracer: CaptureTracer) -> Traced:
     bound = arguments.copies(task.bound)
     if isinstance(root, OPAQUE_ROOTS):
         root = Holder(root)
-    decisions = Decisions()
+    decisions = Decisions(tracer.askers)
     if task.modes:
-        decisions = watch_modes(root, lambda m, path: path == "" or not leaves.is_leaf(m, path))
+        decisions = watch_modes(
+            root, lambda m, path: path == "" or not leaves.is_leaf(m, path), tracer.askers
+        )
     restored = parameters_restored(root, model)
     with side_effects_undone(model), buffers_restored(root), restored as written:
         try:
@@ -229,6 +234,7 @@ def _trace(task: Task, tracer: CaptureTracer) -> Traced:
         tracer.by_layout,
         tracer.by_draw,
         tracer.by_weights,
+        tracer.blocks,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from torch import nn
@@ -51,10 +52,15 @@ class ModeFlag(int):
 
 
 class Decisions:
-    """The lines at which a model asked for its training flag."""
+    """The lines at which a model asked for its training flag.
 
-    def __init__(self) -> None:
+    Args:
+        askers: where the code that does is put.
+    """
+
+    def __init__(self, askers: set[CodeType]) -> None:
         self.lines: dict[str, None] = {}
+        self._askers = askers
 
     def flag(self) -> ModeFlag:
         """A flag that writes down where it is asked for."""
@@ -65,15 +71,20 @@ class Decisions:
         name = frame.f_code.co_filename
         if "/torch/" not in name.replace("\\", "/"):
             self.lines[f"{name}:{frame.f_lineno}"] = None
+            self._askers.add(frame.f_code)
 
 
-def watch_modes(root: nn.Module, is_traced: Callable[[nn.Module, str], bool]) -> Decisions:
+def watch_modes(
+    root: nn.Module, is_traced: Callable[[nn.Module, str], bool], askers: set[CodeType]
+) -> Decisions:
     """Give the modules of ``root`` that are traced through flags of this kind; it must be in eval.
+
+    The code that asks for them is put into ``askers``.
 
     Returns:
         What is written down.
     """
-    decisions = Decisions()
+    decisions = Decisions(askers)
     for path, module in root.named_modules():
         if is_traced(module, path):
             module.training = decisions.flag()

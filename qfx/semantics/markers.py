@@ -21,3 +21,8 @@ def dropout(input: Tensor, *, p: float = 0.5, kind: str = "dropout") -> Tensor:
     Training runs :class:`qfx.training.dropout.Dropout` in its place.
     """
     return input
+
+
+def detach(input: Tensor) -> Tensor:
+    """``input``: training passes no gradient through it."""
+    return input.detach()

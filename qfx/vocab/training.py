@@ -1,4 +1,4 @@
-"""What training does to parameters, and undoes."""
+"""What training does to values and parameters, and undoes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from qfx.semantics import folding, markers, shapes
 from qfx.vocab.definition import Kind, define
 
 DROPOUT = define(markers.dropout, Kind.SHAPE, inert=True)
+DETACH = define(markers.detach, Kind.SHAPE, inert=True)
 FOLD_WEIGHT = define(folding.fold_weight, Kind.PARAMETER)
 FOLD_BIAS = define(folding.fold_bias, Kind.PARAMETER)
 PART = define(shapes.part, Kind.PARAMETER)

@@ -40,6 +40,10 @@ def by_requires_grad(y: Tensor) -> Tensor:
     return y * 2 if y.requires_grad else y
 
 
+def by_graph(y: Tensor) -> Tensor:
+    return y * 2 if y.grad_fn is not None else y
+
+
 def by_contiguity(y: Tensor) -> Tensor:
     return y * 2 if y.is_contiguous() else y
 
@@ -66,7 +70,7 @@ def same_by_grad(y: Tensor) -> Tensor:
     return torch.relu(y)
 
 
-DIFFER = [by_grad, by_grad_imported, by_inference, by_autocast, by_requires_grad]
+DIFFER = [by_grad, by_grad_imported, by_inference, by_autocast, by_requires_grad, by_graph]
 LAYOUTS = [by_contiguity, by_format, by_stride, by_a_number]
 
 

@@ -11,7 +11,7 @@ hsplit(x, n), vsplit(x, n)            ->  chunk(x, chunks=n, dim=...)
 hsplit(x, (i, j)), vsplit(x, (i, j))  ->  tensor_split(x, sections=(i, j), dim=...)
 x.adjoint()                           ->  transpose(x, dim0=-2, dim1=-1)      of real numbers
 +x, x.atleast_2d(), ...               ->  x                          of as many dims
-x.detach(), x.data                    ->  x                          where nothing is trained
+x.detach(), x.data                    ->  x, or detach(x)            where it is trained
 Softmax2d(x)                          ->  softmax(x, dim=-3)
 
 Joins of tensors of fewer dims, which torch adds some to, are left as they are written.
@@ -150,21 +150,22 @@ def _adjoint(site: CallSite, given: _Given) -> fx.Node | Mismatch:
     return site.becomes(vocab.TRANSPOSE, {"input": given["input"], "dim0": -2, "dim1": -1})
 
 
-def _itself(least: int = 0, *, trained: bool = True) -> _Reader:
-    """A call that hands its operand through if that has ``least`` dims.
-
-    Where the graph is to be trained, only those that hand on gradients, which are ``trained``.
-    """
+def _itself(least: int = 0) -> _Reader:
+    """A call that hands its operand through if that has ``least`` dims."""
 
     def hand_through(site: CallSite, given: _Given) -> fx.Node | Mismatch:
         rank = rank_of(given["input"])
         if rank is None or rank < least:
             return Mismatch("a tensor of fewer than {0} dims gets some more", least)
-        if site.trainable and not trained:
-            return Mismatch("it holds gradients back")
         return site.through(given["input"])
 
     return hand_through
+
+
+def _detach(site: CallSite, given: _Given) -> fx.Node | Mismatch:
+    if site.trainable and meta.is_float_tensor(given["input"]):
+        return site.becomes(vocab.DETACH, {"input": given["input"]})
+    return site.through(given["input"])
 
 
 def _numbers(value: object) -> list[int] | None:
@@ -190,6 +191,6 @@ _READERS: dict[str, tuple[tuple[str, ...], _Reader]] = {
     "adjoint": (("input",), _adjoint),
     **dict.fromkeys(("pos", "positive"), (("input",), _itself())),
     **{f"atleast_{n}d": (("input",), _itself(n)) for n in (1, 2, 3)},
-    **dict.fromkeys(("detach", "data"), (("input",), _itself(trained=False))),
+    **dict.fromkeys(("detach", "data"), (("input",), _detach)),
 }
 """Names of arguments in order, and what reads them."""

@@ -47,7 +47,7 @@ class InferenceForm(Pass):
             if node.name in trained.weights:
                 _settle_weights(node, trained.weights[node.name], ctx.rewriter)
             _forget_inside(node, ctx.rewriter)
-            if is_op(node, vocab.DROPOUT):
+            if is_op(node, vocab.DROPOUT, vocab.DETACH):
                 _forget(node, ctx.rewriter)
 
 
@@ -79,25 +79,25 @@ def _forget_inside(node: fx.Node, rw: Rewriter) -> None:
         rw.update(node, kwargs={**node.kwargs, "post": left})
 
 
-def _forget(dropout: fx.Node, rw: Rewriter) -> None:
-    """Remove a dropout, and the second observer of what it hands through."""
-    source = dropout.args[0]
+def _forget(node: fx.Node, rw: Rewriter) -> None:
+    """Remove a dropout or a detach, and the second observer of what it hands through."""
+    source = node.args[0]
     assert isinstance(source, fx.Node)
-    for reader in list(dropout.users):
+    for reader in list(node.users):
         if observer_of(reader) is None:
             continue
         if observer_of(source) is not None and source.target == reader.target:
             rw.replace(reader, source)
         elif observer_of(source) is not None:
-            rw.rewire(reader, dropout, source.args[0])  # type: ignore[arg-type]
-    if is_erased(dropout):
+            rw.rewire(reader, node, source.args[0])  # type: ignore[arg-type]
+    if is_erased(node):
         return
-    for reader in dropout.users:
+    for reader in node.users:
         note = annotation(reader)
-        if note is not None and dropout.name in note.reads:
-            reads = {source.name if k == dropout.name else k: e for k, e in note.reads.items()}
+        if note is not None and node.name in note.reads:
+            reads = {source.name if k == node.name else k: e for k, e in note.reads.items()}
             annotate(reader, replace(note, reads=reads))
-    if dropout.users:
-        rw.replace(dropout, source)
+    if node.users:
+        rw.replace(node, source)
     else:
-        rw.erase(dropout)
+        rw.erase(node)

@@ -244,6 +244,7 @@ EMITTERS: Mapping[OpDef, OnnxEmitter] = {
     vocab.CLONE: _row(shapes.same),
     vocab.AFTER: _row(shapes.same),
     vocab.DROPOUT: _row(shapes.same),
+    vocab.DETACH: _row(shapes.same),
     # joins
     vocab.CAT: _row(joins.cat, "Concat"),
     vocab.STACK: _row(joins.stack, "Unsqueeze Concat"),

@@ -56,7 +56,7 @@ _NAMED_OTHERWISE: Mapping[OpDef, str] = {
     vocab.FOLD: "col2im",
     vocab.SETITEM: "clone select slice index fill_ copy_",
 }
-_NOTHING = (vocab.AFTER, vocab.DROPOUT)
+_NOTHING = (vocab.AFTER, vocab.DROPOUT, vocab.DETACH)
 """What computes nothing: an order among operations, and dropout in inference."""
 
 _LIMITS: Mapping[OpDef, str] = {

@@ -96,7 +96,7 @@ class Held(nn.Module):
 
 def test_gradients_are_held_back_where_the_graph_is_trained() -> None:
     graph_module, _ = qfx.run_passes(Held().eval(), [Canonicalize(trainable=True)], randn(2, 4))
-    assert len(graph_module.graph.find_nodes(op="call_method", target="detach")) == 1
+    assert len(graph_module.graph.find_nodes(op="call_function", target=vocab.DETACH)) == 1
 
 
 class Moved(nn.Module):
