@@ -19,6 +19,7 @@ ADD = define(
     (torch.add, operator.add, operator.iadd),
     ("add", "add_"),
     commutative=True,
+    affine=True,
 )
 SUB = define(
     activations.sub,
@@ -26,6 +27,7 @@ SUB = define(
     (),
     (torch.sub, torch.subtract, operator.sub, operator.isub),
     ("sub", "sub_", "subtract", "subtract_"),
+    affine=True,
 )
 MUL = define(
     activations.mul,
@@ -34,6 +36,7 @@ MUL = define(
     (torch.mul, torch.multiply, operator.mul, operator.imul),
     ("mul", "mul_", "multiply"),
     commutative=True,
+    affine=True,
 )
 DIV = define(
     activations.div,
@@ -44,11 +47,12 @@ DIV = define(
         *(torch.floor_divide, operator.floordiv, operator.ifloordiv),
     ),
     ("div", "div_", "divide", "true_divide", "floor_divide"),
+    affine=True,
 )
 
 GRID_SAMPLE = define(layers.grid_sample, Kind.ARITHMETIC, (), (F.grid_sample,))
 AFFINE_GRID = define(shapes.affine_grid, Kind.ARITHMETIC, (), (F.affine_grid,))
-CAST = define(activations.cast, Kind.ARITHMETIC)
+CAST = define(activations.cast, Kind.ARITHMETIC, affine=True)
 
 # -- activations ---------------------------------------------------------------------------------
 RELU = define(

@@ -55,6 +55,7 @@ class OpDef:
         picks: whether its results are values of its input, beside those whose kind says so.
         rearranges: whether it yields every element of its input once.
         elementwise: whether it computes each element of one tensor by itself.
+        affine: whether it adds to what it reads, scales it, or only changes its dtype.
         reads_scores: whether it takes scores of attention, into which masks put -inf.
         asks_form: whether it asks of a value what the integers that stand for it tell as well.
         inert: whether it computes nothing in inference: a place that passes know by name.
@@ -76,6 +77,7 @@ class OpDef:
     picks: bool = False
     rearranges: bool = False
     elementwise: bool = False
+    affine: bool = False
     reads_scores: bool = False
     asks_form: bool = False
     inert: bool = False

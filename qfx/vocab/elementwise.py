@@ -75,6 +75,7 @@ NEG = define(
     (torch.neg, torch.negative, operator.neg),
     ("neg", "negative"),
     elementwise=True,
+    affine=True,
 )
 
 # -- of two --------------------------------------------------------------------------------------

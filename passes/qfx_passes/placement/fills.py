@@ -19,7 +19,6 @@ from qfx.vocab import Kind, OpDef, is_op
 
 _FAR = 1e4
 _SCALARS = frozenset(vocab.SCALARS.values())
-_ADDING = frozenset({vocab.ADD, vocab.SUB, vocab.MUL, vocab.DIV, vocab.NEG, vocab.CAST})
 _OF_ONE = frozenset({"tensor", "as_tensor", "scalar_tensor"})
 """Functions that make a tensor of the number that they are given first."""
 
@@ -101,7 +100,7 @@ def _hands_on(node: fx.Node) -> bool:
     target = node.target
     if not isinstance(target, OpDef):
         return _name(node) in _FILLING
-    return target.kind in (Kind.SHAPE, Kind.JOIN) or target in _ADDING or target.name in _FILLING
+    return target.kind in (Kind.SHAPE, Kind.JOIN) or target.affine or target.name in _FILLING
 
 
 def _is_mask(node: fx.Node, masks: set[fx.Node]) -> bool:
@@ -109,9 +108,9 @@ def _is_mask(node: fx.Node, masks: set[fx.Node]) -> bool:
     info = meta.tensor_info(node)
     if info is not None and not info.dtype.is_floating_point:
         return True
-    keeps = isinstance(node.target, OpDef) and node.target.kind is Kind.SHAPE
-    operands = node.all_input_nodes
-    return (keeps or is_op(node, *_ADDING)) and bool(operands) and masks.issuperset(operands)
+    target, operands = node.target, node.all_input_nodes
+    keeps = isinstance(target, OpDef) and (target.kind is Kind.SHAPE or target.affine)
+    return keeps and bool(operands) and masks.issuperset(operands)
 
 
 def _scales(node: fx.Node, masks: set[fx.Node]) -> bool:

@@ -36,7 +36,7 @@ from qfx.backends.quantized.calls import (
     with_own_qparams,
 )
 from qfx.backends.quantized.convs import RELU_CLAMP, convolutions, transposed
-from qfx.backends.quantized.layouts import in_order_op, on_tidy, same_op
+from qfx.backends.quantized.layouts import in_order_op, on_contiguous, on_tidy, same_op
 from qfx.backends.quantized.limits import (
     affine,
     all_bits,
@@ -162,14 +162,14 @@ def _norms() -> tuple[KernelRule, ...]:
             vocab.GROUP_NORM,
             "quantized.group_norm",
             supports=groups_of_many,
-            emit=on_tidy(
+            emit=on_contiguous(
                 q.with_output(ops.group_norm.default, "num_groups", "weight", "bias", "eps")
             ),
         ),
         KernelRule(
             vocab.INSTANCE_NORM,
             "quantized.instance_norm",
-            emit=on_tidy(q.with_output(ops.instance_norm.default, "weight", "bias", "eps")),
+            emit=on_contiguous(q.with_output(ops.instance_norm.default, "weight", "bias", "eps")),
         ),
     )
 

@@ -108,6 +108,19 @@ def test_tokens_to_images(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
+@pytest.mark.parametrize("size", [2, 8])
+@pytest.mark.parametrize("norm", [nn.GroupNorm(4, 16), nn.InstanceNorm2d(16, affine=True)])
+def test_norms_of_many_images(norm: nn.Module, size: int, backend: str) -> None:
+    """PyTorch's kernels for channels_last are right for the first of them only."""
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 16, 1), norm, nn.Conv2d(16, 4, 1)))
+    x, many = randn(2, 3, size, size), randn(300, 3, size, size, seed=1)
+    qmodel = qfx.quantize(model, x, backend=backend, calibration_data=[many])
+    assert all(site.decision == "quantized" for site in qmodel.report.sites)
+    with torch.no_grad():
+        assert sqnr(qmodel.reference(many), qmodel(many)) > 30
+
+
+@pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
 def test_groups_of_one_value_stay_float(backend: str) -> None:
     model = seeded(lambda: Viewed(lambda y: F.adaptive_avg_pool2d(y, 1), nn.GroupNorm(8, 8)))
     qmodel = qfx.quantize(model, randn(2, 8, 4, 4), backend=backend)
