@@ -2,6 +2,7 @@
 
     python -m benchmarks.cost [--sizes 1000 10000 100000] [--peer-limit 1000] [--json FILE]
     python -m benchmarks.cost --graphs --models resnet50 vit_b_16 --engines qfx-fast qfx
+    python -m benchmarks.cost --graphs --models resnet50 --engines qfx-unchecked qfx
 
 Subjects are generated chains of ``--sizes`` operations (residual Linears, conv + batch-norm +
 relu) and torchvision models; each is quantized in a fresh process. Memory is the peak of resident

@@ -35,6 +35,7 @@ def qfx_cost(
     data: Sequence[Tensor],
     backend: str,
     effort: str = "default",
+    check: bool = True,
 ) -> dict[str, Any]:
     """``qfx.quantize`` in its three steps, and the passes as the history timed them."""
     import qfx
@@ -43,7 +44,7 @@ def qfx_cost(
     options: dict[str, Any] = {"backend": backend, "effort": effort}
     prepared = _timed(steps, "prepare", lambda: qfx.prepare(model, example, **options))
     _timed(steps, "calibrate", lambda: qfx.calibrate(prepared, data, progress=False))
-    quantized = _timed(steps, "convert", lambda: qfx.convert(prepared))
+    quantized = _timed(steps, "convert", lambda: qfx.convert(prepared, check=check))
     passes = {stage.name: stage.seconds for stage in quantized.history}
     return {
         "steps": steps,
@@ -74,6 +75,7 @@ COSTS: dict[str, Callable[[nn.Module, Tensor, Sequence[Tensor], str], dict[str, 
     "qfx": qfx_cost,
     "qfx-fast": partial(qfx_cost, effort="fast"),
     "qfx-high": partial(qfx_cost, effort="high"),
+    "qfx-unchecked": partial(qfx_cost, check=False),
     "torch.ao": torch_ao_cost,
 }
 

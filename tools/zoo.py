@@ -4,6 +4,7 @@ r"""Quantize the models of torchvision, timm and transformers, small and with ra
     python tools/zoo.py --out zoo-results --library timm       # goes on where it was
     python tools/zoo.py --out zoo-results --only 'resnet*'     # some of them
     python tools/zoo.py --out zoo-results --again              # those that were not all right
+    ONEDNN_MAX_CPU_ISA=AVX512_CORE python tools/zoo.py --out zoo-avx512 --short  # other kernels
 
 Vision networks are quantized statically, transformers dynamically and some of them statically. Each
 runs at the captured size and at three others, transformers with and without padding, and is
@@ -61,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--again", action="store_true", help="try those again that were not all right"
     )
+    found.add_argument(
+        "--short", action="store_true", help="run at the captured size only, and time nothing"
+    )
     found.add_argument("--list", action="store_true", help="print what would be tried, and stop")
     return found
 
@@ -77,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(entry.key for entry in open_ones))
         return 0
     results = run_each(
-        functools.partial(measure, backend=options.backend),
+        functools.partial(measure, backend=options.backend, short=options.short),
         open_ones,
         workers=options.workers,
         limits=Limits(options.timeout, options.memory),
@@ -129,7 +133,8 @@ def stale(tried: Mapping[str, Row], table: Sequence[Explanation] = EXPLAINED) ->
     for each in table:
         about = [row for row in tried.values() if each.names(row)]
         if about and not any(each in explanations(row, table) for row in about):
-            found.append(f"no longer {each.trouble.value}: {each.pattern}; take it off the list")
+            gone = f"{each.trouble.value}: {each.pattern}"
+            found.append(f"no longer {gone}; off the list with it, if CPUs without VNNI agree")
     return found
 
 

@@ -86,6 +86,12 @@ def test_measures_a_model() -> None:
     assert found.speed > 0
 
 
+def test_in_short() -> None:
+    found = measure.measure(TOYS[0], short=True)
+    assert (found.calls, found.troubles) == (1, ())
+    assert math.isnan(found.speed)
+
+
 def test_what_fails_is_a_row_too() -> None:
     assert measure.measure(TOYS[1]).error.startswith("CaptureError: ")
     assert measure.measure(TOYS[2]).error == "can't be built: ValueError: no model missing"

@@ -27,15 +27,21 @@ _ROUNDS = 7
 _TIMING = 2.0  # seconds that timing a model may take
 
 
-def measure(entry: Entry, *, backend: str = "auto") -> Row:
-    """Build, quantize and compare; what is raised on the way is the row's error."""
+def measure(entry: Entry, *, backend: str = "auto", short: bool = False) -> Row:
+    """Build, quantize and compare; what is raised on the way is the row's error.
+
+    Args:
+        entry: which model, and how it is quantized.
+        backend: as for ``qfx.quantize``.
+        short: whether to run it at the captured size only, and not to time it.
+    """
     torch.set_num_threads(1)
     try:
         subject = entry.build(entry.name)
     except Exception as error:
         return Row(entry.key, error=f"can't be built: {in_a_line(error)}")
     try:
-        return _measured(entry, subject, backend)
+        return _measured(entry, subject, backend, short)
     except Exception as error:
         return Row(entry.key, error=in_a_line(error), parameters=count(subject.model))
 
@@ -50,7 +56,7 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _measured(entry: Entry, subject: Subject, backend: str) -> Row:
+def _measured(entry: Entry, subject: Subject, backend: str, short: bool) -> Row:
     model, first = subject.model, subject.calls[0]
     start = time.process_time()
     quantized = qfx.quantize(
@@ -63,7 +69,7 @@ def _measured(entry: Entry, subject: Subject, backend: str) -> Row:
         calibration_data=subject.calibration if entry.method == "static" else None,
     )
     seconds = time.process_time() - start
-    taken, refused = _guarded(quantized, subject.calls)
+    taken, refused = _guarded(quantized, subject.calls[:1] if short else subject.calls)
     reference = _reference(quantized)
     figures = [_decibels(model, quantized, reference, call) for call in taken]
     of_model, of_reference, of_kernels = zip(*figures, strict=True)
@@ -77,7 +83,7 @@ def _measured(entry: Entry, subject: Subject, backend: str) -> Row:
         reference=_worst(of_reference),
         kernels=_worst(of_kernels),
         seconds=seconds,
-        speed=_speed(model, quantized, first),
+        speed=math.nan if short else _speed(model, quantized, first),
         left=left(quantized.report),
         regions=_regions(quantized),
         refused=refused,
