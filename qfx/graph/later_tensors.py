@@ -8,15 +8,14 @@ first; whoever comes to wait for the last of them computes it, and so on towards
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
-from typing_extensions import Self
 
 from qfx.graph import meta
+from qfx.graph.thread_beside import ThreadBeside
 from qfx.private_attributes import buffers_held
 
 
@@ -38,33 +37,17 @@ class _Ahead(NamedTuple):
         return self.make() if self.made.cancel() else self.made.result()
 
 
-class LaterTensors:
-    """Computes tensors on a thread of its own, in the order in which they are asked for.
-
-    It is left with ``with``: what nobody waits for by then is not computed.
-    """
+class LaterTensors(ThreadBeside):
+    """Computes tensors on a thread of its own, in the order in which they are asked for."""
 
     def __init__(self) -> None:
-        # Who asks for the number of threads has OpenMP use as many as were set for the process.
-        self._pool = ThreadPoolExecutor(1, "qfx-packing", initializer=torch.get_num_threads)
+        super().__init__("qfx-packing")
         self._ahead: dict[int, _Ahead] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
     def later(self, make: Callable[[], Tensor]) -> Tensor:
         """What stands for a tensor until :meth:`settle`; itself, where no thread can be started."""
-        try:
-            made = self._pool.submit(make)
-        except RuntimeError:  # of the system, or of Python that is about to end
+        made = self.begin(make)
+        if made is None:
             return make()
         stand_in = torch.empty(0)
         self._ahead[id(stand_in)] = _Ahead(stand_in, make, made)
