@@ -50,6 +50,8 @@ def forms(model: nn.Module, x: Tensor) -> dict[str, Callable[[Tensor], Any]]:
         if backend in qfx.backends.available():
             qmodel = qfx.quantize(model, x, method="dynamic", backend=backend)
             made[f"qfx dynamic, {backend} form"] = qmodel
+    fast = qfx.compile(qfx.quantize(model, x, method="dynamic"), x, progress=False)
+    made[f"qfx.compile, dynamic: {fast.engine}"] = fast
     made["torch.ao dynamic"] = _peer(model)
     return made
 

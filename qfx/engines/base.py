@@ -96,13 +96,7 @@ class Engine(ABC):
 
 
 class PieceEngine(Engine):
-    """An engine that is given pieces of the reference graph; eager runs what it does not take.
-
-    Attributes:
-        family: engines of one family take the same operations, and are given the same pieces.
-    """
-
-    family: ClassVar[str] = ""
+    """An engine that is given pieces of the reference graph; eager runs what it does not take."""
 
     def problems(self, piece: Piece) -> Sequence[Problem]:
         """The nodes of a piece that this engine can't take; they are left to eager."""

@@ -206,13 +206,13 @@ class Choosing:
         return max((engine.forms(piece) for piece in self._plan(engine).pieces), key=len)
 
     def _plan(self, engine: PieceEngine) -> Partition:
-        """The pieces of an engine; engines that take the same share them."""
-        key = engine.family or engine.name
-        if key not in self._plans:
-            plan = self._plans[key] = plan_for(engine, self._source.reference)
+        """The pieces of an engine."""
+        name = engine.name
+        if name not in self._plans:
+            plan = self._plans[name] = plan_for(engine, self._source.reference)
             for piece in plan.pieces:
                 piece.seen = self._seen
-        return self._plans[key]
+        return self._plans[name]
 
     def _try(self, candidate: Candidate, *, free: bool) -> None:
         """Build a candidate and run it once; what goes wrong puts it out of the running."""

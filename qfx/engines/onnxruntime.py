@@ -28,10 +28,10 @@ class OnnxRuntime(PieceEngine):
 
     Sums of two tensors are computed in integers only where they stand between codes, as they do in
     the integer form; sigmoids, products, concatenations and averages, in the full integer form.
+    Dynamic LSTMs are operators of its own (:mod:`qfx.export.onnx.contrib`).
     """
 
     name = "onnxruntime"
-    family = writing.FAMILY
 
     def lacks(self) -> str:
         return lacking(("onnxruntime", "onnx_ir"), "onnxruntime")
@@ -40,13 +40,14 @@ class OnnxRuntime(PieceEngine):
         return version_of("onnxruntime")
 
     def problems(self, piece: Piece) -> Sequence[Problem]:
-        return writing.problems(piece)
+        return writing.problems(piece, contrib=True)
 
     def forms(self, piece: Piece) -> Sequence[OnnxForm]:
-        return writing.forms(piece, (OnnxForm.FULL, OnnxForm.INTEGER))
+        return writing.forms(piece, (OnnxForm.FULL, OnnxForm.INTEGER), contrib=True)
 
     def build(self, piece: Piece, settings: BuildSettings) -> Built:
-        return _opened(writing.onnx_model(piece, settings.form, settings.shapes), settings)
+        written = writing.onnx_model(piece, settings.form, settings.shapes, contrib=True)
+        return _opened(written, settings)
 
     def packed(self, built: Built) -> bytes | None:
         assert isinstance(built.program, OnnxRuntimeProgram)

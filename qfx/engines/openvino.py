@@ -30,7 +30,6 @@ class OpenVINO(PieceEngine):
     """Pieces as OpenVINO models, in float32 or bfloat16 where they are not in integers."""
 
     name = "openvino"
-    family = writing.FAMILY
 
     def lacks(self) -> str:
         return lacking(("openvino", "onnx_ir"), "openvino")

@@ -29,7 +29,6 @@ from qfx.graph.meta import TensorInfo
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-FAMILY = "onnx"
 OPSET = 21
 _LARGEST = 2**31 - 2**20
 _SHAPES, _EXACT = object(), object()
@@ -56,24 +55,28 @@ class Model:
         return b"DequantizeLinear" in self.data
 
 
-def problems(piece: Piece) -> Sequence[Problem]:
-    """The nodes of a piece that ONNX can't say."""
-    return [found for found in _exact(piece).problems if not found.by_size]
+def problems(piece: Piece, *, contrib: bool = False) -> Sequence[Problem]:
+    """The nodes of a piece that ONNX can't say; with ``contrib``, as ONNX Runtime reads it."""
+    return [found for found in _exact(piece, contrib).problems if not found.by_size]
 
 
-def forms(piece: Piece, rounding: Sequence[OnnxForm]) -> Sequence[OnnxForm]:
+def forms(
+    piece: Piece, rounding: Sequence[OnnxForm], *, contrib: bool = False
+) -> Sequence[OnnxForm]:
     """The exact form, after those that round more of a piece.
 
     Args:
         piece: the piece.
         rounding: the forms that pay for an engine; what rounds most comes first.
+        contrib: whether operators of ONNX Runtime's own may be written.
     """
+    sizes = _shapes(piece, contrib)
     written = (
-        write(piece.graph_module, _shapes(piece), OPSET, form, _seen(piece, form))
+        write(piece.graph_module, sizes, OPSET, form, _seen(piece, form), contrib=contrib)
         for form in rounding
     )
-    sizes = [len(each.writer.nodes) for each in (*written, _exact(piece))]
-    apart = (own != less for own, less in pairwise(sizes))
+    counts = [len(each.writer.nodes) for each in (*written, _exact(piece, contrib))]
+    apart = (own != less for own, less in pairwise(counts))
     return (*compress(rounding, apart), OnnxForm.EXACT)
 
 
@@ -83,7 +86,11 @@ def _seen(piece: Piece, form: OnnxForm) -> SeenRanges:
 
 
 def onnx_model(
-    piece: Piece, form: OnnxForm, shapes: tuple[tuple[int, ...], ...] | None = None
+    piece: Piece,
+    form: OnnxForm,
+    shapes: tuple[tuple[int, ...], ...] | None = None,
+    *,
+    contrib: bool = False,
 ) -> Model:
     """Write a piece.
 
@@ -91,21 +98,24 @@ def onnx_model(
         piece: the piece.
         form: how it is written.
         shapes: of its inputs; None leaves free what can be.
+        contrib: whether operators of ONNX Runtime's own may be written.
 
     Raises:
         CannotRun: it is larger than an ONNX model may be, or can't be written for these sizes.
     """
     if shapes is not None:
-        return _model(piece, form, shapes)
-    known = piece.notes.get(form)
+        return _model(piece, form, shapes, contrib)
+    known = piece.notes.get((form, contrib))
     if not isinstance(known, Model):
-        known = piece.notes[form] = _model(piece, form, None)
+        known = piece.notes[form, contrib] = _model(piece, form, None, contrib)
     return known
 
 
-def _model(piece: Piece, form: OnnxForm, shapes: tuple[tuple[int, ...], ...] | None) -> Model:
-    graph_module, sizes = _with_sizes(piece, shapes)
-    written = write(graph_module, sizes, OPSET, form, _seen(piece, form))
+def _model(
+    piece: Piece, form: OnnxForm, shapes: tuple[tuple[int, ...], ...] | None, contrib: bool
+) -> Model:
+    graph_module, sizes = _with_sizes(piece, shapes, contrib)
+    written = write(graph_module, sizes, OPSET, form, _seen(piece, form), contrib=contrib)
     if written.problems:
         raise CannotRun(str(written.problems[0]))
     made = model.model_of(written, "", form.value)
@@ -120,13 +130,13 @@ def _model(piece: Piece, form: OnnxForm, shapes: tuple[tuple[int, ...], ...] | N
 
 
 def _with_sizes(
-    piece: Piece, shapes: tuple[tuple[int, ...], ...] | None
+    piece: Piece, shapes: tuple[tuple[int, ...], ...] | None, contrib: bool
 ) -> tuple[fx.GraphModule, Shapes]:
     """The graph whose inputs have these shapes, and what follows of them."""
     if shapes is not None and shapes != piece.shapes:
         resized = _resized(piece.graph_module, shapes)
         return resized, Shapes(resized)
-    sizes = _shapes(piece)
+    sizes = _shapes(piece, contrib)
     if shapes is not None:
         sizes = copy.copy(sizes)
         sizes.fix()
@@ -137,23 +147,24 @@ def _names(values: Iterable[ir.Value]) -> tuple[str, ...]:
     return tuple(str(value.name) for value in values)
 
 
-def _shapes(piece: Piece) -> Shapes:
+def _shapes(piece: Piece, contrib: bool) -> Shapes:
     """The sizes that may differ, as far as the piece can be written with them."""
-    _exact(piece)
-    found = piece.notes[_SHAPES]
+    _exact(piece, contrib)
+    found = piece.notes[_SHAPES, contrib]
     assert isinstance(found, Shapes)
     return found
 
 
-def _exact(piece: Piece) -> WrittenGraph:
+def _exact(piece: Piece, contrib: bool) -> WrittenGraph:
     """The exact form, with as many free sizes as it can be written with."""
-    known = piece.notes.get(_EXACT)
+    known = piece.notes.get((_EXACT, contrib))
     if isinstance(known, WrittenGraph):
         return known
-    shapes = piece.notes[_SHAPES] = _shapes_of(piece)
+    shapes = piece.notes[_SHAPES, contrib] = _shapes_of(piece)
     for free in (shapes.find, partial(shapes.find, batch_only=True), shapes.fix):
         free()
-        written = piece.notes[_EXACT] = write(piece.graph_module, shapes, OPSET, OnnxForm.EXACT)
+        written = write(piece.graph_module, shapes, OPSET, OnnxForm.EXACT, contrib=contrib)
+        piece.notes[_EXACT, contrib] = written
         if not any(found.by_size for found in written.problems):
             break
     return written

@@ -59,9 +59,15 @@ def write(
     opset: int,
     form: OnnxForm,
     seen: SeenRanges | None = None,
+    *,
+    contrib: bool = False,
 ) -> WrittenGraph:
-    """Write every node of a reference graph, in a form for which ranges may have been seen."""
-    walk = _GraphWriter(graph_module, shapes, Writer(opset, form), seen or SeenRanges())
+    """Write every node of a reference graph, in a form for which ranges may have been seen.
+
+    With ``contrib``, operators of ONNX Runtime's own are written where the standard has none.
+    """
+    writer = Writer(opset, form, contrib=contrib)
+    walk = _GraphWriter(graph_module, shapes, writer, seen or SeenRanges())
     for node in graph_module.graph.find_nodes(op="placeholder"):
         walk.visit(node)
     walk.keep_output_names()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ def model_of(written: WrittenGraph, backend: str, form: str) -> ir.Model:
         written.outputs,
         nodes=written.writer.nodes,
         initializers=written.writer.initializers,
-        opset_imports={"": written.writer.opset},
+        opset_imports={"": written.writer.opset, **dict.fromkeys(_domains(written), 1)},
         name="qfx",
     )
     model = onnx_ir.Model(
@@ -41,6 +42,11 @@ def model_of(written: WrittenGraph, backend: str, form: str) -> ir.Model:
     require("onnx_ir.passes.common").RemoveUnusedNodesPass()(model)
     made: ir.Model = model
     return made
+
+
+def _domains(written: WrittenGraph) -> Iterable[str]:
+    """Of operators that are not the standard's."""
+    return (node.domain for node in written.writer.nodes if node.domain)
 
 
 def save(model: ir.Model, path: str | os.PathLike[str]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from qfx.export.onnx import contrib
 from qfx.export.onnx.layers import transposed
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
 from qfx.export.problems import CannotWrite
@@ -97,22 +98,22 @@ def _sequence(
 ) -> tuple[ir.Value, ...]:
     layers, bidirectional, batch_first = layout
     ways = 2 if bidirectional else 1
-    _check(w, input, packed, measured)
+    _check(w, kind, input, packed, measured)
     hidden = w.info(weights[1]).example[1]
-    x: Operand = w.op("Transpose", input, perm=(1, 0, 2)) if batch_first else input
+    source = input if measured is None else contrib.unrounded(w, input)
+    x: Operand = w.op("Transpose", source, perm=(1, 0, 2)) if batch_first else source
     last: list[list[ir.Value]] = []
     for layer in range(layers):
         own = slice(layer * ways, (layer + 1) * ways)
         parts = pairs(weights)[own], pairs(biases)[own] if biases else []
         given = [_rows(w, state, own) for state in states]
-        y, *final = w.ops(
+        y, *final = _layer(
+            w,
             kind,
             x,
-            *(_stacked(w, kind, [pair[i] for pair in parts[0]]) for i in (0, 1)),
-            _biases(w, kind, parts[1]),
-            None,
-            *given,
-            results=3 if kind == "LSTM" else 2,
+            *parts,
+            given,
+            measured,
             hidden_size=hidden,
             direction="bidirectional" if bidirectional else "forward",
             linear_before_reset=1 if kind == "GRU" else None,
@@ -127,12 +128,33 @@ def _sequence(
     return (whole, *joined)
 
 
-def _check(w: Writer, input: Operand, packed: object, measured: object) -> None:
+def _layer(
+    w: Writer,
+    kind: str,
+    x: Operand,
+    weights: Sequence[tuple[Operand, Operand]],
+    biases: Sequence[tuple[Operand, Operand]],
+    given: Sequence[ir.Value],
+    measured: Any,
+    **attributes: Any,
+) -> tuple[ir.Value, ...]:
+    """One layer in all its directions: the sequence, and the final states."""
+    bias = _biases(w, kind, biases)
+    if measured is not None:
+        ordered = [(_in_order(w, kind, own), _in_order(w, kind, other)) for own, other in weights]
+        return contrib.measured_lstm(w, x, ordered, bias, given, measured, **attributes)
+    stacked = (_stacked(w, kind, [pair[i] for pair in weights]) for i in (0, 1))
+    results = 3 if kind == "LSTM" else 2
+    return w.ops(kind, x, *stacked, bias, None, *given, results=results, **attributes)
+
+
+def _check(w: Writer, kind: str, input: Operand, packed: object, measured: Any) -> None:
     if packed is not None:
         raise CannotWrite("packed sequences", "Give the layer padded tensors.")
     if w.info(input).rank != 3:
         raise CannotWrite("a sequence without a batch dimension", "Give the model batches.")
-    if measured is not None:
+    written = w.contrib and kind == "LSTM" and measured and measured[0] == torch.uint8
+    if measured is not None and not written:
         raise CannotWrite(
             "a hidden state that is rounded anew at each step, over its measured range",
             "Quantize the recurrent layers with method='weight_only' (set_object_type).",

@@ -37,11 +37,12 @@ class Writer:
         form: how much more may be rounded than the reference rounds, for engines.
         coded: of which codes a tensor was written that is rounded beyond the reference.
         sizes: of tensors, by their id and the dim, where they are written.
+        contrib: whether operators of ONNX Runtime's own may be written.
     """
 
-    def __init__(self, opset: int, form: OnnxForm) -> None:
+    def __init__(self, opset: int, form: OnnxForm, *, contrib: bool = False) -> None:
         self._ir = require("onnx_ir")
-        self.opset = opset
+        self.opset, self.contrib = opset, contrib
         self.node: fx.Node | None = None
         self.nodes: list[ir.Node] = []
         self.initializers: list[ir.Value] = []
