@@ -258,7 +258,7 @@ def test_every_row_is_exercised(all_exported: dict[str, Exported]) -> None:
         *(vocab.ARRANGE,),
         *(vocab.SETITEM, vocab.GUARD, vocab.DTYPE, vocab.DEVICE, vocab.DIM, vocab.ADDITIVE_MASK),
         *(vocab.CONV2D, vocab.CONTIGUOUS, vocab.DROPOUT, vocab.CAST, vocab.ATTENTION_WEIGHTS),
-        *(vocab.NARROW, vocab.CLONE, vocab.UNFOLD, vocab.FOLD),
+        *(vocab.NARROW, vocab.CLONE, vocab.UNFOLD, vocab.FOLD, vocab.DETACH),
     }
     rows = set(EMITTERS) - elsewhere - set(vocab.SCALARS.values())
     used = set().union(*map(spelled, all_exported.values()))
