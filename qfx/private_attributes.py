@@ -7,7 +7,7 @@ of PyTorch that are private: :mod:`qfx.torch_private`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -126,6 +126,22 @@ def wrapper(kind: type[Tensor], like: Tensor, device: torch.device) -> Any:
 def is_erased(node: fx.Node) -> bool:
     """Whether a node was taken out of its graph."""
     return bool(getattr(node, "_erased", False))
+
+
+def set_arguments(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Set all arguments of a node that was made without.
+
+    ``node.args = args`` would first take the node out of the table of its graph by what is called,
+    and put it back, for which arguments are of no matter.
+    """
+    if args:
+        _set_args(node, args)
+    if kwargs:
+        _set_kwargs(node, kwargs)
+
+
+_set_args = fx.Node.args.__set__  # type: ignore[attr-defined]
+_set_kwargs = fx.Node.kwargs.__set__  # type: ignore[attr-defined]
 
 
 def code_of(graph: fx.Graph) -> CodeGen:

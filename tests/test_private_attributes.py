@@ -25,6 +25,7 @@ from qfx.private_attributes import (
     parameters_held,
     registry_of,
     schema_of,
+    set_arguments,
     takes_uneven_inputs,
     tensors_held,
     tracer_of,
@@ -71,6 +72,19 @@ def test_what_is_hooked_to_a_module(module: nn.Module) -> None:
     behind = module.register_forward_hook(lambda *_: None)
     assert [*forward_pre_hooks(module)] == [before.id]
     assert [*forward_hooks(module)] == [behind.id]
+
+
+def test_arguments_of_a_node_are_set_as_by_assignment(graph: fx.Graph) -> None:
+    (read, *_), output = graph.nodes, next(iter(reversed(graph.nodes)))
+    made = graph.create_node("call_function", torch.add)
+    set_arguments(made, (read, [read]), {"alpha": 2})
+    assert (made.args, made.kwargs) == ((read, [read]), {"alpha": 2})
+    assert made in read.users
+    assert made.all_input_nodes == [read]
+    set_arguments(made, (), {})
+    assert made.args == (read, [read])
+    assert graph.find_nodes(op="call_function", target=torch.add) == [made]
+    assert output in graph.nodes
 
 
 def test_recurrent_layers_put_their_weights_together_anew() -> None:

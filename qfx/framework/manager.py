@@ -101,8 +101,7 @@ def apply(graph_module: fx.GraphModule, passes: Sequence[Pass], ctx: PassContext
         ctx.rewriter = ctx.rewriter_of(step.name, preserved=step.preserves, infers=False)
         ctx.put(step)
         step.run(graph_module.graph, ctx)
-        if ctx.rewriter.has_changed:  # else there is nothing left over to look for
-            ctx.rewriter.finish()
+    ctx.rewriter.finish()  # what none of them uses any more goes at once
     verify(graph_module)
 
 

@@ -6,6 +6,7 @@ and attribute, not per path.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from torch import Tensor, fx, nn
@@ -33,12 +34,10 @@ class Attributes:
 
     def get(self, name: str) -> object:
         """What the qualified ``name`` refers to; PatternError if nothing."""
-        value: object = self._root
-        for atom in name.split("."):
-            value = getattr(value, atom, _MISSING)
-            if value is _MISSING:
-                raise PatternError(f"the model has no attribute {name!r} (no {atom!r})")
-        return value
+        try:
+            return attribute_of(self._root, name)
+        except AttributeError as error:
+            raise PatternError(f"the model has no attribute {name!r}: {error}") from None
 
     def add_tensor(self, hint: str, tensor: Tensor, *, trainable: bool) -> str:
         """Register a parameter (``trainable``) or buffer; returns its qualified name."""
@@ -126,7 +125,7 @@ class Attributes:
 
 def register_tensor(owner: nn.Module, name: str, value: Tensor, *, persistent: bool = True) -> None:
     """Register a tensor under a name that is free; ``register_buffer`` asks at length if it is."""
-    if isinstance(value, nn.Parameter):
+    if type(value) is not Tensor and isinstance(value, nn.Parameter):  # which asks at length
         parameters_held(owner)[name] = value
         return
     buffers_held(owner)[name] = value
@@ -153,8 +152,7 @@ def _is_free(owner: nn.Module, name: str) -> bool:
 
 def _identifier(atom: str) -> str:
     """``atom`` as the name of an attribute: "0" stays, as in ``features.0``."""
-    cleaned = "".join(c if c.isalnum() or c == "_" else "_" for c in atom)
-    return cleaned or "_"
+    return re.sub(r"\W", "_", atom) or "_"
 
 
 def orphans(graph_module: fx.GraphModule) -> Iterator[tuple[nn.Module, str]]:

@@ -23,6 +23,7 @@ from qfx.private_attributes import (
     buffers_held,
     code_of,
     modules_held,
+    set_arguments,
     tracer_of,
     unsaved_buffers,
 )
@@ -166,10 +167,7 @@ def copy_node(node: fx.Node, into: fx.Graph, now: Mapping[fx.Node, fx.Node]) -> 
     """
     # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
     made = into.create_node(node.op, node.target, name=node.name, type_expr=node.type)
-    if node.args:
-        made.args = fx.map_arg(node.args, now.__getitem__)
-    if node.kwargs:
-        made.kwargs = fx.map_arg(node.kwargs, now.__getitem__)
+    set_arguments(made, *fx.map_arg((node.args, node.kwargs), now.__getitem__))
     made.meta = dict(node.meta)
     return made
 

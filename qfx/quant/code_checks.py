@@ -20,7 +20,7 @@ from qfx.errors import ConfigError, VerifyError
 from qfx.framework.level_checks import fault
 from qfx.graph import meta
 from qfx.quant.annotation import Annotation, annotation
-from qfx.quant.qparams import QParams
+from qfx.quant.qparams import QParams, lie_within
 from qfx.quant.reference_form import Measured, qparams_of
 from qfx.quant.spec import QuantSpec
 from qfx.semantics.affine import code_bounds, middle_code
@@ -66,7 +66,7 @@ def _check_affine(node: fx.Node, owner: fx.GraphModule) -> QParams | Measured:
     _check_number(node, "scale", named["scale"], (int, float))
     _check_number(node, "zero_point", named["zero_point"], (int,))
     try:
-        qparams = qparams_of(node, owner)
+        qparams = qparams_of(node, owner, named)
     except (ConfigError, VerifyError, TypeError) as error:
         raise fault(node, f"has qparams that are none: {error}") from None
     if isinstance(qparams, Measured):
@@ -190,8 +190,8 @@ def _check_weight(
     if (qparams.axis is None) is spec.per_channel or qparams.group_size != spec.group_size:
         raise fault(layer, f"has the weight %{weight.name}, whose scales are not of {spec}")
     if spec.symmetric:
-        zero = torch.as_tensor(qparams.zero_point)
-        if zero.numel() and bool((zero != middle_code(low, high)).any()):
+        zero, middle = torch.as_tensor(qparams.zero_point), middle_code(low, high)
+        if not lie_within(zero, middle, middle):
             raise fault(layer, f"has the weight %{weight.name}, whose zero points are not 0")
 
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from qfx import vocab
 from qfx.framework.level_checks import LevelChecks, fault
 from qfx.framework.levels import Level
 from qfx.graph import meta
+from qfx.graph.lookup import attribute_of
 from qfx.quant.annotation import Annotation, Edge, annotation
 from qfx.quant.code_checks import check_codes
 from qfx.quant.fake_quant import FakeQuantize
@@ -221,9 +222,7 @@ def _check_stored(
         codes = codes.args[0]
     if codes is weight or codes.op != "get_attr":
         raise fault(layer, f"has the weight %{weight.name}, which is not stored in few bits")
-    *path, name = str(codes.target).split(".")
-    owner: nn.Module = graph_module.get_submodule(".".join(path))
-    if id(getattr(owner, name)) in parameters:
+    if id(attribute_of(graph_module, str(codes.target))) in parameters:
         raise fault(codes, "holds integers and is a parameter; they are kept in a buffer")
 
 

@@ -86,12 +86,12 @@ class QParams:
                 "scale must be float32, and zero_point integer or float32,"
                 f" not {scale.dtype} and {zero.dtype}"
             )
-        if not _lie_within(scale, _SMALLEST, _LARGEST):
+        if not lie_within(scale, _SMALLEST, _LARGEST):
             raise ConfigError("every scale must be positive and finite")
         if fraction:
-            if not _lie_within(zero, -_LARGEST, _LARGEST):
+            if not lie_within(zero, -_LARGEST, _LARGEST):
                 raise ConfigError("every zero point must be finite")
-        elif not _lie_within(zero, self.quant_min, self.quant_max):
+        elif not lie_within(zero, self.quant_min, self.quant_max):
             raise ConfigError(
                 f"a zero point is outside the bounds [{self.quant_min}, {self.quant_max}]"
             )
@@ -166,7 +166,7 @@ _SMALLEST, _LARGEST = 2.0**-149, torch.finfo(torch.float32).max
 """The positive float32 numbers: from the smallest subnormal one on."""
 
 
-def _lie_within(values: Tensor, low: float, high: float) -> bool:
+def lie_within(values: Tensor, low: float, high: float) -> bool:
     """Whether all values are from ``low`` to ``high``; NaN is not, in two operations."""
     if not values.numel():
         return True

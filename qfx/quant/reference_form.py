@@ -11,6 +11,7 @@ Who reads the reference form (lowering, checks, files, exports) asks here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,20 +68,25 @@ class QuantizedWeight:
 
 def codes_of(quantize: fx.Node) -> Codes:
     """The codes that a QUANTIZE rounds to, or those for which a DYNAMIC_QPARAMS measures."""
-    named = bound(quantize)
-    dtype: torch.dtype = named["dtype"]
-    return Codes(dtype, *code_bounds(dtype, named["quant_min"], named["quant_max"]))
+    return _told(bound(quantize))
 
 
-def qparams_of(node: fx.Node, owner: fx.GraphModule) -> QParams | Measured:
+def qparams_of(
+    node: fx.Node, owner: fx.GraphModule, named: Mapping[str, Any] | None = None
+) -> QParams | Measured:
     """The qparams of the codes that a QUANTIZE of ``owner`` makes, or that a DEQUANTIZE reads.
 
     Those of a DEQUANTIZE have the bounds of the QUANTIZE that it reads, and of constants and codes
     that were moved since, those of the dtype.
+
+    Args:
+        node: the QUANTIZE or DEQUANTIZE.
+        owner: of its graph.
+        named: its arguments, if they are at hand by name.
     """
-    named = bound(node)
+    named = bound(node) if named is None else named
     scale, zero_point = named["scale"], named["zero_point"]
-    codes = _codes(node if is_op(node, QUANTIZE) else named["input"], owner)
+    codes = _told(named) if is_op(node, QUANTIZE) else _codes(named["input"], owner)
     if _is_measured(scale) or _is_measured(zero_point):
         return Measured(scale, zero_point, codes.dtype)
     numbers = _number(scale, owner), _number(zero_point, owner)
@@ -100,7 +106,7 @@ def quantized_weight(weight: fx.Node, owner: fx.GraphModule) -> QuantizedWeight 
     stored = codes.args[0] if is_op(codes, UNPACK) else codes
     if stored.op != "get_attr":
         return None
-    integers, qparams = constant_value(codes, owner), qparams_of(weight, owner)
+    integers, qparams = constant_value(codes, owner), qparams_of(weight, owner, named)
     if integers is None or isinstance(qparams, Measured):
         return None
     return QuantizedWeight(str(stored.target), integers, qparams, scale, zero_point)
@@ -112,6 +118,12 @@ def _is_measured(number: object) -> bool:
 
 def _number(number: Tensor | float, owner: fx.GraphModule) -> Any:
     return constant_value(number, owner) if isinstance(number, fx.Node) else number
+
+
+def _told(named: Mapping[str, Any]) -> Codes:
+    """The codes that the arguments of a QUANTIZE or DYNAMIC_QPARAMS tell of."""
+    dtype: torch.dtype = named["dtype"]
+    return Codes(dtype, *code_bounds(dtype, named["quant_min"], named["quant_max"]))
 
 
 def _codes(integers: fx.Node, owner: fx.GraphModule) -> Codes:

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import PatternError
 from qfx.graph import meta
-from qfx.private_attributes import is_erased
+from qfx.private_attributes import is_erased, set_arguments
 from qfx.rewrite.books import Books
 from qfx.rewrite.making import check_call, inherit, joined_name, without_defaults
 from qfx.rewrite.values import UNSET
@@ -165,7 +165,7 @@ class Maker(Books):
         with self.graph.inserting_before(self._insertion_point()):
             # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
             node: fx.Node = self.graph.create_node(op, target, name=name or joined_name(given))
-            node.args, node.kwargs = args, kwargs
+            set_arguments(node, args, kwargs)
         meta.copy_meta(node, *sources, rule=self.rule or self.pass_name)
         root = self._match.root if self._match is not None else None
         self.values.settle(node, value, root or next(reversed(given), None))

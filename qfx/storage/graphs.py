@@ -18,7 +18,7 @@ from torch.fx.graph import CodeGen
 from qfx.capture.signature import KeywordOnlyFrom
 from qfx.errors import FormatError
 from qfx.graph import meta
-from qfx.private_attributes import code_of
+from qfx.private_attributes import code_of, set_arguments
 from qfx.storage import limits
 from qfx.storage.attributes import AttributeRecord, HeldRecords, ModuleRecord
 from qfx.storage.facts import FACTS, FactReader, Facts, FactWriter
@@ -238,29 +238,20 @@ def build_graph(record: GraphRecord) -> fx.Graph:
     if record.keyword_only:
         graph.set_codegen(KeywordOnlyFrom(record.keyword_only))
     made: dict[str, fx.Node] = {}
+
+    def node_of(ref: Ref) -> fx.Node:
+        return made[ref.name]
+
     for each in record.nodes:
         # Arguments come afterwards: create_node searches them for symbolic numbers, at length.
         node = graph.create_node(each.op, each.target, name=each.name)
-        args, kwargs = _arguments(each, made)
-        if args:
-            node.args = args
-        if kwargs:
-            node.kwargs = kwargs
+        kwargs = {name: mapped(value, node_of) for name, value in each.kwargs.items()}
+        set_arguments(node, tuple([mapped(arg, node_of) for arg in each.args]), kwargs)
         if node.name != each.name:
             node.name = each.name  # fx counts up a name that looks counted
         each.facts.attach(node)
         made[each.name] = node
     return graph
-
-
-def _arguments(
-    record: StoredNode, made: Mapping[str, fx.Node]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def node_of(ref: Ref) -> fx.Node:
-        return made[ref.name]
-
-    args = tuple([mapped(arg, node_of) for arg in record.args])
-    return args, {name: mapped(value, node_of) for name, value in record.kwargs.items()}
 
 
 def check_reads(graphs: Iterable[GraphRecord], held: HeldRecords) -> None:

@@ -125,11 +125,12 @@ class _Lowering:
             return
         rule = self.backend.rule(node.target, note.method)
         assert rule is not None
-        operands = [*float_operands(node, rule.operands), *post_operands(node)]
+        read = list(float_operands(node, rule.operands))
+        operands = (*read, *post_operands(node))
         inputs = {v: self.stands_for[v] for v in operands if v in self.stands_for}
         if note.method != "static":
             self._float_kernel(node, rule, inputs)
-        elif any(v not in inputs for v in float_operands(node, rule.operands)):
+        elif any(v not in inputs for v in read):
             annotate(node, Annotation(refusal("float-inputs")))
         elif rule.output is Output.SHARED and not self._requantizes(node, rule, inputs):
             self._share(node, rule, inputs)
