@@ -100,6 +100,7 @@ class DecidingTracer(fx.Tracer):
 
         Where ``int`` and ``float`` are stand-ins, no number of Python need come of it.
         """
+        frame = source.outside_numpy(frame)
         calls = not _CONVERSIONS.isdisjoint(frame.f_code.co_names)
         if calls and source.is_outside(frame.f_code.co_filename):
             self.converting.setdefault(id(frame.f_globals), frame.f_globals)

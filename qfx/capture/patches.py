@@ -21,7 +21,7 @@ from torch import nn
 from torch.overrides import is_tensor_method_or_property
 
 from qfx.capture.library_functions import FACTORIES, METHODS
-from qfx.capture.stand_ins import CONVERSIONS, EVERYWHERE, is_tensor, recorded
+from qfx.capture.stand_ins import CONVERSIONS, EVERYWHERE, Size, is_tensor, recorded
 from qfx.graph.effects import random_functions
 
 _OPAQUE = ("torch", "qfx", "qfx_passes", "builtins")
@@ -65,7 +65,7 @@ class SeenThrough:
 
     def __enter__(self) -> SeenThrough:
         functions: dict[Any, Any] = dict(_STAND_INS)
-        in_torch = {"is_tensor": is_tensor}
+        in_torch: dict[str, Any] = {"is_tensor": is_tensor, "Size": Size}
         in_torch.update((name, self._telling(getattr(torch, name))) for name in _STATE)
         functions.update((getattr(torch, name), made) for name, made in in_torch.items())
         self._by_value = {id(function): made for function, made in functions.items()}

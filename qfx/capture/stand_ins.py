@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from qfx.capture.proxy import ValueProxy
+from qfx.graph.containers import ContainerMaker
 
 
 def _symbolic(value: object, kinds: Any) -> bool:
@@ -118,14 +119,32 @@ class _StandingNumber(_Standing):
 
 
 class _StandingType(_Standing):
-    numbers: Mapping[type, type] = {}
+    standing: Mapping[type, type] = {}
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if len(args) != 1 or kwargs:
             return type(*args, **kwargs)
         value = args[0]
         found = type(value.example if _symbolic(value, object) else value)
-        return cls.numbers.get(found, found)
+        return cls.standing.get(found, found)
+
+
+class _StandingSize(_Standing):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if len(args) != 1 or kwargs or isinstance(args[0], torch.Tensor):
+            return cls.original(*args, **kwargs)
+        whole = args[0] if _symbolic(args[0], (tuple, list)) else list(args[0])
+        found = next((v for v in (whole, *whole) if _symbolic(v, object)), None)
+        if found is None:
+            return cls.original(whole)
+        make = ContainerMaker(cls.original)
+        return found.tracer.create_proxy("call_function", make, (whole, {}), {})
+
+
+class Size(tuple[int, ...], metaclass=_StandingSize):
+    """``torch.Size``, which of sizes that stay symbolic is one itself."""
+
+    original = torch.Size
 
 
 def _number(original: type) -> type:
@@ -138,13 +157,14 @@ _INT, _FLOAT = _number(int), _number(float)
 
 class _Type(type, metaclass=_StandingType):
     original = type
+    standing = {Size.original: Size}  # noqa: RUF012 - a class attribute of the metaclass's
 
 
 class _TypeOfNumbers(type, metaclass=_StandingType):
     """``type`` where ``int`` and ``float`` have stand-ins: ``type(3) is int``."""
 
     original = type
-    numbers = {int: _INT, float: _FLOAT}  # noqa: RUF012 - a class attribute of the metaclass's
+    standing = {**_Type.standing, int: _INT, float: _FLOAT}  # noqa: RUF012
 
 
 EVERYWHERE: Mapping[str, Any] = {

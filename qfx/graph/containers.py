@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import fx
 
+_SIZE = torch.Size  # which has a stand-in of that name while a model is traced
+
 
 @dataclass(frozen=True)
 class ContainerMaker:
@@ -36,7 +38,7 @@ class ContainerMaker:
 
     def __call__(self, elements: Any, attributes: dict[str, Any]) -> Any:
         """An instance with ``elements``: a list of them, or of pairs for a dict."""
-        if self.kind is torch.Size or hasattr(self.kind, "n_sequence_fields"):  # and return_types
+        if self.kind is _SIZE or hasattr(self.kind, "n_sequence_fields"):  # and return_types
             return self.kind(elements)
         if issubclass(self.kind, tuple):
             made: Any = tuple.__new__(self.kind, elements)

@@ -16,7 +16,7 @@ from math import prod as product
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 import qfx
 from qfx import vocab
@@ -53,6 +53,13 @@ SYMBOLIC: dict[str, Function] = {
     "gcd and hypot": lambda y: y * math.gcd(y.shape[2], 4) / math.hypot(y.shape[2], y.shape[3]),
     "operators": lambda y: y * (-y.shape[2] % 5 + (y.shape[3] << 1) - (y.shape[2] ^ 3)),
     "one after the other": lambda y: y[:, :, : int(int(y.shape[2] / 2) * 1.5)],
+    "Size": lambda y: y.view(torch.Size((y.shape[0], -1))),
+    "Size of a list": lambda y: y.reshape(torch.Size([y.shape[0] * 4, *y.shape[2:]])),
+    "Size of a generator": lambda y: y.reshape((-1, *Size(s for s in y.shape[2:]))),
+    "Size of a map": lambda y: torch.zeros(torch.Size(map(int, y.shape))) + y,
+    "Size of a Size": lambda y: y * torch.Size(y.shape).numel() * len(Size(y.shape[1:])),
+    "Sizes compared": lambda y: y * int(y.shape[2:] == torch.Size((y.shape[3], 8))),
+    "a sum of Sizes": lambda y: y.new_ones(Size((y.shape[0],)) + y.shape[1:]) + y,
     "tensor": lambda y: y + torch.arange(int(y.shape[3])).to(y.dtype) / float(y.shape[3]),
 }
 OTHERS = [(2, 3, 9, 8), (1, 3, 8, 8), (5, 3, 8, 16), (7, 3, 17, 12)]
@@ -171,6 +178,9 @@ def test_stand_ins_are_built_ins_to_everything_else() -> None:
             assert max([3, 4], key=lambda v: -v) == 3
             assert max((), default=7) == 7
             assert len("abc") == min(v for v in (5, 3, 4))
+            assert isinstance(x.shape, torch.Size)
+            assert type(torch.Size((2, 3))) is torch.Size
+            assert torch.Size() == torch.Size([]) == Size(())
             return x * half + torch.ones(3, dtype=int) + torch.zeros(half, 1, dtype=float)
 
     graph_module, _ = qfx.run_passes(Checked(), [], randn(2, 3))
@@ -179,6 +189,7 @@ def test_stand_ins_are_built_ins_to_everything_else() -> None:
     names = ("isinstance", "len", "max", "min", "type", "int", "float")
     assert not any(name in globals() for name in names)
     assert (ceil, sqrt, product) == (math.ceil, math.sqrt, math.prod)
+    assert type(x.shape) is Size is torch.Size
     assert torch.is_tensor is builtins.__dict__.get("is_tensor", torch.is_tensor)
 
 

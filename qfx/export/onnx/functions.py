@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def call(w: Writer, node: fx.Node, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
     """Write a call of a function or method."""
     if node.op == "call_function" and _makes_container(node):
-        return result_of(node, args, kwargs)
+        is_size = getattr(node.target, "kind", None) is torch.Size  # which takes integers only
+        return tuple(args[0]) if is_size else result_of(node, args, kwargs)  # type: ignore[arg-type]
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     emitter = FUNCTIONS.get(str(name).strip("_"))
     if emitter is None:
