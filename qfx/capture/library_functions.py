@@ -169,6 +169,7 @@ FACTORIES = (
     torch.as_tensor,
     torch.finfo,
     torch.roll,
+    torch.broadcast_shapes,
 )
 """Functions of numbers, most of which make tensors; they do not dispatch on proxies for these."""
 

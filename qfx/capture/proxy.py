@@ -41,6 +41,9 @@ _FIXED = frozenset(
 _OF_NUMPY = {f.__name__: f for f in (math.sqrt, math.exp, math.log, math.log2, math.log10)}
 """Functions of numpy that yield of a number what Python's yield."""
 
+_WHOLE_OF_NUMPY = {f.__name__: f for f in (math.ceil, math.floor, math.trunc)}
+"""And those that yield floats where Python's yield integers."""
+
 _OF_GRADIENTS = frozenset(("is_leaf", "requires_grad"))
 
 
@@ -111,7 +114,7 @@ class ValueProxy(_Classed, Arithmetic, fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if self.node.target in (math.prod, *_OF_NUMPY.values()) and not hasattr(self.example, name):
+        if _may_be_of_numpy(self.node) and not hasattr(self.example, name):
             return self._of_numpy(name)
         value = getattr(self.example, name)
         if isinstance(self.example, torch.device):
@@ -172,8 +175,11 @@ class ValueProxy(_Classed, Arithmetic, fx.Proxy):
 
     def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
         of_number = _OF_NUMPY.get(function.__name__) if method == "__call__" else None
-        if of_number is not None and not options and type(self.example) in (int, float):
-            return self.tracer.call(of_number, *inputs)
+        whole = _WHOLE_OF_NUMPY.get(function.__name__) if method == "__call__" else None
+        found = of_number or whole
+        if found is not None and not options and type(self.example) in (int, float):
+            number = self.tracer.call(found, *inputs)
+            return self.tracer.call(float, number) if whole else number
         arrays = [each.__array__() if type(each) is ValueProxy else each for each in inputs]
         return getattr(function, method)(*arrays, **options)
 
@@ -264,6 +270,13 @@ class ValueProxy(_Classed, Arithmetic, fx.Proxy):
     ) -> Any:
         _tracer_of((args, kwargs)).parsed_by(sys._getframe(1))
         return super().__torch_function__(orig_method, types, args, kwargs)
+
+
+def _may_be_of_numpy(node: fx.Node) -> bool:
+    """Whether ``node`` is what a function of numpy was recorded as."""
+    if node.target is float and isinstance(node.args[0], fx.Node):
+        return node.args[0].target in _WHOLE_OF_NUMPY.values()
+    return node.target in (math.prod, *_OF_NUMPY.values())
 
 
 def _holds_sizes(value: object) -> bool:

@@ -24,9 +24,9 @@ _TORCH = """
     arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin argsort argwhere as_strided
     as_tensor asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d baddbmm
     bartlett_window bernoulli bilinear bincount bitwise_and bitwise_left_shift bitwise_not
-    bitwise_or bitwise_right_shift bitwise_xor blackman_window block_diag bmm broadcast_tensors
-    broadcast_to bucketize cartesian_prod cat cdist ceil celu channel_shuffle cholesky
-    cholesky_inverse cholesky_solve chunk clamp clamp_max clamp_min clip clone column_stack
+    bitwise_or bitwise_right_shift bitwise_xor blackman_window block_diag bmm broadcast_shapes
+    broadcast_tensors broadcast_to bucketize cartesian_prod cat cdist ceil celu channel_shuffle
+    cholesky cholesky_inverse cholesky_solve chunk clamp clamp_max clamp_min clip clone column_stack
     combinations complex concat concatenate conj conj_physical constant_pad_nd copysign corrcoef
     cos cosh cosine_similarity count_nonzero cov cross cummax cummin cumprod cumsum
     cumulative_trapezoid deg2rad det detach diag diag_embed diagflat diagonal diagonal_scatter

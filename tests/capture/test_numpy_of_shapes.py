@@ -39,6 +39,8 @@ SYMBOLIC: dict[str, Of] = {
     "log of a product": lambda x: 1 + np.log(np.prod(x.shape[2:])),
     "sqrt of a size": lambda x: np.sqrt(x.shape[1] * x.shape[2]),
     "sqrt, int": lambda x: int(np.sqrt(x.shape[-1])) * 2,
+    "floor": lambda x: np.floor(x.shape[2] / 3),
+    "ceil, int": lambda x: int(np.ceil(x.shape[2] / 3)) * torch.arange(2)[1] / np.ceil(x.shape[3]),
     "prod, sqrt": lambda x: float(np.prod(x.shape[2:])) ** 0.5,
 }
 
@@ -56,7 +58,7 @@ GUARDED: dict[str, Of] = {
     "prod of a list": lambda x: np.prod([x.shape[2], x.shape[3]]),
     "sqrt, astype": lambda x: np.sqrt(x.shape[2]).astype(np.float32),
     "a number of numpy first": lambda x: np.float64(2) * np.sqrt(x.shape[2]),
-    "floor": lambda x: np.floor(x.shape[2] / 3),
+    "floor, astype": lambda x: np.floor(x.shape[2] / 3).astype(int),
     "maximum": lambda x: np.maximum(x.shape[2], 17),
     "flip": lambda x: float(np.flip(x.shape)[0]),
     "from_numpy": lambda x: torch.from_numpy(np.array(x.shape)).sum(),

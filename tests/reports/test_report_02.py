@@ -60,6 +60,7 @@ SYMBOLIC: dict[str, Function] = {
     "Size of a Size": lambda y: y * torch.Size(y.shape).numel() * len(Size(y.shape[1:])),
     "Sizes compared": lambda y: y * int(y.shape[2:] == torch.Size((y.shape[3], 8))),
     "a sum of Sizes": lambda y: y.new_ones(Size((y.shape[0],)) + y.shape[1:]) + y,
+    "broadcast_shapes": lambda y: torch.zeros(torch.broadcast_shapes(y.shape, (1, 4, 1, 1))) + y,
     "tensor": lambda y: y + torch.arange(int(y.shape[3])).to(y.dtype) / float(y.shape[3]),
 }
 OTHERS = [(2, 3, 9, 8), (1, 3, 8, 8), (5, 3, 8, 16), (7, 3, 17, 12)]
