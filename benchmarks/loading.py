@@ -7,8 +7,10 @@ In turns, in one process: ``qfx.load``; reading the file; and packing, which is 
 this machine ask for: the calls that lay out weights, with what is computed for them, timed inside
 of another load, on its own thread. The aim is at most 1.5 times reading and packing.
 
-A load packs on a thread beside, while Python puts graphs together. So there are two ratios: of the
-time that goes by, which takes a second core to be any better, and of the processor's.
+A load packs on a thread beside, while Python puts graphs together, and on both once that is done.
+So there are two ratios: of the time that goes by, which takes a second core to be any better, and
+of the processor's. Where others use the cores, both threads wait for them: of the first ratio only
+the least of many rounds says something then.
 """
 
 from __future__ import annotations
