@@ -163,6 +163,8 @@ def _itself(least: int = 0) -> _Reader:
 
 
 def _detach(site: CallSite, given: _Given) -> fx.Node | Mismatch:
+    if rank_of(given["input"]) is None:
+        return Mismatch("it is no tensor, as a packed sequence has data")
     if site.trainable and meta.is_float_tensor(given["input"]):
         return site.becomes(vocab.DETACH, {"input": given["input"]})
     return site.through(given["input"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +84,16 @@ def test_what_hands_its_operand_through_is_gone(spelling: _Spelling) -> None:
 def test_what_is_left(spelling: _Spelling, reason: str) -> None:
     (note,) = notes(canonical(spelling, image(*X)))
     assert reason in note
+
+
+def test_the_data_of_a_packed_sequence_is_left() -> None:
+    def tagged(m: Any, x: Tensor) -> Any:
+        lengths = torch.full((x.shape[0],), 4)
+        return m.rnn(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True))[0].data
+
+    result = canonical(tagged, image(2, 4, 6), rnn=nn.RNN(6, 3, batch_first=True))
+    assert getattr in calls(result)
+    assert any("it is no tensor" in note for note in notes(result))
 
 
 class Held(nn.Module):
