@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
+from qfx.export.onnx.rearranged import is_within
 from qfx.export.onnx.values import Dequantized, Info, Operand
 from qfx.export.problems import CannotWrite
 from qfx.quant.qparams import QParams
@@ -58,6 +59,7 @@ def quantize(
         codes = w.op("QuantizeLinear", input, *numbers, axis=axis, block_size=group_size)
     source = w.info(input)
     w.tell(codes, Info(source.shape, source.example, dtype))
+    w.rounded[id(codes)] = input
     if (low, high) == affine.code_bounds(dtype, None, None) or _lies_within(
         w, input, scale, zero_point, low, high
     ):
@@ -133,15 +135,18 @@ def dequantize(
     dtype: torch.dtype,
     axis: int | None,
     group_size: int | None,
-) -> Dequantized:
+) -> Operand:
     """Written when it is read, as its reader takes it."""
     if dtype != torch.float32:
         raise CannotWrite(
             f"scales of float32 make no {dtype}", "Convert the model to float32 and quantize it."
         )
+    assert w.node is not None
+    exact = w.rounded.get(id(input))
+    if exact is not None and is_within(w.node):
+        return exact
     source = w.info(input)
     info = Info(source.shape, source.example, dtype)
-    assert w.node is not None
     made = Dequantized(input, scale, zero_point, info, axis, group_size, w.node.name)
     bounds = _code_bounds(w.node)
     if bounds is not None:

@@ -36,6 +36,7 @@ class Writer:
         results: what the node being written yields.
         form: how much more may be rounded than the reference rounds, for engines.
         coded: of which codes a tensor was written that is rounded beyond the reference.
+        rounded: of codes that were written the tensor that they are of.
         sizes: of tensors, by their id and the dim, where they are written.
         contrib: whether operators of ONNX Runtime's own may be written.
     """
@@ -51,6 +52,7 @@ class Writer:
         self.results: Any = None
         self.form = form
         self.coded: dict[int, tuple[ir.Value, QParams]] = {}
+        self.rounded: dict[int, Operand] = {}
         self.sizes: dict[tuple[int, int], Number] = {}
         self._info: dict[int, Info] = {}
         self._constants: dict[object, ir.Value] = {}
