@@ -85,11 +85,12 @@ class FuseConvBN(PatternPass):
     trainable: bool = False
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
+        known = len(ctx.near_misses)
         super().run(graph, ctx)
         of_channels = {f"{self.name}/{rule.name}" for rule in (fold_factor, fold_summand)}
         constant = {u.name for n in graph.nodes if n.op == "get_attr" for u in n.users}
-        ctx.near_misses[:] = [  # an addition of two activations is not near to these
+        ctx.near_misses[known:] = [  # an addition of two activations is not near to these
             miss
-            for miss in ctx.near_misses
+            for miss in ctx.near_misses[known:]
             if miss.rule not in of_channels or miss.node in constant
         ]

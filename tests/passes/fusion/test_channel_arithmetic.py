@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import qfx
+from qfx.capture.capture import capture
+from qfx.framework.pass_context import PassContext
+from qfx.history.events import NearMiss
 from qfx.testing import check
 from qfx_passes.canonical.fold_constants import FoldConstants
 from qfx_passes.fusion.fuse_conv_bn import FuseConvBN
@@ -169,3 +172,12 @@ def test_a_layer_with_a_frozen_norm_is_quantized_as_with_batch_norm() -> None:
     torch.testing.assert_close(made[0](x), made[1](x))
     calls = [[n.target for n in q.graph.nodes if n.op == "call_function"] for q in made]
     assert calls[0] == calls[1]
+
+
+def test_near_misses_of_stages_before_stay() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    ctx = PassContext(capture(model, (torch.randn(1, 3, 8, 8),)))
+    before = NearMiss("fuse-conv-bn/fold-factor", "gone", "why not")
+    ctx.near_misses.append(before)
+    FuseConvBN().run(ctx.graph_module.graph, ctx)
+    assert ctx.near_misses[0] == before
