@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from qfx.backends.base import METHODS
+from qfx.backends.table_checks import METHODS
 from qfx.errors import ConfigError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass, PatternPass, works_as_written

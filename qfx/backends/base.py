@@ -18,8 +18,7 @@ from torch import Tensor, fx
 
 from qfx import vocab
 from qfx.backends.schemes import Scheme
-from qfx.backends.table_checks import METHODS as METHODS
-from qfx.backends.table_checks import check_backend, check_rule
+from qfx.backends.table_checks import METHODS, check_backend, check_rule
 from qfx.errors import BackendError, QfxError
 from qfx.framework.pass_base import Pass
 from qfx.graph.meta import where

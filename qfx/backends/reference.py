@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from qfx import vocab
 from qfx.backends.base import (
-    METHODS,
     MOVES,
     RUN_TIME,
     Backend,
@@ -23,6 +22,7 @@ from qfx.backends.base import (
     pulls,
 )
 from qfx.backends.defaults import FIXED, defaults
+from qfx.backends.table_checks import METHODS
 from qfx.semantics.post import POST_OPS
 from qfx.vocab import OpDef
 

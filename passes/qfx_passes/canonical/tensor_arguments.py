@@ -17,6 +17,7 @@ from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import GETITEM, MESHGRID, OpDef, is_op
 from qfx_passes.canonical.argument_values import computed, rank_of
 from qfx_passes.canonical.call_site import Arguments, CallSite
+from qfx_passes.canonical.readings import is_tensor
 
 _FLOOR_DIVISIONS = (
     *(operator.floordiv, operator.ifloordiv, torch.floor_divide),
@@ -127,7 +128,7 @@ def where(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
 
 
 def two_tensors(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
-    both = _is_tensor(arguments["input"]) and _is_tensor(arguments["other"])
+    both = is_tensor(arguments["input"]) and is_tensor(arguments["other"])
     return None if both else Mismatch("it takes two tensors")
 
 
@@ -157,7 +158,7 @@ def pad(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
 
 def arithmetic(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
     first, second = arguments["input"], arguments["other"]
-    if op.commutative and not _is_tensor(first) and _is_tensor(second):
+    if op.commutative and not is_tensor(first) and is_tensor(second):
         if arguments.get("alpha", 1) != 1:
             return Mismatch("alpha scales the number, not the tensor")
         arguments["input"], arguments["other"] = second, first
@@ -167,13 +168,9 @@ def arithmetic(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | No
 def divide(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:
     if site.node.target in _FLOOR_DIVISIONS:
         arguments["rounding_mode"] = "floor"
-    if arguments.get("rounding_mode") and not _is_tensor(arguments["input"]):
+    if arguments.get("rounding_mode") and not is_tensor(arguments["input"]):
         return Mismatch("a number divided by a tensor, rounded")
     return None
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, fx.Node) and meta.tensor_info(value) is not None
 
 
 def join(op: OpDef, arguments: Arguments, site: CallSite) -> Mismatch | None:

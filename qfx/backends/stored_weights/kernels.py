@@ -27,6 +27,7 @@ from qfx.graph.shape_arithmetic import Told, fit, like
 from qfx.graph.shape_rules import after, yields
 from qfx.semantics import packing
 from qfx.semantics.post import Post, apply_post
+from qfx.semantics.rounding import trailing
 
 BLOCK = 1 << 18
 """Codes that are widened at once: a megabyte of floats."""
@@ -202,19 +203,15 @@ def _weight(
     if group_size is not None:
         values = values.view(rows, width // group_size, group_size)
     if zero_point is not None:
-        values = values.sub_(_trailing(zero_point), alpha=round(1 / _factor(packed)))
+        values = values.sub_(trailing(zero_point), alpha=round(1 / _factor(packed)))
     if scale is not None:
-        values = values.mul_(_trailing(scale))
+        values = values.mul_(trailing(scale))
     return values.view(rows, width)
 
 
 def _factor(packed: torch.dtype | None) -> float:
     """What the values of :func:`_weight` are to be multiplied with."""
     return 1 / 16 if packed == torch.int8 else 1.0
-
-
-def _trailing(values: Tensor | float) -> Tensor | float:
-    return values.unsqueeze(-1) if isinstance(values, Tensor) else values
 
 
 def _finished(y: Tensor, scale: Tensor | float, factor: float, bias: Tensor | None) -> Tensor:
