@@ -14,8 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from qfx.errors import BackendError
+
+pytree = _pytree
+"""Nested containers and what they hold. ``torch.fx`` stands on it: without it there is neither."""
 
 QUANTIZED_DTYPES = (
     *("torch.quint8", "torch.qint8", "torch.quint4x2", "torch.backends.quantized"),

@@ -274,12 +274,9 @@ def private_attributes(path: Path) -> Iterator[str]:
             yield ast.unparse(node)
 
 
-KNOWN = {"torch.utils: _pytree"}
-
-
 def test_private_names_of_pytorch_are_looked_up_in_one_place() -> None:
     for path in SOURCES:
-        assert path.name in PLACES or set(private_names(path)) <= KNOWN, path
+        assert path.name in PLACES or list(private_names(path)) == [], path
 
 
 def test_private_attributes_of_pytorch_are_reached_in_one_place() -> None:

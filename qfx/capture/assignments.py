@@ -15,12 +15,12 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from qfx.capture.proxy import ValueProxy
 from qfx.graph import meta
 from qfx.graph.working import WorkingGraphModule
 from qfx.private_attributes import OF_TENSORS, buffers_held, parameters_held, unsaved_buffers
+from qfx.torch_private import pytree
 
 
 @dataclass(frozen=True)

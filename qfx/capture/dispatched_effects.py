@@ -13,11 +13,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils import _pytree as pytree
 
 from qfx.graph.effects import is_random_operation
 from qfx.private_attributes import schema_of, version_of
-from qfx.torch_private import DispatchMode
+from qfx.torch_private import DispatchMode, pytree
 
 
 class DispatchedEffects(NamedTuple):

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.capture.assignments import MADE_ONCE
@@ -35,6 +34,7 @@ from qfx.graph import meta
 from qfx.graph.effects import returned_through
 from qfx.graph.interpret import called_by
 from qfx.graph.overlap import version
+from qfx.torch_private import pytree
 
 
 class _Made(NamedTuple):

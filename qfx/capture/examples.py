@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.node import map_aggregate
-from torch.utils import _pytree as pytree
 
 from qfx.capture.proxy import ValueProxy
 from qfx.graph.layouts import are_equal, dense
 from qfx.private_attributes import tensors_held
+from qfx.torch_private import pytree
 
 
 def _words(text: str) -> frozenset[str]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from qfx.capture.assignments import Assignments, Filled
 from qfx.capture.draws import Draws
@@ -34,6 +33,7 @@ from qfx.graph.containers import is_record, is_size, is_special, parts
 from qfx.graph.leaves import LeafPolicy, take_recorders
 from qfx.graph.scripted import scripts_recorded
 from qfx.private_attributes import is_erased, look_for_wrapped
+from qfx.torch_private import pytree
 
 
 class CaptureTracer(RecordingTracer):

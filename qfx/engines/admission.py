@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.errors import ConfigError
@@ -20,6 +19,7 @@ from qfx.graph import meta
 from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.meta import TensorInfo
 from qfx.graph.steps import arguments_by_name
+from qfx.torch_private import pytree
 from qfx.vocab import is_op
 
 _PLAIN = (int, float, bool, str, type(None))

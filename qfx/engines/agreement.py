@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx.engines.base import CannotRun, EngineProgram
 from qfx.engines.pieces import Piece
 from qfx.graph.interpret import NamedInterpreter
 from qfx.numerics.measures import Error, error_of
+from qfx.torch_private import pytree
 from qfx.vocab import Kind, OpDef
 
 AGREES, BELOW_FLOOR, LEAST = 35.0, 6.0, 15.0

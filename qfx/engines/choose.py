@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from qfx.engines.agreement import (
     AGREES,
@@ -40,6 +39,7 @@ from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.seen import run_seeing
 from qfx.export.onnx.trials import run_unrounded
 from qfx.graph.overlap import version
+from qfx.torch_private import pytree
 
 _PAYS = 1.05
 """How many times as fast a program for the examples' sizes alone must be to be kept."""

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from qfx.engines.admission import Guards, UnknownArgument, key_of
 from qfx.engines.choose import EngineChoice
@@ -22,6 +21,7 @@ from qfx.graph.overlap import overwrite
 from qfx.graph.steps import arguments_by_name
 from qfx.graph.ways import ways_of
 from qfx.runtime.dtypes import probe_conversion
+from qfx.torch_private import pytree
 
 _MOST_KEYS = 4096
 

@@ -15,7 +15,6 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.utils import _pytree as pytree
 
 from qfx.caller_modes import undisturbed
 from qfx.errors import CaptureError, ConfigError
@@ -30,6 +29,7 @@ from qfx.private_attributes import (
     forward_pre_hooks,
     modules_held,
 )
+from qfx.torch_private import pytree
 
 
 class Holder(nn.Module):

@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx, nn
 from torch.fx.node import map_arg
-from torch.utils import _pytree as pytree
 
 from qfx.graph import meta
 from qfx.graph.containers import makes_container
@@ -29,7 +28,7 @@ from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.lookup import Lookup
 from qfx.graph.shape_rules import told
 from qfx.private_attributes import buffers_held, parameters_held
-from qfx.torch_private import OVERLOAD, PACKET, holds_scale
+from qfx.torch_private import OVERLOAD, PACKET, holds_scale, pytree
 from qfx.vocab import OpDef
 
 _Key: TypeAlias = "tuple[object, ...]"

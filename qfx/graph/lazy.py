@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from qfx.private_attributes import wrapper
+from qfx.torch_private import pytree
 
 _KNOWN = frozenset(
     {

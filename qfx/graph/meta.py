@@ -30,9 +30,9 @@ from typing import TypeAlias
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from qfx.graph.findings import hand_on
+from qfx.torch_private import pytree
 
 ORIGINS = "qfx.origins"
 RULE = "qfx.rule"

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from qfx.graph import meta
@@ -33,6 +32,7 @@ from qfx.torch_private import (
     PACKERS,
     TRILINEAR,
     DispatchMode,
+    pytree,
 )
 from qfx.vocab import OpDef
 

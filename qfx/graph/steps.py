@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from qfx.graph.copying import side_effects_undone
 from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.layouts import are_equal
 from qfx.graph.state import written_names, written_tensors
+from qfx.torch_private import pytree
 
 _KINDS = {"**": inspect.Parameter.VAR_KEYWORD, "*": inspect.Parameter.VAR_POSITIONAL}
 

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from qfx.errors import VerifyError
 from qfx.graph import meta
@@ -22,7 +21,7 @@ from qfx.graph.attributes import orphans
 from qfx.graph.lookup import Lookup
 from qfx.graph.text import target_name
 from qfx.private_attributes import is_erased
-from qfx.torch_private import OVERLOAD, schema_arguments
+from qfx.torch_private import OVERLOAD, pytree, schema_arguments
 from qfx.vocab import OpDef, bound_plainly
 
 Fitting: TypeAlias = set[tuple[object, int, tuple[str, ...]]]

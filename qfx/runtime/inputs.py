@@ -11,11 +11,11 @@ from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.runtime.dtypes import COMPUTED_IN, HALVES
+from qfx.torch_private import pytree
 from qfx.vocab import DYNAMIC_QPARAMS, QUANTIZE, Kind, OpDef, is_op
 
 

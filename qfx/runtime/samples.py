@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from qfx.capture.arguments import copy_tensors
+from qfx.torch_private import pytree
 
 MOST = 8
 MOST_BYTES = 2**23

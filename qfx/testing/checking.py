@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from qfx.capture.capture import capture
 from qfx.custom_passes import with_canonicalization
@@ -25,6 +24,7 @@ from qfx.framework.pipeline import Pipeline
 from qfx.history.history import History
 from qfx.quant.level_checks import QUANTIZATION
 from qfx.testing import golden
+from qfx.torch_private import pytree
 
 
 @dataclass

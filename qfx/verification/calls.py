@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx.capture.arguments import copy_tensors
 from qfx.graph.steps import Steps, arguments_by_name, state_kept
@@ -22,6 +21,7 @@ from qfx.quant.annotation import annotation, kernel_of
 from qfx.quant.meaning import meaning_of
 from qfx.quant.qparams import QParams
 from qfx.quant.reference_form import codes_of
+from qfx.torch_private import pytree
 from qfx.verification.allowances import (
     allowance_reads,
     midway_allowance,

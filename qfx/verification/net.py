@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx.errors import PassError
 from qfx.framework.instruments import Instrument
@@ -21,6 +20,7 @@ from qfx.quant.annotation import annotation
 from qfx.quant.reasons import refusal
 from qfx.report.checked import Checked
 from qfx.runtime.prepared import PreparedModel
+from qfx.torch_private import pytree
 from qfx.verification.calls import CallCheck, Fault, check_calls
 from qfx.verification.contents import KeepsContents
 from qfx.verification.floats import check_float

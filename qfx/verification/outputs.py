@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx.capture.arguments import copy_tensors
 from qfx.graph.clone import clone_graph_module
@@ -21,6 +20,7 @@ from qfx.numerics.measures import Error
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.observers import Observer
+from qfx.torch_private import pytree
 
 Batch = tuple[tuple[Any, ...], Mapping[str, Any]]
 

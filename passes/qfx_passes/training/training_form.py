@@ -19,7 +19,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.configuration.configuration import Configuration
@@ -40,6 +39,7 @@ from qfx.quant.recorders import observer_of
 from qfx.quant.spec import QuantSpec
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Start, Trained
+from qfx.torch_private import pytree
 from qfx.training.dropout import AttentionDropout, Dropout
 from qfx.training.norm_factor import NormFactor
 from qfx.vocab import OpDef, bound, is_op

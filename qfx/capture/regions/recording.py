@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from qfx.capture.arguments import copy_tensors
 from qfx.graph.copying import deep_copied, side_effects_undone
 from qfx.graph.ways import CallForm, form_of
 from qfx.private_attributes import version_of
+from qfx.torch_private import pytree
 
 MOST_KEPT = 5
 """Calls of a module that are kept of each form, beside the largest."""

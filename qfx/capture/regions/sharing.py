@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from qfx.capture.capture import BY_DRAW, BY_WEIGHTS, EXPECTED, graph_module_of
 from qfx.capture.tracing import OPAQUE_ROOTS
@@ -28,6 +27,7 @@ from qfx.private_attributes import (
     tensors_held,
     unsaved_buffers,
 )
+from qfx.torch_private import pytree
 
 if TYPE_CHECKING:
     from qfx.capture.regions.recording import Calls, RecordedCall

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from qfx.capture.arguments import copy_tensors
 from qfx.capture.examples import alike
@@ -23,6 +22,7 @@ from qfx.graph.effects import changing
 from qfx.graph.in_place import ReplacedModule, of_class, place_of, tell_dtype
 from qfx.graph.lazy import lazily
 from qfx.graph.ways import Ways
+from qfx.torch_private import pytree
 
 if TYPE_CHECKING:
     from qfx.capture.regions.plan import PlannedRegion

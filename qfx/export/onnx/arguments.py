@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.graph.meta import TensorInfo
 from qfx.graph.steps import arguments_by_name
+from qfx.torch_private import pytree
 
 _KINDS = {
     torch.float32: "float",

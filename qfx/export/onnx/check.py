@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.errors import ConfigError, FormatError
@@ -28,6 +27,7 @@ from qfx.quant.qparams import QParams
 from qfx.quant.reference_form import qparams_of
 from qfx.runtime.quantized import QuantizedModel
 from qfx.table import table
+from qfx.torch_private import pytree
 from qfx.vocab import is_op
 
 INTEGER_KERNELS = (

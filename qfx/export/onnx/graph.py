@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.export.onnx import functions, rounding
@@ -28,6 +27,7 @@ from qfx.export.problems import CannotWrite, Problem, problem
 from qfx.graph.interpret import result_of, thawed
 from qfx.graph.meta import TensorInfo
 from qfx.semantics.post import Post
+from qfx.torch_private import pytree
 
 if TYPE_CHECKING:
     import onnx_ir as ir

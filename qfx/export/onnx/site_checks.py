@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.export.onnx.packages import require
 from qfx.graph import meta
 from qfx.graph.interpret import NamedInterpreter
 from qfx.numerics.measures import error_of
+from qfx.torch_private import pytree
 from qfx.vocab import is_op
 
 

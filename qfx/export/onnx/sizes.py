@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.errors import ConfigError
@@ -31,6 +30,7 @@ from qfx.graph import meta
 from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.meta import TensorInfo
 from qfx.graph.shape_rules import told
+from qfx.torch_private import pytree
 
 
 class Shapes:

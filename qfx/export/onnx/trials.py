@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from qfx import vocab
 from qfx.errors import FormatError
@@ -35,6 +34,7 @@ from qfx.graph.meta import TensorInfo
 from qfx.numerics.measures import error_of
 from qfx.quant.reference_form import Measured, qparams_of
 from qfx.runtime.quantized import QuantizedModel
+from qfx.torch_private import pytree
 from qfx.vocab import is_op
 
 if TYPE_CHECKING:
