@@ -77,6 +77,11 @@ class KeptBatch:
         """How many rows, or positions of images, there are."""
         return self.rows.numel() // self.rows.shape[-self._within]
 
+    def powers(self) -> Tensor:
+        """(C,) sums of squares of each channel, of the rows."""
+        rows = self.rows.float().movedim(-self._within, -1)
+        return rows.reshape(-1, rows.shape[-1]).square().sum(0)
+
     def keep(self, call: WatchedCall, weight: Tensor, channels: Tensor | None) -> None:
         """Keep what a layer with a weight yields for the rows, of some channels; None: of all."""
         target, arguments, outputs = call.node.target, call.arguments(), weight.shape[0]

@@ -20,6 +20,7 @@ from qfx.quant.observers import Observer
 from qfx.quant.recorders import observer_of, recorder_of
 from qfx.quant.spec import QuantSpec
 from qfx.vocab import bound, is_op
+from qfx_passes.accuracy.scale_candidates import ScaleCandidate
 from qfx_passes.operands import asks_shape
 
 
@@ -34,9 +35,8 @@ class ScalableActivation:
         recorder: that of its channels.
         readers: the operations whose weights absorb scales, and the node that each reads it by.
         others: what else reads the value, and by which node.
-        candidates: (C,) scales that may be given to it; those of ones is the first.
+        candidates: scales that may be given to it; those of ones are the first.
         ranges: observers of the value with each candidate; that of the model is the first.
-        tops: the largest magnitude with each candidate, of the batches that were kept.
         errors: of the rows that choose and of those that judge, with each candidate: of outputs,
             and of outputs as a whole.
     """
@@ -47,9 +47,8 @@ class ScalableActivation:
     recorder: ChannelMean
     readers: list[tuple[fx.Node, fx.Node]]
     others: list[tuple[fx.Node, fx.Node]]
-    candidates: list[Tensor] = field(default_factory=list)
+    candidates: list[ScaleCandidate] = field(default_factory=list)
     ranges: list[Observer] = field(default_factory=list)
-    tops: list[float] = field(default_factory=list)
     errors: Tensor = field(default_factory=lambda: torch.zeros(2, 2, 0))
 
 

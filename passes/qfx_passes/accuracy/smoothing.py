@@ -15,8 +15,7 @@ from qfx.framework.pass_context import PassContext
 from qfx.history.events import NearMiss
 from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.accuracy import channel_scales, scalable_activations
-from qfx_passes.accuracy.channel_scales import ALPHAS
-from qfx_passes.accuracy.kept_rows import kept_rows
+from qfx_passes.accuracy.kept_rows import KeptRows, kept_rows
 from qfx_passes.accuracy.scalable_activations import ScalableActivation
 from qfx_passes.accuracy.watching import samples_of
 
@@ -60,18 +59,19 @@ class Smoothing:
                 self._stays(value, found, ctx)
         later = scalable_activations.sites_of(ahead, owners)
         kept = kept_rows(ctx, samples, sites, [site for site in later if not site.others])
-        channel_scales.measure(sites, kept, ctx.rewriter)
-        for site in sites:
-            self._settle(site, ctx)
+        seen = [site for site in sites if kept.of(site)]  # the rest had no values in the batches
+        channel_scales.measure(seen, kept, ctx.rewriter)
+        for site in seen:
+            self._settle(site, kept, ctx)
 
-    def _settle(self, site: ScalableActivation, ctx: PassContext) -> None:
-        best, gain = channel_scales.chosen(site)
+    def _settle(self, site: ScalableActivation, kept: KeptRows, ctx: PassContext) -> None:
+        best, gain = channel_scales.chosen(site, kept)
         if best == 0 or gain > self.most:
             self._stays(site.value, f"{self.refusal} (x {gain:.2f})", ctx)
             return
-        rw = ctx.rewriter
-        with rw.named(f"alpha={ALPHAS[best - 1]:g}, error x {gain:.2f}"):
-            self.divide(site, site.candidates[best], rw)
+        rw, (told, scale) = ctx.rewriter, site.candidates[best]
+        with rw.named(f"{told}, error x {gain:.2f}"):
+            self.divide(site, scale, rw)
             channel_scales.apply(site, best, rw)
 
     def _stays(self, value: fx.Node, reason: str, ctx: PassContext) -> None:

@@ -21,7 +21,7 @@ AFTER = """\
 - %input_mean_1 : f32[4,5,24] = ChannelMean[@input_mean_1](%observer_1)
 - %down : f32[4,5,16] = linear(%input_mean_1, @down.weight, @down.bias)
 + %up_gelu_1 : f32[4,5,24] = mul(%up_gelu, @up_gelu_scale)
-+ %observer_1_1 : f32[4,5,24] = HistogramObserver[@observer_1_1](%up_gelu_1)
++ %observer_1_1 : f32[4,5,24] = MinMaxObserver[@observer_1_1](%up_gelu_1)
 + %input_mean_1 : f32[4,5,24] = ChannelMean[@input_mean_1](%observer_1_1)
 + %down : f32[4,5,16] = linear(%input_mean_1, @down.weight_1, @down.bias)
 """
@@ -64,7 +64,7 @@ def test_the_graph_before_and_after() -> None:
     assert change(stages, "smooth-inputs") == AFTER
     assert misses(stages) == []
     rules = {event.rule.partition(",")[0] for event in stages["smooth-inputs"].events}
-    assert all(rule.startswith("smooth-inputs/alpha=") for rule in rules)
+    assert all(rule.startswith("smooth-inputs/") for rule in rules)
 
 
 @pytest.mark.parametrize(
