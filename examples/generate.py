@@ -86,7 +86,9 @@ def _of_torch_ao(model: nn.Module) -> nn.Module:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated
-        made: nn.Module = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+        made: nn.Module = quantize_dynamic(  # type: ignore[no-untyped-call]
+            model, {nn.Linear}, dtype=torch.qint8
+        )
     return made
 
 

@@ -74,7 +74,8 @@ class MiniLM(nn.Module):
         for layer in self.layers:
             x = layer(x, attended)
         weights = mask.unsqueeze(-1).to(x.dtype)
-        return (x * weights).sum(1) / weights.sum(1)
+        mean: Tensor = (x * weights).sum(1) / weights.sum(1)
+        return mean
 
 
 def load() -> MiniLM:
