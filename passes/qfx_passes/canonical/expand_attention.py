@@ -1,4 +1,4 @@
-"""Multi-head attention, taken apart into what it computes (:mod:`.attention_parts` tells what).
+"""Multi-head attention, taken apart into what it computes: see :mod:`.multi_head_attention`.
 
     attention(query, key, value)  ->  its projections, heads, softmax and output projection
 
@@ -21,9 +21,9 @@ from qfx.graph.modes import ModeFlag
 from qfx.private_attributes import is_erased
 from qfx.rewrite.pattern import Mismatch
 from qfx.rewrite.rewriter import Rewriter
-from qfx_passes.canonical.attention_parts import AttentionParts
 from qfx_passes.canonical.call_site import CallSite
 from qfx_passes.canonical.functional_calls import Spelling
+from qfx_passes.canonical.multi_head_attention import AttentionNodes
 
 _PARAMETERS = (
     *("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
@@ -67,7 +67,7 @@ def _expand_module(site: CallSite, module: nn.MultiheadAttention) -> fx.Node | M
         arguments[name] = (
             None if missing else site.rewriter.attribute(f"{node.target}.{path}", origins=(node,))
         )
-    return _replace(node, AttentionParts(node, site.rewriter, arguments, trainable))
+    return _replace(node, AttentionNodes(node, site.rewriter, arguments, trainable))
 
 
 def _expand_function(site: CallSite, call: Spelling) -> fx.Node | Mismatch:
@@ -87,7 +87,7 @@ def _expand_function(site: CallSite, call: Spelling) -> fx.Node | Mismatch:
         return Mismatch("attention over keys or values that are given (static_k, static_v)")
     if arguments["use_separate_proj_weight"]:
         arguments["in_proj_weight"] = None
-    return _replace(site.node, AttentionParts(site.node, site.rewriter, arguments, site.trainable))
+    return _replace(site.node, AttentionNodes(site.node, site.rewriter, arguments, site.trainable))
 
 
 def _obstacle(arguments: dict[str, Any]) -> Mismatch | None:
@@ -99,13 +99,13 @@ def _obstacle(arguments: dict[str, Any]) -> Mismatch | None:
     return None
 
 
-def _replace(node: fx.Node, parts: AttentionParts) -> fx.Node:
+def _replace(node: fx.Node, attention: AttentionNodes) -> fx.Node:
     """Let the readers of the pair that attention returns read its parts; returns the first."""
-    rewriter = parts.rewriter
+    rewriter = attention.rewriter
     single = {n: int(n.args[1]) % 2 for n in node.users if _takes_one(n)}  # type: ignore[arg-type]
     is_whole = len(single) < len(node.users)
-    needs_weights = parts.arguments["need_weights"]
-    pair = parts.build(bool(needs_weights) and (is_whole or any(single.values())))
+    needs_weights = attention.arguments["need_weights"]
+    pair = attention.build(bool(needs_weights) and (is_whole or any(single.values())))
     for reader, index in single.items():
         part = pair[index]
         assert part is not None

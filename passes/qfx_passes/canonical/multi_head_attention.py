@@ -1,4 +1,4 @@
-"""The parts of multi-head attention (Vaswani et al. 2017, arXiv:1706.03762).
+"""What multi-head attention is made of (Vaswani et al. 2017, arXiv:1706.03762).
 
     q, k, v = x Wq' + bq, x Wk' + bk, x Wv' + bv        one linear when q, k and v share an input
     heads   = softmax(q k' / sqrt(d) + mask) v          per head
@@ -26,7 +26,7 @@ from qfx.vocab import is_op
 
 
 @dataclass
-class AttentionParts:
+class AttentionNodes:
     """The nodes that replace one call; the parameters are nodes among its arguments."""
 
     node: fx.Node
