@@ -53,6 +53,6 @@ def draws_undone() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """No autocast, and no inference mode, whose tensors can't be calibrated. Decorates, too."""
+    """Leave autocast and inference mode, whose tensors can't be calibrated. Decorates, too."""
     with torch.inference_mode(False), without_autocast():
         yield

@@ -101,7 +101,7 @@ def use_up(
 
 
 def _parameters(prepared: PreparedModel) -> Iterator[Tensor]:
-    """Those of the float model as it was captured, as training left them."""
+    """The parameters of the float model that was captured, as training left them."""
     captured, trained = prepared.settings.captured, dict[str, Tensor]()
     if prepared.settings.method == "qat":
         trained = dict(prepared.named_parameters(remove_duplicate=False))

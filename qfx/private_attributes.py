@@ -58,7 +58,7 @@ def tensors_held(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def registry_of(module: nn.Module, name: str) -> dict[str, Any]:
-    """Those of the parameters or of the buffers of a module, wherever it holds ``name``."""
+    """The parameters of a module, or its buffers: those among which it holds ``name``."""
     parameters, buffers = tensors_held(module)
     return parameters if name in parameters else buffers
 

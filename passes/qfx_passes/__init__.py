@@ -1,4 +1,4 @@
-"""The passes that come with qfx: one family a file, in the order of the pipeline."""
+"""The passes that come with qfx, a file each; those that a backend brings lie with the backend."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class QuantizedWeights:
         self._done: dict[tuple[int, QuantSpec], tuple[Tensor, int, Tensor, QParams]] = {}
 
     def get(self, name: str, weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:
-        """As :func:`qfx.quant.qparams.quantize_weight`, whose errors then name the weight."""
+        """Quantize by :func:`qfx.quant.qparams.quantize_weight`; errors name the weight."""
         if weight.is_inference():  # has no version to tell whether it was written to
             return _quantize(name, weight, spec)
         key = id(weight), spec
@@ -62,7 +62,7 @@ def _quantize(name: str, weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QPara
 
 
 def quantized_weights(ctx: PassContext) -> QuantizedWeights:
-    """Those of the pipeline that is running."""
+    """The quantized weights of the pipeline that is running."""
     if not ctx.has(QuantizedWeights):
         ctx.put(QuantizedWeights())
     return ctx.get(QuantizedWeights)

@@ -44,7 +44,7 @@ def backend() -> Backend:
 
 
 def _defaults() -> dict[str, QConfig]:
-    """Those of every backend, with activations in int8."""
+    """The defaults of every backend, with activations in int8."""
     return {method: _signed(qconfig) for method, qconfig in defaults(reduce_range=False).items()}
 
 

@@ -51,7 +51,7 @@ class DeviceType(str):
         return super().__hash__()
 
     def startswith(self, prefix: str | tuple[str, ...], *bounds: Any) -> bool:
-        """As of any text."""
+        """Whether the type starts so, as any text may."""
         self._decides(str(self), sys._getframe(1))
         return super().startswith(prefix, *bounds)
 

@@ -32,7 +32,7 @@ class DispatchedEffects(NamedTuple):
 
 
 class Witness(DispatchMode):  # type: ignore[misc]
-    """While entered, sees what is drawn and written by the operation that is watched.
+    """A witness of what the operation that is watched draws and writes.
 
     Args:
         unwatched: called when random numbers are drawn by something else.

@@ -25,7 +25,7 @@ Note = Callable[[FrameType, str, bool], bool]
 
 
 class Draws:
-    """While entered, what draws random numbers is told to ``note``.
+    """A block in which what draws random numbers is told to ``note``.
 
     Args:
         note: called with the frame that draws, with what it calls, and with whether it draws evenly

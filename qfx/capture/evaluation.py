@@ -47,7 +47,7 @@ class _Made(NamedTuple):
 
     @classmethod
     def among(cls, arguments: object, names: Mapping[Any, str]) -> list[_Made]:
-        """Those in a nest of arguments; ``names`` are those of the constants of the graph."""
+        """What is found in a nest of arguments; ``names`` are those of the graph's constants."""
         leaves = pytree.tree_leaves(arguments)
         found = [leaf for leaf in leaves if type(leaf) is Tensor and leaf in names]
         return [cls(t, names[t], t.clone(), version(t)) for t in found]

@@ -31,7 +31,7 @@ _DECORATED = "_contextlib.py"
 
 
 class GradientBlocks:
-    """While entered, knows whether the model is in a block that holds gradients back.
+    """A watch that knows whether the model is in a block that holds gradients back.
 
     Args:
         user_frame: the innermost frame of the model's own code at or above one.

@@ -46,7 +46,7 @@ _ABSENT = object()
 
 
 class SeenThrough:
-    """While entered, the packages shown to it see through proxies.
+    """A block in which the packages shown to it see through proxies.
 
     Args:
         converting: globals of the modules in which ``int`` and ``float`` see through proxies, too.

@@ -92,7 +92,7 @@ class Engine(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Of the engine itself."""
+        """The version of the engine itself."""
 
 
 class PieceEngine(Engine):

@@ -158,7 +158,7 @@ class CompiledModel(nn.Module):
         return made
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As a call."""
+        """Run the model: what a call of it does."""
         return self(*args, **kwargs)
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ def compiled_regions(model: object) -> Regions[Any] | None:
 
 
 def quantized_regions(regions: Regions[Any]) -> Regions[QuantizedModel]:
-    """Those that compiled regions were made of.
+    """The quantized models that compiled regions were made of.
 
     Raises:
         FormatError: an attribute of one was set, which no file tells.

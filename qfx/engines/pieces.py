@@ -37,7 +37,7 @@ _SMALLEST = 0.01
 
 
 class PartitionSide(Enum):
-    """Where a node runs."""
+    """The places where a node may run."""
 
     INSIDE = "inside"
     OUTSIDE = "outside"
@@ -66,7 +66,7 @@ class Piece:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of its inputs, with the example inputs."""
+        """The shapes of its inputs, with the example inputs."""
         infos = (meta.tensor_info(node) for node in self.inputs)
         return tuple(() if info is None else tuple(info.shape) for info in infos)
 

@@ -57,7 +57,7 @@ def compile_regions(
 
 
 def first_graphs(regions: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """Of each region the graph that is compiled; others run in eager, where that one refuses."""
+    """The graph of each region that is compiled; others run in eager, where that one refuses."""
     yield from ((name, graph) for name, graph in regions.items() if region_of(name) == name)
 
 

@@ -76,7 +76,7 @@ def _is_analysis(kind: object) -> bool:
 
 
 class FrozenPassError(ConfigError, dataclasses.FrozenInstanceError):
-    """Somebody tried to change a pass."""
+    """The error of who tries to change a pass."""
 
 
 def _let_be_decorated(cls: type[Pass]) -> None:

@@ -136,14 +136,14 @@ def _is_opaque(node: fx.Node) -> bool:
 
 
 def _known(node: fx.Node, graph_module: fx.GraphModule) -> int | None:
-    """Of what can be told without running it."""
+    """The multiply-accumulates of what can be told without running it."""
     if node.target in GROUPED_PRODUCTS:
         return _grouped(node)
     return _recurrent(node, graph_module)
 
 
 def _grouped(node: fx.Node) -> int | None:
-    """Of rows (rows, in) that are multiplied with matrices (groups, in, out), one each."""
+    """Those of rows (rows, in) that are multiplied with matrices (groups, in, out), one each."""
     rows, matrices = (_data(operand) for operand in node.args[:2])
     if rows is None or matrices is None or (len(rows.shape), len(matrices.shape)) != (2, 3):
         return None
@@ -151,7 +151,7 @@ def _grouped(node: fx.Node) -> int | None:
 
 
 def _recurrent(node: fx.Node, graph_module: fx.GraphModule) -> int | None:
-    """Of a recurrent layer: each step multiplies by every weight once. Steps are slow to run."""
+    """Those of a recurrent layer: each step, slow to run, multiplies by every weight once."""
     if node.op != "call_module":
         return None
     module = graph_module.get_submodule(str(node.target))
@@ -206,13 +206,13 @@ def _counted() -> Iterator[FlopCounterMode]:
 
 
 def _grouped_flops(rows: Any, matrices: Any, *_: Any, **__: Any) -> int:
-    """Of groups of rows, each multiplied with one of several matrices."""
+    """The flops of groups of rows, each multiplied with one of several matrices."""
     found: int = 2 * prod(rows) * matrices[-1]
     return found
 
 
 def _trilinear_flops(*operands: Any, **_: Any) -> int:
-    """Of ``nn.Bilinear``: the three operands, expanded by dimensions of size one, multiplied."""
+    """The flops of ``nn.Bilinear``: its operands, expanded by dims of size one, multiplied."""
     pairs = zip(operands[:3], operands[3:6], strict=True)
     sizes = zip(*(_unsqueezed(*pair) for pair in pairs), strict=True)
     return 2 * prod(int(max(each)) for each in sizes)

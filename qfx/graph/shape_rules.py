@@ -95,7 +95,7 @@ def _after_post(value: Told, name: str, operands: Sequence[Any]) -> Told:
 
 
 def _same(input: TensorInfo, **attributes: object) -> Told:
-    """Of what is computed for each element."""
+    """The input, where something is computed for each element."""
     is_plain = all(type(value) in NUMBERS for value in attributes.values())
     return input if fit(input) and is_plain else None
 

@@ -53,7 +53,7 @@ class SiteNumerics:
 
     @property
     def label(self) -> str:
-        """Where it is in one word, as in the report."""
+        """The place of the site in one word, as in the report."""
         return label(self.node, self.module_path)
 
 

@@ -10,7 +10,7 @@ from qfx.report.sites import Site
 
 @dataclass(frozen=True)
 class Bisection:
-    """Where the error enters.
+    """The operation and the pass with which the error enters.
 
     Attributes:
         site: the operation, as in the report; None where no operation could be compared.

@@ -120,7 +120,7 @@ class _Outcomes:
                 self._keep_decision(origin.node, note.decision, macs(node))
 
     def _keep_kernel(self, origin: str, kernel: Kernel, step: str) -> None:
-        """Of the kernels of one operation the one that does most of its work tells what it is."""
+        """Keep, of the kernels of one operation, the one that does most of its work."""
         known = self.kernels.get(origin)
         if known is None or kernel.macs > known[0].macs:
             self.kernels[origin] = kernel, step

@@ -70,7 +70,7 @@ class Site:
 
     @property
     def label(self) -> str:
-        """Where it is in one word: ``layer1.0.conv1``, or ``layer1.0:add`` for a call."""
+        """The place of the site in one word: ``layer1.0.conv1``, or ``layer1.0:add`` for a call."""
         return label(self.node, self.module_path)
 
     @property

@@ -51,7 +51,7 @@ def facts(report: QuantizationReport) -> Iterator[str]:
 
 
 def covered(report: QuantizationReport) -> str:
-    """Of how many MACs; no share of all where some can't be known."""
+    """The share of the MACs in integers; of those that are known, where some are not."""
     if report.coverage is None:
         return "no MACs"
     if not report.unknown:

@@ -154,7 +154,7 @@ def _written(function: Callable[..., object]) -> inspect.Signature:
 
 @cache
 def _of_method(name: str) -> tuple[inspect.Signature, ...]:
-    """Of a method of tensors; the tensor itself is called as the method calls it."""
+    """The signatures of a method of tensors, the tensor called as the method calls it."""
     method = getattr(torch.Tensor, name, None)
     if inspect.isfunction(method):
         return (_written(method),)
@@ -180,7 +180,7 @@ def _normal(node: fx.Node) -> inspect.Signature | None:
 
 
 def _variadic(node: fx.Node) -> CallArguments | None:
-    """Of a method whose last argument is a list that is written out: ``x.view(2, 3)``."""
+    """The arguments of a method that writes out a list, its last one: ``x.view(2, 3)``."""
     if node.op != "call_method" or len(node.args) < 2:
         return None
     packed = (node.args[0], tuple(node.args[1:]))

@@ -23,7 +23,7 @@ A = TypeVar("A", bound=Analysis)
 
 
 class _At(AbstractContextManager[None]):
-    """Within, nodes are made before one; a class, since every match that a rule looks at is one."""
+    """A block in which nodes are made before one; a class, as every match of a rule enters one."""
 
     def __init__(self, books: Books, node: fx.Node) -> None:
         self._books, self._node = books, node
@@ -47,7 +47,7 @@ class _At(AbstractContextManager[None]):
 
 
 class _Applying(_At):
-    """Within, a rule is at work on a match."""
+    """A block in which a rule is at work on a match."""
 
     def __init__(self, books: Books, rule: str, match: Match) -> None:
         super().__init__(books, match.root)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Match:
-    """Where a pattern matched.
+    """A place where a pattern matched, and what it bound there.
 
     Attributes:
         root: the node that the root of the pattern matched.

@@ -36,7 +36,7 @@ class Originals:
 
 
 def originals(ctx: PassContext) -> Originals:
-    """Those of the pipeline that is running."""
+    """The originals of the pipeline that is running."""
     if not ctx.has(Originals):
         ctx.put(Originals())
     return ctx.get(Originals)

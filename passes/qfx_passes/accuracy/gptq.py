@@ -180,7 +180,7 @@ def _descended(
 
 
 def _moments(layer: Layer, streams: Streams) -> tuple[Moments, list[Moments]]:
-    """Of what to choose by, and the halves of what to judge by.
+    """The moments to choose codes by, and two halves of those to judge them by.
 
     Every fourth batch judges; of few batches, each gives its second half: neighbours in one image
     tell little of others.

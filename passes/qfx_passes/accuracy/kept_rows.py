@@ -134,7 +134,7 @@ class KeptRows:
         self._batches: dict[fx.Node, list[KeptBatch]] = {}
 
     def of(self, site: ScalableActivation) -> list[KeptBatch]:
-        """Those of one value, of each batch."""
+        """The rows kept of one value, batch by batch."""
         return self._batches[site.value]
 
     def has(self, site: ScalableActivation) -> bool:

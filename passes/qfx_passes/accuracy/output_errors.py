@@ -21,7 +21,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class OutputErrors:
-    """Of one call: how far other results are off.
+    """How far other results of one call are off.
 
     Args:
         op: what is called.

@@ -82,7 +82,7 @@ class Moments:
 
     @classmethod
     def none(cls, groups: int, size: int, device: torch.device) -> Moments:
-        """Of no position."""
+        """The moments of no position: zeros."""
         flat = [torch.zeros(groups, size, dtype=torch.float64, device=device) for _ in range(2)]
         square = [
             torch.zeros(groups, size, size, dtype=torch.float64, device=device) for _ in range(3)

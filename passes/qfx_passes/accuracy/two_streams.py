@@ -121,7 +121,7 @@ class SteppedModel(FloatSteps):
         product += by.to(product).reshape(-1, *(1,) * (-1 - axis))
 
     def run_node(self, n: fx.Node) -> Any:
-        """As always, or with the arguments that were given, or from the product on."""
+        """Run a node as always, or with the arguments that were given, or from the product on."""
         if n in self._products:
             post = fx.map_arg(bound(n)["post"], lambda read: self.env[read])
             return apply_post(self._products.pop(n), thawed(post))

@@ -80,7 +80,7 @@ class _Watcher(FloatSteps):
         self._looks = looks
 
     def run_node(self, n: fx.Node) -> Any:
-        """As always, and looked at."""
+        """Run a node, and show its call to those who look at it."""
         result = super().run_node(n)
         for look in self._looks.get(n, ()):
             look(WatchedCall(n, result, self.env))

@@ -1,4 +1,4 @@
-"""Constant folding: what depends on parameters alone is computed once.
+"""fold-constants: compute once what depends on parameters alone.
 
 A standardized weight, a bias table read by an index, a positional embedding: in inference such a
 value is a constant, and a convolution whose weight is one can be quantized like any other. Only

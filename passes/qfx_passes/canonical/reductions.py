@@ -174,7 +174,7 @@ def _spread(op: OpDef, *, with_mean: bool = False) -> Reader:
 
 
 def _norm(site: CallSite, given: NamedArguments) -> Reading:
-    """Of vectors: matrices have norms of their own, but for that of Frobenius."""
+    """The norm of vectors; matrices have norms of their own, but for that of Frobenius."""
     order, dim = given.pop("p", "fro"), _dims(given.pop("dim", None))
     order = 2 if order in ("fro", None) else order
     if not isinstance(order, (int, float)) or given.pop("dtype", None) is not None:
@@ -196,7 +196,7 @@ def _linalg_norm(site: CallSite, given: NamedArguments) -> Reading:
 
 
 def _dims(dim: object) -> Any:
-    """No dims named are all dims."""
+    """The dims that are named; None stands for all, and so does an empty list."""
     dims = tuple(dim) if isinstance(dim, (tuple, list)) else dim
     return None if dims == () else dims
 

@@ -139,7 +139,7 @@ def _sign(site: CallSite, given: NamedArguments) -> Reading:
 
 
 def _diagonal(site: CallSite, given: NamedArguments) -> Reading:
-    """Of a matrix its diagonal, and of a vector a matrix with that."""
+    """The diagonal of a matrix, or the matrix that has a vector as its diagonal."""
     offset = {"offset": given["diagonal"]} if "diagonal" in given else {}
     if rank_of(given["input"]) == 2:
         return site.becomes(vocab.DIAGONAL, {"input": given["input"], **offset})

@@ -1,6 +1,6 @@
-"""Mark where the quantized region begins and ends.
+"""insert-stubs: mark where the quantized region begins and ends.
 
-A graph without stubs put by hand is one region: ``insert-stubs`` puts a QUANT_STUB behind every
+A graph without stubs put by hand is one region: the pass puts a QUANT_STUB behind every
 float input that an operation reads and a DEQUANT_STUB before every float output. Stubs compute
 nothing; they are removed when quantize and dequantize nodes are written.
 

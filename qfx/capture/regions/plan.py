@@ -298,7 +298,7 @@ def _has_children(module: nn.Module) -> bool:
 
 
 def _outermost(paths: Iterable[str]) -> list[str]:
-    """Those that lie in none of the others."""
+    """The modules that lie in none of the others."""
     found = set(paths)
     return [p for p in paths if not any(p.startswith(f"{other}.") for other in found)]
 

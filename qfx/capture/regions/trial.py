@@ -208,7 +208,7 @@ class _Tried(nn.Module):
         super().__setattr__(name, value)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those of the module, which a graph has not."""
+        """The parameters of the module, which a graph has not."""
         self.note("the model reads its parameters")
         found: Iterator[tuple[str, nn.Parameter]]
         found = self.__dict__["original"].named_parameters(*args, **kwargs)

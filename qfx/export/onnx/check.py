@@ -89,7 +89,7 @@ class OnnxCheck:
 
     @property
     def integers(self) -> dict[str, int]:
-        """Those operators, and how often each stands there."""
+        """The integer operators, and how often each stands there."""
         kinds = self.kernels.items()
         return {k: n for k, n in kinds if any(part in k for part in INTEGER_KERNELS)}
 

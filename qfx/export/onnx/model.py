@@ -45,7 +45,7 @@ def model_of(written: WrittenGraph, backend: str, form: str) -> ir.Model:
 
 
 def _domains(written: WrittenGraph) -> Iterable[str]:
-    """Of operators that are not the standard's."""
+    """The domains of operators that are not the standard's."""
     return (node.domain for node in written.writer.nodes if node.domain)
 
 

@@ -189,7 +189,7 @@ def _against_unrounded(
 
 
 def _sqnr(wanted: Sequence[Tensor], made: Sequence[Tensor]) -> float:
-    """Of the worst output; far above what counts where they are equal."""
+    """The SQNR of the worst output; far above what counts where they are equal."""
     pairs = zip(wanted, made, strict=True)
     found = min((error_of(w.float(), m.float()).sqnr for w, m in pairs), default=math.inf)
     return min(found, _EQUAL)

@@ -72,7 +72,7 @@ class FixedQParamsObserver(Observer):
         return torch.as_tensor(self.fixed.scale), torch.as_tensor(self.fixed.zero_point)
 
     def record(self, x: Tensor) -> None:
-        """Nothing depends on data."""
+        """Take nothing in: no qparams depend on data."""
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The values of the smallest and the largest code."""
@@ -85,4 +85,4 @@ class FixedQParamsObserver(Observer):
             raise ConfigError(f"can't merge fixed qparams {other.fixed} into {self.fixed}")
 
     def reset(self) -> None:
-        """Nothing depends on data."""
+        """Take nothing in: no qparams depend on data."""
