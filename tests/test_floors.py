@@ -86,6 +86,21 @@ def imported(statement: ast.AST) -> Iterator[str]:
             yield name if name in sources() else statement.module
 
 
+BY_NAME = {
+    ("qfx.framework.registry", "qfx_passes"): "our passes are loaded as those of others are",
+}
+"""What is imported by a name in a string, which no arrow tells."""
+
+
+def imported_by_name(module: str) -> Iterator[str]:
+    """The modules of the house that ``module`` imports by their names."""
+    for node in nodes(sources()[module]):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+            if isinstance(name, str) and name in sources():
+                yield name
+
+
 def statements(body: ast.AST) -> Iterator[ast.stmt]:
     """The statements that run when a module is imported, and those for type checkers."""
     for child in ast.iter_child_nodes(body):
@@ -159,6 +174,11 @@ def test_an_import_in_a_function_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_text("def f():\n    from qfx import api\n")
     monkeypatch.setitem(sources(), "qfx.graph.planted", path)
     assert upward(FLOORS) == ["qfx.graph.planted imports qfx.api"]
+
+
+def test_what_is_imported_by_name_is_known() -> None:
+    found = {(module, name) for module in sources() for name in imported_by_name(module)}
+    assert found == BY_NAME.keys()
 
 
 def test_contributing_shows_every_room() -> None:
