@@ -173,23 +173,3 @@ def test_results_in_containers_are_taken_apart_inside() -> None:
     refused = {lstm: Problem(lstm, "", "", "not today", "")}
     outside = partition(qmodel.reference, refused)
     assert len(outside.pieces) == 1
-
-
-class Padded(nn.Module):
-    """Made even by numbers out of a part of its shape, as swin's patches are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x)
-        h, w = y.shape[-2:]
-        made: Tensor = self.second(nn.functional.pad(y, (0, w % 2, 0, h % 2)))
-        return made
-
-
-def test_numbers_out_of_a_part_of_a_shape_split_no_piece() -> None:
-    qmodel = qfx.quantize(Padded().eval(), noise(2, 3, 9, 10), check=False, progress=False)
-    assert partition(qmodel.reference, {}).is_plain
