@@ -9,9 +9,11 @@ that leads there (``torch.ops.onednn`` and ``torch.ops.quantized`` alike):
 * A 3-d kernel that overhangs its input on both sides in depth, e.g. kernel 3, padding 1 and depth
   1: garbage. The taps of a dilated kernel may all lie in the padding: memory that is not its own.
 * Padding as wide as the kernel (``kernel 1, padding 1``): garbage, or the process dies.
-* A dilated kernel of more than 3 rows with padding, e.g. ``conv2d((9, 3), dilation=(2, 1),
-  padding=(8, 1))``: the kernel writes past its buffer, whatever the result; a later ``free`` kills
-  the process.
+* A dilated kernel with more than one row of padding, e.g. ``conv2d(3, dilation=2, padding=2)``:
+  where its input has a zero point, the kernel writes past its buffer, whatever the result; a later
+  ``free`` kills the process. The buffer has a row for each reach of the kernel into the padding,
+  ``padding / dilation`` of them, and one is written for each row of padding (``ker_ranges_size``).
+  How often that shows depends on the size of the input and the number of threads.
 
 Which kernel is picked depends on the sizes of the input, so no probe in advance can tell. Zeros to
 the right of the input are what the convolution pads with anyway, so an input below a least size
@@ -19,8 +21,8 @@ grows to it,
 
     conv(x)[..., :n] = conv(pad(x, (0, rows * s)))[..., :n]
 
-and the columns beyond are dropped. Padding wider than the kernel, or of many dilated rows, is done
-before.
+and the columns beyond are dropped. Padding wider than the kernel, or of several dilated rows, is
+done before.
 """
 
 from __future__ import annotations
@@ -95,7 +97,7 @@ def outer_padding(kernel: Sizes, padding: Sizes, dilation: Sizes) -> tuple[list[
     rows = len(kernel) - 1
     sides = enumerate(zip(kernel, padding, dilation, strict=True))
     outer = [
-        p if p > d * (k - 1) or (i < rows and k > 3 and d > 1) else 0 for i, (k, p, d) in sides
+        p if p > d * (k - 1) or (i < rows and d > 1 and p > 1) else 0 for i, (k, p, d) in sides
     ]
     inner = [0 if out else p for out, p in zip(outer, padding, strict=True)]
     return inner, [side for p in reversed(outer) for side in (p, p)] if any(outer) else []

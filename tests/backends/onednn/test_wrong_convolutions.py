@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from torch import nn
 
@@ -73,11 +78,13 @@ def test_usual_kernels_are_not_tried() -> None:
     assert not suspect((128, 64, 3, 3), 2)
 
 
-def test_dilated_kernels_of_many_rows_are_padded_before() -> None:
+def test_dilated_kernels_are_padded_before() -> None:
     """With padding of its own, the kernel writes past its buffer, and a later free kills us."""
     assert outer_padding((9, 3), (8, 1), (2, 1)) == ([0, 1], [0, 0, 8, 8])
     assert outer_padding((2, 4, 9), (1, 2, 8), (2, 2, 2)) == ([1, 0, 8], [0, 0, 2, 2, 0, 0])
-    assert outer_padding((3, 3), (4, 4), (4, 4)) == ([4, 4], [])
+    assert outer_padding((3, 3), (4, 4), (4, 4)) == ([0, 4], [0, 0, 4, 4])
+    assert outer_padding((3, 3), (1, 2), (2, 2)) == ([1, 2], [])
+    assert outer_padding((3,), (4,), (4,)) == ([4], [])
     assert outer_padding((7, 7), (3, 3), (1, 1)) == ([3, 3], [])
 
 
@@ -91,3 +98,26 @@ def test_dilated_kernels_of_many_rows_keep_to_their_memory(groups: int, backend:
     qmodel = qfx.quantize(model, x, backend=backend)
     for _ in range(3):
         assert sqnr(qmodel.reference(x), qmodel(x)) > 40
+
+
+DILATED = """
+import torch, qfx
+from torch import nn
+torch.manual_seed(0)
+for model, x in (
+    (nn.Conv2d(16, 16, 3, padding=2, dilation=2), torch.randn(1, 16, 12, 10)),
+    (nn.Conv3d(16, 16, 3, padding=2, dilation=2), torch.randn(1, 16, 10, 12, 10)),
+):
+    qmodel = qfx.quantize(model.eval(), x, backend="x86", effort="fast")
+    torch.testing.assert_close(qmodel(x), qmodel.reference(x), rtol=1e-3, atol=1e-3)
+"""
+
+
+@pytest.mark.slow
+def test_dilated_kernels_keep_to_their_memory() -> None:
+    """In a process of its own, which dies of it, on as many threads as show it."""
+    checking = Path("/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")
+    found = {"LD_PRELOAD": str(checking), "MALLOC_CHECK_": "3"} if checking.exists() else {}
+    environment = {**os.environ, **found, "OMP_NUM_THREADS": "4"}
+    run = subprocess.run([sys.executable, "-c", DILATED], env=environment, check=False)
+    assert run.returncode == 0
