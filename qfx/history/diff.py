@@ -28,7 +28,7 @@ from qfx.history.hunks import text_of
 from qfx.history.record import NodeRecord
 from qfx.history.snapshot import Snapshot, snapshot
 from qfx.history.stage import Stage
-from qfx.history.weights import OtherTensor, constants_in_place, meaning_of, other_tensors
+from qfx.history.weights import OtherTensor, constants_in_place, other_tensors, with_open_weights
 
 if TYPE_CHECKING:
     import graphviz
@@ -196,7 +196,7 @@ def _other_weights(
 ) -> tuple[OtherTensor, ...]:
     """What differs of what two models hold, and of what they mean where that is packed."""
     weights = list(other_tensors(a, b, found.constants()))
-    meant = meaning_of(a), meaning_of(b)
+    meant = with_open_weights(a), with_open_weights(b)
     if meant == (a, b):
         return tuple(weights)
     told = {other.name for other in weights}

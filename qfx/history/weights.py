@@ -27,7 +27,7 @@ class OtherTensor(NamedTuple):
 
 
 @singledispatch
-def meaning_of(module: fx.GraphModule) -> fx.GraphModule:
+def with_open_weights(module: fx.GraphModule) -> fx.GraphModule:
     """What holds the contents of ``module`` openly: another graph, where kernels have packed them.
 
     Kinds of models that have one register it here.

@@ -126,7 +126,7 @@ def _converted(value: object, convert: Callable[[Tensor], Tensor]) -> Any:
     return convert(value) if isinstance(value, Tensor) else value
 
 
-def held_by(
+def held_weight_of(
     node: fx.Node,
     reference: fx.GraphModule,
     graph: int,

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from qfx.graph.constants import constant_value
 from qfx.runtime.constants import hold_the_same
-from qfx.runtime.held import HeldWeight, Restored, Stacked, held_by, restores
+from qfx.runtime.held import HeldWeight, Restored, Stacked, held_weight_of, restores
 from qfx.vocab import DEQUANTIZE, UNPACK, is_op
 
 _LIKE = 1e-2
@@ -166,7 +166,9 @@ def _likeness(
             least, scales = error, (_none_if_one(rows), _none_if_one(columns))
     if least > _LIKE:
         return None
-    return least, held_by(node, constants.reference, constants.at, turned, *scales, tensor.dtype)
+    return least, held_weight_of(
+        node, constants.reference, constants.at, turned, *scales, tensor.dtype
+    )
 
 
 def _error(goal: Tensor, value: Tensor) -> float:

@@ -27,7 +27,7 @@ from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.source import is_outside
 from qfx.graph.ways import apply_to_ways, ways_of
 from qfx.graph.working import WorkingGraphModule
-from qfx.history.weights import meaning_of
+from qfx.history.weights import with_open_weights
 from qfx.report.text import covered
 from qfx.runtime.constants import pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
@@ -301,6 +301,6 @@ class QuantizedModel(WorkingGraphModule):
         )
 
 
-@meaning_of.register
+@with_open_weights.register
 def _(module: QuantizedModel) -> fx.GraphModule:
     return module.reference

@@ -19,7 +19,7 @@ from qfx.graph import meta
 from qfx.graph.copying import copy_of, deep_copied
 from qfx.graph.ways import MOST_WAYS, CallForm, Ways
 from qfx.private_attributes import gather_flat_weights, tensors_held
-from qfx.runtime.held import HeldWeight, Restored, Stacked, held_by, restores
+from qfx.runtime.held import HeldWeight, Restored, Stacked, held_weight_of, restores
 from qfx.runtime.inside import hold, weights_held
 from qfx.runtime.quantized import QuantizedModel
 from qfx.storage import limits
@@ -285,7 +285,7 @@ def _held(name: str, said: HeldRecord, graphs: Sequence[nn.Module], ours: Tensor
         if scales is not None and not _scales(scales.shape, shape):
             raise FormatError(f"weight {name[:200]!r} has scales of another shape")
     numbers = (said.turned, said.rows, said.columns, said.dtype)
-    return held_by(node, reference, said.graph, *numbers)
+    return held_weight_of(node, reference, said.graph, *numbers)
 
 
 def _scales(shape: Sequence[int], whole: Sequence[int]) -> bool:

@@ -21,7 +21,7 @@ from qfx.framework.pass_context import PassContext
 from qfx.history.snapshot import Snapshot
 from qfx.history.stage import Stage
 from qfx.verification.outputs import Batch, Outcome, compared, outcome, shaken_outcomes
-from qfx.verification.stages import KeepsValues, held_by
+from qfx.verification.stages import KeepsValues, identities_of
 
 
 class BeforeLowering(KeepsValues):
@@ -65,7 +65,7 @@ class Following(Instrument):
     def before_pass(self, step: Pass, ctx: PassContext) -> None:
         if self._lowered is not None and self._start is None:
             self._start = Checkpoint(ctx.graph_module)
-            self._held = held_by(ctx.graph_module)
+            self._held = identities_of(ctx.graph_module)
             with suppress(Exception):  # of a call, which the check of calls names
                 self._expected = outcome(ctx.graph_module, self._batch)
 
@@ -81,7 +81,7 @@ class Following(Instrument):
         expected = self._expected
         if self._start is None or expected is None:
             return True
-        if self._now == self._lowered and held_by(graph_module) == self._held:
+        if self._now == self._lowered and identities_of(graph_module) == self._held:
             return True
         try:
             actual = self.outcome = outcome(graph_module, self._batch)

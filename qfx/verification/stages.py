@@ -79,14 +79,14 @@ class NumericCheck(Instrument):
         self._before = Checkpoint(ctx.graph_module)
         if self._outcome is None:  # now: the pass may write to tensors
             self._outcome = outcome(ctx.graph_module, self._batch(ctx))
-        self._held = held_by(ctx.graph_module)
+        self._held = identities_of(ctx.graph_module)
 
     def after_pass(self, step: Pass, ctx: PassContext, stage: Stage) -> None:
         before, last, expected = self._before, self._stage, self._outcome
         self._before, self._stage, self._outcome = None, stage, None
         if before is None or last is None:
             return
-        kept = held_by(ctx.graph_module) == self._held
+        kept = identities_of(ctx.graph_module) == self._held
         if stage.snapshot == last.snapshot and kept:
             self._outcome, self.sqnr[step.name] = expected, math.inf
             return
@@ -166,7 +166,7 @@ class KeepsValues(NumericCheck):
         )
 
 
-def held_by(module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
+def identities_of(module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
     """What identifies what ``module`` holds and the modules that it calls, and tensors' contents.
 
     It tells as long as something else, as a copy of the module, keeps them alive.

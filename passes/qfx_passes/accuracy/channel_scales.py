@@ -28,7 +28,7 @@ from qfx_passes.accuracy.output_errors import OutputErrors
 from qfx_passes.accuracy.replacing import replace_observer, replace_parameter
 from qfx_passes.accuracy.scalable_activations import ScalableActivation
 from qfx_passes.accuracy.scale_candidates import WeightColumns, candidates
-from qfx_passes.placement.calibrated import qparams_of
+from qfx_passes.placement.calibrated import calibrated_qparams
 
 _DOUBT = 128  # values of a channel that say half of what there is to know of its peak
 _DEARER = 1.5  # how far an output as a whole may err more where its channels err less
@@ -80,7 +80,7 @@ def measure(sites: Sequence[ScalableActivation], kept: KeptRows, rw: Rewriter) -
         batches = kept.of(site)
         _start(site, batches, rw)
         ranges = [] if site.measured else site.ranges
-        qparams = [qparams_of(site.observers[0], observer) for observer in ranges]
+        qparams = [calibrated_qparams(site.observers[0], observer) for observer in ranges]
         weights = {reader: _rounded_weights(site, reader, kept, rw) for reader, _ in site.readers}
         for batch in batches:
             if batch.positions:

@@ -24,7 +24,7 @@ from qfx.runtime.samples import Sample
 from qfx.semantics.post import apply_post
 from qfx.verification.outputs import FloatSteps
 from qfx.vocab import bound
-from qfx_passes.placement.calibrated import qparams_of
+from qfx_passes.placement.calibrated import calibrated_qparams
 
 MOST_BYTES = 2**30
 
@@ -154,7 +154,7 @@ class _RoundedSteps(SteppedModel):
         value = self.env[n.all_input_nodes[0]]
         name = str(n.target)
         if name not in self._qparams:
-            self._qparams[name] = qparams_of(n, observer)
+            self._qparams[name] = calibrated_qparams(n, observer)
         return self._qparams[name].rounded(value)
 
 

@@ -30,7 +30,7 @@ def check_calibrated(graph: fx.Graph) -> None:
         )
 
 
-def qparams_of(node: fx.Node, observer: Observer | FakeQuantize) -> QParams:
+def calibrated_qparams(node: fx.Node, observer: Observer | FakeQuantize) -> QParams:
     """What the observer that ``node`` calls makes of what it saw; errors name the node."""
     try:
         return observer.qparams()

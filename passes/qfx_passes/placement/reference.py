@@ -44,9 +44,9 @@ from qfx.vocab import (
 )
 from qfx_passes.operands import weight_operands
 from qfx_passes.placement.calibrated import (
+    calibrated_qparams,
     check_calibrated,
     note_late_ranges,
-    qparams_of,
     warn_of_zeros,
 )
 from qfx_passes.placement.place_observers import after
@@ -69,7 +69,7 @@ class Reference(Pass):
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         check_calibrated(graph)
         observers = {n: found for n in graph.nodes if (found := observer_of(n)) is not None}
-        chosen = {node: qparams_of(node, observer) for node, observer in observers.items()}
+        chosen = {node: calibrated_qparams(node, observer) for node, observer in observers.items()}
         if ctx.has(Configuration):
             warn_of_zeros(graph, ctx.get(Configuration))
             note_late_ranges(graph, ctx.get(Configuration))

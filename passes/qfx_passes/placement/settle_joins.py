@@ -33,7 +33,7 @@ from qfx.quant.observers import Observer
 from qfx.quant.recorders import observer_of
 from qfx.rewrite.rewriter import Rewriter
 from qfx_passes.operands import asks_shape, float_operands
-from qfx_passes.placement.calibrated import qparams_of
+from qfx_passes.placement.calibrated import calibrated_qparams
 
 
 class SettleJoins(Pass):
@@ -107,7 +107,7 @@ class _Settlement:
     def _scale(self, call: fx.Node, observer: Observer) -> float:
         name = str(call.target)
         if name not in self.scales:
-            scale = qparams_of(call, observer).scale
+            scale = calibrated_qparams(call, observer).scale
             assert isinstance(scale, float)
             self.scales[name] = scale
             self.finest.setdefault(name, scale)
