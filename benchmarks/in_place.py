@@ -12,7 +12,6 @@ Small configurations with random weights; dynamic for what generates, static for
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -135,16 +134,18 @@ def _generated(model: Any, ids: Tensor) -> Tensor:
 @torch.no_grad()
 def detecting(name: str) -> Row:
     """Quantize a detector, and look for its boxes at two image sizes."""
-    from benchmarks import detectors
+    from benchmarks.detectors import SIZES, Fixture
+    from benchmarks.fitting import with_noise
     from examples.detect import found_again
 
-    model, seen = detectors.detector(name)
-    batches = [[scene.image for scene in each] for each in seen]
+    made = Fixture(name)
+    model, seen = made.model, [[scene.image for scene in each] for each in made.seen]
+    others = [[scene.image for scene in each] for each in made.others]
     quantized: Any = qfx.quantize(
-        model, (batches[0],), calibration_data=[(each,) for each in batches], progress=False
+        model, (others[0],), calibration_data=[(each,) for each in others], progress=False
     )
-    said, noisy = [], _with_noise(model)
-    for size, images in zip(detectors.SIZES, batches, strict=True):
+    said, noisy = [], with_noise(model, 1, _NOISE)
+    for size, images in zip(SIZES, seen, strict=True):
         expected = model(images)
         ours, theirs = (
             torch.cat([found_again(*pair) for pair in zip(expected, other(images), strict=True)])
@@ -157,15 +158,6 @@ def detecting(name: str) -> Row:
     return Row(
         name, regions, _layers(quantized), f"{report.coverage:.1%}", "; ".join(said), _left(report)
     )
-
-
-def _with_noise(model: nn.Module) -> nn.Module:
-    """A copy whose weights are off by 1 % of their standard deviation, as rounding them leaves."""
-    torch.manual_seed(1)
-    noisy = copy.deepcopy(model)
-    for weight in (p for p in noisy.parameters() if p.dim() > 1):
-        weight.add_(torch.randn_like(weight) * weight.std(), alpha=_NOISE)
-    return noisy
 
 
 def _left(report: qfx.QuantizationReport) -> str:
