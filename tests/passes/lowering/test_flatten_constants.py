@@ -54,7 +54,7 @@ class Held(nn.Module):
         self.fc = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.fc(x) * self.part.scale + self.part_shift + self.part.shift
+        y = self.fc(x).tanh() * self.part.scale + self.part_shift + self.part.shift
         return torch.cumsum(y, 1) * self.part.scale
 
 
