@@ -152,10 +152,10 @@ EXPLAINED: tuple[Explanation, ...] = (
     *_static(
         "timm",
         Trouble.COVERAGE,
-        "cait_xxs24_224 convit_tiny crossvit_tiny_240 deit_tiny_patch16_224 gcvit_xxtiny "
-        "gemma4_vit_167m halonet_h1 hiera_tiny_224 levit_128s maxvit_pico_rw_256 mvitv2_tiny "
-        "nest_tiny pit_ti_224 sam2_hiera_tiny swin_s3_tiny_224 tiny_vit_5m_224 tnt_s_patch16_224 "
-        "visformer_tiny vit_relpos_small_patch16_224 vit_tiny_patch16_224 "
+        "cait_xxs24_224 convit_tiny crossvit_tiny_240 deepseek_vit_412m deit_tiny_patch16_224 "
+        "gcvit_xxtiny gemma4_vit_167m halonet_h1 hiera_tiny_224 levit_128s maxvit_pico_rw_256 "
+        "mvitv2_tiny nest_tiny pit_ti_224 sam2_hiera_tiny swin_s3_tiny_224 tiny_vit_5m_224 "
+        "tnt_s_patch16_224 visformer_tiny vit_relpos_small_patch16_224 vit_tiny_patch16_224 "
         "vit_tiny_patch16_dinov3_qkvb vitamin_small_224 volo_d1_224",
         _ATTENTION,
     ),

@@ -1,6 +1,6 @@
 """Functions that torch has beside those of the vocabulary, by what they mean.
 
-clamp(x, a, b)                 ->  minimum(maximum(x, a), b)  of tensors a and b
+clamp(x, a, b)                 ->  minimum(maximum(x, a), b)  of tensors that are not infinite
 softmin(x)                     ->  softmax(neg(x))
 rsub(x, y)                     ->  sub(y, x)
 addcmul(x, y, z, value=v)      ->  add(x, mul(mul(y, z), v)), and addcdiv likewise
@@ -22,10 +22,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qfx import vocab
 from qfx.graph import meta
+from qfx.graph.effects import changing
+from qfx.graph.lookup import attribute_of
 from qfx.rewrite.pattern import Mismatch
 from qfx.vocab import OpDef
 from qfx_passes.canonical.argument_values import is_computed, rank_of
@@ -55,8 +57,23 @@ def _clamp(site: CallSite, given: NamedArguments) -> Reading:
         return None
     result = given["input"]
     for op, bound in given_bounds:
-        result = site.rewriter.call(op, result, bound, origins=(site.node,))
+        if not _is_no_bound(op, bound, site.node, given["input"]):
+            result = site.rewriter.call(op, result, bound, origins=(site.node,))
     return site.through(result)
+
+
+def _is_no_bound(op: OpDef, bound: fx.Node, clamp: fx.Node, clamped: fx.Node) -> bool:
+    """Whether ``bound`` is a buffer of infinities that no value exceeds, and clamps nothing.
+
+    Models are made with such, and get finite ones with their weights. No range can hold them.
+    """
+    if bound.op != "get_attr" or meta.tensor_info(clamp) != meta.tensor_info(clamped):
+        return False
+    value = attribute_of(bound.graph.owning_module, str(bound.target))
+    least = -math.inf if op is vocab.MAXIMUM else math.inf
+    if not isinstance(value, Tensor) or value.is_meta or not bool((value == least).all()):
+        return False
+    return bound not in changing(bound.graph)
 
 
 def _softmin(site: CallSite, given: NamedArguments) -> Reading:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import qfx
 from qfx import vocab
 from qfx.testing.checking import run
 from qfx.vocab import OpDef
@@ -117,6 +118,40 @@ def test_rewordings(ops: list[OpDef], spelling: _Spelling) -> None:
 @pytest.mark.parametrize(("spelling", "reason"), LEFT)
 def test_what_is_left_says_why(spelling: _Spelling, reason: str) -> None:
     assert any(reason in note for note in notes(canonical(spelling, image(*X))))
+
+
+class Bounded(nn.Module):
+    """Clamps by buffers, which checkpoints fill."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.register_buffer("low", torch.tensor(low))
+        self.register_buffer("high", torch.tensor(high))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(torch.clamp(x, self.low, self.high))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ops"),
+    [
+        (-torch.inf, torch.inf, []),
+        (-1.0, torch.inf, [vocab.MAXIMUM]),
+        (-torch.inf, 1.0, [vocab.MINIMUM]),
+        (torch.inf, torch.inf, [vocab.MAXIMUM]),
+    ],
+)
+def test_infinite_bounds_clamp_nothing(low: float, high: float, ops: list[OpDef]) -> None:
+    model, x = Bounded(low, high).eval(), torch.randn(4, 8)
+    graph_module, _ = qfx.run_passes(model, [qfx.get_pass("canonicalize")], x)
+    assert [n.target for n in graph_module.graph.nodes if n.op == "call_function"] == [
+        *ops,
+        vocab.LINEAR,
+    ]
+    if low < high:
+        assert qfx.quantize(model, x, backend="reference").report.coverage == 1.0
 
 
 def test_in_training_the_gradient_of_equal_values_goes_to_one() -> None:
