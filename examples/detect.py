@@ -44,7 +44,7 @@ class Numbers(NamedTuple):
 @torch.no_grad()
 def detector(name: str, size: int) -> tuple[nn.Module, list[Tensor]]:
     """A detector whose random weights find something, and images."""
-    from torchvision.models import detection  # type: ignore[import-untyped]
+    from torchvision.models import detection
 
     torch.manual_seed(0)
     model: nn.Module = getattr(detection, name)(weights=None, weights_backbone=None)
