@@ -44,7 +44,7 @@ class Apart(nn.Module):
     def __init__(self, distance: nn.Module) -> None:
         super().__init__()
         self.distance = distance
-        self.register_buffer("other", torch.full((8,), 0.1))
+        self.register_buffer("other", torch.full((8, 8), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
         apart: Tensor = self.distance(x, self.other)

@@ -54,13 +54,21 @@ def fold_factor(match: Match, rw: Rewriter) -> fx.Node | Mismatch:
         return channel_arithmetic.scaled(layer, factor, rw)
 
 
-@rewrite(Op((vocab.ADD, vocab.SUB), LAYER, Attr("summand")), name="fold-summand")
+@rewrite(Op(vocab.ADD, LAYER, Attr("summand")), name="fold-summand")
 def fold_summand(match: Match, rw: Rewriter) -> fx.Node | Mismatch:
+    return _shifted(match, 1.0, rw)
+
+
+@rewrite(Op(vocab.SUB, LAYER, Attr("summand")), name="fold-subtrahend")
+def fold_subtrahend(match: Match, rw: Rewriter) -> fx.Node | Mismatch:
+    return _shifted(match, -1.0, rw)
+
+
+def _shifted(match: Match, sign: float, rw: Rewriter) -> fx.Node | Mismatch:
     layer, summand = match["layer"], match["summand"]
     refusal = _refusal(match, summand, rw)
     if refusal is not None:
         return refusal
-    sign = -1.0 if match.root.target is vocab.SUB else 1.0
     by = sign * vocab.bound(match.root)["alpha"]
     with rw.at(layer):
         return channel_arithmetic.shifted(layer, summand, by, rw)
@@ -81,13 +89,13 @@ class FuseConvBN(PatternPass):
 
     name = "fuse-conv-bn"
     requires = Level.CANONICAL
-    patterns = (fold_batch_norm, fold_factor, fold_summand)
+    patterns = (fold_batch_norm, fold_factor, fold_summand, fold_subtrahend)
     trainable: bool = False
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         known = len(ctx.near_misses)
         super().run(graph, ctx)
-        of_channels = {f"{self.name}/{rule.name}" for rule in (fold_factor, fold_summand)}
+        of_channels = {f"{self.name}/{rule.name}" for rule in self.patterns[1:]}
         constant = {u.name for n in graph.nodes if n.op == "get_attr" for u in n.users}
         ctx.near_misses[known:] = [  # an addition of two activations is not near to these
             miss

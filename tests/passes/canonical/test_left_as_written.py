@@ -119,7 +119,6 @@ def test_it_says_why(name: str, noted: dict[str, str]) -> None:
 
 TRAINED: dict[str, tuple[nn.Module, str]] = {
     "dropouts": (nn.LSTM(6, 4, 2, dropout=0.5), "it drops out between its layers in training"),
-    "moves": (Lambda(lambda m, x: x.detach() * 2), "it holds gradients back"),
 }
 
 
