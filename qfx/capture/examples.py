@@ -93,6 +93,8 @@ def tells_of_size(
         return squeezes or any(o.from_size for o in operands if not _is_number(o.example))
     if name in _RANKS or (name in ("shape", "size") and isinstance(example, torch.Size)):
         return args[0].from_size or (name == "len" and not isinstance(args[0].example, torch.Size))
+    if name == "Size" and isinstance(example, torch.Size):  # of a list that Python made, or of one
+        return type(args[0]) is ValueProxy and args[0].from_size
     if isinstance(example, (tuple, list)) and name in _KEEPING_LENGTHS:
         return any(each.from_size for each in operands)
     if any(not _is_number(o.example) for o in operands):
