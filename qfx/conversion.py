@@ -26,7 +26,7 @@ from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import Lowering, QuantizedModel
 from qfx.runtime.samples import Samples
 from qfx.verification.net import Net
-from qfx_passes.lowering.keep_float import keep_float
+from qfx.verification.put_back import keep_float
 
 
 @patiently

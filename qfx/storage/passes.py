@@ -9,10 +9,11 @@ from qfx.errors import ConfigError, FormatError
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.registry import builtin_pass, is_builtin, parse_pass
-from qfx_passes.lowering.flatten_constants import FlattenConstants
 
 _MOST = 10_000
 """Characters of a pass."""
+
+_FLAT = "flatten-constants"
 
 
 def write_passes(passes: Sequence[Pass], backend: Backend) -> list[str]:
@@ -61,8 +62,8 @@ def with_flat_constants(passes: tuple[Pass, ...], start: Level) -> tuple[Pass, .
     Files that were written before there was this pass do not name it.
     """
     end = max((start, *(step.produces for step in passes if step.produces is not None)))
-    known = any(isinstance(step, FlattenConstants) for step in passes)
-    return passes if known or end < Level.REFERENCE else (*passes, FlattenConstants())
+    known = any(step.name == _FLAT for step in passes)
+    return passes if known or end < Level.REFERENCE else (*passes, builtin_pass(_FLAT)())
 
 
 def _works_on_kernels(step: Pass) -> bool:

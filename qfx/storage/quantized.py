@@ -46,7 +46,7 @@ from qfx.storage.passes import read_lowering, write_passes
 from qfx.storage.reports import read_report, write_report
 from qfx.storage.targets import Types
 from qfx.storage.tensors import TensorSource, TensorStore
-from qfx_passes.lowering.keep_float import REASON, keep_float
+from qfx.verification.put_back import KERNEL_FAILED, keep_float
 
 
 # -- writing -------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def write_quantized(model: QuantizedModel, store: TensorStore) -> dict[str, Json
 def _put_back(model: QuantizedModel) -> dict[str, Decision]:
     """The operations that stay float because their kernel was wrong, by node."""
     notes = ((node.name, annotation(node)) for node in model.graph.nodes)
-    return {n: a.decision for n, a in notes if a is not None and a.decision.reason == REASON}
+    return {n: a.decision for n, a in notes if a is not None and a.decision.reason == KERNEL_FAILED}
 
 
 # -- reading -------------------------------------------------------------------------------------

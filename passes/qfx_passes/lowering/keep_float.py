@@ -9,8 +9,6 @@ file names them, so that a loaded model has none of them either.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import fx
 
 from qfx.framework.levels import Level
@@ -18,13 +16,7 @@ from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
 from qfx.quant.annotation import Annotation, Decision, annotate
 from qfx.quant.reasons import REASONS
-
-REASON = "kernel-failed-check"
-
-
-def keep_float(why: Mapping[str, str]) -> tuple[KeepFloat, ...]:
-    """The pass that keeps those operations float, if there are any."""
-    return (KeepFloat(operations=tuple(why.items())),) if why else ()
+from qfx.verification.put_back import KERNEL_FAILED
 
 
 class KeepFloat(Pass):
@@ -41,9 +33,11 @@ class KeepFloat(Pass):
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         rw, reasons = ctx.rewriter, dict(self.operations)
-        _, remedy = REASONS[REASON]
+        _, remedy = REASONS[KERNEL_FAILED]
         for node in graph.nodes:
             if node.name in reasons:
-                annotate(node, Annotation(Decision(False, REASON, reasons[node.name], remedy)))
-                with rw.named(REASON):
+                annotate(
+                    node, Annotation(Decision(False, KERNEL_FAILED, reasons[node.name], remedy))
+                )
+                with rw.named(KERNEL_FAILED):
                     rw.update(node)  # it reads the same, and is said to have changed
