@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,7 +131,10 @@ def _spellings(op: OpDef) -> str:
 def _function(function: Callable[..., Any]) -> str:
     """As people write it: ``F.relu``, ``torch.add``."""
     name = function.__name__
-    return f"F.{name}" if getattr(F, name, None) is function else qualified_name(function)
+    places = {"F": F, "torch": torch}  # wherever a version of torch defines it
+    found = (place for place, module in places.items() if getattr(module, name, None) is function)
+    place = next(found, None)
+    return f"{place}.{name}" if place else qualified_name(function)
 
 
 def _cell(rows: Sequence[KernelRule]) -> str:
