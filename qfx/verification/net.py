@@ -34,6 +34,7 @@ from qfx.verification.outputs import (
     outcome,
     outputs,
 )
+from qfx.verification.put_back import KERNEL_FAILED
 
 LowerFunction = Callable[[fx.GraphModule, History, Mapping[str, str]], None]
 
@@ -198,7 +199,7 @@ def _curable(reference: fx.GraphModule, faults: list[Fault]) -> dict[str, str]:
         if node is None or note is None or not note.decision.quantized:
             continue
         detail = f"{fault.kernel}: {fault.detail}"
-        why = refusal("kernel-failed-check", op=_named(node), detail=detail)
+        why = refusal(KERNEL_FAILED, op=_named(node), detail=detail)
         found.setdefault(fault.operation, why.message)
     return found
 
