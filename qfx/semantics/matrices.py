@@ -34,6 +34,11 @@ def outer(input: Tensor, other: Tensor) -> Tensor:
     return torch.outer(input, other)
 
 
+def kron(input: Tensor, other: Tensor) -> Tensor:
+    """Each of one tensor times all of another, block by block."""
+    return torch.kron(input, other)
+
+
 def inv(input: Tensor) -> Tensor:
     inverse: Tensor = torch.linalg.inv(input)
     return inverse

@@ -61,6 +61,22 @@ def _avg_pool(function: Callable[..., Tensor], dims: int) -> Callable[..., Tenso
     return avg_pool
 
 
+def _lp_pool(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def lp_pool(
+        input: Tensor,
+        *,
+        norm_type: float,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] | None = None,
+        ceil_mode: bool = False,
+    ) -> Tensor:
+        """The root of the sum of powers over windows: ``(sum x^p)^(1/p)``."""
+        size = kernel_size[0] if len(kernel_size) == 1 else kernel_size
+        return function(input, norm_type, size, stride or kernel_size, ceil_mode)
+
+    return lp_pool
+
+
 def _max_unpool(function: Callable[..., Tensor], dims: int) -> Callable[..., Tensor]:
     zeros = (0,) * dims
 
@@ -89,6 +105,8 @@ def _adaptive_pool(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 max_pool1d, max_pool2d, max_pool3d = map(
     _max_pool, (F.max_pool1d, F.max_pool2d, F.max_pool3d), (1, 2, 3)
 )
+
+lp_pool1d, lp_pool2d, lp_pool3d = map(_lp_pool, (F.lp_pool1d, F.lp_pool2d, F.lp_pool3d))
 
 max_unpool1d, max_unpool2d, max_unpool3d = map(
     _max_unpool, (F.max_unpool1d, F.max_unpool2d, F.max_unpool3d), (1, 2, 3)
@@ -151,6 +169,18 @@ def median(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> T
     return input.median() if dim is None else input.median(dim, keepdim)[0]
 
 
+def kthvalue(
+    input: Tensor, *, k: int, dim: int = -1, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The ``k``-th smallest along a dim, and where it is: named, as callers may ask for by name."""
+    return torch.kthvalue(input, k, dim, keepdim)
+
+
+def mode(input: Tensor, *, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The value that is most frequent along a dim, and where it is, likewise."""
+    return torch.mode(input, dim, keepdim)
+
+
 def quantile(
     input: Tensor,
     q: Tensor | float,
@@ -208,3 +238,7 @@ def cumprod(input: Tensor, *, dim: int) -> Tensor:
 
 def cumsum(input: Tensor, *, dim: int) -> Tensor:
     return input.cumsum(dim)
+
+
+def logcumsumexp(input: Tensor, *, dim: int) -> Tensor:
+    return input.logcumsumexp(dim)

@@ -181,7 +181,7 @@ LOG_SOFTMAX = define(
 BATCH_NORM = define(
     layers.batch_norm,
     Kind.NORM,
-    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     (F.batch_norm, torch.batch_norm),
 )
 LAYER_NORM = define(

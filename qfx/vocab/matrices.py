@@ -16,6 +16,7 @@ OUTER = define(
     (torch.outer, torch.ger),
     ("outer", "ger"),
 )
+KRON = define(matrices.kron, Kind.ARITHMETIC, (), (torch.kron,), ("kron",))
 INV = define(
     matrices.inv,
     Kind.REDUCE,

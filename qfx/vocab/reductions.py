@@ -69,6 +69,15 @@ AVG_POOL2D = define(
 AVG_POOL3D = define(
     pools.avg_pool3d, Kind.POOL, (nn.AvgPool3d,), (F.avg_pool3d,), name="avg_pool3d", dims=3
 )
+LP_POOL1D = define(
+    pools.lp_pool1d, Kind.REDUCE, (nn.LPPool1d,), (F.lp_pool1d,), name="lp_pool1d", dims=1
+)
+LP_POOL2D = define(
+    pools.lp_pool2d, Kind.REDUCE, (nn.LPPool2d,), (F.lp_pool2d,), name="lp_pool2d", dims=2
+)
+LP_POOL3D = define(
+    pools.lp_pool3d, Kind.REDUCE, (nn.LPPool3d,), (F.lp_pool3d,), name="lp_pool3d", dims=3
+)
 ADAPTIVE_AVG_POOL1D = define(
     pools.adaptive_avg_pool1d,
     Kind.POOL,
@@ -135,6 +144,8 @@ LOGSUMEXP = define(
 MAX_ALONG = define(pools.max_along, Kind.REDUCE)
 MIN_ALONG = define(pools.min_along, Kind.REDUCE)
 MEDIAN = define(pools.median, Kind.REDUCE)
+KTHVALUE = define(pools.kthvalue, Kind.REDUCE)
+MODE = define(pools.mode, Kind.REDUCE)
 QUANTILE = define(pools.quantile, Kind.REDUCE, (), (torch.quantile,), ("quantile",))
 AMAX = define(pools.amax, Kind.REDUCE, (), (torch.amax,), ("amax",), picks=True)
 AMIN = define(pools.amin, Kind.REDUCE, (), (torch.amin,), ("amin",), picks=True)
@@ -143,3 +154,4 @@ STD = define(pools.std, Kind.REDUCE)
 VECTOR_NORM = define(pools.vector_norm, Kind.REDUCE, (), (torch.linalg.vector_norm,))
 CUMPROD = define(pools.cumprod, Kind.REDUCE, (), (torch.cumprod,), ("cumprod",))
 CUMSUM = define(pools.cumsum, Kind.REDUCE, (), (torch.cumsum,), ("cumsum",))
+LOGCUMSUMEXP = define(pools.logcumsumexp, Kind.REDUCE, (), (torch.logcumsumexp,), ("logcumsumexp",))

@@ -123,6 +123,8 @@ ELEMENTWISE = _rows(
     ("sinc", lambda m, x: torch.sinc(x)),
     ("abs add lgamma", lambda m, x: torch.special.gammaln(x.abs() + 1)),
     ("abs add digamma", lambda m, x: torch.digamma(x.abs() + 1)),
+    ("i0", lambda m, x: torch.special.i0(x)),
+    ("i0", lambda m, x: x.i0_()),
     ("sigmoid logit", lambda m, x: torch.logit(x.sigmoid(), 1e-3)),
     ("nan_to_num", lambda m, x: torch.nan_to_num(x, posinf=3.0)),
     ("nan_to_num", lambda m, x: x.nan_to_num_(0.5)),
@@ -254,6 +256,15 @@ ORDERS = _rows(
     ("getitem affine_grid getitem grid_sample", _at),
     ("getitem add max_unpool1d", _unpooled),
     ("histc getitem mul", lambda m, x: torch.histc(x, 8)[None] * m.table),
+    ("kthvalue getitem", lambda m, x: x.kthvalue(3, 1)[0]),
+    ("kthvalue getitem getitem mul", lambda m, x: torch.mul(*torch.kthvalue(x, 2))),
+    ("round mode getitem", lambda m, x: x.round().mode(1, keepdim=True).values),
+    ("logcumsumexp", lambda m, x: torch.logcumsumexp(x, 1)),
+    ("logcumsumexp", lambda m, x: x.logcumsumexp(dim=-1)),
+    ("lp_pool1d", module(lambda: nn.LPPool1d(2, 3, 2))),
+    ("lp_pool1d", lambda m, x: F.lp_pool1d(x, 2, 4)),
+    ("lp_pool2d", lambda m, x: F.lp_pool2d(x, float("inf"), (2, 3))),
+    ("getitem lp_pool3d", lambda m, x: F.lp_pool3d(x[None], 2.0, 2, ceil_mode=True)),
 )
 MATRICES = _rows(
     Outcome.FLOAT,
@@ -270,6 +281,7 @@ MATRICES = _rows(
         "add slogdet getitem sum mul",
         lambda m, x: (x + m.identity).slogdet()[1].sum() * x,
     ),
+    ("kron", lambda m, x: torch.kron(m.table[0, :2], x)),
     ("qr getitem abs", lambda m, x: torch.linalg.qr(x)[1].abs()),
 )
 LOSSES = _rows(
@@ -373,6 +385,6 @@ MOVES = _rows(
     ("amin", lambda m, x: torch.min(x, -1)[0]),
 )
 OUTSIDE = [
-    *_rows(Outcome.UNKNOWN, ("", lambda m, x: torch.logcumsumexp(x, 1))),
+    *_rows(Outcome.UNKNOWN, ("", lambda m, x: torch.special.i1(x))),
     *_rows(Outcome.FORM, ("sum mul", lambda m, x: x.unique().sum() * x)),
 ]

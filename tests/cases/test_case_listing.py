@@ -32,8 +32,12 @@ _BOUND = 22.0
 """dB that rounding leaves at least, where a step of the function does not amplify it."""
 _AMPLIFIED = (
     *("floor", "ceil", "round", "sign", "argsort", "sort getitem", "bucketize"),
-    *("trunc", "frac", "remainder", "fmod", "_along", "median", "slogdet"),
-    *("topk getitem getitem", "sum mul"),  # which are largest, how many differ
+    *("trunc", "frac", "remainder", "fmod", "_along", "median", "slogdet", "mode"),
+    *(
+        "topk getitem getitem",
+        "kthvalue getitem getitem",
+        "sum mul",
+    ),  # which are largest, how many differ
 )
 
 

@@ -29,7 +29,7 @@ ELEMENTWISE = (
     *(vocab.TANHSHRINK, vocab.EXP, vocab.EXPM1, vocab.LOG, vocab.LOG1P, vocab.SQRT, vocab.RSQRT),
     *(vocab.EXP2, vocab.LOG2, vocab.LOG10, vocab.TAN, vocab.ASIN, vocab.ACOS, vocab.ATAN),
     *(vocab.SINH, vocab.COSH, vocab.ASINH, vocab.ACOSH, vocab.ATANH, vocab.ERFC, vocab.ERFINV),
-    *(vocab.SINC, vocab.LGAMMA, vocab.DIGAMMA, vocab.TRUNC, vocab.FRAC),
+    *(vocab.SINC, vocab.LGAMMA, vocab.DIGAMMA, vocab.I0, vocab.TRUNC, vocab.FRAC),
     *(vocab.RECIPROCAL, vocab.SIN, vocab.COS, vocab.ERF, vocab.SIGN, vocab.FLOOR, vocab.CEIL),
     *(vocab.ROUND, vocab.ABS, vocab.NEG),
 )

@@ -92,7 +92,7 @@ class Branching(nn.Module):
     def forward(self, x: torch.Tensor, *, factor: float = 2.0) -> dict[str, torch.Tensor]:
         y = x * factor if x.shape[1] > 3 else x
         first, second = self.layer(y).chunk(2, -1)
-        return {"y": torch.cat([second, first], -1) * self.scale, "first": torch.i0(first)}
+        return {"y": torch.cat([second, first], -1) * self.scale, "first": torch.special.i1(first)}
 
 
 @pytest.fixture(scope="module")

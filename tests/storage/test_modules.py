@@ -20,7 +20,8 @@ class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.unfold, self.glu = nn.Unfold(4, stride=4), nn.GLU(dim=1)
-        self.bilinear, self.norm = nn.Bilinear(4, 4, 5), nn.LPPool2d(2, 1)
+        self.bilinear = nn.Bilinear(4, 4, 5)
+        self.norm = nn.BatchNorm2d(3, track_running_stats=False)
         self.shrink, self.fold = nn.Hardshrink(0.1), nn.Linear(24, 4)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -208,3 +208,13 @@ def test_converting_leaves_it_to_train_on() -> None:
             qfx.convert(each)
         steps(each, optimizer, DATA[2:])
     assert_same_state(model, alone)
+
+
+def test_norms_that_are_synchronised_stay_so_in_training() -> None:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(seeded(Short)).train()
+    trained = prepared(model)
+    assert type(trained.get_submodule("bn")) is nn.SyncBatchNorm
+    steps(trained, torch.optim.SGD(trained.parameters(), 0.01), DATA[:2])
+    assert trained.get_buffer("bn.num_batches_tracked") == 2
+    report = qfx.convert(trained).report
+    assert [s.decision for s in report.sites if s.op == "SyncBatchNorm"] == ["quantized"]

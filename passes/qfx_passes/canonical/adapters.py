@@ -24,6 +24,7 @@ ADAPTERS: dict[OpDef, Adapter] = {
     **dict.fromkeys(vocab.TRANSPOSED, layers.conv_transpose),
     **dict.fromkeys(vocab.MAX_POOLS, layers.pool),
     **dict.fromkeys(vocab.AVG_POOLS, layers.pool),
+    **dict.fromkeys(vocab.LP_POOLS, layers.pool),
     **dict.fromkeys(vocab.ADAPTIVE_POOLS, layers.adaptive_pool),
     **dict.fromkeys((vocab.SOFTMAX, vocab.LOG_SOFTMAX), tensors.softmax),
     **dict.fromkeys((vocab.MEAN, vocab.SUM, vocab.AMAX, vocab.AMIN), tensors.reduce),

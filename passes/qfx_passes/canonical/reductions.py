@@ -9,6 +9,7 @@ sort(x, d)[0], topk(x, k)[0]   ->  sort_values(x, dim=d), topk_values(x, k=k)  l
 median(x, d)[0]                ->  median(x, dim=d)  likewise
 var(x, d, unbiased), std(...)  ->  var(x, dim=d, correction=unbiased)
 var_mean(x, d), std_mean(x, d) ->  var(x, dim=d), mean(x, dim=d)
+kthvalue(x, k, d), mode(x, d)  ->  kthvalue(x, k=k, dim=d), mode(x, dim=d)
 norm(x, p, d)                  ->  vector_norm(x, ord=p, dim=d)
 dist(x, y, p)                  ->  vector_norm(sub(x, y), ord=p)
 pairwise_distance(x, y, p, e)  ->  vector_norm(add(sub(x, y), e), ord=p, dim=-1)
@@ -37,6 +38,7 @@ from qfx_passes.canonical.readings import (
     NamedArguments,
     Reader,
     Reading,
+    factors,
     is_tensor,
     of_several,
     read,
@@ -232,6 +234,13 @@ _READERS: dict[Any, tuple[str, Reader]] = {
     ),
     **dict.fromkeys((torch.aminmax, "aminmax"), ("input dim keepdim", _both_extremes)),
     **dict.fromkeys((torch.median, "median"), ("input dim keepdim", _middle)),
+    **dict.fromkeys(
+        (torch.kthvalue, "kthvalue"),
+        ("input k dim keepdim", factors(vocab.KTHVALUE, "values", "indices")),
+    ),
+    **dict.fromkeys(
+        (torch.mode, "mode"), ("input dim keepdim", factors(vocab.MODE, "values", "indices"))
+    ),
     **dict.fromkeys((torch.var, "var"), (_SPREAD, _spread(vocab.VAR))),
     **dict.fromkeys((torch.std, "std"), (_SPREAD, _spread(vocab.STD))),
     torch.var_mean: (_SPREAD, _spread(vocab.VAR, with_mean=True)),

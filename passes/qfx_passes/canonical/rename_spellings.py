@@ -51,6 +51,7 @@ _ORDERS: dict[Any, str] = {
     **dict.fromkeys((torch.index_select, "index_select"), "input dim index"),
     **dict.fromkeys((torch.gather, "gather"), "input dim index sparse_grad"),
     **dict.fromkeys((torch.cumsum, "cumsum", torch.cumprod, "cumprod"), "input dim dtype"),
+    **dict.fromkeys((torch.logcumsumexp, "logcumsumexp"), "input dim"),
     **dict.fromkeys((torch.take_along_dim, "take_along_dim"), "input indices dim"),
     **dict.fromkeys((torch.histc, "histc"), "input bins min max"),
     **dict.fromkeys((torch.argsort, "argsort"), "input dim descending stable"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from qfx.export.onnx import shapes
 from qfx.export.onnx.values import Number, Operand
 from qfx.export.problems import CannotWrite
@@ -39,6 +41,15 @@ def topk(
 
 def topk_values(w: Writer, input: Operand, *, k: int | Number, dim: int, largest: bool) -> ir.Value:
     return _top(w, input, k, dim, largest)[0]
+
+
+def kthvalue(
+    w: Writer, input: Operand, *, k: int | Number, dim: int, keepdim: bool
+) -> tuple[ir.Value, ...]:
+    """The last of the ``k`` smallest, which are in order."""
+    found = _top(w, input, k, dim, largest=False)
+    last = w.vector([-1]) if keepdim else w.scalar(-1, torch.int64)
+    return tuple(w.op("Gather", each, last, axis=dim) for each in found)
 
 
 def _top(

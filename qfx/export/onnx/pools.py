@@ -93,6 +93,29 @@ def avg_pool(
     return w.op("Mul", made, w.scalar(area / divisor_override, torch.float32))
 
 
+def lp_pool(
+    w: Writer,
+    input: Operand,
+    *,
+    norm_type: float,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    ceil_mode: bool,
+) -> ir.Value:
+    if norm_type <= 0 or norm_type % 2:  # ONNX takes powers of what is made positive
+        raise CannotWrite("a power-average pool whose order is not even", "Choose an even order.")
+    if ceil_mode:
+        raise CannotWrite("a power-average pool with ceil_mode", "Do without it.")
+    dims = _dims(w, input)
+    return w.op(
+        "LpPool",
+        input,
+        p=int(norm_type),
+        kernel_shape=each(kernel_size, dims),
+        strides=each(stride or kernel_size, dims),
+    )
+
+
 def adaptive_avg_pool(
     w: Writer, input: Operand, *, output_size: int | Sequence[int | None]
 ) -> Operand:

@@ -290,6 +290,28 @@ def channel_shuffle(w: Writer, input: Operand, *, groups: int) -> ir.Value:
     return w.op("Reshape", moved, w.vector([w.size(input, d) for d in range(info.rank)]))
 
 
+def kron(w: Writer, input: Operand, other: Operand) -> ir.Value:
+    """Both with dims of one between theirs, multiplied and put together by twos."""
+    infos = [w.info(each) for each in (input, other)]
+    rank = max(info.rank for info in infos)
+    apart = []
+    for place, (operand, info) in enumerate(zip((input, other), infos, strict=True)):
+        lacking = 2 * (rank - info.rank)
+        ones = [*range(lacking), *range(lacking + 1 - place, 2 * rank, 2)]
+        apart.append(w.op("Unsqueeze", operand, w.vector(ones)) if ones else operand)
+    made, (first, second) = w.op("Mul", *apart), infos
+    shape = _by_turns(first.shape, second.shape)
+    w.tell(made, Info(shape, _by_turns(first.example, second.example), first.dtype))
+    return w.reshape(made, _result(w))
+
+
+def _by_turns(*sizes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Sizes of two shapes in turn; the shorter has ones in front."""
+    rank = max(map(len, sizes))
+    padded = ((1,) * (rank - len(each)) + each for each in sizes)
+    return tuple(size for pair in zip(*padded, strict=True) for size in pair)
+
+
 def pad(
     w: Writer, input: Operand, *, pad: Sequence[int | Number], mode: str, value: float | None
 ) -> ir.Value:

@@ -175,6 +175,7 @@ EMITTERS: Mapping[OpDef, OnnxEmitter] = {
     # pools and reductions
     **dict.fromkeys(vocab.MAX_POOLS, _MAX_POOL),
     **dict.fromkeys(vocab.AVG_POOLS, _AVG_POOL),
+    **dict.fromkeys(vocab.LP_POOLS, _row(pools.lp_pool, "LpPool", "odd orders, ceil_mode")),
     **dict.fromkeys(
         vocab.ADAPTIVE_AVG_POOLS,
         _row(pools.adaptive_avg_pool, "GlobalAveragePool AveragePool", _ADAPTIVE),
@@ -200,12 +201,14 @@ EMITTERS: Mapping[OpDef, OnnxEmitter] = {
     vocab.SORT: _row(ordering.sort, "TopK"),
     vocab.SORT_VALUES: _row(ordering.sort_values, "TopK"),
     vocab.ARGSORT: _row(ordering.argsort, "TopK"),
+    vocab.KTHVALUE: _row(ordering.kthvalue, "TopK Gather"),
     vocab.TOPK: _row(ordering.topk, "TopK"),
     vocab.TOPK_VALUES: _row(ordering.topk_values, "TopK"),
     vocab.SCATTER: _row(ordering.scatter, "ScatterElements", "numbers"),
     vocab.SCATTER_REDUCE: _row(ordering.scatter_reduce, "ScatterElements", "means"),
     vocab.SCATTER_ADD: _row(ordering.scatter_add, "ScatterElements"),
     vocab.OUTER: _row(ordering.outer, "Unsqueeze Mul"),
+    vocab.KRON: _row(shapes.kron, "Unsqueeze Mul Reshape"),
     vocab.TAKE_ALONG_DIM: _row(
         ordering.take_along_dim, "Slice GatherElements", "places that are the same along a dim"
     ),

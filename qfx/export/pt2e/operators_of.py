@@ -31,6 +31,7 @@ _NAMED_OTHERWISE: Mapping[OpDef, str] = {
     vocab.TAKE_ALONG_DIM: "take_along_dim gather",
     vocab.MATRIX_NORM: "linalg_matrix_norm linalg_vector_norm",
     vocab.OUTER: "outer mul view",
+    **{op: f"pow avg_pool{op.dims}d sign abs relu mul" for op in vocab.LP_POOLS},
     vocab.PINV: "linalg_pinv",
     vocab.CHOLESKY: "linalg_cholesky_ex",
     vocab.EIGH: "_linalg_eigh",

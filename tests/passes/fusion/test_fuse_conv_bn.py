@@ -66,6 +66,11 @@ def test_folds_into_linear(bias: bool) -> None:
     check(FuseConvBN(), model, torch.randn(5, 4), fired=1, atol=1e-6)
 
 
+def test_folds_norms_that_were_synchronised_in_training() -> None:
+    model = randomised(nn.Sequential(nn.Conv2d(4, 6, 3), nn.SyncBatchNorm(6)))
+    check(FuseConvBN(), model, image(2), fired=1, atol=1e-5)
+
+
 def test_keeps_padding_mode_and_names_the_fused_node() -> None:
     model = randomised(
         nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(4))
