@@ -57,7 +57,7 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """f32[N, C, H, W] to the same shape."""
         y = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(y)) + x)
+        return self.relu(self.bn2(self.conv2(y)) + x)  # type: ignore[no-any-return]
 
 
 class Separable(nn.Module):
@@ -111,7 +111,7 @@ def train(model: nn.Module, data: Digits) -> None:
         for images, labels in batches(*data.train, seed=epoch):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(images), labels)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             losses.append(loss.item())

@@ -39,7 +39,7 @@ def load() -> Digits:
 def batches(images: Tensor, labels: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled batches of one epoch."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    for indices in order.split(BATCH):
+    for indices in order.split(BATCH):  # type: ignore[no-untyped-call]
         yield images[indices], labels[indices]
 
 

@@ -51,7 +51,7 @@ def train(model: nn.Module, data: Digits) -> None:
     for epoch in range(EPOCHS):
         for images, labels in batches(*data.train, seed=epoch):
             optimizer.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
+            F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     model.eval()

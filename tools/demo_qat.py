@@ -62,7 +62,7 @@ def fine_tune(
             for images, labels in batches(*data.train, seed=100 + epoch):
                 optimizer.zero_grad()
                 loss = F.cross_entropy(prepared(images), labels)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 freezing.step()
                 bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)

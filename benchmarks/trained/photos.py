@@ -47,6 +47,12 @@ def crops(size: int, each: int, mean: Tensor, std: Tensor) -> list[list[Tensor]]
     ]
 
 
+def labels() -> list[int | None]:
+    """The class of each photo among ImageNet's thousand; None of those that have none."""
+    names = [path.stem.split("_") for path in _photos()]
+    return [int(parts[2]) if parts[0] == "imagenet" else None for parts in names]
+
+
 def _photos() -> list[Path]:
     labelled = sorted((folder("foolbox") / "data").glob("imagenet_*.jpg"))
     return [*labelled, *(folder("skimage") / "data" / name for name in _PLAIN)]

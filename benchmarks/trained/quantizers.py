@@ -42,9 +42,10 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Ours:
-    """qfx, by the placement of x86 with 8 bits: ``options`` are those of ``qfx.quantize``."""
+    """qfx, by the placement of a backend with 8 bits: ``options`` are those of ``qfx.quantize``."""
 
     weight_bits: int = 8
+    backend: str = "x86"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, model: nn.Module, batches: Sequence[Sample]) -> Run:
@@ -58,8 +59,9 @@ class Ours:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return qfx.quantize(
-                model, batches[0], backend=_x86(), check=False, progress=False, **options
-            )
+                model, batches[0], backend=_of_8_bits(self.backend), check=False, progress=False,
+                **options,
+            )  # fmt: skip
 
     def _qconfig(self) -> qfx.QConfig:
         method = self.options.get("method")
@@ -86,9 +88,9 @@ def _in_groups(bits: int) -> qfx.QConfig:
     return qfx.QConfig(weight=weight, rows=qfx.QuantSpec(torch.uint8, per_channel=True))
 
 
-def _x86() -> qfx.Backend:
+def _of_8_bits(backend: str) -> qfx.Backend:
     """The backend as on CPUs whose kernels don't saturate: elsewhere it would leave out a bit."""
-    return replace(qfx.backends.resolve_backend("x86"), saturates=False)
+    return replace(qfx.backends.resolve_backend(backend), saturates=False)
 
 
 def _nncf(advanced: bool) -> Callable[[nn.Module, Sequence[Sample]], Run]:
@@ -170,6 +172,8 @@ _AO = ("torch.ao.quantization",)
 QUANTIZERS: dict[str, Quantizer] = {
     "qfx": Quantizer("qfx", Ours()),
     "qfx-fast": Quantizer("qfx, effort fast", Ours(options={"effort": "fast"})),
+    "qfx-high": Quantizer("qfx, effort high", Ours(options={"effort": "high"})),
+    "qfx-fbgemm": Quantizer("qfx, fbgemm", Ours(backend="fbgemm")),
     "qfx-dynamic": Quantizer("qfx, dynamic", Ours(options={"method": "dynamic"})),
     "qfx-w4": Quantizer("qfx, weights of 4 bits", Ours(weight_bits=4)),
     "qfx-w4-high": Quantizer(
