@@ -4,7 +4,8 @@
     QFX_CACHE_DIR/<key>/<n>.program      a program each, with its checksum in the record
 
 The key is a digest of all that decides: the graph with its weights, the shapes of the examples, the
-engines that were asked for and their versions, the CPU, threads, and what qfx and torch are here.
+engines that were asked for and their versions, the CPU, threads, the code of qfx, and torch's
+version.
 QFX_CACHE_DIR is ``~/.cache/qfx`` if it is not set; "off" switches it off. Whatever is wrong with an
 entry - a file that is missing, cut off, or of something else - makes it as good as none, so that
 all of it may be deleted at any time.
@@ -31,7 +32,7 @@ from qfx.engines.agreement import Agreement, HoldsAgainst, compare
 from qfx.engines.assembly import Assembly, Programs, put_together
 from qfx.engines.base import BuildSettings, Built, CannotRun, Engine, PieceEngine, WholeEngine
 from qfx.engines.choose import EngineChoice
-from qfx.engines.machine import cpu
+from qfx.engines.machine import code, cpu
 from qfx.engines.pieces import partition
 from qfx.engines.source import Source
 from qfx.engines.trials import EngineTrial
@@ -221,8 +222,9 @@ def _digest(
     given = [(each.name, each.lacks() or each.version()) for each in engines]
     lowered = getattr(source.model, "backend", "")
     facts = (
-        __version__, torch.__version__, given, cpu(), settings.threads, settings.float_dtype,
-        torch.get_num_threads(), dynamic, lowered, _shapes(source.arguments),
+        __version__, code(), torch.__version__, given, cpu(), settings.threads,
+        settings.float_dtype, torch.get_num_threads(), dynamic, lowered,
+        _shapes(source.arguments),
     )  # fmt: skip
     hashed.update(repr(facts).encode())
     for part in _graph(source.reference):

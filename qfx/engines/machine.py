@@ -1,4 +1,4 @@
-"""What a program was built for: the CPU, and the versions of what built it."""
+"""What a program was built for, and by what: the CPU, versions, and the code of qfx."""
 
 from __future__ import annotations
 
@@ -19,6 +19,22 @@ from qfx.version import __version__
 def cpu() -> str:
     """The model of the CPU and what it can do, as a digest."""
     return hashlib.sha256(f"{hardware()} {_described()}".encode()).hexdigest()[:32]
+
+
+@cache
+def code() -> str:
+    """The code of qfx as a digest: that of a checkout changes, and its version does not."""
+    return digest_of_sources(Path(__file__).parents[1])
+
+
+def digest_of_sources(root: Path) -> str:
+    """A digest of the Python files under a folder, by name and text."""
+    hashed = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        text = path.read_bytes()
+        hashed.update(f"{path.relative_to(root).as_posix()} {len(text)} ".encode())
+        hashed.update(text)
+    return hashed.hexdigest()
 
 
 def _described() -> str:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 import qfx
+from qfx.engines import cache
 from qfx.engines.agreement import compare
 from qfx.engines.choose import Choosing
+from qfx.engines.machine import digest_of_sources
 from tests.support.engines import Residuals
 
 pytestmark = pytest.mark.slow  # engines build, time after time
@@ -68,6 +70,30 @@ def test_other_weights_are_another_model(cached: Path, x: Tensor) -> None:
         models[1].head.bias += 1
     fast = [qfx.compile(model, x, engine="onnxruntime", threads=1) for model in models]
     assert compare(models[1](x).detach(), fast[1](x)).sqnr > 60
+
+
+def test_other_code_of_qfx_builds_anew(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, qmodel: qfx.QuantizedModel, x: Tensor
+) -> None:
+    qfx.compile(qmodel, x, engine="eager", threads=1)
+    refuse_trials(monkeypatch)
+    qfx.compile(qmodel, x, engine="eager", threads=1)
+    monkeypatch.setattr(cache, "code", lambda: "of a checkout where something was edited")
+    with pytest.raises(AssertionError, match="tried again"):
+        qfx.compile(qmodel, x, engine="eager", threads=1)
+
+
+def test_sources_are_told_apart_by_name_and_text(tmp_path: Path) -> None:
+    (tmp_path / "room").mkdir()
+    edited = tmp_path / "room" / "edited.py"
+    edited.write_text("a = 1\n")
+    before = digest_of_sources(tmp_path)
+    edited.with_suffix(".pyc").write_bytes(b"compiled")
+    assert digest_of_sources(tmp_path) == before
+    edited.write_text("a = 2\n")
+    changed = digest_of_sources(tmp_path)
+    edited.rename(tmp_path / "room" / "other.py")
+    assert len({before, changed, digest_of_sources(tmp_path)}) == 3
 
 
 @pytest.mark.parametrize("damage", ["program", "record", "swapped", "gone", "wrong"])
