@@ -10,14 +10,17 @@ import copy
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from operator import attrgetter
 from typing import Any, TypeAlias
 
 from torch import Tensor, fx
 
 from qfx.engines.base import BuildSettings, Built, CannotRun, EngineProgram, PieceEngine
+from qfx.engines.containers import whole
 from qfx.engines.pieces import Partition, Piece, copy_into, partition
 from qfx.export.problems import Problem, opaque_modules
+from qfx.graph import meta
 from qfx.private_attributes import code_of
 
 MOST_BUILDS = 8
@@ -52,7 +55,7 @@ class Runner:
         self._lock = threading.Lock()
         self._programs: dict[tuple[Shape, ...], EngineProgram] = {}
         self._own: set[tuple[Shape, ...]] = set()
-        self._single = len(piece.outputs) == 1
+        self._single = piece.yields_one
         self._examples = piece.shapes
         self._free = programs.free
         self._to_check = _CHECKED
@@ -259,7 +262,7 @@ def _outer(
 ) -> fx.GraphModule:
     """The graph with a call in place of each piece; arguments and results are the model's."""
     graph = fx.Graph()
-    now: dict[fx.Node, fx.Node] = {}
+    now: dict[fx.Node, Any] = {}
     calls: dict[str, Any] = {}
     for node in reference.graph.find_nodes(op="placeholder"):
         copy_into(graph, node, now, plan.carried)
@@ -271,10 +274,10 @@ def _outer(
         name = f"piece_{number}"
         calls[name] = runners[step]
         call = graph.call_module(name, tuple(now[node] for node in step.inputs))
-        for index, node in enumerate(step.outputs):
-            now[node] = (
-                call if len(step.outputs) == 1 else graph.call_function(_element, (call, index))
-            )
+        elements = (graph.call_function(_element, (call, index)) for index in count())
+        tensors = iter((call,)) if step.yields_one else elements
+        for node in step.outputs:
+            now[node] = whole(meta.value_of(node), tensors)
     (output,) = reference.graph.find_nodes(op="output")
     copy_into(graph, output, now, plan.carried)
     graph.set_codegen(copy.deepcopy(code_of(reference.graph)))

@@ -18,10 +18,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import chain
 
 from torch import fx
 
 from qfx import vocab
+from qfx.engines.containers import is_state, takes_element, tensors_of
 from qfx.export.onnx.seen import SeenRanges
 from qfx.export.problems import CannotWrite, Problem, problem
 from qfx.graph import meta
@@ -51,7 +53,8 @@ class Piece:
 
     Attributes:
         graph_module: takes tensors, and yields a tuple of tensors.
-        inputs, outputs: the nodes of the whole graph that these are.
+        inputs, outputs: the nodes of the whole graph that these are; of an output that is a
+            container, the tensors in it.
         macs: its multiply-accumulates, with the example inputs.
         seen: what its operations were seen to yield, for forms that round more of it.
         notes: what engines keep with it, by their own keys.
@@ -63,6 +66,12 @@ class Piece:
     macs: int
     seen: SeenRanges = field(default_factory=SeenRanges)
     notes: dict[object, object] = field(default_factory=dict)
+
+    @property
+    def yields_one(self) -> bool:
+        """Whether it yields one tensor."""
+        (output,) = self.graph_module.graph.find_nodes(op="output")
+        return len(output.all_input_nodes) == 1
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -173,7 +182,7 @@ class _Layout:
         first = node.all_input_nodes[:1]
         if (
             not first
-            or not _takes_element(node)
+            or not takes_element(node)
             or isinstance(meta.value_of(first[0]), meta.TensorInfo)
         ):
             return False
@@ -195,13 +204,13 @@ class _Layout:
 
     # -- what can't be ----------------------------------------------------------------------------
     def unfit(self) -> Iterator[Problem]:
-        """Nodes that yield something else than tensors to others than their own elements."""
+        """Nodes that yield neither tensors nor states to others than their own elements."""
         for nodes in self.groups.values():
             for node in nodes:
-                if meta.tensor_info(node) is not None:
+                if meta.tensor_info(node) is not None or is_state(node, self._made_by(node)):
                     continue
                 users = (user for user in node.users if not _only_guarded(user))
-                if meta.value_of(node) is None or not all(map(_takes_element, users)):
+                if meta.value_of(node) is None or not all(map(takes_element, users)):
                     what = "what it yields is no tensor, and is read by others"
                     yield problem(self._made_by(node), CannotWrite(what, "Return tensors."))
 
@@ -260,11 +269,6 @@ def _only_guarded(node: fx.Node) -> bool:
     return _is_number(node) and all(map(_only_guarded, node.users))
 
 
-def _takes_element(node: fx.Node) -> bool:
-    name = getattr(node.target, "__name__", "")
-    return node.op == "call_function" and name.lower() == "getitem"
-
-
 def roots_of(nodes: Iterable[fx.Node], carried: frozenset[fx.Node]) -> dict[fx.Node, None]:
     """What ``nodes`` read beside each other, through what is carried to them, in order."""
     own = set(nodes)
@@ -297,7 +301,8 @@ def _piece(
         made.meta = dict(node.meta)
     for node in nodes:
         copy_into(graph, node, now, carried)
-    graph.output(tuple(now[node] for node in outputs))
+    parts = (tensors_of(graph, now[node], meta.value_of(node)) for node in outputs)
+    graph.output(tuple(chain.from_iterable(parts)))
     count = sum(map(macs, nodes))
     return Piece(WorkingGraphModule(module, graph), inputs, outputs, count)
 

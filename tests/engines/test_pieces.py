@@ -173,3 +173,26 @@ def test_results_in_containers_are_taken_apart_inside() -> None:
     refused = {lstm: Problem(lstm, "", "", "not today", "")}
     outside = partition(qmodel.reference, refused)
     assert len(outside.pieces) == 1
+
+
+class Whole(nn.Module):
+    """Hands out what recurrent layers yield, as they do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm, self.gru = nn.LSTM(4, 4), nn.GRU(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Any, Any]:
+        y, state = self.lstm(x)
+        return state, self.gru(y)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_states_that_are_returned_whole_are_inside(engine: str) -> None:
+    fast = qfx.compile(Whole().eval(), noise(3, 2, 4), engine=engine, threads=1)
+    assert fast.choice.assembly.is_plain
+    for x in (noise(3, 2, 4), noise(5, 3, 4, seed=1)):
+        found = compare(fast.source.reference(x), fast(x))
+        assert found.wrong == ""  # tuples within tuples, as the reference yields
+        assert found.sqnr > 35
