@@ -7,6 +7,8 @@ is called. A kernel that is missing is thus one more that a probe finds not to w
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
@@ -231,3 +233,30 @@ HOOKS = tuple(name for name in _HOOKS if hasattr(nn.Module(), name))
 
 HOOK_STATE = (*HOOKS, *(name for name in _MORE_OF_HOOKS if hasattr(nn.Module(), name)))
 """All attributes of a module that tell what is hooked to it, and how."""
+
+_COMPILER = "torch._dynamo"
+_resting_lock = threading.Lock()
+_resting: list[Any] = []
+"""The stance that the compiler had, once for each that wants it to rest."""
+
+
+@contextmanager
+def compiler_resting() -> Iterator[None]:
+    """What was compiled runs as it was written meanwhile, in the whole process.
+
+    Under a mode that the compiler does not know, torch would mark what is called as never to be
+    compiled: ``torch.cond``, which compiles itself, would raise from then on.
+    """
+    if _COMPILER not in sys.modules:  # nothing was compiled, and its import takes seconds
+        yield
+        return
+    with _resting_lock:
+        had = _resting[0] if _resting else torch.compiler.set_stance("force_eager")
+        _resting.append(had)
+    try:
+        yield
+    finally:
+        with _resting_lock:
+            had = _resting.pop()
+            if not _resting:
+                had.__exit__(None, None, None)

@@ -39,6 +39,9 @@ class Witness(DispatchMode):  # type: ignore[misc]
         unwatched_read: called with the tensors that something else reads.
     """
 
+    supports_higher_order_operators = True
+    """Those of ``torch.cond`` and the like, which have no schema and whose branches run unseen."""
+
     def __init__(
         self,
         unwatched: Callable[[], object] = bool,
@@ -63,6 +66,14 @@ class Witness(DispatchMode):  # type: ignore[misc]
         """No: torch would import its compiler to keep it away, while capture patches torch."""
         return False
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Yes: torch would never again compile what is first called under this mode.
+
+        ``torch.cond`` compiles itself, and would from then on raise wherever it is called.
+        """
+        return True
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[object, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -72,7 +83,7 @@ class Witness(DispatchMode):  # type: ignore[misc]
         else:
             leaves = pytree.tree_leaves((args, named))
             self._unwatched_read(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
-        if not is_random_operation(func):
+        if schema_of(func) is not None and not is_random_operation(func):
             result = func(*args, **named)
             torch.autograd.graph.increment_version(list(_moved_statistics(func, args, named)))
             return result
@@ -99,7 +110,8 @@ class _Watched:
         self._memory = {address for t in self._tensors for address in _address(t)}
 
     def see(self, func: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
-        if self._wrote or not schema_of(func).is_mutable:
+        schema = schema_of(func)
+        if self._wrote or schema is None or not schema.is_mutable:
             return
         written = pytree.tree_leaves(list(_written(func, args, kwargs)))
         addresses = (a for t in written if isinstance(t, torch.Tensor) for a in _address(t))

@@ -131,9 +131,13 @@ def _known(dtype_of: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def checks_recorded() -> Iterator[None]:
-    """``torch._check`` and its like: guarded by sizes, and asserted by the contents of tensors."""
-    with wrapped({CHECK: _checked}):
+def conditions_decided() -> Iterator[None]:
+    """Conditions of functions decide as an ``if`` of the model does.
+
+    ``torch._check`` and its like are guarded by sizes, and asserted by the contents of tensors;
+    ``torch.cond`` goes the way of the example, so that what it decides by is seen.
+    """
+    with wrapped({CHECK: _checked, "torch.cond": _branching}):
         yield
 
 
@@ -147,6 +151,20 @@ def _checked(check: Callable[..., None]) -> Callable[..., None]:
             check(error_type, bool(cond), message)
 
     return check_with
+
+
+def _branching(cond: Callable[..., Any]) -> Callable[..., Any]:
+    def branching(
+        pred: Any,
+        true_fn: Callable[..., Any],
+        false_fn: Callable[..., Any],
+        operands: Sequence[object] = (),
+    ) -> Any:
+        if type(pred) is not ValueProxy:
+            return cond(pred, true_fn, false_fn, operands)
+        return (true_fn if pred else false_fn)(*operands)
+
+    return branching
 
 
 REPLACEMENTS: dict[str, Callable[..., Any]] = {

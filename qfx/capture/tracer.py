@@ -21,7 +21,7 @@ from qfx.capture.draws import Draws
 from qfx.capture.examples import example_of, opened
 from qfx.capture.library_functions import (
     FACTORIES,
-    checks_recorded,
+    conditions_decided,
     masks_seen_through,
 )
 from qfx.capture.patches import SeenThrough, draws_recorded, methods_recorded
@@ -103,7 +103,7 @@ class CaptureTracer(RecordingTracer):
         self._recorders = {module: take_recorders(module) for module in root.modules()}
         with ExitStack() as patches:
             patches.enter_context(masks_seen_through())
-            patches.enter_context(checks_recorded())
+            patches.enter_context(conditions_decided())
             patches.enter_context(draws_recorded(self._draw))
             patches.enter_context(methods_recorded(self._method))
             patches.enter_context(scripts_recorded(self._scripted))

@@ -32,11 +32,12 @@ from qfx.torch_private import (
     PACKERS,
     TRILINEAR,
     DispatchMode,
+    compiler_resting,
     pytree,
 )
 from qfx.vocab import OpDef
 
-_KNOWN = ("aten", "prim", "prims", "prim_ops")
+_KNOWN = ("aten", "prim", "prims", "prim_ops", "higher_order")
 _IDLE = (getattr, operator.getitem, "as_strided", *PACKERS)
 """What multiplies nothing; the last three can't always be run without values."""
 
@@ -183,6 +184,8 @@ def _work(node: fx.Node, inference: Inference) -> int | None:
 class _OwnOperatorsOnly(DispatchMode):  # type: ignore[misc]
     """Refuses operators that PyTorch's counter has never heard of."""
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace not in _KNOWN:
             raise UnknownValue(str(func))
@@ -201,7 +204,11 @@ def _counted() -> Iterator[FlopCounterMode]:
         GROUPED_PRODUCT: _grouped_flops,
     }
     refusing = _OwnOperatorsOnly()
-    with FlopCounterMode(display=False, custom_mapping=more) as counter, refusing:
+    with (
+        compiler_resting(),
+        FlopCounterMode(display=False, custom_mapping=more) as counter,
+        refusing,
+    ):
         yield counter
 
 
