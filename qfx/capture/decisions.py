@@ -28,6 +28,9 @@ from qfx.private_attributes import is_erased
 
 _CONVERSIONS = frozenset(("int", "float"))
 
+_TELLS_LAYOUTS = "torch._prims_common"
+"""Functions of PyTorch that tell their caller of layouts; others compute the same by any."""
+
 
 class _Pending(NamedTuple):
     """A proxy that was asked for its integer, by which instruction of which frame."""
@@ -193,9 +196,10 @@ class DecidingTracer(fx.Tracer):
     def _note_layout(self, frame: FrameType | None, where: str, is_branch: bool) -> None:
         """Write down a decision by layouts, if it is the model's own and not one of PyTorch."""
         if frame is not None:
-            if self.user_frame(frame) is not frame:
+            user = self.user_frame(frame)
+            if user is not frame and frame.f_globals.get("__name__") != _TELLS_LAYOUTS:
                 return
-            where = source.location(frame)
+            where = source.location(user)
         self.by_layout[where] = is_branch and self.by_layout.get(where, True)
 
     def _fix_ranks(self) -> None:

@@ -311,7 +311,10 @@ def _recorder(proxy: ValueProxy, name: str) -> Callable[..., Any]:
     """The bound method ``proxy.name``, recorded when called."""
 
     def method(*args: object, **kwargs: object) -> Any:
-        return proxy.tracer.create_proxy("call_method", name, (proxy, *args), kwargs)
+        made: Any = proxy.tracer.create_proxy("call_method", name, (proxy, *args), kwargs)
+        if name == "is_contiguous":  # as a number of the graph it would tell of kernels' layouts
+            return proxy.tracer.decide(made, bool, "a branch")
+        return made
 
     method.__name__ = name
     return method

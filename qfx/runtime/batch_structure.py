@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from inspect import Signature
+from typing import TypeAlias
 
 from torch import Tensor
 
+Call: TypeAlias = "tuple[tuple[object, ...], Mapping[str, object]]"
+"""Arguments by position and by keyword."""
 
-def misfit(
-    signature: Signature,
-    examples: tuple[tuple[object, ...], Mapping[str, object]],
-    given: tuple[tuple[object, ...], Mapping[str, object]],
-) -> str:
+
+def misfit(signature: Signature, examples: Call, given: Call) -> str:
     """The first difference of a batch from the examples, and what to do; "" if there is none.
 
     Args:
@@ -27,24 +27,51 @@ def misfit(
     unknown = [name for name in given[1] if not _takes(signature, name)]
     if unknown:
         return _unknown(signature, examples[0], given[1], unknown)
-    try:
-        known = signature.bind_partial(*examples[0], **examples[1]).arguments
-        found = signature.bind_partial(*given[0], **given[1]).arguments
-    except TypeError:
+    known, found = _named(signature, examples), _named(signature, given)
+    if found is None:
         return ""  # the model says it better
-    for name, example in known.items():
+    for name, example in (known or {}).items():
         if name in found:
             difference = next(_differences(example, found[name], f"argument {name}"), "")
         elif isinstance(example, Tensor) and signature.parameters[name].default is None:
-            difference = (
-                f"it lacks argument {name}, which is a tensor in the example inputs. Give one in "
-                "each batch, or leave it out of the example inputs too."
-            )
+            difference = _lacks(signature, name, found)
         else:
             difference = ""
         if difference:
             return difference
     return ""
+
+
+def stranger(signature: Signature, examples: Call, given: Call) -> str:
+    """What of a batch on which the model raised is another thing than in the examples, likewise.
+
+    A model may take numbers for tensors, or tensors on several devices: where it runs all is well.
+    """
+    known, found = _named(signature, examples), _named(signature, given)
+    if known is None or found is None:
+        return ""
+    both = [(known[name], found[name], f"argument {name}") for name in known if name in found]
+    return next((text for each in both for text in _strangers(*each)), "")
+
+
+def _named(signature: Signature, call: Call) -> Mapping[str, object] | None:
+    try:
+        return signature.bind_partial(*call[0], **call[1]).arguments
+    except TypeError:
+        return None
+
+
+def _lacks(signature: Signature, name: str, found: Mapping[str, object]) -> str:
+    """What to do about a tensor of the examples that a batch leaves out."""
+    remedy = "Give one in each batch"
+    parameter = signature.parameters[name]
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        names = [each for each in signature.parameters if each in found or each == name]
+        remedy = f"Make each batch a dict, {_form(dict.fromkeys(names))}"
+    return (
+        f"it lacks argument {name}, which is a tensor in the example inputs. {remedy}, or leave it "
+        "out of the example inputs too."
+    )
 
 
 def _takes(signature: Signature, name: str) -> bool:
@@ -120,12 +147,50 @@ def _differences_of_dicts(
         yield from _differences(value, given[key], f"{name}[{key!r}]")
 
 
+def _strangers(example: object, given: object, name: str) -> Iterator[str]:
+    if isinstance(example, Mapping) and isinstance(given, Mapping):
+        for key in example.keys() & given.keys():
+            yield from _strangers(example[key], given[key], f"{name}[{key!r}]")
+    elif isinstance(example, (tuple, list)) and isinstance(given, (tuple, list)):
+        for i, (ours, theirs) in enumerate(zip(example, given, strict=False)):
+            yield from _strangers(ours, theirs, f"{name}[{i}]")
+    elif isinstance(example, Tensor) and not isinstance(given, Tensor):
+        yield (
+            f"it has {_kind(given)} for {name}, which is a tensor in the example inputs. Give "
+            "tensors, as torch.as_tensor(x) makes of arrays and numbers."
+        )
+    elif isinstance(example, Tensor) and isinstance(given, Tensor):
+        yield from _other_tensors(example, given, name)
+
+
+def _other_tensors(example: Tensor, given: Tensor, name: str) -> Iterator[str]:
+    if given.is_nested != example.is_nested or given.layout != example.layout:
+        kind = "nested" if given.is_nested else str(given.layout).removeprefix("torch.")
+        yield (
+            f"it has a tensor that is {kind} for {name}, which is another in the example inputs. "
+            "Give tensors like those, or example inputs like these."
+        )
+    elif given.device != example.device:
+        yield (
+            f"it has a tensor on {given.device} for {name}, which is on {example.device} in the "
+            f"example inputs. Move the batches, as in x.to({str(example.device)!r})."
+        )
+    elif given.is_floating_point() and not example.is_floating_point():
+        yield (
+            f"it has {_kind(given)} for {name}, which is {_kind(example)} in the example inputs. "
+            f"Convert the batches, as in x.to({example.dtype})."
+        )
+
+
 def _kind(value: object) -> str:
     if isinstance(value, (tuple, list, Mapping)):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, Tensor):
         return f"a tensor, {str(value.dtype).removeprefix('torch.')}{list(value.shape)},"
-    return "None" if value is None else f"a {type(value).__name__}"
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _form(example: object) -> str:

@@ -37,6 +37,7 @@ def batches(data: object, positional: int, *, name: str = "calibration_data") ->
         raise ConfigError(
             f"{name} is {type(data).__name__}; it must be an iterable of batches "
             "(a list or a DataLoader), each a tensor, a tuple of arguments or a dict of keywords."
+            f"{_way_to_batches(data)}"
         )
     warned = False
     for number, item in enumerate(data):
@@ -59,10 +60,20 @@ def _batch(item: object, which: str) -> Batch:
         return (), {str(k): v for k, v in item.items()}
     if isinstance(item, (tuple, list)):
         return tuple(item), {}
+    remedy = " torch.as_tensor(x) makes one of an array." if hasattr(item, "__array__") else ""
     raise ConfigError(
         f"{which} is {type(item).__name__}; it must be a tensor, a tuple or "
-        "list of positional arguments, or a dict of keyword arguments."
+        f"list of positional arguments, or a dict of keyword arguments.{remedy}"
     )
+
+
+def _way_to_batches(data: object) -> str:
+    """What to do with what is none, but may have some."""
+    if isinstance(data, Mapping):
+        return " Write [{...}] for a single batch of keywords."
+    if hasattr(data, "__getitem__") and not isinstance(data, (str, bytes)):
+        return " torch.utils.data.DataLoader(dataset, batch_size=...) makes batches of a dataset."
+    return " Call it, if it yields them." if callable(data) else ""
 
 
 def length_of(data: object) -> int | None:

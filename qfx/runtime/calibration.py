@@ -25,7 +25,7 @@ from qfx.capture.arguments import copy_tensors
 from qfx.errors import CalibrationError, ConfigError, QfxError
 from qfx.graph.meta import where
 from qfx.quant.observers import Observer
-from qfx.runtime.batch_structure import misfit
+from qfx.runtime.batch_structure import Call, misfit, stranger
 from qfx.runtime.batches import batches, length_of
 from qfx.runtime.dtypes import COMPUTED_IN
 from qfx.runtime.inputs import other_dtypes
@@ -201,22 +201,37 @@ def _run_batch(
         own_args, own_kwargs = copy_tensors((args, kwargs))  # forward may write to its arguments
         with torch.no_grad():
             prepared.model(*own_args, **own_kwargs)
-    except CalibrationError as error:
+    except Exception as error:
+        told = _told(prepared, args, kwargs, number, error)
+        if told is error:
+            raise
+        raise told from error
+
+
+def _told(
+    prepared: Calibrated,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    number: int | None,
+    error: Exception,
+) -> QfxError:
+    """The error to raise when a batch makes the model raise ``error``."""
+    which = _EXAMPLES if number is None else f"calibration batch {number}"
+    strange = stranger(*_compared(prepared, args, kwargs))
+    if strange:
+        return ConfigError(f"{which} does not fit the model: {strange}")
+    if isinstance(error, CalibrationError):
         if _odd_dtypes(prepared, args, kwargs):
-            raise _unfit(prepared, args, kwargs, which, "") from error
-        raise _at(_site(prepared, error), CalibrationError, which, error) from error
-    except ConfigError as error:  # of an observer, or of a guard
+            return _unfit(prepared, args, kwargs, which, "")
+        return _at(_site(prepared, error), CalibrationError, which, error)
+    if isinstance(error, ConfigError):  # of an observer, or of a guard
         site = _site(prepared, error)
         if site is not None:
-            raise _at(site, ConfigError, which, error) from error
-        if number is None:
-            raise
-        raise _unfit(prepared, args, kwargs, which, f"{error}\n") from error
-    except QfxError:
-        raise
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}\n"
-        raise _unfit(prepared, args, kwargs, which, said) from error
+            return _at(site, ConfigError, which, error)
+        return error if number is None else _unfit(prepared, args, kwargs, which, f"{error}\n")
+    if isinstance(error, QfxError):
+        return error
+    return _unfit(prepared, args, kwargs, which, f"{type(error).__name__}: {error}\n")
 
 
 def _odd_dtypes(prepared: Calibrated, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -243,11 +258,17 @@ def _check_structure(
     prepared: Calibrated, args: tuple[Any, ...], kwargs: dict[str, Any], which: str
 ) -> None:
     """ConfigError for a batch that is nested otherwise than the examples."""
-    signature = inspect.signature(prepared.model.forward)
-    examples = (prepared.example_inputs, prepared.example_kwargs)
-    difference = misfit(signature, examples, (args, kwargs))
+    difference = misfit(*_compared(prepared, args, kwargs))
     if difference:
         raise ConfigError(f"{which} does not fit the model: {difference}")
+
+
+def _compared(
+    prepared: Calibrated, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[inspect.Signature, Call, Call]:
+    """What tells how a batch differs from the examples."""
+    signature = inspect.signature(prepared.model.forward)
+    return signature, (prepared.example_inputs, prepared.example_kwargs), (args, kwargs)
 
 
 def _site(prepared: Calibrated, error: QfxError) -> fx.Node | None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import qfx
 from tests.cases.flow import randn, seeded
@@ -41,7 +42,18 @@ class OfDict(Linear):
         return self.linear(d["a"]) + self.linear(d["b"][0])
 
 
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.linear = nn.Embedding(4, 4), nn.Linear(4, 4)
+
+    def forward(self, ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        y: Tensor = self.linear(self.table(ids))
+        return y if mask is None else y * mask
+
+
 NEST = {"a": X, "b": [X]}
+IDS = torch.arange(4)
 CASES: dict[str, tuple[type[Linear], Any, Any, str]] = {
     "a pair of tensors": (
         OfTuple,
@@ -85,6 +97,31 @@ CASES: dict[str, tuple[type[Linear], Any, Any, str]] = {
     "missing key": (OfTwo, (X, X), {"y": X}, "It lacks x: make each batch a dict"),
     "missing optional": (OfTwo, (X, X), X, "it lacks argument y, which is a tensor"),
     "None": (OfTwo, (X, X), (X, None), "it has None for argument y, which is a tensor"),
+    "an array": (
+        OfDict,
+        (NEST,),
+        ({"a": X.numpy(), "b": [X]},),
+        "it has a ndarray for argument d['a'], which is a tensor in the example inputs. Give "
+        "tensors, as torch.as_tensor(x) makes of arrays and numbers.",
+    ),
+    "a number and a tensor": (OfTwo, (X,), (3, X), "it has an int for argument x, which is a"),
+    "numbers": (OfTwo, (X, X), [1.0, 2.0], "it has a float for argument x, which is a tensor"),
+    "a device": (
+        OfTwo,
+        (X, X),
+        (X, X.to("meta")),
+        "it has a tensor on meta for argument y, which is on cpu in the example inputs. Move the "
+        "batches, as in x.to('cpu').",
+    ),
+    "a layout": (OfTwo, (X,), X.to_sparse(), "it has a tensor that is sparse_coo for argument x"),
+    "a dtype": (Words, (IDS,), IDS.float(), "Convert the batches, as in x.to(torch.int64)."),
+    "only by keyword": (
+        Words,
+        (IDS,),
+        (IDS, X),
+        "it lacks argument mask, which is a tensor in the example inputs. Make each batch a dict, "
+        "{'ids': ..., 'mask': ...}, or leave it out of the example inputs too.",
+    ),
     "a tuple for a tensor": (OfTwo, (X, X), ((X, X), X), "a tuple of 2 for argument x, which is a"),
 }
 
@@ -93,8 +130,9 @@ CASES: dict[str, tuple[type[Linear], Any, Any, str]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_says_what_differs(name: str) -> None:
     kind, examples, batch, message = CASES[name]
+    options = {"example_kwargs": {"mask": IDS[:, None] / 2}} if "keyword" in name else {}
     with pytest.raises(qfx.ConfigError) as raised:
-        qfx.quantize(seeded(kind), examples, calibration_data=[batch])
+        qfx.quantize(seeded(kind), examples, calibration_data=[batch], **options)
     assert message in str(raised.value)
     assert "calibration batch 0" in str(raised.value)
 
@@ -118,3 +156,20 @@ def test_calls_speak_of_lengths() -> None:
     quantized = qfx.quantize(seeded(OfTuple), ((X, X),))
     with pytest.raises(qfx.ConfigError, match=r"the length of argument inp = 2, but .* make it 3"):
         quantized((X, X, torch.zeros(3, 4)))
+
+
+DATA: dict[str, tuple[Any, str]] = {
+    "a function": (lambda: [X], "Call it, if it yields them."),
+    "a dataset": (TensorDataset(X), "DataLoader(dataset, batch_size=...) makes batches of a data"),
+    "one dict": ({"x": X}, "Write [{...}] for a single batch of keywords."),
+    "one array": (X.numpy(), "torch.as_tensor(x) makes one of an array."),
+    "arrays": ([X.numpy()], "torch.as_tensor(x) makes one of an array."),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_says_how_to_make_batches(name: str) -> None:
+    data, remedy = DATA[name]
+    with pytest.raises(qfx.ConfigError) as raised:
+        qfx.quantize(seeded(OfTwo), X, calibration_data=data)
+    assert remedy in str(raised.value)

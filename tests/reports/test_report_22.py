@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, is_grad_enabled, nn
+from torch._prims_common import is_contiguous
 from torch.utils.checkpoint import checkpoint
 
 import qfx
@@ -52,6 +53,22 @@ def by_format(y: Tensor) -> Tensor:
     return y * 2 if y.is_contiguous(memory_format=torch.channels_last) else y
 
 
+def by_identity(y: Tensor) -> Tensor:
+    return y * 2 if y.is_contiguous() is True else y
+
+
+def by_text(y: Tensor) -> Tensor:
+    return y * {"True": 2, "False": 3}[str(y.is_contiguous())]
+
+
+def by_product(y: Tensor) -> Tensor:
+    return y * (1 + int(y.is_contiguous())) + y.is_contiguous()
+
+
+def by_helper(y: Tensor) -> Tensor:
+    return y * 2 if is_contiguous(y) else y
+
+
 def by_stride(y: Tensor) -> Tensor:
     return y * 2 if y.stride(1) == 1 else y
 
@@ -72,6 +89,7 @@ def same_by_grad(y: Tensor) -> Tensor:
 
 DIFFER = [by_grad, by_grad_imported, by_inference, by_autocast, by_requires_grad, by_graph]
 LAYOUTS = [by_contiguity, by_format, by_stride, by_a_number]
+LAYOUTS += [by_identity, by_text, by_product, by_helper]
 
 
 class Deciding(nn.Module):
