@@ -44,7 +44,10 @@ class Numbers(NamedTuple):
 @torch.no_grad()
 def detector(name: str, size: int) -> tuple[nn.Module, list[Tensor]]:
     """A detector whose random weights find something, and images."""
-    from torchvision.models import detection
+    try:
+        from torchvision.models import detection
+    except (ImportError, RuntimeError) as error:  # none, or made for another torch
+        raise SystemExit(f"{error}: pip install the torchvision of this torch") from error
 
     torch.manual_seed(0)
     model: nn.Module = getattr(detection, name)(weights=None, weights_backbone=None)

@@ -52,7 +52,10 @@ class Row(NamedTuple):
 
 def llama(hidden: int, layers: int, words: int = 1000) -> nn.Module:
     """A Llama with random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    try:
+        from transformers import LlamaConfig, LlamaForCausalLM
+    except ImportError as error:
+        raise SystemExit(f"{error}: pip install transformers") from error
 
     torch.manual_seed(0)
     config = LlamaConfig(

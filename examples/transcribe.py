@@ -40,7 +40,10 @@ class Numbers(NamedTuple):
 
 def whisper(width: int, layers: int) -> nn.Module:
     """A Whisper with random weights, for sounds of 0.6 seconds."""
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
+    try:
+        from transformers import WhisperConfig, WhisperForConditionalGeneration
+    except ImportError as error:
+        raise SystemExit(f"{error}: pip install transformers") from error
 
     torch.manual_seed(0)
     config = WhisperConfig(

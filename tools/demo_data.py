@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +26,10 @@ class Digits:
 
 def load() -> Digits:
     """scikit-learn's 1797 digits of 8x8 pixels, enlarged; nothing is downloaded."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise SystemExit(f"{error}: pip install scikit-learn") from error
     images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
     images = images.float().reshape(-1, 1, 8, 8) / 16
     images = F.interpolate(images, size=(EDGE, EDGE), mode="bilinear", align_corners=False)

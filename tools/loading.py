@@ -74,7 +74,7 @@ def build(spec: str, settings: dict[str, Any]) -> nn.Module:
         file = getattr(module, "__file__", None)
         there = f" ({module_name} is {file})" if file else ""
         raise SystemExit(f"cannot load {spec!r}: {error}{there}") from error
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         raise SystemExit(f"cannot load {spec!r}: {error}") from error
     model = found if isinstance(found, nn.Module) else found(**settings)
     if not isinstance(model, nn.Module):

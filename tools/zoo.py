@@ -110,7 +110,7 @@ def entries(libraries: Iterable[str]) -> list[Entry]:
     for name in libraries:
         try:
             module = importlib.import_module(LIBRARIES[name])
-        except ImportError as error:
+        except (ImportError, OSError, RuntimeError) as error:  # none, or made for another torch
             raise SystemExit(f"{error}; install {name}, or choose another --library") from error
         found += module.entries()
     return found

@@ -23,14 +23,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import torch
-from PIL import Image
 from torch import Tensor
 
-from examples.serving import server
 from qfx.table import table
 from tools import demo_data
+
+try:
+    import aiohttp
+    from PIL import Image
+
+    from examples.serving import server
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit(f"{error}: pip install qfx[serving]") from error
 
 ROOT = Path(__file__).parents[2]
 AGREE = 1e-5

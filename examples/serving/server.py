@@ -17,22 +17,28 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
-import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
-from PIL import Image, UnidentifiedImageError
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    generate_latest,
-)
 from torch import Tensor
 
 import qfx
 from examples.serving.batching import MicroBatcher, OverloadedError
+
+try:
+    import numpy as np
+    import uvicorn
+    from fastapi import FastAPI, HTTPException, Request, Response
+    from PIL import Image, UnidentifiedImageError
+    from prometheus_client import (
+        CONTENT_TYPE_LATEST,
+        CollectorRegistry,
+        Counter,
+        Histogram,
+        generate_latest,
+    )
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit(f"{error}: pip install qfx[serving]") from error
 
 MAX_BODY = 4 * 2**20
 """Bytes of a request: larger ones are refused before they are read."""

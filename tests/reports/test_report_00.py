@@ -58,3 +58,43 @@ def test_torchvision_with_and_without_its_extension(source: str, tmp_path: Path)
 def test_another_failure_of_torchvision_is_its_own(tmp_path: Path) -> None:
     found = import_planted(tmp_path, BROKEN, meta="raise RuntimeError('no such thing')")
     assert "RuntimeError: no such thing" in found.stderr
+
+
+NEEDS = {
+    "examples.detect": ("torchvision", "pip install the torchvision of this torch"),
+    "examples.generate": ("transformers", "pip install transformers"),
+    "examples.transcribe": ("transformers", "pip install transformers"),
+    "examples.serving.server": ("fastapi", "pip install qfx[serving]"),
+    "examples.serving.load_test": ("prometheus_client", "pip install qfx[serving]"),
+    "examples.serving.make_model": ("sklearn", "pip install scikit-learn"),
+    "tools.demo": ("sklearn", "pip install scikit-learn"),
+    "tools.zoo": ("transformers", "install transformers, or choose another --library"),
+    "tools.visualize": ("timm", "cannot load 'timm:create_model'"),
+}
+ARGUMENTS = {
+    "tools.zoo": ["--library", "transformers", "--out", "zoo"],
+    "tools.visualize": ["timm:create_model", "--shape", "1,3", "--out", "graphs"],
+    "tools.demo": ["--out", "demo"],
+    "examples.serving.make_model": ["--out", "served"],
+    "examples.serving.server": ["digits.qfx", "--shape", "1"],
+    "examples.serving.load_test": ["digits.pt2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", NEEDS)
+def test_what_is_not_installed_is_said_in_a_line(command: str, tmp_path: Path) -> None:
+    missing, remedy = NEEDS[command]
+    program = (
+        f"import runpy, sys; sys.modules[{missing!r}] = None; "
+        f"runpy.run_module({command!r}, run_name='__main__', alter_sys=True)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'passes'}"}
+    line = [sys.executable, "-c", program, *ARGUMENTS.get(command, [])]
+    ran = subprocess.run(
+        line, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+    )
+    assert ran.returncode == 1
+    (said,) = ran.stderr.splitlines()
+    assert missing in said
+    assert remedy in said
