@@ -10,10 +10,10 @@ them is left out. The culprit is the first whose own error stands out, that is
 
 If its error remains when no activation is rounded, a pass made it: what it removed before the
 operation, or how it rewrote that (see :mod:`qfx.numerics.suspects`); otherwise quantization itself.
-When the lowered graph is further from the reference graph than that is from the float model, and
-than rounding explains, the operations of the lowered graph are run on what the reference graph
-computes: the fault lies in the first that is off by itself. If none is, the model amplifies what
-kernels round otherwise, as it amplifies all else.
+When the lowered graph is further from the reference graph than rounding explains, the operations of
+the lowered graph are run on what the reference graph computes: the fault lies in the first that is
+off by itself, by more than rounding explains or than it does to the model and to that operation. If
+none is, the model amplifies what kernels round otherwise, as it amplifies all else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ from qfx.graph.clone import clone_graph_module
 from qfx.numerics import observation, suspects
 from qfx.numerics.compared_graphs import ComparedGraph, Pair
 from qfx.numerics.comparison import run_against
-from qfx.numerics.lowering_faults import ROUNDING_PASS, add_lowered, lowering_fault, site_of
+from qfx.numerics.lowering_faults import (
+    ROUNDING_PASS,
+    STANDS_OUT,
+    add_lowered,
+    lowering_fault,
+    site_of,
+)
 from qfx.numerics.measures import Error
 from qfx.numerics.sums import Sums
 from qfx.numerics.verdict import Bisection
@@ -41,9 +47,6 @@ from qfx.quant.spec import QuantSpec
 from qfx.report.merging import addressed
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import OpDef, bound, is_op
-
-STANDS_OUT = 10.0
-"""By how many dB the error of the culprit exceeds that of the median operation."""
 
 _HEADROOM = 20.0
 _MOST_BITS = 8
@@ -142,7 +145,7 @@ class _Verdict:
 
     def find(self) -> Bisection:
         """The first operation that stands out, else the worst."""
-        if self.sums.lowering.sqnr < min(self.sums.reference.sqnr, self.least):
+        if self.sums.lowering.sqnr < self.least:
             found = lowering_fault(self.qmodel, self.sums, self.least)
             if found is not None:
                 return found  # else each operation does what it should, and the model amplifies

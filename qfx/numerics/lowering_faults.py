@@ -20,6 +20,9 @@ from qfx.report.sites import Site
 from qfx.runtime.quantized import QuantizedModel
 from qfx.vocab import is_op
 
+STANDS_OUT = 10.0
+"""By how many dB the error of the culprit exceeds that of the median operation, or its rounding."""
+
 ROUNDING_PASS = "reference"
 
 _LOWERING_PASS = "lower"
@@ -127,9 +130,18 @@ def _lowered_points(graph: fx.Graph) -> dict[fx.Node, str]:
 
 
 def lowering_fault(qmodel: QuantizedModel, sums: Sums, explained: float) -> Bisection | None:
-    """The first operation of the lowered graph further off than quantization itself."""
+    """The first operation of the lowered graph further off than quantization itself.
+
+    Where the model amplifies, the reference graph is far off for no fault of its operations; what
+    one of them makes by itself tells more, if that is little.
+    """
     limit = min(sums.reference.sqnr, explained)
-    name = next((n for n, s in sums.lowered.items() if not s >= limit), None)
+    limits = {
+        n: max(limit, min(error.sqnr - STANDS_OUT, explained))
+        for n, error in sums.alone.items()
+        if error.count
+    }
+    name = next((n for n, s in sums.lowered.items() if not s >= limits.get(n, limit)), None)
     if name is None and sums.remaining.sqnr >= limit:
         return None
     node = next((n for n in qmodel.graph.nodes if observation.computed_origin(n) == name), None)

@@ -88,3 +88,48 @@ def test_a_kernel_that_is_wrong_there_is_named() -> None:
     assert found.site is not None
     assert (found.site.node, found.pass_name, found.stands_out) == ("head", "lower", True)
     assert found.kernel == "onednn.qlinear"
+
+
+class Difference(nn.Module):
+    """A small difference of what is large, so that the reference form is off by a fifth already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 4)
+        self.second.load_state_dict(self.first.state_dict())
+        with torch.no_grad():
+            self.second.weight += 0.003 * torch.randn(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(50 * (self.first(x) - self.second(x)))
+
+
+class Quotient(nn.Module):
+    """Divided by what may be nearly nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x) / (self.second(x).abs() + 0.02))
+
+
+def a_tenth_more(x: Tensor) -> Tensor:
+    return x * 1.1
+
+
+@pytest.mark.parametrize("kind", [Difference, Quotient])
+def test_a_kernel_that_is_a_little_wrong_is_named_where_all_else_is_far_off(
+    kind: type[nn.Module],
+) -> None:
+    model, x = seeded(kind), randn(8, 5, 16)
+    sound = qfx.bisect(model, qfx.quantize(model, x, backend="x86"), [x])
+    assert not sound.stands_out
+    wrong = with_fault("x86", vocab.LINEAR, a_tenth_more)
+    found = qfx.bisect(model, qfx.quantize(model, x, backend=wrong, check=False), [x])
+    assert found.site is not None
+    assert (found.site.node, found.pass_name, found.stands_out) == ("first", "lower", True)
+    assert found.sqnr == pytest.approx(20, abs=0.5)
