@@ -7,6 +7,7 @@ Large inputs are read, and large outputs written, where PyTorch holds them.
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeAlias
@@ -21,6 +22,8 @@ from qfx.engines.packages import lacking, module, version_of
 from qfx.engines.pieces import Piece
 from qfx.export.onnx.forms import OnnxForm
 from qfx.export.problems import Problem
+from qfx.vocab import is_op
+from qfx.vocab.sizes import SCALARS
 
 _Shapes: TypeAlias = "tuple[torch.Size, ...]"
 _Outputs: TypeAlias = "list[tuple[torch.Size, torch.dtype]]"
@@ -44,6 +47,8 @@ class OpenVINO(PieceEngine):
         return writing.forms(piece, (OnnxForm.INTEGER,))
 
     def build(self, piece: Piece, settings: BuildSettings) -> Built:
+        if settings.shapes is None and _takes_remainders(piece):
+            raise CannotRun("one program for all sizes may crash where sizes are taken modulo")
         written = writing.onnx_model(piece, settings.form, settings.shapes)
         try:
             read = _core().read_model(written.data)
@@ -64,6 +69,18 @@ class OpenVINO(PieceEngine):
         except Exception as error:  # its exceptions have no base of their own
             raise CannotRun(last_line(error)) from error
         return Built(OpenVINOProgram(compiled), takes)
+
+
+def _takes_remainders(piece: Piece) -> bool:
+    """Whether sizes are filled up, as those of images that are cut into windows.
+
+    OpenVINO (2026.4.1) mixes up the sizes of a program for all of them then (swin_t): it reshapes
+    to some that are too large, writes past the memory of tensors, and ends the process.
+    """
+    return any(is_op(node, _MODULO) for node in piece.graph_module.graph.nodes)
+
+
+_MODULO = SCALARS[operator.mod]
 
 
 def _options(settings: BuildSettings) -> dict[str, Any]:

@@ -258,7 +258,9 @@ _OF_WEIGHTS = (*vocab.RESTORING, vocab.CAST)
 
 
 def _is_number(node: fx.Node) -> bool:
-    """Whether ``node`` yields a number, a shape, or a dtype."""
+    """Whether ``node`` yields a number, a shape, a dtype, or a part of one."""
+    if takes_element(node):
+        return any(map(_is_number, node.all_input_nodes[:1]))
     return isinstance(node.target, OpDef) and node.target.kind is Kind.QUERY
 
 

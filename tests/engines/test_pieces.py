@@ -196,3 +196,43 @@ def test_states_that_are_returned_whole_are_inside(engine: str) -> None:
         found = compare(fast.source.reference(x), fast(x))
         assert found.wrong == ""  # tuples within tuples, as the reference yields
         assert found.sqnr > 35
+
+
+class Filled(nn.Module):
+    """Is filled up to windows by numbers out of a part of its shape, as swin's patches are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        h, w = y.shape[-2:]
+        made: Tensor = self.second(nn.functional.pad(y, (0, -w % 4, 0, -h % 4)).tanh())
+        return made
+
+
+@pytest.fixture(scope="module")
+def filled() -> qfx.QuantizedModel:
+    return qfx.quantize(Filled().eval(), noise(2, 3, 9, 10), check=False, progress=False)
+
+
+def test_numbers_out_of_a_part_of_a_shape_split_no_piece(filled: qfx.QuantizedModel) -> None:
+    assert partition(filled.reference, {}).is_plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_where_sizes_are_filled_up_openvino_has_a_program_for_each(
+    filled: qfx.QuantizedModel, engine: str
+) -> None:
+    fast = qfx.compile(filled, noise(2, 3, 9, 10), engine=engine, threads=1)
+    (runner,) = fast.choice.assembly.runners
+    assert runner.is_free == (engine == "onnxruntime")
+    for shape in ((2, 3, 9, 10), (1, 3, 14, 10), (3, 3, 12, 17)):
+        x = noise(*shape, seed=1)
+        found = compare(filled.reference(x), fast(x))
+        assert found.wrong == ""
+        assert found.sqnr > 35
+    assert fast.report.eager == []
