@@ -85,4 +85,6 @@ def _read(path: Path) -> Tensor:
 
 
 def _resized(image: Tensor, size: int) -> Tensor:
-    return F.interpolate(image, (size, size), mode="bilinear", antialias=True)
+    """The image at another size, with 8 bits a pixel as images have."""
+    found = F.interpolate(image, (size, size), mode="bilinear", antialias=True)
+    return (found * 255).round() / 255

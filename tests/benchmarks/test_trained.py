@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.trained import __main__ as command
-from benchmarks.trained import audio, digits
+from benchmarks.trained import audio, digits, tune
 from benchmarks.trained.figures import mean, measured
 from benchmarks.trained.quantizers import QUANTIZERS, Ours, Quantizer
 from benchmarks.trained.subjects import SUBJECTS, Entry, Subject
@@ -134,3 +134,14 @@ def test_activations_have_eight_bits_whatever_the_cpu(method: str) -> None:
     made = Ours(options={"method": method}).quantized(nn.Linear(3, 4).eval(), batches)
     codes = [codes_of(n) for n in made.reference.graph.nodes if is_op(n, QUANTIZE)]
     assert codes == [(torch.uint8, 0, 255)]
+
+
+def test_tuning_is_judged_by_samples_that_it_does_not_see(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SUBJECTS, "toy", Entry(toy, ()))
+    tune.main(["--models", "toy", "--least", "0.5", "--budget", "30", "--test", "8"])
+    printed = capsys.readouterr().out
+    assert "Goal: a score of 0.5 or more: met" in printed
+    assert "toy: 1.000 of the bytes" in printed or "toy: 0." in printed
+    assert "of 8 other samples" in printed

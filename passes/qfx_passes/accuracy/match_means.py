@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -31,7 +32,7 @@ from qfx.framework.pass_context import PassContext
 from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotation, mark_making_up
-from qfx.runtime.samples import Sample
+from qfx.runtime.samples import Room, Sample
 from qfx.verification.outputs import RECORDERS
 from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.accuracy.corrected_layers import corrected_spec, originals
@@ -47,6 +48,7 @@ class MatchMeans(Pass):
     name = "match-means"
     keeps_values = False
     requires = Level.OBSERVED
+    room: ClassVar[Room] = Room(size=2**25)  # 55 images of 224 x 224, as far as 8 batches hold them
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         layers = list(_layers(graph, ctx))
