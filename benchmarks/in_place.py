@@ -2,8 +2,10 @@
 
     python -m benchmarks.in_place generation [NAME ...]
     python -m benchmarks.in_place detection [NAME ...]
+    python -m benchmarks.in_place planning [MODULES ...]
 
-A row for each: regions, fraction of the multiply-accumulates of layers, and of all there are, in
+The last prints how long it takes to find the regions of models of so many modules, each of which
+branches on data. The others, a row for each model: regions, fraction of the multiply-accumulates of layers, and of all there are, in
 integers, SQNR of the logits or boxes found again (by the quantized model, and for comparison by the
 float model with noise of 1 % in its weights), tokens as in float (and by how much float prefers its
 own where the first differs), what stays float, and what it raised if it did.
@@ -13,6 +15,7 @@ Small configurations with random weights; dynamic for what generates, static for
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,11 +23,14 @@ import torch
 from torch import Tensor, nn
 
 import qfx
+from qfx.capture.regions.plan import plan
 from qfx.numerics.measures import sqnr
 from qfx.table import table
 
 _WORDS, _TOKENS = 100, 32
 _NOISE = 0.01
+_MODULES = 2000
+"""In the models of which planning is timed."""
 
 _DECODER = {
     "vocab_size": _WORDS, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -187,8 +193,35 @@ def _fallen(quantized: nn.Module) -> str:
     return f"{len(said)} regions ran layer by layer" if said else ""
 
 
+class _Branching(nn.Module):
+    """A block that can't be captured, of two layers that can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.up(x).relu())
+        return x + y if y.sum() > 0 else x - y
+
+
+def planning(modules: int) -> None:
+    """Time the plan of a chain of blocks, of three modules each."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(_Branching() for _ in range(modules // 3))).eval()
+    begun, used = time.perf_counter(), time.process_time()
+    found = plan(model, (torch.randn(4, 16),), {}, whole="it branches on data")
+    took, used = time.perf_counter() - begun, time.process_time() - used
+    count = sum(1 for _ in model.modules())
+    print(f"{count} modules, {len(found.regions)} regions: {took:.1f} s, {used:.1f} s of CPU")
+
+
 def main() -> None:
     """Print the table, a row as soon as it is known."""
+    if sys.argv[1] == "planning":
+        for modules in map(int, sys.argv[2:] or (_MODULES,)):
+            planning(modules)
+        return
     known: dict[str, tuple[Callable[[str], Row], tuple[str, ...]]] = {
         "generation": (generating, tuple(GENERATING)),
         "detection": (detecting, DETECTORS),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.graph.ways import ways_of
+from qfx.numerics.measures import sqnr
 from qfx.storage.container import Container, container_parts
 from qfx.storage.documents import MODEL, pack, unpack
 from qfx.storage.files import load_buffer
@@ -124,11 +125,14 @@ class Part(nn.Module):
         return self.one(x) + self.two(x) if flag else self.one(x)
 
 
-def test_each_way_through_a_part_has_its_graph(tmp_path: Path) -> None:
-    class Both(TwoWays):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) + super().forward(-x)
+class Both(TwoWays):
+    """Calls it in both in every run."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + super().forward(-x)
+
+
+def test_each_way_through_a_part_has_its_graph(tmp_path: Path) -> None:
     torch.manual_seed(0)
     qmodel: Any = qfx.quantize(Both().eval(), X, min_coverage=None)
     assert "part#2" in qmodel.regions
@@ -175,6 +179,29 @@ def test_calibration_goes_on(tmp_path: Path) -> None:
     one, other = (qfx.convert(each, min_coverage=None) for each in (prepared, loaded))
     assert torch.equal(one(X), other(X))
     assert one.report.sites == other.report.sites
+
+
+def test_what_is_called_in_several_ways_trains_in_parts_and_is_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Both().train()
+    prepared: Any = qfx.prepare(model, X, method="qat")
+    assert {"part.one", "part.two"} < set(prepared.regions)
+    assert "several ways, and what is trained has one graph" in str(prepared.regions)
+    before = copy.deepcopy(prepared.state_dict())
+    optimizer = torch.optim.SGD(prepared.parameters(), lr=0.05)
+    for _ in range(2):
+        optimizer.zero_grad()
+        prepared(X).pow(2).mean().backward()
+        optimizer.step()
+    assert all(p.grad is not None for p in prepared.parameters())
+    loaded = qfx.load(qfx.save(prepared, tmp_path / "m.qfx"), model=Both())
+    assert not torch.equal(loaded.get_parameter("part.two.weight"), before["part.two.weight"])
+    one, other = (qfx.convert(each.eval(), min_coverage=None) for each in (prepared, loaded))
+    again = qfx.load(qfx.save(one, tmp_path / "q.qfx"), model=Both())
+    with torch.no_grad():
+        assert sqnr(prepared(X), one(X)) > 60
+        assert torch.equal(one(X), other(X))
+        assert torch.equal(one(-X), again(-X))
 
 
 def test_training_goes_on(tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def _ways(
         if any(each.form in taken for each in refused) or (refused and not has_way_out(captured)):
             return why
         ways.append(CapturedWay(call, taken, captured))
-        if refused and (modes or len(ways) == MOST_WAYS):
+        if refused and modes:
+            return f"it is called in several ways, and what is trained has one graph: {why}"
+        if refused and len(ways) == MOST_WAYS:
             return why
         waiting = refused
     return tuple(ways)
