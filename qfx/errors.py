@@ -42,7 +42,13 @@ class QfxError(Exception):
 
 
 class CaptureError(QfxError):
-    """The model could not be traced into a graph."""
+    """The model could not be traced into a graph.
+
+    Attributes:
+        by_weights: whether that may be due to the values of its weights.
+    """
+
+    by_weights = True
 
 
 class ConfigError(QfxError, ValueError):

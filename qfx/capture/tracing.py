@@ -214,9 +214,11 @@ def _trace(task: Task, tracer: CaptureTracer) -> Traced:
             tracer.result = apart_from_buffers(tracer.result, root)
         except Exception as error:
             tracer.check_data_sizes()
-            if isinstance(error, (CaptureError, ConfigError)):
-                raise
-            raise _explain(tracer, error, task) from error
+            known = isinstance(error, (CaptureError, ConfigError))
+            told = error if known else _explain(tracer, error, task)
+            if isinstance(told, CaptureError):
+                told.by_weights = tracer.by_weights
+            raise told from (None if known else error)
     tracer.drop_unused()
     meta.set_contiguous_outputs(next(iter(reversed(graph.nodes))), tracer.result)
     keep_keyword_only(graph, [each.parameter for each in bound])

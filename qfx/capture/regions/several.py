@@ -35,6 +35,13 @@ class CapturedWay(NamedTuple):
     captured: fx.GraphModule
 
 
+class _Refusal(NamedTuple):
+    """Why there are no graphs of a module, and whether there are none of modules that are alike."""
+
+    why: str
+    of_all: bool = False
+
+
 class Capturing:
     """Captures modules, and those that are alike once.
 
@@ -45,6 +52,7 @@ class Capturing:
     def __init__(self, *, modes: bool) -> None:
         self.modes = modes
         self._known: dict[Key, tuple[CapturedWay, ...]] = {}
+        self._refused: dict[Key, str] = {}
 
     def ways(self, module: nn.Module, calls: Calls) -> tuple[CapturedWay, ...] | str:
         """Graphs of ``module`` that hold its calls between them, or why there are none.
@@ -54,18 +62,24 @@ class Capturing:
             calls: as recorded; there is one.
         """
         key = None if self.modes else likeness(module, calls)
+        if key is not None and key in self._refused:
+            return self._refused[key]
         known = () if key is None else self._known.get(key, ())
-        found = _ways(module, calls, known, modes=self.modes) if known else ""
-        if isinstance(found, str):
+        found = _ways(module, calls, known, modes=self.modes) if known else _Refusal("")
+        if isinstance(found, _Refusal):
             found = _ways(module, calls, (), modes=self.modes)
-        if key is not None and not isinstance(found, str):
-            self._known.setdefault(key, found)
-        return found
+        if not isinstance(found, _Refusal):
+            if key is not None:
+                self._known.setdefault(key, found)
+            return found
+        if key is not None and found.of_all:
+            self._refused[key] = found.why
+        return found.why
 
 
 def _ways(
     module: nn.Module, calls: Calls, like: Sequence[CapturedWay], *, modes: bool
-) -> tuple[CapturedWay, ...] | str:
+) -> tuple[CapturedWay, ...] | _Refusal:
     """Graphs of ``module``: those of a module that is alike, or captured."""
     ways: list[CapturedWay] = []
     waiting, why = calls.kept, ""
@@ -74,7 +88,7 @@ def _ways(
         shared = like[len(ways)].captured if len(ways) < len(like) else None
         put = shared and put_over(shared, module)
         captured = put or _captured(module, call, modes)
-        if isinstance(captured, str):
+        if isinstance(captured, _Refusal):
             return captured
         taken: dict[CallForm, int] = {}
         refused: list[RecordedCall] = []
@@ -89,28 +103,32 @@ def _ways(
                 refused.append(each)
                 why = odd.why
             else:
-                return odd.why
+                return _Refusal(odd.why)
         if any(each.form in taken for each in refused) or (refused and not has_way_out(captured)):
-            return why
+            return _Refusal(why)
         ways.append(CapturedWay(call, taken, captured))
         if refused and modes:
-            return f"it is called in several ways, and what is trained has one graph: {why}"
+            return _Refusal(f"{_SEVERAL_WAYS}: {why}")
         if refused and len(ways) == MOST_WAYS:
-            return why
+            return _Refusal(why)
         waiting = refused
     return tuple(ways)
 
 
-def _captured(module: nn.Module, call: RecordedCall, modes: bool) -> fx.GraphModule | str:
+_SEVERAL_WAYS = "it is called in several ways, and what is trained has one graph"
+
+
+def _captured(module: nn.Module, call: RecordedCall, modes: bool) -> fx.GraphModule | _Refusal:
     try:
         captured = capture(
             module, call.args, call.kwargs, modes=modes, keep_expected=True, data_sizes=False
         )
     except (CaptureError, ConfigError) as error:
-        return first_line(error)
+        of_all = isinstance(error, CaptureError) and not error.by_weights
+        return _Refusal(first_line(error), of_all)
     changed = (*captured.meta[ASSIGNED], *captured.meta[FILLED])
     if changed:
-        return f"its forward sets {', '.join(changed)}, which a graph can't"
+        return _Refusal(f"its forward sets {', '.join(changed)}, which a graph can't")
     return captured
 
 

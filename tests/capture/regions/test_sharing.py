@@ -132,3 +132,34 @@ def test_layers_that_differ_are_captured_each(
 ) -> None:
     check_values(planned(layers), layers)
     assert captures == layers
+
+
+class Branching(nn.Module):
+    """Branches on data; if a buffer says so, that is."""
+
+    def __init__(self, flag: bool | None = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        if flag is not None:
+            self.register_buffer("flag", torch.tensor(flag))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        if "flag" in self._buffers and not self.flag:
+            return y
+        return y if y.sum() > 0 else -y
+
+
+def test_layers_that_are_alike_are_refused_once(captures: list[nn.Module]) -> None:
+    layers: list[nn.Module] = [Branching() for _ in range(3)]
+    found = planned(layers)
+    assert [region.path for region in found.regions] == [f"layers.{i}.layer" for i in range(3)]
+    assert captures == [layers[0], layers[0].layer]
+    assert {region.why[0]: region.why[1] for region in found.regions} == dict.fromkeys(
+        ("layers.0", "layers.1", "layers.2"), found.regions[0].why[1]
+    )
+
+
+def test_what_weights_may_have_decided_speaks_against_no_other() -> None:
+    found = planned([Branching(flag=True), Branching(flag=False)])
+    assert [region.path for region in found.regions] == ["layers.0.layer", "layers.1"]
