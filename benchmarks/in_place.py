@@ -5,10 +5,11 @@
     python -m benchmarks.in_place planning [MODULES ...]
 
 The last prints how long it takes to find the regions of models of so many modules, each of which
-branches on data. The others, a row for each model: regions, fraction of the multiply-accumulates of layers, and of all there are, in
-integers, SQNR of the logits or boxes found again (by the quantized model, and for comparison by the
-float model with noise of 1 % in its weights), tokens as in float (and by how much float prefers its
-own where the first differs), what stays float, and what it raised if it did.
+branches on data. The others, a row for each model: regions, fraction of the multiply-accumulates of
+layers, and of all there are, in integers, SQNR of the logits or boxes found again (by the quantized
+model, and for comparison by the float model with noise of 1 % in its weights), tokens as in float
+(and by how much float prefers its own where the first differs), what stays float, and what it
+raised if it did.
 Small configurations with random weights; dynamic for what generates, static for detectors.
 """
 
