@@ -152,6 +152,12 @@ def _no_tensors(name: str, value: object, captured: meta.Value) -> Iterator[str]
         kind = type(value)
         module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
         yield f"{name} as {module}{kind.__qualname__}, and was made for a tensor"
+    elif isinstance(captured, (tuple, list)) and isinstance(value, (tuple, list)):
+        for i, (inner, known) in enumerate(zip(value, captured, strict=False)):
+            yield from _no_tensors(f"{name}[{i}]", inner, known)
+    elif isinstance(captured, Mapping) and isinstance(value, Mapping):
+        for key in captured.keys() & value.keys():
+            yield from _no_tensors(f"{name}[{key!r}]", value[key], captured[key])
 
 
 def _odd_dtypes(name: str, value: object, captured: meta.Value) -> Iterator[str]:

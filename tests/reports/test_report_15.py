@@ -152,6 +152,16 @@ def test_what_fits_is_taken(name: str) -> None:
     assert qfx.quantize(seeded(kind), examples, calibration_data=[batch]).report.coverage == 1.0
 
 
+def test_calls_speak_of_arrays_inside() -> None:
+    quantized = qfx.quantize(seeded(OfDict), (NEST,))
+    for given, place in (
+        ({"a": X.numpy(), "b": [X]}, r"d\['a'\]"),
+        ({"a": X, "b": [2]}, r"d\['b'\]\[0\]"),
+    ):
+        with pytest.raises(qfx.ConfigError, match=f"called with {place} as .*Give tensors"):
+            quantized(given)
+
+
 def test_calls_speak_of_lengths() -> None:
     quantized = qfx.quantize(seeded(OfTuple), ((X, X),))
     with pytest.raises(qfx.ConfigError, match=r"the length of argument inp = 2, but .* make it 3"):
