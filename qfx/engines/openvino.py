@@ -44,7 +44,8 @@ class OpenVINO(PieceEngine):
         return writing.problems(piece)
 
     def forms(self, piece: Piece) -> Sequence[OnnxForm]:
-        return writing.forms(piece, (OnnxForm.INTEGER,))
+        rounding = (OnnxForm.INTEGER, OnnxForm.ATTENTION, OnnxForm.SCORES)
+        return writing.forms(piece, rounding)
 
     def build(self, piece: Piece, settings: BuildSettings) -> Built:
         if settings.shapes is None and _takes_remainders(piece):

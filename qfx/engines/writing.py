@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress, pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
@@ -71,18 +70,23 @@ def forms(
         contrib: whether operators of ONNX Runtime's own may be written.
     """
     sizes = _shapes(piece, contrib)
-    written = (
-        write(piece.graph_module, sizes, OPSET, form, _seen(piece, form), contrib=contrib)
-        for form in rounding
-    )
-    counts = [len(each.writer.nodes) for each in (*written, _exact(piece, contrib))]
-    apart = (own != less for own, less in pairwise(counts))
-    return (*compress(rounding, apart), OnnxForm.EXACT)
+    apart = {_kinds(_exact(piece, contrib)): OnnxForm.EXACT}
+    for form in reversed(rounding):
+        seen = _seen(piece, form)
+        if form.rounds_layers or seen.factors:
+            written = write(piece.graph_module, sizes, OPSET, form, seen, contrib=contrib)
+            apart.setdefault(_kinds(written), form)
+    return tuple(reversed(apart.values()))
+
+
+def _kinds(written: WrittenGraph) -> tuple[str, ...]:
+    """The operators, in order."""
+    return tuple(node.op_type for node in written.writer.nodes)
 
 
 def _seen(piece: Piece, form: OnnxForm) -> SeenRanges:
-    """What the full integer form rounds by; the ranges of the other follow from codes."""
-    return piece.seen if form is OnnxForm.FULL else SeenRanges()
+    """What a form rounds by; those of the integer form follow from codes."""
+    return SeenRanges() if form is OnnxForm.INTEGER else piece.seen
 
 
 def onnx_model(

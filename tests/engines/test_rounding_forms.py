@@ -47,7 +47,10 @@ def qmodel(x: Tensor) -> qfx.QuantizedModel:
 
 @pytest.mark.parametrize(
     ("name", "takes"),
-    [("openvino", {OnnxForm.INTEGER}), ("onnxruntime", {OnnxForm.FULL, OnnxForm.INTEGER})],
+    [
+        ("openvino", {OnnxForm.INTEGER, OnnxForm.SCORES, OnnxForm.ATTENTION}),
+        ("onnxruntime", {OnnxForm.FULL, OnnxForm.INTEGER}),
+    ],
 )
 def test_forms_that_round_no_more_are_not_tried(
     name: str, takes: set[OnnxForm], qmodel: qfx.QuantizedModel, x: Tensor
@@ -63,6 +66,19 @@ def test_forms_that_round_no_more_are_not_tried(
         tried = engine.forms(piece)  # type: ignore[attr-defined]
         assert set(tried) == {*(forms & takes), OnnxForm.EXACT}
         assert tried[-1] is OnnxForm.EXACT
+
+
+def test_forms_for_attention_are_tried_where_there_is_some() -> None:
+    engine, tokens = registry.named("openvino"), torch.randn(2, 5, 8)
+    model = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    qmodel = qfx.quantize(model, (tokens, tokens, tokens), progress=False, check=False)
+    (piece,) = plan_for(engine, qmodel.reference).pieces  # type: ignore[arg-type]
+    names = (str(n.target) for n in qmodel.reference.graph.find_nodes(op="placeholder"))
+    piece.seen = see(qmodel.reference, dict(zip(names, (tokens,) * 3, strict=False)))
+    tried = engine.forms(piece)  # type: ignore[attr-defined]
+    assert tuple(tried) == (
+        OnnxForm.INTEGER, OnnxForm.ATTENTION, OnnxForm.SCORES, OnnxForm.EXACT
+    )  # fmt: skip
 
 
 class Unrounded(Fake):

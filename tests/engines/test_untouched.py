@@ -56,7 +56,8 @@ def test_examples_of_models_that_write_to_them(engine: str, quantized: bool) -> 
             assert fast.trials[0].sqnr > 30  # engines are held against the results of these
             mine, models = noise(), noise()
             wanted = given(models)
-            torch.testing.assert_close(fast(mine), wanted)
+            # a form that rounds biases, too, may have been the fastest
+            torch.testing.assert_close(fast(mine), wanted, rtol=0, atol=1e-3)
             assert torch.equal(mine, models)
             assert not torch.equal(mine, noise())
 

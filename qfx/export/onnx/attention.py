@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from qfx.export.onnx import rounding
 from qfx.export.onnx.layers import transposed
 from qfx.export.onnx.values import Info, Operand
 from qfx.export.problems import CannotWrite
@@ -31,8 +32,23 @@ def attention(
     """``softmax(query key^T / sqrt(d) + mask) value``."""
     if is_causal:
         attn_mask = _causal(w, query, key)
-    weights = attention_weights(w, query, key, attn_mask, scale=scale)
+    weights: Operand = attention_weights(w, query, key, attn_mask, scale=scale)
+    if w.form.multiplies_weights and _weigh(w, query, key, weights):
+        value = rounding.factor(w, 2, value)
+        weights = rounding.factor(w, 3, weights, weighs=True)
     return w.op("MatMul", weights, value)
+
+
+def _weigh(w: Writer, query: Operand, key: Operand, weights: Operand) -> bool:
+    """Say what weights are; whether that is known."""
+    assert w.is_value(weights)
+    of_query, of_key = w.info(query), w.info(key)
+    if of_query.shape[:-2] != of_key.shape[:-2]:
+        return False
+    shape = (*of_query.shape[:-1], of_key.shape[-2])
+    example = (*of_query.example[:-1], of_key.example[-2])
+    w.tell(weights, Info(shape, example, of_query.dtype))
+    return True
 
 
 def attention_weights(
@@ -42,8 +58,12 @@ def attention_weights(
     if not isinstance(width, int):
         raise CannotWrite("attention of a width that is not fixed", "Fix it.", by_size=True)
     factor = width**-0.5 if scale is None else scale
-    scaled = w.op("Mul", query, w.scalar(factor, torch.float32))
-    scores = w.op("MatMul", scaled, transposed(w, key))
+    by = w.scalar(factor, torch.float32)
+    if w.form.multiplies_scores:
+        query, key = rounding.factor(w, 0, query), rounding.factor(w, 1, key)
+        scores = w.op("Mul", w.op("MatMul", query, transposed(w, key)), by)
+    else:
+        scores = w.op("MatMul", w.op("Mul", query, by), transposed(w, key))
     if attn_mask is not None:
         scores = w.op("Add", scores, _additive(w, attn_mask))
     return w.op("Softmax", scores, axis=-1)

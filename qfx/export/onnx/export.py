@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 FORMS = ("auto", *(form.value for form in OnnxForm))
+TRIED = (OnnxForm.EXACT, OnnxForm.INTEGER, OnnxForm.FULL)
+"""What "auto" tries: ONNX Runtime has no use for the others."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def export_onnx(
     shapes = Shapes(qmodel.reference)
     exact = _written(qmodel.reference, shapes, opset, dynamic_shapes)
     forms = {OnnxForm.EXACT: model.model_of(exact, qmodel.backend, OnnxForm.EXACT.value)}
-    wanted = list(OnnxForm) if form == "auto" else [OnnxForm(form)]
+    wanted = TRIED if form == "auto" else (OnnxForm(form),)
     rounding = [each for each in wanted if each is not OnnxForm.EXACT]
     seen = see(qmodel.reference, arguments) if rounding and arguments is not None else SeenRanges()
     for each in rounding:

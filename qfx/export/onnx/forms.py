@@ -12,6 +12,10 @@ beyond which the code of f(x + r) does not change any more. Example inputs narro
 
 *full_integer* rounds, too, what engines can compute from codes to codes (``rounding.py``).
 
+Two forms round products of activations, and nothing else that the reference does not: *scores*
+queries and keys, *attention* the weights and the values that they weigh, as well. OpenVINO then
+multiplies them in integers.
+
 What saturation does anyway is left out of every form: quantize(clamp(x)) = quantize(x) where the
 smallest and the largest code stand for no more than the ends of the clamp.
 """
@@ -43,8 +47,25 @@ class OnnxForm(Enum):
     """How the model is written."""
 
     EXACT = "exact"
+    SCORES = "scores"
+    ATTENTION = "attention"
     INTEGER = "integer"
     FULL = "full_integer"
+
+    @property
+    def rounds_layers(self) -> bool:
+        """Whether results of layers are rounded that the model does not round."""
+        return self in (OnnxForm.INTEGER, OnnxForm.FULL)
+
+    @property
+    def multiplies_scores(self) -> bool:
+        """Whether queries and keys are rounded, so that their product is one of integers."""
+        return self in (OnnxForm.SCORES, OnnxForm.ATTENTION)
+
+    @property
+    def multiplies_weights(self) -> bool:
+        """Whether the weights of attention are rounded, and the values that they weigh."""
+        return self is OnnxForm.ATTENTION
 
 
 # -- what saturation does --------------------------------------------------------------------------

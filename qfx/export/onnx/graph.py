@@ -66,8 +66,8 @@ def write(
 
     With ``contrib``, operators of ONNX Runtime's own are written where the standard has none.
     """
-    writer = Writer(opset, form, contrib=contrib)
-    walk = _GraphWriter(graph_module, shapes, writer, seen or SeenRanges())
+    writer = Writer(opset, form, seen or SeenRanges(), contrib=contrib)
+    walk = _GraphWriter(graph_module, shapes, writer)
     for node in graph_module.graph.find_nodes(op="placeholder"):
         walk.visit(node)
     walk.keep_output_names()
@@ -78,13 +78,10 @@ def write(
 
 
 class _GraphWriter:
-    def __init__(
-        self, graph_module: fx.GraphModule, shapes: Shapes, writer: Writer, seen: SeenRanges
-    ) -> None:
+    def __init__(self, graph_module: fx.GraphModule, shapes: Shapes, writer: Writer) -> None:
         self.module = graph_module
         self.shapes = shapes
         self.w = writer
-        self.seen = seen
         self.written = WrittenGraph(writer)
         self.env: dict[fx.Node, Any] = {}
         self.kept: dict[str, str] = {}
@@ -143,7 +140,7 @@ class _GraphWriter:
             made = self._with_sizes(node, node.target, args, kwargs)
         self._tell(made, self.w.results)
         self._bound(node, made, tensors)
-        return rounding.result(self.w, node, made, tensors, self.seen)
+        return rounding.result(self.w, node, made, tensors)
 
     def _with_sizes(
         self, node: fx.Node, op: vocab.OpDef, args: tuple[object, ...], kwargs: dict[str, Any]
@@ -163,9 +160,9 @@ class _GraphWriter:
         post: Post = given.pop("post", ())
         varied = given.pop("values", ()) if op.kind is vocab.Kind.QUERY else ()
         made = emitter.write(self.w, *varied, **given)
-        to = rounding.codes_after(self.w, node, self.seen)
+        to = rounding.codes_after(self.w, node)
         kept = post_ops(post, to)
-        made = rounding.layer_result(self.w, node, made, kept, to, self.seen)
+        made = rounding.layer_result(self.w, node, made, kept, to)
         for post_op in kept:
             made = self._post(post_op, made)
         return made

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qfx.export.onnx.forms import OnnxForm
+from qfx import vocab
+from qfx.export.onnx import rounding
 from qfx.export.onnx.integers import integers
 from qfx.export.onnx.quantization import dequantized
 from qfx.export.onnx.values import Dequantized, Dim, Info, Operand
@@ -124,7 +125,7 @@ def rounded_bias(
     ONNX Runtime makes one Gemm of MatMul and Add where it can, and takes no other in integers: what
     is not rounded it computes in float, of weights that it dequantizes in each run.
     """
-    if w.form is OnnxForm.EXACT:
+    if not w.form.rounds_layers:
         return None
     if not isinstance(input, Dequantized) or not isinstance(weight, Dequantized):
         return None
@@ -180,4 +181,9 @@ def bilinear(
 
 
 def matmul(w: Writer, input: Operand, other: Operand) -> ir.Value:
+    assert w.node is not None
+    weighs = vocab.is_op(w.node.all_input_nodes[0], vocab.SOFTMAX, vocab.ATTENTION_WEIGHTS)
+    if w.form.multiplies_weights if weighs else w.form.multiplies_scores:
+        input = rounding.factor(w, 0, input, weighs=weighs)
+        other = rounding.factor(w, 1, other)
     return w.op("MatMul", input, other)

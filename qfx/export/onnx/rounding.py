@@ -5,10 +5,15 @@ integer form it is what an engine can compute from codes to codes, too: concaten
 sums, sigmoids, averages, and what they read. A result that the model quantizes for one of its
 readers is read through these codes by all; others get 8 bits for the range that they were seen in,
 a sigmoid that from 0 to 1, a concatenation no more than that of its parts.
+
+Attention in integers multiplies int8 queries, keys and values with a zero point of 0, which is what
+OpenVINO 2026.4 fuses (with uint8 around 128 it multiplies floats), and weights in uint8, from 0 to
+the largest that was seen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,18 +45,16 @@ if TYPE_CHECKING:
 _BYTES = (torch.uint8, torch.int8)
 
 
-def codes_after(w: Writer, node: fx.Node, seen: SeenRanges) -> QParams | None:
+def codes_after(w: Writer, node: fx.Node) -> QParams | None:
     """The codes that the result of a node is rounded to before anything reads it."""
     found = rounded_to(node)
     if found is not None or w.form is not OnnxForm.FULL or not _layer_for_joins(node):
         return found
-    within = seen.results.get(node.name)
+    within = w.seen.results.get(node.name)
     return _own_codes(node) or (None if within is None else _codes_for(within))
 
 
-def layer_result(
-    w: Writer, node: fx.Node, made: Any, post: Post, to: QParams | None, seen: SeenRanges
-) -> Any:
+def layer_result(w: Writer, node: fx.Node, made: Any, post: Post, to: QParams | None) -> Any:
     """The result of a layer between codes, itself rounded before its post-ops.
 
     Args:
@@ -60,14 +63,13 @@ def layer_result(
         made: its result, before its post-ops.
         post: those that are written, with what they read as it was written.
         to: the codes that the result of these is rounded to.
-        seen: what it was seen to yield.
     """
-    if w.form is OnnxForm.EXACT or not is_op(node, *ANY_CONV) or (not post and to is not None):
+    if not w.form.rounds_layers or not is_op(node, *ANY_CONV) or (not post and to is not None):
         return made
     if not multiplies_codes(node):
         return made
     named: Post = node.kwargs.get("post", ())[: len(post)]  # type: ignore[assignment, index]
-    found = layer_range(named, to, seen.before_post.get(node.name))
+    found = layer_range(named, to, w.seen.before_post.get(node.name))
     if found is None:
         return made
     w.tell(made, w.results)
@@ -87,9 +89,7 @@ def stays_in_codes(w: Writer, input: Operand) -> bool:
     return w.form is OnnxForm.FULL and _known_codes(w, input) is not None
 
 
-def result(
-    w: Writer, node: fx.Node, made: Any, operands: Sequence[Operand], seen: SeenRanges
-) -> Any:
+def result(w: Writer, node: fx.Node, made: Any, operands: Sequence[Operand]) -> Any:
     """What a node yields, rounded in the full integer form where engines need it for integers.
 
     Args:
@@ -97,17 +97,37 @@ def result(
         node: what was written.
         made: its result.
         operands: the tensors that it reads.
-        seen: what it was seen to yield.
     """
     if w.form is not OnnxForm.FULL or not w.is_value(made) or id(made) in w.coded:
         return made
     if all(is_op(user, vocab.QUANTIZE) for user in node.users):
         return made
-    if is_op(node, *ANY_CONV):
-        to = codes_after(w, node, seen)
-    else:
-        to = _codes_of_join(w, node, operands, seen)
+    to = codes_after(w, node) if is_op(node, *ANY_CONV) else _codes_of_join(w, node, operands)
     return made if to is None else rounded(w, made, to)
+
+
+def factor(w: Writer, position: int, operand: Operand, *, weighs: bool = False) -> Operand:
+    """What a product of activations multiplies, through codes where the form has such.
+
+    Args:
+        w: where the product is being written.
+        position: of its range among the factors that were seen of the product.
+        operand: what is multiplied.
+        weighs: whether these are the weights of attention, between 0 and 1.
+    """
+    assert w.node is not None
+    ranges = w.seen.factors.get(w.node.name)
+    if ranges is None or not w.is_value(operand) or _known_codes(w, operand) is not None:
+        return operand
+    low, high = ranges[position]
+    largest = min(high, 1.0) if weighs else max(-low, high)
+    if not 0 < largest < math.inf:
+        return operand
+    if weighs:
+        codes = QParams(largest / 255, 0, torch.uint8, 0, 255)
+    else:
+        codes = QParams(largest / 127, 0, torch.int8, -128, 127)
+    return rounded(w, operand, codes)
 
 
 def rounded(w: Writer, value: ir.Value, qparams: QParams) -> ir.Value:
@@ -161,9 +181,7 @@ def _own_codes(node: fx.Node) -> QParams | None:
     return None
 
 
-def _codes_of_join(
-    w: Writer, node: fx.Node, operands: Sequence[Operand], seen: SeenRanges
-) -> QParams | None:
+def _codes_of_join(w: Writer, node: fx.Node, operands: Sequence[Operand]) -> QParams | None:
     """The codes of what an engine makes of codes; a maximum is one of those that it is of."""
     parts = [_known_codes(w, operand) for operand in operands]
     known = [part for part in parts if part is not None]
@@ -176,7 +194,7 @@ def _codes_of_join(
     own = _own_codes(node)
     if own is not None:
         return own
-    within = _range_of_join(node, known, seen)
+    within = _range_of_join(node, known, w.seen)
     return None if within is None else _codes_for(within)
 
 

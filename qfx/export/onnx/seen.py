@@ -10,7 +10,7 @@ the examples do, so does the range that is kept of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from qfx import vocab
 from qfx.export.onnx.sizes import input_value
 from qfx.graph.interpret import NamedInterpreter, result_of
 from qfx.quant.reference_form import Measured, qparams_of
+from qfx.semantics import layers
 from qfx.semantics.post import apply_post
 from qfx.vocab import is_op
 
@@ -29,6 +30,9 @@ Range: TypeAlias = "tuple[float, float]"
 
 ANY_CONV = (*vocab.CONVOLUTIONS, *vocab.TRANSPOSED)
 """What engines run in integers only where its result is quantized."""
+
+PRODUCTS = (vocab.ATTENTION, vocab.ATTENTION_WEIGHTS, vocab.MATMUL)
+"""Products of activations."""
 
 JOINS = (vocab.CAT, vocab.MUL, vocab.ADD, vocab.SIGMOID, vocab.HARDSIGMOID, *vocab.AVG_POOLS)
 """What engines can compute from codes to codes, if it stands between such."""
@@ -43,10 +47,13 @@ class SeenRanges:
     Attributes:
         before_post: of layers, before their post-ops.
         results: of layers and of :data:`JOINS`.
+        factors: of :data:`PRODUCTS`, of what they multiply, in the order of their arguments; last
+            of attention that of its weights.
     """
 
     before_post: dict[str, Range] = field(default_factory=dict)
     results: dict[str, Range] = field(default_factory=dict)
+    factors: dict[str, tuple[Range, ...]] = field(default_factory=dict)
 
 
 def see(module: fx.GraphModule, arguments: Mapping[str, object]) -> SeenRanges:
@@ -73,7 +80,13 @@ def run_seeing(
         known = {name: each for name, each in ranges.items() if math.isfinite(rooms[name])}
         return {name: _wider(each, max(least, rooms[name])) for name, each in known.items()}
 
-    return made, SeenRanges(wide(watch.seen.before_post), wide(watch.seen.results))
+    seen = watch.seen
+    factors = {
+        name: tuple(_wider(each, max(least, rooms[name])) for each in ranges)
+        for name, ranges in seen.factors.items()
+        if math.isfinite(rooms[name])
+    }
+    return made, SeenRanges(wide(seen.before_post), wide(seen.results), factors)
 
 
 def defaults(module: fx.GraphModule) -> dict[str, object]:
@@ -101,6 +114,8 @@ class _Watch(NamedInterpreter):
             made = super().run_node(n)
             if is_op(n, vocab.QUANTIZE):
                 self._fills(n)
+            if is_op(n, *PRODUCTS):
+                self._multiplies(n)
             if not is_op(n, *JOINS):
                 return made
         if isinstance(made, Tensor) and made.is_floating_point() and made.numel():
@@ -113,6 +128,12 @@ class _Watch(NamedInterpreter):
         made = result_of(node, args, kwargs)
         self.seen.before_post[node.name] = _range(made)
         return apply_post(made, post)
+
+    def _multiplies(self, node: fx.Node) -> None:
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        factors = list(_factors(node, args, kwargs))
+        if all(each.is_floating_point() and each.numel() for each in factors):
+            self.seen.factors[node.name] = tuple(map(_range, factors))
 
     def _fills(self, node: fx.Node) -> None:
         """Look at how much of its codes a node fills.
@@ -129,6 +150,24 @@ class _Watch(NamedInterpreter):
         found = codes / reached if reached else math.inf
         self._codes[node] = alike = (scale, zero, qparams.quant_min, qparams.quant_max)
         self._least[alike] = min(found, self._least.get(alike, found))
+
+
+def _factors(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """What a product multiplies; weights of attention come last."""
+    assert isinstance(node.target, vocab.OpDef)
+    given = node.target.signature.bind(*args, **kwargs).arguments
+    names = ("input", "other") if is_op(node, vocab.MATMUL) else ("query", "key")
+    yield from map(given.__getitem__, names)
+    if not is_op(node, vocab.ATTENTION):
+        return
+    yield given["value"]
+    mask, query, key = given.get("attn_mask"), given["query"], given["key"]
+    if given.get("is_causal"):
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        mask = layers.additive_mask(~mask, dtype=query.dtype).to(query.device)
+    weights = layers.attention_weights(query, key, mask, scale=given.get("scale"))
+    yield weights.nan_to_num(0.0)  # of rows that are all masked
 
 
 def _rooms(graph: fx.Graph, unfilled: Mapping[fx.Node, float]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, fx
@@ -12,6 +12,7 @@ from qfx.export.onnx import windows
 from qfx.export.onnx.dtypes import DTYPES, NUMBERS, as_number, symbol
 from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.packages import require
+from qfx.export.onnx.seen import SeenRanges
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
 from qfx.export.problems import CannotWrite
 from qfx.graph import meta
@@ -35,13 +36,16 @@ class Writer:
         measured: of which tensor a scale was measured, and its codes where they were written.
         results: what the node being written yields.
         form: how much more may be rounded than the reference rounds, for engines.
+        seen: the ranges that it is rounded by.
         coded: of which codes a tensor was written that is rounded beyond the reference.
         rounded: of codes that were written the tensor that they are of.
         sizes: of tensors, by their id and the dim, where they are written.
         contrib: whether operators of ONNX Runtime's own may be written.
     """
 
-    def __init__(self, opset: int, form: OnnxForm, *, contrib: bool = False) -> None:
+    def __init__(
+        self, opset: int, form: OnnxForm, seen: SeenRanges, *, contrib: bool = False
+    ) -> None:
         self._ir = require("onnx_ir")
         self.opset, self.contrib = opset, contrib
         self.node: fx.Node | None = None
@@ -50,7 +54,7 @@ class Writer:
         self.bounds: dict[int, QParams] = {}
         self.measured: dict[int, tuple[Operand, ir.Value | None]] = {}
         self.results: Any = None
-        self.form = form
+        self.form, self.seen = form, seen
         self.coded: dict[int, tuple[ir.Value, QParams]] = {}
         self.rounded: dict[int, Operand] = {}
         self.sizes: dict[tuple[int, int], Number] = {}
@@ -101,7 +105,7 @@ class Writer:
         made: ir.Value = self._ir.Value(name=name)
         return made
 
-    def is_value(self, made: object) -> bool:
+    def is_value(self, made: object) -> TypeGuard[ir.Value]:
         """Whether ``made`` is a value of the ONNX graph."""
         return isinstance(made, self._ir.Value)
 
