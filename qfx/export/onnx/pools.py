@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from qfx.export.onnx.pads import padded
 from qfx.export.onnx.values import Dequantized, Number, Operand
 from qfx.export.problems import CannotWrite
 
@@ -211,26 +212,6 @@ def interpolate(
         cubic_coeff_a=-0.75 if kind == "cubic" else None,
         antialias=int(antialias),
     )
-
-
-# -- padding ---------------------------------------------------------------------------------------
-def padded(
-    w: Writer, input: Operand, pad: Sequence[int | Number], mode: str, value: float | None
-) -> ir.Value:
-    """``F.pad``: pairs from the last dim on."""
-    kinds = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    info = w.info(input)
-    dims = len(pad) // 2
-    begins, ends = list(pad[0::2])[::-1], list(pad[1::2])[::-1]
-    fill = None
-    if mode == "constant":
-        fill = w.scalar(_number(0 if value is None else value, info.dtype), info.dtype)
-    axes = w.vector([info.rank - dims + i for i in range(dims)])
-    return w.op("Pad", input, w.vector([*begins, *ends]), fill, axes, mode=kinds[mode])
-
-
-def _number(value: float, dtype: torch.dtype) -> float:
-    return float(value) if dtype.is_floating_point else int(value)
 
 
 # -- reductions ------------------------------------------------------------------------------------

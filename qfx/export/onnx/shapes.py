@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qfx.export.onnx.pools import padded
 from qfx.export.onnx.values import Info, Number, Operand
 from qfx.export.problems import CannotWrite
 
@@ -310,9 +309,3 @@ def _by_turns(*sizes: tuple[Any, ...]) -> tuple[Any, ...]:
     rank = max(map(len, sizes))
     padded = ((1,) * (rank - len(each)) + each for each in sizes)
     return tuple(size for pair in zip(*padded, strict=True) for size in pair)
-
-
-def pad(
-    w: Writer, input: Operand, *, pad: Sequence[int | Number], mode: str, value: float | None
-) -> ir.Value:
-    return padded(w, input, pad, mode, value)
