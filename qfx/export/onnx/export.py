@@ -106,10 +106,12 @@ def export_onnx(
 
         form: "exact" rounds where the model rounds. "integer" also rounds what convolutions yield
             before residuals and activations, so that engines run them in integers. "full_integer"
-            also rounds sigmoids, products, sums, concatenations and averages between codes. "auto"
-            has ONNX Runtime run them, and takes "integer" if it runs more of that in integers and
-            agrees with the model as well (docs/onnx.md), "full_integer" if that is faster still.
-            Where all are the same, or without ONNX Runtime, it is "exact"; the result says so.
+            also rounds sigmoids, products, sums, concatenations and averages between codes.
+            "scores" rounds, beside what the model does, queries and keys of attention,
+            "attention" its weights and values, too: for OpenVINO (docs/onnx.md). "auto" has ONNX
+            Runtime run the others, and takes "integer" if it runs more of that in integers and
+            agrees with the model as well, "full_integer" if that is faster still. Where all are
+            the same, or without ONNX Runtime, it is "exact"; the result says so.
         example_inputs: as ``check_onnx`` takes them. What operations yield for these narrows the
             ranges of the integer forms, and "auto" compares with them; None: with random numbers.
 

@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 def pad(
     w: Writer, input: Operand, *, pad: Sequence[int | Number], mode: str, value: float | None
 ) -> ir.Value:
-    """Codes of zeros are padded as codes: OpenVINO 2026.4 gets one dim alone wrong otherwise."""
+    """Zeros beside codes of 8 bits are padded as codes.
+
+    OpenVINO 2026.4 gets one dim alone wrong otherwise; ONNX Runtime 1.32 pads no codes of 16 bits.
+    """
     if mode != "constant" or value or not isinstance(input, Dequantized):
         return padded(w, input, pad, mode, value)
-    if not isinstance(input.scale, float) or not isinstance(input.zero_point, int):
-        return padded(w, input, pad, mode, value)
-    codes = padded(w, input.codes, pad, mode, input.zero_point)
     dtype = w.info(input.codes).dtype
+    known = isinstance(input.scale, float) and isinstance(input.zero_point, int)
+    if not known or dtype not in (torch.uint8, torch.int8):
+        return padded(w, input, pad, mode, value)
+    codes = padded(w, input.codes, pad, mode, input.zero_point)  # type: ignore[arg-type]
     w.tell(codes, dataclasses.replace(w.results, dtype=dtype))
-    numbers = w.scalar(input.scale, torch.float32), w.scalar(input.zero_point, dtype)
+    numbers = w.scalar(input.scale, torch.float32), w.scalar(input.zero_point, dtype)  # type: ignore[arg-type]
     made = w.op("DequantizeLinear", codes, *numbers)
     w.tell(made, w.results)
     bounds = w.bounds.get(id(input))

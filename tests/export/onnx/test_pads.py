@@ -57,6 +57,17 @@ def test_zeros_are_a_code(pad: tuple[int, ...], value: float, tmp_path: Path) ->
     assert qfx.check_onnx(qmodel, path, X).sqnr > 40
 
 
+def test_codes_of_16_bits_are_padded_as_floats(tmp_path: Path) -> None:
+    path = tmp_path / "padded.onnx"
+    weight = qfx.QuantSpec(torch.int8, observer="minmax", symmetric=True)
+    qconfig = qfx.QConfig(qfx.QuantSpec(torch.int16), weight)
+    model = seeded(lambda: Padded((1, 0), 0.0))
+    qmodel = qfx.quantize(model, X, qconfig=qconfig, backend="reference", progress=False)
+    qfx.export_onnx(qmodel, path, example_inputs=X, form="exact")
+    assert of_pads(path) == ["floats"]
+    assert qfx.check_onnx(qmodel, path, X).sqnr > 40
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pad", [(1, 0), (0, 0, 0, 1), (1, 2, 0, 1)])
 def test_openvino_pads_them(pad: tuple[int, ...], tmp_path: Path) -> None:
