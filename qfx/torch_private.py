@@ -162,8 +162,9 @@ GROUPED_PRODUCTS = tuple(
 )
 """(rows, matrices, offs): groups of rows, each multiplied with a matrix of its own."""
 
-GROUPED_PRODUCT = find("torch.ops.aten._grouped_mm")
-"""The operator that these end in."""
+_GROUPED_OPERATORS = ("aten._grouped_mm", "transformers.grouped_mm_fallback")
+"""What these end in, and what transformers puts in their place: in exported programs, and under
+PyTorch up to 2.10 for weights that don't start at a multiple of 16 bytes."""
 
 graph_task: Callable[[], int] = find("torch._C._current_graph_task_id", instead=lambda: -1)
 """The number of the backward pass that runs; -1 for none, and where it can't be told."""
@@ -180,6 +181,20 @@ def holds_scale(dtype: torch.dtype) -> bool:
 
 OVERLOAD, PACKET = type(torch.ops.aten.relu.default), type(torch.ops.aten.relu)
 """The types of operators of ``torch.ops``: of one overload, of all under one name."""
+
+
+def is_grouped_product(target: object) -> bool:
+    """Whether a call of ``target`` multiplies groups of rows, each with a matrix of its own."""
+    packet = target.overloadpacket if isinstance(target, OVERLOAD) else target
+    named = isinstance(packet, PACKET) and str(packet) in _GROUPED_OPERATORS
+    return named or target in GROUPED_PRODUCTS
+
+
+def grouped_operators() -> Iterator[Callable[..., Any]]:
+    """The operators that do so, of the libraries that are there by now."""
+    found = (_found(f"torch.ops.{name}") for name in _GROUPED_OPERATORS)
+    return (operator for operator in found if operator is not None)
+
 
 BATCH_NORMS = _kind(
     "torch.nn.modules.batchnorm._BatchNorm",

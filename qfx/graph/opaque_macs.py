@@ -27,12 +27,12 @@ from qfx.graph.inference import Inference, UnknownValue
 from qfx.graph.known_calls import makes_numbers
 from qfx.graph.macs import macs
 from qfx.torch_private import (
-    GROUPED_PRODUCT,
-    GROUPED_PRODUCTS,
     PACKERS,
     TRILINEAR,
     DispatchMode,
     compiler_resting,
+    grouped_operators,
+    is_grouped_product,
     pytree,
 )
 from qfx.vocab import OpDef
@@ -138,7 +138,7 @@ def _is_opaque(node: fx.Node) -> bool:
 
 def _known(node: fx.Node, graph_module: fx.GraphModule) -> int | None:
     """The multiply-accumulates of what can be told without running it."""
-    if node.target in GROUPED_PRODUCTS:
+    if is_grouped_product(node.target):
         return _grouped(node)
     return _recurrent(node, graph_module)
 
@@ -187,7 +187,7 @@ class _OwnOperatorsOnly(DispatchMode):  # type: ignore[misc]
     supports_higher_order_operators = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace not in _KNOWN:
+        if func.namespace not in _KNOWN and not is_grouped_product(func):
             raise UnknownValue(str(func))
         return func(*args, **(kwargs or {}))
 
@@ -195,13 +195,13 @@ class _OwnOperatorsOnly(DispatchMode):  # type: ignore[misc]
 @contextmanager
 def _counted() -> Iterator[FlopCounterMode]:
     aten = torch.ops.aten
-    more = {
+    more: dict[Any, Any] = {
         TRILINEAR: _trilinear_flops,
         aten.addbmm: lambda _, first, second, **__: 2 * prod(first) * second[-1],
         aten.addmv: lambda _, matrix, __, **___: 2 * prod(matrix),
         aten.mv: lambda matrix, _, **__: 2 * prod(matrix),
         aten.dot: lambda vector, _, **__: 2 * prod(vector),
-        GROUPED_PRODUCT: _grouped_flops,
+        **dict.fromkeys(grouped_operators(), _grouped_flops),
     }
     refusing = _OwnOperatorsOnly()
     with (

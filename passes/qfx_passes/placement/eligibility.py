@@ -37,7 +37,7 @@ from qfx.quant.annotation import Decision
 from qfx.quant.reasons import elsewhere, refusal
 from qfx.quant.spec import QConfig
 from qfx.rewrite.pattern import Mismatch
-from qfx.torch_private import GROUPED_PRODUCTS
+from qfx.torch_private import is_grouped_product
 from qfx.vocab import Kind, OpDef
 from qfx_passes.operands import (
     bias_operands,
@@ -93,7 +93,7 @@ class Eligibility:
         if not isinstance(node.target, OpDef):
             if makes_numbers(node):
                 return refusal("makes-numbers", op=op)
-            if node.target in GROUPED_PRODUCTS:
+            if is_grouped_product(node.target):
                 return refusal("grouped-product", op=op)
             note = meta.note_of(node)
             return refusal("unknown-form" if note else "unknown-op", op=op, note=note)
