@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from qfx.graph.clone import is_opaque
 from qfx.graph.effects import changing
+from qfx.graph.leaves import has_hooks
 from qfx.graph.overlap import memory_of
 
 
@@ -16,8 +17,9 @@ def written_tensors(
 ) -> dict[str, Tensor]:
     """Copies of the tensors that running the graph may write to, by qualified name.
 
-    Buffers of modules that are called; if calls may write to what they are given, the buffers that
-    the graph reads, too, and the parameters that these are given.
+    Buffers of modules that are called, but for layers of PyTorch at inference; if calls may write
+    to what they are given, the buffers that the graph reads, too, and the parameters that these are
+    given.
 
     Args:
         graph_module: whose graph.
@@ -26,7 +28,17 @@ def written_tensors(
     called = [str(n.target) for n in graph_module.graph.nodes if n.op == "call_module"]
     held = {path: graph_module.get_submodule(path) for path in called}
     roots = {p: m for p, m in held.items() if not isinstance(m, besides)}
-    found = {f"{p}.{n}": b for p, m in roots.items() for n, b in m.named_buffers()}
+    parts = [
+        (f"{p}.{inner}" if inner else p, part)
+        for p, m in roots.items()
+        for inner, part in m.named_modules()
+    ]
+    found = {
+        f"{path}.{name}": buffer
+        for path, part in parts
+        if not keeps_its_buffers(part)
+        for name, buffer in part.named_buffers(recurse=False)
+    }
     memory = changing(graph_module.graph)
     if memory:
         read = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
@@ -36,6 +48,12 @@ def written_tensors(
     parameters = graph_module.named_parameters(remove_duplicate=False) if given else ()
     found.update((name, p.detach()) for name, p in parameters if name in given)
     return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def keeps_its_buffers(module: nn.Module) -> bool:
+    """Whether running ``module`` writes to none of its own: a layer of PyTorch at inference."""
+    is_torch = type(module).__module__.startswith("torch.nn.modules.")
+    return is_torch and not module.training and not has_hooks(module)
 
 
 def held_by_calls(graph_module: fx.GraphModule) -> dict[str, list[object]]:

@@ -9,7 +9,7 @@ What the graph itself may write to is its state, and not looked at.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from qfx.errors import PassError
 from qfx.framework.checkpoint import Checkpoint
@@ -18,7 +18,7 @@ from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.lookup import Lookup
-from qfx.graph.state import written_names
+from qfx.graph.state import keeps_its_buffers, written_names
 from qfx.history.stage import Stage
 
 _OURS = ("qfx", "qfx_passes")
@@ -79,18 +79,13 @@ def _copies(module: fx.GraphModule) -> dict[str, tuple[Tensor, Tensor]]:
     read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     held = {**{name: lookup.get(name) for name in sorted(read)}, **dict(module.named_parameters())}
     for path, part in module.named_modules():
-        if _keeps_its_buffers(part):
+        if keeps_its_buffers(part):
             held |= {f"{path}.{n}": b for n, b in part.named_buffers(recurse=False)}
     return {
         name: (value, value.detach().clone())
         for name, value in held.items()
         if isinstance(value, Tensor) and value.layout is torch.strided and name not in state
     }
-
-
-def _keeps_its_buffers(module: nn.Module) -> bool:
-    """Whether running ``module`` writes to none of its buffers: a layer of PyTorch at inference."""
-    return type(module).__module__.startswith("torch.nn.modules.") and not module.training
 
 
 def _restore(tensor: Tensor, copy: Tensor) -> None:

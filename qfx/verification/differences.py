@@ -49,8 +49,11 @@ def steps_off(codes: Tensor, exact: Tensor, grid: Grid) -> float:
         return torch.inf
     if codes.numel() == 0:
         return 0.0
-    error = grid.place(exact).sub_(plain(codes)).abs_().nan_to_num_(nan=0.0)
-    return max(0.0, float(error.max()) - 0.5)
+    error = grid.place(exact).sub_(plain(codes))
+    worst = _largest(error)
+    if worst != worst:
+        worst = _largest(error.nan_to_num_(nan=0.0))
+    return max(0.0, worst - 0.5)
 
 
 def fraction_off(actual: Tensor, exact: Tensor) -> float:
@@ -64,12 +67,20 @@ def fraction_off(actual: Tensor, exact: Tensor) -> float:
     if actual.numel() == 0 or torch.equal(actual, exact):
         return 0.0
     other = actual.detach().to(exact.dtype)
-    same = (exact == other) | (exact.isnan() & other.isnan())
-    worst = float((other - exact).abs_().masked_fill_(same, 0.0).max())
+    worst, largest = _largest(other - exact), _largest(exact)
+    if not worst < torch.inf:  # something is not finite
+        same = (exact == other) | (exact.isnan() & other.isnan())
+        worst = _largest((other - exact).masked_fill_(same, 0.0))
+        largest = _largest(exact.masked_fill(~exact.isfinite(), 0.0))
     if not worst < torch.inf:
         return torch.inf
-    largest = float(exact.abs().masked_fill_(~exact.isfinite(), 0.0).max())
     return worst / max(largest, torch.finfo(torch.float32).tiny)
+
+
+def _largest(values: Tensor) -> float:
+    """The largest magnitude; NaN where one is."""
+    least, most = torch.aminmax(values)
+    return max(-float(least), float(most))
 
 
 def tensor_pairs(value: object, other: object) -> Iterator[tuple[Tensor, Tensor]]:
