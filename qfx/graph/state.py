@@ -25,20 +25,7 @@ def written_tensors(
         graph_module: whose graph.
         besides: modules whose own buffers don't count.
     """
-    called = [str(n.target) for n in graph_module.graph.nodes if n.op == "call_module"]
-    held = {path: graph_module.get_submodule(path) for path in called}
-    roots = {p: m for p, m in held.items() if not isinstance(m, besides)}
-    parts = [
-        (f"{p}.{inner}" if inner else p, part)
-        for p, m in roots.items()
-        for inner, part in m.named_modules()
-    ]
-    found = {
-        f"{path}.{name}": buffer
-        for path, part in parts
-        if not keeps_its_buffers(part)
-        for name, buffer in part.named_buffers(recurse=False)
-    }
+    found = _state_of_calls(graph_module, besides)
     memory = changing(graph_module.graph)
     if memory:
         read = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
@@ -48,6 +35,21 @@ def written_tensors(
     parameters = graph_module.named_parameters(remove_duplicate=False) if given else ()
     found.update((name, p.detach()) for name, p in parameters if name in given)
     return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def _state_of_calls(
+    graph_module: fx.GraphModule, besides: tuple[type[nn.Module], ...] = ()
+) -> dict[str, Tensor]:
+    """The buffers of modules that are called, which running these may write to."""
+    called = dict.fromkeys(str(n.target) for n in graph_module.graph.nodes if n.op == "call_module")
+    return {
+        f"{path}.{inner}.{name}" if inner else f"{path}.{name}": buffer
+        for path in called
+        if not isinstance(graph_module.get_submodule(path), besides)
+        for inner, part in graph_module.get_submodule(path).named_modules()
+        if not keeps_its_buffers(part)
+        for name, buffer in part.named_buffers(recurse=False)
+    }
 
 
 def keeps_its_buffers(module: nn.Module) -> bool:
@@ -80,13 +82,15 @@ def written_names(graph: fx.Graph) -> set[str]:
     return _names(changing(graph))
 
 
-def writes_to_inputs(graph: fx.Graph) -> bool:
-    """Whether running the graph may write to what it is given."""
-    return any(node.op == "placeholder" for node in changing(graph))
-
-
 def _names(memory: set[fx.Node]) -> set[str]:
     return {str(node.target) for node in memory if node.op == "get_attr"}
+
+
+def may_write(graph_module: fx.GraphModule) -> bool:
+    """Whether running the graph may write to its state or to what it is given."""
+    kept = ("get_attr", "placeholder")
+    memory = changing(graph_module.graph)
+    return any(n.op in kept for n in memory) or bool(_state_of_calls(graph_module))
 
 
 def written_memory(graph_module: fx.GraphModule) -> set[int]:
