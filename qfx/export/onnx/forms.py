@@ -31,6 +31,7 @@ from torch import fx
 
 from qfx import vocab
 from qfx.export.onnx.seen import Range
+from qfx.graph import meta
 from qfx.quant.qparams import QParams
 from qfx.quant.reference_form import Measured, qparams_of
 from qfx.semantics.post import POST_OPS, Post
@@ -94,8 +95,14 @@ def saturates(to: QParams, low: float, high: float) -> bool:
 
 
 def rounded_to(node: fx.Node) -> QParams | None:
-    """The codes that the result of ``node`` is rounded to, per tensor, if nothing else reads it."""
-    users = list(node.users)
+    """The codes that the result of ``node`` is rounded to, per tensor, if nothing else reads it.
+
+    In between may stand what yields some of the values that it is given, and the larger of two for
+    the larger of two: q(max(x, y)) = max(q(x), q(y)).
+    """
+    value, users = node, list(node.users)
+    while len(users) == 1 and _selects(users[0], value):
+        value, users = users[0], list(users[0].users)
     if len(users) != 1 or not is_op(users[0], vocab.QUANTIZE):
         return None
     module = node.graph.owning_module
@@ -104,6 +111,25 @@ def rounded_to(node: fx.Node) -> QParams | None:
     if isinstance(qparams, Measured) or qparams.axis is not None:
         return None
     return qparams
+
+
+def _selects(reader: fx.Node, value: fx.Node) -> bool:
+    """Whether a node rearranges a tensor, takes maxima of it, or hands it on."""
+    if not isinstance(reader.target, vocab.OpDef) or reader.args[:1] != (value,):
+        return False
+    maxima = is_op(reader, *vocab.MAX_POOLS, *vocab.ADAPTIVE_MAX_POOLS)
+    return reader.target.rearranges or maxima or _averages_one(reader, value)
+
+
+def _averages_one(reader: fx.Node, value: fx.Node) -> bool:
+    """Whether a node averages each value by itself: to as many, at sizes that are fixed then."""
+    if not is_op(reader, *vocab.ADAPTIVE_AVG_POOLS):
+        return False
+    before, after = meta.tensor_info(value), meta.tensor_info(reader)
+    if before is None or after is None:
+        return False
+    dims = reader.target.dims  # type: ignore[union-attr]
+    return before.shape == after.shape and any(size != 1 for size in after.shape[-dims:])
 
 
 def span(qparams: QParams) -> Range:

@@ -90,7 +90,10 @@ def stays_in_codes(w: Writer, input: Operand) -> bool:
 
 
 def result(w: Writer, node: fx.Node, made: Any, operands: Sequence[Operand]) -> Any:
-    """What a node yields, rounded in the full integer form where engines need it for integers.
+    """What a node yields, rounded where engines need it for integers.
+
+    In every form that is a convolution whose result the model rounds behind what selects of it;
+    in the full integer form more.
 
     Args:
         w: where it is written.
@@ -98,12 +101,15 @@ def result(w: Writer, node: fx.Node, made: Any, operands: Sequence[Operand]) -> 
         made: its result.
         operands: the tensors that it reads.
     """
-    if w.form is not OnnxForm.FULL or not w.is_value(made) or id(made) in w.coded:
+    if not w.is_value(made) or id(made) in w.coded:
         return made
     if all(is_op(user, vocab.QUANTIZE) for user in node.users):
         return made
-    to = codes_after(w, node) if is_op(node, *ANY_CONV) else _codes_of_join(w, node, operands)
-    return made if to is None else rounded(w, made, to)
+    if is_op(node, *ANY_CONV):
+        to = codes_after(w, node) if multiplies_codes(node) else None
+    else:
+        to = _codes_of_join(w, node, operands) if w.form is OnnxForm.FULL else None
+    return made if to is None or to.dtype not in _BYTES else rounded(w, made, to)
 
 
 def factor(w: Writer, position: int, operand: Operand, *, weighs: bool = False) -> Operand:
