@@ -67,7 +67,8 @@ def _write_node(node: fx.Node, facts: FactWriter, store: TensorStore) -> Json:
     if node.op in ("call_function", "call_method"):
         written["target"] = write_target(node)
     elif node.op == "placeholder":
-        written |= {} if node.target == node.name else {"target": str(node.target)}
+        target = _read_input(str(node.target), meta.where(node))
+        written |= {} if target == node.name else {"target": target}
     elif node.op != "output":
         written["target"] = str(node.target)
 

@@ -14,20 +14,19 @@ from collections.abc import Container
 from qfx.capture.naming import reserved
 from qfx.errors import FormatError
 
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _MOST = 1000
 _ATOM = r"""(?!__)[^."'\\]+"""
 _PATH = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
 _MEANS_THE_MODEL = frozenset(("self", "torch"))
 _MEANS_SOMETHING = _MEANS_THE_MODEL.union(
-    dir(builtins), ("device", "inf", "nan", "NoneType", "fx_pytree", "pytree", "math", "operator")
+    dir(builtins), ("device", "inf", "nan", "NoneType", "fx_pytree", "pytree")
 )
 """What generated code has besides its nodes: fx gives no node such a name."""
 
 
 def check_identifier(name: str, place: str) -> str:
     """A name that Python takes as one, and that means nothing to it."""
-    if len(name) > _MOST or not _IDENTIFIER.fullmatch(name):
+    if len(name) > _MOST or not name.isidentifier() or _changes(name):
         raise FormatError(f"{place}: {name[:80]!r} is no name")
     if keyword.iskeyword(name) or (name.startswith("__") and name.endswith("__")):
         raise FormatError(f"{place}: {name[:80]!r} means something to Python")
@@ -38,6 +37,8 @@ def check_node(name: str, place: str) -> str:
     """A name that a node may have: of no variable that generated code has besides."""
     if name in _MEANS_SOMETHING:
         raise FormatError(f"{place}: {name!r} means something to generated code")
+    if not name.isascii():
+        raise FormatError(f"{place}: {name[:80]!r} is no name of a node, which are ASCII")
     return check_identifier(name, place)
 
 

@@ -69,7 +69,12 @@ def test_the_file_itself_loads(data: bytes) -> None:
     assert load_buffer(told(data, lambda content: None)).backend == "reference"
 
 
-NAMES = ("x; import os", "x\nimport os", "class", "__class__", "1x", "a b", "é", "")
+NAMES = ("x; import os", "x\nimport os", "class", "__class__", "1x", "a b", "ﬁ", "")
+
+
+def test_names_of_nodes_are_ascii(data: bytes) -> None:
+    with pytest.raises(qfx.FormatError):
+        load_buffer(told(data, lambda content: nodes(content)[0].update(name="é")))
 
 
 @pytest.mark.parametrize("name", NAMES)
