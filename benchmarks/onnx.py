@@ -77,18 +77,20 @@ class Opened:
         return [str(sum(self.integers.values())), ", ".join(each)]
 
 
-def opened(name: str, options: argparse.Namespace, folder: Path) -> tuple[nn.Module, list[Opened]]:
-    """The float model, and the files of it; that of ONNX Runtime's quantizer is the last."""
+def written(
+    name: str, options: argparse.Namespace, folder: Path
+) -> tuple[nn.Module, dict[str, Path]]:
+    """The float model, and its files by name; that of ONNX Runtime's quantizer is the last."""
     model, example = models.build(name), models.images(name, 1, seed=0)
     calibration = models.calibration(name, batches=options.batches)
     qmodel = qfx.quantize(model, example, calibration_data=calibration, backend=options.backend)
-    found = []
+    found = {}
     for form in options.forms:
         path = folder / f"{form}.onnx"
         file = qfx.export_onnx(qmodel, path, form=form, example_inputs=calibration[0][:1])
-        found.append(Opened(f"qfx ({file.form})", *open_session(str(path))))
-    own = quantized_file(Workload(model, example, calibration, options.threads), folder)
-    return model, [*found, Opened("ONNX Runtime's", *open_session(str(own)))]
+        found[f"qfx ({file.form})"] = path
+    workload = Workload(model, example, calibration, options.threads)
+    return model, {**found, "ONNX Runtime's": quantized_file(workload, folder)}
 
 
 def _output(session: Any, x: Tensor) -> Tensor:
@@ -112,7 +114,8 @@ def rows(name: str, options: argparse.Namespace) -> list[list[str]]:
     """A row for each file."""
     x: Tensor = models.images(name, 1, seed=99)
     with TemporaryDirectory() as folder:
-        model, files = opened(name, options, Path(folder))
+        model, paths = written(name, options, Path(folder))
+        files = [Opened(n, *open_session(str(path))) for n, path in paths.items()]
         with torch.no_grad():
             expected = model(x)
         calls = [partial(_output, file.session, x) for file in files]
