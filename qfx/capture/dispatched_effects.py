@@ -24,7 +24,7 @@ class DispatchedEffects(NamedTuple):
 
     Attributes:
         drew: whether it drew random numbers.
-        wrote: whether it wrote to the memory of what it was given.
+        wrote: whether it wrote to the memory of what it was given, or of its own parameters.
     """
 
     drew: bool

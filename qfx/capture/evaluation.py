@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from qfx import vocab
 from qfx.capture.assignments import MADE_ONCE
@@ -231,8 +231,10 @@ class EvaluatingTracer(DecidingTracer):
             return attribute_of(self.root, str(node.target))
         if node.target is vocab.GUARD:
             return None
-        with self._plain_python(), self._witness.watching((args, kwargs)) as seen:
-            result = self._called(node)(*args, **kwargs)
+        called = self._called(node)
+        own = list(called.parameters()) if isinstance(called, nn.Module) else []
+        with self._plain_python(), self._witness.watching((args, kwargs, own)) as seen:
+            result = called(*args, **kwargs)
         meta.set_effects(node, **seen()._asdict())
         return result
 

@@ -31,7 +31,7 @@ from qfx.graph.copying import (
 )
 from qfx.graph.leaves import LeafPolicy
 from qfx.graph.modes import Decisions, watch_modes
-from qfx.graph.state import written_names
+from qfx.graph.state import parameters_of_writers, written_names
 
 OPAQUE_ROOTS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 """Models that do not trace, being leaves themselves."""
@@ -209,7 +209,7 @@ def _trace(task: Task, tracer: CaptureTracer) -> Traced:
     with side_effects_undone(model), buffers_restored(root), restored as written:
         try:
             graph = tracer.record(root, lambda m: arguments.call(m, tracer, bound))
-            written |= written_names(graph)
+            written |= written_names(graph) | parameters_of_writers(graph, root).keys()
             assigned = tuple(tracer.assignments.found())
             tracer.result = apart_from_buffers(tracer.result, root)
         except Exception as error:

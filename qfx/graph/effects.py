@@ -50,7 +50,7 @@ def overwrites(node: fx.Node) -> tuple[fx.Node, ...]:
     if not is_known(node):
         return _all_given(node)
     promised = promised_by(node)
-    if promised or not meta.wrote(node):
+    if promised or not meta.wrote(node) or node.op == "call_module":  # to its own parameters
         return promised
     return _running_statistics(node) or _all_given(node)
 

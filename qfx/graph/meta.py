@@ -16,7 +16,8 @@ Eight keys, written only through this module:
 ``qfx.drew``
     Whether the node drew random numbers as it ran on the example inputs; absent if it was not run.
 ``qfx.wrote``
-    True when the node was seen to write to the memory of an operand.
+    True when the node was seen to write to the memory of an operand, or of a parameter of the
+    module that it calls.
 ``qfx.contiguous``
     Of the output: which of what it returns lay contiguous in memory, as seen with these inputs.
 """
@@ -173,7 +174,7 @@ def is_sparse(node: fx.Node) -> bool:
 
 
 def set_effects(node: fx.Node, *, drew: bool, wrote: bool) -> None:
-    """Write down what ``node`` was seen to do: draw random numbers, write to its operands."""
+    """Write down what ``node`` was seen to do: draw random numbers, write to memory."""
     node.meta[DREW], node.meta[WROTE] = drew, wrote
 
 
@@ -184,7 +185,7 @@ def drew(node: fx.Node) -> bool | None:
 
 
 def wrote(node: fx.Node) -> bool:
-    """Whether ``node`` was seen to write to the memory of an operand."""
+    """Whether ``node`` was seen to write to an operand, or to a parameter of its module."""
     return bool(node.meta.get(WROTE, False))
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from qfx.graph.copying import side_effects_undone
 from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.layouts import are_equal
-from qfx.graph.state import written_names, written_tensors
+from qfx.graph.state import copies_of, put_back, written_tensors
 from qfx.torch_private import pytree
 
 _KINDS = {"**": inspect.Parameter.VAR_KEYWORD, "*": inspect.Parameter.VAR_POSITIONAL}
@@ -90,9 +90,7 @@ class Steps(NamedInterpreter):
             self._left.update(node.all_input_nodes)
         self._first = written_tensors(graph_module, self.idle)
         self._first.update((n, b) for n, b in (buffers or {}).items() if n in self._first)
-        self._copies = {name: buffer.clone() for name, buffer in self._first.items()}
-        names = written_names(graph_module.graph) if self._copies else set()
-        self._written = names & self._copies.keys()
+        self._copies = copies_of(self._first)
         self._ahead = iter(graph_module.graph.nodes)
 
     def fetch_attr(self, target: str) -> Any:
@@ -100,13 +98,21 @@ class Steps(NamedInterpreter):
         return self._copies[target] if target in self._copies else super().fetch_attr(target)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a module yields that holds the copies of what other nodes write to."""
-        inside = f"{target}."
-        names = [name for name in self._written if name.startswith(inside)]
-        if not names:
+        """What a module yields that holds the copies, and keeps what it sets anew among them."""
+        inside, module = f"{target}.", self.fetch_attr(str(target))
+        names = [n.removeprefix(inside) for n in self._copies if n.startswith(inside)]
+        held = {name: self._copies[inside + name] for name in names}
+        if not held:
             return super().call_module(target, args, kwargs)
-        held = {name.removeprefix(inside): self._copies[name] for name in names}
-        return torch.func.functional_call(self.fetch_attr(str(target)), held, args, kwargs)
+        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+            put_back(module, held)  # nothing can be held in the place of theirs
+            value = super().call_module(target, args, kwargs)
+            held = copies_of({name: attrgetter(name)(module) for name in names})
+        else:
+            value = torch.func.functional_call(module, held, args, kwargs)
+        set_to = ((inside + name, tensor) for name, tensor in held.items())
+        self._copies.update((n, tensor) for n, tensor in set_to if isinstance(tensor, Tensor))
+        return value
 
     def run_node(self, n: fx.Node) -> Any:
         """What ``n`` yields; unlike fx, without notes for those who trace what is run."""
@@ -190,7 +196,4 @@ def state_kept(
         try:
             yield
         finally:
-            for name, value in before.items():
-                held: Tensor = attrgetter(name)(graph_module)
-                if not are_equal(held, value):
-                    held.copy_(value)
+            put_back(graph_module, before)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
@@ -21,7 +20,7 @@ from qfx.graph.clone import clone_graph_module
 from qfx.graph.in_place import hand_on_place
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.meta import Origin
-from qfx.graph.overlap import overwrite
+from qfx.graph.state import put_back
 from qfx.graph.steps import Steps, arguments_by_name, signature_of, state_kept
 from qfx.graph.ways import Ways, apply_to_ways, ways_of
 from qfx.graph.working import WorkingGraphModule
@@ -239,8 +238,7 @@ class PreparedModel(WorkingGraphModule):
     def restore_buffers(self) -> None:
         """Forget what calibration did to buffers, and parameters, that forward writes to."""
         with torch.no_grad():
-            for name, before in self.settings.buffers.items():
-                overwrite(attrgetter(name)(self), before)
+            put_back(self, self.settings.buffers)
 
     @contextmanager
     def calibrating(self) -> Iterator[None]:
