@@ -1,13 +1,16 @@
 """widen-weights: give weights of few bits that matter most for their size eight.
 
-    e_l = |y_l - y|^2 / |y|^2          y_l: the output if the weight of layer l alone is rounded
+    e_l = |y_l - y|^2 / |y|^2
+
+y_l is the output if the weight of layer l alone is rounded, and its bias is corrected for that.
 
 Where all weights are of four bits, those of depthwise convolutions and of the first layers make for
 a large part of the error, and are a few hundredths of all weights (Dong et al. 2019, HAWQ,
 arXiv:1905.03696, and 2020, arXiv:1911.03852; here the error of the output itself is what counts,
 measured on the batches that calibration kept). Errors of layers add up, nearly, so the layers that
 lose most for each bit are taken one after another, as long as no more than ``share`` is added to
-the bits of all weights, and each has at least twice the part of the error that it has of the bits.
+the bits of all weights, and each has at least ``worth`` times the part of the error that it has of
+the bits.
 
 Weights of more than four bits are left alone, so are those that are stored in few bits and
 multiplied as floats: their size is what they are for.
@@ -34,6 +37,7 @@ from qfx.runtime.samples import Sample
 from qfx.verification.outputs import agreement
 from qfx.vocab import bound
 from qfx_passes.accuracy.corrected_layers import corrected_spec
+from qfx_passes.accuracy.rounded_layers import Layer, corrected_bias, layer_of
 from qfx_passes.accuracy.two_streams import SteppedModel
 from qfx_passes.accuracy.watching import samples_of
 from qfx_passes.weights import quantized_weights
@@ -43,8 +47,6 @@ _FEW = 16
 _WIDEST = 127
 _BATCHES = 2
 """To measure on: the model is run on each as often as there are such layers."""
-_WORTH = 2.0
-"""How much larger its part of the error than its part of the bits has to be."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,15 @@ class WidenWeights(Pass):
     """Let weights of few bits have eight where that pays most.
 
     Attributes:
-        share: of the bits of all weights, how many may be added.
+        share: of the bits of all weights, how many may be added; a fifth comes to 60 % of the bits
+            of weights of eight.
+        worth: how many times its part of the bits the part of the error of a layer has to be.
     """
 
     name = "widen-weights"
     requires = Level.OBSERVED
-    share: float = 0.05
+    share: float = 0.2
+    worth: float = 0.3
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         is_done = any(self.name in dict(findings(node)) for node in graph.nodes)
@@ -71,7 +76,7 @@ class WidenWeights(Pass):
         room = self.share * all_bits
         for each in sorted(narrow, key=lambda n: n.error / n.added, reverse=True):
             part = each.error / all_errors if all_errors else 0.0
-            pays = part >= _WORTH * each.bits / all_bits  # not where an error is no finite number
+            pays = part >= self.worth * each.bits / all_bits  # not of an error that is no number
             if each.added > room or not pays:
                 told = f"{part:.1%} of the error, {each.bits / all_bits:.1%} of the bits"
                 ctx.near_misses.append(NearMiss(self.name, each.node.name, told))
@@ -115,10 +120,11 @@ def _narrow(graph: fx.Graph, ctx: PassContext) -> Iterator[_Narrow]:
 
 def _measure(narrow: Sequence[_Narrow], samples: Sequence[Sample], ctx: PassContext) -> None:
     """Find what rounding each weight alone does to the outputs."""
+    owners = Counter(str(n.target) for n in ctx.graph_module.graph.nodes if n.op == "get_attr")
     for sample in samples:
         expected = _outputs(ctx, sample, {})
         for each in narrow:
-            actual = _outputs(ctx, sample, {each.node: {"weight": _rounded(each.node, ctx)}})
+            actual = _outputs(ctx, sample, {each.node: _rounded(each.node, owners, ctx)})
             each.error += 10 ** (-agreement(expected, actual) / 10)
 
 
@@ -129,12 +135,18 @@ def _outputs(
     return SteppedModel(ctx.graph_module, copy_tensors(arguments), given).run_to_end()
 
 
-def _rounded(node: fx.Node, ctx: PassContext) -> Tensor:
+def _rounded(node: fx.Node, owners: Counter[str], ctx: PassContext) -> dict[str, Tensor | None]:
+    """The weight of a layer as it will be, and the bias that makes up for it, by parameter."""
     spec, weight = corrected_spec(node), bound(node)["weight"]
     assert spec is not None
     tensor = ctx.rewriter.tensor(weight)
     integers, qparams = quantized_weights(ctx).get(str(weight.target), tensor, spec)
-    return qparams.dequantize(integers, tensor.dtype)
+    rounded = qparams.dequantize(integers, tensor.dtype)
+    layer = layer_of(node, owners, ctx.rewriter)
+    if not isinstance(layer, Layer):
+        return {"weight": rounded}
+    bias = corrected_bias(layer, rounded).flatten().to(tensor.dtype)
+    return {"weight": rounded, "bias": bias}
 
 
 def _widen(narrow: _Narrow, told: str, ctx: PassContext) -> None:

@@ -29,6 +29,18 @@ class Net(nn.Module):
         return y
 
 
+class Steady(nn.Module):
+    """Two layers of one size; what one of them reads hardly differs from its mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steady, self.lively = nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.steady(0.01 * x + 4) + self.lively(x)
+        return y
+
+
 def made(model: nn.Module, *steps: qfx.Pass, **options: object) -> qfx.QuantizedModel:
     pipeline = qfx.pipelines.static()
     for step in steps:
@@ -77,6 +89,16 @@ def test_tells_what_it_did(widened: qfx.QuantizedModel) -> None:
 
 def test_no_more_is_added_than_its_share(net: nn.Module) -> None:
     assert not _wide(made(net, WidenWeights(share=0.001)))
+
+
+def test_what_another_bias_makes_up_for_does_not_count() -> None:
+    torch.manual_seed(0)
+    quantized = made(Steady().eval(), WidenWeights(share=0.5))  # room for one
+    assert _wide(quantized) == {"lively"}
+
+
+def test_small_parts_of_the_error_are_worth_nothing(net: nn.Module) -> None:
+    assert not _wide(made(net, WidenWeights(worth=1000.0)))
 
 
 def test_twice_is_once(net: nn.Module, widened: qfx.QuantizedModel) -> None:
