@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 
 from qfx.capture.proxy import ValueProxy
-from qfx.graph.layouts import are_equal, dense
+from qfx.graph.layouts import are_equal, computable
 from qfx.private_attributes import tensors_held
 from qfx.torch_private import pytree
 
@@ -189,7 +189,7 @@ def _leaves_alike(first: object, second: object, tolerance: float) -> bool:
         return _class_name(type(first)) == _class_name(type(second))
     if first.shape != second.shape or first.dtype != second.dtype or first.layout != second.layout:
         return False
-    first, second = dense(first.detach()), dense(second.detach())
+    first, second = computable(first.detach()), computable(second.detach())
     if not first.dtype.is_floating_point:
         return are_equal(first, second)
     finite = second[second.isfinite()]

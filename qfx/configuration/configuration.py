@@ -135,9 +135,11 @@ def _mapping(
         return QConfigMapping().set_global(qconfig)
     if isinstance(qconfig, QConfigMapping):
         return qconfig
-    raise ConfigError(
-        f"qconfig is {type(qconfig).__name__}; give a qfx.QConfig, a qfx.QConfigMapping or None"
-    )
+    kind = type(qconfig)
+    of_torch = kind.__module__.startswith("torch.ao.")
+    name = f"{kind.__module__}.{kind.__name__}" if of_torch else kind.__name__
+    likes = "; qfx.get_default_qconfig_mapping(backend) makes the like" if of_torch else ""
+    raise ConfigError(f"qconfig is {name}; give a qfx.QConfig, a qfx.QConfigMapping or None{likes}")
 
 
 def _global_name(qconfig: QConfig | QConfigMapping | None) -> str:

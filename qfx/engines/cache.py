@@ -39,6 +39,7 @@ from qfx.engines.trials import EngineTrial
 from qfx.export.onnx.forms import OnnxForm
 from qfx.export.problems import Problem
 from qfx.graph import meta
+from qfx.graph.tensor_bytes import bytes_of
 from qfx.version import __version__
 
 SWITCH = "QFX_CACHE_DIR"
@@ -244,6 +245,6 @@ def _graph(reference: fx.GraphModule) -> Iterator[bytes]:
         yield f"{node.op} {node.name} {target} {arguments}".encode()
         held = attrgetter(str(node.target))(reference) if node.op == "get_attr" else None
         if isinstance(held, Tensor):
-            plain = held.detach().contiguous().reshape(-1)
             yield f"{held.dtype} {tuple(held.shape)}".encode()
-            yield plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+            with bytes_of(held.detach().cpu().contiguous()) as view:
+                yield view.tobytes()

@@ -1,4 +1,4 @@
-"""Tensors of other layouts than strides: sparse ones, and those of MKL-DNN."""
+"""Tensors that operators hardly take: of other layouts than strides, and floats of 8 bits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from torch import Tensor
 def dense(tensor: Tensor) -> Tensor:
     """``tensor`` with all of its elements laid out by strides."""
     return tensor if tensor.layout is torch.strided else tensor.to_dense()
+
+
+def computable(tensor: Tensor) -> Tensor:
+    """``tensor``, dense; floats of 8 bits, which hardly any operator takes, as wider ones."""
+    values = dense(tensor)
+    narrow = values.is_floating_point() and values.dtype.itemsize == 1
+    return values.float() if narrow else values
 
 
 def are_equal(one: Tensor, other: Tensor) -> bool:

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from qfx.errors import CalibrationError
+from qfx.graph.tensor_bytes import bytes_of
 from qfx.quant.channel_mean import ChannelMean
 from qfx.quant.observers import Observer
 from qfx.runtime.prepared import PreparedModel
@@ -168,7 +169,8 @@ def _pack(message: Mapping[str, Any]) -> Tensor:
 
 
 def _unpack(message: Tensor) -> dict[str, Any]:
-    found: dict[str, Any] = torch.load(io.BytesIO(message.numpy().tobytes()), weights_only=True)
+    with bytes_of(message) as view:
+        found: dict[str, Any] = torch.load(io.BytesIO(view), weights_only=True)
     return found
 
 

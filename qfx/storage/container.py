@@ -9,7 +9,6 @@ the few others are copied, since what a float kernel sums up first may depend on
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import uuid
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from qfx.errors import FormatError
+from qfx.graph.tensor_bytes import bytes_of
 from qfx.storage import limits
 from qfx.storage.fields import Columns, Fields, parse_json, render_json, sizes
 
@@ -201,7 +201,7 @@ def dtype_name(dtype: torch.dtype) -> str | None:
 
 def checksum(tensor: Tensor) -> int:
     """CRC-32 of dtype, shape and bytes; ``tensor`` is contiguous and on the CPU."""
-    with _bytes_of(tensor) as view:
+    with bytes_of(tensor) as view:
         return _checksum(_NAMES[tensor.dtype], tuple(tensor.shape), view)
 
 
@@ -238,7 +238,7 @@ def container_parts(
     yield len(text).to_bytes(_LENGTH, "little")
     yield text
     for _, tensor in ordered:
-        with _bytes_of(tensor) as view:
+        with bytes_of(tensor) as view:
             yield view
 
 
@@ -246,14 +246,6 @@ def _place(item: tuple[str, Tensor]) -> tuple[bool, int, str]:
     name, tensor = item
     size = tensor.numel() * tensor.element_size()
     return bool(size % _ALIGNED), -tensor.element_size(), name
-
-
-@contextmanager
-def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
-    """The memory of a contiguous tensor; valid inside."""
-    size = tensor.numel() * tensor.element_size()
-    memory = (ctypes.c_char * size).from_address(tensor.data_ptr()) if size else b""
-    yield memoryview(memory).cast("B")
 
 
 @contextmanager

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qfx.errors import ConfigError, FormatError
 from qfx.graph import meta
+from qfx.graph.tensor_bytes import bytes_of
 from qfx.storage.container import replacing
 from qfx.storage.fields import Fields, number, parse_json, render_json
 from qfx.tuning.sensitivity import CANDIDATES, PlaceNoise
@@ -193,10 +193,6 @@ def told_apart(model: nn.Module, call: tuple[Any, Any], *settings: object) -> st
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor):
             hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            hashed.update(_bytes(tensor))
+            with bytes_of(tensor.detach().cpu().contiguous()) as view:
+                hashed.update(view)
     return hashed.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qfx.graph.layouts import dense
+from qfx.graph.layouts import computable
 from qfx.torch_private import make_per_tensor
 
 
@@ -71,7 +71,7 @@ def fraction_off(actual: Tensor, exact: Tensor) -> float:
     """
     if actual.shape != exact.shape or actual.layout != exact.layout:
         return torch.inf
-    actual, exact = dense(actual), dense(exact)
+    actual, exact = computable(actual), computable(exact)
     if actual.numel() == 0:
         return 0.0
     other = actual.detach().to(exact.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from qfx.capture.arguments import copy_tensors
 from qfx.graph.clone import clone_graph_module
-from qfx.graph.layouts import dense
+from qfx.graph.layouts import computable, dense
 from qfx.graph.steps import Steps, arguments_by_name, state_kept
 from qfx.numerics.measures import Error
 from qfx.quant.channel_mean import ChannelMean
@@ -160,6 +160,7 @@ def _agreement(one: Tensor, other: Tensor) -> float:
     if not one.is_floating_point():
         differ = float((one != other).float().mean()) if one.numel() else 0.0
         return -math.inf if differ > _OTHER_INTEGERS else math.inf
+    one, other = computable(one), computable(other)
     error = Error()
     error.add(*_unfilled(*_finite(one, other)))
     return -math.inf if math.isnan(error.sqnr) else error.sqnr

@@ -44,7 +44,7 @@ class Shapes:
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self._module = graph_module
         self._inputs = {n: input_value(n) for n in graph_module.graph.find_nodes(op="placeholder")}
-        self._base = _run(graph_module, self._inputs)
+        self._base = _run(graph_module, self._inputs, as_captured=True)
         self._other = self._base
         self.free: tuple[FreeSize, ...] = ()
         self.refusals: dict[str, str] = {}
@@ -145,9 +145,12 @@ def _resized(name: str, value: Any, sizes: Mapping[SizePlace, int]) -> Any:
 class _Recorder(NamedInterpreter):
     """Runs a graph on tensors without memory, and keeps what every node yields."""
 
-    def __init__(self, graph_module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, arguments: Mapping[str, object], as_captured: bool
+    ) -> None:
         super().__init__(graph_module, arguments)
         self.seen: dict[fx.Node, Any] = {}
+        self._as_captured = as_captured
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         found = super().get_attr(target, args, kwargs)
@@ -163,7 +166,12 @@ class _Recorder(NamedInterpreter):
         return super().call_function(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
-        made = super().run_node(n)
+        try:
+            made = super().run_node(n)
+        except Exception:  # it reads values: with the sizes of capture it yields what it did there
+            if meta.value_of(n) is None or not self._as_captured:
+                raise
+            made = pytree.tree_map(_empty, meta.value_of(n), is_leaf=_is_info)
         self.seen[n] = pytree.tree_map(_described, made)
         return made
 
@@ -178,12 +186,14 @@ def _described(value: object) -> Any:
     return meta.describe(value) if isinstance(value, Tensor) else value
 
 
-def _run(graph_module: fx.GraphModule, inputs: Mapping[fx.Node, object]) -> dict[fx.Node, Any]:
+def _run(
+    graph_module: fx.GraphModule, inputs: Mapping[fx.Node, object], *, as_captured: bool = False
+) -> dict[fx.Node, Any]:
     given = {
         _written(node): pytree.tree_map(_empty, value, is_leaf=_is_info)
         for node, value in inputs.items()
     }
-    recorder = _Recorder(graph_module, given)
+    recorder = _Recorder(graph_module, given, as_captured)
     with torch.no_grad(), torch.device("meta"):
         recorder.run()
     return recorder.seen

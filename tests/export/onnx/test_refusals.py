@@ -98,3 +98,25 @@ def test_a_module_that_qfx_does_not_know(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Unflatten(1, (2, 2, 2)), nn.CrossMapLRN2d(2))
     (site,) = refused(model, tmp_path).problems
     assert "CrossMapLRN2d" in site.message
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
+        _, (h, _) = self.lstm(packed)
+        return self.head(h[-1])
+
+
+def test_what_reads_values_while_sizes_are_followed(tmp_path: Path) -> None:
+    inputs = torch.randn(3, 5, 8), torch.tensor([5, 3, 2])
+    qmodel = qfx.quantize(Packed().eval(), inputs, method="weight_only")
+    with pytest.raises(qfx.ExportError) as raised:
+        qfx.export_onnx(qmodel, tmp_path / "m.onnx")
+    sites = {site.node: site for site in raised.value.problems}
+    assert "test_refusals.py" in sites["_pack_padded_sequence"].source
