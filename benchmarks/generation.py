@@ -15,6 +15,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from examples.generate import INT4, llama
 from qfx.backends import for_few_rows
 from qfx.numerics.measures import sqnr
 from qfx.table import markdown
+from tools.networks import import_torchvision
 
 FLOAT, PEER = "torch fp32", "torch.ao dynamic"
 _STEPS = 8
@@ -121,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
+    with suppress(ImportError):
+        import_torchvision()  # transformers imports it, if it is there
     model = llama(options.hidden, options.layers)
     ids = torch.randint(1, 1000, (1, options.prompt))
     following = torch.randint(1, 1000, (_STEPS,))
