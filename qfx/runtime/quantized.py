@@ -207,8 +207,7 @@ class QuantizedModel(WorkingGraphModule):
         try:
             if ways is None:
                 return self.alone(*args, **kwargs)
-            others = ways.others
-            graphs = (self.alone, *(g.alone for g in others)) if others else (self.alone,)
+            graphs = (self.alone, *(other.alone for other in ways.others))
             return ways.answer(graphs, args, kwargs)
         except ConfigError as error:
             raise self._as_seen_around(error) from error.__cause__

@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qfx.backends.onednn import single_rows
 from qfx.backends.onednn.arguments import Conv, ConvAdd, Linear, LinearAdd
 from qfx.backends.onednn.as_convolutions import multiply
 from qfx.backends.onednn.call_results import (
@@ -229,11 +228,8 @@ def _conv(dims: int, args: tuple[object, ...]) -> Tensor:
 def linear(x: Tensor, x_scale: float, *rest: object) -> Tensor:
     """``onednn.qlinear_pointwise.default``, or what is faster, compiled or not.
 
-    What is exported calls the kernel itself, unless the qparams are not known yet. A float ``x`` is
-    a row that is not rounded yet.
+    What is exported calls the kernel itself, unless the qparams are not known yet.
     """
-    if x.dtype is torch.float32 and not _is_nan(x_scale):
-        return single_rows.multiply(x, x_scale, *rest)
     is_known = not isinstance(x_scale, Tensor)
     if torch.compiler.is_compiling() and not (torch.compiler.is_exporting() and is_known):
         return _qlinear(x, x_scale, *rest)

@@ -16,7 +16,6 @@ from torch import Tensor, fx
 
 from qfx.backends.base import Emitter
 from qfx.backends.onednn import kernels
-from qfx.backends.onednn.single_rows import is_single
 from qfx.graph import meta
 from qfx.graph.shape_rules import yields
 from qfx.library import define
@@ -42,7 +41,6 @@ def quantize_dynamic(
     power_of_two: bool = False,
     *,
     overwrite: bool = False,
-    single: bool = False,
 ) -> MeasuredOperand:
     """Measure the range of a tensor, and quantize it to uint8.
 
@@ -53,8 +51,6 @@ def quantize_dynamic(
         symmetric: whether the zero point is the middle code.
         power_of_two: whether the scale is a power of two.
         overwrite: whether ``input`` may be overwritten.
-        single: whether a single row is handed on as it is, for
-            :mod:`~qfx.backends.onednn.single_rows`; compiled code rounds it.
 
     Returns:
         uint8 codes in the memory format of ``input``, scale and zero point: numbers, or in compiled
@@ -71,8 +67,6 @@ def quantize_dynamic(
     scale, zero_point = choose_numbers(
         low, high, quant_min, quant_max, symmetric=symmetric, power_of_two=power_of_two
     )
-    if single and is_single(input):
-        return (input if input.dtype is torch.float32 else input.float()), scale, zero_point
     # Codes are monotonic in values, so that those of the ends say whether any must be clamped:
     # seldom, and it is a third of the time.
     inside = (
