@@ -19,7 +19,7 @@ from qfx.export.onnx.free_sizes import FreeSize
 from qfx.export.onnx.graph import WrittenGraph, write
 from qfx.export.onnx.packages import require
 from qfx.export.onnx.seen import SeenRanges
-from qfx.export.onnx.sizes import Shapes, input_value
+from qfx.export.onnx.sizes import DecidedByData, Shapes, input_value
 from qfx.export.problems import Problem
 from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
@@ -182,10 +182,8 @@ def _shapes_of(piece: Piece) -> Shapes:
     """
     try:
         return Shapes(piece.graph_module)
-    except NotImplementedError as error:  # of operations on tensors without memory
-        raise CannotRun(
-            "sizes that the numbers in tensors decide, as nonzero's, are looked at by the model"
-        ) from error
+    except DecidedByData as error:
+        raise CannotRun(error.what) from error
 
 
 def _resized(graph_module: fx.GraphModule, shapes: tuple[tuple[int, ...], ...]) -> fx.GraphModule:

@@ -19,9 +19,9 @@ from qfx.export.onnx.free_sizes import DynamicShapes
 from qfx.export.onnx.graph import WrittenGraph, write
 from qfx.export.onnx.packages import EXTRA, installed, require
 from qfx.export.onnx.seen import SeenRanges, see
-from qfx.export.onnx.sizes import Shapes
+from qfx.export.onnx.sizes import DecidedByData, Shapes
 from qfx.export.onnx.trials import FormTrial, best, try_each
-from qfx.export.problems import opaque_modules, raise_all
+from qfx.export.problems import CannotWrite, opaque_modules, problem, raise_all
 from qfx.runtime.quantized import QuantizedModel
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def export_onnx(
     if example_inputs is not None:
         takes = of_model(qmodel.reference)
         arguments = by_name(qmodel.reference, example_inputs, called="example_inputs", takes=takes)
-    shapes = Shapes(qmodel.reference)
+    shapes = _shapes(qmodel.reference)
     exact = _written(qmodel.reference, shapes, opset, dynamic_shapes)
     forms = {OnnxForm.EXACT: model.model_of(exact, qmodel.backend, OnnxForm.EXACT.value)}
     wanted = TRIED if form == "auto" else (OnnxForm(form),)
@@ -179,6 +179,16 @@ def _check(qmodel: object, opset: int, form: str) -> None:
         )
     if form not in FORMS:
         raise ConfigError(f"form is {form!r}; it can be {', '.join(map(repr, FORMS))}")
+
+
+def _shapes(graph_module: fx.GraphModule) -> Shapes:
+    """The shapes of every node; ExportError where data decides them."""
+    try:
+        return Shapes(graph_module)
+    except DecidedByData as found:
+        told = CannotWrite(found.what, "Compute them outside of the model.")
+        raise_all([problem(found.node, told)], "ONNX")
+        raise
 
 
 def _written(

@@ -33,18 +33,35 @@ from qfx.graph.shape_rules import told
 from qfx.torch_private import pytree
 
 
+class DecidedByData(Exception):  # noqa: N818 - control flow within the writer, never seen by users
+    """An operation looks at numbers, of which there are none where shapes are followed.
+
+    Attributes:
+        node: the operation.
+    """
+
+    what = "sizes that the numbers in tensors decide, as nonzero's, are looked at by the model"
+
+    def __init__(self, node: fx.Node, said: str) -> None:
+        super().__init__(said)
+        self.node = node
+
+
 class Shapes:
     """The shapes of every node.
 
     Attributes:
         free: the sizes that may differ.
         refusals: what the graph said where it did not run with another size, by the size's name.
+
+    Raises:
+        DecidedByData: some sizes follow of the numbers in tensors.
     """
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self._module = graph_module
         self._inputs = {n: input_value(n) for n in graph_module.graph.find_nodes(op="placeholder")}
-        self._base = _run(graph_module, self._inputs, as_captured=True)
+        self._base = _run(graph_module, self._inputs)
         self._other = self._base
         self.free: tuple[FreeSize, ...] = ()
         self.refusals: dict[str, str] = {}
@@ -145,12 +162,9 @@ def _resized(name: str, value: Any, sizes: Mapping[SizePlace, int]) -> Any:
 class _Recorder(NamedInterpreter):
     """Runs a graph on tensors without memory, and keeps what every node yields."""
 
-    def __init__(
-        self, graph_module: fx.GraphModule, arguments: Mapping[str, object], as_captured: bool
-    ) -> None:
+    def __init__(self, graph_module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
         super().__init__(graph_module, arguments)
         self.seen: dict[fx.Node, Any] = {}
-        self._as_captured = as_captured
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         found = super().get_attr(target, args, kwargs)
@@ -168,10 +182,8 @@ class _Recorder(NamedInterpreter):
     def run_node(self, n: fx.Node) -> Any:
         try:
             made = super().run_node(n)
-        except Exception:  # it reads values: with the sizes of capture it yields what it did there
-            if meta.value_of(n) is None or not self._as_captured:
-                raise
-            made = pytree.tree_map(_empty, meta.value_of(n), is_leaf=_is_info)
+        except (NotImplementedError, RuntimeError) as error:
+            raise DecidedByData(n, str(error)) from error
         self.seen[n] = pytree.tree_map(_described, made)
         return made
 
@@ -186,14 +198,12 @@ def _described(value: object) -> Any:
     return meta.describe(value) if isinstance(value, Tensor) else value
 
 
-def _run(
-    graph_module: fx.GraphModule, inputs: Mapping[fx.Node, object], *, as_captured: bool = False
-) -> dict[fx.Node, Any]:
+def _run(graph_module: fx.GraphModule, inputs: Mapping[fx.Node, object]) -> dict[fx.Node, Any]:
     given = {
         _written(node): pytree.tree_map(_empty, value, is_leaf=_is_info)
         for node, value in inputs.items()
     }
-    recorder = _Recorder(graph_module, given, as_captured)
+    recorder = _Recorder(graph_module, given)
     with torch.no_grad(), torch.device("meta"):
         recorder.run()
     return recorder.seen
