@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from qfx.capture.proxy import ValueProxy
 from qfx.graph import meta
+from qfx.graph.state import keeps_its_buffers
 from qfx.graph.working import WorkingGraphModule
 from qfx.private_attributes import OF_TENSORS, buffers_held, parameters_held, unsaved_buffers
 from qfx.torch_private import pytree
@@ -65,6 +67,7 @@ class Assignments:
 
     def __init__(self) -> None:
         self._before: dict[nn.Module, tuple[str, dict[str, tuple[Any, list[Any]]]]] = {}
+        self._kept_whole: set[nn.Module] = set()
         self._given: list[Filled] = []
 
     def watch(self, module: nn.Module, path: str) -> None:
@@ -72,8 +75,18 @@ class Assignments:
         if isinstance(module, WorkingGraphModule):
             module.update_code()  # which its first call would do, and that is no step of forward
         if module not in self._before:
-            held = {n: (value, _content(value)) for n, value in _attributes(module).items()}
+            held = {n: (v, _content(v)) for n, v in self._attributes(module).items()}
             self._before[module] = path, held
+
+    def watch_whole(self, module: nn.Module, path: str) -> None:
+        """Remember what ``module``, which no graph looks into, holds besides tensors by now.
+
+        Its parameters and buffers are kept apart by those who run graphs.
+        """
+        for inner, part in module.named_modules():
+            if not (isinstance(part, torch.jit.ScriptModule) or keeps_its_buffers(part)):
+                self._kept_whole.add(part)
+                self.watch(part, ".".join(filter(None, (path, inner))))
 
     def watch_argument(
         self, name: str, container: list[Any] | dict[Any, Any], proxy: ValueProxy
@@ -88,13 +101,19 @@ class Assignments:
     def found(self) -> Iterator[str]:
         """The qualified names of those that are new, or something else than before."""
         for module, (path, before) in self._before.items():
-            now = _attributes(module)
+            now = self._attributes(module)
             for name, (value, content) in before.items():
                 if _example(now.get(name)) is not value or not _is_same(content, _content(value)):
                     yield f"{path}.{name}" if path else name
             for name in now:
                 if name not in before and not _is_made_by_tracing(module, name):
                     yield f"{path}.{name}" if path else name
+
+    def _attributes(self, module: nn.Module) -> dict[str, Any]:
+        own = {name: value for name, value in vars(module).items() if name not in _REGISTRIES}
+        if module in self._kept_whole:
+            return own
+        return {**own, **buffers_held(module), **parameters_held(module)}
 
 
 def _is_made_by_tracing(module: nn.Module, name: str) -> bool:
@@ -120,11 +139,6 @@ MADE_ONCE = "_tensor_constant"
 """How fx begins the names of tensors that the model makes in every call, and a trace once."""
 
 _REGISTRIES = frozenset(vars(nn.Module()))
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    own = {name: value for name, value in vars(module).items() if name not in _REGISTRIES}
-    return {**own, **buffers_held(module), **parameters_held(module)}
 
 
 def _content(value: object) -> list[Any]:

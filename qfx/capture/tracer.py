@@ -198,6 +198,7 @@ class CaptureTracer(RecordingTracer):
         kwargs: dict[str, Any],
         note: str,
     ) -> ValueProxy:
+        self.assignments.watch_whole(module, path)
         proxy: ValueProxy = self.create_proxy("call_module", path, args, kwargs)
         if note:
             meta.set_note(proxy.node, note)

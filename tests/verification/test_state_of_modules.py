@@ -183,3 +183,20 @@ def test_state_is_that_of_the_model(kind: str, backend: str) -> None:
         torch.testing.assert_close(state(model), wanted, rtol=0, atol=0)
         torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.1)  # codes decide statistics
         assert sqnr(model(x), qmodel(x)) > 30 or expected is None
+
+
+def test_what_python_counts_in_a_module_kept_whole_is_told() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.n = 0
+            self.register_forward_hook(lambda module, args, y: None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.n += 1
+            return x + self.n
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Counts(), nn.Conv2d(8, 4, 3)).eval()
+    with pytest.warns(qfx.QfxWarning, match=r"forward sets 1\.n.*register a buffer"):
+        qfx.quantize(model, torch.randn(2, 3, 8, 8))
+    assert model[1].n == 0
