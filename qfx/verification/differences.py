@@ -10,6 +10,7 @@ near. One that hands out floats promises ``|z - y| <= relative * max|y|``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ def steps_off(codes: Tensor, exact: Tensor, grid: Grid) -> float:
         return 0.0
     error = grid.place(exact).sub_(plain(codes))
     worst = _largest(error)
-    if worst != worst:
+    if math.isnan(worst):
         worst = _largest(error.nan_to_num_(nan=0.0))
     return max(0.0, worst - 0.5)
 
