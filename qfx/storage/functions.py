@@ -190,9 +190,9 @@ METHODS = frozenset(_METHODS.split())
 """The methods of tensors, sizes and containers that a file may call."""
 
 _ATTRIBUTES = """
-    H T mH mT data device dtype imag indices is_cpu is_cuda is_leaf is_meta is_quantized
-    is_sparse itemsize layout nbytes ndim real requires_grad shape values bits eps max min
-    smallest_normal tiny
+    H T mH mT batch_sizes data device dtype imag indices is_cpu is_cuda is_leaf is_meta
+    is_quantized is_sparse itemsize layout nbytes ndim real requires_grad shape sorted_indices
+    unsorted_indices values bits eps max min smallest_normal tiny
 """
 
 ATTRIBUTES = frozenset(_ATTRIBUTES.split())

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.nn.utils.rnn import PackedSequence
 
 from qfx import vocab
 from qfx.errors import ConfigError, FormatError
@@ -33,6 +34,7 @@ CONTAINERS: dict[str, type] = {
     "list": list,
     "tuple": tuple,
     "Size": torch.Size,
+    "PackedSequence": PackedSequence,
     **{
         f"return_types.{name}": kind
         for name, kind in sorted(vars(torch.return_types).items())

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qfx.semantics import layers, recurrent
+from qfx.semantics import layers, packed_sequences, recurrent
+from qfx.torch_private import PACKERS
 from qfx.vocab.definition import Kind, define
 
 # -- multiply-accumulate -------------------------------------------------------------------------
@@ -71,6 +72,8 @@ RNN = define(recurrent.rnn, Kind.MATMUL, (nn.RNN,))
 LSTM_CELL = define(recurrent.lstm_cell, Kind.MATMUL, (nn.LSTMCell,))
 GRU_CELL = define(recurrent.gru_cell, Kind.MATMUL, (nn.GRUCell,))
 RNN_CELL = define(recurrent.rnn_cell, Kind.MATMUL, (nn.RNNCell,))
+PACK_PADDED = define(packed_sequences.pack_padded, Kind.REDUCE, (), PACKERS[:1])
+PAD_PACKED = define(packed_sequences.pad_packed, Kind.REDUCE, (), PACKERS[1:])
 
 # -- lookup --------------------------------------------------------------------------------------
 EMBEDDING = define(layers.embedding, Kind.LOOKUP, (nn.Embedding,), (F.embedding, torch.embedding))

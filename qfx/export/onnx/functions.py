@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn.utils.rnn import PackedSequence
 
+from qfx.export.onnx import packed
 from qfx.export.onnx.activations import common_dtype
+from qfx.export.onnx.packed_shapes import PackedParts
 from qfx.export.onnx.values import Number, Operand
 from qfx.export.problems import CannotWrite
 from qfx.graph.containers import makes_container
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 def call(w: Writer, node: fx.Node, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
     """Write a call of a function or method."""
+    if node.target is PackedSequence:
+        return PackedParts(*args, **kwargs)
     if node.op == "call_function" and _makes_container(node):
         is_size = getattr(node.target, "kind", None) is torch.Size  # which takes integers only
         return tuple(args[0]) if is_size else result_of(node, args, kwargs)  # type: ignore[arg-type]
@@ -136,6 +142,20 @@ def to(w: Writer, input: Operand, *wanted: Any, dtype: object = None, **_: objec
     return input
 
 
+def as_tensor(
+    w: Writer, input: Operand, *, dtype: torch.dtype | None = None, **_: object
+) -> Operand:
+    return input if dtype is None else w.cast(input, dtype)
+
+
+def numel(w: Writer, input: Operand) -> Number | int:
+    """How many elements there are."""
+    info = w.info(input)
+    if info.fixed:
+        return math.prod(info.example)
+    return Number(w.op("Reshape", w.op("Size", input), w.vector([1])), int)
+
+
 def _cast_to(dtype: torch.dtype) -> Callable[..., Operand]:
     return lambda w, input: w.cast(input, dtype)
 
@@ -168,6 +188,11 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "ones_like": _filled_like(1),
     "zeros_like": _filled_like(0),
     "full": full,
+    "empty_like": _filled_like(0),
+    "getattr": packed.attribute,
+    "as_tensor": as_tensor,
+    "cpu": to,
+    "numel": numel,
     "to": to,
     "type_as": to,
     "float": _cast_to(torch.float32),

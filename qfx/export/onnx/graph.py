@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx import vocab
-from qfx.export.onnx import functions, rounding
+from qfx.export.onnx import functions, packed, rounding
 from qfx.export.onnx.forms import OnnxForm, post_ops
 from qfx.export.onnx.quantization import known_bounds
 from qfx.export.onnx.seen import SeenRanges
@@ -120,6 +120,8 @@ class _GraphWriter:
         leaves = _leaves((args, kwargs))
         if any(isinstance(leaf, _Unwritten) for leaf in leaves):
             return _Unwritten()
+        if not packed.knows(node):
+            args, kwargs = packed.as_values(self.w, args), packed.as_values(self.w, kwargs)
         if node.op == "output":
             return self._outputs(args[0])
         return self._call(node, args, kwargs, leaves)
@@ -129,7 +131,8 @@ class _GraphWriter:
     ) -> Any:
         tensors = [leaf for leaf in leaves if _is_operand(leaf)]
         known = not any(isinstance(leaf, Number) for leaf in leaves)
-        if known and _is_constant(node, tensors):
+        in_parts = any(isinstance(leaf, (packed.PackedRows, packed.StepSizes)) for leaf in leaves)
+        if known and not in_parts and _is_constant(node, tensors):
             return _computed(node, args, kwargs)
         self.w.results = self.shapes.info(node)
         if not isinstance(node.target, vocab.OpDef):

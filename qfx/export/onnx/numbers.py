@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qfx import vocab
+from qfx.export.onnx.packed import StepSizes
 from qfx.export.onnx.values import Number, Operand
 from qfx.export.problems import CannotWrite
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from qfx.export.onnx.writer import Writer
 
 
-def size(w: Writer, input: Operand, *, dim: int | None) -> Any:
+def size(w: Writer, input: Operand | StepSizes, *, dim: int | None) -> Any:
+    if isinstance(input, StepSizes):
+        return input.lengths.longest(w)
     if dim is not None:
         return w.size(input, dim)
     return tuple(w.size(input, d) for d in range(w.info(input).rank))

@@ -1,4 +1,4 @@
-"""Recurrent layers: LSTM, GRU and RNN of ONNX, one a layer; cells step by step.
+"""Recurrent layers: LSTM, GRU and RNN of ONNX, one a layer.
 
 ONNX has the gates in another order: i o f c where PyTorch has i f g o, z r h where it has r z n.
 Biases of input and hidden state are one vector.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from qfx.export.onnx import contrib
-from qfx.export.onnx.layers import transposed
-from qfx.export.onnx.values import Dequantized, Info, Number, Operand
+from qfx.export.onnx.packed import PackedRows, lengths_of, padded_rows
+from qfx.export.onnx.packed_shapes import PackedParts
+from qfx.export.onnx.values import Dequantized, Info, Operand
 from qfx.export.problems import CannotWrite
 from qfx.semantics.recurrent_steps import pairs
 
@@ -84,48 +86,102 @@ def rnn(
     return _sequence(w, "RNN", input, weights, biases, states, packed, measured, layout, act)
 
 
+@dataclass(frozen=True)
+class _Recurrence:
+    """The layers of one call.
+
+    Attributes:
+        kind: the operator of ONNX.
+        weights, biases: of input and hidden state, by layer and direction.
+        states: initial ones, or none.
+        measured: the codes that hidden states are rounded to; None where they aren't.
+        layers, ways: how many layers there are, and directions.
+        activation: of a plain RNN.
+    """
+
+    kind: str
+    weights: Sequence[Operand]
+    biases: Sequence[Operand]
+    states: tuple[Operand, ...]
+    measured: Any
+    layers: int
+    ways: int
+    activation: str
+
+
 def _sequence(
     w: Writer,
     kind: str,
-    input: Operand,
+    input: Any,
     weights: Sequence[Operand],
     biases: Sequence[Operand],
     states: tuple[Operand, ...],
-    packed: object,
+    packed: Any,
     measured: object,
     layout: tuple[int, bool, bool],
     activation: str = "",
-) -> tuple[ir.Value, ...]:
+) -> tuple[Any, ...]:
     layers, bidirectional, batch_first = layout
     ways = 2 if bidirectional else 1
-    _check(w, kind, input, packed, measured)
-    hidden = w.info(weights[1]).example[1]
+    call = _Recurrence(kind, weights, biases, states, measured, layers, ways, activation)
+    if packed is not None:
+        return _of_packed(w, call, input, packed)
+    _check(w, call, w.info(input).rank)
     source = input if measured is None else contrib.unrounded(w, input)
     x: Operand = w.op("Transpose", source, perm=(1, 0, 2)) if batch_first else source
+    y, *last = _layers(w, call, x, None)
+    return w.op("Transpose", y, perm=(1, 0, 2)) if batch_first else y, *last
+
+
+def _of_packed(
+    w: Writer, call: _Recurrence, rows: Any, packed: tuple[Any, Any, Any]
+) -> tuple[Any, ...]:
+    """The layers on sequences of several lengths; states are in the order of the batch."""
+    sizes, order, back = packed
+    lengths = lengths_of(sizes)
+    x = padded_rows(w, rows, lengths)
+    _check(w, call, w.info(x).rank)
+    if order is not None:
+        states = tuple(w.op("Gather", state, order, axis=1) for state in call.states)
+        call = dataclasses.replace(call, states=states)
+    y, *last = _layers(w, call, x, w.op("Cast", lengths.each, to=int(w.dtype(torch.int32))))
+    if back is not None:
+        last = [w.op("Gather", state, back, axis=1) for state in last]
+    info, made = w.info(x), w.results[0][0]
+    shape, example = (*info.shape[:2], made.shape[1]), (*info.example[:2], made.example[1])
+    w.tell(y, Info(shape, example, info.dtype))
+    return PackedParts(PackedRows(y, lengths, made), *packed), *last
+
+
+def _layers(
+    w: Writer, call: _Recurrence, x: Operand, lengths: ir.Value | None
+) -> tuple[ir.Value, ...]:
+    """All layers, on (steps, batch, features): the sequence likewise, and the final states."""
+    ways, hidden = call.ways, w.info(call.weights[1]).example[1]
     last: list[list[ir.Value]] = []
-    for layer in range(layers):
+    for layer in range(call.layers):
         own = slice(layer * ways, (layer + 1) * ways)
-        parts = pairs(weights)[own], pairs(biases)[own] if biases else []
-        given = [_rows(w, state, own) for state in states]
+        parts = pairs(call.weights)[own], pairs(call.biases)[own] if call.biases else []
+        given = [_rows(w, state, own) for state in call.states]
         y, *final = _layer(
             w,
-            kind,
+            call.kind,
             x,
             *parts,
             given,
-            measured,
+            call.measured,
+            lengths,
             hidden_size=hidden,
-            direction="bidirectional" if bidirectional else "forward",
-            linear_before_reset=1 if kind == "GRU" else None,
-            activations=[activation] * ways if activation else None,
+            direction="bidirectional" if ways == 2 else "forward",
+            linear_before_reset=1 if call.kind == "GRU" else None,
+            activations=[call.activation] * ways if call.activation else None,
         )
         # (steps, directions, batch, hidden) -> (steps, batch, directions * hidden)
         moved = w.op("Transpose", y, perm=(0, 2, 1, 3))
         x = w.op("Reshape", moved, w.vector([0, 0, ways * hidden]))
         last.append(final)
-    whole = w.op("Transpose", x, perm=(1, 0, 2)) if batch_first else w.value(x)
     joined = (w.op("Concat", *each, axis=0) for each in zip(*last, strict=True))
-    return (whole, *joined)
+    return (w.value(x), *joined)
 
 
 def _layer(
@@ -136,6 +192,7 @@ def _layer(
     biases: Sequence[tuple[Operand, Operand]],
     given: Sequence[ir.Value],
     measured: Any,
+    lengths: ir.Value | None,
     **attributes: Any,
 ) -> tuple[ir.Value, ...]:
     """One layer in all its directions: the sequence, and the final states."""
@@ -145,14 +202,13 @@ def _layer(
         return contrib.measured_lstm(w, x, ordered, bias, given, measured, **attributes)
     stacked = (_stacked(w, kind, [pair[i] for pair in weights]) for i in (0, 1))
     results = 3 if kind == "LSTM" else 2
-    return w.ops(kind, x, *stacked, bias, None, *given, results=results, **attributes)
+    return w.ops(kind, x, *stacked, bias, lengths, *given, results=results, **attributes)
 
 
-def _check(w: Writer, kind: str, input: Operand, packed: object, measured: Any) -> None:
-    if packed is not None:
-        raise CannotWrite("packed sequences", "Give the layer padded tensors.")
-    if w.info(input).rank != 3:
+def _check(w: Writer, call: _Recurrence, rank: int) -> None:
+    if rank != 3:
         raise CannotWrite("a sequence without a batch dimension", "Give the model batches.")
+    kind, measured = call.kind, call.measured
     written = w.contrib and kind == "LSTM" and measured and measured[0] == torch.uint8
     if measured is not None and not written:
         raise CannotWrite(
@@ -201,88 +257,3 @@ def _biases(w: Writer, kind: str, biases: Sequence[tuple[Operand, Operand]]) -> 
     each = [w.op("Concat", *(_in_order(w, kind, part) for part in pair), axis=0) for pair in biases]
     rows = [w.op("Unsqueeze", row, w.vector([0])) for row in each]
     return rows[0] if len(rows) == 1 else w.op("Concat", *rows, axis=0)
-
-
-# -- cells -----------------------------------------------------------------------------------------
-def lstm_cell(
-    w: Writer,
-    input: Operand,
-    weights: Sequence[Operand],
-    biases: Sequence[Operand],
-    hx: object,
-    *,
-    measured: object,
-) -> tuple[ir.Value, ir.Value]:
-    states = _states(w, input, weights, hx, 2)
-    x, h = _projections(w, input, weights, biases, states[0], measured)
-    i, f, g, o = w.ops("Split", w.op("Add", x, h), results=4, axis=-1, num_outputs=4)
-    kept = w.op("Mul", w.op("Sigmoid", f), states[1])
-    c = w.op("Add", kept, w.op("Mul", w.op("Sigmoid", i), w.op("Tanh", g)))
-    return w.op("Mul", w.op("Sigmoid", o), w.op("Tanh", c)), c
-
-
-def gru_cell(
-    w: Writer,
-    input: Operand,
-    weights: Sequence[Operand],
-    biases: Sequence[Operand],
-    hx: object,
-    *,
-    measured: object,
-) -> ir.Value:
-    (state,) = _states(w, input, weights, None if hx is None else (hx,), 1)
-    both = _projections(w, input, weights, biases, state, measured)
-    x, h = (w.ops("Split", part, results=3, axis=-1, num_outputs=3) for part in both)
-    reset, update = (w.op("Sigmoid", w.op("Add", x[i], h[i])) for i in (0, 1))
-    new = w.op("Tanh", w.op("Add", x[2], w.op("Mul", reset, h[2])))
-    return w.op("Add", new, w.op("Mul", update, w.op("Sub", state, new)))
-
-
-def rnn_cell(
-    w: Writer,
-    input: Operand,
-    weights: Sequence[Operand],
-    biases: Sequence[Operand],
-    hx: object,
-    *,
-    nonlinearity: str,
-    measured: object,
-) -> ir.Value:
-    (state,) = _states(w, input, weights, None if hx is None else (hx,), 1)
-    x, h = _projections(w, input, weights, biases, state, measured)
-    return w.op({"tanh": "Tanh", "relu": "Relu"}[nonlinearity], w.op("Add", x, h))
-
-
-def _states(
-    w: Writer, input: Operand, weights: Sequence[Operand], hx: Any, count: int
-) -> tuple[Operand, ...]:
-    if w.info(input).rank != 2:
-        raise CannotWrite("a cell without a batch dimension", "Give the model batches.")
-    if hx is not None:
-        return tuple(hx)
-    hidden = w.info(weights[1]).example[1]
-    sizes: list[int | Number] = [w.size(input, 0), hidden]
-    zero = w.op("Expand", w.scalar(0.0, torch.float32), w.vector(sizes))
-    w.tell(zero, Info((w.info(input).shape[0], hidden), (1, hidden), torch.float32))
-    return (zero,) * count
-
-
-def _projections(
-    w: Writer,
-    input: Operand,
-    weights: Sequence[Operand],
-    biases: Sequence[Operand],
-    state: Operand,
-    measured: object,
-) -> tuple[ir.Value, ir.Value]:
-    """What the gates get of the input, and of the hidden state."""
-    if measured is not None:
-        raise CannotWrite(
-            "a hidden state that is rounded at each step, over its measured range",
-            "Quantize the recurrent layers with method='weight_only' (set_object_type).",
-        )
-    made = []
-    for value, weight, bias in zip((input, state), weights, biases or (None, None), strict=True):
-        product = w.op("MatMul", value, transposed(w, weight))
-        made.append(product if bias is None else w.op("Add", product, bias))
-    return made[0], made[1]

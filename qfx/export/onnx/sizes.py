@@ -25,6 +25,7 @@ from qfx.export.onnx.free_sizes import (
     is_channels,
     named,
 )
+from qfx.export.onnx.packed_shapes import PackedShapes
 from qfx.export.onnx.values import Dim, Info
 from qfx.graph import meta
 from qfx.graph.interpret import NamedInterpreter
@@ -61,14 +62,16 @@ class Shapes:
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self._module = graph_module
         self._inputs = {n: input_value(n) for n in graph_module.graph.find_nodes(op="placeholder")}
-        self._base = _run(graph_module, self._inputs)
-        self._other = self._base
+        self._base = _run(graph_module, self._inputs, shorter=0)
+        packs = graph_module.graph.find_nodes(op="call_function", target=vocab.PACK_PADDED)
+        self._fixed = _run(graph_module, self._inputs) if packs else self._base
+        self._other = self._fixed
         self.free: tuple[FreeSize, ...] = ()
         self.refusals: dict[str, str] = {}
 
     def fix(self) -> None:
         """Let every size be that of the examples."""
-        self.free, self._other = (), self._base
+        self.free, self._other = (), self._fixed
 
     def demand(self, wanted: DynamicShapes) -> None:
         """Let the sizes that a user names differ.
@@ -162,9 +165,12 @@ def _resized(name: str, value: Any, sizes: Mapping[SizePlace, int]) -> Any:
 class _Recorder(NamedInterpreter):
     """Runs a graph on tensors without memory, and keeps what every node yields."""
 
-    def __init__(self, graph_module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, arguments: Mapping[str, object], shorter: int
+    ) -> None:
         super().__init__(graph_module, arguments)
         self.seen: dict[fx.Node, Any] = {}
+        self._packed = PackedShapes(shorter)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         found = super().get_attr(target, args, kwargs)
@@ -173,11 +179,17 @@ class _Recorder(NamedInterpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target in vocab.RECURRENT:  # step by step takes long, and yields the same shapes
             kwargs = {name: value for name, value in kwargs.items() if name != "measured"}
+        of_packed = self._packed.call(target, args, kwargs)
+        if of_packed is not None:
+            return of_packed[0]
         operands, options = pytree.tree_map(_described, (args, kwargs))
         by_rule = told(target, operands, options)
         if _are_tensors(by_rule):
             return pytree.tree_map(_empty, by_rule, is_leaf=_is_info)
         return super().call_function(target, args, kwargs)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return args[0] if target == "cpu" else super().call_method(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         try:
@@ -198,12 +210,15 @@ def _described(value: object) -> Any:
     return meta.describe(value) if isinstance(value, Tensor) else value
 
 
-def _run(graph_module: fx.GraphModule, inputs: Mapping[fx.Node, object]) -> dict[fx.Node, Any]:
+def _run(
+    graph_module: fx.GraphModule, inputs: Mapping[fx.Node, object], *, shorter: int = 1
+) -> dict[fx.Node, Any]:
+    """What every node yields; sequences that are packed have ``shorter`` steps less than others."""
     given = {
         _written(node): pytree.tree_map(_empty, value, is_leaf=_is_info)
         for node, value in inputs.items()
     }
-    recorder = _Recorder(graph_module, given)
+    recorder = _Recorder(graph_module, given, shorter)
     with torch.no_grad(), torch.device("meta"):
         recorder.run()
     return recorder.seen

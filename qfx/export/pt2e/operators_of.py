@@ -60,15 +60,22 @@ _NAMED_OTHERWISE: Mapping[OpDef, str] = {
 _NOTHING = (vocab.AFTER, vocab.DROPOUT, vocab.DETACH)
 """What computes nothing: an order among operations, and dropout in inference."""
 
+_UNWRITTEN = (vocab.PACK_PADDED, vocab.PAD_PACKED)
+
 _LIMITS: Mapping[OpDef, str] = {
-    **dict.fromkeys(vocab.SEQUENCES, "a free batch, if quantized"),
+    **dict.fromkeys(vocab.SEQUENCES, "packed sequences; a free batch, if quantized"),
+    **dict.fromkeys(_UNWRITTEN, "all of it"),
     **dict.fromkeys((*vocab.CONVOLUTIONS, *vocab.TRANSPOSED), "weights in groups"),
 }
 
 
 def operators_of(op: OpDef) -> tuple[str, ...]:
     """Names of the operators that an operation is written with."""
-    return () if op in _NOTHING else tuple(_NAMED_OTHERWISE.get(op, op.name).split())
+    return (
+        ()
+        if op in _NOTHING or op in _UNWRITTEN
+        else tuple(_NAMED_OTHERWISE.get(op, op.name).split())
+    )
 
 
 def limits_of(op: OpDef) -> str:

@@ -98,12 +98,34 @@ def dynamic_qparams(
     return scale, zero_point
 
 
+def packed(*_: object, **__: object) -> Any:
+    """Refuse packed sequences: how many rows a step has only data tells, and layers ask it."""
+    raise CannotWrite(
+        "sequences of several lengths, packed, which torch.export can't trace",
+        "Give recurrent layers padded tensors, or write ONNX (qfx.export_onnx), which has them.",
+    )
+
+
+def _sequence(op: OpDef) -> Callable[..., Any]:
+    """A recurrent layer, unless what it reads is packed."""
+
+    def write(*args: Any, **kwargs: Any) -> Any:
+        if op.signature.bind(*args, **kwargs).arguments.get("packed") is not None:
+            packed()
+        return op(*args, **kwargs)
+
+    return write
+
+
 Emitters = Mapping[OpDef, Callable[..., Any]]
 
 EMITTERS: Emitters = {
     vocab.QUANTIZE: quantize,
     vocab.DEQUANTIZE: dequantize,
     vocab.DYNAMIC_QPARAMS: dynamic_qparams,
+    vocab.PACK_PADDED: packed,
+    vocab.PAD_PACKED: packed,
+    **{op: _sequence(op) for op in vocab.SEQUENCES},
 }
 
 

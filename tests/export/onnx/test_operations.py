@@ -258,7 +258,7 @@ def test_every_row_is_exercised(all_exported: dict[str, Exported]) -> None:
     elsewhere = {
         *(vocab.EMBEDDING, vocab.EMBEDDING_BAG, vocab.DYNAMIC_QPARAMS, vocab.UNPACK, vocab.WIDEN),
         *(vocab.QUANTIZE, vocab.QUANT_STUB, vocab.DEQUANT_STUB, vocab.PART, vocab.AFTER),
-        *(vocab.ARRANGE,),
+        *(vocab.ARRANGE, vocab.PACK_PADDED, vocab.PAD_PACKED),
         *(vocab.SETITEM, vocab.GUARD, vocab.DTYPE, vocab.DEVICE, vocab.DIM, vocab.ADDITIVE_MASK),
         *(vocab.CONV2D, vocab.CONTIGUOUS, vocab.DROPOUT, vocab.CAST, vocab.ATTENTION_WEIGHTS),
         *(vocab.NARROW, vocab.CLONE, vocab.UNFOLD, vocab.FOLD, vocab.DETACH),
