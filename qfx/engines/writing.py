@@ -136,10 +136,14 @@ def _model(
 def _with_sizes(
     piece: Piece, shapes: tuple[tuple[int, ...], ...] | None, contrib: bool
 ) -> tuple[fx.GraphModule, Shapes]:
-    """The graph whose inputs have these shapes, and what follows of them."""
+    """The graph whose inputs have these shapes, and what follows of them.
+
+    Raises:
+        CannotRun: some sizes follow of the numbers in tensors then.
+    """
     if shapes is not None and shapes != piece.shapes:
         resized = _resized(piece.graph_module, shapes)
-        return resized, Shapes(resized)
+        return resized, _shapes_of(resized)
     sizes = _shapes(piece, contrib)
     if shapes is not None:
         sizes = copy.copy(sizes)
@@ -164,7 +168,7 @@ def _exact(piece: Piece, contrib: bool) -> WrittenGraph:
     known = piece.notes.get((_EXACT, contrib))
     if isinstance(known, WrittenGraph):
         return known
-    shapes = piece.notes[_SHAPES, contrib] = _shapes_of(piece)
+    shapes = piece.notes[_SHAPES, contrib] = _shapes_of(piece.graph_module)
     for free in (shapes.find, partial(shapes.find, batch_only=True), shapes.fix):
         free()
         written = write(piece.graph_module, shapes, OPSET, OnnxForm.EXACT, contrib=contrib)
@@ -174,14 +178,14 @@ def _exact(piece: Piece, contrib: bool) -> WrittenGraph:
     return written
 
 
-def _shapes_of(piece: Piece) -> Shapes:
+def _shapes_of(graph_module: fx.GraphModule) -> Shapes:
     """What follows of the sizes of the inputs.
 
     Raises:
         CannotRun: some sizes follow of the numbers in tensors.
     """
     try:
-        return Shapes(piece.graph_module)
+        return Shapes(graph_module)
     except DecidedByData as error:
         raise CannotRun(error.what) from error
 

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import qfx
+from qfx.engines import writing
 from qfx.engines.agreement import compare
 from qfx.engines.base import CannotRun
 from qfx.engines.pieces import partition
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.problems import Problem, opaque_modules
 
 
@@ -213,6 +216,20 @@ class Filled(nn.Module):
         return made
 
 
+class Packs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.before, self.rnn = nn.Linear(8, 8), nn.GRU(8, 16, batch_first=True)
+        self.after = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        y = torch.relu(self.before(x))
+        packed = pack_padded_sequence(y, lengths, batch_first=True, enforce_sorted=False)
+        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+        return self.after(y)
+
+
 @pytest.fixture(scope="module")
 def filled() -> qfx.QuantizedModel:
     return qfx.quantize(Filled().eval(), noise(2, 3, 9, 10), check=False, progress=False)
@@ -220,6 +237,22 @@ def filled() -> qfx.QuantizedModel:
 
 def test_numbers_out_of_a_part_of_a_shape_split_no_piece(filled: qfx.QuantizedModel) -> None:
     assert partition(filled.reference, {}).is_plain
+
+
+def test_sizes_that_a_piece_can_not_have_leave_it_to_others(filled: qfx.QuantizedModel) -> None:
+    (piece,) = partition(filled.reference, {}).pieces
+    with pytest.raises(CannotRun, match="sizes"):
+        writing.onnx_model(piece, OnnxForm.EXACT, ((2, 5, 9, 10),))
+
+
+def test_packed_sequences_are_left_to_eager() -> None:
+    """What packs them may be inside, memory that nothing was written to may not be handed out."""
+    model, example = Packs(), (noise(3, 7, 8), torch.tensor([5, 7, 2]))
+    fast = compiled(model, *example, engine="onnxruntime")
+    other = noise(4, 9, 8), torch.tensor([1, 6, 4, 9])
+    for inputs in (example, other):
+        assert compare(model(*inputs), fast(*inputs)).sqnr > 25
+    assert not fast.report.eager
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.utils.rnn import PackedSequence
 
+from qfx import vocab
 from qfx.export.onnx import packed
 from qfx.export.onnx.activations import common_dtype
 from qfx.export.onnx.packed_shapes import PackedParts
@@ -18,6 +19,7 @@ from qfx.export.onnx.values import Number, Operand
 from qfx.export.problems import CannotWrite
 from qfx.graph.containers import makes_container
 from qfx.graph.interpret import result_of
+from qfx.vocab import is_op
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -120,6 +122,14 @@ def _filled_like(number: float) -> Callable[..., ir.Value]:
     return write
 
 
+def empty_like(w: Writer, like: Operand, **options: Any) -> ir.Value:
+    """Zeros, where something is put: what else would read them gets whatever was in memory."""
+    assert w.node is not None
+    if not all(is_op(user, vocab.SCATTER) for user in w.node.users):
+        raise CannotWrite("memory that nothing was written to", "Use torch.zeros_like.")
+    return _filled_like(0)(w, like, dtype=options.get("dtype"))
+
+
 def _sizes(size: tuple[object, ...]) -> Any:
     return size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
 
@@ -188,7 +198,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "ones_like": _filled_like(1),
     "zeros_like": _filled_like(0),
     "full": full,
-    "empty_like": _filled_like(0),
+    "empty_like": empty_like,
     "getattr": packed.attribute,
     "as_tensor": as_tensor,
     "cpu": to,

@@ -144,7 +144,7 @@ def _of_packed(
     if order is not None:
         states = tuple(w.op("Gather", state, order, axis=1) for state in call.states)
         call = dataclasses.replace(call, states=states)
-    y, *last = _layers(w, call, x, w.op("Cast", lengths.each, to=int(w.dtype(torch.int32))))
+    y, *last = _layers(w, call, x, lengths.each)
     if back is not None:
         last = [w.op("Gather", state, back, axis=1) for state in last]
     info, made = w.info(x), w.results[0][0]
@@ -154,55 +154,70 @@ def _of_packed(
 
 
 def _layers(
-    w: Writer, call: _Recurrence, x: Operand, lengths: ir.Value | None
+    w: Writer, call: _Recurrence, x: Operand, lengths: Operand | None
 ) -> tuple[ir.Value, ...]:
-    """All layers, on (steps, batch, features): the sequence likewise, and the final states."""
-    ways, hidden = call.ways, w.info(call.weights[1]).example[1]
+    """All layers, on (steps, batch, features): the sequence likewise, and the final states.
+
+    Backwards, sequences of several lengths are turned around, each by itself, and read forwards:
+    OpenVINO (2026.4) begins them at the last step of the longest.
+    """
+    hidden = w.info(call.weights[1]).example[1]
+    options = {"hidden_size": hidden, "linear_before_reset": 1 if call.kind == "GRU" else None}
     last: list[list[ir.Value]] = []
     for layer in range(call.layers):
-        own = slice(layer * ways, (layer + 1) * ways)
-        parts = pairs(call.weights)[own], pairs(call.biases)[own] if call.biases else []
-        given = [_rows(w, state, own) for state in call.states]
-        y, *final = _layer(
-            w,
-            call.kind,
-            x,
-            *parts,
-            given,
-            call.measured,
-            lengths,
-            hidden_size=hidden,
-            direction="bidirectional" if ways == 2 else "forward",
-            linear_before_reset=1 if call.kind == "GRU" else None,
-            activations=[call.activation] * ways if call.activation else None,
-        )
+        own = slice(layer * call.ways, (layer + 1) * call.ways)
+        if lengths is None:
+            y, *final = _layer(w, call, x, own, None, **options)
+        else:
+            y, *final = _layer(w, call, x, slice(own.start, own.start + 1), lengths, **options)
+            if call.ways == 2:
+                turned = w.op("ReverseSequence", x, lengths, time_axis=0, batch_axis=1)
+                back = slice(own.start + 1, own.stop)
+                there = _layer(w, call, turned, back, lengths, **options)
+                y, *final = _both(w, (y, *final), there, lengths)
         # (steps, directions, batch, hidden) -> (steps, batch, directions * hidden)
         moved = w.op("Transpose", y, perm=(0, 2, 1, 3))
-        x = w.op("Reshape", moved, w.vector([0, 0, ways * hidden]))
+        x = w.op("Reshape", moved, w.vector([0, 0, call.ways * hidden]))
         last.append(final)
     joined = (w.op("Concat", *each, axis=0) for each in zip(*last, strict=True))
     return (w.value(x), *joined)
 
 
+def _both(
+    w: Writer, forth: Sequence[ir.Value], back: Sequence[ir.Value], lengths: Operand
+) -> list[ir.Value]:
+    """Both directions of a layer, of which the second read sequences that were turned around."""
+    steps = w.op("Squeeze", back[0], w.vector([1]))
+    turned = w.op("ReverseSequence", steps, lengths, time_axis=0, batch_axis=1)
+    y = w.op("Concat", forth[0], w.op("Unsqueeze", turned, w.vector([1])), axis=1)
+    last = (w.op("Concat", *each, axis=0) for each in zip(forth[1:], back[1:], strict=True))
+    return [y, *last]
+
+
 def _layer(
     w: Writer,
-    kind: str,
+    call: _Recurrence,
     x: Operand,
-    weights: Sequence[tuple[Operand, Operand]],
-    biases: Sequence[tuple[Operand, Operand]],
-    given: Sequence[ir.Value],
-    measured: Any,
-    lengths: ir.Value | None,
+    own: slice,
+    lengths: Operand | None,
     **attributes: Any,
 ) -> tuple[ir.Value, ...]:
-    """One layer in all its directions: the sequence, and the final states."""
+    """One layer in some of its directions: the sequence, and the final states."""
+    kind, measured = call.kind, call.measured
+    weights = pairs(call.weights)[own]
+    biases = pairs(call.biases)[own] if call.biases else []
+    given = [_rows(w, state, own) for state in call.states]
+    attributes["direction"] = "bidirectional" if len(weights) == 2 else "forward"
+    if call.activation:
+        attributes["activations"] = [call.activation] * len(weights)
     bias = _biases(w, kind, biases)
     if measured is not None:
         ordered = [(_in_order(w, kind, own), _in_order(w, kind, other)) for own, other in weights]
         return contrib.measured_lstm(w, x, ordered, bias, given, measured, **attributes)
     stacked = (_stacked(w, kind, [pair[i] for pair in weights]) for i in (0, 1))
     results = 3 if kind == "LSTM" else 2
-    return w.ops(kind, x, *stacked, bias, lengths, *given, results=results, **attributes)
+    ends = None if lengths is None else w.cast(lengths, torch.int32)
+    return w.ops(kind, x, *stacked, bias, ends, *given, results=results, **attributes)
 
 
 def _check(w: Writer, call: _Recurrence, rank: int) -> None:
