@@ -10,7 +10,8 @@ of another load, on its own thread. The aim is at most 1.5 times reading and pac
 A load packs on a thread beside, while Python puts graphs together, and on both once that is done.
 So there are two ratios: of the time that goes by, which takes a second core to be any better, and
 of the processor's. Where others use the cores, both threads wait for them: of the first ratio only
-the least of many rounds says something then.
+the least of many rounds says something then. The code of the graph is generated when it is first
+needed, at the first call, and is in neither.
 """
 
 from __future__ import annotations

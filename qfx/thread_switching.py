@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SECONDS = 0.0002
+_SECONDS = 0.00005
 """A tenth or so of what a kernel takes that is worth a thread, many times what a switch takes."""
 
 _lock = threading.Lock()

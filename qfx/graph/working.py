@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from threading import RLock
 from typing import Any, TypeVar
 
 from torch import fx, nn
@@ -117,8 +118,11 @@ class _Generated:
     def __get__(self, owner: fx.GraphModule | None, kind: type) -> Callable[..., Any]:
         if owner is None:
             return fx.GraphModule.forward
-        owner.recompile()
+        with _GENERATING:  # threads that call a new model at once wait for the first of them
+            if vars(type(owner))["forward"] is self:
+                owner.recompile()
         return owner.forward
 
 
 _GENERATED = _Generated()
+_GENERATING = RLock()

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from qfx.errors import ConfigError
+from qfx.private_attributes import version_of
 from qfx.semantics import affine as ops
 
 if TYPE_CHECKING:
@@ -166,12 +168,30 @@ _SMALLEST, _LARGEST = 2.0**-149, torch.finfo(torch.float32).max
 """The positive float32 numbers: from the smallest subnormal one on."""
 
 
+_ENDS = WeakIdKeyDictionary()
+"""Of scales and zero points that were looked at: in which state, the least and the greatest."""
+
+
 def lie_within(values: Tensor, low: float, high: float) -> bool:
-    """Whether all values are from ``low`` to ``high``; NaN is not, in two operations."""
+    """Whether all values are from ``low`` to ``high``; NaN is not.
+
+    Graphs are checked, lowered and written with the same tensors, which are read once for it.
+    """
     if not values.numel():
         return True
-    ends = [end.item() for end in values.aminmax()]
-    return low <= ends[0] and ends[1] <= high
+    if values.is_inference():  # whose changes are not counted
+        least, greatest = _ends(values)
+        return low <= least and greatest <= high
+    version = version_of(values)
+    known = _ENDS.get(values)  # type: ignore[no-untyped-call]
+    if known is None or known[0] != version:
+        known = _ENDS[values] = (version, *_ends(values))
+    return bool(low <= known[1] and known[2] <= high)
+
+
+def _ends(values: Tensor) -> tuple[float, float]:
+    least, greatest = values.aminmax()
+    return least.item(), greatest.item()
 
 
 def float32(value: float) -> float:

@@ -132,7 +132,6 @@ class QuantizedModel(WorkingGraphModule):
             rounded = rounded_inputs(_for_inference(reference).graph)
         self.__dict__["_rounded"] = rounded
         _for_inference(self)
-        self.recompile()
 
     @property
     def reference(self) -> fx.GraphModule:
@@ -173,7 +172,7 @@ class QuantizedModel(WorkingGraphModule):
             lowering=self.__dict__["_lowering"],
         )
         result.__dict__["tuning"] = self.tuning
-        hand_on_place(self, result)
+        _hand_on(self, result)
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModel:
@@ -186,7 +185,7 @@ class QuantizedModel(WorkingGraphModule):
         )
         result.__dict__["tuning"] = self.tuning
         memo[id(self)] = result
-        hand_on_place(self, result, memo)
+        _hand_on(self, result, memo)
         return result
 
     def recompile(self) -> Any:
@@ -299,6 +298,15 @@ class QuantizedModel(WorkingGraphModule):
             f"A model lowered for {self.backend} runs on the CPU and cannot be moved to {wanted}. "
             "Quantize with backend='reference' for other devices, or move the float model first."
         )
+
+
+def _hand_on(
+    made: QuantizedModel, copied: QuantizedModel, memo: dict[int, Any] | None = None
+) -> None:
+    """Let a copy have the place of the model that it is of."""
+    if is_in_place(made):
+        copied.update_code()  # in its place, attributes that it sets are those of the module
+    hand_on_place(made, copied, memo)
 
 
 @with_open_weights.register

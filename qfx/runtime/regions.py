@@ -189,6 +189,8 @@ def with_regions(
             "there what qfx tells of it. What to do: rename that, or put the model into another"
         )
     for module, graph in graphs.items():
+        if isinstance(graph, QuantizedModel):
+            graph.update_code()  # in its place, attributes that it sets are those of the module
         take_place(graph, place_of(module))
     root = deep_copied(model, graphs, tensors)
     root.__dict__[ATTRIBUTE] = named
