@@ -13,10 +13,36 @@ from typing import Any
 from torch import fx
 from torch.fx.graph import CodeGen
 
+from qfx.errors import ConfigError
+from qfx.private_attributes import code_of
+from qfx.torch_private import exported_call
+
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.KEYWORD_ONLY)
+_SEVERAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-class KeywordOnlyFrom(CodeGen):
+class CalledByName(CodeGen):
+    """Generates code as fx does; who interprets the graph may give arguments by keyword."""
+
+    def process_inputs(self, *args: Any) -> Any:
+        """The arguments in the order of the inputs, where torch.export left out their names."""
+        called = exported_call()
+        if called is None or not called[1]:
+            return args
+        module, keywords = called
+        signature = inspect.signature(module.forward)
+        if any(p.kind in _SEVERAL for p in signature.parameters.values()):
+            raise ConfigError(
+                "torch.export hands keyword arguments of a graph on without their names, and this "
+                "model takes any number of arguments. What to do: export a module whose forward "
+                "calls the model, or use qfx.export_pt2e"
+            )
+        bound = signature.bind(*args[: len(args) - len(keywords)], **keywords)
+        bound.apply_defaults()
+        return tuple(bound.arguments.values())
+
+
+class KeywordOnlyFrom(CalledByName):
     """Generates code whose parameters are keyword-only from ``first`` on."""
 
     def __init__(self, first: str) -> None:
@@ -35,3 +61,9 @@ def keep_keyword_only(graph: fx.Graph, parameters: Iterable[inspect.Parameter]) 
     first = next((p for p in parameters if p.kind in _STARRED), None)
     if first is not None and first.kind is inspect.Parameter.KEYWORD_ONLY:
         graph.set_codegen(KeywordOnlyFrom(first.name))
+
+
+def take_keywords(graph: fx.Graph) -> None:
+    """Let who interprets ``graph`` give arguments by keyword."""
+    if type(code_of(graph)) is CodeGen:
+        graph.set_codegen(CalledByName())

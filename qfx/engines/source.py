@@ -23,7 +23,7 @@ from qfx.graph.copying import deep_copied, side_effects_undone
 from qfx.graph.effects import changing
 from qfx.graph.overlap import overwrite
 from qfx.graph.state import written_names
-from qfx.graph.steps import state_kept
+from qfx.graph.steps import called_with, state_kept
 from qfx.history.history import History
 from qfx.runtime.prepared import PreparedModel
 from qfx.runtime.quantized import QuantizedModel
@@ -124,7 +124,8 @@ def _source(model: nn.Module, reference: fx.GraphModule, example_inputs: object)
     made_up = example_inputs is None
     given: Any = _made_up(reference) if made_up else copy_tensors(example_inputs)
     arguments = by_name(reference, given, called="example_inputs", takes=of_model(reference))
-    args, kwargs = call_of(given)
+    is_named = isinstance(given, Mapping)
+    args, kwargs = called_with(reference.graph, given) if is_named else call_of(given)
     return Source(model, reference, model, arguments, args, kwargs, made_up)
 
 

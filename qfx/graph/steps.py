@@ -39,6 +39,27 @@ def arguments_by_name(
     return dict(bound.arguments)
 
 
+def called_with(
+    graph: fx.Graph, named: Mapping[str, object]
+) -> tuple[tuple[object, ...], dict[str, Any]]:
+    """Arguments by name as a call gives them: what ``*args`` and ``**kwargs`` take, too.
+
+    Those may be given by their own names, as a sequence and a mapping.
+    """
+    kwargs: dict[str, Any] = dict(named)
+    args: tuple[object, ...] = ()
+    parameters = list(signature_of(graph).parameters.values())
+    for place, parameter in enumerate(parameters):
+        value = kwargs.get(parameter.name)
+        if parameter.kind is parameter.VAR_KEYWORD and isinstance(value, Mapping):
+            kwargs |= kwargs.pop(parameter.name)
+        if parameter.kind is parameter.VAR_POSITIONAL and isinstance(value, (tuple, list)):
+            before = [p.name for p in parameters[:place]]
+            if all(name in kwargs for name in before):
+                args = (*(kwargs.pop(name) for name in before), *kwargs.pop(parameter.name))
+    return args, kwargs
+
+
 def signature_of(graph: fx.Graph) -> inspect.Signature:
     """How ``graph`` is called; no code is generated."""
     return inspect.Signature(

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from qfx.backends import needs
 from qfx.backends.wide_codes import EXACT_SUMS, MAY_SATURATE, wide_layer
+from qfx.capture.signature import take_keywords
 from qfx.errors import BackendError, CaptureError, ConfigError, FormatError, QfxError, warn
 from qfx.framework.levels import LEVEL, Level
 from qfx.graph.clone import clone_graph_module, hide_opaque_values, is_opaque
@@ -85,6 +86,7 @@ _G = TypeVar("_G", bound=fx.GraphModule)
 
 def _for_inference(graph_module: _G) -> _G:
     """``graph_module`` with nothing to train; each child keeps its own mode."""
+    take_keywords(graph_module.graph)
     graph_module.training = False
     graph_module.requires_grad_(False)  # what is left of float parameters
     return graph_module

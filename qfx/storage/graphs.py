@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import fx
 from torch.fx.graph import CodeGen
 
-from qfx.capture.signature import KeywordOnlyFrom
+from qfx.capture.signature import CalledByName, KeywordOnlyFrom
 from qfx.errors import FormatError
 from qfx.graph import meta
 from qfx.private_attributes import code_of, set_arguments
@@ -54,7 +54,7 @@ def write_graph(graph: fx.Graph, facts: FactWriter, store: TensorStore) -> dict[
     codegen = code_of(graph)
     if isinstance(codegen, KeywordOnlyFrom):
         written["keyword_only"] = codegen.first
-    elif type(codegen) is not CodeGen:
+    elif type(codegen) not in (CodeGen, CalledByName):
         raise FormatError(f"graphs whose code comes from a {type(codegen).__name__} can't be saved")
     return written
 

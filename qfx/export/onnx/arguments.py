@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from qfx.errors import ConfigError
 from qfx.graph import meta
 from qfx.graph.meta import TensorInfo
-from qfx.graph.steps import arguments_by_name
+from qfx.graph.steps import arguments_by_name, called_with
 from qfx.torch_private import pytree
 
 _KINDS = {
@@ -30,7 +30,8 @@ def by_name(
 
     Args:
         reference: the graph that takes them.
-        inputs: a tensor, positional arguments, or a mapping of arguments by name.
+        inputs: a tensor, positional arguments, or a mapping of arguments by name, in which
+            ``*args`` is a sequence, and ``**kwargs`` may be a mapping.
         called: what the user's argument is called.
         takes: what inputs there are, for messages.
 
@@ -40,7 +41,7 @@ def by_name(
     args: tuple[Any, ...] = ()
     named: dict[str, Any] = {}
     if isinstance(inputs, Mapping):
-        named = dict(inputs)
+        args, named = called_with(reference.graph, inputs)
     elif isinstance(inputs, Tensor):
         args = (inputs,)
     elif isinstance(inputs, (tuple, list)):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import fx
 
+from qfx import vocab
 from qfx.errors import ConfigError
 from qfx.export.arguments import check_quantized
 from qfx.export.onnx import model
@@ -19,10 +20,11 @@ from qfx.export.onnx.free_sizes import DynamicShapes
 from qfx.export.onnx.graph import WrittenGraph, write
 from qfx.export.onnx.packages import EXTRA, installed, require
 from qfx.export.onnx.seen import SeenRanges, see
-from qfx.export.onnx.sizes import DecidedByData, Shapes
+from qfx.export.onnx.sizes import DecidedByData, Shapes, input_value
 from qfx.export.onnx.trials import FormTrial, best, try_each
 from qfx.export.problems import CannotWrite, opaque_modules, problem, raise_all
 from qfx.runtime.quantized import QuantizedModel
+from qfx.vocab import is_op
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -45,6 +47,7 @@ class OnnxFile:
         trials: of the forms, where it was chosen by measuring.
         untried: why it was not, where "auto" took the exact form without; else "".
         asked: the tensors between the layers whose free sizes only they themselves can tell.
+        constants: the numbers that the model is called with, as they are in the file.
     """
 
     path: str
@@ -56,6 +59,7 @@ class OnnxFile:
     trials: tuple[FormTrial, ...] = ()
     untried: str = ""
     asked: tuple[str, ...] = ()
+    constants: Mapping[str, float] = field(default_factory=dict)
 
     def __fspath__(self) -> str:
         """The path: it goes wherever one does."""
@@ -68,7 +72,9 @@ class OnnxFile:
         )
         head = f"{self.path}: opset {self.opset}, form {self.form}: {' -> '.join(sides)}"
         why = (f"  exact: {self.untried}",) if self.untried else ()
-        return "\n".join([head, *map(str, self.trials), *why, *self._warning()])
+        said = ", ".join(f"{name}={number}" for name, number in self.constants.items())
+        fixed = (f"  constant in the file: {said}",) if said else ()
+        return "\n".join([head, *map(str, self.trials), *why, *fixed, *self._warning()])
 
     def _warning(self) -> tuple[str, ...]:
         if not self.asked:
@@ -114,6 +120,7 @@ def export_onnx(
             the same, or without ONNX Runtime, it is "exact"; the result says so.
         example_inputs: as ``check_onnx`` takes them. What operations yield for these narrows the
             ranges of the integer forms, and "auto" compares with them; None: with random numbers.
+            Numbers among them are constants in the file; without them, their defaults are.
 
     Returns:
         What was written.
@@ -130,7 +137,7 @@ def export_onnx(
     if example_inputs is not None:
         takes = of_model(qmodel.reference)
         arguments = by_name(qmodel.reference, example_inputs, called="example_inputs", takes=takes)
-    shapes = _shapes(qmodel.reference)
+    shapes = _shapes(qmodel.reference, arguments)
     exact = _written(qmodel.reference, shapes, opset, dynamic_shapes)
     forms = {OnnxForm.EXACT: model.model_of(exact, qmodel.backend, OnnxForm.EXACT.value)}
     wanted = TRIED if form == "auto" else (OnnxForm(form),)
@@ -149,7 +156,17 @@ def export_onnx(
     model.check(path)
     sides = model.sides(forms[chosen])
     asked = model.asked(forms[chosen])
-    return OnnxFile(os.fspath(path), opset, chosen.value, *sides, trials, untried, asked)
+    constants = _constants(shapes)
+    return OnnxFile(os.fspath(path), opset, chosen.value, *sides, trials, untried, asked, constants)
+
+
+def _constants(shapes: Shapes) -> dict[str, float]:
+    """The inputs that are numbers, and are read as such."""
+    return {
+        str(node.target): value
+        for node, value in shapes.inputs.items()
+        if isinstance(value, (int, float)) and not all(is_op(u, vocab.GUARD) for u in node.users)
+    }
 
 
 def _apart(forms: Mapping[OnnxForm, ir.Model]) -> dict[OnnxForm, ir.Model]:
@@ -181,10 +198,16 @@ def _check(qmodel: object, opset: int, form: str) -> None:
         raise ConfigError(f"form is {form!r}; it can be {', '.join(map(repr, FORMS))}")
 
 
-def _shapes(graph_module: fx.GraphModule) -> Shapes:
+def _shapes(graph_module: fx.GraphModule, given: Mapping[str, object] | None) -> Shapes:
     """The shapes of every node; ExportError where data decides them."""
+    for node in graph_module.graph.find_nodes(op="placeholder"):
+        if input_value(node) is None and given is None and not node.args and node.users:
+            raise ConfigError(
+                f"{node.target} is a number that callers give, which is a constant in a file: give "
+                "example_inputs that have it"
+            )
     try:
-        return Shapes(graph_module)
+        return Shapes(graph_module, given)
     except DecidedByData as found:
         told = CannotWrite(found.what, "Compute them outside of the model.")
         raise_all([problem(found.node, told)], "ONNX")

@@ -19,7 +19,7 @@ from qfx.export.onnx import functions, packed, rounding
 from qfx.export.onnx.forms import OnnxForm, post_ops
 from qfx.export.onnx.quantization import known_bounds
 from qfx.export.onnx.seen import SeenRanges
-from qfx.export.onnx.sizes import Shapes, input_value
+from qfx.export.onnx.sizes import Shapes
 from qfx.export.onnx.table import row_of
 from qfx.export.onnx.values import Dequantized, Info, Number, Operand
 from qfx.export.onnx.writer import Writer
@@ -183,18 +183,17 @@ class _GraphWriter:
 
     # -- inputs and outputs -----------------------------------------------------------------------
     def _input(self, node: fx.Node) -> Any:
-        value = input_value(node)
+        value = self.shapes.inputs[node]
         infos = self.shapes.info(node)
         if isinstance(value, TensorInfo):
             return self._graph_input(self.w.claim(str(node.target)), infos)
         leaves, spec = pytree.tree_flatten(infos, is_leaf=lambda leaf: isinstance(leaf, Info))
         if not any(isinstance(leaf, Info) for leaf in leaves):
             return value
+        names = _names_within(node, infos, len(leaves))
         made = [
-            self._graph_input(self.w.claim(f"{node.target}_{index}"), leaf)
-            if isinstance(leaf, Info)
-            else leaf
-            for index, leaf in enumerate(leaves)
+            self._graph_input(self.w.claim(name), leaf) if isinstance(leaf, Info) else leaf
+            for name, leaf in zip(names, leaves, strict=True)
         ]
         return pytree.tree_unflatten(made, spec)
 
@@ -235,6 +234,15 @@ class _GraphWriter:
         bounds = known_bounds(self.w, node, tensors)
         if bounds is not None:
             self.w.bounds[id(made)] = bounds
+
+
+def _names_within(node: fx.Node, infos: object, count: int) -> list[str]:
+    """What the tensors of an input are called: those of ``**kwargs`` by their keywords."""
+    target = str(node.target)
+    keywords = list(infos) if target.startswith("**") and isinstance(infos, dict) else []
+    if len(keywords) == count:
+        return keywords
+    return [f"{target.lstrip('*')}_{index}" for index in range(count)]
 
 
 def _bound_arguments(

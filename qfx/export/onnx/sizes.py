@@ -32,6 +32,7 @@ from qfx.graph.interpret import NamedInterpreter
 from qfx.graph.meta import TensorInfo
 from qfx.graph.shape_rules import told
 from qfx.torch_private import pytree
+from qfx.vocab import bound, is_op
 
 
 class DecidedByData(Exception):  # noqa: N818 - control flow within the writer, never seen by users
@@ -51,7 +52,12 @@ class DecidedByData(Exception):  # noqa: N818 - control flow within the writer, 
 class Shapes:
     """The shapes of every node.
 
+    Args:
+        graph_module: whose graph is followed.
+        given: arguments by name, of which numbers are taken.
+
     Attributes:
+        inputs: what each input is given: shapes, and what is no tensor.
         free: the sizes that may differ.
         refusals: what the graph said where it did not run with another size, by the size's name.
 
@@ -59,12 +65,15 @@ class Shapes:
         DecidedByData: some sizes follow of the numbers in tensors.
     """
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, given: Mapping[str, object] | None = None
+    ) -> None:
         self._module = graph_module
-        self._inputs = {n: input_value(n) for n in graph_module.graph.find_nodes(op="placeholder")}
-        self._base = _run(graph_module, self._inputs, shorter=0)
+        inputs = graph_module.graph.find_nodes(op="placeholder")
+        self.inputs = {node: _with_number(node, given or {}) for node in inputs}
+        self._base = _run(graph_module, self.inputs, shorter=0)
         packs = graph_module.graph.find_nodes(op="call_function", target=vocab.PACK_PADDED)
-        self._fixed = _run(graph_module, self._inputs) if packs else self._base
+        self._fixed = _run(graph_module, self.inputs) if packs else self._base
         self._other = self._fixed
         self.free: tuple[FreeSize, ...] = ()
         self.refusals: dict[str, str] = {}
@@ -111,7 +120,7 @@ class Shapes:
     def _take(self, free: tuple[FreeSize, ...]) -> bool:
         """Run with other sizes; whether that went well."""
         sizes = {place: f.other for f in free for place in f.places}
-        inputs = {n: _resized(_written(n), v, sizes) for n, v in self._inputs.items()}
+        inputs = {n: _resized(_written(n), v, sizes) for n, v in self.inputs.items()}
         try:
             self._other = _run(self._module, inputs)
         except Exception as error:  # whatever the model raises for inputs that it does not take
@@ -122,7 +131,7 @@ class Shapes:
 
     def _tensors(self) -> Iterator[tuple[SizePlace, TensorInfo]]:
         """Every dim of every input."""
-        for node, value in self._inputs.items():
+        for node, value in self.inputs.items():
             for index, tensor in enumerate(_leaves(value)):
                 yield from (
                     ((_written(node), index, dim), tensor) for dim in range(len(tensor.shape))
@@ -130,9 +139,18 @@ class Shapes:
 
 
 def input_value(node: fx.Node) -> Any:
-    """What a placeholder is given: shapes of tensors, or its default if it takes none."""
+    """What a placeholder is given: shapes of tensors, what the model is made for, a default."""
     value = meta.value_of(node)
-    return value if value is not None or not node.args else node.args[0]
+    if value is not None:
+        return value
+    checked = (bound(u)["expected"] for u in node.users if is_op(u, vocab.GUARD))
+    return next(checked, node.args[0] if node.args else None)
+
+
+def _with_number(node: fx.Node, given: Mapping[str, object]) -> Any:
+    """What a placeholder is given, if that is a number."""
+    value, own = input_value(node), given.get(_written(node))
+    return own if isinstance(own, (int, float)) and not _leaves(value) else value
 
 
 def _leaves(value: object) -> list[TensorInfo]:

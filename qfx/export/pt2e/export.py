@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.fx import traceback
 
 from qfx.errors import ConfigError, ExportError
@@ -16,6 +16,7 @@ from qfx.export.pt2e.forms import call_hardtanh, dequantize_for_each
 from qfx.export.pt2e.graph import ProgramModule, Trace
 from qfx.graph import meta
 from qfx.graph.locks import CAPTURE_LOCK
+from qfx.graph.steps import called_with
 from qfx.runtime.quantized import QuantizedModel
 
 
@@ -46,7 +47,7 @@ def export_pt2e(
         ConfigError: an argument is wrong.
     """
     check_quantized(qmodel, "export_pt2e")
-    args, kwargs = _arguments(example_inputs)
+    args, kwargs = _arguments(qmodel.reference.graph, example_inputs)
     trace = Trace()
     program = ProgramModule(qmodel.reference, trace)
     with CAPTURE_LOCK, torch.no_grad(), traceback.preserve_node_meta():
@@ -72,9 +73,9 @@ def _drop_own_lines(exported: torch.export.ExportedProgram) -> None:
             node.meta.pop("stack_trace", None)
 
 
-def _arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(graph: fx.Graph, example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
+        return called_with(graph, example_inputs)
     if isinstance(example_inputs, Tensor):
         return (example_inputs,), {}
     if not isinstance(example_inputs, (tuple, list)):
