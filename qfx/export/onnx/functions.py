@@ -85,6 +85,11 @@ def _not(w: Writer, input: Operand) -> ir.Value:
     return w.op("Not", input)
 
 
+# -- asked of dtypes -------------------------------------------------------------------------------
+def _asked_of_dtype(name: str) -> Callable[..., bool]:
+    return lambda w, input: bool(getattr(w.info(input).dtype, name))
+
+
 # -- made of nothing -------------------------------------------------------------------------------
 def arange(w: Writer, *ends: Any, dtype: torch.dtype | None = None, **_: object) -> Operand:
     start, end, step = (0, *ends, 1) if len(ends) == 1 else (*ends, 1)[:3]
@@ -190,6 +195,9 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "xor": _logic("Xor"),
     "invert": _not,
     "logical_not": _not,
+    "is_floating_point": _asked_of_dtype("is_floating_point"),
+    "is_complex": _asked_of_dtype("is_complex"),
+    "is_signed": _asked_of_dtype("is_signed"),
     "arange": arange,
     "ones": _filled(1),
     "zeros": _filled(0),
