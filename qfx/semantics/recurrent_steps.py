@@ -89,8 +89,8 @@ def _layer(
     States are (directions, batch, hidden); a sequence that has ended keeps its own.
     """
     of_input, recurrent = (torch.stack(w) for w in zip(*weights, strict=True))
-    backwards = reversed_rows(sizes, x.device)
-    ways = torch.stack([x, x[backwards]]) if len(weights) == 2 else x.unsqueeze(0)
+    backwards = reversed_rows(sizes, x.device) if len(weights) == 2 else None
+    ways = x.unsqueeze(0) if backwards is None else torch.stack([x, x[backwards]])
     projected = ways @ of_input.mT
     offset: Tensor | float = 0.0
     if biases:
@@ -104,7 +104,7 @@ def _layer(
         state = tuple(torch.cat(both, 1) for both in zip(made, ended, strict=True))
         hidden.append(made[0])
     y = torch.cat(hidden, 1)
-    return torch.cat([y[0], *(each[backwards] for each in y[1:])], -1), state
+    return y[0] if backwards is None else torch.cat([y[0], y[1][backwards]], -1), state
 
 
 def reversed_rows(sizes: Sequence[int], device: torch.device | None = None) -> Tensor:

@@ -219,7 +219,8 @@ def test_nothing_but_the_rounding_of_halves_differs_from_the_reference() -> None
 def test_every_operation_of_quantization_has_a_row() -> None:
     ops = {op for op in vars(vocab).values() if isinstance(op, vocab.OpDef)}
     plain = {vocab.UNPACK, vocab.WIDEN}  # bits are moved: operators of PyTorch
-    assert {op for op in ops if op.kind is Kind.QUANT} == set(EMITTERS) | plain
+    of_packed = {vocab.PACK_PADDED, vocab.PAD_PACKED, *vocab.SEQUENCES}
+    assert {op for op in ops if op.kind is Kind.QUANT} | of_packed == set(EMITTERS) | plain
 
 
 # -- what can't be said ----------------------------------------------------------------------------
@@ -259,10 +260,11 @@ def test_what_torch_export_can_not_trace_names_the_node() -> None:
         qfx.export_pt2e(qmodel, g(2, 8))
 
 
-def test_hidden_states_are_rounded_anew_at_each_step_whatever_the_batch() -> None:
-    model = nn.LSTM(16, 8, batch_first=True, bidirectional=True).eval()
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_hidden_states_are_rounded_anew_at_each_step_whatever_the_batch(both_ways: bool) -> None:
+    model = nn.LSTM(16, 8, batch_first=True, bidirectional=both_ways).eval()
     qmodel = qfx.quantize(model, g(2, 5, 16), method="dynamic", check=False)
-    program = qfx.export_pt2e(qmodel, g(2, 5, 16), BATCH).module()
+    program = reloaded(qfx.export_pt2e(qmodel, g(2, 5, 16), BATCH)).module()
     with torch.no_grad():
         for x in (g(2, 5, 16, seed=1), g(7, 5, 16, seed=2)):
             (want, _), (have, _) = qmodel.reference(x), program(x)
