@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qfx.export.onnx import layers, measured_steps
 from qfx.export.onnx.layers import transposed
 from qfx.export.onnx.values import Info, Number, Operand
 from qfx.export.problems import CannotWrite
@@ -24,14 +25,12 @@ def lstm_cell(
     biases: Sequence[Operand],
     hx: object,
     *,
-    measured: object,
+    measured: Any,
 ) -> tuple[ir.Value, ir.Value]:
     states = _states(w, input, weights, hx, 2)
     x, h = _projections(w, input, weights, biases, states[0], measured)
-    i, f, g, o = w.ops("Split", w.op("Add", x, h), results=4, axis=-1, num_outputs=4)
-    kept = w.op("Mul", w.op("Sigmoid", f), states[1])
-    c = w.op("Add", kept, w.op("Mul", w.op("Sigmoid", i), w.op("Tanh", g)))
-    return w.op("Mul", w.op("Sigmoid", o), w.op("Tanh", c)), c
+    h, c = lstm_step(w, x, h, states)
+    return h, c
 
 
 def gru_cell(
@@ -41,14 +40,11 @@ def gru_cell(
     biases: Sequence[Operand],
     hx: object,
     *,
-    measured: object,
+    measured: Any,
 ) -> ir.Value:
     (state,) = _states(w, input, weights, None if hx is None else (hx,), 1)
     both = _projections(w, input, weights, biases, state, measured)
-    x, h = (w.ops("Split", part, results=3, axis=-1, num_outputs=3) for part in both)
-    reset, update = (w.op("Sigmoid", w.op("Add", x[i], h[i])) for i in (0, 1))
-    new = w.op("Tanh", w.op("Add", x[2], w.op("Mul", reset, h[2])))
-    return w.op("Add", new, w.op("Mul", update, w.op("Sub", state, new)))
+    return gru_step(w, *both, (state,))[0]
 
 
 def rnn_cell(
@@ -59,11 +55,32 @@ def rnn_cell(
     hx: object,
     *,
     nonlinearity: str,
-    measured: object,
+    measured: Any,
 ) -> ir.Value:
     (state,) = _states(w, input, weights, None if hx is None else (hx,), 1)
     x, h = _projections(w, input, weights, biases, state, measured)
-    return w.op({"tanh": "Tanh", "relu": "Relu"}[nonlinearity], w.op("Add", x, h))
+    return rnn_step(nonlinearity)(w, x, h, (state,))[0]
+
+
+# -- steps -----------------------------------------------------------------------------------------
+def lstm_step(w: Writer, x: ir.Value, h: ir.Value, states: Sequence[Operand]) -> list[ir.Value]:
+    i, f, g, o = w.ops("Split", w.op("Add", x, h), results=4, axis=-1, num_outputs=4)
+    kept = w.op("Mul", w.op("Sigmoid", f), states[1])
+    c = w.op("Add", kept, w.op("Mul", w.op("Sigmoid", i), w.op("Tanh", g)))
+    return [w.op("Mul", w.op("Sigmoid", o), w.op("Tanh", c)), c]
+
+
+def gru_step(w: Writer, x: ir.Value, h: ir.Value, states: Sequence[Operand]) -> list[ir.Value]:
+    own, other = (w.ops("Split", part, results=3, axis=-1, num_outputs=3) for part in (x, h))
+    reset, update = (w.op("Sigmoid", w.op("Add", own[i], other[i])) for i in (0, 1))
+    new = w.op("Tanh", w.op("Add", own[2], w.op("Mul", reset, other[2])))
+    return [w.op("Add", new, w.op("Mul", update, w.op("Sub", states[0], new)))]
+
+
+def rnn_step(nonlinearity: str) -> measured_steps.WriteStep:
+    """That of a plain RNN."""
+    kind = {"tanh": "Tanh", "relu": "Relu"}[nonlinearity]
+    return lambda w, x, h, states: [w.op(kind, w.op("Add", x, h))]
 
 
 def _states(
@@ -86,14 +103,14 @@ def _projections(
     weights: Sequence[Operand],
     biases: Sequence[Operand],
     state: Operand,
-    measured: object,
+    measured: Any,
 ) -> tuple[ir.Value, ir.Value]:
     """What the gates get of the input, and of the hidden state."""
     if measured is not None:
-        raise CannotWrite(
-            "a hidden state that is rounded at each step, over its measured range",
-            "Quantize the recurrent layers with method='weight_only' (set_object_type).",
-        )
+        read = measured_steps.rounded(w, state, measured)
+        own, other = biases or (None, None)
+        of_input = layers.linear(w, input, weights[0], own)
+        return of_input, layers.linear(w, read, weights[1], other)
     made = []
     for value, weight, bias in zip((input, state), weights, biases or (None, None), strict=True):
         product = w.op("MatMul", value, transposed(w, weight))

@@ -245,7 +245,16 @@ def open_session(path: str) -> tuple[Any, dict[str, int]]:
         except Exception as error:  # its exceptions have no base of their own
             raise FormatError(f"ONNX Runtime can't load {path}: {_first_line(error)}") from error
         graph = onnx.load(optimized, load_external_data=False).graph
-    return session, dict(Counter(node.op_type for node in graph.node).most_common())
+    return session, dict(Counter(_operators(graph)).most_common())
+
+
+def _operators(graph: Any) -> Iterator[str]:
+    """Of every node, those of bodies too: what a Scan runs at each step."""
+    for node in graph.node:
+        yield node.op_type
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _operators(attribute.g)
 
 
 def run(session: Any, tensors: Sequence[Tensor]) -> list[Tensor]:

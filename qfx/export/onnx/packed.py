@@ -8,6 +8,7 @@ them: the rows that a mask picks out, and the sums of that mask.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from qfx import vocab
 from qfx.export.onnx.packed_shapes import PackedParts
-from qfx.export.onnx.values import Dim, Info, Number, Operand
+from qfx.export.onnx.values import Dequantized, Dim, Info, Number, Operand
 from qfx.export.problems import CannotWrite
 
 if TYPE_CHECKING:
@@ -194,6 +195,10 @@ def padded_rows(w: Writer, rows: Any, lengths: Lengths) -> Operand:
     """(steps, batch, ...) of packed rows: as they were, or put back where they belong."""
     if isinstance(rows, PackedRows):
         return rows.padded
+    if isinstance(rows, Dequantized):
+        codes = padded_rows(w, rows.codes, lengths)
+        info = dataclasses.replace(w.info(codes), dtype=rows.info.dtype)
+        return dataclasses.replace(rows, codes=codes, info=info, written={})
     info, whole = w.info(rows), w.info(lengths.like)
     flat = w.op("Reshape", lengths.mask(w), w.vector([-1]))
     places = w.op("Transpose", w.op("NonZero", flat), perm=(1, 0))

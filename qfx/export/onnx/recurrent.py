@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from qfx.export.onnx import contrib
-from qfx.export.onnx.packed import PackedRows, lengths_of, padded_rows
+from qfx.export.onnx import cells, contrib, measured_steps
+from qfx.export.onnx.packed import Lengths, PackedRows, lengths_of, padded_rows
 from qfx.export.onnx.packed_shapes import PackedParts
 from qfx.export.onnx.values import Dequantized, Info, Operand
 from qfx.export.problems import CannotWrite
@@ -126,10 +126,12 @@ def _sequence(
     call = _Recurrence(kind, weights, biases, states, measured, layers, ways, activation)
     if packed is not None:
         return _of_packed(w, call, input, packed)
-    _check(w, call, w.info(input).rank)
-    source = input if measured is None else contrib.unrounded(w, input)
-    x: Operand = w.op("Transpose", source, perm=(1, 0, 2)) if batch_first else source
-    y, *last = _layers(w, call, x, None)
+    _check(w.info(input).rank)
+    of_engine = w.contrib and kind == "LSTM" and call.measured and call.measured[0] == torch.uint8
+    source = contrib.unrounded(w, input) if of_engine else input
+    x = _steps_first(w, source) if batch_first else source
+    run = _layers if of_engine or measured is None else _measured_layers
+    y, *last = run(w, call, x, None)
     return w.op("Transpose", y, perm=(1, 0, 2)) if batch_first else y, *last
 
 
@@ -140,11 +142,12 @@ def _of_packed(
     sizes, order, back = packed
     lengths = lengths_of(sizes)
     x = padded_rows(w, rows, lengths)
-    _check(w, call, w.info(x).rank)
+    _check(w.info(x).rank)
     if order is not None:
         states = tuple(w.op("Gather", state, order, axis=1) for state in call.states)
         call = dataclasses.replace(call, states=states)
-    y, *last = _layers(w, call, x, lengths.each)
+    run = _layers if call.measured is None else _measured_layers
+    y, *last = run(w, call, x, lengths)
     if back is not None:
         last = [w.op("Gather", state, back, axis=1) for state in last]
     info, made = w.info(x), w.results[0][0]
@@ -154,14 +157,14 @@ def _of_packed(
 
 
 def _layers(
-    w: Writer, call: _Recurrence, x: Operand, lengths: Operand | None
+    w: Writer, call: _Recurrence, x: Operand, known: Lengths | None
 ) -> tuple[ir.Value, ...]:
     """All layers, on (steps, batch, features): the sequence likewise, and the final states.
 
     Backwards, sequences of several lengths are turned around, each by itself, and read forwards:
     OpenVINO (2026.4) begins them at the last step of the longest.
     """
-    hidden = w.info(call.weights[1]).example[1]
+    hidden, lengths = w.info(call.weights[1]).example[1], None if known is None else known.each
     options = {"hidden_size": hidden, "linear_before_reset": 1 if call.kind == "GRU" else None}
     last: list[list[ir.Value]] = []
     for layer in range(call.layers):
@@ -181,6 +184,33 @@ def _layers(
         last.append(final)
     joined = (w.op("Concat", *each, axis=0) for each in zip(*last, strict=True))
     return (w.value(x), *joined)
+
+
+def _measured_layers(
+    w: Writer, call: _Recurrence, x: Operand, lengths: Lengths | None
+) -> tuple[ir.Value, ...]:
+    """All layers likewise, whose hidden states are rounded at each step."""
+    hidden, ways, info = w.info(call.weights[1]).example[1], call.ways, w.info(x)
+    step = _STEPS.get(call.kind) or cells.rnn_step(call.activation.lower())
+    last: list[list[ir.Value]] = []
+    for index in range(call.layers):
+        own = slice(index * ways, (index + 1) * ways)
+        parts = pairs(call.weights)[own], pairs(call.biases)[own] if call.biases else []
+        given = [_rows(w, state, own) for state in call.states] or [
+            w.op("Expand", w.scalar(0.0, torch.float32), w.vector([ways, w.size(x, 1), hidden]))
+        ] * (2 if call.kind == "LSTM" else 1)
+        read = measured_steps.rounded(w, x, call.measured) if index else x
+        y, *final = measured_steps.layer(w, read, *parts, given, call.measured, step, lengths)
+        moved = w.op("Transpose", y, perm=(0, 2, 1, 3))
+        x = w.op("Reshape", moved, w.vector([0, 0, ways * hidden]))
+        width = ways * hidden
+        w.tell(x, Info((*info.shape[:2], width), (*info.example[:2], width), info.dtype))
+        last.append(final)
+    joined = (w.op("Concat", *each, axis=0) for each in zip(*last, strict=True))
+    return (w.value(x), *joined)
+
+
+_STEPS = {"LSTM": cells.lstm_step, "GRU": cells.gru_step}
 
 
 def _both(
@@ -220,16 +250,26 @@ def _layer(
     return w.ops(kind, x, *stacked, bias, ends, *given, results=results, **attributes)
 
 
-def _check(w: Writer, call: _Recurrence, rank: int) -> None:
+def _check(rank: int) -> None:
     if rank != 3:
         raise CannotWrite("a sequence without a batch dimension", "Give the model batches.")
-    kind, measured = call.kind, call.measured
-    written = w.contrib and kind == "LSTM" and measured and measured[0] == torch.uint8
-    if measured is not None and not written:
-        raise CannotWrite(
-            "a hidden state that is rounded anew at each step, over its measured range",
-            "Quantize the recurrent layers with method='weight_only' (set_object_type).",
-        )
+
+
+def _steps_first(w: Writer, x: Operand) -> Operand:
+    """(steps, batch, features); of codes, if it is made of these."""
+    if isinstance(x, Dequantized):
+        codes = w.op("Transpose", x.codes, perm=(1, 0, 2))
+        info, of_codes = (_exchanged(w.info(each)) for each in (x, x.codes))
+        w.tell(codes, of_codes)
+        return dataclasses.replace(x, codes=codes, info=info, written={})
+    made = w.op("Transpose", x, perm=(1, 0, 2))
+    w.tell(made, _exchanged(w.info(x)))
+    return made
+
+
+def _exchanged(info: Info) -> Info:
+    (a, b, c), (i, j, k) = info.shape, info.example
+    return Info((b, a, c), (j, i, k), info.dtype)
 
 
 def _rows(w: Writer, state: Operand, own: slice) -> ir.Value:

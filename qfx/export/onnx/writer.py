@@ -21,7 +21,7 @@ from qfx.quant.qparams import QParams
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[str]"
+Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[str] | ir.Graph"
 
 _LARGEST = 2**31
 

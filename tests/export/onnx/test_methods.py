@@ -154,12 +154,11 @@ def test_recurrent_classifier(method: str) -> None:
     assert exported.file.operators["LSTM"] == 2
 
 
-def test_recurrent_layers_measured_at_run_time_are_refused(tmp_path: Path) -> None:
-    qmodel = quantized(Recurrent(), TOKENS, method="dynamic")
-    with pytest.raises(qfx.ExportError, match="at 2 sites") as raised:
-        qfx.export_onnx(qmodel, tmp_path / "m.onnx")
-    assert [each.module_path for each in raised.value.problems] == ["lstm", "gru"]
-    assert "method='weight_only'" in raised.value.problems[0].remedy
+def test_recurrent_layers_measured_at_run_time_are_a_scan() -> None:
+    exported = export(Recurrent(), TOKENS, method="dynamic")
+    assert exported.file.inputs["tokens"] == ("batch", "tokens_1")
+    assert exported.file.operators["Scan"] == 3
+    assert exported.check.sqnr > 35
 
 
 def test_other_lengths_run(tmp_path: Path) -> None:
