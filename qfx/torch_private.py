@@ -143,6 +143,9 @@ ASSERT = find("torch._assert")
 PACKERS = (find("torch._pack_padded_sequence"), find("torch._pad_packed_sequence"))
 """What packing sequences of several lengths, and unpacking them, ends in."""
 
+PAD_SEQUENCE = find("torch._C._nn.pad_sequence")
+"""(sequences, batch_first, padding_value, padding_side): sequences of several lengths as one."""
+
 TRILINEAR = find("torch.ops.aten._trilinear")
 """The operator that bilinear layers end in."""
 

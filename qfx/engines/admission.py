@@ -52,6 +52,11 @@ def _key(value: object) -> Any:
     raise UnknownArgument(type(value).__name__)
 
 
+def asks_numbers(error: Exception) -> bool:
+    """Whether guards raised it as they ask for the numbers in tensors, of which there are none."""
+    return isinstance(error, RuntimeError) and "meta tensor" in str(error)
+
+
 class Guards:
     """The guards of a graph, and the part of it that they ask about."""
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from qfx.engines.admission import Guards, UnknownArgument, key_of
+from qfx.engines.admission import Guards, UnknownArgument, asks_numbers, key_of
 from qfx.engines.choose import EngineChoice
 from qfx.engines.report import CompilationReport
 from qfx.engines.request import CompileRequest
@@ -123,7 +123,10 @@ class CompiledModel(nn.Module):
         except ConfigError:
             raise
         except Exception as error:  # whatever guards raise, or TypeError of wrong arguments
-            return self._without(key, args, kwargs, error, keep=False)
+            if not asks_numbers(error) or self.engine != "eager":
+                return self._without(key, args, kwargs, error, keep=asks_numbers(error))
+            self._routes[key] = self._eager  # which asks itself, in every call
+            return self.alone(*args, **kwargs)
         with self._lock:
             if len(self._routes) > _MOST_KEYS:
                 self._routes.clear()

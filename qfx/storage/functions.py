@@ -18,6 +18,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from qfx.torch_private import PAD_SEQUENCE
+
 _TORCH = """
     abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr adjoint
     affine_grid_generator all allclose alpha_dropout amax amin aminmax angle any arange arccos
@@ -229,6 +231,7 @@ def _table() -> Iterator[tuple[str, Callable[..., Any]]]:
             function = getattr(holder, name, None)
             if function is not None:
                 yield f"{prefix}.{name}", function
+    yield "nn.utils.rnn.pad_sequence", PAD_SEQUENCE
     yield from ((f"math.{n}", f) for n, f in vars(math).items() if callable(f) and n[0] != "_")
     for name in _ATEN.split():
         packet, _, overload = name.partition(".")

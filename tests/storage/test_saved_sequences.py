@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch import Tensor, nn
+from torch.nn.utils.rnn import (
+    PackedSequence,
+    pack_padded_sequence,
+    pack_sequence,
+    unpack_sequence,
+)
 from torch.utils import _pytree as pytree
 
 import qfx
@@ -59,3 +65,26 @@ def test_prepared_ones(method: str, tmp_path: Path) -> None:
         qfx.calibrate(prepared, [example])
     again = qfx.load(qfx.save(prepared, tmp_path / "m.qfx"))
     assert_same(qfx.convert(prepared), qfx.convert(again), *example)
+
+
+class Apart(nn.Module):
+    """Takes sequences one by one, and returns them so: how many there are is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(8, 12), nn.Linear(12, 4)
+
+    def forward(self, *sequences: Tensor, scale: float = 1.0) -> list[Tensor]:
+        y, _ = self.rnn(pack_sequence(list(sequences), enforce_sorted=False))
+        return [self.head(each) * scale for each in unpack_sequence(y)]
+
+
+def test_sequences_apart(tmp_path: Path) -> None:
+    sequences = tuple(torch.randn(n, 8) for n in (3, 5, 2))
+    qmodel = qfx.quantize(seeded(Apart).eval(), sequences, method="weight_only")
+    again = qfx.load(qfx.save(qmodel, tmp_path / "m.qfx"))
+    assert_same(qmodel, again, *sequences)
+    fast = qfx.compile(qmodel, {"sequences": sequences, "scale": 1.0}, engine="eager")
+    assert_same(fast, qfx.load(qfx.save(fast, tmp_path / "fast.qfx")), *sequences)
+    with pytest.raises(qfx.ExportError, match="numbers in tensors decide"):
+        qfx.export_onnx(qmodel, tmp_path / "m.onnx")

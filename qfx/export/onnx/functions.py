@@ -157,10 +157,15 @@ def to(w: Writer, input: Operand, *wanted: Any, dtype: object = None, **_: objec
     return input
 
 
-def as_tensor(
-    w: Writer, input: Operand, *, dtype: torch.dtype | None = None, **_: object
-) -> Operand:
-    return input if dtype is None else w.cast(input, dtype)
+def as_tensor(w: Writer, input: Any, *, dtype: torch.dtype | None = None, **_: object) -> Operand:
+    """A tensor as it is, or made of numbers; devices are the engine's business."""
+    if not isinstance(input, (list, tuple)):
+        return input if dtype is None else w.cast(input, dtype)
+    if not input or not all(isinstance(item, (Number, int, float)) for item in input):
+        raise CannotWrite("a tensor of several tensors", "Use torch.stack.")
+    made = w.vector(input)
+    w.tell(made, w.results)
+    return made
 
 
 def numel(w: Writer, input: Operand) -> Number | int:

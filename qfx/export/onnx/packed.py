@@ -129,8 +129,8 @@ _KNOW = (
 
 def attribute(w: Writer, of: Any, name: str) -> Any:
     """A field of a packed sequence."""
-    if isinstance(of, PackedParts):
-        return getattr(of, name)
+    if isinstance(of, tuple):
+        return getattr(PackedParts(*of), name)
     raise CannotWrite(f"the attribute {name} of a value", "Compute it outside of the model.")
 
 

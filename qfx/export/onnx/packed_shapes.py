@@ -45,10 +45,10 @@ class PackedShapes:
         """What a call yields, in a tuple of one; None where it is none on packed sequences."""
         if target is PackedSequence:
             return (PackedParts(*args, **kwargs),)
-        if target is getattr and isinstance(args[0], PackedParts):
-            return (getattr(*args),)
+        if target is getattr and type(args[0]) in (PackedParts, tuple):
+            return (getattr(PackedParts(*args[0]), args[1]),)  # a tuple, as an input of a piece
         if target is torch.as_tensor:  # to the CPU, where lengths must be
-            return (args[0].to(kwargs.get("dtype", args[0].dtype)),)
+            return (_on_cpu(args[0], kwargs.get("dtype")),)
         rule = _RULES.get(target)
         given = None if rule is None else bound_plainly(target, tuple(args), dict(kwargs))  # type: ignore[arg-type]
         if rule is None or given is None:
@@ -83,6 +83,13 @@ class PackedShapes:
         y = rows.new_empty(rows.shape[0], ways * hidden)
         state = rows.new_empty(given["num_layers"] * ways, _batch(rows, packed[0]), hidden)
         return ((PackedParts(y, *packed), state if states == 1 else (state,) * states),)
+
+
+def _on_cpu(value: Any, dtype: torch.dtype | None) -> Tensor:
+    """Lengths, as a tensor without memory."""
+    if isinstance(value, Tensor):
+        return value.to(dtype or value.dtype)
+    return torch.as_tensor(value, dtype=dtype, device="meta")
 
 
 def _batch(rows: Tensor, sizes: Tensor) -> int:
