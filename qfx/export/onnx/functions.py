@@ -146,6 +146,36 @@ def full(
     return w.op("Expand", w.cast(fill_value, kind), w.vector(tuple(size)))
 
 
+# -- parts, in place -------------------------------------------------------------------------------
+def _on_part(kind: str) -> Callable[..., ir.Value]:
+    """``y[i] += x``: what is put back where it was taken from is computed like any other."""
+
+    def write(w: Writer, input: Operand, other: Operand) -> ir.Value:
+        assert w.node is not None
+        if not _is_put_back(w.node):
+            raise CannotWrite("writing to a tensor in place", "Write x = x + y.")
+        dtype = w.info(input).dtype
+        if dtype != common_dtype(w, input, other):
+            raise CannotWrite("writing to a tensor of a narrower dtype in place", "Cast before.")
+        return w.op(kind, input, w.cast(other, dtype))
+
+    return write
+
+
+def _is_put_back(node: fx.Node) -> bool:
+    """Whether nothing reads what it wrote to but what puts it back: part, after, set."""
+    part = node.args[0]
+    if not isinstance(part, fx.Node) or not is_op(part, vocab.GETITEM) or len(part.users) != 1:
+        return False
+    whole, index = part.args
+    after = next((u for u in node.users if is_op(u, vocab.AFTER)), None)
+    if after is None or after.args != (whole, node) or len(after.users) != 1:
+        return False
+    (put,) = after.users
+    own = is_op(put, vocab.SETITEM) and put.args == (after, index, node)
+    return own and set(node.users) == {after, put}
+
+
 # -- picks and casts -------------------------------------------------------------------------------
 def to(w: Writer, input: Operand, *wanted: Any, dtype: object = None, **_: object) -> Operand:
     """Another dtype; devices are the engine's business."""
@@ -211,6 +241,10 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "ones_like": _filled_like(1),
     "zeros_like": _filled_like(0),
     "full": full,
+    "iadd": _on_part("Add"),
+    "isub": _on_part("Sub"),
+    "imul": _on_part("Mul"),
+    "itruediv": _on_part("Div"),
     "empty_like": empty_like,
     "getattr": packed.attribute,
     "as_tensor": as_tensor,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qfx.export.onnx.shapes import END, index_of
-from qfx.export.onnx.values import Number, Operand
+from qfx.export.onnx.values import Info, Number, Operand
 from qfx.export.problems import CannotWrite
 
 if TYPE_CHECKING:
@@ -93,3 +93,37 @@ def _sliced(w: Writer, input: Operand, cut: Sequence[tuple[int, slice]]) -> ir.V
     steps = [1 if s.step is None else s.step for _, s in cut]
     axes = [axis for axis, _ in cut]
     return w.op("Slice", input, *map(w.vector, (starts, ends, axes, steps)))
+
+
+def setitem(w: Writer, input: Operand, index: Any, value: Operand) -> ir.Value:
+    """A copy with a part of it set: what the part is made of is picked out of all places."""
+    info = w.info(input)
+    items = index if isinstance(index, (tuple, list)) else [index]
+    masks = [i for i in items if _is_tensor(i) and not isinstance(i, (list, tuple))]
+    if any(w.info(mask).dtype == torch.bool for mask in masks):
+        return _masked(w, input, items, value)
+    sizes = [w.size(input, dim) for dim in range(info.rank)]
+    count = w.op("ReduceProd", w.vector(sizes), keepdims=0)
+    ends = w.scalar(0, torch.int64), count, w.scalar(1, torch.int64)
+    every = w.op("Reshape", w.op("Range", *ends), w.vector(sizes))
+    w.tell(every, Info(info.shape, info.example, torch.int64))
+    places = getitem(w, every, index)
+    put = w.cast(value, info.dtype)
+    broadcast = w.op("Where", w.op("GreaterOrEqual", places, w.scalar(0, torch.int64)), put, put)
+    flat, at, with_ = (w.op("Reshape", x, w.vector([-1])) for x in (input, places, broadcast))
+    made = w.op("ScatterElements", flat, at, with_, axis=0)
+    return w.op("Reshape", made, w.vector(sizes), like=input)
+
+
+def _masked(w: Writer, input: Operand, items: Sequence[Any], value: Operand) -> ir.Value:
+    """One number wherever a mask over the first dims holds."""
+    info = w.info(input)
+    if len(items) != 1 or w.info(value).rank:
+        raise CannotWrite(
+            "several numbers where a mask holds, or a mask beside other indices",
+            "Use torch.where with a value for each element.",
+        )
+    (mask,) = items
+    behind = range(w.info(mask).rank, info.rank)
+    spread = w.op("Unsqueeze", mask, w.vector(behind)) if behind else mask
+    return w.op("Where", spread, w.cast(value, info.dtype), input, like=input)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from qfx.export.onnx.values import Operand
-from qfx.export.problems import CannotWrite
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,10 +32,3 @@ def _common(w: Writer, tensors: Sequence[Operand]) -> torch.dtype:
     for other in tensors[1:]:
         dtype = torch.promote_types(dtype, w.info(other).dtype)
     return dtype
-
-
-def setitem(w: Writer, input: Operand, index: object, value: Operand) -> ir.Value:
-    """Slices of one dim, set to a value: what lies before and behind stays."""
-    raise CannotWrite(
-        "writing into a part of a tensor", "Make the tensor with torch.cat or torch.where."
-    )

@@ -256,7 +256,9 @@ EMITTERS: Mapping[OpDef, OnnxEmitter] = {
     # joins
     vocab.CAT: _row(joins.cat, "Concat"),
     vocab.STACK: _row(joins.stack, "Unsqueeze Concat"),
-    vocab.SETITEM: _row(joins.setitem, "", "all of it"),
+    vocab.SETITEM: _row(
+        indexing.setitem, "Range ScatterElements Where", "several numbers where a mask holds"
+    ),
     # sizes and numbers
     vocab.SIZE: _row(numbers.size, "Shape"),
     vocab.DIM: _row(numbers.dim),
