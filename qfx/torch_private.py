@@ -105,6 +105,15 @@ def lacking(paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(path for path in paths if _found(path) is None)
 
 
+def at_once(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """An overload of ``torch.ops``, less what Python asks in each call of one that takes objects.
+
+    That is whether one of them stands in for another while a graph is exported.
+    """
+    found: Callable[..., Any] = getattr(operator, "_op", operator)
+    return found
+
+
 @contextmanager
 def wrapped(wrappers: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
     """Functions of PyTorch, by their paths, in wrappers; one that is missing can't be called.

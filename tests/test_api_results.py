@@ -153,8 +153,8 @@ def test_history() -> None:
     history = qfx.quantize(net(), X, backend="x86").history
     names = [stage.name for stage in history]
     assert names[0] == "capture"
-    follow = ["lower", "merge-products", "reuse-accumulators", "overwrite-operands"]
-    assert names[-6:] == [*follow, "keep-contiguous", "flatten-constants"]
+    follow = ["merge-products", "reuse-accumulators", "overwrite-operands", "leave-single-rows"]
+    assert names[-7:] == ["lower", *follow, "keep-contiguous", "flatten-constants"]
     assert names.index("fuse-conv-bn") < names.index("annotate") < names.index("reference")
     assert [stage.index for stage in history] == list(range(len(history)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qfx.backends.onednn.leave_single_rows import LeaveSingleRows
 from qfx.backends.onednn.merge_products import MergeProducts
 from qfx.backends.onednn.overwrite_operands import OverwriteOperands
 from qfx.backends.onednn.reuse_accumulators import ReuseAccumulators
@@ -56,6 +57,7 @@ BUILTIN = (
     MergeProducts,
     ReuseAccumulators,
     OverwriteOperands,
+    LeaveSingleRows,
     KeepContiguous,
     FlattenConstants,
 )

@@ -25,6 +25,7 @@ from qfx.backends.onednn import convs as x86_convs
 from qfx.backends.onednn import dynamic as x86_dynamic
 from qfx.backends.onednn import linear as x86_linear
 from qfx.backends.onednn import recurrent_emitters as x86_recurrent_emit
+from qfx.backends.onednn.leave_single_rows import LeaveSingleRows
 from qfx.backends.onednn.merge_products import MergeProducts
 from qfx.backends.onednn.overwrite_operands import OverwriteOperands
 from qfx.backends.onednn.probes import PROBES
@@ -52,7 +53,7 @@ def backend() -> Backend:
         dequantize=boundaries.dequantize,
         measure=x86_dynamic.measure,
         probe=_probe,
-        passes=(MergeProducts(), ReuseAccumulators(), OverwriteOperands()),
+        passes=(MergeProducts(), ReuseAccumulators(), OverwriteOperands(), LeaveSingleRows()),
         saturates=narrow,
     )
 

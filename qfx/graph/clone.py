@@ -186,8 +186,12 @@ def opaque_values(module: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
             if buffer is not None and is_opaque(buffer):
                 yield owner, name, buffer
         for name, value in vars(owner).items():
-            if isinstance(value, torch.ScriptObject):
+            if isinstance(value, (torch.ScriptObject, OpaqueValue)):
                 yield owner, name, value
+
+
+class OpaqueValue:
+    """A packed weight of a class of our own."""
 
 
 def is_opaque(tensor: Tensor) -> bool:

@@ -101,26 +101,58 @@ class Ways(Generic[Graph]):
             try:
                 found = calls[at](*args, **kwargs)
             except Exception as error:  # a guard's, or whatever its operations raise before one
-                if isinstance(error, QfxError) and not isinstance(error, ConfigError):
+                if _is_final(error):
                     raise
                 told = told or error
                 continue
             if self.others and len(self.forms) < _MOST_FORMS:
                 self.forms[form] = at
             return found
-        if self.inside is None:
-            assert told is not None
+        return self.fall(told, args, kwargs)
+
+    def fall(self, told: Exception | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What the module itself yields, where no graph takes a call.
+
+        Args:
+            told: what the first graph said; None if none was asked.
+            args: the arguments.
+            kwargs: those by keyword.
+
+        Raises:
+            Exception: ``told``, if nothing may answer.
+        """
+        if told is not None and (self.inside is None or _is_final(told)):
             raise told
+        assert self.inside is not None
         self.fallen += 1
         self.why = f"{self.outdated!r} was set" if told is None else str(told).partition("\n")[0]
         return self.inside(*args, **kwargs)
 
     def _order(self, form: CallForm) -> Sequence[int]:
         """The graphs, most likely first."""
-        if not self.others:
-            return (0,)
         first = self.forms.get(form, 0)
         return (first, *(at for at in range(len(self.others) + 1) if at != first))
+
+
+def instead(
+    ways: Ways[Any] | None, told: Exception, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """What the module yields in whose place a graph is that raised ``told``; else that is raised.
+
+    Args:
+        ways: of the module; None if there is none.
+        told: what the graph raised.
+        args: the arguments.
+        kwargs: those by keyword.
+    """
+    if ways is None:
+        raise told
+    return ways.fall(told, args, kwargs)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether nothing else may answer."""
+    return isinstance(error, QfxError) and not isinstance(error, ConfigError)
 
 
 def ways_of(graph_module: nn.Module) -> Ways[Any] | None:

@@ -23,6 +23,8 @@ from qfx.semantics import affine as ops
 if TYPE_CHECKING:
     from qfx.quant.spec import QuantSpec
 
+_SINGLE = struct.Struct("f")
+
 
 @dataclass(frozen=True, eq=False)
 class QParams:
@@ -197,7 +199,7 @@ def _ends(values: Tensor) -> tuple[float, float]:
 def float32(value: float) -> float:
     """``value`` rounded to the nearest float32, as a Python float; inf when it is too large."""
     try:
-        rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+        rounded: float = _SINGLE.unpack(_SINGLE.pack(value))[0]
     except OverflowError:
         return math.copysign(math.inf, value)
     return rounded
@@ -262,22 +264,27 @@ def choose_numbers(
     symmetric: bool = False,
     power_of_two: bool = False,
 ) -> tuple[float, int]:
-    """:func:`~qfx.semantics.affine.choose_qparams` of one range, bit for bit, without tensors."""
+    """:func:`~qfx.semantics.affine.choose_qparams` of one range, bit for bit, without tensors.
+
+    A model that decodes asks for each layer, so that this has few calls.
+    """
     if not math.isfinite(high - low):
         return math.nan, ops.middle_code(quant_min, quant_max)
-    low, high = min(low, 0.0), max(high, 0.0)
+    low, high = low if low < 0.0 else 0.0, high if high > 0.0 else 0.0
     steps = quant_max - quant_min
     if symmetric:
         scale = max(-low, high) / ops.half_steps(quant_min, quant_max)
     else:
         scale = high / steps - low / steps
-    scale = float32(max(scale, ops.MIN_SCALE)) if scale > 0 else 1.0
+    scale = float32(scale if scale > ops.MIN_SCALE else ops.MIN_SCALE) if scale > 0 else 1.0
     if power_of_two:
         scale = ops.next_power_of_two(scale)
     if symmetric:
         return scale, ops.middle_code(quant_min, quant_max)
     zero_point = quant_min - round(low / scale)
-    return scale, min(max(zero_point, quant_min), quant_max)
+    if quant_min <= zero_point <= quant_max:
+        return scale, zero_point
+    return scale, quant_min if zero_point < quant_min else quant_max
 
 
 def quantize_weight(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, QParams]:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import Tensor, fx
 
-from qfx.errors import ConfigError
+from qfx.errors import ConfigError, QfxError
 from qfx.graph import meta
 from qfx.runtime.dtypes import COMPUTED_IN, HALVES
 from qfx.torch_private import pytree
@@ -63,16 +63,16 @@ def refuse_dtypes(
 
     Under autocast it takes halves.
     """
-    for each in rounded:
-        given = args[each.position] if each.position < len(args) else kwargs.get(each.name)
+    for position, name, captured, dtypes in rounded:
+        given = args[position] if position < len(args) else kwargs.get(name)
         if isinstance(given, Tensor):
-            if given.dtype in each.dtypes:
+            if given.dtype in dtypes:
                 continue
             if given.dtype in HALVES and torch.is_autocast_enabled(given.device.type):
                 continue
         elif not isinstance(given, (list, tuple, dict)):
             continue
-        odd = list(_odd_dtypes(each.name, given, each.captured))
+        odd = list(_odd_dtypes(name, given, captured))
         if odd:
             raise ConfigError(_other_dtypes(odd))
 
@@ -81,6 +81,19 @@ def other_dtypes(graph: fx.Graph, args: tuple[object, ...], kwargs: Mapping[str,
     """Which arguments have other dtypes than ``graph`` was captured with; "" if none has."""
     inputs = _inputs(graph, args, kwargs)
     return "; ".join(text for each in inputs for text in _odd_dtypes(*each))
+
+
+def explained(
+    graph: fx.Graph, args: tuple[object, ...], kwargs: Mapping[str, object], error: Exception
+) -> Exception:
+    """``error``, or a ConfigError of it if the model was called with inputs it was not made for."""
+    if isinstance(error, QfxError):
+        return error
+    try:
+        explain_failure(graph, args, kwargs, error)
+    except ConfigError as told:
+        return told
+    return error
 
 
 def explain_failure(

@@ -26,13 +26,13 @@ from qfx.graph.in_place import hand_on_place, is_in_place
 from qfx.graph.leaves import copy_hooks
 from qfx.graph.locks import CAPTURE_LOCK
 from qfx.graph.source import is_outside
-from qfx.graph.ways import apply_to_ways, ways_of
+from qfx.graph.ways import WAYS, apply_to_ways, instead
 from qfx.graph.working import WorkingGraphModule
 from qfx.history.weights import with_open_weights
 from qfx.report.text import covered
 from qfx.runtime.constants import pin_constants
 from qfx.runtime.dtypes import probe_conversion, refuse_conversion
-from qfx.runtime.inputs import Rounded, explain_failure, refuse_dtypes, rounded_inputs
+from qfx.runtime.inputs import Rounded, explained, refuse_dtypes, rounded_inputs
 from qfx.runtime.own_code import with_own_code
 
 if TYPE_CHECKING:
@@ -204,12 +204,17 @@ class QuantizedModel(WorkingGraphModule):
             ConfigError: it can't run on inputs of a dtype or shape that it was not made for.
             CaptureError: the same, of a region of a model that nothing else may answer for.
         """
-        ways = ways_of(self)
+        held = self.__dict__
+        ways = held.get(WAYS)
         try:
-            if ways is None:
-                return self.alone(*args, **kwargs)
-            graphs = (self.alone, *(other.alone for other in ways.others))
-            return ways.answer(graphs, args, kwargs)
+            if ways is not None and (ways.others or ways.outdated):
+                graphs = (self.alone, *(other.alone for other in ways.others))
+                return ways.answer(graphs, args, kwargs)
+            try:  # as alone() does, in fewer steps
+                refuse_dtypes(held["_rounded"], args, kwargs)
+                return _call(self, *args, **kwargs)
+            except Exception as error:
+                return instead(ways, explained(self.graph, args, kwargs, error), args, kwargs)
         except ConfigError as error:
             raise self._as_seen_around(error) from error.__cause__
 
@@ -222,11 +227,8 @@ class QuantizedModel(WorkingGraphModule):
         try:
             refuse_dtypes(self.__dict__["_rounded"], args, kwargs)
             return _call(self, *args, **kwargs)
-        except QfxError:
-            raise
         except Exception as error:
-            explain_failure(self.graph, args, kwargs, error)
-            raise
+            return instead(None, explained(self.graph, args, kwargs, error), args, kwargs)
 
     def _as_seen_around(self, error: ConfigError) -> QfxError:
         """``error``, as one that code around a region won't take for its own: not a ValueError."""

@@ -203,7 +203,8 @@ class _Check:
         exact = self.explicit.run_to(meant.value)
         grid, right = None, exact
         if meant.codes is not None:
-            grid, right = self._grid(meant), self.explicit.run_to(meant.codes)
+            grid, codes = self._grid(meant), self.explicit.run_to(meant.codes)
+            right = exact if _is_float(value) else codes  # what reads a float rounds it itself
         elif meant.qparams is not None:
             q = meant.qparams
             grid = Grid(float(q.scale), int(q.zero_point), q.quant_min, q.quant_max)
@@ -285,6 +286,10 @@ def _within(operation: fx.Node) -> fx.Node | None:
     if note is None or not note.decision.quantized or note.method == "static":
         return None
     return operation
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _without_spare_channels(value: object, exact: object) -> Any:

@@ -20,7 +20,7 @@ clamp of the kernels would make plausible numbers of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ from qfx.backends.onednn.call_results import (
 )
 from qfx.backends.onednn.kernels import channels_last, clone_channels_last, clone_contiguous
 from qfx.backends.onednn.overhang import lacks_room, with_room
+from qfx.backends.onednn.single_rows import PackedForRows
+from qfx.backends.onednn.single_rows import multiply as multiply_row
 from qfx.library import define
 
 _onednn = torch.ops.onednn
@@ -225,11 +227,34 @@ def _conv(dims: int, args: tuple[object, ...]) -> Tensor:
     return result
 
 
-def linear(x: Tensor, x_scale: float, *rest: object) -> Tensor:
+def linear(
+    x: Tensor,
+    x_scale: float,
+    x_zero_point: int,
+    weight: Tensor,
+    weight_scale: Tensor,
+    weight_zero_point: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    zero_point: int,
+    dtype: torch.dtype,
+    post: str,
+    numbers: Sequence[float],
+    algorithm: str,
+    rows: PackedForRows | None = None,
+) -> Tensor:
     """``onednn.qlinear_pointwise.default``, or what is faster, compiled or not.
 
-    What is exported calls the kernel itself, unless the qparams are not known yet.
+    What is exported calls the kernel itself, unless the qparams are not known yet. A float ``x`` is
+    a row that is not rounded yet, which the weight is packed for in ``rows``.
     """
+    if rows is not None and x.dtype is torch.float32:
+        packed = rows.packed
+        if packed is None:
+            packed = rows.pack(weight, weight_scale, bias)
+        return multiply_row(x, x_scale, x_zero_point, packed, post, numbers, algorithm)
+    kept = x_zero_point, weight, weight_scale, weight_zero_point, bias
+    rest = *kept, scale, zero_point, dtype, post, numbers, algorithm
     is_known = not isinstance(x_scale, Tensor)
     if torch.compiler.is_compiling() and not (torch.compiler.is_exporting() and is_known):
         return _qlinear(x, x_scale, *rest)
@@ -253,7 +278,7 @@ def conv2d_add(*args: object) -> Tensor:
     return _add_to_conv2d(*args)
 
 
-def pointwise(image: Tensor, x_scale: float, *rest: object) -> Tensor:
+def pointwise(image: Tensor, x_scale: float, *rest: Any) -> Tensor:
     """:func:`linear` on the pixels of images: a 1x1 convolution, with less to set up in a call."""
     x = image.permute(0, 2, 3, 1)  # contiguous if the image is channels_last
     plain = not torch.compiler.is_compiling() and x.is_contiguous() and x.numel()

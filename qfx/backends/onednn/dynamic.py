@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.compiler import is_compiling
 
 from qfx.backends.base import Emitter
 from qfx.backends.onednn import kernels
@@ -41,6 +42,7 @@ def quantize_dynamic(
     power_of_two: bool = False,
     *,
     overwrite: bool = False,
+    row: int = 0,
 ) -> MeasuredOperand:
     """Measure the range of a tensor, and quantize it to uint8.
 
@@ -51,22 +53,29 @@ def quantize_dynamic(
         symmetric: whether the zero point is the middle code.
         power_of_two: whether the scale is a power of two.
         overwrite: whether ``input`` may be overwritten.
+        row: how long a row is, if a single one is handed on as it is, for
+            :mod:`~qfx.backends.onednn.single_rows`; compiled code rounds it.
 
     Returns:
         uint8 codes in the memory format of ``input``, scale and zero point: numbers, or in compiled
         code tensors. If not all of ``input`` is finite, the scale is NaN and the codes are
         unspecified.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         compiled: MeasuredOperand = _compiled(input, quant_min, quant_max, symmetric, power_of_two)
         return compiled
-    if input.numel() == 0:
+    size = input.numel()
+    if size == 0:
         return input.to(torch.uint8), 1.0, quant_min
-    least, most = torch.aminmax(input if input.is_contiguous() else dense_view(input))
+    in_order = size == row or input.is_contiguous()
+    least, most = torch.aminmax(input if in_order else dense_view(input))
     low, high = least.item(), most.item()
     scale, zero_point = choose_numbers(
         low, high, quant_min, quant_max, symmetric=symmetric, power_of_two=power_of_two
     )
+    # A scale that is NaN makes NaN of codes.
+    if size == row and scale == scale and input.dtype is torch.float32:
+        return (input.detach() if input.requires_grad else input), scale, zero_point
     # Codes are monotonic in values, so that those of the ends say whether any must be clamped:
     # seldom, and it is a third of the time.
     inside = (
