@@ -133,6 +133,16 @@ class Samples:
         return moved
 
 
+def first_of(samples: Iterable[Sample], size: int) -> Iterator[Sample]:
+    """The first batches, one at least, until they hold so many bytes."""
+    held = 0
+    for sample in samples:
+        yield sample
+        held += _size(_tensors(*sample))
+        if held >= size:
+            return
+
+
 def _tensors(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Tensor]:
     return [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, Tensor)]
 

@@ -15,10 +15,12 @@ What columns have come to is then made better one code and one scale at a time
 (:mod:`qfx_passes.accuracy.code_descent`); it starts from the scales that the spec's observer finds.
 
 Moments are about the means, and the bias is given what is off on average. Layers are taken in the
-order of the graph, each on what those before it have come to. Rounding to the nearest code, and all
-the above with and without the ridge step, each l, and the last step, are held against each other on
-batches that none of them has seen; a layer for which the first does as well, on either half of
-these, stays as it is. What does best is done again by all batches.
+order of the graph, each on what those before it have come to. What is added to the diagonal of H,
+and l, are as large as its mean: moments of few images or sentences say less of others than they
+seem to, and batches of the same source don't tell (docs/accuracy.md). Rounding to the nearest code,
+and the above without and with the last step, are held against each other on batches that none of
+them has seen; a layer for which the first does as well, on either half of these, stays as it is.
+What does best is done again by all batches.
 """
 
 from __future__ import annotations
@@ -26,21 +28,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
+from qfx import vocab
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
+from qfx.graph import meta
 from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
 from qfx.quant.qparams import QParams, quantize_weight
-from qfx.runtime.samples import Progress, Room
+from qfx.runtime.samples import Progress, Room, first_of
 from qfx.verification.outputs import RECORDERS
-from qfx.vocab import bound
+from qfx.vocab import bound, is_op
 from qfx_passes.accuracy.code_descent import ScaledCodes, descend
 from qfx_passes.accuracy.corrected_layers import originals
 from qfx_passes.accuracy.rounded_layers import (
@@ -67,30 +70,41 @@ class Gptq(Pass):
     """Choose the codes of weights by what their layers yield.
 
     Attributes:
-        dampings: l, and what is added to the diagonal of H, relative to its mean: those to try.
+        damping: l, and what is added to the diagonal of H, relative to its mean.
         sweeps: at most so many over the codes and scales of a layer; 0 leaves them as they come.
+        windows: where that is not 0, convolutions alone of which an output reads at most so many
+            values: few images say all about these, at little cost.
+        batches: of calibration that are kept for it, at most.
+        mib: of these, in MiB; it measures on no more than the first ones that reach it.
     """
 
     name = "gptq"
     requires = Level.OBSERVED
     keeps_values = False
-    room = Room(batches=64, size=2**26)
-    dampings: tuple[float, ...] = (0.01, 0.1, 1.0)
+    damping: float = 1.0
     sweeps: int = 4
+    windows: int = 0
+    batches: int = 64
+    mib: int = 64
+
+    @property
+    def room(self) -> Room:
+        """How much of calibration is kept for it."""
+        return Room(self.batches, self.mib * 2**20)
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        samples = samples_of(ctx)
+        owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
+        left = self._layers(graph, owners, ctx)
+        samples = list(first_of(samples_of(ctx), self.room.size)) if left else []
         if not samples:
             return
-        rw, weights = ctx.rewriter, quantized_weights(ctx)
-        owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
+        weights, done = quantized_weights(ctx), originals(ctx)
         found: list[tuple[Layer, Rounding]] = []
-        done = originals(ctx)
         shown = (ctx.get(Progress) if ctx.has(Progress) else Progress(None)).is_shown
         with state_kept(ctx.graph_module, RECORDERS):
             streams = Streams(ctx.graph_module, samples, done.arguments())
             for node in tqdm(graph.nodes, desc=self.name, disable=not shown):
-                layer = layer_of(node, owners, rw)
+                layer = layer_of(node, owners, ctx.rewriter) if node in left else ""
                 if isinstance(layer, Layer) and node in done.biases:
                     held = _nearest(layer, weights)  # its codes are chosen, whatever they are
                     streams.give(node, weight=layer.shaped(held.weight))
@@ -98,12 +112,25 @@ class Gptq(Pass):
                     chosen = self._choose(layer, streams, weights, ctx)
                     if chosen is not None:
                         found.append((layer, chosen))
-                elif layer:
-                    ctx.near_misses.append(NearMiss(self.name, node.name, layer))
-                streams.step(node)
+                left.discard(node)
+                if left:
+                    streams.step(node)
         for layer, chosen in found:
             take(layer, chosen, ctx)
             ctx.record(layer.node, "gptq", f"error x {chosen.ratio:.2f}")
+
+    def _layers(self, graph: fx.Graph, owners: Counter[str], ctx: PassContext) -> set[fx.Node]:
+        """Those to choose codes for; of the others is told why not."""
+        found = set()
+        for node in graph.nodes:
+            if self.windows and not _reads_at_most(node, self.windows):
+                continue
+            layer = layer_of(node, owners, ctx.rewriter)
+            if isinstance(layer, Layer):
+                found.add(node)
+            elif layer:
+                ctx.near_misses.append(NearMiss(self.name, node.name, layer))
+        return found
 
     def _choose(
         self, layer: Layer, streams: Streams, weights: QuantizedWeights, ctx: PassContext
@@ -112,71 +139,59 @@ class Gptq(Pass):
         fit, judges = _moments(layer, streams)
         nearest = _nearest(layer, weights)
         base = _errors(layer, nearest, judges)
-        least, way = base, None
-        for each in self._ways() if fit.count and (base > 0).all() else ():
-            made = _rounded(layer, fit, each)
-            errors = _errors(layer, made, judges)
-            if errors.sum() < least.sum() and (errors <= base).all():
-                least, way = errors, each
-        if way is not None and self.sweeps:
-            swept = way._replace(sweeps=self.sweeps)
-            errors = _errors(layer, _rounded(layer, fit, swept), judges)
-            if errors.sum() < least.sum() and (errors <= base).all():
-                least, way = errors, swept
-        if way is None or least.sum() > _GAIN * base.sum():
+        helps = False
+        if fit.count and (base > 0).all():
+            errors = _errors(layer, self._rounded(layer, fit), judges)
+            helps = bool((errors <= base).all() and errors.sum() <= _GAIN * base.sum())
+        if not helps:
             streams.give(layer.node, weight=layer.shaped(nearest.weight), bias=nearest.flat_bias)
             reason = _AS_LITTLE if fit.count else _TOO_FEW
             ctx.near_misses.append(NearMiss(self.name, layer.node.name, reason))
             return None
         for judge in judges:
             fit.join(judge)
-        best = _rounded(layer, fit, way)
+        best = self._rounded(layer, fit)
         streams.give(layer.node, weight=layer.shaped(best.weight), bias=best.flat_bias)
-        best.ratio = float(least.sum() / base.sum())
+        best.ratio = float(errors.sum() / base.sum())
         return best
 
-    def _ways(self) -> list[_Way]:
-        return [_Way(ridge, damping) for damping in self.dampings for ridge in (False, True)]
-
-
-class _Way(NamedTuple):
-    """How codes are chosen."""
-
-    ridge: bool
-    damping: float
-    sweeps: int = 0
-
-
-def _rounded(layer: Layer, moments: Moments, way: _Way) -> Rounding:
-    _, mixed, rounded = moments.about(means=layer.bias_is_free)
-    power = moments.about(means=False)[2].diagonal(dim1=1, dim2=2).mean(1)
-    damping = way.damping * rounded.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-    damping = damping + _DIGITS * power  # moments about means are no nearer than that
-    eye = damping.reshape(-1, 1, 1) * torch.eye(
-        rounded.shape[1], dtype=rounded.dtype, device=rounded.device
-    )
-    damped, target = rounded + eye, layer.weight
-    if way.ridge:
+    def _rounded(self, layer: Layer, moments: Moments) -> Rounding:
+        _, mixed, rounded = moments.about(means=layer.bias_is_free)
+        power = moments.about(means=False)[2].diagonal(dim1=1, dim2=2).mean(1)
+        damping = self.damping * rounded.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+        damping = damping + _DIGITS * power  # moments about means are no nearer than that
+        eye = damping.reshape(-1, 1, 1) * torch.eye(
+            rounded.shape[1], dtype=rounded.dtype, device=rounded.device
+        )
+        damped = rounded + eye
         target = torch.linalg.solve(damped, (layer.weight @ (mixed + eye)).mT).mT
-    integers, qparams = quantize_weight(layer.shaped(target), layer.spec)
-    unit = layer.grouped(qparams.dequantize(torch.ones_like(integers)).double())
-    codes = rounded_in_turn(target / unit, damped, qparams.quant_min, qparams.quant_max)
-    if way.sweeps:
-        codes, qparams = _descended(layer, ScaledCodes(codes, unit), qparams, target, damped, way)
-    return _with_bias(layer, layer.shaped(codes).to(integers.dtype), qparams, moments)
+        integers, qparams = quantize_weight(layer.shaped(target), layer.spec)
+        unit = layer.grouped(qparams.dequantize(torch.ones_like(integers)).double())
+        codes = rounded_in_turn(target / unit, damped, qparams.quant_min, qparams.quant_max)
+        if self.sweeps:
+            start = ScaledCodes(codes, unit)
+            codes, qparams = self._descended(layer, start, qparams, target, damped)
+        return _with_bias(layer, layer.shaped(codes).to(integers.dtype), qparams, moments)
+
+    def _descended(
+        self, layer: Layer, start: ScaledCodes, qparams: QParams, target: Tensor, damped: Tensor
+    ) -> tuple[Tensor, QParams]:
+        """Better codes, and scales where each output has its own."""
+        bounds, scale = (qparams.quant_min, qparams.quant_max), qparams.scale
+        sweeps = self.sweeps
+        if not isinstance(scale, Tensor) or qparams.axis != 0 or layer.spec.power_of_two:
+            made = descend(start, target, damped, *bounds, sweeps=sweeps, moves_scales=False)
+            return made.codes, qparams
+        start = ScaledCodes(start.codes, scale.double().reshape(*start.codes.shape[:2], -1))
+        made = descend(start, target, damped, *bounds, sweeps=sweeps)
+        return made.codes, replace(qparams, scale=made.scales.reshape(scale.shape).to(scale.dtype))
 
 
-def _descended(
-    layer: Layer, start: ScaledCodes, qparams: QParams, target: Tensor, damped: Tensor, way: _Way
-) -> tuple[Tensor, QParams]:
-    """Better codes, and scales where each output has its own."""
-    bounds, scale = (qparams.quant_min, qparams.quant_max), qparams.scale
-    if not isinstance(scale, Tensor) or qparams.axis != 0 or layer.spec.power_of_two:
-        made = descend(start, target, damped, *bounds, sweeps=way.sweeps, moves_scales=False)
-        return made.codes, qparams
-    start = ScaledCodes(start.codes, scale.double().reshape(*start.codes.shape[:2], -1))
-    made = descend(start, target, damped, *bounds, sweeps=way.sweeps)
-    return made.codes, replace(qparams, scale=made.scales.reshape(scale.shape).to(scale.dtype))
+def _reads_at_most(node: fx.Node, size: int) -> bool:
+    """Whether it is a convolution of which an output reads so many values, or fewer."""
+    weight = bound(node)["weight"] if is_op(node, *vocab.CONVOLUTIONS) else None
+    info = meta.tensor_info(weight) if isinstance(weight, fx.Node) else None
+    return info is not None and info.numel <= size * info.shape[0]
 
 
 def _moments(layer: Layer, streams: Streams) -> tuple[Moments, list[Moments]]:

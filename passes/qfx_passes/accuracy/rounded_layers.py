@@ -100,9 +100,10 @@ def layer_of(node: fx.Node, owners: Counter[str], rw: Rewriter) -> Layer | str:
         return "its padding is a word"
     original = rw.tensor(weight)
     groups = arguments.get("groups", 1)
-    grouped = original.detach().double().reshape(groups, original.shape[0] // groups, -1)
+    grouped = original.detach().reshape(groups, original.shape[0] // groups, -1)
     if grouped.shape[2] > _LARGEST:
         return f"an output reads {grouped.shape[2]} values, and at most {_LARGEST} are taken"
+    grouped = grouped.double()
     held = rw.tensor(bias).detach() if isinstance(bias, fx.Node) else grouped.new_zeros(1)
     added = held.double().expand(original.shape[0]).reshape(grouped.shape[:2])
     return Layer(node, str(weight.target), spec, original, grouped, added, _is_free(node))
@@ -122,6 +123,7 @@ def take(layer: Layer, chosen: Rounding, ctx: PassContext) -> None:
     held = rw.tensor(replaced).detach() if isinstance(replaced, fx.Node) else None
     originals(ctx).biases.setdefault(node, held)
     if not layer.bias_is_free:
+        rw.update(node)  # it reads the same, and is said to have changed
         return
     hint = layer.name.rpartition("weight")[0] + "bias"
     if chosen.made_up is not None:

@@ -14,6 +14,7 @@ where moments are taken about the means if a bias makes these up.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,26 +29,46 @@ from qfx.vocab import bound, is_op
 UNFOLDED = tuple(op for op in vocab.OUTPUTS_FIRST if op.dims in (0, 1, 2))
 """Layers whose patches are known: F.unfold takes images."""
 
-_COLUMNS = 4096  # of a batch; more positions of the same images tell little
+_COLUMNS = 256  # about so many of a batch, at least
+_FOR_EACH = 8  # and so many for each value of a patch; more of the same images tell little
 
 
 def patches(node: fx.Node, x: Tensor) -> Tensor:
-    """(G, K, N) what each position of the output of a layer reads of ``x``, per group."""
+    """(G, K, N) what positions of the output of a layer read of ``x``, per group.
+
+    All of them, or some that are spread evenly.
+    """
     if is_op(node, vocab.LINEAR):
-        return x.reshape(-1, x.shape[-1]).T.unsqueeze(0)
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[:: -(-len(rows) // _enough(x.shape[-1])) or 1].T.unsqueeze(0)
     arguments = bound(node)
     weight, groups = _shape(arguments["weight"]), arguments["groups"]
     dims = len(weight) - 2
     x = x if x.dim() == dims + 2 else x.unsqueeze(0)
     x = x if dims == 2 else x.unsqueeze(2)
+    down, across = _pair(arguments["stride"], 1)
+    sizes = len(x), -(-x.shape[2] // down), -(-x.shape[3] // across)
+    apart = _apart(*sizes, most=_enough(math.prod(weight[1:])))
     columns = F.unfold(
         x,
         _pair(weight[2:], 1),
         dilation=_pair(arguments["dilation"], 1),
         padding=_pair(arguments["padding"], 0),
-        stride=_pair(arguments["stride"], 1),
+        stride=(down * apart, across * apart),
     )
     return columns.movedim(0, 1).reshape(groups, -1, columns.shape[0] * columns.shape[2])
+
+
+def _enough(size: int) -> int:
+    """How many patches of so many values are to be taken of a batch."""
+    return max(_COLUMNS, _FOR_EACH * size)
+
+
+def _apart(images: int, height: int, width: int, most: int) -> int:
+    """How far positions of images are from each other, if few enough are to be taken."""
+    far = range(1, max(height, width) + 1)
+    few = (a for a in far if images * -(-height // a) * -(-width // a) <= most)
+    return next(few, max(far))
 
 
 def _shape(weight: fx.Node) -> tuple[int, ...]:
@@ -93,8 +114,7 @@ class Moments:
         """Add (G, K, N) patches."""
         if not x.shape[2]:
             return
-        step = -(-x.shape[2] // _COLUMNS)
-        x, rounded = x[..., ::step].float(), rounded[..., ::step].float()
+        x, rounded = x.float(), rounded.float()
         self.count += x.shape[2]
         self.mean += x.sum(2)
         self.mean_rounded += rounded.sum(2)

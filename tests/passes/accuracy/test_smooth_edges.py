@@ -132,7 +132,7 @@ def test_training_starts_of_norms_without_a_weight() -> None:
 def test_batches_that_are_too_large_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 8)).eval()
-    monkeypatch.setattr(Gptq, "room", Room(batches=64, size=2**20))
+    monkeypatch.setattr(Gptq, "room", property(lambda self: Room(self.batches, size=2**20)))
     for effort, most in (("default", 32), ("high", 1)):
         qmodel = made(model, [torch.randn(1, most * 2**14 + 1, 16)], backend="x86", effort=effort)
         assert reasons(qmodel) == [
