@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qfx.export.onnx.values import Dequantized, Operand
+from qfx.export.onnx.values import Dequantized, Info, Operand
 from qfx.export.problems import CannotWrite
 
 if TYPE_CHECKING:
@@ -57,22 +57,50 @@ def embedding_bag(
     sparse: bool,
 ) -> ir.Value:
     """Bags of one length are reduced; others are summed up by a matrix of ones and zeros."""
-    if padding_idx is not None:
-        raise CannotWrite("bags with padding", "Leave padding_idx out.")
     found = rows(w, input, weight)
     if per_sample_weights is not None:
         found = w.op("Mul", found, w.op("Unsqueeze", per_sample_weights, w.vector([-1])))
+    counts = None if padding_idx is None else _counts(w, input, weight, padding_idx)
     if w.info(input).rank == 2:
-        kind = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax"}[mode]
-        return w.op(kind, found, w.vector([1]), keepdims=0)
+        return _reduced(w, found, mode, counts)
     if offsets is None or mode == "max":
         raise CannotWrite("the maxima of bags of several lengths", "Use mode='sum' or 'mean'.")
     members = _members(w, input, offsets, include_last_offset)
+    if counts is not None:
+        members = w.op("Mul", members, w.cast(counts, torch.float32))
     summed = w.op("MatMul", members, found)
     if mode == "sum":
         return summed
     count = w.op("ReduceSum", members, w.vector([1]), keepdims=1)
     return w.op("Div", summed, w.op("Max", count, w.scalar(1.0, torch.float32)))
+
+
+def _counts(w: Writer, input: Operand, weight: Operand, padding_idx: int) -> ir.Value:
+    """Which entries are rows, and no padding."""
+    info = w.info(input)
+    place = w.scalar(padding_idx % w.info(weight).example[0], info.dtype)
+    made = w.op("Not", w.op("Equal", input, place))
+    w.tell(made, Info(info.shape, info.example, torch.bool))
+    return made
+
+
+def _reduced(w: Writer, found: Operand, mode: str, counts: ir.Value | None) -> ir.Value:
+    """Bags (bags, entries, features) of one length; bags of padding alone are zero."""
+    along = w.vector([1])
+    kind = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax"}[mode]
+    if counts is None:
+        return w.op(kind, found, along, keepdims=0)
+    own = w.op("Unsqueeze", w.cast(counts, torch.float32), w.vector([2]))
+    whole = w.op("ReduceSum", own, along, keepdims=0)
+    if mode == "max":
+        zero, least = (w.scalar(n, torch.float32) for n in (0.0, torch.finfo(torch.float32).min))
+        shown = w.op("Where", w.op("Unsqueeze", counts, w.vector([2])), found, least)
+        largest = w.op("ReduceMax", shown, along, keepdims=0)
+        return w.op("Where", w.op("Greater", whole, zero), largest, zero)
+    summed = w.op("ReduceSum", w.op("Mul", found, own), along, keepdims=0)
+    if mode == "sum":
+        return summed
+    return w.op("Div", summed, w.op("Max", whole, w.scalar(1.0, torch.float32)))
 
 
 def _members(w: Writer, input: Operand, offsets: Operand, include_last: bool) -> ir.Value:

@@ -86,7 +86,9 @@ EMITTERS: Mapping[OpDef, OnnxEmitter] = {
     # lookups
     vocab.EMBEDDING: _row(lookups.embedding, "Gather"),
     vocab.EMBEDDING_BAG: _row(
-        lookups.embedding_bag, "Gather ReduceSum ReduceMean ReduceMax MatMul", "padding_idx"
+        lookups.embedding_bag,
+        "Gather ReduceSum ReduceMean ReduceMax MatMul",
+        "maxima of bags of several lengths",
     ),
     # arithmetic
     vocab.ADD: _row(activations.add, "Add"),

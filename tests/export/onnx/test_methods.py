@@ -129,6 +129,28 @@ def test_embeddings() -> None:
     assert exported.file.operators["Gather"] >= 6  # codes, scales and offsets of rows
 
 
+class Padded(nn.Module):
+    """Bags of which some entries, or all, are padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bags = nn.ModuleList(nn.EmbeddingBag(20, 8, mode=m, padding_idx=-1) for m in MODES)
+
+    def forward(self, tokens: Tensor, offsets: Tensor) -> list[Tensor]:
+        found = [bag(tokens) for bag in self.bags]
+        return found + [bag(tokens.flatten(), offsets) for bag in self.bags[:2]]
+
+
+MODES = ("sum", "mean", "max")
+
+
+def test_bags_with_padding() -> None:
+    tokens = torch.tensor([[1, 19, 3], [19, 19, 19], [4, 4, 19]])
+    exported = export(Padded(), (tokens, torch.tensor([0, 1, 2, 7])), method="weight_only")
+    assert exported.check.sqnr > 90
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
