@@ -1,8 +1,4 @@
-"""Recurrent layers: LSTM, GRU and RNN of ONNX, one a layer.
-
-ONNX has the gates in another order: i o f c where PyTorch has i f g o, z r h where it has r z n.
-Biases of input and hidden state are one vector.
-"""
+"""Recurrent layers: LSTM, GRU and RNN of ONNX, one a layer."""
 
 from __future__ import annotations
 
@@ -12,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from qfx.export.onnx import cells, contrib, measured_steps
+from qfx.export.onnx.gates import in_order, one_bias, stacked
 from qfx.export.onnx.packed import Lengths, PackedRows, lengths_of, padded_rows
 from qfx.export.onnx.packed_shapes import PackedParts
 from qfx.export.onnx.values import Dequantized, Info, Operand
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from qfx.export.onnx.writer import Writer
-
-_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
 def lstm(
@@ -172,11 +166,10 @@ def _layers(
         if lengths is None:
             y, *final = _layer(w, call, x, own, None, **options)
         else:
-            y, *final = _layer(w, call, x, slice(own.start, own.start + 1), lengths, **options)
+            y, *final = _to_ends(w, call, x, own.start, lengths, **options)
             if call.ways == 2:
                 turned = w.op("ReverseSequence", x, lengths, time_axis=0, batch_axis=1)
-                back = slice(own.start + 1, own.stop)
-                there = _layer(w, call, turned, back, lengths, **options)
+                there = _to_ends(w, call, turned, own.start + 1, lengths, **options)
                 y, *final = _both(w, (y, *final), there, lengths)
         # (steps, directions, batch, hidden) -> (steps, batch, directions * hidden)
         moved = w.op("Transpose", y, perm=(0, 2, 1, 3))
@@ -184,6 +177,20 @@ def _layers(
         last.append(final)
     joined = (w.op("Concat", *each, axis=0) for each in zip(*last, strict=True))
     return (w.value(x), *joined)
+
+
+def _to_ends(
+    w: Writer, call: _Recurrence, x: Operand, way: int, lengths: Operand, **options: Any
+) -> tuple[ir.Value, ...]:
+    """One direction of a layer; its last hidden states are picked out of the sequences.
+
+    OpenVINO (2026.4) has others for sequences that end before the longest.
+    """
+    y, _, *cell = _layer(w, call, x, slice(way, way + 1), lengths, **options)
+    batches = w.op("Transpose", w.op("Squeeze", y, w.vector([1])), perm=(1, 0, 2))
+    ends = w.op("Unsqueeze", w.op("Sub", lengths, w.scalar(1, torch.int64)), w.vector([1]))
+    last = w.op("GatherND", batches, ends, batch_dims=1)
+    return (y, w.op("Unsqueeze", last, w.vector([0])), *cell)
 
 
 def _measured_layers(
@@ -235,19 +242,19 @@ def _layer(
     """One layer in some of its directions: the sequence, and the final states."""
     kind, measured = call.kind, call.measured
     weights = pairs(call.weights)[own]
-    biases = pairs(call.biases)[own] if call.biases else []
+    parts = pairs(call.biases)[own] if call.biases else []
     given = [_rows(w, state, own) for state in call.states]
     attributes["direction"] = "bidirectional" if len(weights) == 2 else "forward"
     if call.activation:
         attributes["activations"] = [call.activation] * len(weights)
-    bias = _biases(w, kind, biases)
+    bias = one_bias(w, kind, parts)
     if measured is not None:
-        ordered = [(_in_order(w, kind, own), _in_order(w, kind, other)) for own, other in weights]
+        ordered = [(in_order(w, kind, one), in_order(w, kind, other)) for one, other in weights]
         return contrib.measured_lstm(w, x, ordered, bias, given, measured, **attributes)
-    stacked = (_stacked(w, kind, [pair[i] for pair in weights]) for i in (0, 1))
+    arranged = (stacked(w, kind, [pair[i] for pair in weights]) for i in (0, 1))
     results = 3 if kind == "LSTM" else 2
     ends = None if lengths is None else w.cast(lengths, torch.int32)
-    return w.ops(kind, x, *stacked, bias, ends, *given, results=results, **attributes)
+    return w.ops(kind, x, *arranged, bias, ends, *given, results=results, **attributes)
 
 
 def _check(rank: int) -> None:
@@ -274,41 +281,3 @@ def _exchanged(info: Info) -> Info:
 
 def _rows(w: Writer, state: Operand, own: slice) -> ir.Value:
     return w.op("Slice", state, w.vector([own.start]), w.vector([own.stop]), w.vector([0]))
-
-
-def _stacked(w: Writer, kind: str, weights: Sequence[Operand]) -> ir.Value:
-    """(directions, gates * hidden, inputs), gates in the order of ONNX."""
-    each = [w.op("Unsqueeze", _in_order(w, kind, weight), w.vector([0])) for weight in weights]
-    return each[0] if len(each) == 1 else w.op("Concat", *each, axis=0)
-
-
-def _in_order(w: Writer, kind: str, weight: Operand) -> Operand:
-    order = _ORDER[kind]
-    if isinstance(weight, Tensor):
-        return _gates(weight, order)
-    if isinstance(weight, Dequantized) and weight.stored and weight.axis in (None, 0):
-        codes, scale, zero_point = (
-            _gates(n, order) if isinstance(n, Tensor) and n.dim() else n
-            for n in (weight.codes, weight.scale, weight.zero_point)
-        )
-        return dataclasses.replace(
-            weight, codes=codes, scale=scale, zero_point=zero_point, written={}
-        )
-    if len(order) == 1:
-        return weight
-    parts = w.ops("Split", weight, results=len(order), axis=0, num_outputs=len(order))
-    return w.op("Concat", *(parts[i] for i in order), axis=0)
-
-
-def _gates(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
-    parts = tensor.chunk(len(order))
-    return torch.cat([parts[i] for i in order])
-
-
-def _biases(w: Writer, kind: str, biases: Sequence[tuple[Operand, Operand]]) -> ir.Value | None:
-    """(directions, 2 * gates * hidden): of the input, then of the hidden state."""
-    if not biases:
-        return None
-    each = [w.op("Concat", *(_in_order(w, kind, part) for part in pair), axis=0) for pair in biases]
-    rows = [w.op("Unsqueeze", row, w.vector([0])) for row in each]
-    return rows[0] if len(rows) == 1 else w.op("Concat", *rows, axis=0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import qfx
-from tests.cases.flow import randn, seeded
+from tests.cases.flow import randn, seeded, sqnr
 
 AGREES = 90.0
 KINDS: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -68,6 +68,25 @@ def test_fixed_sizes_leave_lengths_free(tmp_path: Path) -> None:
     file = qfx.export_onnx(qmodel, path, form="exact", dynamic_shapes={})
     assert file.outputs["output_0"] == (3, "?", 4)
     assert qfx.check_onnx(qmodel, path, batch([4, 1, 3])).sqnr > AGREES
+
+
+@pytest.mark.parametrize("name", ["gru", "rnn", "deep"])
+def test_openvino_reads_the_same(name: str, tmp_path: Path) -> None:
+    """It begins reversed sequences elsewhere, and ends short ones late: neither is left to it."""
+    openvino = pytest.importorskip("openvino")
+    model = seeded(lambda: Tagger(**CASES[name])).eval()
+    example = batch([5, 7, 2])
+    qmodel = qfx.quantize(model, example, method="static", backend="reference")
+    file = qfx.export_onnx(qmodel, tmp_path / "m.onnx", form="exact")
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    made = openvino.Core().compile_model(str(file.path), "CPU", options)(
+        [t.numpy() for t in example]
+    )
+    y, last, lengths = qmodel.reference(*example)
+    hidden = last[0] if isinstance(last, tuple) else last
+    assert sqnr(y, torch.from_numpy(made[0])) > AGREES
+    assert sqnr(hidden, torch.from_numpy(made[1])) > AGREES
+    assert torch.from_numpy(made[len(made) - 1]).tolist() == lengths.tolist()
 
 
 def test_initial_states_are_in_the_order_of_the_batch(tmp_path: Path) -> None:
