@@ -72,8 +72,8 @@ class Gptq(Pass):
     Attributes:
         damping: l, and what is added to the diagonal of H, relative to its mean.
         sweeps: at most so many over the codes and scales of a layer; 0 leaves them as they come.
-        windows: where that is not 0, convolutions alone of which an output reads at most so many
-            values: few images say all about these, at little cost.
+        depthwise: depthwise convolutions alone: few images say all about their windows, at little
+            cost.
         batches: of calibration that are kept for it, at most.
         mib: of these, in MiB; it measures on no more than the first ones that reach it.
     """
@@ -83,7 +83,7 @@ class Gptq(Pass):
     keeps_values = False
     damping: float = 1.0
     sweeps: int = 4
-    windows: int = 0
+    depthwise: bool = False
     batches: int = 64
     mib: int = 64
 
@@ -123,7 +123,7 @@ class Gptq(Pass):
         """Those to choose codes for; of the others is told why not."""
         found = set()
         for node in graph.nodes:
-            if self.windows and not _reads_at_most(node, self.windows):
+            if self.depthwise and not _is_depthwise(node):
                 continue
             layer = layer_of(node, owners, ctx.rewriter)
             if isinstance(layer, Layer):
@@ -187,11 +187,13 @@ class Gptq(Pass):
         return made.codes, replace(qparams, scale=made.scales.reshape(scale.shape).to(scale.dtype))
 
 
-def _reads_at_most(node: fx.Node, size: int) -> bool:
-    """Whether it is a convolution of which an output reads so many values, or fewer."""
-    weight = bound(node)["weight"] if is_op(node, *vocab.CONVOLUTIONS) else None
-    info = meta.tensor_info(weight) if isinstance(weight, fx.Node) else None
-    return info is not None and info.numel <= size * info.shape[0]
+def _is_depthwise(node: fx.Node) -> bool:
+    """Whether it is a convolution of which each output reads one channel of several."""
+    if not is_op(node, *vocab.CONVOLUTIONS):
+        return False
+    info = meta.tensor_info(node.all_input_nodes[0])
+    groups = bound(node)["groups"]
+    return info is not None and info.shape[1] == groups > 1
 
 
 def _moments(layer: Layer, streams: Streams) -> tuple[Moments, list[Moments]]:

@@ -125,9 +125,9 @@ def pays() -> bool:
 
 @cache
 def _is_exact() -> bool:
-    silence_deprecation()
     with torch.inference_mode(), torch.device("cpu"):
         try:
+            silence_deprecation()
             return all(_is_right(*sizes) for sizes in ((64, 64), (1000, 33)))
         except (RuntimeError, AttributeError):  # absent, or refuses
             return False
