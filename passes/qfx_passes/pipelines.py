@@ -33,8 +33,8 @@ from qfx_passes.training.inference_form import InferenceForm
 from qfx_passes.training.training_form import TrainingForm
 
 _BEYOND_DEFAULT = ("widen-weights", "gptq")
-_DEPTHWISE = Gptq(sweeps=0, depthwise=True, batches=8, mib=4)
-"""That of the default effort, where activations have static ranges."""
+_OF_SMALL_WINDOWS = Gptq(sweeps=0, windows=32, batches=8, mib=4)
+"""That of the default effort, where activations have static ranges: depthwise layers and stems."""
 
 _LEFT_OUT: dict[str, tuple[str, ...]] = {
     "fast": (
@@ -89,7 +89,7 @@ def static(backend: str | Backend | None = None, effort: str = "default") -> Pip
             backend=backend,
             method="static",
         ),
-        by_default=_DEPTHWISE,
+        by_default=_OF_SMALL_WINDOWS,
     )
 
 

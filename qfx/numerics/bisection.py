@@ -39,7 +39,7 @@ from qfx.numerics.lowering_faults import (
     lowering_fault,
     site_of,
 )
-from qfx.numerics.measures import Error
+from qfx.numerics.measures import Error, explained_by
 from qfx.numerics.sums import Sums
 from qfx.numerics.verdict import Bisection
 from qfx.quant.annotation import Annotation, annotation, made_up_by
@@ -48,7 +48,6 @@ from qfx.report.merging import addressed
 from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import OpDef, bound, is_op
 
-_HEADROOM = 20.0
 _MOST_BITS = 8
 
 
@@ -140,8 +139,8 @@ class _Verdict:
         bits = {name: _bits(node) for name, node in self.nodes.items()}
         least = min((b for b in bits.values() if b is not None), default=_MOST_BITS)
         # What is float may have inherited the rounding of a value that could not be compared.
-        self.explained = {n: _explained(least if b is None else b) for n, b in bits.items()}
-        self.least = _explained(least)
+        self.explained = {n: explained_by(least if b is None else b) for n, b in bits.items()}
+        self.least = explained_by(least)
 
     def find(self) -> Bisection:
         """The first operation that stands out, else the worst."""
@@ -189,10 +188,6 @@ class _Verdict:
             makers=(maker,),
             shown_by=name,
         )
-
-
-def _explained(bits: float) -> float:
-    return 6.02 * bits - _HEADROOM
 
 
 def _bits(node: fx.Node) -> float | None:

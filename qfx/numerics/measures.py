@@ -121,6 +121,11 @@ def added(reference: object, actual: object, total: Error) -> str:
     return f"can't compare shapes {odd[0]} and {odd[1]}"
 
 
+def explained_by(bits: float) -> float:
+    """The SQNR, in dB, of which rounding to codes of so many bits is reason enough."""
+    return 6.02 * bits - 20.0
+
+
 def sqnr(reference: object, actual: object) -> float:
     """Signal-to-quantization-noise ratio of two nested outputs in dB; see :func:`error_of`."""
     return error_of(reference, actual).sqnr

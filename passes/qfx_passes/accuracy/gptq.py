@@ -20,11 +20,13 @@ and l, are as large as its mean: moments of few images or sentences say less of 
 seem to, and batches of the same source don't tell (docs/accuracy.md). Rounding to the nearest code,
 and the above without and with the last step, are held against each other on batches that none of
 them has seen; a layer for which the first does as well, on either half of these, stays as it is.
-What does best is done again by all batches.
+So does one whose weight would be another: in networks that amplify noise the ridge step would all
+but take off what arrives. What does best is done again by all batches.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +42,7 @@ from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
 from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
+from qfx.numerics.measures import explained_by
 from qfx.quant.qparams import QParams, quantize_weight
 from qfx.runtime.samples import Progress, Room, first_of
 from qfx.verification.outputs import RECORDERS
@@ -62,6 +65,7 @@ _GAIN = 0.98  # of the error of rounding to the nearest code
 _BLOCK = 128
 _DIGITS = 1e-5  # of sums of products in float32
 _AS_LITTLE = "the nearest codes err as little on other batches"
+_TOO_FAR = "its codes would be further from the weight than their bits explain"
 _TOO_FEW = "calibration kept too little to choose by and to judge by"
 
 
@@ -72,8 +76,8 @@ class Gptq(Pass):
     Attributes:
         damping: l, and what is added to the diagonal of H, relative to its mean.
         sweeps: at most so many over the codes and scales of a layer; 0 leaves them as they come.
-        depthwise: depthwise convolutions alone: few images say all about their windows, at little
-            cost.
+        windows: where that is not 0, convolutions alone of which an output reads at most so many
+            values: few images say all about these, at little cost.
         batches: of calibration that are kept for it, at most.
         mib: of these, in MiB; it measures on no more than the first ones that reach it.
     """
@@ -83,7 +87,7 @@ class Gptq(Pass):
     keeps_values = False
     damping: float = 1.0
     sweeps: int = 4
-    depthwise: bool = False
+    windows: int = 0
     batches: int = 64
     mib: int = 64
 
@@ -123,7 +127,7 @@ class Gptq(Pass):
         """Those to choose codes for; of the others is told why not."""
         found = set()
         for node in graph.nodes:
-            if self.depthwise and not _is_depthwise(node):
+            if self.windows and not _reads_at_most(node, self.windows):
                 continue
             layer = layer_of(node, owners, ctx.rewriter)
             if isinstance(layer, Layer):
@@ -139,13 +143,14 @@ class Gptq(Pass):
         fit, judges = _moments(layer, streams)
         nearest = _nearest(layer, weights)
         base = _errors(layer, nearest, judges)
-        helps = False
+        reason = _AS_LITTLE if fit.count else _TOO_FEW
         if fit.count and (base > 0).all():
-            errors = _errors(layer, self._rounded(layer, fit), judges)
-            helps = bool((errors <= base).all() and errors.sum() <= _GAIN * base.sum())
-        if not helps:
+            tried = self._rounded(layer, fit)
+            errors = _errors(layer, tried, judges)
+            if (errors <= base).all() and errors.sum() <= _GAIN * base.sum():
+                reason = "" if _stays_near(layer, tried, fit) else _TOO_FAR
+        if reason:
             streams.give(layer.node, weight=layer.shaped(nearest.weight), bias=nearest.flat_bias)
-            reason = _AS_LITTLE if fit.count else _TOO_FEW
             ctx.near_misses.append(NearMiss(self.name, layer.node.name, reason))
             return None
         for judge in judges:
@@ -187,13 +192,22 @@ class Gptq(Pass):
         return made.codes, replace(qparams, scale=made.scales.reshape(scale.shape).to(scale.dtype))
 
 
-def _is_depthwise(node: fx.Node) -> bool:
-    """Whether it is a convolution of which each output reads one channel of several."""
-    if not is_op(node, *vocab.CONVOLUTIONS):
-        return False
-    info = meta.tensor_info(node.all_input_nodes[0])
-    groups = bound(node)["groups"]
-    return info is not None and info.shape[1] == groups > 1
+def _reads_at_most(node: fx.Node, size: int) -> bool:
+    """Whether it is a convolution of which an output reads so many values, or fewer."""
+    weight = bound(node)["weight"] if is_op(node, *vocab.CONVOLUTIONS) else None
+    info = meta.tensor_info(weight) if isinstance(weight, fx.Node) else None
+    return info is not None and info.numel <= size * info.shape[0]
+
+
+def _stays_near(layer: Layer, made: Rounding, fit: Moments) -> bool:
+    """Whether the weight yields, of exact values, what it should, as far as its bits explain."""
+    exact, *_ = fit.about(means=False)
+    moved, *_ = fit.about(means=layer.bias_is_free)
+    change = layer.weight - made.weight
+    error, power = ((w @ m * w).sum() for w, m in ((change, moved), (layer.weight, exact)))
+    low, high = layer.spec.bounds
+    least = explained_by(math.log2(high - low + 1))
+    return bool(error <= power * 10 ** (-least / 10))
 
 
 def _moments(layer: Layer, streams: Streams) -> tuple[Moments, list[Moments]]:
