@@ -5,8 +5,6 @@ reference graph of the quantized model are taken
 
 * the qparams of activations, by the fake-quants of the same values
   (:mod:`qfx_passes.placement.starting_qparams`);
-* the codes of weights that calibration chose (:mod:`qfx_passes.accuracy.gptq`), by
-  :mod:`qfx_passes.placement.starting_weights`;
 * biases that calibration corrected (:mod:`qfx_passes.accuracy.correct_bias`), so that conversion
   without a step of training gives the same quantized model, bit for bit
   (:mod:`qfx_passes.placement.starting_biases`).
@@ -27,7 +25,8 @@ from qfx.configuration.configuration import Configuration
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
 from qfx.graph.constants import constant_value
-from qfx.quant.reference_form import QuantizedWeight, quantized_weight
+from qfx.quant.qparams import QParams
+from qfx.quant.reference_form import quantized_weight
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Start
 from qfx.vocab import bound, is_op
@@ -35,7 +34,6 @@ from qfx_passes.operands import is_constant, parameter_value
 from qfx_passes.placement.derivations import Made, made_by, operations
 from qfx_passes.placement.starting_biases import take_bias
 from qfx_passes.placement.starting_qparams import quantized_values, take_qparams
-from qfx_passes.placement.starting_weights import take_weight
 
 _CODES = (torch.int8, torch.uint8)
 
@@ -64,10 +62,9 @@ class StartFrom(Pass):
                 continue
             if not _same_weight(node, layer, reference, ctx.rewriter):
                 continue
-            found = _codes_of(bound(layer)["weight"], reference)
+            found = _weight_qparams(bound(layer)["weight"], reference)
             if found is not None:
-                ctx.get(Start).weights[node.name] = found.qparams
-                take_weight(node, found, ctx.rewriter)
+                ctx.get(Start).weights[node.name] = found
             bias = bound(layer)["bias"]
             if isinstance(bias, fx.Node) and bias.op == "get_attr":
                 with ctx.rewriter.at(node):
@@ -75,13 +72,13 @@ class StartFrom(Pass):
                     take_bias(node, wanted, ctx.rewriter)
 
 
-def _codes_of(restored: object, reference: fx.GraphModule) -> QuantizedWeight | None:
-    """A weight of 8-bit codes."""
+def _weight_qparams(restored: object, reference: fx.GraphModule) -> QParams | None:
+    """The qparams of a weight of 8-bit codes."""
     found = quantized_weight(restored, reference) if isinstance(restored, fx.Node) else None
     if found is None or found.qparams.dtype not in _CODES:
         return None
     zeros = not found.qparams.dequantize(found.integers).any()
-    return None if zeros else found  # any scale stands for zeros
+    return None if zeros else found.qparams  # any scale stands for zeros
 
 
 def _same_weight(node: fx.Node, layer: fx.Node, reference: fx.GraphModule, rw: Rewriter) -> bool:
