@@ -170,10 +170,10 @@ def _constants(shapes: Shapes) -> dict[str, float]:
 
 
 def _apart(forms: Mapping[OnnxForm, ir.Model]) -> dict[OnnxForm, ir.Model]:
-    """The forms that round more than those before them."""
-    apart: dict[int, OnnxForm] = {}
+    """The forms that are written with other operators than those before them."""
+    apart: dict[tuple[str, ...], OnnxForm] = {}
     for form, written in forms.items():
-        apart.setdefault(len(list(written.graph)), form)
+        apart.setdefault(tuple(sorted(node.op_type for node in written.graph)), form)
     return {form: forms[form] for form in apart.values()}
 
 
