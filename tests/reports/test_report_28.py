@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import qfx
 from qfx import vocab
 from qfx.numerics.measures import sqnr
+from qfx_passes.accuracy.gptq import Gptq
 from tests.cases.flow import less_a_bit, randn, seeded
 from tests.support.planted import with_fault
 
@@ -78,6 +79,18 @@ def test_nobody_is_accused_of_what_the_model_amplifies(backend: str) -> None:
     assert not found.stands_out, str(found)
     assert found.sqnr > less_a_bit(32, backend)
     assert str(found).startswith("No operation stands out")
+
+
+@pytest.mark.slow
+def test_gptq_leaves_alone_what_it_would_move_that_far() -> None:
+    """Its ridge step takes off what arrives as noise, which bisect would name, and rightly."""
+    model = seeded(Net)
+    pipeline = qfx.pipelines.static(effort="high").replace("gptq", Gptq(sweeps=0, windows=32))
+    made = qfx.quantize(model, X, backend="reference", pipeline=pipeline)
+    reasons = [each.reason for each in made.history["gptq"].near_misses]
+    assert any("further from the weight than their bits explain" in each for each in reasons)
+    found = qfx.bisect(model, made, [X])
+    assert not found.stands_out, str(found)
 
 
 def test_a_kernel_that_is_wrong_there_is_named() -> None:

@@ -18,10 +18,10 @@ Moments are about the means, and the bias is given what is off on average. Layer
 order of the graph, each on what those before it have come to. What is added to the diagonal of H,
 and l, are as large as its mean: moments of few images or sentences say less of others than they
 seem to, and batches of the same source don't tell (docs/accuracy.md). Rounding to the nearest code,
-and the above without and with the last step, are held against each other on batches that none of
-them has seen; a layer for which the first does as well, on either half of these, stays as it is.
-So does one whose weight would be another: in networks that amplify noise the ridge step would all
-but take off what arrives. What does best is done again by all batches.
+and all of the above, are held against each other on batches that neither has seen; a layer for
+which the first does as well, on either half of these, stays as it is. So does one whose weight
+would be another: in networks that amplify noise the ridge step would all but take off what arrives.
+What is chosen is done again by all batches.
 """
 
 from __future__ import annotations

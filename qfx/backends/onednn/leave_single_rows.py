@@ -37,7 +37,9 @@ class LeaveSingleRows(Pass):
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         rw, packed = ctx.rewriter, dict[object, str]()
         measured = [node for node in graph.nodes if node.target is quantize_dynamic]
-        for node in measured if single_rows.pays() else ():
+        if not measured or not single_rows.pays():
+            return
+        for node in measured:
             readers = _readers(node) if node.args[1:3] == _ALL_CODES else []
             if readers and all(_may_take_rows(rw, reader) for reader in readers):
                 rw.update(node, kwargs={**node.kwargs, "row": _width(readers[0])})
