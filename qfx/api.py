@@ -203,7 +203,8 @@ def prepare(
     training: the model may be in either mode, and the result is in the same.
 
     ``qparams_from``, for ``method="qat"``, is what :func:`quantize` made of the same model:
-    training starts from its qparams and biases.
+    training starts from its qparams and biases, and from the bits, scales and codes of weights that
+    it chose. Weights stay as they are where the nearest code is the one that it has.
 
     Returns:
         A module that computes what ``model`` computes while its observers record ranges; its

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor, fx
 
@@ -56,10 +56,15 @@ def is_derived(value: fx.Node) -> bool:
 
 def parameter_value(parameter: fx.Node, rw: Rewriter) -> Tensor:
     """The parameter or buffer, or what is computed from some, that a node stands for."""
+    return computed_from(parameter, rw.tensor)
+
+
+def computed_from(parameter: fx.Node, held: Callable[[fx.Node], Tensor]) -> Tensor:
+    """:func:`parameter_value` where ``held`` says what parameters and buffers are."""
     if not is_derived(parameter):
-        return rw.tensor(parameter)
+        return held(parameter)
     arguments = fx.map_arg(
-        (parameter.args, dict(parameter.kwargs)), lambda n: parameter_value(n, rw)
+        (parameter.args, dict(parameter.kwargs)), lambda n: computed_from(n, held)
     )
     made: Tensor = result_of(parameter, *arguments)
     return made

@@ -57,6 +57,7 @@ class Annotation:
         reads: name of an operand node -> how the operation reads it, where it reads it quantized.
         output: how its result is quantized when it is only ever handed out in integers.
         weight: how its constant weight is quantized.
+        widened: whether a pass gave that more bits than the configuration asks for.
         weight_qparams: of each of its weights, what training found; None where qparams follow from
             the weight and its spec.
         rule: the rule of the configuration that chose its specs, as text; "" where it is float.
@@ -66,6 +67,7 @@ class Annotation:
     reads: Mapping[str, Edge] = field(default_factory=dict)
     output: Edge | None = None
     weight: QuantSpec | None = None
+    widened: bool = False
     weight_qparams: tuple[QParams | None, ...] = ()
     rule: str = ""
 

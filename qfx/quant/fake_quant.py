@@ -143,6 +143,10 @@ class FakeQuantize(nn.Module):
         """Whether qparams are those that any weight gets that is quantized."""
         return False
 
+    def qparams_of(self, weight: Tensor) -> QParams:
+        """The qparams to convert ``weight`` with, as it is now; errors as of :meth:`qparams`."""
+        return self.qparams()
+
     @property
     def seen(self) -> bool:
         """Whether there are qparams to convert with."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,13 +22,27 @@ class WeightFakeQuantize(FakeQuantize):
     is, and of nothing before. A weight that is not finite has no range; it rounds to NaN, as it
     does in float. With the observer off, qparams stay as they are.
 
+    Where calibration found another scale than the observer does, as where it chose the codes, the
+    scale starts there, and moves in proportion to what the observer says of the weight from then
+    on: codes that were left to spare, or values that are clipped, stay so in training.
+
     Args:
         spec: how the weight will be quantized.
-        like: a tensor of its shape, from which qparams start.
+        like: a tensor of its shape, from which qparams start; None where state will be given.
+        starts: whether that state will have a start.
+
+    Attributes:
+        start: (2, ...) the scales that calibration found, and those that the observer found then;
+            None where they were the same.
     """
 
-    def __init__(self, spec: QuantSpec, like: Tensor) -> None:
+    start: Tensor | None
+
+    def __init__(self, spec: QuantSpec, like: Tensor | None, *, starts: bool = False) -> None:
         super().__init__(spec)
+        self.register_buffer("start", torch.empty(0) if starts else None)
+        if like is None:
+            return
         self.observer.to(like.device)
         qparams = self.chosen(like)
         self.scale = torch.as_tensor(qparams.scale, device=like.device)
@@ -43,7 +58,7 @@ class WeightFakeQuantize(FakeQuantize):
 
     @property
     def follows_weight(self) -> bool:
-        return self.observer_enabled
+        return self.observer_enabled and self.start is None
 
     @property
     def observes_data(self) -> bool:
@@ -58,8 +73,43 @@ class WeightFakeQuantize(FakeQuantize):
         else:
             self.scale.fill_(torch.nan)
 
+    @torch.no_grad()
+    def choose(self) -> None:
+        scale, zero_point = self.observer.scale_and_zero_point()
+        self._set(self._from_start(scale), zero_point)
+
     def chosen(self, weight: Tensor) -> QParams:
         """The qparams that ``weight`` will be converted with, unless the observer is off."""
         self.observer.reset()
         self.observer.observe(weight.detach())
-        return self.observer.qparams()
+        found = self.observer.qparams()
+        scale = self._from_start(torch.as_tensor(found.scale, dtype=torch.float32))
+        return replace(found, scale=scale if self.spec.per_channel else float(scale))
+
+    def qparams_of(self, weight: Tensor) -> QParams:
+        return self.chosen(weight) if self.observer_enabled else self.qparams()
+
+    @torch.no_grad()
+    def start_from(self, qparams: QParams) -> None:
+        """Take the scale that calibration found for the weight as it is."""
+        found = self.scale.clone()
+        self._set(torch.as_tensor(qparams.scale), torch.as_tensor(qparams.zero_point))
+        if not torch.equal(self.scale, found):
+            self.start = torch.stack([self.scale, found])
+
+    def _from_start(self, scale: Tensor) -> Tensor:
+        if self.start is None:
+            return scale
+        first, found = self.start.to(scale.device).unbind()
+        moved: Tensor = first * (scale / found)
+        return moved
+
+    # -- state -----------------------------------------------------------------------------------
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: object, **kwargs: object
+    ) -> None:
+        """Take the state of one that started elsewhere, too."""
+        if f"{prefix}scale" in state_dict:
+            held = state_dict.get(f"{prefix}start")
+            self.start = None if held is None else self.scale.new_empty(held.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -81,6 +81,8 @@ class FactWriter:
             written["output"] = self._edge(note.output)
         if note.weight is not None:
             written["weight"] = _number(self._specs, note.weight)
+        if note.widened:
+            written["widened"] = True
         if note.rule:
             written["rule"] = self.rule(note.rule)
         return written
@@ -129,7 +131,12 @@ FACTS = _USUAL.names | _SELDOM
 """The keys of what is known of a node."""
 
 _ANNOTATION = Columns(
-    decision=int, reads=dict | None, output=list | None, weight=int | None, rule=int | None
+    decision=int,
+    reads=dict | None,
+    output=list | None,
+    weight=int | None,
+    widened=False,
+    rule=int | None,
 )
 
 
@@ -221,13 +228,14 @@ class FactReader(Numbered):
         return plain if fields.lacks(_SELDOM) else _with_what_was_seen(plain, fields)
 
     def _annotation(self, fields: Fields) -> Annotation:
-        decision, reads, output, weight, rule = fields.columns(_ANNOTATION)
+        decision, reads, output, weight, widened, rule = fields.columns(_ANNOTATION)
         edges = reads.items() if reads else ()
         return Annotation(
             self.decision(decision, fields.place),
             {name: self._edge(edge, fields.place) for name, edge in edges},
             None if output is None else self._edge(output, fields.place),
             None if weight is None else self.spec(weight, fields.place),
+            widened,
             rule="" if rule is None else self.rule(rule, fields.place),
         )
 

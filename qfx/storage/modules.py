@@ -77,22 +77,29 @@ class _Own:
 
 
 def _switches(fake_quant: FakeQuantize) -> dict[str, Any]:
+    starts = isinstance(fake_quant, WeightFakeQuantize) and fake_quant.start is not None
     return {
         "spec": fake_quant.spec,
         "observes": fake_quant.observer_enabled,
         "rounds": fake_quant.fake_quant_enabled,
         "moved": fake_quant.moved,
+        **({"starts": True} if starts else {}),
     }
 
 
 def _fake_quant(
-    kind: type[FakeQuantize], spec: QuantSpec, observes: bool, rounds: bool, moved: bool
+    kind: type[FakeQuantize],
+    spec: QuantSpec,
+    observes: bool,
+    rounds: bool,
+    moved: bool,
+    starts: bool = False,
 ) -> FakeQuantize:
-    made = kind.__new__(kind)
+    made: FakeQuantize
     if kind is WeightFakeQuantize:
-        FakeQuantize.__init__(made, spec)  # its own starts from a weight, and state is at hand
+        made = WeightFakeQuantize(spec, None, starts=starts)  # what it starts from is its state
     else:
-        made.__init__(spec)  # type: ignore[misc]
+        made = kind(spec)
     made.observer_enabled, made.fake_quant_enabled, made.moved = observes, rounds, moved
     return made
 

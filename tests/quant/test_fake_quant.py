@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,6 +61,30 @@ def test_a_weight_is_followed_in_evaluation_too() -> None:
     fake_quant.observer_enabled = False
     fake_quant(weight * 8)
     assert fake_quant.qparams() == fake_quant.chosen(weight * 2)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_scale_starts_where_calibration_ended_and_follows_the_weight(per_channel: bool) -> None:
+    spec = QuantSpec(torch.int8, symmetric=True, per_channel=per_channel, quant_min=-127)
+    weight = randn(4, 3, 3, 3)
+    started, other = WeightFakeQuantize(spec, weight), WeightFakeQuantize(spec, weight)
+    started.start_from(other.qparams())
+    assert started.start is None, "it is where it would be anyway"
+    found = other.chosen(weight)
+    first = replace(found, scale=found.scale * 0.7)
+    started.start_from(first)
+    for factor in (1.0, 2.0, 0.5):  # exact in float32
+        expected = replace(first, scale=first.scale * factor)
+        assert started.chosen(weight * factor) == expected
+        started(weight * factor)
+        assert started.qparams() == started.qparams_of(weight * factor) == expected
+    started.observer_enabled = False
+    assert started.qparams_of(weight) == replace(first, scale=first.scale * 0.5)
+    started.observer_enabled = True
+    states = started.state_dict(), other.state_dict()
+    other.load_state_dict(states[0])
+    started.load_state_dict(states[1])
+    assert (other.chosen(weight), started.chosen(weight)) == (first, found)
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])

@@ -33,6 +33,7 @@ from qfx.graph.findings import findings
 from qfx.graph.steps import arguments_by_name, state_kept
 from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotate, annotation
+from qfx.quant.spec import QuantSpec
 from qfx.runtime.samples import Sample
 from qfx.verification.outputs import agreement
 from qfx.vocab import bound
@@ -82,7 +83,11 @@ class WidenWeights(Pass):
                 ctx.near_misses.append(NearMiss(self.name, each.node.name, told))
                 continue
             room -= each.added
-            _widen(each, f"8 bits: {part:.1%} of the error", ctx)
+            note = annotation(each.node)
+            assert note is not None
+            assert note.weight is not None
+            wide = replace(note.weight, quant_min=-_WIDEST, quant_max=_WIDEST)
+            widen(each.node, wide, f"8 bits: {part:.1%} of the error", ctx)
 
 
 @dataclass
@@ -149,14 +154,11 @@ def _rounded(node: fx.Node, owners: Counter[str], ctx: PassContext) -> dict[str,
     return {"weight": rounded, "bias": bias}
 
 
-def _widen(narrow: _Narrow, told: str, ctx: PassContext) -> None:
-    node = narrow.node
+def widen(node: fx.Node, spec: QuantSpec, told: str, ctx: PassContext) -> None:
+    """Let the weight of a layer be quantized by a spec of more bits than are asked for."""
     note = annotation(node)
     assert note is not None
-    assert note.weight is not None
     with ctx.rewriter.named(told):
-        annotate(
-            node, replace(note, weight=replace(note.weight, quant_min=-_WIDEST, quant_max=_WIDEST))
-        )
+        annotate(node, replace(note, weight=spec, widened=True))
         ctx.record(node, WidenWeights.name, told)
         ctx.rewriter.update(node)  # it reads the same, and is said to have changed

@@ -5,6 +5,8 @@ reference graph of the quantized model are taken
 
 * the qparams of activations, by the fake-quants of the same values
   (:mod:`qfx_passes.placement.starting_qparams`);
+* the bits, scales and codes of weights that calibration chose (:mod:`qfx_passes.accuracy.gptq`,
+  :mod:`qfx_passes.accuracy.widen_weights`), by :mod:`qfx_passes.placement.starting_weights`;
 * biases that calibration corrected (:mod:`qfx_passes.accuracy.correct_bias`), so that conversion
   without a step of training gives the same quantized model, bit for bit
   (:mod:`qfx_passes.placement.starting_biases`).
@@ -24,18 +26,18 @@ from qfx import vocab
 from qfx.configuration.configuration import Configuration
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
+from qfx.graph import meta
 from qfx.graph.constants import constant_value
-from qfx.quant.qparams import QParams
-from qfx.quant.reference_form import quantized_weight
+from qfx.quant.annotation import annotation
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Start
 from qfx.vocab import bound, is_op
+from qfx_passes.accuracy.widen_weights import widen
 from qfx_passes.operands import is_constant, parameter_value
 from qfx_passes.placement.derivations import Made, made_by, operations
 from qfx_passes.placement.starting_biases import take_bias
 from qfx_passes.placement.starting_qparams import quantized_values, take_qparams
-
-_CODES = (torch.int8, torch.uint8)
+from qfx_passes.placement.starting_weights import Weights, starting_weight, widened
 
 
 class StartFrom(Pass):
@@ -54,6 +56,7 @@ class StartFrom(Pass):
         scaled = _scaled(graph, here, reference, there, ctx.rewriter)
         take_qparams(graph, here, known, rangeless, scaled, ctx.get(Configuration))
         layers = {there[node]: node for node in reference.graph.nodes if is_op(node, *vocab.LAYERS)}
+        weights = Weights(graph, ctx.rewriter)
         for node in list(graph.nodes):
             if not is_op(node, *vocab.LAYERS) or not is_constant(bound(node)["bias"]):
                 continue
@@ -62,9 +65,7 @@ class StartFrom(Pass):
                 continue
             if not _same_weight(node, layer, reference, ctx.rewriter):
                 continue
-            found = _weight_qparams(bound(layer)["weight"], reference)
-            if found is not None:
-                ctx.get(Start).weights[node.name] = found
+            _take_weight(node, layer, weights, ctx)
             bias = bound(layer)["bias"]
             if isinstance(bias, fx.Node) and bias.op == "get_attr":
                 with ctx.rewriter.at(node):
@@ -72,13 +73,25 @@ class StartFrom(Pass):
                     take_bias(node, wanted, ctx.rewriter)
 
 
-def _weight_qparams(restored: object, reference: fx.GraphModule) -> QParams | None:
-    """The qparams of a weight of 8-bit codes."""
-    found = quantized_weight(restored, reference) if isinstance(restored, fx.Node) else None
-    if found is None or found.qparams.dtype not in _CODES:
-        return None
-    zeros = not found.qparams.dequantize(found.integers).any()
-    return None if zeros else found.qparams  # any scale stands for zeros
+def _take_weight(node: fx.Node, layer: fx.Node, weights: Weights, ctx: PassContext) -> None:
+    """Let the weight of a layer be rounded as that of ``layer`` of the reference graph is."""
+    ours, theirs = annotation(node), annotation(layer)
+    if ours is None or theirs is None:
+        return
+    spec, wide = ours.weight, widened(ours, theirs)
+    if wide is not None:
+        spec = wide
+        widen(node, wide, "8 bits, as qparams_from has", ctx)
+    start = ctx.get(Start)
+    found = None if spec is None else starting_weight(layer, start.reference, spec)
+    if spec is None or found is None:
+        return
+    start.weights[node.name] = found.qparams
+    if not weights.take_codes(node, found, spec):
+        ctx.get(Configuration).note(
+            f"qparams_from has other codes than the nearest for the weight of {meta.where(node)}, "
+            "which others read, too: training starts from the nearest ones"
+        )
 
 
 def _same_weight(node: fx.Node, layer: fx.Node, reference: fx.GraphModule, rw: Rewriter) -> bool:

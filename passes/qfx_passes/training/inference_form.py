@@ -24,6 +24,7 @@ from qfx.quant.recorders import observer_of
 from qfx.rewrite.rewriter import Rewriter
 from qfx.runtime.trained import Trained
 from qfx.vocab import is_op
+from qfx_passes.operands import parameter_value
 from qfx_passes.training.derived_weights import parameter_of
 
 
@@ -61,7 +62,10 @@ def _settle_weights(node: fx.Node, names: tuple[tuple[str, str], ...], rw: Rewri
         module = rw.graph_module.get_submodule(name)
         assert isinstance(module, FakeQuantize)
         try:
-            found.append(None if module.follows_weight else module.qparams())
+            if module.follows_weight:
+                found.append(None)
+            else:
+                found.append(module.qparams_of(parameter_value(weights[weight], rw)))
         except CalibrationError as error:
             parameter = parameter_of(weights[weight]).target
             raise CalibrationError(f"{parameter}: {error}") from error

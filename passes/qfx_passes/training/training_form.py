@@ -33,7 +33,6 @@ from qfx.private_attributes import is_erased
 from qfx.quant.annotation import annotation
 from qfx.quant.fake_quant import FakeQuantize
 from qfx.quant.fake_quant_kinds import make_weight_fake_quant
-from qfx.quant.learned_fake_quant import LearnedFakeQuantize
 from qfx.quant.qparams import QParams
 from qfx.quant.recorders import observer_of
 from qfx.quant.spec import QuantSpec
@@ -85,7 +84,7 @@ class _Form:
     def __init__(self, rw: Rewriter, norms: Norms, start: Mapping[str, QParams]) -> None:
         self.rw = rw
         self.norms = norms
-        self.start = start  # by layer, what calibration found for weights whose scales are learned
+        self.start = start  # by layer, what calibration found for its weight
         self.weights: dict[str, tuple[tuple[str, str], ...]] = {}
         self.fake_quants: dict[tuple[object, ...], str] = {}
         self.passed: dict[
@@ -259,7 +258,7 @@ class _Form:
         if key in self.fake_quants:
             return self._call_module(self.fake_quants[key], weight, weight)
         fake_quant = self._made(spec, meaning)
-        if isinstance(fake_quant, LearnedFakeQuantize) and layer.name in self.start:
+        if layer.name in self.start:
             fake_quant.start_from(self.start[layer.name])
         hint = f"{parameter_of(meaning).target}_fake_quant"
         value = meta.value_of(weight)
