@@ -32,7 +32,7 @@ def static(backend: str | Backend | None = None, *, effort: str = "default") -> 
     Args:
         backend: what it is for; None inherits the backend of the call it is given to.
         effort: "fast" only observes; "default" adds what is closed-form and cheap; "high" adds
-            what takes minutes: codes of weights that are chosen by what layers yield.
+            what takes minutes: codes of all weights that are chosen by what layers yield.
 
     Raises:
         ConfigError: there is no such effort.

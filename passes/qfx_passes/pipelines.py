@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from qfx.backends import resolve_backend
 from qfx.backends.base import Backend
+from qfx.framework.pass_base import Pass
 from qfx.framework.pipeline import CALIBRATE, Pipeline
 from qfx_passes.accuracy.correct_bias import CorrectBias
 from qfx_passes.accuracy.gptq import Gptq
@@ -32,6 +33,9 @@ from qfx_passes.training.inference_form import InferenceForm
 from qfx_passes.training.training_form import TrainingForm
 
 _BEYOND_DEFAULT = ("widen-weights", "gptq")
+_OF_SMALL_WINDOWS = Gptq(sweeps=0, windows=32, batches=8, mib=4)
+"""That of the default effort, where activations have static ranges: depthwise layers and stems."""
+
 _LEFT_OUT: dict[str, tuple[str, ...]] = {
     "fast": (
         *("record-input-means", "smooth-norms", "smooth-inputs", "correct-bias"),
@@ -85,6 +89,7 @@ def static(backend: str | Backend | None = None, effort: str = "default") -> Pip
             backend=backend,
             method="static",
         ),
+        by_default=_OF_SMALL_WINDOWS,
     )
 
 
@@ -158,10 +163,20 @@ def weight_only(backend: str | Backend | None = None, effort: str = "default") -
     )
 
 
-def _with_effort(effort: str, pipeline: Pipeline) -> Pipeline:
-    """Without what ``effort`` does without, and with the passes of its backend."""
-    kept = tuple(step for step in pipeline.passes if step.name not in _LEFT_OUT[effort])
-    return _for_backend(replace(pipeline, passes=kept))
+def _with_effort(effort: str, pipeline: Pipeline, by_default: Pass | None = None) -> Pipeline:
+    """Without what ``effort`` does without, and with the passes of its backend.
+
+    Args:
+        effort: which.
+        pipeline: what "high" has.
+        by_default: what the default effort has in place of the pass of that name, which it is
+            without otherwise.
+    """
+    kept = list(pipeline.passes)
+    if effort == "default" and by_default is not None:
+        kept = [by_default if step.name == by_default.name else step for step in kept]
+    kept = [step for step in kept if step is by_default or step.name not in _LEFT_OUT[effort]]
+    return _for_backend(replace(pipeline, passes=tuple(kept)))
 
 
 def _for_backend(pipeline: Pipeline) -> Pipeline:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.quant.weight_fake_quant import WeightFakeQuantize
-from qfx_passes.accuracy.gptq import Gptq
 from tests.cases.flow import randn, seeded
 
 FOUR = qfx.QConfig(
@@ -22,7 +21,6 @@ FOUR = qfx.QConfig(
 EIGHT = qfx.QConfig(
     FOUR.activation, qfx.QuantSpec(torch.int8, symmetric=True, per_channel=True, quant_min=-127)
 )
-SMALL = qfx.pipelines.static(effort="high").replace("gptq", Gptq(sweeps=0, windows=32))
 HIGH = qfx.pipelines.static(effort="high")
 
 
@@ -94,14 +92,14 @@ def parameters(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("config", [EIGHT, FOUR], ids=["8 bits", "4 bits"])
-@pytest.mark.parametrize("pipeline", [None, SMALL, HIGH], ids=["default", "small windows", "high"])
+@pytest.mark.parametrize("effort", ["fast", "default", "high"])
 @pytest.mark.parametrize("name", NETS)
 def test_without_a_step_it_is_the_calibrated_model(
-    name: str, pipeline: qfx.Pipeline | None, config: qfx.QConfig
+    name: str, effort: str, config: qfx.QConfig
 ) -> None:
     model = seeded(NETS[name])
-    start = calibrated(model, config, pipeline)
-    assert bool(chosen(start)) is (pipeline is not None)
+    start = calibrated(model, config, effort=effort)
+    assert bool(chosen(start)) is (effort != "fast")
     before = parameters(model)
     qat = prepared(model, start, config)
     assert all(torch.equal(p, before[n]) for n, p in parameters(model).items())
