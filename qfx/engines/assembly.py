@@ -56,14 +56,14 @@ class Runner:
         self._programs: dict[tuple[Shape, ...], EngineProgram] = {}
         self._own: set[tuple[Shape, ...]] = set()
         self._single = piece.yields_one
-        self._examples = piece.shapes
+        self._examples = programs.shapes
         self._free = programs.free
         self._to_check = _CHECKED
-        for built in (programs.free, programs.own):
-            if built is not None:
-                self._programs[self._examples] = built.program
+        if programs.free is not None and programs.free.takes(self._examples):
+            self._programs[self._examples] = programs.free.program
         self._kept = programs.own
         if programs.own is not None:
+            self._programs[self._examples] = programs.own.program
             self._own.add(self._examples)
 
     @property
@@ -78,7 +78,7 @@ class Runner:
     @property
     def programs(self) -> Programs:
         """What it was made with, as far as it is still in use."""
-        return Programs(self._free, self._kept)
+        return Programs(self._examples, self._free, self._kept)
 
     def prefer(self, other: Runner) -> None:
         """Take the program of ``other`` for the sizes of the examples."""
@@ -145,10 +145,12 @@ class Programs:
     """What a piece is run by at first.
 
     Attributes:
+        shapes: of its inputs, with the examples.
         free: for all sizes that it takes.
         own: for those of the examples alone.
     """
 
+    shapes: tuple[Shape, ...]
     free: Built | None = None
     own: Built | None = None
 
@@ -252,9 +254,16 @@ def put_together(
 def _programs(
     engine: PieceEngine, piece: Piece, settings: BuildSettings, *, free: bool
 ) -> Programs:
+    shapes = _shapes_seen(piece)
     if free:
-        return Programs(free=engine.build(piece, settings))
-    return Programs(own=engine.build(piece, replace(settings, shapes=piece.shapes)))
+        return Programs(shapes, free=engine.build(piece, settings))
+    return Programs(shapes, own=engine.build(piece, replace(settings, shapes=shapes)))
+
+
+def _shapes_seen(piece: Piece) -> tuple[Shape, ...]:
+    """The shapes of the inputs of a piece with the examples; as captured where none were seen."""
+    pairs = zip(piece.inputs, piece.shapes, strict=True)
+    return tuple(piece.seen.shapes.get(node.name, captured) for node, captured in pairs)
 
 
 def _outer(

@@ -102,15 +102,18 @@ class CacheEntry:
         assert isinstance(engine, PieceEngine)
         refused = {row["node"]: Problem(**row) for row in record["refused"]}
         plan = partition(self._source.reference, refused)
-        programs = [
-            Programs(*(self._built(row[key], engine, settings) for key in ("free", "own")))
-            for row in record["programs"]
-        ]
+        programs = [self._programs(row, engine, settings) for row in record["programs"]]
         holds = HoldsAgainst(record["least"])
         made = put_together(engine, self._source.reference, plan, settings, holds, programs)
         if not self._agrees(made, record["sqnr"]):
             return None
         return EngineChoice(engine.name, made, trials, record["least"])
+
+    def _programs(
+        self, row: dict[str, Any], engine: PieceEngine, settings: BuildSettings
+    ) -> Programs:
+        built = (self._built(row[key], engine, settings) for key in ("free", "own"))
+        return Programs(tuple(map(tuple, row["shapes"])), *built)
 
     def _built(
         self, row: dict[str, str] | None, engine: PieceEngine, settings: BuildSettings
@@ -165,7 +168,7 @@ class CacheEntry:
             kept = [_kept(built, engine, parts) for built in (made.free, made.own)]
             if _NOT_KEPT in kept:
                 return None
-            programs.append(dict(zip(("free", "own"), kept, strict=True)))
+            programs.append({"shapes": made.shapes, "free": kept[0], "own": kept[1]})
         found = self._beside_eager(assembly)
         return {
             "engine": choice.engine,

@@ -90,4 +90,4 @@ def rank(candidate: Candidate) -> tuple[bool, float]:
     return bool(candidate.why_not), candidate.median * _PAYS**steps
 
 
-_PAYS, _STEPS = 1.03, {OnnxForm.EXACT: 0, OnnxForm.INTEGER: 1}
+_PAYS, _STEPS = 1.03, {OnnxForm.EXACT: 0, OnnxForm.INTEGER: 1, OnnxForm.BFLOAT16: 1}

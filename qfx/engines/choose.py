@@ -5,9 +5,8 @@ Whatever an engine does - it raises, hangs, yields NaN or noise - leaves it out,
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,14 +16,9 @@ from torch import Tensor
 
 from qfx.engines.agreement import (
     AGREES,
-    AS_NEAR,
-    LEAST,
-    Agreement,
     HoldsAgainst,
     compare,
-    floor,
     least_of,
-    reason_against,
 )
 from qfx.engines.assembly import Assembly, assemble, plan_for
 from qfx.engines.base import BuildSettings, CannotRun, Engine, PieceEngine, WholeEngine
@@ -35,18 +29,12 @@ from qfx.engines.source import Source
 from qfx.engines.timing import time_in_turns
 from qfx.engines.trials import EngineTrial
 from qfx.engines.workers import Worker
+from qfx.engines.yardstick import Yardstick
 from qfx.export.onnx.forms import OnnxForm
-from qfx.export.onnx.seen import run_seeing
-from qfx.export.onnx.trials import run_unrounded
-from qfx.graph.overlap import version
 from qfx.torch_private import pytree
 
 _PAYS = 1.05
 """How many times as fast a program for the examples' sizes alone must be to be kept."""
-
-_ROOM = 1.5
-"""How many times as far as on the examples results may reach in the full integer form; that costs
-3.5 dB of what is rounded."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +91,8 @@ class Choosing:
     def __init__(self, source: Source, settings: BuildSettings, *, dynamic: bool) -> None:
         self._source, self._dynamic = source, dynamic
         self._settings = settings
-        arguments = source.fresh_arguments()
-        before = _versions(arguments)
-        with source.undisturbed():
-            self._wanted, self._seen = run_seeing(source.reference, arguments, _ROOM)
-        self._writes = _versions(arguments) != before
-        self._least: float | None = None
-        self._unrounded: Any = None
+        self._yardstick = Yardstick(source)
+        self._writes = self._yardstick.writes
         self._plans: dict[str, Partition] = {}
 
     def choose(self, engines: Sequence[Engine], progress: Any) -> EngineChoice:
@@ -211,7 +194,7 @@ class Choosing:
         if name not in self._plans:
             plan = self._plans[name] = plan_for(engine, self._source.reference)
             for piece in plan.pieces:
-                piece.seen = self._seen
+                piece.seen = self._yardstick.seen
         return self._plans[name]
 
     def _try(self, candidate: Candidate, *, free: bool) -> None:
@@ -230,9 +213,10 @@ class Choosing:
         except Exception as error:  # whatever an engine raises
             failed(candidate, error)
             return
-        candidate.found = compare(self._wanted, made)
+        candidate.found = compare(self._yardstick.wanted, made)
         if not isinstance(candidate.engine, Eager):
-            candidate.fail(self._against(candidate, made))
+            form = candidate.form
+            candidate.fail(self._yardstick.reason_against(candidate.found, made, form))
 
     def _assembly(self, engine: Engine, form: OnnxForm, *, free: bool) -> Assembly:
         settings = replace(self._settings, form=form)
@@ -251,34 +235,6 @@ class Choosing:
         if not self._writes and not _are_equal((args, kwargs), self._source.call()):
             raise CannotRun("writes to its inputs")
         return made
-
-    def _against(self, candidate: Candidate, made: object) -> str:
-        """Why results don't agree; what they are held against is computed where it matters."""
-        found = candidate.found
-        if not reason_against(found, AGREES):
-            return ""
-        if self._least is None:
-            source = self._source
-            with source.undisturbed():
-                self._least = least_of(
-                    floor(source.reference, source.fresh_arguments(), self._wanted)
-                )
-        reason = reason_against(found, self._least)
-        rounds_more = candidate.form is not OnnxForm.EXACT and found.sqnr >= LEAST
-        if reason and rounds_more and self._loss(found, made) <= AS_NEAR:
-            return ""
-        return reason
-
-    def _loss(self, found: Agreement, made: object) -> float:
-        """How many dB further from what unrounded activations yield than the reference is."""
-        if found.wrong:
-            return math.inf
-        source = self._source
-        if self._unrounded is None:
-            with source.undisturbed():
-                self._unrounded = run_unrounded(source.reference, source.fresh_arguments())
-        own, other = (compare(self._unrounded, each).sqnr for each in (self._wanted, made))
-        return own - other
 
     def _specialize(self, chosen: Candidate, stack: ExitStack) -> None:
         """Keep a program for the examples' sizes alone, if it pays beside that for all."""
@@ -312,9 +268,3 @@ def _are_equal(given: object, other: object) -> bool:
     pairs = zip(pytree.tree_leaves(given), pytree.tree_leaves(other), strict=True)
     tensors = ((a, b) for a, b in pairs if isinstance(a, Tensor))
     return all(torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True) for a, b in tensors)
-
-
-def _versions(arguments: Mapping[str, Any]) -> list[int]:
-    """How often each tensor among arguments was written to."""
-    leaves = pytree.tree_leaves(arguments)
-    return [version(leaf) for leaf in leaves if isinstance(leaf, Tensor)]

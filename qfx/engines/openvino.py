@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from qfx import vocab
 from qfx.engines import writing
 from qfx.engines.arrays import array_of
 from qfx.engines.base import BuildSettings, Built, CannotRun, PieceEngine
@@ -44,7 +45,11 @@ class OpenVINO(PieceEngine):
         return writing.problems(piece)
 
     def forms(self, piece: Piece) -> Sequence[OnnxForm]:
-        rounding = (OnnxForm.INTEGER, OnnxForm.ATTENTION, OnnxForm.SCORES)
+        in_codes = (OnnxForm.ATTENTION, OnnxForm.SCORES)
+        if not _multiplies_bfloat16():
+            return writing.forms(piece, (OnnxForm.INTEGER, *in_codes))
+        by_hand = any(is_op(node, vocab.MATMUL) for node in piece.graph_module.graph.nodes)
+        rounding = (OnnxForm.INTEGER, *(in_codes if by_hand else ()), OnnxForm.BFLOAT16)
         return writing.forms(piece, rounding)
 
     def build(self, piece: Piece, settings: BuildSettings) -> Built:
@@ -70,6 +75,12 @@ class OpenVINO(PieceEngine):
         except Exception as error:  # its exceptions have no base of their own
             raise CannotRun(last_line(error)) from error
         return Built(OpenVINOProgram(compiled), takes)
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for it; elsewhere OpenVINO multiplies floats."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _takes_remainders(piece: Piece) -> bool:

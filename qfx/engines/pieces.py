@@ -75,7 +75,7 @@ class Piece:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of its inputs, with the example inputs."""
+        """The shapes of its inputs, as they were captured."""
         infos = (meta.tensor_info(node) for node in self.inputs)
         return tuple(() if info is None else tuple(info.shape) for info in infos)
 

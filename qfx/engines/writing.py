@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
+from qfx import vocab
 from qfx.engines.base import CannotRun
 from qfx.engines.pieces import Piece
 from qfx.export.onnx import model
@@ -24,6 +25,7 @@ from qfx.export.problems import Problem
 from qfx.graph import meta
 from qfx.graph.clone import clone_graph_module
 from qfx.graph.meta import TensorInfo
+from qfx.vocab import is_op
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,6 +71,8 @@ def forms(
         rounding: the forms that pay for an engine; what rounds most comes first.
         contrib: whether operators of ONNX Runtime's own may be written.
     """
+    if not any(is_op(node, vocab.QUANTIZE) for node in piece.graph_module.graph.nodes):
+        return (OnnxForm.EXACT,)  # who left activations in float wants them so
     sizes = _shapes(piece, contrib)
     apart = {_kinds(_exact(piece, contrib)): OnnxForm.EXACT}
     for form in reversed(rounding):

@@ -7,16 +7,21 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 
 import qfx
-from qfx.engines import BuildSettings, Built, Piece, compiling, registry
+from qfx.engines import BuildSettings, Built, Piece, compiling, openvino, registry, yardstick
+from qfx.engines.agreement import compare
 from qfx.engines.assembly import plan_for
 from qfx.engines.candidates import Candidate, rank
+from qfx.engines.source import source_of
 from qfx.engines.workers import Worker
+from qfx.engines.yardstick import Yardstick
 from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.seen import see
 from qfx.export.onnx.trials import run_unrounded
+from qfx.numerics.measures import sqnr
 from tests.support.engines import Fake, Residuals
 
 pytest.importorskip("onnx_ir")
@@ -48,7 +53,7 @@ def qmodel(x: Tensor) -> qfx.QuantizedModel:
 @pytest.mark.parametrize(
     ("name", "takes"),
     [
-        ("openvino", {OnnxForm.INTEGER, OnnxForm.SCORES, OnnxForm.ATTENTION}),
+        ("openvino", {OnnxForm.INTEGER, OnnxForm.SCORES, OnnxForm.ATTENTION, OnnxForm.BFLOAT16}),
         ("onnxruntime", {OnnxForm.FULL, OnnxForm.INTEGER}),
     ],
 )
@@ -68,17 +73,70 @@ def test_forms_that_round_no_more_are_not_tried(
         assert tried[-1] is OnnxForm.EXACT
 
 
-def test_forms_for_attention_are_tried_where_there_is_some() -> None:
-    engine, tokens = registry.named("openvino"), torch.randn(2, 5, 8)
-    model = nn.MultiheadAttention(8, 2, batch_first=True).eval()
-    qmodel = qfx.quantize(model, (tokens, tokens, tokens), progress=False, check=False)
-    (piece,) = plan_for(engine, qmodel.reference).pieces  # type: ignore[arg-type]
-    names = (str(n.target) for n in qmodel.reference.graph.find_nodes(op="placeholder"))
-    piece.seen = see(qmodel.reference, dict(zip(names, (tokens,) * 3, strict=False)))
-    tried = engine.forms(piece)  # type: ignore[attr-defined]
-    assert tuple(tried) == (
-        OnnxForm.INTEGER, OnnxForm.ATTENTION, OnnxForm.SCORES, OnnxForm.EXACT
-    )  # fmt: skip
+class MaskedAttention(nn.Module):
+    """Attention to the tokens that a caller names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key, self.value = (nn.Linear(32, 32) for _ in range(3))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        heads = (f(x).unflatten(-1, (4, 8)).transpose(1, 2) for f in self.layers())
+        return F.scaled_dot_product_attention(*heads, attn_mask=mask[:, None, None, :] > 0)
+
+    def layers(self) -> tuple[nn.Module, ...]:
+        return self.query, self.key, self.value
+
+
+TOKENS = torch.randn(1, 10, 32, generator=torch.Generator().manual_seed(0))
+MASKED = TOKENS, torch.tensor([[1] * 8 + [0] * 2])
+
+
+def forms_of(model: fx.GraphModule, inputs: Sequence[Tensor]) -> list[OnnxForm]:
+    """What OpenVINO is given of a model."""
+    engine = registry.named("openvino")
+    (piece,) = plan_for(engine, model).pieces  # type: ignore[arg-type]
+    names = (str(n.target) for n in model.graph.find_nodes(op="placeholder"))
+    piece.seen = see(model, dict(zip(names, inputs, strict=False)))
+    return list(engine.forms(piece))  # type: ignore[attr-defined]
+
+
+IN_CODES = (OnnxForm.ATTENTION, OnnxForm.SCORES)
+
+
+@pytest.mark.parametrize(("bfloat16", "forms"), [(True, [OnnxForm.BFLOAT16]), (False, IN_CODES)])
+def test_forms_for_attention_are_tried_where_there_is_some(
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool, forms: Sequence[OnnxForm]
+) -> None:
+    monkeypatch.setattr(openvino, "_multiplies_bfloat16", lambda: bfloat16)
+    fused = qfx.quantize(MaskedAttention().eval(), MASKED, progress=False, check=False)
+    assert forms_of(fused.reference, MASKED) == [OnnxForm.INTEGER, *forms, OnnxForm.EXACT]
+    by_hand = nn.MultiheadAttention(32, 4, batch_first=True).eval()  # yields its weights, too
+    written = qfx.quantize(by_hand, (TOKENS,) * 3, progress=False, check=False)
+    found = forms_of(written.reference, (TOKENS,) * 3)
+    assert found == [OnnxForm.INTEGER, *IN_CODES, OnnxForm.EXACT]
+
+
+def test_activations_that_are_float_stay_so() -> None:
+    model = MaskedAttention().eval()
+    weights = qfx.quantize(model, MASKED, method="weight_only", progress=False)
+    assert forms_of(weights.reference, MASKED) == [OnnxForm.EXACT]
+
+
+@pytest.mark.slow  # builds
+@pytest.mark.parametrize("form", [OnnxForm.SCORES, OnnxForm.ATTENTION, OnnxForm.BFLOAT16])
+def test_openvino_multiplies_masked_attention(
+    monkeypatch: pytest.MonkeyPatch, form: OnnxForm
+) -> None:
+    pytest.importorskip("openvino")
+    qmodel = qfx.quantize(MaskedAttention().eval(), MASKED, progress=False, check=False)
+    monkeypatch.setattr(openvino.OpenVINO, "forms", lambda self, piece: (form,))
+    monkeypatch.setattr(Yardstick, "reason_against", lambda *args: "")
+    fast = qfx.compile(qmodel, MASKED, engine="openvino", progress=False)
+    (trial,) = fast.trials
+    assert trial.form == form.value
+    assert sqnr(qmodel.reference(*MASKED), fast(*MASKED)) > 25  # behind the product it was 1 dB
 
 
 class Unrounded(Fake):
@@ -122,6 +180,23 @@ def test_a_form_agrees_that_is_as_near_to_unrounded_activations(
     assert trial.form == expected
     if expected == "integer":
         assert 15 < trial.sqnr < 35  # which is no agreement of its own
+
+
+@pytest.mark.parametrize(
+    ("form", "why"), [(OnnxForm.EXACT, ""), (OnnxForm.INTEGER, "disagrees with the reference: 2")]
+)
+def test_that_the_model_is_sensitive_excuses_nothing_that_rounds_more(
+    monkeypatch: pytest.MonkeyPatch, qmodel: qfx.QuantizedModel, x: Tensor, form: OnnxForm, why: str
+) -> None:
+    source = source_of(qmodel, x)
+    wanted = qmodel.reference(x)
+    noise = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(0)) * wanted.std()
+    monkeypatch.setattr(yardstick, "run_moved", lambda *args: wanted + 0.03 * noise)
+    held = Yardstick(source)
+    made = wanted + 0.05 * noise
+    reason = held.reason_against(compare(wanted, made), made, form)
+    assert reason.startswith(why)
+    assert bool(reason) == bool(why)
 
 
 def test_what_rounds_more_must_be_faster() -> None:

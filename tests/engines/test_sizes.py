@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.engines import BuildSettings, Built, Piece, registry
-from qfx.engines.assembly import MOST_BUILDS
+from qfx.engines import BuildSettings, Built, Piece, agreement, registry
+from qfx.engines.assembly import MOST_BUILDS, plan_for
+from qfx.engines.base import CannotRun
 from tests.support.engines import Fake
 
 
@@ -127,3 +129,30 @@ def _raised(module: nn.Module, x: Tensor) -> Exception:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever the model raises
         module(x)
     return caught.value
+
+
+def test_programs_are_built_for_the_sizes_of_the_examples(
+    qmodel: qfx.QuantizedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake()
+    monkeypatch.setattr(registry, "engines", lambda: {"fake": fake})
+    fast = qfx.compile(qmodel, noise(3), engine="fake", dynamic=False)  # captured with two rows
+    assert [settings.shapes for settings in fake.built] == [((3, 8),)]
+    assert torch.equal(fast(noise(3)), qmodel.reference(noise(3)))
+
+
+@pytest.mark.parametrize("floor", [25.0, 45.0])
+def test_other_sizes_have_a_floor_of_their_own(
+    qmodel: qfx.QuantizedModel, monkeypatch: pytest.MonkeyPatch, floor: float
+) -> None:
+    (piece,) = plan_for(Fake(), qmodel.reference).pieces
+    (wanted,) = piece.graph_module(noise(9))
+    off = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(0)) * wanted.std()
+
+    def moved(decibels: float) -> Tensor:
+        return wanted + off * 10 ** (-decibels / 20)
+
+    monkeypatch.setattr(agreement, "run_moved", lambda *args: (moved(floor),))
+    refused = nullcontext() if floor < 30 else pytest.raises(CannotRun, match="other sizes")
+    with refused:  # as far as float arithmetic takes it, or further
+        agreement.HoldsAgainst(agreement.AGREES)(piece, lambda _: (moved(23),), (noise(9),))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from qfx.export.onnx import rounding
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.layers import transposed
 from qfx.export.onnx.values import Info, Operand
 from qfx.export.problems import CannotWrite
@@ -32,11 +34,23 @@ def attention(
     """``softmax(query key^T / sqrt(d) + mask) value``."""
     if is_causal:
         attn_mask = _causal(w, query, key)
+    dtype = w.info(query).dtype
+    if w.form is OnnxForm.BFLOAT16 and dtype == torch.float32:
+        query, key, value = (_cast(w, each, torch.bfloat16) for each in (query, key, value))
+        made = attention_weights(w, query, key, attn_mask, scale=scale)
+        return w.op("Cast", w.op("MatMul", made, value), to=int(w.dtype(dtype)))
     weights: Operand = attention_weights(w, query, key, attn_mask, scale=scale)
     if w.form.multiplies_weights and _weigh(w, query, key, weights):
         value = rounding.factor(w, 2, value)
         weights = rounding.factor(w, 3, weights, weighs=True)
     return w.op("MatMul", weights, value)
+
+
+def _cast(w: Writer, value: Operand, dtype: torch.dtype) -> ir.Value:
+    info = w.info(value)
+    made = w.op("Cast", value, to=int(w.dtype(dtype)))
+    w.tell(made, replace(info, dtype=dtype))
+    return made
 
 
 def _weigh(w: Writer, query: Operand, key: Operand, weights: Operand) -> bool:
@@ -58,23 +72,24 @@ def attention_weights(
     if not isinstance(width, int):
         raise CannotWrite("attention of a width that is not fixed", "Fix it.", by_size=True)
     factor = width**-0.5 if scale is None else scale
-    by = w.scalar(factor, torch.float32)
+    by = w.scalar(factor, w.info(query).dtype)
     if w.form.multiplies_scores:
         query, key = rounding.factor(w, 0, query), rounding.factor(w, 1, key)
+    if w.form.multiplies_scores or w.info(query).dtype == torch.bfloat16:
         scores = w.op("Mul", w.op("MatMul", query, transposed(w, key)), by)
     else:
         scores = w.op("MatMul", w.op("Mul", query, by), transposed(w, key))
     if attn_mask is not None:
-        scores = w.op("Add", scores, _additive(w, attn_mask))
+        mask = _additive(w, attn_mask, w.info(query).dtype)
+        scores = w.op("Add", mask, scores)  # mask last: OpenVINO (2026.4.1) errs behind integers
     return w.op("Softmax", scores, axis=-1)
 
 
-def _additive(w: Writer, mask: Operand) -> Operand:
-    """A boolean mask as what is added: 0 where it is True, else minus infinity."""
-    if w.info(mask).dtype != torch.bool:
-        return mask
-    zero, lowest = w.scalar(0.0, torch.float32), w.scalar(-math.inf, torch.float32)
-    return w.op("Where", mask, zero, lowest)
+def _additive(w: Writer, mask: Operand, dtype: torch.dtype) -> Operand:
+    """What is added of a mask: of a boolean one 0 where it is True, else minus infinity."""
+    if w.info(mask).dtype == torch.bool:
+        return w.op("Where", mask, w.scalar(0.0, dtype), w.scalar(-math.inf, dtype))
+    return mask if w.info(mask).dtype == dtype else _cast(w, mask, dtype)
 
 
 def additive_mask(w: Writer, mask: Operand, *, dtype: torch.dtype) -> ir.Value:

@@ -114,10 +114,11 @@ def export_onnx(
             before residuals and activations, so that engines run them in integers. "full_integer"
             also rounds sigmoids, products, sums, concatenations and averages between codes.
             "scores" rounds, beside what the model does, queries and keys of attention,
-            "attention" its weights and values, too: for OpenVINO (docs/onnx.md). "auto" has ONNX
-            Runtime run the others, and takes "integer" if it runs more of that in integers and
-            agrees with the model as well, "full_integer" if that is faster still. Where all are
-            the same, or without ONNX Runtime, it is "exact"; the result says so.
+            "attention" its weights and values, too, "bfloat16" all of them to bfloat16: for
+            OpenVINO (docs/onnx.md). "auto" has ONNX Runtime run the others, and takes "integer" if
+            it runs more of that in integers and agrees with the model as well, "full_integer" if
+            that is faster still. Where all are the same, or without ONNX Runtime, it is "exact";
+            the result says so.
         example_inputs: as ``check_onnx`` takes them. What operations yield for these narrows the
             ranges of the integer forms, and "auto" compares with them; None: with random numbers.
             Numbers among them are constants in the file; without them, their defaults are.

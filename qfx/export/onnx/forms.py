@@ -12,9 +12,10 @@ beyond which the code of f(x + r) does not change any more. Example inputs narro
 
 *full_integer* rounds, too, what engines can compute from codes to codes (``rounding.py``).
 
-Two forms round products of activations, and nothing else that the reference does not: *scores*
-queries and keys, *attention* the weights and the values that they weigh, as well. OpenVINO then
-multiplies them in integers.
+Three forms round what attention multiplies, and nothing else that the reference does not. *scores*
+rounds queries and keys to int8, *attention* the weights and the values that they weigh, as well;
+OpenVINO then multiplies integers. *bfloat16* rounds all of these to bfloat16, which is finer than
+codes for a whole tensor, and as fast on CPUs that multiply such numbers.
 
 What saturation does anyway is left out of every form: quantize(clamp(x)) = quantize(x) where the
 smallest and the largest code stand for no more than the ends of the clamp.
@@ -50,6 +51,7 @@ class OnnxForm(Enum):
     EXACT = "exact"
     SCORES = "scores"
     ATTENTION = "attention"
+    BFLOAT16 = "bfloat16"
     INTEGER = "integer"
     FULL = "full_integer"
 

@@ -49,11 +49,13 @@ class SeenRanges:
         results: of layers and of :data:`JOINS`.
         factors: of :data:`PRODUCTS`, of what they multiply, in the order of their arguments; last
             of attention that of its weights.
+        shapes: of all tensors.
     """
 
     before_post: dict[str, Range] = field(default_factory=dict)
     results: dict[str, Range] = field(default_factory=dict)
     factors: dict[str, tuple[Range, ...]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def see(module: fx.GraphModule, arguments: Mapping[str, object]) -> SeenRanges:
@@ -86,7 +88,7 @@ def run_seeing(
         for name, ranges in seen.factors.items()
         if math.isfinite(rooms[name])
     }
-    return made, SeenRanges(wide(seen.before_post), wide(seen.results), factors)
+    return made, SeenRanges(wide(seen.before_post), wide(seen.results), factors, seen.shapes)
 
 
 def defaults(module: fx.GraphModule) -> dict[str, object]:
@@ -108,18 +110,15 @@ class _Watch(NamedInterpreter):
         return {node: self._least[alike] for node, alike in self._codes.items()}
 
     def run_node(self, n: fx.Node) -> Any:
-        if is_op(n, *ANY_CONV):
-            made = self._layer(n)
-        else:
-            made = super().run_node(n)
-            if is_op(n, vocab.QUANTIZE):
-                self._fills(n)
-            if is_op(n, *PRODUCTS):
-                self._multiplies(n)
-            if not is_op(n, *JOINS):
-                return made
-        if isinstance(made, Tensor) and made.is_floating_point() and made.numel():
-            self.seen.results[n.name] = _range(made)
+        made = self._layer(n) if is_op(n, *ANY_CONV) else super().run_node(n)
+        if is_op(n, vocab.QUANTIZE):
+            self._fills(n)
+        if is_op(n, *PRODUCTS):
+            self._multiplies(n)
+        if isinstance(made, Tensor):
+            self.seen.shapes[n.name] = tuple(made.shape)
+            if is_op(n, *ANY_CONV, *JOINS) and made.is_floating_point() and made.numel():
+                self.seen.results[n.name] = _range(made)
         return made
 
     def _layer(self, node: fx.Node) -> Any:

@@ -168,6 +168,6 @@ def test_a_form_that_does_not_load_is_left_out(
 
 
 def test_unknown_form(qmodel: qfx.QuantizedModel, x: Tensor) -> None:
-    known = "'auto', 'exact', 'scores', 'attention', 'integer', 'full_integer'"
+    known = "'auto', 'exact', 'scores', 'attention', 'bfloat16', 'integer', 'full_integer'"
     with pytest.raises(qfx.ConfigError, match=known):
         written(qmodel, x, form="fast")
