@@ -110,7 +110,10 @@ class Choosing:
                 if not lacks:
                     rows[engine.name] = list(self._candidates(engine, stack))
             running = [c for row in rows.values() for c in row if not c.why_not]
-            time_in_turns(running, self._source, writes=self._writes)
+            own = [c.own for c in running if c.own is not None]
+            time_in_turns([*running, *own], self._source, writes=self._writes)
+            for candidate in running:
+                _take_own(candidate)
             best = {name: min(row, key=rank) for name, row in rows.items() if row}
             fit = [c for c in best.values() if not c.why_not]
             trials = tuple(
@@ -120,7 +123,6 @@ class Choosing:
             if not fit:
                 raise CannotRun("\n".join(f"  {t.name}: {t.why_not}" for t in trials))
             chosen = min(fit, key=rank)
-            self._specialize(chosen, stack)
         return self._choice(chosen, trials)
 
     def again(
@@ -176,6 +178,8 @@ class Choosing:
                 if candidate.why_not != OVERDUE:
                     self._try(again, free=False)
                 candidate = candidate if again.why_not or again.assembly is None else again
+            elif self._dynamic:
+                self._build_own(candidate)
             yield candidate
             if candidate.why_not == OVERDUE:
                 return  # its thread is lost
@@ -218,6 +222,17 @@ class Choosing:
             form = candidate.form
             candidate.fail(self._yardstick.reason_against(candidate.found, made, form))
 
+    def _build_own(self, candidate: Candidate) -> None:
+        """Build programs for the sizes of the examples alone, beside those for all."""
+        assembly = candidate.assembly
+        if assembly is None or not any(runner.is_free for runner in assembly.runners):
+            return
+        own = Candidate(candidate.engine, candidate.form, candidate.worker)
+        self._try(own, free=False)
+        if own.why_not == OVERDUE:
+            candidate.fail(OVERDUE)
+        candidate.own = None if own.why_not else own
+
     def _assembly(self, engine: Engine, form: OnnxForm, *, free: bool) -> Assembly:
         settings = replace(self._settings, form=form)
         if isinstance(engine, WholeEngine):
@@ -236,29 +251,21 @@ class Choosing:
             raise CannotRun("writes to its inputs")
         return made
 
-    def _specialize(self, chosen: Candidate, stack: ExitStack) -> None:
-        """Keep a program for the examples' sizes alone, if it pays beside that for all."""
-        if not self._dynamic or not isinstance(chosen.engine, PieceEngine):
-            return
-        assert chosen.assembly is not None
-        if not any(runner.is_free for runner in chosen.assembly.runners):
-            return
-        fixed = Candidate(chosen.engine, chosen.form, chosen.worker)
-        self._try(fixed, free=False)
-        if fixed.why_not or fixed.assembly is None:
-            return
-        free = replace(chosen, times=[])
-        time_in_turns([free, fixed], self._source, writes=self._writes)
-        if fixed.why_not or fixed.median * _PAYS > free.median:
-            return
-        _prefer(chosen, fixed)
+
+def _take_own(candidate: Candidate) -> None:
+    """Keep programs for the sizes of the examples alone, if they pay beside those for all."""
+    own = candidate.own
+    if own is None or own.why_not or own.median * _PAYS > candidate.median:
+        return
+    _prefer(candidate, own)
+    candidate.times = own.times
 
 
-def _prefer(chosen: Candidate, fixed: Candidate) -> None:
+def _prefer(candidate: Candidate, own: Candidate) -> None:
     """Take programs for the examples' sizes from another candidate."""
-    assert chosen.assembly is not None
-    assert fixed.assembly is not None
-    pairs = zip(chosen.assembly.runners, fixed.assembly.runners, strict=True)
+    assert candidate.assembly is not None
+    assert own.assembly is not None
+    pairs = zip(candidate.assembly.runners, own.assembly.runners, strict=True)
     for runner, other in pairs:
         runner.prefer(other)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -13,6 +14,7 @@ import qfx
 from qfx.engines import BuildSettings, Built, Piece, agreement, registry
 from qfx.engines.assembly import MOST_BUILDS, plan_for
 from qfx.engines.base import CannotRun
+from qfx.export.onnx.forms import OnnxForm
 from tests.support.engines import Fake
 
 
@@ -41,6 +43,23 @@ class FailsLater(Fake):
             return list(piece.graph_module(*inputs))
 
         return Built(program, lambda shapes: True)
+
+
+class FasterWhenFixed(Fake):
+    """Its integer form is slower than the exact one in a program for all sizes, else faster."""
+
+    def forms(self, piece: Piece) -> Sequence[OnnxForm]:
+        return (OnnxForm.INTEGER, OnnxForm.EXACT)
+
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
+        exact, free = settings.form is OnnxForm.EXACT, settings.shapes is None
+        seconds = 0.01 if exact else 0.02 if free else 0.002
+
+        def program(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+            time.sleep(seconds)
+            return list(piece.graph_module(*inputs))
+
+        return Built(program, lambda shapes: settings.shapes in (None, shapes))
 
 
 def model() -> nn.Module:
@@ -129,6 +148,16 @@ def _raised(module: nn.Module, x: Tensor) -> Exception:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever the model raises
         module(x)
     return caught.value
+
+
+def test_the_form_is_chosen_by_the_program_that_will_run(
+    qmodel: qfx.QuantizedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = compiled(FasterWhenFixed(), qmodel, monkeypatch)
+    (trial,) = fast.trials
+    assert trial.form == "integer"
+    assert trial.median_ms < 9
+    assert torch.equal(fast(noise(5)), qmodel.reference(noise(5)))
 
 
 def test_programs_are_built_for_the_sizes_of_the_examples(
