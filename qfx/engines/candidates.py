@@ -31,7 +31,6 @@ class Candidate:
         first: seconds of its second run.
         times: seconds of calls, all rounds.
         why_not: why it is out; "" if it is not.
-        own: the same with programs for the sizes of the examples alone; None if it has no others.
     """
 
     engine: Engine
@@ -43,7 +42,6 @@ class Candidate:
     first: float = 0.0
     times: list[float] = field(default_factory=list)
     why_not: str = ""
-    own: Candidate | None = None
 
     @property
     def median(self) -> float:

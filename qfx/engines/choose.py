@@ -110,10 +110,7 @@ class Choosing:
                 if not lacks:
                     rows[engine.name] = list(self._candidates(engine, stack))
             running = [c for row in rows.values() for c in row if not c.why_not]
-            own = [c.own for c in running if c.own is not None]
-            time_in_turns([*running, *own], self._source, writes=self._writes)
-            for candidate in running:
-                _take_own(candidate)
+            time_in_turns(running, self._source, writes=self._writes)
             best = {name: min(row, key=rank) for name, row in rows.items() if row}
             fit = [c for c in best.values() if not c.why_not]
             trials = tuple(
@@ -122,7 +119,7 @@ class Choosing:
             )
             if not fit:
                 raise CannotRun("\n".join(f"  {t.name}: {t.why_not}" for t in trials))
-            chosen = min(fit, key=rank)
+            chosen = self._for_all_sizes(min(fit, key=rank))
         return self._choice(chosen, trials)
 
     def again(
@@ -172,14 +169,10 @@ class Choosing:
             return
         for form in forms:
             candidate = Candidate(engine, form, worker)
-            self._try(candidate, free=self._dynamic)
-            if candidate.why_not and self._dynamic and isinstance(engine, PieceEngine):
-                again = Candidate(engine, form, worker)
-                if candidate.why_not != OVERDUE:
-                    self._try(again, free=False)
-                candidate = candidate if again.why_not or again.assembly is None else again
-            elif self._dynamic:
-                self._build_own(candidate)
+            self._try(candidate, free=False)
+            if self._dynamic and candidate.why_not not in ("", OVERDUE):
+                free = self._free(candidate)
+                candidate = candidate if free.why_not else free
             yield candidate
             if candidate.why_not == OVERDUE:
                 return  # its thread is lost
@@ -222,17 +215,6 @@ class Choosing:
             form = candidate.form
             candidate.fail(self._yardstick.reason_against(candidate.found, made, form))
 
-    def _build_own(self, candidate: Candidate) -> None:
-        """Build programs for the sizes of the examples alone, beside those for all."""
-        assembly = candidate.assembly
-        if assembly is None or not any(runner.is_free for runner in assembly.runners):
-            return
-        own = Candidate(candidate.engine, candidate.form, candidate.worker)
-        self._try(own, free=False)
-        if own.why_not == OVERDUE:
-            candidate.fail(OVERDUE)
-        candidate.own = None if own.why_not else own
-
     def _assembly(self, engine: Engine, form: OnnxForm, *, free: bool) -> Assembly:
         settings = replace(self._settings, form=form)
         if isinstance(engine, WholeEngine):
@@ -251,14 +233,28 @@ class Choosing:
             raise CannotRun("writes to its inputs")
         return made
 
+    # -- programs for all sizes -------------------------------------------------------------------
+    def _free(self, candidate: Candidate) -> Candidate:
+        """The same with programs for all sizes that its pieces take."""
+        free = Candidate(candidate.engine, candidate.form, candidate.worker)
+        self._try(free, free=True)
+        return free
 
-def _take_own(candidate: Candidate) -> None:
-    """Keep programs for the sizes of the examples alone, if they pay beside those for all."""
-    own = candidate.own
-    if own is None or own.why_not or own.median * _PAYS > candidate.median:
-        return
-    _prefer(candidate, own)
-    candidate.times = own.times
+    def _for_all_sizes(self, chosen: Candidate) -> Candidate:
+        """What was chosen, with programs for all sizes, and its own only where they pay."""
+        if not self._dynamic or chosen.assembly is None or not chosen.assembly.runners:
+            return chosen
+        if any(runner.is_free for runner in chosen.assembly.runners):
+            return chosen
+        free, own = self._free(chosen), replace(chosen, times=[])
+        if free.why_not:
+            return chosen
+        time_in_turns([free, own], self._source, writes=self._writes)
+        if free.why_not:
+            return chosen
+        if own.median * _PAYS <= free.median:
+            _prefer(free, own)
+        return free
 
 
 def _prefer(candidate: Candidate, own: Candidate) -> None:
