@@ -26,7 +26,7 @@ from qfx.engines.candidates import OVERDUE, Candidate, failed, rank
 from qfx.engines.eager import Eager
 from qfx.engines.pieces import Partition
 from qfx.engines.source import Source
-from qfx.engines.timing import time_in_turns
+from qfx.engines.timing import ROUNDS, time_in_turns
 from qfx.engines.trials import EngineTrial
 from qfx.engines.workers import Worker
 from qfx.engines.yardstick import Yardstick
@@ -249,7 +249,7 @@ class Choosing:
         free, own = self._free(chosen), replace(chosen, times=[])
         if free.why_not:
             return chosen
-        time_in_turns([free, own], self._source, writes=self._writes)
+        time_in_turns([free, own], self._source, writes=self._writes, rounds=ROUNDS // 2)
         if free.why_not:
             return chosen
         if own.median * _PAYS <= free.median:

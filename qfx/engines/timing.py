@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from qfx.engines.candidates import Candidate, failed
 from qfx.engines.source import Source
 
-_ROUNDS, _TURN, _MOST_CALLS = 7, 0.03, 100
-"""How often each is woken, and for how many seconds or calls, whichever ends first."""
+ROUNDS = 6
+"""How often each is woken."""
+
+_TURN, _MOST_CALLS = 0.03, 100
+"""For how many seconds or calls, whichever ends first."""
 
 _LEAST_ROUNDS, _ENOUGH = 4, 0.4
 """So many rounds do where all of them took so many seconds."""
@@ -24,17 +27,20 @@ _PATIENCE = 50
 """How many times as long as a first run calls may take before they count as hanging."""
 
 
-def time_in_turns(candidates: Sequence[Candidate], source: Source, *, writes: bool) -> None:
+def time_in_turns(
+    candidates: Sequence[Candidate], source: Source, *, writes: bool, rounds: int = ROUNDS
+) -> None:
     """Time candidates, each turn after a call that is not counted.
 
     Args:
         candidates: what was built; one that fails is put out of the running.
         source: has the examples.
         writes: whether the model writes to its inputs, so that each call needs new ones.
+        rounds: how often each is woken, at most.
     """
     if not candidates:
         return
-    for number in range(_ROUNDS):
+    for number in range(rounds):
         timed = [sum(c.times) for c in candidates if not c.why_not]
         if number >= _LEAST_ROUNDS and min(timed, default=0.0) >= _ENOUGH:
             break
