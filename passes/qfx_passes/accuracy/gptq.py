@@ -77,7 +77,8 @@ class Gptq(Pass):
         damping: l, and what is added to the diagonal of H, relative to its mean.
         sweeps: at most so many over the codes and scales of a layer; 0 leaves them as they come.
         windows: where that is not 0, convolutions alone of which an output reads at most so many
-            values: few images say all about these, at little cost.
+            values, and that have several outputs for an image: few images say all about these, at
+            little cost.
         batches: of calibration that are kept for it, at most.
         mib: of these, in MiB; it measures on no more than the first ones that reach it.
     """
@@ -193,10 +194,16 @@ class Gptq(Pass):
 
 
 def _reads_at_most(node: fx.Node, size: int) -> bool:
-    """Whether it is a convolution of which an output reads so many values, or fewer."""
+    """Whether it is a convolution of which each of several outputs reads so many values, or fewer.
+
+    What reads pooled images (squeeze-and-excitation) has one output for each of few images.
+    """
     weight = bound(node)["weight"] if is_op(node, *vocab.CONVOLUTIONS) else None
     info = meta.tensor_info(weight) if isinstance(weight, fx.Node) else None
-    return info is not None and info.numel <= size * info.shape[0]
+    made = meta.tensor_info(node)
+    if info is None or made is None or math.prod(made.shape[2 - len(info.shape) :]) == 1:
+        return False
+    return info.numel <= size * info.shape[0]
 
 
 def _stays_near(layer: Layer, made: Rounding, fit: Moments) -> bool:

@@ -106,6 +106,28 @@ def test_the_default_effort_has_it_for_convolutions_with_small_windows() -> None
     assert "gptq" not in made(effort="fast").history
 
 
+class Gated(nn.Module):
+    """A depthwise convolution whose channels are scaled by what its pooled result says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.depth = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3, groups=12)
+        self.gate = nn.Conv2d(12, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.depth(F.relu(self.first(x))))
+        return x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+
+
+def test_the_default_effort_leaves_alone_what_reads_pooled_images() -> None:
+    data = [batch(i) for i in range(6)]
+    qmodel = qfx.quantize(Gated().eval(), data[0], calibration_data=data, qconfig=FOUR)
+    stage = qmodel.history["gptq"]
+    named = {name.partition("_")[0] for event in stage.events for name in event.changed}
+    named |= {miss.node.partition("_")[0] for miss in stage.near_misses}
+    assert named == {"first", "depth"}
+
+
 def test_is_the_same_every_time(high: qfx.QuantizedModel) -> None:
     again = made(effort="high")
     assert torch.equal(again(batch(7)), high(batch(7)))
