@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from qfx.export.onnx.trials import run_unrounded
 from qfx.numerics.measures import sqnr
 from tests.support.engines import Fake, Residuals
 
-pytest.importorskip("onnx_ir")
+onnx_ir = pytest.importorskip("onnx_ir")
 
 
 class Gated(nn.Module):
@@ -89,6 +90,21 @@ class MaskedAttention(nn.Module):
         return self.query, self.key, self.value
 
 
+class PackedAttention(nn.Module):
+    """Attention whose queries, keys and values one layer yields."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.packed, self.out = nn.Linear(32, 96), nn.Linear(32, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.packed(x).chunk(3, -1)
+        heads = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        return self.out(mixed)  # type: ignore[no-any-return]
+
+
 TOKENS = torch.randn(1, 10, 32, generator=torch.Generator().manual_seed(0))
 MASKED = TOKENS, torch.tensor([[1] * 8 + [0] * 2])
 
@@ -137,6 +153,31 @@ def test_openvino_multiplies_masked_attention(
     (trial,) = fast.trials
     assert trial.form == form.value
     assert sqnr(qmodel.reference(*MASKED), fast(*MASKED)) > 25  # behind the product it was 1 dB
+
+
+def test_parts_of_a_layer_are_layers_of_their_own(tmp_path: Path) -> None:
+    qmodel = qfx.quantize(PackedAttention().eval(), TOKENS, progress=False, check=False)
+    kinds: dict[str, list[str]] = {}
+    for form in ("exact", "bfloat16"):
+        qfx.export_onnx(qmodel, tmp_path / "packed.onnx", form=form, example_inputs=TOKENS)
+        written = onnx_ir.load(tmp_path / "packed.onnx").graph
+        kinds[form] = sorted(node.op_type for node in written)
+    assert "Split" in kinds["exact"]
+    assert not {"Split", "Concat"} & set(kinds["bfloat16"])
+    assert kinds["bfloat16"].count("MatMul") == kinds["exact"].count("MatMul") + 2
+
+
+@pytest.mark.slow  # builds
+def test_openvino_runs_the_parts_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    qmodel = qfx.quantize(PackedAttention().eval(), TOKENS, progress=False, check=False)
+    monkeypatch.setattr(openvino.OpenVINO, "forms", lambda self, piece: (OnnxForm.BFLOAT16,))
+    fast = qfx.compile(qmodel, TOKENS, engine="openvino", progress=False)
+    (trial,) = fast.trials
+    assert trial.form == "bfloat16"
+    assert sqnr(qmodel.reference(TOKENS), fast(TOKENS)) > 35
+    longer = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(1))
+    assert sqnr(qmodel.reference(longer), fast(longer)) > 35
 
 
 class Unrounded(Fake):

@@ -15,7 +15,8 @@ beyond which the code of f(x + r) does not change any more. Example inputs narro
 Three forms round what attention multiplies, and nothing else that the reference does not. *scores*
 rounds queries and keys to int8, *attention* the weights and the values that they weigh, as well;
 OpenVINO then multiplies integers. *bfloat16* rounds all of these to bfloat16, which is finer than
-codes for a whole tensor, and as fast on CPUs that multiply such numbers.
+codes for a whole tensor, and as fast on CPUs that multiply such numbers. What one layer yields for
+queries, keys and values is there computed by a layer for each (``layer_parts.py``).
 
 What saturation does anyway is left out of every form: quantize(clamp(x)) = quantize(x) where the
 smallest and the largest code stand for no more than the ends of the clamp.

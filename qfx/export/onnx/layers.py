@@ -12,7 +12,9 @@ from torch import Tensor
 
 from qfx import vocab
 from qfx.export.onnx import rounding
+from qfx.export.onnx.forms import OnnxForm
 from qfx.export.onnx.integers import integers
+from qfx.export.onnx.layer_parts import parts_read, rows
 from qfx.export.onnx.quantization import dequantized
 from qfx.export.onnx.values import Dequantized, Dim, Info, Operand
 from qfx.export.problems import CannotWrite
@@ -113,6 +115,18 @@ def linear(w: Writer, input: Operand, weight: Operand, bias: Operand | None) -> 
     rounded = rounded_bias(w, input, weight, bias)
     if rounded is not None and isinstance(input, Dequantized):
         return _gemm(w, input, weight, rounded)
+    sizes = parts_read(w) if w.form is OnnxForm.BFLOAT16 else []
+    weights = rows(weight, sizes)
+    if not weights or not isinstance(bias, Tensor | None):
+        return _product(w, input, weight, bias)
+    biases = [None] * len(sizes) if bias is None else torch.split(bias, sizes)
+    parts = [_product(w, input, *each) for each in zip(weights, biases, strict=True)]
+    made = w.op("Concat", *parts, axis=-1)
+    w.parts[id(made)] = tuple(parts)
+    return made
+
+
+def _product(w: Writer, input: Operand, weight: Operand, bias: Operand | None) -> ir.Value:
     made = w.op("MatMul", input, transposed(w, weight))
     return made if bias is None else w.op("Add", made, bias)
 

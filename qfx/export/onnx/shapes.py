@@ -138,6 +138,8 @@ def tensor_split(w: Writer, input: Operand, *, sections: object, dim: int) -> tu
 
 
 def _split(w: Writer, input: Operand, dim: int) -> tuple[ir.Value, ...]:
+    if id(input) in w.parts:
+        return w.parts[id(input)]
     parts = [info.shape[dim] for info in w.results]
     if not all(isinstance(part, int) for part in parts):
         return _free_split(w, input, dim, len(parts))

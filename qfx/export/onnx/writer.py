@@ -57,6 +57,7 @@ class Writer:
         self.form, self.seen = form, seen
         self.coded: dict[int, tuple[ir.Value, QParams]] = {}
         self.rounded: dict[int, Operand] = {}
+        self.parts: dict[int, tuple[ir.Value, ...]] = {}
         self.sizes: dict[tuple[int, int], Number] = {}
         self._info: dict[int, Info] = {}
         self._constants: dict[object, ir.Value] = {}
