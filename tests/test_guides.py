@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -13,6 +14,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def run(guide: str) -> dict[str, object]:
     """The names that all blocks of a guide leave."""
     text = (DOCS / guide).read_text()
+    torch.manual_seed(0)
     names: dict[str, object] = {"__name__": guide}
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     for number, block in enumerate(blocks, start=1):
@@ -33,7 +35,7 @@ def test_passes(
     assert "{'tanh-gelu/faster': 1} tanh-gelu/faster at %_1: 1 is not under 2" in printed
     assert "intensity=" in printed
     assert "is 2 deep" in printed
-    assert len(names["qmodel"].report.sites[0].findings) == 1
+    assert "intensity" in names["qmodel"].report.sites[0].findings  # beside what qfx's passes found
     assert names["variants"].summary() == "-0 +0 nodes, -1 +0 parameters, 1 changed"
     assert "quantized -> float" in printed
     assert (tmp_path / "stages.html").exists()

@@ -14,12 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qfx.engines.agreement import (
-    AGREES,
-    HoldsAgainst,
-    compare,
-    least_of,
-)
+from qfx.engines.agreement import AGREES, HoldsAgainst, compare, least_of
 from qfx.engines.assembly import Assembly, assemble, plan_for
 from qfx.engines.base import BuildSettings, CannotRun, Engine, PieceEngine, WholeEngine
 from qfx.engines.candidates import OVERDUE, Candidate, failed, rank

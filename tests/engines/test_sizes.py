@@ -156,7 +156,7 @@ def test_the_form_is_chosen_by_the_program_that_will_run(
     fast = compiled(FasterWhenFixed(), qmodel, monkeypatch)
     (trial,) = fast.trials
     assert trial.form == "integer"
-    assert trial.median_ms < 9
+    assert trial.median_ms < 15  # that of its program for all sizes takes 20
     assert torch.equal(fast(noise(5)), qmodel.reference(noise(5)))
 
 

@@ -81,7 +81,8 @@ def attention_weights(
         scores = w.op("MatMul", w.op("Mul", query, by), transposed(w, key))
     if attn_mask is not None:
         mask = _additive(w, attn_mask, w.info(query).dtype)
-        scores = w.op("Add", mask, scores)  # mask last: OpenVINO (2026.4.1) errs behind integers
+        # In this order: OpenVINO (2026.4.1) errs where a mask comes second to an integer product.
+        scores = w.op("Add", mask, scores)
     return w.op("Softmax", scores, axis=-1)
 
 

@@ -1,7 +1,6 @@
 """Linear layers of which nothing but parts is read: queries, keys and values of one layer.
 
-They are written as a layer for each part. Engines otherwise copy the result apart, which OpenVINO
-takes as long for as a tenth of the layer itself.
+They are written as a layer for each part; OpenVINO otherwise copies the result apart in every call.
 """
 
 from __future__ import annotations
@@ -16,20 +15,23 @@ from torch import Tensor
 from qfx import vocab
 from qfx.export.onnx.values import Dequantized, Info, Operand
 from qfx.graph import meta
-from qfx.vocab import is_op
+from qfx.vocab import bound, is_op
 
 if TYPE_CHECKING:
     from qfx.export.onnx.writer import Writer
 
 
 def parts_read(w: Writer) -> list[int]:
-    """The sizes of the parts that alone are read of the layer being written; empty if none are."""
+    """The sizes of the parts that alone are read of the layer being written; empty if none are.
+
+    A layer with post-ops is written as one: these are computed of the whole.
+    """
     assert w.node is not None
     readers = list(w.node.users)
     info = meta.tensor_info(w.node)
     if len(readers) != 1 or info is None or not is_op(readers[0], vocab.CHUNK, vocab.SPLIT):
         return []
-    if readers[0].kwargs.get("dim", 0) not in (-1, len(info.shape) - 1):
+    if w.node.kwargs.get("post") or bound(readers[0])["dim"] not in (-1, len(info.shape) - 1):
         return []
     made = meta.value_of(readers[0])
     parts = made if isinstance(made, Sequence) else ()

@@ -39,6 +39,7 @@ class Writer:
         seen: the ranges that it is rounded by.
         coded: of which codes a tensor was written that is rounded beyond the reference.
         rounded: of codes that were written the tensor that they are of.
+        parts: of what layers for each part yield, these; who takes it apart reads them.
         sizes: of tensors, by their id and the dim, where they are written.
         contrib: whether operators of ONNX Runtime's own may be written.
     """
