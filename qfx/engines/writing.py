@@ -34,6 +34,8 @@ OPSET = 21
 _LARGEST = 2**31 - 2**20
 _SHAPES, _EXACT = object(), object()
 
+_write = partial(write, rows=True)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -78,7 +80,7 @@ def forms(
     for form in reversed(rounding):
         seen = _seen(piece, form)
         if form.rounds_layers or seen.factors:
-            written = write(piece.graph_module, sizes, OPSET, form, seen, contrib=contrib)
+            written = _write(piece.graph_module, sizes, OPSET, form, seen, contrib=contrib)
             apart.setdefault(_kinds(written), form)
     return tuple(reversed(apart.values()))
 
@@ -123,7 +125,7 @@ def _model(
     piece: Piece, form: OnnxForm, shapes: tuple[tuple[int, ...], ...] | None, contrib: bool
 ) -> Model:
     graph_module, sizes = _with_sizes(piece, shapes, contrib)
-    written = write(graph_module, sizes, OPSET, form, _seen(piece, form), contrib=contrib)
+    written = _write(graph_module, sizes, OPSET, form, _seen(piece, form), contrib=contrib)
     if written.problems:
         raise CannotRun(str(written.problems[0]))
     made = model.model_of(written, "", form.value)
@@ -175,7 +177,7 @@ def _exact(piece: Piece, contrib: bool) -> WrittenGraph:
     shapes = piece.notes[_SHAPES, contrib] = _shapes_of(piece.graph_module)
     for free in (shapes.find, partial(shapes.find, batch_only=True), shapes.fix):
         free()
-        written = write(piece.graph_module, shapes, OPSET, OnnxForm.EXACT, contrib=contrib)
+        written = _write(piece.graph_module, shapes, OPSET, OnnxForm.EXACT, contrib=contrib)
         piece.notes[_EXACT, contrib] = written
         if not any(found.by_size for found in written.problems):
             break

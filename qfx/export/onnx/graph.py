@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from qfx import vocab
 from qfx.export.onnx import functions, packed, rounding
 from qfx.export.onnx.forms import OnnxForm, post_ops
 from qfx.export.onnx.quantization import known_bounds
+from qfx.export.onnx.rows import Rows, on_rows
 from qfx.export.onnx.seen import SeenRanges
 from qfx.export.onnx.sizes import Shapes
 from qfx.export.onnx.table import row_of
@@ -61,13 +63,16 @@ def write(
     seen: SeenRanges | None = None,
     *,
     contrib: bool = False,
+    rows: bool = False,
 ) -> WrittenGraph:
     """Write every node of a reference graph, in a form for which ranges may have been seen.
 
-    With ``contrib``, operators of ONNX Runtime's own are written where the standard has none.
+    With ``contrib``, operators of ONNX Runtime's own are written where the standard has none; with
+    ``rows``, layers on images whose channels come last are written on rows.
     """
     writer = Writer(opset, form, seen or SeenRanges(), contrib=contrib)
-    walk = _GraphWriter(graph_module, shapes, writer)
+    nodes = on_rows(graph_module.graph, shapes) if rows else frozenset()
+    walk = _GraphWriter(graph_module, shapes, writer, nodes)
     for node in graph_module.graph.find_nodes(op="placeholder"):
         walk.visit(node)
     walk.keep_output_names()
@@ -78,12 +83,19 @@ def write(
 
 
 class _GraphWriter:
-    def __init__(self, graph_module: fx.GraphModule, shapes: Shapes, writer: Writer) -> None:
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        shapes: Shapes,
+        writer: Writer,
+        on_rows: frozenset[fx.Node],
+    ) -> None:
         self.module = graph_module
         self.shapes = shapes
         self.w = writer
         self.written = WrittenGraph(writer)
         self.env: dict[fx.Node, Any] = {}
+        self.rows = Rows(writer, shapes, self.env, on_rows)
         self.kept: dict[str, str] = {}
 
     def keep_output_names(self) -> None:
@@ -98,7 +110,7 @@ class _GraphWriter:
             self.env[node] = self._value(node)
         except CannotWrite as found:
             self.written.problems.append(problem(node, found))
-            self.env[node] = self._stand_in(self.shapes.info(node))
+            self.env[node] = self._stand_in(self.rows.info(node))
 
     def _stand_in(self, info: object) -> Any:
         """Something in place of what can't be written, so that what reads it is looked at, too."""
@@ -115,7 +127,7 @@ class _GraphWriter:
             return self._input(node)
         if node.op == "get_attr":
             return attrgetter(str(node.target))(self.module)
-        args, kwargs = fx.map_arg((node.args, node.kwargs), self.env.__getitem__)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), partial(self.rows.read, reader=node))
         args, kwargs = thawed(args), thawed(kwargs)
         leaves = _leaves((args, kwargs))
         if any(isinstance(leaf, _Unwritten) for leaf in leaves):
@@ -134,7 +146,7 @@ class _GraphWriter:
         in_parts = any(isinstance(leaf, (packed.PackedRows, packed.StepSizes)) for leaf in leaves)
         if known and not in_parts and _is_constant(node, tensors):
             return _computed(node, args, kwargs)
-        self.w.results = self.shapes.info(node)
+        self.w.results = self.rows.info(node)
         if not isinstance(node.target, vocab.OpDef):
             made = functions.call(self.w, node, args, kwargs)
         elif known:
