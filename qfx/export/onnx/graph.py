@@ -19,7 +19,7 @@ from qfx import vocab
 from qfx.export.onnx import functions, packed, rounding
 from qfx.export.onnx.forms import OnnxForm, post_ops
 from qfx.export.onnx.quantization import known_bounds
-from qfx.export.onnx.rows import Rows, on_rows
+from qfx.export.onnx.rows import OnRows, on_rows
 from qfx.export.onnx.seen import SeenRanges
 from qfx.export.onnx.sizes import Shapes
 from qfx.export.onnx.table import row_of
@@ -95,7 +95,7 @@ class _GraphWriter:
         self.w = writer
         self.written = WrittenGraph(writer)
         self.env: dict[fx.Node, Any] = {}
-        self.rows = Rows(writer, shapes, self.env, on_rows)
+        self.rows = OnRows(writer, shapes, self.env, on_rows)
         self.kept: dict[str, str] = {}
 
     def keep_output_names(self) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _DIMS = 3
 
 
-class Rows:
+class OnRows:
     """What nodes read of each other, where some work on rows.
 
     Args:
