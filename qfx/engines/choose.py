@@ -6,9 +6,10 @@ Whatever an engine does - it raises, hangs, yields NaN or noise - leaves it out,
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,17 +20,21 @@ from qfx.engines.assembly import Assembly, assemble, plan_for
 from qfx.engines.base import BuildSettings, CannotRun, Engine, PieceEngine, WholeEngine
 from qfx.engines.candidates import OVERDUE, Candidate, failed, rank
 from qfx.engines.eager import Eager
+from qfx.engines.machine import cores
 from qfx.engines.pieces import Partition
 from qfx.engines.source import Source
 from qfx.engines.timing import ROUNDS, time_in_turns
 from qfx.engines.trials import EngineTrial
-from qfx.engines.workers import Worker
+from qfx.engines.workers import Job, Worker
 from qfx.engines.yardstick import Yardstick
 from qfx.export.onnx.forms import OnnxForm
 from qfx.torch_private import pytree
 
 _PAYS = 1.05
 """How many times as fast a program for the examples' sizes alone must be to be kept."""
+
+_LANES = 2
+"""How many forms are built side by side, each of which may hold all weights more than once."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +106,7 @@ class Choosing:
         with ExitStack() as stack:
             for engine in progress(engines):
                 lacks = engine.lacks()
-                rows[engine.name] = []
-                if not lacks:
-                    rows[engine.name] = list(self._candidates(engine, stack))
+                rows[engine.name] = [] if lacks else self._candidates(engine, stack)
             running = [c for row in rows.values() for c in row if not c.why_not]
             time_in_turns(running, self._source, writes=self._writes)
             best = {name: min(row, key=rank) for name, row in rows.items() if row}
@@ -131,11 +134,9 @@ class Choosing:
             CannotRun: it can't be built any more, or does not agree with the reference.
         """
         with ExitStack() as stack:
-            worker = Worker(engine.name)
-            stack.callback(worker.close)
-            made = [Candidate(engine, built.form, worker) for free in built.free]
+            made = [Candidate(engine, built.form, _worker(engine, stack)) for _ in built.free]
             for candidate, free in zip(made, built.free, strict=True):
-                self._try(candidate, free=free)
+                self._try([candidate], free=free)
                 if candidate.why_not:
                     raise CannotRun(candidate.why_not)
         if len(made) > 1:
@@ -153,24 +154,23 @@ class Choosing:
         return EngineChoice(chosen.engine.name, chosen.assembly, trials, least)
 
     # -- building and checking --------------------------------------------------------------------
-    def _candidates(self, engine: Engine, stack: ExitStack) -> Iterator[Candidate]:
+    def _candidates(self, engine: Engine, stack: ExitStack) -> list[Candidate]:
         """Every form of an engine, built and held against the reference."""
-        worker = Worker(engine.name)
-        stack.callback(worker.close)
+        worker = _worker(engine, stack)
         try:
             forms = worker.do(lambda: self._forms(engine), engine.deadline)
         except Exception as error:  # whatever an engine raises
-            yield failed(Candidate(engine, OnnxForm.EXACT, worker), error)
-            return
-        for form in forms:
-            candidate = Candidate(engine, form, worker)
-            self._try(candidate, free=False)
-            if self._dynamic and candidate.why_not not in ("", OVERDUE):
-                free = self._free(candidate)
-                candidate = candidate if free.why_not else free
-            yield candidate
-            if candidate.why_not == OVERDUE:
-                return  # its thread is lost
+            return [failed(Candidate(engine, OnnxForm.EXACT, worker), error)]
+        wanted = [Candidate(engine, form, _worker(engine, stack)) for form in forms]
+        found: list[Candidate] = []
+        lanes = min(_LANES, cores())
+        for first in range(0, len(wanted), lanes):
+            together = wanted[first : first + lanes]
+            self._try(together, free=False)
+            found += map(self._or_free, together)
+            if any(each.why_not == OVERDUE for each in together):
+                break  # others would hang as well, on threads of their own
+        return found
 
     def _forms(self, engine: Engine) -> Sequence[OnnxForm]:
         if self._source.written and not isinstance(engine, Eager):
@@ -189,15 +189,27 @@ class Choosing:
                 piece.seen = self._yardstick.seen
         return self._plans[name]
 
-    def _try(self, candidate: Candidate, *, free: bool) -> None:
-        """Build a candidate and run it once; what goes wrong puts it out of the running."""
+    def _try(self, candidates: Sequence[Candidate], *, free: bool) -> None:
+        """Build candidates side by side, and run each; what goes wrong puts it out of the running.
+
+        Args:
+            candidates: each with a thread of its own.
+            free: build programs for all sizes that a piece takes, else for those of the examples.
+        """
+        builds = [
+            each.worker.begin(partial(self._build, each.engine, each.form, free=free))
+            for each in candidates
+        ]
+        for candidate, build in zip(candidates, builds, strict=True):
+            _finish(candidate, build)
+        for candidate in candidates:
+            if not candidate.why_not:
+                self._check(candidate)
+
+    def _check(self, candidate: Candidate) -> None:
+        """Run a candidate twice, and hold it against the reference."""
         deadline = candidate.engine.deadline
         try:
-            start = time.perf_counter()
-            candidate.assembly = candidate.worker.do(
-                lambda: self._assembly(candidate.engine, candidate.form, free=free), deadline
-            )
-            candidate.seconds = time.perf_counter() - start
             made = candidate.worker.do(lambda: self._call(candidate), deadline)
             start = time.perf_counter()
             candidate.worker.do(lambda: self._call(candidate), deadline)
@@ -209,6 +221,12 @@ class Choosing:
         if not isinstance(candidate.engine, Eager):
             form = candidate.form
             candidate.fail(self._yardstick.reason_against(candidate.found, made, form))
+
+    def _build(self, engine: Engine, form: OnnxForm, *, free: bool) -> tuple[Assembly, float]:
+        """What an engine makes of the model, and the seconds that took."""
+        start = time.perf_counter()
+        assembly = self._assembly(engine, form, free=free)
+        return assembly, time.perf_counter() - start
 
     def _assembly(self, engine: Engine, form: OnnxForm, *, free: bool) -> Assembly:
         settings = replace(self._settings, form=form)
@@ -232,8 +250,15 @@ class Choosing:
     def _free(self, candidate: Candidate) -> Candidate:
         """The same with programs for all sizes that its pieces take."""
         free = Candidate(candidate.engine, candidate.form, candidate.worker)
-        self._try(free, free=True)
+        self._try([free], free=True)
         return free
+
+    def _or_free(self, candidate: Candidate) -> Candidate:
+        """What was tried; programs for all sizes, if those agree and its own don't."""
+        if not self._dynamic or candidate.why_not in ("", OVERDUE):
+            return candidate
+        free = self._free(candidate)
+        return candidate if free.why_not else free
 
     def _for_all_sizes(self, chosen: Candidate) -> Candidate:
         """What was chosen, with programs for all sizes, and its own only where they pay."""
@@ -250,6 +275,21 @@ class Choosing:
         if own.median * _PAYS <= free.median:
             _prefer(free, own)
         return free
+
+
+def _worker(engine: Engine, stack: ExitStack) -> Worker:
+    """A thread to try an engine on; it ends with the stack."""
+    worker = Worker(engine.name)
+    stack.callback(worker.close)
+    return worker
+
+
+def _finish(candidate: Candidate, build: Job[tuple[Assembly, float]]) -> None:
+    """Wait for what an engine builds."""
+    try:
+        candidate.assembly, candidate.seconds = build.result(candidate.engine.deadline)
+    except Exception as error:  # whatever an engine raises
+        failed(candidate, error)
 
 
 def _prefer(candidate: Candidate, own: Candidate) -> None:

@@ -22,12 +22,14 @@ from qfx.engines.request import FLOAT_DTYPES, CompileRequest
 from qfx.engines.source import call_of, source_of
 from qfx.engines.trials import EngineTrial
 from qfx.errors import BackendError, ConfigError, warn
+from qfx.garbage_collection import patiently
 from qfx.runtime.regions import regions_of
 from qfx.runtime.samples import Progress
 
 
 @undisturbed()
 @torch.random.fork_rng(devices=[])
+@patiently
 def compile(
     model: nn.Module,
     example_inputs: object = None,

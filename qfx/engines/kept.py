@@ -21,7 +21,7 @@ from qfx.engines.base import CannotRun, Engine
 from qfx.engines.choose import BuiltAs, Choosing, EngineChoice
 from qfx.engines.compiled import CompiledModel
 from qfx.engines.compiling import compile_as
-from qfx.engines.machine import built_with
+from qfx.engines.machine import built_with, cores
 from qfx.engines.registry import engines
 from qfx.engines.request import FLOAT_DTYPES, CompileRequest
 from qfx.engines.source import call_of
@@ -198,9 +198,9 @@ def _compiled(
     model: QuantizedModel, kept: CompiledRecord, path: str | os.PathLike[str]
 ) -> CompiledModel:
     threads = kept.request.threads
-    if threads is not None and threads > _cores():
-        warn(f"{path} asks for {threads} threads, and here are {_cores()} cores, which are used")
-        kept = replace(kept, request=replace(kept.request, threads=_cores()))
+    if threads is not None and threads > cores():
+        warn(f"{path} asks for {threads} threads, and here are {cores()} cores, which are used")
+        kept = replace(kept, request=replace(kept.request, threads=cores()))
     wanted = _wanted(kept.request)
     other = _difference(kept, wanted)
     if other:
@@ -246,7 +246,3 @@ def _difference(kept: CompiledRecord, wanted: Sequence[Engine]) -> str:
         return "on another CPU"
     name = differs[0]
     return f"with {name} {there.get(name, 'of no version')[:80]}, and here is {here[name]}"
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1

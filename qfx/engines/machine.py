@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from contextlib import suppress
 from functools import cache
@@ -35,6 +36,11 @@ def digest_of_sources(root: Path) -> str:
         hashed.update(f"{path.relative_to(root).as_posix()} {len(text)} ".encode())
         hashed.update(text)
     return hashed.hexdigest()
+
+
+def cores() -> int:
+    """How many cores it has."""
+    return os.cpu_count() or 1
 
 
 def _described() -> str:

@@ -34,7 +34,7 @@ class OnnxRuntime(PieceEngine):
     name = "onnxruntime"
 
     def lacks(self) -> str:
-        return lacking(("onnxruntime", "onnx_ir"), "onnxruntime")
+        return lacking("onnxruntime", "onnxruntime", writes="onnx_ir")
 
     def version(self) -> str:
         return version_of("onnxruntime")

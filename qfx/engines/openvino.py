@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -36,7 +36,7 @@ class OpenVINO(PieceEngine):
     name = "openvino"
 
     def lacks(self) -> str:
-        return lacking(("openvino", "onnx_ir"), "openvino")
+        return lacking("openvino", "openvino", writes="onnx_ir")
 
     def version(self) -> str:
         return version_of("openvino")
@@ -55,9 +55,10 @@ class OpenVINO(PieceEngine):
     def build(self, piece: Piece, settings: BuildSettings) -> Built:
         if settings.shapes is None and _takes_remainders(piece):
             raise CannotRun("one program for all sizes may crash where sizes are taken modulo")
-        written = writing.onnx_model(piece, settings.form, settings.shapes)
+        written = writing.onnx_model(piece, settings.form, settings.shapes, apart=True)
         try:
             read = _core().read_model(written.data)
+            _put_in(read, written.weights)
             compiled = _core().compile_model(read, "CPU", _options(settings))
         except Exception as error:  # its exceptions have no base of their own
             raise CannotRun(last_line(error)) from error
@@ -75,6 +76,23 @@ class OpenVINO(PieceEngine):
         except Exception as error:  # its exceptions have no base of their own
             raise CannotRun(last_line(error)) from error
         return Built(OpenVINOProgram(compiled), takes)
+
+
+def _put_in(read: Any, weights: Mapping[str, Any]) -> None:
+    """Put arrays, which are not copied, in place of the inputs of their names."""
+    for name, array in weights.items():
+        given = read.input(name).get_node()
+        constant = _constant_type()(array, shared_memory=True)
+        constant.set_friendly_name(name)
+        for reader in given.output(0).get_target_inputs():
+            reader.replace_source_output(constant.output(0))
+        read.remove_parameter(given)
+    read.validate_nodes_and_infer_types()
+
+
+@cache
+def _constant_type() -> Any:
+    return module("openvino.op").Constant
 
 
 @cache

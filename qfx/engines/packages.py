@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import Any
 
 from qfx.errors import BackendError
@@ -20,9 +21,17 @@ def module(name: str) -> Any:
         raise BackendError(f"the package {name} can't be imported: {error}") from error
 
 
-def lacking(names: tuple[str, ...], extra: str) -> str:
-    """What can't be imported, and how to install it; "" if all can be."""
-    absent = [name for name in names if not _is_there(name)]
+def lacking(name: str, extra: str, *, writes: str) -> str:
+    """What is not installed, and how to install it; "" if nothing is missing.
+
+    Args:
+        name: of the engine's own package, which is imported.
+        extra: of qfx, with which all is installed.
+        writes: the package that models are written with. It takes longer to import than all else,
+            and where a model is in the cache nothing is written: it is only looked for.
+    """
+    absent = [] if _is_there(name) else [name]
+    absent += [] if find_spec(writes) is not None else [writes]
     if not absent:
         return ""
     return f"{', '.join(absent)} is not installed: pip install 'qfx[{extra}]'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -17,6 +18,10 @@ _TURN, _MOST_CALLS = 0.03, 100
 _LEAST_ROUNDS, _ENOUGH = 4, 0.4
 """So many rounds do where all of them took so many seconds."""
 
+_SURE_ROUNDS, _SURE_CALLS, _BEHIND = 2, 6, 1.15
+"""So many rounds and calls do for one whose least time is so many times the median of the fastest.
+Where others disturb the machine, medians rise, and nothing is that sure."""
+
 _COLD = 0.01
 """Seconds of a call from where on it need not be warmed up in each turn."""
 
@@ -30,7 +35,7 @@ _PATIENCE = 50
 def time_in_turns(
     candidates: Sequence[Candidate], source: Source, *, writes: bool, rounds: int = ROUNDS
 ) -> None:
-    """Time candidates, each turn after a call that is not counted.
+    """Time candidates, each turn after a call that is not counted, until it is clear which is best.
 
     Args:
         candidates: what was built; one that fails is put out of the running.
@@ -38,21 +43,28 @@ def time_in_turns(
         writes: whether the model writes to its inputs, so that each call needs new ones.
         rounds: how often each is woken, at most.
     """
-    if not candidates:
-        return
+    left = list(candidates)
     for number in range(rounds):
-        timed = [sum(c.times) for c in candidates if not c.why_not]
-        if number >= _LEAST_ROUNDS and min(timed, default=0.0) >= _ENOUGH:
+        left = [each for each in left if not each.why_not]
+        if number >= _SURE_ROUNDS:
+            left = _near(left)
+            if len(left) < min(len(candidates), 2):
+                break  # there is nothing to compare any more
+        if number >= _LEAST_ROUNDS and all(sum(each.times) >= _ENOUGH for each in left):
             break
-        for index in range(len(candidates)):
-            candidate = candidates[(index + number) % len(candidates)]
-            if candidate.why_not:
-                continue
+        for index in range(len(left)):
+            candidate = left[(index + number) % len(left)]
             time.sleep(_PAUSE)
             try:
                 _turn(candidate, source, writes=writes)
             except Exception as error:  # whatever an engine raises
                 failed(candidate, error)
+
+
+def _near(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that may yet be the fastest."""
+    limit = _BEHIND * min((each.median for each in candidates), default=math.inf)
+    return [c for c in candidates if len(c.times) < _SURE_CALLS or min(c.times) < limit]
 
 
 def _turn(candidate: Candidate, source: Source, *, writes: bool) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
@@ -23,29 +24,27 @@ class Worker:
     """A thread that does one thing after the other. Enter it; on leaving, the thread ends."""
 
     def __init__(self, name: str) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], _Job] | None]
+        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Job[Any]] | None]
         self._tasks = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"qfx-{name}", daemon=True)
         self._thread.start()
 
-    def do(self, work: Callable[[], _Made], deadline: float) -> _Made:
-        """What ``work`` returns, or raises.
+    def begin(self, work: Callable[[], _Made]) -> Job[_Made]:
+        """Have ``work`` called on the thread, without gradients, when it has done what was before.
 
         Args:
-            work: is called on the thread, without gradients.
-            deadline: seconds that it may take.
+            work: is called.
 
-        Raises:
-            Overdue: it took longer; the worker can't be used any more.
+        Returns:
+            What becomes of it.
         """
-        outcome = _Job()
-        self._tasks.put((work, outcome))
-        if not outcome.done.wait(deadline):
-            raise Overdue(f"took longer than {deadline:g} s")
-        if outcome.error is not None:
-            raise outcome.error
-        made: _Made = outcome.made
-        return made
+        job: Job[_Made] = Job()
+        self._tasks.put((work, job))
+        return job
+
+    def do(self, work: Callable[[], _Made], deadline: float) -> _Made:
+        """What ``work`` returns, or raises: it is begun, and waited for (:meth:`Job.result`)."""
+        return self.begin(work).result(deadline)
 
     def close(self) -> None:
         """Let the thread end when it has nothing to do."""
@@ -53,17 +52,40 @@ class Worker:
 
     def _serve(self) -> None:
         while (task := self._tasks.get()) is not None:
-            work, outcome = task
+            work, job = task
             try:
                 with torch.no_grad():
-                    outcome.made = work()
+                    job.made = work()
             except BaseException as error:
-                outcome.error = error
-            outcome.done.set()
+                job.error = error
+            job.done.set()
 
 
-class _Job:
+class Job(Generic[_Made]):
+    """Work that was begun.
+
+    Attributes:
+        done: whether it has ended.
+        made, error: what came of it then.
+    """
+
     def __init__(self) -> None:
         self.done = threading.Event()
-        self.made: Any = None
+        self.made: _Made | None = None
         self.error: BaseException | None = None
+        self._began = time.monotonic()
+
+    def result(self, deadline: float) -> _Made:
+        """What it returns, or raises.
+
+        Args:
+            deadline: seconds that it may take since it was begun.
+
+        Raises:
+            Overdue: it took longer; its worker can't be used any more.
+        """
+        if not self.done.wait(max(0.0, self._began + deadline - time.monotonic())):
+            raise Overdue(f"took longer than {deadline:g} s")
+        if self.error is not None:
+            raise self.error
+        return cast(_Made, self.made)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,17 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 OPSET = 21
+_ONE_AT_A_TIME = threading.Lock()
+"""Python writes two models sooner one after the other, and an engine reads the first meanwhile."""
+
 _LARGEST = 2**31 - 2**20
-_SHAPES, _EXACT = object(), object()
+_LARGE = 2**16
+"""Bytes of a constant from which on it is worth something not to copy it."""
+
+_OF_NUMPY = ("FLOAT", "INT8", "UINT8")
+"""The dtypes of such constants that arrays have, too; codes of 4 bits stand two in a byte."""
+
+_SHAPES, _EXACT, _FREE = object(), object(), object()
 
 _write = partial(write, rows=True)
 
@@ -45,12 +55,14 @@ class Model:
         data: the bytes of the ONNX model.
         inputs, outputs: the names of its tensors, in order.
         takes: whether it takes inputs of these shapes.
+        weights: the arrays that are not in the bytes, by name: inputs of the model, after others.
     """
 
     data: bytes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     takes: Takes
+    weights: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def holds_codes(self) -> bool:
@@ -75,13 +87,10 @@ def forms(
     """
     if not any(is_op(node, vocab.QUANTIZE) for node in piece.graph_module.graph.nodes):
         return (OnnxForm.EXACT,)  # who left activations in float wants them so
-    sizes = _shapes(piece, contrib)
     apart = {_kinds(_exact(piece, contrib)): OnnxForm.EXACT}
     for form in reversed(rounding):
-        seen = _seen(piece, form)
-        if form.rounds_layers or seen.factors:
-            written = _write(piece.graph_module, sizes, OPSET, form, seen, contrib=contrib)
-            apart.setdefault(_kinds(written), form)
+        if form.rounds_layers or _seen(piece, form).factors:
+            apart.setdefault(_kinds(_for_all_sizes(piece, form, contrib)), form)
     return tuple(reversed(apart.values()))
 
 
@@ -101,6 +110,7 @@ def onnx_model(
     shapes: tuple[tuple[int, ...], ...] | None = None,
     *,
     contrib: bool = False,
+    apart: bool = False,
 ) -> Model:
     """Write a piece.
 
@@ -109,51 +119,63 @@ def onnx_model(
         form: how it is written.
         shapes: of its inputs; None leaves free what can be.
         contrib: whether operators of ONNX Runtime's own may be written.
+        apart: whether large weights are left where they are: they become inputs of the model.
 
     Raises:
         CannotRun: it is larger than an ONNX model may be, or can't be written for these sizes.
     """
-    if shapes is not None:
-        return _model(piece, form, shapes, contrib)
-    known = piece.notes.get((form, contrib))
-    if not isinstance(known, Model):
-        known = piece.notes[form, contrib] = _model(piece, form, None, contrib)
-    return known
+    with _ONE_AT_A_TIME:
+        if shapes is not None:
+            graph_module, sizes = _with_sizes(piece, shapes, contrib)
+            seen = _seen(piece, form)
+            written = _write(graph_module, sizes, OPSET, form, seen, contrib=contrib)
+            return _model(written, form, Takes.of(graph_module, sizes.free), apart=apart)
+        known = piece.notes.get((form, contrib))
+        if not isinstance(known, Model):
+            written = _for_all_sizes(piece, form, contrib)
+            takes = Takes.of(piece.graph_module, _shapes(piece, contrib).free)
+            known = piece.notes[form, contrib] = _model(written, form, takes, apart=apart)
+        return known
 
 
-def _model(
-    piece: Piece, form: OnnxForm, shapes: tuple[tuple[int, ...], ...] | None, contrib: bool
-) -> Model:
-    graph_module, sizes = _with_sizes(piece, shapes, contrib)
-    written = _write(graph_module, sizes, OPSET, form, _seen(piece, form), contrib=contrib)
+def _model(written: WrittenGraph, form: OnnxForm, takes: Takes, *, apart: bool) -> Model:
     if written.problems:
         raise CannotRun(str(written.problems[0]))
     made = model.model_of(written, "", form.value)
+    names = _names(made.graph.inputs), _names(made.graph.outputs)
+    weights = _taken_apart(made.graph) if apart else {}
     constants = (value.const_value for value in made.graph.initializers.values())
     if sum(constant.nbytes for constant in constants if constant is not None) > _LARGEST:
         raise CannotRun("an ONNX model in memory holds no more than 2 GB")
     proto: Any = require("onnx_ir").to_proto(made)
-    takes = Takes.of(graph_module, sizes.free)
-    return Model(
-        proto.SerializeToString(), _names(made.graph.inputs), _names(made.graph.outputs), takes
-    )
+    return Model(proto.SerializeToString(), *names, takes, weights)
+
+
+def _taken_apart(graph: ir.Graph) -> dict[str, Any]:
+    """Make inputs of large constants; their arrays, by name."""
+    arrays = {}
+    for name, value in list(graph.initializers.items()):
+        held = value.const_value
+        if held is not None and held.nbytes >= _LARGE and held.dtype.name in _OF_NUMPY:
+            arrays[name] = held.numpy()
+            del graph.initializers[name]
+            graph.inputs.append(value)
+    return arrays
 
 
 def _with_sizes(
-    piece: Piece, shapes: tuple[tuple[int, ...], ...] | None, contrib: bool
+    piece: Piece, shapes: tuple[tuple[int, ...], ...], contrib: bool
 ) -> tuple[fx.GraphModule, Shapes]:
     """The graph whose inputs have these shapes, and what follows of them.
 
     Raises:
         CannotRun: some sizes follow of the numbers in tensors then.
     """
-    if shapes is not None and shapes != piece.shapes:
+    if shapes != piece.shapes:
         resized = _resized(piece.graph_module, shapes)
         return resized, _shapes_of(resized)
-    sizes = _shapes(piece, contrib)
-    if shapes is not None:
-        sizes = copy.copy(sizes)
-        sizes.fix()
+    sizes = copy.copy(_shapes(piece, contrib))
+    sizes.fix()
     return piece.graph_module, sizes
 
 
@@ -167,6 +189,20 @@ def _shapes(piece: Piece, contrib: bool) -> Shapes:
     found = piece.notes[_SHAPES, contrib]
     assert isinstance(found, Shapes)
     return found
+
+
+def _for_all_sizes(piece: Piece, form: OnnxForm, contrib: bool) -> WrittenGraph:
+    """A form, with as many free sizes as the exact one can be written with."""
+    if form is OnnxForm.EXACT:
+        return _exact(piece, contrib)
+    known = piece.notes.get((_FREE, form, contrib))
+    if isinstance(known, WrittenGraph):
+        return known
+    sizes = _shapes(piece, contrib)
+    seen = _seen(piece, form)
+    written = _write(piece.graph_module, sizes, OPSET, form, seen, contrib=contrib)
+    piece.notes[_FREE, form, contrib] = written
+    return written
 
 
 def _exact(piece: Piece, contrib: bool) -> WrittenGraph:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import qfx
-from qfx.engines import compiling, registry
+from qfx.engines import BuildSettings, Built, Piece, choose, compiling, registry
+from qfx.export.onnx.forms import OnnxForm
 from tests.support.engines import (
     Fake,
     Hanging,
@@ -37,6 +41,7 @@ def with_fake(monkeypatch: pytest.MonkeyPatch, fake: Fake) -> None:
     known = {"fake": fake, "eager": registry.engines()["eager"]}
     monkeypatch.setattr(registry, "engines", lambda: known)
     monkeypatch.setattr(compiling, "engines", lambda: known)
+    monkeypatch.setattr(compiling, "named", known.__getitem__)
 
 
 @pytest.mark.sweep(first=3)
@@ -84,6 +89,55 @@ def test_the_fastest_that_agrees_is_kept(
     assert {settings.threads for settings in fake.built} == {3}
     assert {settings.float_dtype for settings in fake.built} == {torch.bfloat16}
     assert "in use" in str(fast)
+
+
+class TwoForms(Fake):
+    """Has two forms, each of which is built only while the other is, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together = threading.Barrier(2)
+
+    def forms(self, piece: Piece) -> Sequence[OnnxForm]:
+        return (OnnxForm.INTEGER, OnnxForm.EXACT)
+
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
+        if settings.shapes is not None:
+            self.together.wait(timeout=10.0)
+        return super().build(piece, settings)
+
+
+class HangsInOne(TwoForms):
+    """Does not come back from building one of them."""
+
+    def build(self, piece: Piece, settings: BuildSettings) -> Built:
+        if settings.form is OnnxForm.INTEGER:
+            time.sleep(3.0)
+        return Fake.build(self, piece, settings)
+
+
+def test_forms_are_built_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, qmodel: qfx.QuantizedModel, x: Tensor
+) -> None:
+    monkeypatch.setattr(choose, "cores", lambda: 2)
+    with_fake(monkeypatch, TwoForms())
+    assert qfx.compile(qmodel, x, engine="fake").trials[0].why_not == ""
+    monkeypatch.setattr(choose, "cores", lambda: 1)
+    alone = TwoForms()
+    alone.together = threading.Barrier(1)
+    with_fake(monkeypatch, alone)
+    assert qfx.compile(qmodel, x, engine="fake").trials[0].why_not == ""
+
+
+def test_a_form_that_hangs_takes_no_other_along(
+    monkeypatch: pytest.MonkeyPatch, qmodel: qfx.QuantizedModel, x: Tensor
+) -> None:
+    monkeypatch.setattr(choose, "cores", lambda: 2)
+    fake = HangsInOne()
+    fake.deadline = 0.5
+    with_fake(monkeypatch, fake)
+    (trial,) = qfx.compile(qmodel, x, engine="fake").trials
+    assert (trial.form, trial.why_not) == ("exact", "")
 
 
 def test_names_that_are_none(qmodel: qfx.QuantizedModel, x: Tensor) -> None:

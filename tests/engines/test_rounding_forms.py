@@ -12,7 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import qfx
-from qfx.engines import BuildSettings, Built, Piece, compiling, openvino, registry, yardstick
+from qfx.engines import (
+    BuildSettings,
+    Built,
+    Piece,
+    compiling,
+    openvino,
+    registry,
+    writing,
+    yardstick,
+)
 from qfx.engines.agreement import compare
 from qfx.engines.assembly import plan_for
 from qfx.engines.candidates import Candidate, rank
@@ -132,6 +141,28 @@ def test_forms_for_attention_are_tried_where_there_is_some(
     written = qfx.quantize(by_hand, (TOKENS,) * 3, progress=False, check=False)
     found = forms_of(written.reference, (TOKENS,) * 3)
     assert found == [OnnxForm.INTEGER, *IN_CODES, OnnxForm.EXACT]
+
+
+@pytest.mark.slow  # builds
+def test_openvino_is_given_large_weights_where_they_lie() -> None:
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Linear(256, 300), nn.ReLU(), nn.Linear(300, 8)).eval(),
+        torch.randn(4, 256),
+    )
+    qmodel = qfx.quantize(model, x, progress=False, check=False)
+    engine = registry.named("openvino")
+    (piece,) = plan_for(engine, qmodel.reference).pieces  # type: ignore[arg-type]
+    whole = writing.onnx_model(piece, OnnxForm.EXACT, piece.shapes)
+    apart = writing.onnx_model(piece, OnnxForm.EXACT, piece.shapes, apart=True)
+    ((name, array),) = apart.weights.items()
+    assert array.nbytes == 256 * 300
+    assert len(apart.data) < len(whole.data) - array.nbytes
+    assert (apart.inputs, apart.outputs) == (whole.inputs, whole.outputs)
+    assert name not in apart.inputs
+    fast = qfx.compile(qmodel, x, engine="openvino", progress=False)
+    assert sqnr(qmodel.reference(x), fast(x)) > 35
 
 
 def test_activations_that_are_float_stay_so() -> None:
