@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import median
 
 from qfx.engines.candidates import Candidate, failed
 from qfx.engines.source import Source
@@ -19,8 +20,8 @@ _LEAST_ROUNDS, _ENOUGH = 4, 0.4
 """So many rounds do where all of them took so many seconds."""
 
 _SURE_ROUNDS, _SURE_CALLS, _BEHIND = 2, 6, 1.15
-"""So many rounds and calls do for one whose least time is so many times the median of the fastest.
-Where others disturb the machine, medians rise, and nothing is that sure."""
+"""So many rounds and calls do for one whose least time is so many times the median of the fastest,
+and :data:`_LEAST_ROUNDS` where its median is. Where others disturb the machine, medians rise."""
 
 _COLD = 0.01
 """Seconds of a call from where on it need not be warmed up in each turn."""
@@ -47,7 +48,7 @@ def time_in_turns(
     for number in range(rounds):
         left = [each for each in left if not each.why_not]
         if number >= _SURE_ROUNDS:
-            left = _near(left)
+            left = _near(left, min if number < _LEAST_ROUNDS else median)
             if len(left) < min(len(candidates), 2):
                 break  # there is nothing to compare any more
         if number >= _LEAST_ROUNDS and all(sum(each.times) >= _ENOUGH for each in left):
@@ -61,10 +62,10 @@ def time_in_turns(
                 failed(candidate, error)
 
 
-def _near(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that may yet be the fastest."""
+def _near(candidates: Sequence[Candidate], of: Callable[[list[float]], float]) -> list[Candidate]:
+    """Those that may yet be the fastest, by the least of their times, or their median."""
     limit = _BEHIND * min((each.median for each in candidates), default=math.inf)
-    return [c for c in candidates if len(c.times) < _SURE_CALLS or min(c.times) < limit]
+    return [c for c in candidates if len(c.times) < _SURE_CALLS or of(c.times) < limit]
 
 
 def _turn(candidate: Candidate, source: Source, *, writes: bool) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import qfx
-from benchmarks import loading, roundtrip
+from benchmarks import building, loading, roundtrip
 from benchmarks.roundtrip_worker import digest
 
 
@@ -33,3 +33,10 @@ def test_needed_are_integers_scales_zero_points_and_bias(qmodel: qfx.QuantizedMo
 def test_packing_is_a_part_of_loading(qmodel: qfx.QuantizedModel, tmp_path: Path) -> None:
     path = qfx.save(qmodel, tmp_path / "m.qfx")
     assert min(loading.packing(path)) > 0
+
+
+def test_compiling_is_timed_with_and_without_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(building.SWITCH, "off")
+    found = building.seconds("toy", "eager", torch.get_num_threads())
+    assert len(found) == len(building.TIMES)
+    assert min(found) > 0
