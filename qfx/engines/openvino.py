@@ -81,12 +81,13 @@ class OpenVINO(PieceEngine):
 def _put_in(read: Any, weights: Mapping[str, Any]) -> None:
     """Put arrays, which are not copied, in place of the inputs of their names."""
     for name, array in weights.items():
-        given = read.input(name).get_node()
+        given = read.input(name)
         constant = _constant_type()(array, shared_memory=True)
         constant.set_friendly_name(name)
-        for reader in given.output(0).get_target_inputs():
-            reader.replace_source_output(constant.output(0))
-        read.remove_parameter(given)
+        (made,) = constant.outputs()
+        for reader in given.get_target_inputs():
+            reader.replace_source_output(made)
+        read.remove_parameter(given.get_node())
     read.validate_nodes_and_infer_types()
 
 
