@@ -10,6 +10,10 @@ So these get statistics of the images of which a quarter of the mean is taken of
 which leaves activations next to linear, and blocks with a way around them add little. RetinaNets,
 whose towers have no norms in the first version, get biases there likewise; and of their nine
 anchors a place only those near an object stand for it, or noise would choose among several boxes.
+
+A random depthwise kernel is one number to a smooth image, the sum of its weights, and often next to
+none: a norm of that channel's own variance scales up what is left, which is noise. So networks with
+depthwise convolutions (MobileNets) get one variance for all channels of a norm.
 """
 
 from __future__ import annotations
@@ -88,8 +92,9 @@ def _set_norms(model: nn.Module, batch: Iterable[Scene]) -> None:
     for norm, has_way_around in _ends_of_blocks(model):
         nn.init.constant_(norm.bias, 0.0)
         nn.init.constant_(norm.weight, _ADDED if has_way_around else 1.0)
+    set_norm = _set_norms_alike if any(map(_is_depthwise, model.modules())) else _set_norm
     hooks = [
-        module.register_forward_pre_hook(_set_norm)
+        module.register_forward_pre_hook(set_norm)
         for module in model.modules()
         if isinstance(module, nn.BatchNorm2d)
     ]
@@ -136,6 +141,16 @@ def _set_norm(module: Any, args: tuple[Tensor]) -> None:
         mean = values.mean(1) * _TAKEN_OFF
         module.running_mean.copy_(mean)
         module.running_var.copy_((values - mean[:, None]).square().mean(1) + 1e-8)
+
+
+def _set_norms_alike(module: Any, args: tuple[Tensor]) -> None:
+    """:func:`_set_norm`, with one variance for all channels."""
+    _set_norm(module, args)
+    module.running_var.fill_(module.running_var.mean())
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
 
 
 def _freeze(backbone: nn.Module) -> None:

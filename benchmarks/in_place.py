@@ -18,6 +18,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ import qfx
 from qfx.capture.regions.plan import plan
 from qfx.numerics.measures import sqnr
 from qfx.table import table
+from tools.networks import import_torchvision
 
 _WORDS, _TOKENS = 100, 32
 _NOISE = 0.01
@@ -101,6 +103,8 @@ def generating(name: str) -> Row:
     """Quantize a small model that generates, and compare it."""
     import transformers
 
+    with suppress(ImportError):
+        import_torchvision()  # transformers imports it, if it is there
     kind, config = GENERATING[name]
     torch.manual_seed(0)
     made: Any = getattr(transformers, kind)
