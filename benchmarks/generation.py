@@ -31,8 +31,8 @@ from qfx.table import markdown
 from tools.networks import import_torchvision
 
 FLOAT, PEER = "torch fp32", "torch.ao dynamic"
-_STEPS = 8
-"""Tokens that are decoded in a round."""
+_TOKENS = 32
+"""That are decoded in a round, after its prompt, whose weights may lie elsewhere in the caches."""
 
 
 class Seconds(NamedTuple):
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import_torchvision()  # transformers imports it, if it is there
     model = llama(options.hidden, options.layers)
     ids = torch.randint(1, 1000, (1, options.prompt))
-    following = torch.randint(1, 1000, (_STEPS,))
+    following = torch.randint(1, 1000, (options.tokens,))
     wanted = {t: make for t, make in forms(ids) if t == FLOAT or _wanted(t, options.forms)}
     made = {title: make(model) for title, make in wanted.items()}
     logits = {title: _logits(each, ids) for title, each in made.items()}
@@ -165,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=_TOKENS, help="in a round, after its prompt")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--forms", nargs="*", default=(), help="parts of titles")

@@ -11,16 +11,22 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
+
+from qfx.torch_private import at_once
 
 _ops = torch.ops.quantized
 
 
 def _of_any_rank(kernel: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    eager = at_once(kernel)
+
     def run(x: Tensor, *rest: object) -> Tensor:
+        call = kernel if is_compiling() else eager
         if x.dim() == 2 or (x.dim() > 2 and x.numel()):
-            return kernel(x, *rest)
+            return call(x, *rest)
         lead = x.shape[:-1]
-        y = kernel(x.reshape(prod(lead), x.shape[-1]), *rest)
+        y = call(x.reshape(prod(lead), x.shape[-1]), *rest)
         return y.reshape(*lead, y.shape[-1])
 
     run.__name__ = run.__qualname__ = name

@@ -6,11 +6,12 @@ import copy
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 import qfx
 from qfx.backends.onednn import calls, single_rows
@@ -118,6 +119,39 @@ def test_a_vector_is_a_row(used: list[tuple[Any, ...]]) -> None:
     assert y.shape == (8,)
     assert torch.equal(y, run(model, (x[None],))[0])
     assert {tuple(row.shape) for row, *_ in used} == {(24,), (1, 24)}
+
+
+class Told(Tensor):
+    """Keeps what is computed with it."""
+
+    seen: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.seen.append(str(func))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+class Watching(TorchFunctionMode):
+    """Keeps what is computed while it is on."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        Told.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@needs_kernel
+def test_tensors_of_subclasses_and_modes_see_the_kernel() -> None:
+    model, x = quantized(nn.Sequential(nn.Linear(24, 8))), torch.randn(1, 24)
+    y = run(model, (x,))
+    told = model(x.as_subclass(Told))
+    assert type(told) is Told
+    assert torch.equal(told.as_subclass(Tensor), y)
+    assert any("linear_with_input" in func for func in Told.seen)
+    Told.seen.clear()
+    with Watching():
+        assert torch.equal(model(x), y)
+    assert any("linear_with_input" in func for func in Told.seen)
 
 
 @needs_kernel
