@@ -33,7 +33,7 @@ from qfx_passes.training.inference_form import InferenceForm
 from qfx_passes.training.training_form import TrainingForm
 
 _BEYOND_DEFAULT = ("widen-weights", "gptq")
-_OF_SMALL_WINDOWS = Gptq(sweeps=0, windows=32, batches=8, mib=4)
+_OF_SMALL_WINDOWS = Gptq(sweeps=0, windows=128, batches=8, mib=20)
 """That of the default effort, where activations have static ranges: depthwise layers and stems."""
 
 _LEFT_OUT: dict[str, tuple[str, ...]] = {
@@ -67,8 +67,8 @@ _FROM_CAPTURE_TO_BIASES = (
     SmoothInputs(),
     SettleJoins(),
     WidenWeights(),
-    Gptq(),
     CorrectBias(),
+    Gptq(),
 )
 """What static and dynamic quantization start with."""
 

@@ -78,12 +78,13 @@ def transform(
     pipeline = passes if isinstance(passes, Pipeline) else Pipeline(tuple(passes), start=start)
     ctx.level, ctx.graph_module = start, graph_module
     run = _Run(graph_module, ctx, History() if history is None else history, tuple(instruments))
-    for step in pipeline.passes:
+    for at, step in enumerate(pipeline.passes, 1):
         if isinstance(step, Marker):
             raise ConfigError(
                 f"the pipeline has the marker `{step}`, where data has to run through the model; "
                 "use qfx.quantize, or run the halves of pipeline.split() around it"
             )
+        ctx.ahead = pipeline.passes[at:]
         run.step(step)
 
 

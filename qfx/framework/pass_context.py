@@ -26,6 +26,7 @@ class PassContext:
         example_inputs, example_kwargs: what the model was captured with.
         region: name of the region that the graph is ("main").
         near_misses: rules that nearly applied, of all passes so far.
+        ahead: the passes that are to run after the one at work.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class PassContext:
         self.example_kwargs = dict(example_kwargs or {})
         self.region = region
         self.near_misses: list[NearMiss] = []
+        self.ahead: tuple[object, ...] = ()
         self.level = Level.CAPTURED
         self._surroundings = Surroundings(graph_module)
         self.rewriter = rewriter or self.rewriter_of("")

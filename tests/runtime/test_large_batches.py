@@ -26,7 +26,9 @@ class Pooled(nn.Module):
 
 
 def _calibrated(rows: int = -1, data: Tensor = LARGE) -> PreparedModel:
-    pipeline = qfx.pipelines.static().without("match-means")  # for which more is kept
+    pipeline = (
+        qfx.pipelines.static().without("match-means").without("gptq")
+    )  # more is kept for these
     prepared = qfx.prepare(Pooled(rows).eval(), data, backend="x86", pipeline=pipeline)
     return qfx.calibrate(prepared, [data, data])
 

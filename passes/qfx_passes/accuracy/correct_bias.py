@@ -78,7 +78,7 @@ def _correct(
     layer: _Layer, calls: Mapping[fx.Node, _Seen], weights: QuantizedWeights, ctx: PassContext
 ) -> None:
     """Give all calls of one layer the same new bias, so that they still share one."""
-    rw, before = ctx.rewriter, originals(ctx).biases
+    rw, before = ctx.rewriter, originals(ctx)
     first = next(iter(calls))
     arguments = bound(first)
     weight = rw.tensor(arguments["weight"])
@@ -91,6 +91,7 @@ def _correct(
     old = arguments["bias"]
     bias = rw.tensor(old) if isinstance(old, fx.Node) else torch.zeros_like(shift)
     if any(seen.silent for seen in calls.values()):
+        before.silent.update(calls)
         shift = torch.where(bias == 0, 0.0, shift)
     if not shift.isfinite().all():
         reason = "calibration saw NaN or infinite values in what it reads"
@@ -103,7 +104,7 @@ def _correct(
         made = rw.constant(hint, (bias.double() - shift).to(weight.dtype), origins=(first,))
     held = rw.tensor(old).detach() if isinstance(old, fx.Node) else None
     for node in calls:
-        before.setdefault(node, held)
+        before.biases.setdefault(node, held)
         replaced = node.args[2] if len(node.args) > 2 else None
         with rw.at(node):
             read = made if node is first else rw.attribute(str(made.target), origins=(node,))

@@ -25,9 +25,11 @@ class Originals:
 
     Attributes:
         biases: by layer; None where it had none.
+        silent: layers of which some output read zeros only.
     """
 
     def __init__(self) -> None:
+        self.silent: set[fx.Node] = set()
         self.biases: dict[fx.Node, Tensor | None] = {}
 
     def arguments(self) -> dict[fx.Node, dict[str, Tensor | None]]:

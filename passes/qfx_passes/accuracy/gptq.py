@@ -28,42 +28,32 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, fx
-from tqdm import tqdm
 
 from qfx import vocab
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
 from qfx.graph import meta
-from qfx.graph.steps import state_kept
+from qfx.graph.findings import findings
 from qfx.history.events import NearMiss
 from qfx.numerics.measures import explained_by
-from qfx.quant.qparams import QParams, quantize_weight
-from qfx.runtime.samples import Progress, Room, first_of
-from qfx.verification.outputs import RECORDERS
+from qfx.runtime.samples import Room, first_of
 from qfx.vocab import bound, is_op
-from qfx_passes.accuracy.code_descent import ScaledCodes, descend
-from qfx_passes.accuracy.corrected_layers import originals
-from qfx_passes.accuracy.rounded_layers import (
-    Layer,
-    Rounding,
-    corrected_bias,
-    layer_of,
-    take,
-)
-from qfx_passes.accuracy.second_moments import Moments, applied, patches
+from qfx_passes.accuracy.match_means import means_ahead
+from qfx_passes.accuracy.rounded_layers import Layer, Rounding, layer_of, nearest, take
+from qfx_passes.accuracy.rounding_in_turn import rounded_by
+from qfx_passes.accuracy.second_moments import Moments, patches
 from qfx_passes.accuracy.two_streams import Streams
+from qfx_passes.accuracy.walk import walk
 from qfx_passes.accuracy.watching import samples_of
-from qfx_passes.weights import QuantizedWeights, quantized_weights
 
 _GAIN = 0.98  # of the error of rounding to the nearest code
-_BLOCK = 128
-_DIGITS = 1e-5  # of sums of products in float32
 _AS_LITTLE = "the nearest codes err as little on other batches"
 _TOO_FAR = "its codes would be further from the weight than their bits explain"
 _TOO_FEW = "calibration kept too little to choose by and to judge by"
@@ -99,98 +89,96 @@ class Gptq(Pass):
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
         owners = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
-        left = self._layers(graph, owners, ctx)
-        samples = list(first_of(samples_of(ctx), self.room.size)) if left else []
+        layers = self._layers(graph, owners, ctx)
+        samples = samples_of(ctx) if layers else []
         if not samples:
             return
-        weights, done = quantized_weights(ctx), originals(ctx)
-        found: list[tuple[Layer, Rounding]] = []
-        shown = (ctx.get(Progress) if ctx.has(Progress) else Progress(None)).is_shown
-        with state_kept(ctx.graph_module, RECORDERS):
-            streams = Streams(ctx.graph_module, samples, done.arguments())
-            for node in tqdm(graph.nodes, desc=self.name, disable=not shown):
-                layer = layer_of(node, owners, ctx.rewriter) if node in left else ""
-                if isinstance(layer, Layer) and node in done.biases:
-                    held = _nearest(layer, weights)  # its codes are chosen, whatever they are
-                    streams.give(node, weight=layer.shaped(held.weight))
-                elif isinstance(layer, Layer):
-                    chosen = self._choose(layer, streams, weights, ctx)
-                    if chosen is not None:
-                        found.append((layer, chosen))
-                left.discard(node)
-                if left:
-                    streams.step(node)
-        for layer, chosen in found:
+        own = len(list(first_of(samples, self.room.size)))
+        choice = _Choice(self, layers, own, ctx)
+        means = means_ahead(ctx, Gptq)
+        walk(ctx, samples if means else samples[:own], [choice, *means])
+        for layer, chosen in choice.found:
             take(layer, chosen, ctx)
-            ctx.record(layer.node, "gptq", f"error x {chosen.ratio:.2f}")
+            ctx.record(layer.node, self.name, f"error x {chosen.ratio:.2f}")
 
-    def _layers(self, graph: fx.Graph, owners: Counter[str], ctx: PassContext) -> set[fx.Node]:
+    def _layers(
+        self, graph: fx.Graph, owners: Counter[str], ctx: PassContext
+    ) -> dict[fx.Node, Layer]:
         """Those to choose codes for; of the others is told why not."""
-        found = set()
+        found = {}
         for node in graph.nodes:
             if self.windows and not _reads_at_most(node, self.windows):
                 continue
-            layer = layer_of(node, owners, ctx.rewriter)
-            if isinstance(layer, Layer):
-                found.add(node)
-            elif layer:
-                ctx.near_misses.append(NearMiss(self.name, node.name, layer))
+            layer = layer_of(node, owners, ctx)
+            if isinstance(layer, str):
+                if layer:
+                    ctx.near_misses.append(NearMiss(self.name, node.name, layer))
+            elif self.name not in dict(findings(node)):  # else it has codes that were chosen
+                found[node] = layer
         return found
 
-    def _choose(
-        self, layer: Layer, streams: Streams, weights: QuantizedWeights, ctx: PassContext
-    ) -> Rounding | None:
-        """How a layer is rounded, which the rounded model then is; None for the nearest codes."""
-        fit, judges = _moments(layer, streams)
-        nearest = _nearest(layer, weights)
-        base = _errors(layer, nearest, judges)
-        reason = _AS_LITTLE if fit.count else _TOO_FEW
-        if fit.count and (base > 0).all():
-            tried = self._rounded(layer, fit)
-            errors = _errors(layer, tried, judges)
-            if (errors <= base).all() and errors.sum() <= _GAIN * base.sum():
-                reason = "" if _stays_near(layer, tried, fit) else _TOO_FAR
-        if reason:
-            streams.give(layer.node, weight=layer.shaped(nearest.weight), bias=nearest.flat_bias)
-            ctx.near_misses.append(NearMiss(self.name, layer.node.name, reason))
-            return None
+
+class _Choice:
+    """On a walk, chooses the codes of layers.
+
+    Args:
+        options: of the pass.
+        layers: by node, in the order of the graph.
+        batches: how many are measured on, the first ones.
+        ctx: what the pass may use.
+
+    Attributes:
+        found: layers, and the codes that they are to have in place of the nearest ones.
+    """
+
+    def __init__(
+        self, options: Gptq, layers: Mapping[fx.Node, Layer], batches: int, ctx: PassContext
+    ) -> None:
+        self.found: list[tuple[Layer, Rounding]] = []
+        self._options, self._batches, self._ctx = options, batches, ctx
+        self._left = dict(layers)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all layers were come by."""
+        return not self._left
+
+    def act(self, node: fx.Node, streams: Streams) -> None:
+        """Choose how a layer is rounded, which the rounded model then is."""
+        layer = self._left.pop(node, None)
+        if layer is None:
+            return
+        made = self._chosen(layer, streams)
+        if isinstance(made, str):
+            self._ctx.near_misses.append(NearMiss(self._options.name, node.name, made))
+            return
+        self.found.append((layer, made))
+        streams.give(node, weight=layer.shaped(made.weight), bias=made.flat_bias)
+
+    def _chosen(self, layer: Layer, streams: Streams) -> Rounding | str:
+        """Codes for a layer, or why it keeps the nearest ones."""
+        pairs = list(islice(streams.values(bound(layer.node)["input"]), self._batches))
+        fit, judges = _moments(layer, pairs)
+        if not fit.count:
+            return _TOO_FEW
+        base = _errors(layer, nearest(layer, self._ctx), judges)
+        if not (base > 0).all():
+            return _AS_LITTLE
+        tried = self._rounded(layer, fit)
+        errors = _errors(layer, tried, judges)
+        if not (errors <= base).all() or errors.sum() > _GAIN * base.sum():
+            return _AS_LITTLE
+        if not _stays_near(layer, tried, fit):
+            return _TOO_FAR
         for judge in judges:
             fit.join(judge)
         best = self._rounded(layer, fit)
-        streams.give(layer.node, weight=layer.shaped(best.weight), bias=best.flat_bias)
         best.ratio = float(errors.sum() / base.sum())
         return best
 
     def _rounded(self, layer: Layer, moments: Moments) -> Rounding:
-        _, mixed, rounded = moments.about(means=layer.bias_is_free)
-        power = moments.about(means=False)[2].diagonal(dim1=1, dim2=2).mean(1)
-        damping = self.damping * rounded.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-        damping = damping + _DIGITS * power  # moments about means are no nearer than that
-        eye = damping.reshape(-1, 1, 1) * torch.eye(
-            rounded.shape[1], dtype=rounded.dtype, device=rounded.device
-        )
-        damped = rounded + eye
-        target = torch.linalg.solve(damped, (layer.weight @ (mixed + eye)).mT).mT
-        integers, qparams = quantize_weight(layer.shaped(target), layer.spec)
-        unit = layer.grouped(qparams.dequantize(torch.ones_like(integers)).double())
-        codes = rounded_in_turn(target / unit, damped, qparams.quant_min, qparams.quant_max)
-        if self.sweeps:
-            start = ScaledCodes(codes, unit)
-            codes, qparams = self._descended(layer, start, qparams, target, damped)
-        return _with_bias(layer, layer.shaped(codes).to(integers.dtype), qparams, moments)
-
-    def _descended(
-        self, layer: Layer, start: ScaledCodes, qparams: QParams, target: Tensor, damped: Tensor
-    ) -> tuple[Tensor, QParams]:
-        """Better codes, and scales where each output has its own."""
-        bounds, scale = (qparams.quant_min, qparams.quant_max), qparams.scale
-        sweeps = self.sweeps
-        if not isinstance(scale, Tensor) or qparams.axis != 0 or layer.spec.power_of_two:
-            made = descend(start, target, damped, *bounds, sweeps=sweeps, moves_scales=False)
-            return made.codes, qparams
-        start = ScaledCodes(start.codes, scale.double().reshape(*start.codes.shape[:2], -1))
-        made = descend(start, target, damped, *bounds, sweeps=sweeps)
-        return made.codes, replace(qparams, scale=made.scales.reshape(scale.shape).to(scale.dtype))
+        options = self._options
+        return rounded_by(layer, moments, damping=options.damping, sweeps=options.sweeps)
 
 
 def _reads_at_most(node: fx.Node, size: int) -> bool:
@@ -208,16 +196,14 @@ def _reads_at_most(node: fx.Node, size: int) -> bool:
 
 def _stays_near(layer: Layer, made: Rounding, fit: Moments) -> bool:
     """Whether the weight yields, of exact values, what it should, as far as its bits explain."""
-    exact, *_ = fit.about(means=False)
-    moved, *_ = fit.about(means=layer.bias_is_free)
-    change = layer.weight - made.weight
-    error, power = ((w @ m * w).sum() for w, m in ((change, moved), (layer.weight, exact)))
+    error = fit.exact_power(layer.weight - made.weight, means=layer.bias_is_free)
+    power = fit.exact_power(layer.weight, means=False)
     low, high = layer.spec.bounds
     least = explained_by(math.log2(high - low + 1))
     return bool(error <= power * 10 ** (-least / 10))
 
 
-def _moments(layer: Layer, streams: Streams) -> tuple[Moments, list[Moments]]:
+def _moments(layer: Layer, pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Moments, list[Moments]]:
     """The moments to choose codes by, and two halves of those to judge them by.
 
     Every fourth batch judges; of few batches, each gives its second half: neighbours in one image
@@ -225,8 +211,8 @@ def _moments(layer: Layer, streams: Streams) -> tuple[Moments, list[Moments]]:
     """
     groups, _, size = layer.weight.shape
     fit, *judges = (Moments.none(groups, size, layer.weight.device) for _ in range(3))
-    few = len(streams) < 4
-    for number, pair in enumerate(streams.values(bound(layer.node)["input"])):
+    few = len(pairs) < 4
+    for number, pair in enumerate(pairs):
         exact, rounded = (patches(layer.node, value) for value in pair)
         end = exact.shape[2]
         begin = end // 2 if few else 0 if number % 4 == 3 else end
@@ -243,55 +229,3 @@ def _errors(layer: Layer, made: Rounding, judges: Sequence[Moments]) -> Tensor:
         each.error(layer.weight, layer.bias, made.weight, made.bias) * each.count for each in judges
     ]
     return torch.tensor(found, dtype=torch.float64)
-
-
-def _nearest(layer: Layer, weights: QuantizedWeights) -> Rounding:
-    """The nearest codes, and the bias that correct-bias gives them."""
-    integers, qparams = weights.get(layer.name, layer.original, layer.spec)
-    weight = qparams.dequantize(integers)
-    return Rounding(
-        integers, qparams, layer.grouped(weight.double()), corrected_bias(layer, weight)
-    )
-
-
-def _with_bias(layer: Layer, integers: Tensor, qparams: QParams, moments: Moments) -> Rounding:
-    """Codes, and the bias that makes up for what they are off on average."""
-    weight = layer.grouped(qparams.dequantize(integers).double())
-    exact, rounded = moments.means()
-    if not layer.bias_is_free:
-        return Rounding(integers, qparams, weight, layer.bias)
-    bias = layer.bias + applied(layer.weight, exact) - applied(weight, rounded)
-    return Rounding(integers, qparams, weight, bias, applied(layer.weight, exact - rounded))
-
-
-def rounded_in_turn(weight: Tensor, moments: Tensor, low: int, high: int) -> Tensor:
-    """(G, O, K) codes of a weight in units of its scales.
-
-    Args:
-        weight: (G, O, K) over the scales.
-        moments: (G, K, K) H, damped.
-        low: smallest code.
-        high: largest code.
-    """
-    order = moments.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
-    across = order.unsqueeze(1).expand_as(weight)
-    left = weight.gather(2, across)
-    square = order.unsqueeze(2).expand_as(moments)
-    moments = moments.gather(1, square).gather(2, square.mT)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
-    factor = torch.linalg.cholesky(inverse, upper=True)
-    codes = torch.empty_like(left)
-    for begin, end in _blocks(weight.shape[2]):
-        errors = torch.empty_like(left[..., begin:end])
-        for i in range(begin, end):
-            column = left[..., i]
-            codes[..., i] = column.round().clamp(low, high)
-            errors[..., i - begin] = (column - codes[..., i]) / factor[:, i, i].unsqueeze(1)
-            left[..., i:end] -= errors[..., i - begin, None] * factor[:, None, i, i:end]
-        left[..., end:] -= errors @ factor[:, begin:end, end:]
-    return torch.empty_like(codes).scatter_(2, across, codes)
-
-
-def _blocks(size: int) -> Iterator[tuple[int, int]]:
-    for begin in range(0, size, _BLOCK):
-        yield begin, min(begin + _BLOCK, size)

@@ -19,7 +19,7 @@ of zeros must yield zeros. Convolutions alone are corrected: over few tokens mea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -29,17 +29,15 @@ from qfx import vocab
 from qfx.framework.levels import Level
 from qfx.framework.pass_base import Pass
 from qfx.framework.pass_context import PassContext
-from qfx.graph.steps import state_kept
 from qfx.history.events import NearMiss
 from qfx.quant.annotation import annotation, mark_making_up
-from qfx.runtime.samples import Room, Sample
-from qfx.verification.outputs import RECORDERS
+from qfx.runtime.samples import Room
 from qfx.vocab import OpDef, bound, is_op
 from qfx_passes.accuracy.corrected_layers import corrected_spec, originals
 from qfx_passes.accuracy.replacing import replace_parameter
 from qfx_passes.accuracy.two_streams import Streams
+from qfx_passes.accuracy.walk import walk
 from qfx_passes.accuracy.watching import samples_of
-from qfx_passes.weights import quantized_weights
 
 
 class MatchMeans(Pass):
@@ -51,72 +49,94 @@ class MatchMeans(Pass):
     room: ClassVar[Room] = Room(size=2**25)  # 55 images of 224 x 224, as far as 8 batches hold them
 
     def run(self, graph: fx.Graph, ctx: PassContext) -> None:
-        layers = list(_layers(graph, ctx))
-        samples = samples_of(ctx) if layers else []
-        if not samples:
-            return
-        with state_kept(ctx.graph_module, RECORDERS):
-            biases = _matched(ctx, samples, layers)
-        for node, (bias, gain) in biases.items():
+        means = ctx.get(Means) if ctx.has(Means) else None
+        if means is None or means.is_used:  # no pass before this one has taken it along
+            means = Means(graph, ctx)
+            samples = [] if means.is_done else samples_of(ctx)
+            if samples:
+                walk(ctx, samples, [means])
+        means.is_used = True
+        ctx.near_misses.extend(NearMiss(f"{self.name}/layer", *why) for why in means.stays)
+        for node, (by, gain) in means.shifts.items():
             old = bound(node)["bias"]
             held = ctx.rewriter.tensor(old).detach()
+            bias = (held.double() + by).to(held.dtype)
             originals(ctx).biases.setdefault(node, held)
             mark_making_up(node, (bias - held).tolist())
             with ctx.rewriter.named(f"error of the means x {gain:.2f}"):
                 replace_parameter(node, old, bias, ctx.rewriter)
 
 
-def _layers(graph: fx.Graph, ctx: PassContext) -> Iterator[fx.Node]:
-    """Convolutions that read integers whose ranges are known, each with a bias of its own."""
-    readers = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
-    for node in graph.nodes:
-        note = annotation(node)
-        if corrected_spec(node) is None or note is None or note.method != "static":
-            continue
-        if not is_op(node, *vocab.CONVOLUTIONS):
-            continue  # see the module's first lines
-        bias = bound(node)["bias"]
-        if not isinstance(bias, fx.Node):
-            continue
-        if readers[str(bias.target)] > 1 or len(bias.users) > 1:
-            _stays(node, "its bias is shared", ctx)
-            continue
-        yield node
+def means_ahead(ctx: PassContext, kind: type[Pass]) -> list[Means]:
+    """What a pass of a kind takes along on its walk, if match-means comes right after those."""
+    ahead = [step for step in ctx.ahead if not isinstance(step, kind)]
+    if not ahead or not isinstance(ahead[0], MatchMeans):
+        return []
+    means = Means(ctx.rewriter.graph, ctx)
+    ctx.put(means)
+    return [means]
 
 
-def _stays(node: fx.Node, reason: str, ctx: PassContext) -> None:
-    rule = f"{ctx.rewriter.pass_name}/layer"
-    ctx.near_misses.append(NearMiss(rule, node.name, reason))
+class Means:
+    """On a walk, finds by how much biases are to be moved.
 
+    Attributes:
+        shifts: by layer, what its bias is to be moved by, and how much less means then err.
+        stays: names of layers that stay as they are, and why.
+        is_used: whether biases were moved.
+    """
 
-def _matched(
-    ctx: PassContext, samples: Sequence[Sample], layers: Sequence[fx.Node]
-) -> dict[fx.Node, tuple[Tensor, float]]:
-    """The bias that each layer is to have, and how much less means then err."""
-    graph_module = ctx.graph_module
-    streams = Streams(graph_module, samples, originals(ctx).arguments())
-    wanted, found = set(layers), {}
-    for node in graph_module.graph.nodes:
-        weight = _rounded_weight(node, ctx)
-        if weight is not None:
-            streams.give(node, weight=weight)
-        if node in wanted and weight is not None:
-            bias = ctx.rewriter.tensor(bound(node)["bias"]).detach()
-            shifts = _shifts(node, streams)
-            if len(shifts) < 2:
-                _stays(node, "one sample tells nothing of others, here and behind", ctx)
-                break
-            by, gain = _correction(shifts)
-            by = torch.where(bias == 0, 0.0, by)
-            if gain < 1 and by.any():
-                found[node] = (bias.double() + by).to(bias.dtype), gain
-                streams.shift(node, by)
-            else:
-                _stays(node, f"means of other samples would not be nearer (x {gain:.2f})", ctx)
-        if node is layers[-1]:
-            break
-        streams.step(node)
-    return found
+    def __init__(self, graph: fx.Graph, ctx: PassContext) -> None:
+        self.shifts: dict[fx.Node, tuple[Tensor, float]] = {}
+        self.stays: list[tuple[str, str]] = []
+        self.is_used = False
+        self._rewriter = ctx.rewriter
+        self._left = set(self._layers(graph))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all layers were come by."""
+        return not self._left
+
+    def _layers(self, graph: fx.Graph) -> Iterator[fx.Node]:
+        """Convolutions that read integers whose ranges are known, each with a bias of its own."""
+        readers = Counter(str(n.target) for n in graph.nodes if n.op == "get_attr")
+        for node in graph.nodes:
+            note = annotation(node)
+            if corrected_spec(node) is None or note is None or note.method != "static":
+                continue
+            if not is_op(node, *vocab.CONVOLUTIONS):
+                continue  # see the module's first lines
+            bias = bound(node)["bias"]
+            if not isinstance(bias, fx.Node):
+                continue
+            if readers[str(bias.target)] > 1 or len(bias.users) > 1:
+                self.stays.append((node.name, "its bias is shared"))
+                continue
+            yield node
+
+    def act(self, node: fx.Node, streams: Streams) -> None:
+        """Measure how far means of a layer are off, and move them in the rounded model."""
+        if node not in self._left:
+            return
+        self._left.remove(node)
+        if not streams.rounds(node):
+            return
+        shifts = _shifts(node, streams)
+        if len(shifts) < 2:
+            why = "one sample tells nothing of others, here and behind"
+            self.stays.append((node.name, why))
+            self._left.clear()
+            return
+        by, gain = _correction(shifts)
+        bias = self._rewriter.tensor(bound(node)["bias"])
+        by = torch.where(bias == 0, 0.0, by)
+        if gain < 1 and by.any():
+            self.shifts[node] = by, gain
+            streams.shift(node, by)
+        else:
+            why = f"means of other samples would not be nearer (x {gain:.2f})"
+            self.stays.append((node.name, why))
 
 
 def _shifts(layer: fx.Node, streams: Streams) -> Tensor:
@@ -149,14 +169,3 @@ def _counted(shifts: Tensor) -> Tensor:
     mean = shifts.mean(0)
     noise = shifts.var(0, correction=0) / len(shifts)
     return mean * mean.square() / (mean.square() + noise).clamp(min=1e-300)
-
-
-def _rounded_weight(node: fx.Node, ctx: PassContext) -> Tensor | None:
-    """The weight of a layer as it will be."""
-    spec = corrected_spec(node)
-    weight = bound(node)["weight"] if spec is not None else None
-    if spec is None or not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        return None
-    tensor = ctx.rewriter.tensor(weight)
-    integers, qparams = quantized_weights(ctx).get(str(weight.target), tensor, spec)
-    return qparams.dequantize(integers, tensor.dtype)

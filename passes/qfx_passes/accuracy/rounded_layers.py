@@ -13,10 +13,9 @@ from qfx.quant.annotation import annotation, mark_making_up
 from qfx.quant.qparams import QParams
 from qfx.quant.recorders import recorder_of
 from qfx.quant.spec import QuantSpec
-from qfx.rewrite.rewriter import Rewriter
 from qfx.vocab import bound, is_op
 from qfx_passes.accuracy.correct_bias import mean_output_shift
-from qfx_passes.accuracy.corrected_layers import originals
+from qfx_passes.accuracy.corrected_layers import corrected_spec, originals
 from qfx_passes.accuracy.second_moments import UNFOLDED
 from qfx_passes.operands import is_constant
 from qfx_passes.weights import quantized_weights
@@ -34,7 +33,7 @@ class Layer:
         spec: how that is quantized.
         original: the weight.
         weight: (G, O, K) the same, in float64, per group of channels.
-        bias: (G, O) what it adds.
+        bias: (G, O) what it adds; in the model, where correct-bias has given it another.
         bias_is_free: whether that may be another.
     """
 
@@ -81,7 +80,7 @@ class Rounding:
         return self.bias.flatten().float()
 
 
-def layer_of(node: fx.Node, owners: Counter[str], rw: Rewriter) -> Layer | str:
+def layer_of(node: fx.Node, owners: Counter[str], ctx: PassContext) -> Layer | str:
     """The layer that ``node`` is; why its weight is left alone, or "" if it has none."""
     note = annotation(node)
     if note is None or not note.decision.quantized or note.weight is None:
@@ -98,31 +97,63 @@ def layer_of(node: fx.Node, owners: Counter[str], rw: Rewriter) -> Layer | str:
         return "its codes are not symmetric"
     if isinstance(arguments.get("padding"), str):
         return "its padding is a word"
-    original = rw.tensor(weight)
+    original = ctx.rewriter.tensor(weight)
     groups = arguments.get("groups", 1)
     grouped = original.detach().reshape(groups, original.shape[0] // groups, -1)
     if grouped.shape[2] > _LARGEST:
         return f"an output reads {grouped.shape[2]} values, and at most {_LARGEST} are taken"
     grouped = grouped.double()
-    held = rw.tensor(bias).detach() if isinstance(bias, fx.Node) else grouped.new_zeros(1)
-    added = held.double().expand(original.shape[0]).reshape(grouped.shape[:2])
-    return Layer(node, str(weight.target), spec, original, grouped, added, _is_free(node))
+    held = originals(ctx).biases.get(node, _bias_of(node, ctx))
+    added = _grouped_bias(held, grouped)
+    return Layer(node, str(weight.target), spec, original, grouped, added, _is_free(node, ctx))
 
 
-def _is_free(node: fx.Node) -> bool:
+def _bias_of(node: fx.Node, ctx: PassContext) -> Tensor | None:
+    bias = bound(node)["bias"]
+    return ctx.rewriter.tensor(bias).detach() if isinstance(bias, fx.Node) else None
+
+
+def _grouped_bias(bias: Tensor | None, weight: Tensor) -> Tensor:
+    """(G, O) of the bias of a layer with a (G, O, K) weight."""
+    made = weight.new_zeros(weight.shape[:2])
+    return made if bias is None else bias.double().reshape(made.shape)
+
+
+def _is_free(node: fx.Node, ctx: PassContext) -> bool:
     """Whether no output read zeros only, whose zeros a bias must keep."""
     recorder = recorder_of(bound(node)["input"])
-    return recorder is None or not bool(recorder.silent > 0)
+    seen = recorder is not None and bool(recorder.silent > 0)
+    return not seen and node not in originals(ctx).silent
+
+
+def nearest(layer: Layer, ctx: PassContext) -> Rounding:
+    """The nearest codes, and the bias that goes with them as the graph has it."""
+    integers, qparams = quantized_weights(ctx).get(layer.name, layer.original, layer.spec)
+    weight = layer.grouped(qparams.dequantize(integers).double())
+    bias = _grouped_bias(_bias_of(layer.node, ctx), layer.weight)
+    return Rounding(integers, qparams, weight, bias)
+
+
+def rounded_weight(node: fx.Node, ctx: PassContext) -> Tensor | None:
+    """The weight of a layer as it will be; None where it stays in floats."""
+    spec = corrected_spec(node)
+    weight = bound(node)["weight"] if spec is not None else None
+    if spec is None or spec.dtype.is_floating_point or not isinstance(weight, fx.Node):
+        return None
+    if weight.op != "get_attr":
+        return None
+    tensor = ctx.rewriter.tensor(weight)
+    integers, qparams = quantized_weights(ctx).get(str(weight.target), tensor, spec)
+    return qparams.dequantize(integers, tensor.dtype)
 
 
 def take(layer: Layer, chosen: Rounding, ctx: PassContext) -> None:
-    """Let the layer have these codes and this bias; correct-bias has nothing to do there then."""
+    """Let the layer have these codes and this bias."""
     node, rw = layer.node, ctx.rewriter
     quantized_weights(ctx).choose(layer.original, layer.spec, chosen.integers, chosen.qparams)
-    replaced = bound(node)["bias"]
-    held = rw.tensor(replaced).detach() if isinstance(replaced, fx.Node) else None
+    held, replaced = _bias_of(node, ctx), bound(node)["bias"]
     originals(ctx).biases.setdefault(node, held)
-    if not layer.bias_is_free:
+    if not layer.bias_is_free and not chosen.bias.any():
         rw.update(node)  # it reads the same, and is said to have changed
         return
     hint = layer.name.rpartition("weight")[0] + "bias"
@@ -134,11 +165,6 @@ def take(layer: Layer, chosen: Rounding, ctx: PassContext) -> None:
     rw.update(node, args=(*node.args[:2], made))
     if isinstance(replaced, fx.Node) and not replaced.users:
         rw.erase(replaced)
-    read = bound(node)["input"]
-    if recorder_of(read) is not None:
-        rw.rewire(node, read, read.args[0])
-        if not read.users:
-            rw.erase(read)
 
 
 def corrected_bias(layer: Layer, weight: Tensor) -> Tensor:

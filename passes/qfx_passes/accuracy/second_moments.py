@@ -131,17 +131,19 @@ class Moments:
         self.mixed += other.mixed
         self.rounded += other.rounded
 
-    def about(self, *, means: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """S, C and H: about the means, or about zero."""
+    def about(self, *, means: bool) -> tuple[Tensor, Tensor]:
+        """C and H: about the means, or about zero."""
         n = max(self.count, 1)
-        if not means:
-            return self.exact / n, self.mixed / n, self.rounded / n
-        u, v = self.mean / n, self.mean_rounded / n
-        return (
-            self.exact / n - u.unsqueeze(2) * u.unsqueeze(1),
-            self.mixed / n - u.unsqueeze(2) * v.unsqueeze(1),
-            self.rounded / n - v.unsqueeze(2) * v.unsqueeze(1),
-        )
+        mixed, rounded = self.mixed / n, self.rounded / n
+        if means:
+            u, v = self.means()
+            mixed -= u.unsqueeze(2) * v.unsqueeze(1)
+            rounded -= v.unsqueeze(2) * v.unsqueeze(1)
+        return mixed, rounded
+
+    def power(self) -> Tensor:
+        """(G,) mean square of x'."""
+        return self.rounded.diagonal(dim1=1, dim2=2).mean(1) / max(self.count, 1)
 
     def means(self) -> tuple[Tensor, Tensor]:
         """(G, K) means of x and of x'."""
@@ -157,12 +159,24 @@ class Moments:
             other: likewise, the layer in place of it.
             other_bias: of that.
         """
-        s, c, h = self.about(means=True)
-        power = (weight @ s * weight).sum() - 2 * (weight @ c * other).sum()
-        power = power + (other @ h * other).sum()
         u, v = self.means()
-        off = applied(weight, u) + bias - applied(other, v) - other_bias
-        return max(float(power), 0.0) + float(off.square().sum())
+        power = _product(weight, self.exact, weight) - 2 * _product(weight, self.mixed, other)
+        power = (power + _product(other, self.rounded, other)) / max(self.count, 1)
+        off = applied(weight, u) - applied(other, v)
+        varies = power - off.square().sum()
+        return max(float(varies), 0.0) + float((off + bias - other_bias).square().sum())
+
+    def exact_power(self, weight: Tensor, *, means: bool) -> float:
+        """Mean of |W x|^2, summed over channels: about the mean of W x, or about zero."""
+        power = _product(weight, self.exact, weight) / max(self.count, 1)
+        if means:
+            power = power - applied(weight, self.means()[0]).square().sum()
+        return float(power)
+
+
+def _product(weight: Tensor, moments: Tensor, other: Tensor) -> Tensor:
+    """The trace of W M V^T, summed over groups."""
+    return (weight @ moments * other).sum()
 
 
 def applied(weight: Tensor, mean: Tensor) -> Tensor:

@@ -62,6 +62,10 @@ class Streams:
         """Let the rounded model compute a node with other arguments, by name of its parameters."""
         self._given[node] = {**self._given.get(node, {}), **arguments}
 
+    def rounds(self, node: fx.Node) -> bool:
+        """Whether the rounded model computes a node with other arguments."""
+        return node in self._given
+
     def products(self, layer: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
         """What the next node, a layer, yields before its post-ops, for each batch: exact, rounded.
 
@@ -82,18 +86,9 @@ class Streams:
 
     def step(self, node: fx.Node) -> None:
         """Run the next node of the graph, in both."""
-        self.step_exact(node)
-        self.step_rounded(node)
-
-    def step_exact(self, node: fx.Node) -> None:
-        """Run the next node of the model."""
-        for steps in self._exact:
+        for steps in (*self._exact, *self._rounded):
             steps.step(node)
-
-    def step_rounded(self, node: fx.Node) -> None:
-        """Run the next node of the rounded model."""
-        for steps in self._rounded:
-            steps.step(node)
+        self._given.pop(node, None)
 
 
 class SteppedModel(FloatSteps):

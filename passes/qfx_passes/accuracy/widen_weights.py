@@ -38,10 +38,9 @@ from qfx.runtime.samples import Sample
 from qfx.verification.outputs import agreement
 from qfx.vocab import bound
 from qfx_passes.accuracy.corrected_layers import corrected_spec
-from qfx_passes.accuracy.rounded_layers import Layer, corrected_bias, layer_of
+from qfx_passes.accuracy.rounded_layers import Layer, corrected_bias, layer_of, rounded_weight
 from qfx_passes.accuracy.two_streams import SteppedModel
 from qfx_passes.accuracy.watching import samples_of
-from qfx_passes.weights import quantized_weights
 
 _FEW = 16
 """Codes of four bits."""
@@ -142,15 +141,12 @@ def _outputs(
 
 def _rounded(node: fx.Node, owners: Counter[str], ctx: PassContext) -> dict[str, Tensor | None]:
     """The weight of a layer as it will be, and the bias that makes up for it, by parameter."""
-    spec, weight = corrected_spec(node), bound(node)["weight"]
-    assert spec is not None
-    tensor = ctx.rewriter.tensor(weight)
-    integers, qparams = quantized_weights(ctx).get(str(weight.target), tensor, spec)
-    rounded = qparams.dequantize(integers, tensor.dtype)
-    layer = layer_of(node, owners, ctx.rewriter)
+    rounded = rounded_weight(node, ctx)
+    assert rounded is not None
+    layer = layer_of(node, owners, ctx)
     if not isinstance(layer, Layer):
         return {"weight": rounded}
-    bias = corrected_bias(layer, rounded).flatten().to(tensor.dtype)
+    bias = corrected_bias(layer, rounded).flatten().to(rounded.dtype)
     return {"weight": rounded, "bias": bias}
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import qfx
+from qfx.framework.pass_context import PassContext
 from qfx.quant.annotation import made_up_by
+from qfx_passes.accuracy import gptq, match_means
 from qfx_passes.accuracy.match_means import MatchMeans
+from qfx_passes.accuracy.walk import walk
 from tests.cases.flow import randn
 from tests.passes.stages import change
 
@@ -149,3 +153,24 @@ AFTER = """\
 def test_the_graph_before_and_after(matched: qfx.QuantizedModel) -> None:
     shown = change(matched.history, "match-means")
     assert shown.replace(", padding=(2, 2)", "") == AFTER
+
+
+def test_the_models_run_once_for_it_and_for_gptq(
+    padded: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken along where gptq walks, and walks by itself without that."""
+    walks: list[str] = []
+
+    def counted(ctx: PassContext, *rest: Any) -> None:
+        walks.append(ctx.rewriter.pass_name)
+        walk(ctx, *rest)
+
+    for each in (gptq, match_means):
+        monkeypatch.setattr(each, "walk", counted)
+    fast, plain = made(padded, without="match-means"), made(padded, without="gptq")
+    assert walks == ["gptq", "match-means"]
+    shared = made(padded)
+    assert walks == ["gptq", "match-means", "gptq"]
+    for each in (plain, shared):
+        assert each.history["match-means"].events
+        assert _means_err(padded, each) < _means_err(padded, fast) / 2

@@ -44,7 +44,7 @@ class Steady(nn.Module):
 def made(model: nn.Module, *steps: qfx.Pass, **options: object) -> qfx.QuantizedModel:
     pipeline = qfx.pipelines.static()
     for step in steps:
-        pipeline = pipeline.insert_before("gptq", step)
+        pipeline = pipeline.insert_before("correct-bias", step)
     options = {"pipeline": pipeline, "qconfig": STATIC, "calibration_data": DATA, **options}
     return qfx.quantize(model, DATA[0], backend="reference", **options)  # type: ignore[arg-type]
 
