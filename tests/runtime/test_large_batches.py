@@ -26,9 +26,7 @@ class Pooled(nn.Module):
 
 
 def _calibrated(rows: int = -1, data: Tensor = LARGE) -> PreparedModel:
-    pipeline = (
-        qfx.pipelines.static().without("match-means").without("gptq")
-    )  # more is kept for these
+    pipeline = qfx.pipelines.static().without("match-means").without("gptq")  # they keep more
     prepared = qfx.prepare(Pooled(rows).eval(), data, backend="x86", pipeline=pipeline)
     return qfx.calibrate(prepared, [data, data])
 
