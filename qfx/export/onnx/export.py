@@ -143,7 +143,10 @@ def export_onnx(
     forms = {OnnxForm.EXACT: model.model_of(exact, qmodel.backend, OnnxForm.EXACT.value)}
     wanted = TRIED if form == "auto" else (OnnxForm(form),)
     rounding = [each for each in wanted if each is not OnnxForm.EXACT]
-    seen = see(qmodel.reference, arguments) if rounding and arguments is not None else SeenRanges()
+    seen = SeenRanges()
+    if rounding and arguments is not None:
+        factors = any(each.multiplies_scores for each in rounding)
+        seen = see(qmodel.reference, arguments, factors=factors)
     for each in rounding:
         written = write(qmodel.reference, shapes, opset, each, seen)
         forms[each] = model.model_of(written, qmodel.backend, each.value)

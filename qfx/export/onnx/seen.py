@@ -58,13 +58,19 @@ class SeenRanges:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def see(module: fx.GraphModule, arguments: Mapping[str, object]) -> SeenRanges:
-    """Run a reference graph on inputs by name, and keep the ranges."""
-    return run_seeing(module, {**defaults(module), **arguments})[1]
+def see(
+    module: fx.GraphModule, arguments: Mapping[str, object], *, factors: bool = True
+) -> SeenRanges:
+    """Run a reference graph on inputs by name, and keep the ranges, with or without ``factors``."""
+    return run_seeing(module, {**defaults(module), **arguments}, factors=factors)[1]
 
 
 def run_seeing(
-    module: fx.GraphModule, arguments: Mapping[str, object], least: float = 1.0
+    module: fx.GraphModule,
+    arguments: Mapping[str, object],
+    least: float = 1.0,
+    *,
+    factors: bool = True,
 ) -> tuple[Any, SeenRanges]:
     """What a reference graph yields for arguments by name, and the ranges.
 
@@ -72,8 +78,9 @@ def run_seeing(
         module: the reference graph.
         arguments: by the names of its inputs.
         least: how many times as far as they were seen ranges reach at least.
+        factors: whether those of products are kept; attention computes its weights anew for that.
     """
-    watch = _Watch(module, arguments)
+    watch = _Watch(module, arguments, factors=factors)
     with torch.no_grad():
         made = watch.run()
     rooms = _rooms(module.graph, watch.unfilled)
@@ -83,12 +90,12 @@ def run_seeing(
         return {name: _wider(each, max(least, rooms[name])) for name, each in known.items()}
 
     seen = watch.seen
-    factors = {
+    multiplied = {
         name: tuple(_wider(each, max(least, rooms[name])) for each in ranges)
         for name, ranges in seen.factors.items()
         if math.isfinite(rooms[name])
     }
-    return made, SeenRanges(wide(seen.before_post), wide(seen.results), factors, seen.shapes)
+    return made, SeenRanges(wide(seen.before_post), wide(seen.results), multiplied, seen.shapes)
 
 
 def defaults(module: fx.GraphModule) -> dict[str, object]:
@@ -98,9 +105,12 @@ def defaults(module: fx.GraphModule) -> dict[str, object]:
 
 
 class _Watch(NamedInterpreter):
-    def __init__(self, module: fx.GraphModule, arguments: Mapping[str, object]) -> None:
+    def __init__(
+        self, module: fx.GraphModule, arguments: Mapping[str, object], *, factors: bool
+    ) -> None:
         super().__init__(module, arguments)
         self.seen = SeenRanges()
+        self._factors = factors
         self._codes: dict[fx.Node, object] = {}
         self._least: dict[object, float] = {}
 
@@ -113,7 +123,7 @@ class _Watch(NamedInterpreter):
         made = self._layer(n) if is_op(n, *ANY_CONV) else super().run_node(n)
         if is_op(n, vocab.QUANTIZE):
             self._fills(n)
-        if is_op(n, *PRODUCTS):
+        if self._factors and is_op(n, *PRODUCTS):
             self._multiplies(n)
         if isinstance(made, Tensor):
             self.seen.shapes[n.name] = tuple(made.shape)

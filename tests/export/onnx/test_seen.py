@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,13 @@ def test_a_file_is_right_beyond_its_examples(
     for form, least in (("auto", 30.0), ("integer", 15.0)):
         qfx.export_onnx(qmodel, path, example_inputs=x / 50, form=form)
         assert qfx.check_onnx(qmodel, path, x).sqnr > least
+
+
+def test_factors_are_left_out_where_no_form_rounds_them() -> None:
+    model = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    x = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0))
+    qmodel = qfx.quantize(model, (x, x, x), progress=False, check=False)
+    given = {"query": x, "key": x, "value": x}
+    whole, part = (see(qmodel.reference, given, factors=kept) for kept in (True, False))
+    assert whole.factors
+    assert part == replace(whole, factors={})
