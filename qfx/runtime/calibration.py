@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from qfx.capture.arguments import copy_tensors
 from qfx.errors import CalibrationError, ConfigError, QfxError
+from qfx.graph.copying import deep_copied
 from qfx.graph.meta import where
 from qfx.quant.observers import Observer
 from qfx.runtime.batch_structure import Call, misfit, stranger
@@ -82,7 +83,11 @@ class Calibrated:
 
 
 def calibrated(prepared: nn.Module) -> Calibrated:
-    """What data runs through, of a prepared model or one whose regions are prepared."""
+    """What data runs through, of a prepared model or one whose regions are prepared.
+
+    What runs around regions is a copy: the state that its code keeps (buffers, counters, caches) is
+    that of the model before, as graphs put back theirs when they are converted.
+    """
     regions = regions_of(prepared)
     if regions is None:
         assert isinstance(prepared, PreparedModel)
@@ -91,7 +96,9 @@ def calibrated(prepared: nn.Module) -> Calibrated:
         return Calibrated(prepared, (prepared,), *examples)
     around = regions.surroundings
     graphs = tuple(regions.values())
-    return Calibrated(prepared, graphs, around.example_inputs, around.example_kwargs)
+    parameters: dict[Tensor, Tensor] = {each: each for each in prepared.parameters()}
+    run = deep_copied(prepared, {graph: graph for graph in graphs}, parameters)
+    return Calibrated(run, graphs, around.example_inputs, around.example_kwargs)
 
 
 def run_calibration(

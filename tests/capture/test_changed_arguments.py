@@ -260,3 +260,19 @@ def test_lists_of_tensors_are_worked_on_in_place() -> None:
         assert sqnr(wanted, left) > 25
         reasons = {s.reason for s in qmodel.report.sites if s.op.startswith("_foreach")}
         assert reasons == {"unknown-op"}
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_a_result_that_is_an_argument_is_that_argument(method: str) -> None:
+    class Adds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x += self.layer(x).relu()
+            return self.layer(x), x
+
+    quantized = qfx.quantize(seeded(Adds), randn(4, 8), method=method)
+    x = randn(4, 8)
+    assert quantized(x)[1] is x

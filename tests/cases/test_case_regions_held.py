@@ -224,3 +224,41 @@ def test_coverage_counts_what_is_computed_between_regions_and_all_calls() -> Non
     assert (between.macs, between.reason) == (products, "outside-regions")
     with pytest.raises(qfx.CoverageError):
         qfx.quantize(model, positive(), min_coverage=0.9)
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_a_region_that_returns_what_it_was_given_returns_that_tensor(method: str) -> None:
+    def adds(part: Part, x: Tensor) -> Tensor:
+        x += part.layer(x)
+        return x
+
+    def doubles(model: Around, x: Tensor) -> Tensor:
+        before = x.clone()
+        model.part(before).mul_(2)
+        return before
+
+    torch.manual_seed(0)
+    model, x = Around(Part(adds), doubles).eval(), positive()
+    quantized = qfx.quantize(model, x, method=method)
+    assert list(quantized.regions) == ["part", "last"]
+    with torch.no_grad():
+        assert sqnr(model(x), quantized(x)) > 25
+
+
+def test_calibration_leaves_no_state_in_what_is_around_regions() -> None:
+    def remembers(model: Around, x: Tensor) -> Tensor:
+        y = model.part(x)
+        model.total.add_(y.detach().mean(0))
+        model.seen.append(len(model.seen))
+        return y + model.total * len(model.seen)
+
+    model = Around(block(), remembers)
+    model.register_buffer("total", torch.zeros(8))
+    model.seen = []
+    data = [positive(), positive()]
+    prepared = qfx.prepare(model.eval(), positive())
+    made = [qfx.convert(qfx.calibrate(prepared, data))]
+    made.append(qfx.quantize(model, positive(), calibration_data=data))
+    for quantized in made:
+        assert not quantized.total.any()
+        assert quantized.seen == []

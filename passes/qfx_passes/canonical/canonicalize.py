@@ -140,7 +140,7 @@ class _Sweep:
         self._read_results_of_mutations(node)
         if node.op == "output":
             with self._rewriter.at(node), self._rewriter.named("give-back"):
-                self._given_back.write()
+                self._given_back.write(node)
         if node.op in ("placeholder", "get_attr", "output") or isinstance(node.target, OpDef):
             return
         with self._rewriter.at(node):

@@ -3,7 +3,8 @@
 y = f_(x)  ->  y = f(x), ..., copy_(x, y), output        where x is an argument, or a view of one
 y = g_(x)  ->  y = g(x), ..., g_(x), output              where g changes the shape only
 
-Copies come last: by then nothing else reads the arguments. What is left in place does as it says.
+Copies come last: by then nothing else reads the arguments. A result that is one of them is what the
+copy returns: the caller's own tensor. What is left in place does as it says.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ class GivenBack:
         self._objects[made] = tensor
         self._forms.append((tensor, name_of(call), call.args[1:], call.kwargs))
 
-    def write(self) -> None:
-        """Write it to the arguments, at the place that the rewriter is at."""
+    def write(self, output: fx.Node) -> None:
+        """Write it to the arguments in front of ``output``, which returns these where it did."""
         for made, held in self._held.items():
             copied = self._rewriter.call_method("copy_", held, made, value=meta.value_of(held))
             meta.set_origins(copied, ())
+            if made in output.all_input_nodes:
+                self._rewriter.rewire(output, made, copied)
         formed: dict[fx.Node, fx.Node] = {}  # what calls that change a form return: the tensor
         for tensor, name, args, kwargs in self._forms:
             before = formed.get(tensor, tensor)
