@@ -262,3 +262,43 @@ def test_calibration_leaves_no_state_in_what_is_around_regions() -> None:
     for quantized in made:
         assert not quantized.total.any()
         assert quantized.seen == []
+
+
+def test_what_is_written_to_under_another_name_is_no_region() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = block()
+            self.register_buffer("total", torch.zeros(8))
+
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer(x) + y + self.total, self.total
+
+    class Adds(Written):
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor]:
+            x.add_(1)
+            return (self.layer(x) + y,)
+
+    class AddsToEach(Written):
+        def forward(self, *given: Tensor) -> tuple[Tensor]:
+            given[0].add_(1)
+            return (self.layer(given[0]) + given[1],)
+
+    def writes_to_a_buffer(model: Around, x: Tensor) -> Tensor:
+        model.part(x, x)[1].add_(1)
+        return model.part(x, x)[0]
+
+    def gives_one_tensor_twice(model: Around, x: Tensor) -> Tensor:
+        twice = x.clone()
+        return model.part(twice, twice)[0]
+
+    torch.manual_seed(0)
+    x = positive()
+    models = [Around(Written(), writes_to_a_buffer)]
+    models += [Around(part, gives_one_tensor_twice) for part in (Adds(), AddsToEach())]
+    for model in models:
+        for method in ("static", "dynamic"):
+            quantized = qfx.quantize(model.eval(), x, method=method)
+            assert list(quantized.regions) == ["part.layer", "last"]
+            with torch.no_grad():
+                assert sqnr(copy.deepcopy(model)(x), quantized(x)) > 25

@@ -18,10 +18,11 @@ from torch import Tensor, fx, nn
 from qfx.capture.arguments import copy_tensors
 from qfx.capture.examples import alike
 from qfx.graph.copying import buffers_restored, deep_copied, side_effects_undone
-from qfx.graph.effects import changing
+from qfx.graph.effects import changing, is_given_element
 from qfx.graph.in_place import ReplacedModule, of_class, place_of, tell_dtype
 from qfx.graph.lazy import lazily
 from qfx.graph.ways import Ways
+from qfx.private_attributes import version_of
 from qfx.torch_private import pytree
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ def has_way_out(captured: fx.GraphModule) -> bool:
     return not any(node.op in ("placeholder", "get_attr") for node in changing(captured.graph))
 
 
+def _writes_arguments(captured: fx.GraphModule) -> bool:
+    changed = changing(captured.graph)
+    return any(node.op == "placeholder" or is_given_element(node) for node in changed)
+
+
 def _run(module: Callable[..., Any], call: RecordedCall) -> CallOutcome:
     args, kwargs = copy_tensors((call.args, call.kwargs))
     return CallOutcome(module(*args, **kwargs), (args, kwargs))
@@ -128,14 +134,18 @@ def faults(
     tried = {region.module: _tried(region) for region in regions}
     root = deep_copied(model, tried)
     failed: Exception | None = None
+    kept = [_ReadBuffers(region.path, way.captured) for region in regions for way in region.ways]
     with side_effects_undone(model), ExitStack() as undo:
-        for way in (way for region in regions for way in region.ways):
-            undo.enter_context(buffers_restored(way.captured))
+        for each in kept:
+            undo.enter_context(buffers_restored(each.captured))
         try:
             result = root(*copy_tensors(args), **copy_tensors(dict(kwargs)))
         except Exception as error:
             failed = error
-    found = {each.region.path: each.fault for each in tried.values() if each.fault}
+        for each in kept:  # before any is put back: graphs share some
+            each.compare()
+    found = {each.path: each.fault for each in kept if each.fault}
+    found |= {each.region.path: each.fault for each in tried.values() if each.fault}
     if found:
         return found
     if failed is not None:
@@ -159,6 +169,24 @@ def _repeats(
         return alike(root(*copy_tensors(args), **copy_tensors(dict(kwargs))), expected)
 
 
+class _ReadBuffers:
+    """The buffers that a graph reads and never writes to: a pass may take them for constants."""
+
+    def __init__(self, path: str, captured: fx.GraphModule) -> None:
+        self.path, self.captured, self.fault = path, captured, ""
+        read = {node.target for node in captured.graph.nodes if node.op == "get_attr"}
+        read -= {node.target for node in changing(captured.graph)}
+        named = captured.named_buffers()
+        self._buffers = {n: b for n, b in named if n in read and not b.is_inference()}
+        self._before = {name: version_of(buffer) for name, buffer in self._buffers.items()}
+
+    def compare(self) -> None:
+        """Note it if somebody wrote to one, which it has returned."""
+        for name, buffer in self._buffers.items():
+            if version_of(buffer) != self._before[name]:
+                self.fault = f"code around it writes to {name!r}, which it returns"
+
+
 class _Tried(nn.Module):
     """Runs the graph of a region, and notes what is read of it that a graph does not have.
 
@@ -173,7 +201,8 @@ class _Tried(nn.Module):
         ways = Ways([way.captured for way in region.ways[1:]], region.forms)
         lazy = all(has_way_out(way.captured) for way in region.ways)
         self.__dict__.update(region=region, ways=ways, original=original, place=place, fault="")
-        self.__dict__.update(lazy=lazy)
+        writes = any(_writes_arguments(way.captured) for way in region.ways)
+        self.__dict__.update(lazy=lazy, writes=writes)
         self.__dict__.update(place.attributes)
         self.training = region.module.training
         tell_dtype(self, next(original.parameters()))
@@ -227,6 +256,9 @@ class _Tried(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph that takes the call."""
         graphs = [_quietly(way.captured) for way in self.__dict__["region"].ways]
+        memory = [_memory(tensor) for tensor in _tensors((args, kwargs))]
+        if self.__dict__["writes"] and len({*memory}) < len(memory):
+            self.note("it writes to what it is given, and is given parts of one tensor")
         try:
             return self.__dict__["ways"].answer(graphs, args, kwargs)
         except Exception as error:
