@@ -202,3 +202,31 @@ def test_a_graph_that_writes_to_its_arguments_is_not_tried_twice() -> None:
     assert ways_of(quantized.part) is None
     with pytest.raises(qfx.CaptureError, match="region part is called in a way"):
         quantized(torch.randn(4, 8), True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_calls_with_integers_have_a_graph_of_their_own(method: str) -> None:
+    class Converts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.float())
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Converts()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.part(x) + self.part((8 * x).int())
+            return y if x.sum() != 0 else -y
+
+    torch.manual_seed(0)
+    model, x = Mixed().eval(), torch.randn(4, 8)
+    quantized = qfx.quantize(model, x, method=method)
+    assert list(quantized.regions) == ["part", "part#2"]
+    assert sqnr(model(x), quantized(x)) > 30
+    assert "layer by layer" not in str(quantized.regions)

@@ -1,9 +1,9 @@
 """The graphs of one module: as many as it takes to hold its recorded calls.
 
 The first is captured on the largest call. Calls of other forms (other ranks, an argument that is
-None, another flag) that it refuses are captured by themselves, the largest first. A graph that
-takes a call and computes something else, or refuses one of a form that it takes, speaks against
-them all.
+None, another flag, integers for floats) that it refuses are captured by themselves, the largest
+first. A graph that takes a call and computes something else, or refuses one of a form that it
+takes, speaks against them all.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qfx.capture.capture import ASSIGNED, EXPECTED, FILLED, capture
 from qfx.capture.regions.recording import Calls, RecordedCall
 from qfx.capture.regions.sharing import Key, likeness, put_over
-from qfx.capture.regions.trial import disagreement, has_way_out, outcome
+from qfx.capture.regions.trial import Disagreement, disagreement, has_way_out, outcome
 from qfx.errors import CaptureError, ConfigError
 from qfx.graph.ways import MOST_WAYS, CallForm
+from qfx.torch_private import pytree
 
 
 class CapturedWay(NamedTuple):
@@ -97,6 +98,8 @@ def _ways(
             if each is call and put and shared and EXPECTED in shared.meta:
                 captured.meta[EXPECTED] = theirs.result
             odd = disagreement(captured, theirs, each)
+            if odd is None and _floats(each) != _floats(call):
+                odd = Disagreement("it is given integers for floats", refuses=True)
             if odd is None:
                 taken[each.form] = calls.forms[each.form]
             elif odd.refuses:
@@ -113,6 +116,12 @@ def _ways(
             return _Refusal(why)
         waiting = refused
     return tuple(ways)
+
+
+def _floats(call: RecordedCall) -> list[bool]:
+    """Which of the tensors of a call are rounded, if what reads them is quantized."""
+    leaves = pytree.tree_leaves((call.args, call.kwargs))
+    return [leaf.is_floating_point() for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 _SEVERAL_WAYS = "it is called in several ways, and what is trained has one graph"
