@@ -29,6 +29,7 @@ def rounded_by(layer: Layer, moments: Moments, *, damping: float, sweeps: int) -
     mixed, rounded = moments.about(means=layer.bias_is_free)
     added = damping * rounded.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
     added = added + _DIGITS * moments.power()  # moments about means are no nearer than that
+    added = added + lacking(rounded, added)
     for each in (mixed, rounded):
         each.diagonal(dim1=1, dim2=2).add_(added.unsqueeze(1))
     target = torch.linalg.solve(rounded, (layer.weight @ mixed).mT).mT
@@ -39,6 +40,18 @@ def rounded_by(layer: Layer, moments: Moments, *, damping: float, sweeps: int) -
         start = ScaledCodes(codes, unit)
         codes, qparams = _descended(layer, start, qparams, target, rounded, sweeps)
     return _with_bias(layer, layer.shaped(codes).to(integers.dtype), qparams, moments)
+
+
+def lacking(moments: Tensor, added: Tensor) -> Tensor:
+    """(G,) what (G, K, K) moments need on their diagonals, beside ``added``, to be definite.
+
+    Next to nothing but rounding errors is left of values about large means: of those the smallest
+    eigenvalue may be below zero.
+    """
+    damped = moments + torch.diag_embed(added.unsqueeze(1).expand(moments.shape[:2]))
+    if not torch.linalg.cholesky_ex(damped).info.any():
+        return torch.zeros_like(added)
+    return -2 * torch.linalg.eigvalsh(damped)[:, 0].clamp(max=0)
 
 
 def _descended(
