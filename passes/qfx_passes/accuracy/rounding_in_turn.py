@@ -51,7 +51,8 @@ def lacking(moments: Tensor, added: Tensor) -> Tensor:
     damped = moments + torch.diag_embed(added.unsqueeze(1).expand(moments.shape[:2]))
     if not torch.linalg.cholesky_ex(damped).info.any():
         return torch.zeros_like(added)
-    return -2 * torch.linalg.eigvalsh(damped)[:, 0].clamp(max=0)
+    lowest: Tensor = torch.linalg.eigvalsh(damped)[:, 0]
+    return -2 * lowest.clamp(max=0)
 
 
 def _descended(
