@@ -34,7 +34,7 @@ from qfx_passes.training.training_form import TrainingForm
 
 _BEYOND_DEFAULT = ("widen-weights", "gptq")
 _OF_SMALL_WINDOWS = Gptq(sweeps=0, windows=128, batches=8, mib=20)
-"""That of the default effort, where activations have static ranges: depthwise layers and stems."""
+"""That of the default effort, where activations have static ranges."""
 
 _LEFT_OUT: dict[str, tuple[str, ...]] = {
     "fast": (

@@ -108,7 +108,7 @@ class PieceEngine(Engine):
 
     @abstractmethod
     def build(self, piece: Piece, settings: BuildSettings) -> Built:
-        """Build a piece.
+        """Build a piece; two forms of it may be built at once, each on a thread of its own.
 
         Raises:
             CannotRun: it can't, and why.

@@ -130,11 +130,15 @@ def onnx_model(
             seen = _seen(piece, form)
             written = _write(graph_module, sizes, OPSET, form, seen, contrib=contrib)
             return _model(written, form, Takes.of(graph_module, sizes.free), apart=apart)
-        known = piece.notes.get((form, contrib))
+        known = piece.notes.get((form, contrib, apart))
         if not isinstance(known, Model):
             written = _for_all_sizes(piece, form, contrib)
-            takes = Takes.of(piece.graph_module, _shapes(piece, contrib).free)
-            known = piece.notes[form, contrib] = _model(written, form, takes, apart=apart)
+            sizes = _shapes(piece, contrib)
+            if any(node.graph is not None for node in written.writer.nodes):
+                seen = _seen(piece, form)  # a model holds its nodes for good: others get new ones
+                written = _write(piece.graph_module, sizes, OPSET, form, seen, contrib=contrib)
+            takes = Takes.of(piece.graph_module, sizes.free)
+            known = piece.notes[form, contrib, apart] = _model(written, form, takes, apart=apart)
         return known
 
 

@@ -161,6 +161,9 @@ def test_openvino_is_given_large_weights_where_they_lie() -> None:
     assert len(apart.data) < len(whole.data) - array.nbytes
     assert (apart.inputs, apart.outputs) == (whole.inputs, whole.outputs)
     assert name not in apart.inputs
+    free = [writing.onnx_model(piece, OnnxForm.EXACT, apart=each) for each in (True, False)]
+    assert [bool(each.weights) for each in free] == [True, False]
+    assert len(free[0].data) < len(free[1].data) - array.nbytes
     fast = qfx.compile(qmodel, x, engine="openvino", progress=False)
     assert sqnr(qmodel.reference(x), fast(x)) > 35
 
